@@ -1,0 +1,4 @@
+"""Scalar physics and the loops built from it, imported as neurogen_numba.kernels."""
+
+if __name__ != "neurogen_numba.kernels":
+    raise ImportError(f"import neurogen_numba.kernels, not {__name__}: a second name is a second set of compiled kernels")

@@ -1,0 +1,175 @@
+"""What a run is made of: frozen dataclasses, from which flags, presets and checkpoints are all derived.
+
+Time is counted in tokens; a field that is a time says so. Nothing here imports anything heavy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from dataclasses import dataclass, field
+
+from .errors import ConfigError
+
+MODULES = ("thalamus", "wernicke", "hippocampus", "pfc", "basal_ganglia", "broca")  # in the order a token passes them
+
+
+@dataclass(frozen=True)
+class Module:
+    """One cortical module."""
+
+    neurons: int
+    outputs: int = 0  # size of its population readout; 0: the neurons themselves
+    lateral: int = 16  # lateral synapses per neuron; the preset tables call it fanout
+
+    @property
+    def output_size(self) -> int:
+        return self.outputs or self.neurons
+
+
+@dataclass(frozen=True)
+class Brain:
+    """The network: sizes, wiring and neuron type. `vocabulary` comes from the tokenizer."""
+
+    thalamus: Module
+    wernicke: Module
+    hippocampus: Module
+    pfc: Module
+    basal_ganglia: Module
+    broca: Module
+    embedding: int = 512
+    vocabulary: int = 50257  # tokens
+    fan_in: int = 128  # synapses per target neuron and projection
+    feedback: int = 16  # synapses per target of a feedback projection
+    delays: int = 24  # tokens that the long arcs (from the Thalamus) reach back
+    hypercolumn: int = 256  # neurons normalised together
+    memory_heads: int = 8
+    memory_width: int = 64
+    memory_fan_in: int = 96
+    events: str = "graded"  # graded: an event carries its membrane potential; binary: it carries 1
+    chunk: int = 16  # tokens processed together; the shortest feedback and lateral delay
+
+    def __post_init__(self):
+        for name in MODULES:
+            module = getattr(self, name)
+            if module.neurons < 1 or module.outputs < 0 or module.outputs > module.neurons or module.lateral < 0:
+                raise ConfigError(f"brain.{name}: needs neurons >= 1, 0 <= outputs <= neurons, lateral >= 0; got {module}")
+        for name in ("thalamus", "hippocampus"):
+            if getattr(self, name).outputs:
+                raise ConfigError(f"brain.{name}.outputs: nothing reads a readout of this module; leave it 0")
+        for name in ("embedding", "vocabulary", "fan_in", "delays", "hypercolumn", "memory_heads", "memory_width", "memory_fan_in", "chunk"):
+            _at_least(self, "brain", name, 1)
+        _at_least(self, "brain", "feedback", 0)
+        if self.events not in ("graded", "binary"):
+            raise ConfigError(f"brain.events: 'graded' or 'binary', not {self.events!r}")
+
+    @property
+    def neurons(self) -> int:
+        return sum(getattr(self, name).neurons for name in MODULES)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How it learns."""
+
+    steps: int = 1000
+    batch: int = 16  # sequences trained side by side
+    segment: int = 64  # tokens that the gradient flows back through
+    learning_rate: float = 4e-3
+    warmup: int = 100  # steps
+    final_rate: float = 0.05  # of learning_rate, where the cosine ends
+    weight_decay: float = 0.1  # on synapses and decoder
+    clip: float = 1.0  # global norm of the gradient
+    dropout: float = 0.0  # on embedding, axons and readout
+    seed: int = 0
+    max_minutes: float = 0.0  # 0: no limit; otherwise the steps are made to fit
+    eval_interval: int = 250  # steps
+    eval_tokens: int = 20000  # held-out tokens looked at during training; the end looks at all
+    checkpoint_interval: int = 500  # steps
+    sample_interval: int = 100  # steps
+    log_interval: int = 10  # steps
+
+    def __post_init__(self):
+        for name in ("steps", "batch", "segment", "eval_interval", "eval_tokens", "checkpoint_interval", "sample_interval", "log_interval"):
+            _at_least(self, "training", name, 1)
+        for name in ("learning_rate", "warmup", "final_rate", "weight_decay", "max_minutes", "seed"):
+            _at_least(self, "training", name, 0)
+        if not self.clip > 0:
+            raise ConfigError(f"training.clip: a positive norm, not {self.clip}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"training.dropout: at least 0 and below 1, not {self.dropout}")
+
+
+@dataclass(frozen=True)
+class Text:
+    """What it reads."""
+
+    data: str = ""  # file or folder; empty: the built-in stories
+    tokenizer: str = "sentencepiece"  # sentencepiece, char, byte, or the path of a SentencePiece .model
+    vocabulary: int = 1024  # pieces, for a SentencePiece tokenizer trained on the corpus
+    validation: float = 0.1  # share of the text, its end, that is held out
+
+    def __post_init__(self):
+        _at_least(self, "text", "vocabulary", 1)
+        if not 0 < self.validation < 1:
+            raise ConfigError(f"text.validation: a share between 0 and 1, not {self.validation}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    preset: str
+    brain: Brain
+    training: Training = field(default_factory=Training)
+    text: Text = field(default_factory=Text)
+
+    def replace(self, **sections) -> Config:
+        """A copy with fields replaced: `config.replace(training={"steps": 5}, brain={"vocabulary": 65})`."""
+        changed = {name: dataclasses.replace(getattr(self, name), **fields) for name, fields in sections.items()}
+        return dataclasses.replace(self, **changed)
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Config:
+        """Inverse of `to_dict`. Raises ConfigError for a missing, unknown or mistyped field."""
+        return _build(cls, values, "config")
+
+
+def did_you_mean(word: str, known) -> str:
+    """A tail for an error message: names the nearest known word, or lists them all."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(known)
+
+
+def _at_least(section, prefix, name, low):
+    value = getattr(section, name)
+    if not value >= low:
+        raise ConfigError(f"{prefix}.{name}: at least {low}, not {value}")
+
+
+def _build(cls, values, where):
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: a table of settings was expected, not {type(values).__name__}")
+    hints = typing.get_type_hints(cls)
+    for name in values:
+        if name not in hints:
+            raise ConfigError(f"{where}: unknown setting {name!r}; {did_you_mean(name, hints)}")
+    built = {}
+    for name, value in values.items():
+        kind = hints[name]
+        if dataclasses.is_dataclass(kind):
+            built[name] = _build(kind, value, f"{where}.{name}")
+        elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+            built[name] = float(value)
+        elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+            built[name] = value
+        else:
+            raise ConfigError(f"{where}.{name}: {kind.__name__} expected, not {value!r}")
+    missing = [f.name for f in dataclasses.fields(cls) if f.name not in built and f.default is f.default_factory is dataclasses.MISSING]
+    if missing:
+        raise ConfigError(f"{where}: missing {', '.join(missing)}")
+    return cls(**built)

@@ -1,0 +1,21 @@
+"""What can go wrong in a way that a user can mend. Commands print the message and exit with code 2."""
+
+
+class NeuroGenError(Exception):
+    """Root of the errors below: the message says what is wrong, where, and what to do."""
+
+
+class ConfigError(NeuroGenError, ValueError):
+    """A setting, a flag, a shape or a token id that cannot be used."""
+
+
+class DataError(NeuroGenError, ValueError):
+    """Text that cannot be read, is not text, or is too short."""
+
+
+class BackendError(NeuroGenError, RuntimeError):
+    """The machine cannot do what was asked of it."""
+
+
+class CheckpointError(NeuroGenError, RuntimeError):
+    """A checkpoint that is damaged, foreign, of another shape, or cannot be written."""

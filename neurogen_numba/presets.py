@@ -1,0 +1,65 @@
+"""The sizes that people use. A row holds only what differs from the defaults in config.py."""
+
+from __future__ import annotations
+
+from .config import Brain, Config, Module, Text, Training, did_you_mean
+from .errors import ConfigError
+
+PRESETS = {
+    "nano": Config(  # the built-in stories, on two CPU cores, in minutes
+        preset="nano",
+        brain=Brain(
+            thalamus=Module(128),
+            wernicke=Module(512),
+            hippocampus=Module(256),
+            pfc=Module(512, outputs=64),
+            basal_ganglia=Module(128),
+            broca=Module(512),
+            embedding=128,
+            fan_in=64,
+            hypercolumn=128,
+            memory_heads=4,
+            memory_width=32,
+        ),
+        training=Training(steps=1500, batch=16, segment=64),
+        text=Text(vocabulary=512),
+    ),
+    "shakespeare-cpu": Config(  # characters of a megabyte of text, on two CPU cores, in ten minutes
+        preset="shakespeare-cpu",
+        brain=Brain(
+            thalamus=Module(256),
+            wernicke=Module(1024),
+            hippocampus=Module(512),
+            pfc=Module(1024, outputs=64),
+            basal_ganglia=Module(256),
+            broca=Module(1024),
+            embedding=256,
+            fan_in=128,
+            hypercolumn=128,
+            memory_heads=4,
+            memory_width=32,
+        ),
+        training=Training(steps=2400, batch=16, segment=64),
+        text=Text(tokenizer="char"),
+    ),
+    "baseline": Config(  # the smallest of the old system's own sizes
+        preset="baseline",
+        brain=Brain(
+            thalamus=Module(512),
+            wernicke=Module(4096),
+            hippocampus=Module(2048),
+            pfc=Module(4096, outputs=512),
+            basal_ganglia=Module(1024),
+            broca=Module(4096),
+        ),
+        training=Training(steps=10000, batch=16, segment=128, dropout=0.1),
+        text=Text(vocabulary=8000),
+    ),
+}
+
+
+def get_preset(name: str) -> Config:
+    """The preset called `name`. Raises ConfigError, naming the nearest, where there is none."""
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}; {did_you_mean(name, PRESETS)}")
+    return PRESETS[name]
