@@ -1,0 +1,23 @@
+"""How the CPU loops are compiled, and the typed constants of the physics.
+
+Physics is written once, as scalar functions under `numba.extending.register_jitable`, which the CPU loops here and `@cuda.jit` kernels call alike.
+A bare `1.0` in such a function is a float64 constant to Numba and promotes everything that it meets; hence the typed constants.
+"""
+
+from functools import partial
+
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+
+ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
+
+# Sums may be reordered and multiply-adds fused, which vector code needs; NaN and infinity keep their meaning. A compiled loop always adds in the same
+# order, and no two threads ever add to the same number, so results do not depend on the number of threads.
+_MATH = {"contract", "reassoc", "nsz", "arcp"}
+
+cpu = partial(numba.njit, parallel=True, fastmath=_MATH, cache=True)  # a loop over `prange`
+cpu_serial = partial(numba.njit, fastmath=_MATH, cache=True)  # a loop too small to share
+
+# A scan touches a dozen arrays; with its default limit LLVM gives up proving that they do not overlap and leaves the loop scalar (60 times slower).
+llvm.set_option("neurogen", "--runtime-memory-check-threshold=128")

@@ -1,0 +1,1 @@
+"""What exists, and how a token flows through it."""

@@ -1,0 +1,123 @@
+"""The six modules over the chunks of a segment: forward, backward."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..config import MODULES
+from ..config import Brain as BrainConfig
+from .activity import Activity
+from .buffers import Parameters
+from .connectome import arcs, has_readout
+from .decoder import Decoder
+from .embedding import Embedding
+from .hippocampus import AssociativeMemory
+from .population import Population
+from .projection import Projection
+from .readout import Readout
+from .working_memory import WorkingMemory
+
+
+class Brain:
+    """Parameters and wiring of a brain on a backend. What its neurons are doing is in an `Activity`.
+
+    A component (population, memory, readout) reads the currents in its `inputs` and sends the signals in its `outputs`; projections carry signals
+    to currents. In a chunk the components run in the order that a token passes them, and backwards in the opposite one: every synapse that
+    leads back has a delay of at least a chunk, so inside it nothing waits for itself.
+    """
+
+    def __init__(self, config: BrainConfig, backend):
+        self.config, self.backend = config, backend
+        self.arcs = arcs(config)
+        sizes = [size for arc in self.arcs for size in (arc.sources, arc.targets)]
+        self.index_dtype = "uint16" if max(sizes) <= 2**16 else "uint32"
+        self.projections = [Projection(arc, backend, self.index_dtype) for arc in self.arcs]
+        self.components = [Embedding(config, backend)]
+        for name in MODULES:
+            self.components += [AssociativeMemory(config, backend)] if name == "hippocampus" else []
+            self.components += [WorkingMemory(config, backend)] if name == "pfc" else []
+            self.components += [Population(name, config, backend, traced=name == "broca" or has_readout(config, name))]
+            self.components += [Readout(name)] if has_readout(config, name) else []
+        self.decoder = Decoder(config, backend)
+        self.populations = [component for component in self.components if isinstance(component, Population)]
+        self.current_sizes = {arc.target: arc.targets for arc in self.arcs} | {f"{name}.current": getattr(config, name).neurons for name in MODULES}
+        self.signal_sizes = {arc.source: arc.sources for arc in self.arcs} | {f"{name}.axon": getattr(config, name).neurons for name in MODULES}
+        self.signal_sizes[self.decoder.source] = config.broca.output_size
+        parts = (*self.components, *self.projections, self.decoder)
+        self.parameters = Parameters((parameter for part in parts for parameter in part.parameters()), backend)
+        for part in parts:
+            part.bind(self.parameters)
+
+    def initialise(self, seed: int):
+        """Draw wiring and first weights."""
+        for part in (*self.components, *self.projections, self.decoder):
+            part.initialise(self.parameters, seed)
+        self.refresh()
+
+    def refresh(self):
+        """Bring what is derived from the parameters up to date; after every update."""
+        for population in self.populations:
+            population.refresh()
+
+    def history(self, signal: str) -> int:
+        """How many past tokens of a signal are heard."""
+        return max((arc.longest_delay for arc in self.arcs if arc.source == signal), default=0)
+
+    def listed(self, signal: str) -> bool:
+        """Whether a signal is sent as events: all axons are, and the values that sparse synapses hear."""
+        return signal.endswith(".axon") or any(not arc.dense for arc in self.arcs if arc.source == signal)
+
+    def structure(self) -> dict[str, np.ndarray]:
+        """What is fixed but not learned, as NumPy arrays: `{projection}.row_start`, `{projection}.target`, `{module}.input_scale`."""
+        fixed = {f"{population.name}.input_scale": population.input_scale for population in self.populations}
+        for projection in self.projections:
+            if not projection.arc.dense:
+                fixed |= {f"{projection.arc.name}.row_start": projection.row_start, f"{projection.arc.name}.target": projection.target}
+        return {name: self.backend.to_numpy(array) for name, array in fixed.items()}
+
+    def load_structure(self, fixed: dict[str, np.ndarray]):
+        """Inverse of `structure`."""
+        for population in self.populations:
+            population.input_scale = self.backend.asarray(fixed[f"{population.name}.input_scale"], "float32")
+        for projection in self.projections:
+            if not projection.arc.dense:
+                projection.set_structure(fixed[f"{projection.arc.name}.row_start"], fixed[f"{projection.arc.name}.target"])
+        self.refresh()
+
+    def forward(self, act: Activity, ids):
+        """Run token ids [T', B] int32, T' at most act.tokens. Returns logits [T' B, V], rows in the order of the ids."""
+        act.ids = ids
+        length = ids.shape[0]
+        for first, last in self._chunks(length):
+            for current in act.currents.values():
+                current.value[first:last] = 0
+            for component in self.components:
+                for projection in self.projections:
+                    if projection.arc.target in component.inputs:
+                        projection.forward(act.signals[projection.arc.source], act.currents[projection.arc.target], first, last)
+                component.forward(act, first, last)
+        return self.decoder.forward(act, length)
+
+    def backward(self, act: Activity, d_logits):
+        """Add to the gradients of all parameters, for the segment that `forward` has just run; d_logits as the logits."""
+        length = act.ids.shape[0]
+        d_read = self.decoder.backward(act, d_logits)
+        for carry in (*act.dv.values(), *act.da.values(), *act.dy.values(), act.dS, act.dm):
+            carry[...] = 0
+        for first, last in reversed(self._chunks(length)):
+            for component in reversed(self.components):
+                for name in component.outputs:
+                    act.signals[name].gradient[...] = 0
+                    if name == self.decoder.source:
+                        act.signals[name].gradient[: last - first] = d_read[first:last]
+                for projection in self.projections:
+                    if projection.arc.source in component.outputs:
+                        projection.backward(act.signals[projection.arc.source], act.currents[projection.arc.target], first, last, length)
+                component.backward(act, first, last)
+        for projection in self.projections:
+            projection.backward_before(act.signals[projection.arc.source], act.currents[projection.arc.target], length)
+        for population in self.populations:
+            population.finish()
+
+    def _chunks(self, length):
+        return [(first, min(length, first + self.config.chunk)) for first in range(0, length, self.config.chunk)]

@@ -1,0 +1,64 @@
+"""Tokens in: a row per token, straight into the Thalamus where the sizes agree, otherwise through a dense projection."""
+
+from __future__ import annotations
+
+import math
+
+from ..config import Brain
+from .buffers import Parameter, Parameters
+from .connectome import generator
+
+
+class Embedding:
+    inputs = outputs = ()
+
+    def __init__(self, brain: Brain, backend):
+        self.vocabulary, self.size, self.neurons, self.backend = brain.vocabulary, brain.embedding, brain.thalamus.neurons, backend
+        self.projected = self.size != self.neurons
+
+    def parameters(self):
+        yield Parameter("embedding.weight", (self.vocabulary, self.size), "a row per token", file="embeddings")
+        if self.projected:
+            shape = (self.size, self.neurons)
+            yield Parameter("embedding_thalamus.weight", shape, "embedding -> thalamus.current", file="embeddings", decays=True)
+
+    def initialise(self, parameters: Parameters, seed: int):
+        weight = parameters.value["embedding.weight"]
+        weight[:] = self.backend.asarray(generator(seed, "embedding").standard_normal(weight.shape, "float32"))
+        if self.projected:
+            weight = parameters.value["embedding_thalamus.weight"]
+            drawn = generator(seed, "embedding_thalamus").standard_normal(weight.shape) / math.sqrt(self.size)
+            weight[:] = self.backend.asarray(drawn, "float32")
+
+    def bind(self, parameters: Parameters):
+        self.weight, self.d_weight = parameters.value["embedding.weight"], parameters.gradient["embedding.weight"]
+        if self.projected:
+            name = "embedding_thalamus.weight"
+            self.projection, self.d_projection = parameters.value[name], parameters.gradient[name]
+
+    def allocate(self, act):
+        act.embedded = self.backend.zeros((act.tokens, act.batch, self.size))
+
+    def forward(self, act, first, last):
+        x, current = act.embedded[first:last], act.currents["thalamus.current"].value[first:last]
+        self.backend.embedding_forward(x, self.weight, act.ids[first:last])
+        self._drop(x, act, first)
+        if self.projected:
+            self.backend.product(current.reshape(-1, self.neurons), x.reshape(-1, self.size), self.projection, add=True)
+        else:
+            current += x
+
+    def backward(self, act, first, last):
+        d_current, x = act.currents["thalamus.current"].gradient[first:last], act.embedded[first:last]
+        if self.projected:
+            flat = d_current.reshape(-1, self.neurons)
+            self.backend.product(self.d_projection, x.reshape(-1, self.size).T, flat, add=True)
+            self.backend.product(x.reshape(-1, self.size), flat, self.projection.T)  # x is not needed any more
+        else:
+            x[:] = d_current
+        self._drop(x, act, first)
+        self.backend.embedding_backward(self.d_weight, x, act.ids[first:last])
+
+    def _drop(self, x, act, first):
+        if act.dropout.rate:
+            self.backend.dropout(x.reshape(-1, self.size), *act.dropout.at("embedding", first, self.size))

@@ -1,0 +1,158 @@
+"""A population of LIF-A neurons: current -> (gate) -> normalise -> neuron -> events, forward and backward."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..config import Brain
+from .buffers import Parameter, Parameters
+from .connectome import generator
+
+LOG_TAU = (-2.0, 5.0)  # bounds of the logarithm of a time constant in tokens
+MAX_BETA = 3.0
+TAU_MEMBRANE, TAU_MEMBRANE_PFC, TAU_ADAPTATION, TAU_TRACE = (0.5, 8.0), (0.5, 30.0), (2.0, 16.0), (0.2, 4.0)  # tokens, at the start
+
+
+def decay(log_tau):
+    """exp(-1 / tau), per token."""
+    return np.exp(-np.exp(-log_tau))
+
+
+def decay_slope(log_tau):
+    """d decay / d log_tau."""
+    return decay(log_tau) * np.exp(-log_tau)
+
+
+class Population:
+    """The neurons of one module. `traced`: somebody reads the output trace y."""
+
+    def __init__(self, name: str, brain: Brain, backend, traced: bool):
+        self.name, self.backend, self.traced = name, backend, traced
+        self.size = getattr(brain, name).neurons
+        self.inputs = (f"{name}.current",) + (("broca.gate",) if name == "broca" else ())
+        self.outputs = (f"{name}.axon",) + ((f"{name}.trace",) if traced else ())
+        self.hypercolumn, self.graded = brain.hypercolumn, brain.events == "graded"
+
+    def parameters(self):
+        def per_neuron(what, meaning, low=-math.inf, high=math.inf):
+            return Parameter(f"{self.name}.{what}", (self.size,), meaning, low=low, high=high)
+
+        yield per_neuron("log_tau_v", "logarithm of the membrane's time constant, tokens", *LOG_TAU)
+        yield per_neuron("log_tau_a", "logarithm of the adaptation's time constant, tokens", *LOG_TAU)
+        if self.traced:
+            yield per_neuron("log_tau_y", "logarithm of the output trace's time constant, tokens", *LOG_TAU)
+        yield per_neuron("beta", "adaptation coupling; a negative one would be positive feedback", 0.0, MAX_BETA)
+        yield per_neuron("gain", "input gain, on top of the fixed sqrt(1 - alpha_0^2)")
+        yield per_neuron("bias", "bias of the drive")
+
+    def initialise(self, parameters: Parameters, seed: int):
+        rng = generator(seed, self.name)
+
+        def log_uniform(bounds):
+            return self.backend.asarray(rng.uniform(*np.log(bounds), self.size), "float32")
+
+        value = parameters.value
+        value[f"{self.name}.log_tau_v"][:] = log_uniform(TAU_MEMBRANE_PFC if self.name == "pfc" else TAU_MEMBRANE)
+        value[f"{self.name}.log_tau_a"][:] = log_uniform(TAU_ADAPTATION)
+        if self.traced:
+            value[f"{self.name}.log_tau_y"][:] = log_uniform(TAU_TRACE)
+        value[f"{self.name}.beta"][:] = self.backend.asarray(rng.uniform(0, 0.5, self.size), "float32")
+        value[f"{self.name}.gain"][:] = 1
+        self.input_scale = np.sqrt(1 - decay(value[f"{self.name}.log_tau_v"]) ** 2)
+
+    def bind(self, parameters: Parameters):
+        names = ("log_tau_v", "log_tau_a", "beta", "gain", "bias") + (("log_tau_y",) if self.traced else ())
+        self.value = {what: parameters.value[f"{self.name}.{what}"] for what in names}
+        self.gradient = {what: parameters.gradient[f"{self.name}.{what}"] for what in names}
+
+    def refresh(self):
+        """Per-token constants from the parameters, once after every update; and where a pass collects their gradients."""
+        value = self.value
+        self.alpha, self.rho = decay(value["log_tau_v"]), decay(value["log_tau_a"])
+        self.gain = value["gain"] * self.input_scale
+        names = ("alpha", "rho", "gain")
+        if self.traced:
+            self.gamma = decay(value["log_tau_y"])
+            names += ("gamma",)
+        self.d = {what: self.backend.zeros(self.size) for what in names}
+
+    def allocate(self, act):
+        """Arrays of a segment [T, B, N]; v, a and y have a row more, the first, for the token before it."""
+        T, B, N = act.tokens, act.batch, self.size
+        act.v[self.name], act.a[self.name] = self.backend.zeros((T + 1, B, N)), self.backend.zeros((T + 1, B, N))
+        act.r[self.name] = self.backend.zeros((T, B, -(-N // self.hypercolumn)))
+        act.x[self.name] = self.backend.zeros((T, B, N)) if self.name == "broca" else act.currents[f"{self.name}.current"].value
+        if self.traced:
+            act.y[self.name] = self.backend.zeros((T + 1, B, N))
+            act.signals[f"{self.name}.trace"].x = act.y[self.name][1:]
+        if act.learning:
+            for carry in (act.dv, act.da, act.dy):
+                carry[self.name] = self.backend.zeros((B, N))
+
+    def forward(self, act, first, last):
+        """Membranes, adaptation, trace and event lists of tokens first ... last - 1, from the module's current."""
+        name, after = self.name, slice(first, last + 1)
+        x, v, a = act.x[name][first:last], act.v[name][after], act.a[name][after]
+        if name == "broca":
+            self.backend.gate_forward(x, act.currents["broca.current"].value[first:last], act.currents["broca.gate"].value[first:last])
+        self.backend.normalize_forward(x, act.r[name][first:last], self.hypercolumn)
+        self.backend.lif_forward(
+            v, a, x, self.gain, self.value["bias"], self.alpha, self.rho, self.value["beta"], act.gain_scale, act.beta_scale, act.smooth
+        )
+        drop, key, place = act.dropout.at(f"{name}.axon", first, self.size)
+        self.backend.list_events(*act.signals[f"{name}.axon"].rows(first, last), v[1:], drop, key, place, self.graded, act.smooth)
+        if self.traced:
+            y = act.y[name][after]
+            self.backend.trace_forward(y, v, self.gamma, self.graded, act.smooth)
+            act.send(f"{name}.trace", first, last)
+
+    def backward(self, act, first, last):
+        """From the gradients of axon and trace to that of the current; adds to the parameters' gradients."""
+        name, before = self.name, slice(first, last + 1)
+        x, v, a = act.x[name][first:last], act.v[name][before], act.a[name][before]
+        ds = act.signals[f"{name}.axon"].gradient[: last - first]
+        ds *= act.dropout.scale
+        if self.traced:
+            dy, y = act.signals[f"{name}.trace"].gradient[: last - first], act.y[name][before]
+            self.backend.trace_backward(ds, act.dy[name], self.d["gamma"], dy, y, v, self.gamma, self.graded, act.smooth)
+        current = act.currents[f"{name}.current"]
+        dx, value = current.gradient[first:last], self.value
+        self.backend.lif_backward(
+            dx,
+            act.dv[name],
+            act.da[name],
+            self.d["gain"],
+            self.gradient["bias"],
+            self.d["alpha"],
+            self.d["rho"],
+            self.gradient["beta"],
+            ds,
+            v,
+            a,
+            x,
+            self.gain,
+            self.alpha,
+            self.rho,
+            value["beta"],
+            act.gain_scale,
+            act.beta_scale,
+            self.graded,
+            act.smooth,
+        )
+        self.backend.normalize_backward(dx, x, act.r[name][first:last], self.hypercolumn)
+        if name == "broca":
+            gate = act.currents["broca.gate"]
+            self.backend.gate_backward(dx, gate.gradient[first:last], dx, current.value[first:last], gate.value[first:last])
+
+    def finish(self):
+        """Carry the gradients of the per-token constants over to the parameters."""
+        value, gradient = self.value, self.gradient
+        gradient["log_tau_v"] += self.d["alpha"] * decay_slope(value["log_tau_v"])
+        gradient["log_tau_a"] += self.d["rho"] * decay_slope(value["log_tau_a"])
+        gradient["gain"] += self.d["gain"] * self.input_scale
+        if self.traced:
+            gradient["log_tau_y"] += self.d["gamma"] * decay_slope(value["log_tau_y"])
+        for d in self.d.values():
+            d[:] = 0

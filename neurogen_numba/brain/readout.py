@@ -1,0 +1,28 @@
+"""Population readout: what a module with fewer outputs than neurons says, a learned sparse linear map of all its traces."""
+
+from __future__ import annotations
+
+
+class Readout:
+    """The current of the readout projection is the output itself."""
+
+    def __init__(self, module: str):
+        self.inputs, self.outputs = (f"readout_{module}.current",), (f"readout_{module}.out",)
+
+    def parameters(self):
+        return ()
+
+    def initialise(self, parameters, seed):
+        pass
+
+    def bind(self, parameters):
+        pass
+
+    def allocate(self, act):
+        act.signals[self.outputs[0]].x = act.currents[self.inputs[0]].value
+
+    def forward(self, act, first, last):
+        act.send(self.outputs[0], first, last)
+
+    def backward(self, act, first, last):
+        act.currents[self.inputs[0]].gradient[first:last] = act.signals[self.outputs[0]].gradient[: last - first]

@@ -1,0 +1,52 @@
+"""Working memory: a gated buffer in front of PFC; Go from the basal ganglia opens it for writing (kernels/working_memory.py)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..config import Brain
+from .buffers import Parameter, Parameters
+
+
+class WorkingMemory:
+    """As many slots as PFC has outputs."""
+
+    inputs = ("working_memory.retain", "working_memory.store")
+    outputs = ("working_memory.out",)
+
+    def __init__(self, brain: Brain, backend):
+        self.slots, self.backend = brain.pfc.output_size, backend
+
+    def parameters(self):
+        yield Parameter("working_memory.retain", (self.slots,), "bias of what a slot keeps per token, before the sigmoid")
+
+    def initialise(self, parameters: Parameters, seed: int):
+        parameters.value["working_memory.retain"][:] = self.backend.asarray(np.linspace(1, 5, self.slots), "float32")
+
+    def bind(self, parameters: Parameters):
+        self.retain, self.d_retain = parameters.value["working_memory.retain"], parameters.gradient["working_memory.retain"]
+
+    def allocate(self, act):
+        act.m = self.backend.zeros((act.tokens + 1, act.batch, self.slots))
+        act.signals["working_memory.out"].x = act.m[1:]
+        if act.learning:
+            act.dm = self.backend.zeros((act.batch, self.slots))
+
+    def forward(self, act, first, last):
+        retain, store = (act.currents[name].value[first:last] for name in self.inputs)
+        self.backend.working_memory_forward(act.m[first : last + 1], retain, store, self.retain)
+        act.send("working_memory.out", first, last)
+
+    def backward(self, act, first, last):
+        retain, store = (act.currents[name] for name in self.inputs)
+        self.backend.working_memory_backward(
+            retain.gradient[first:last],
+            store.gradient[first:last],
+            act.dm,
+            act.signals["working_memory.out"].gradient[: last - first],
+            act.m[first : last + 1],
+            retain.value[first:last],
+            store.value[first:last],
+            self.retain,
+        )
+        self.d_retain += retain.gradient[first:last].sum((0, 1))
