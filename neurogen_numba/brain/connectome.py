@@ -47,12 +47,12 @@ class Arc:
 
 def output_signal(brain: Brain, module: str) -> str:
     """The signal that stands for a module's output: its readout where it has one, otherwise its axon."""
-    return f"readout_{module}.out" if getattr(brain, module).outputs and module != "pfc" else f"{module}.axon"
+    return f"readout_{module}.out" if has_readout(brain, module) else f"{module}.axon"
 
 
 def has_readout(brain: Brain, module: str) -> bool:
     """PFC's outputs are the slots of the working memory, not a readout of its trace."""
-    return bool(getattr(brain, module).outputs) and module != "pfc"
+    return module != "pfc" and 0 < getattr(brain, module).outputs < getattr(brain, module).neurons
 
 
 def arcs(brain: Brain) -> list[Arc]:

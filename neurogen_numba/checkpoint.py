@@ -1,0 +1,353 @@
+"""Checkpoints: a folder of safetensors and JSON that is either whole or not there.
+
+    step-00000100/
+        brain.safetensors ...      one file per group of tensors
+        config.json ...            one file per document
+        tokenizer/                 what the tokenizer saved
+        manifest.json              format, version, size and CRC-32 of every file above; written last
+
+Saving fills `step-00000100.saving`, syncs it to the disk and renames it. A checkpoint already there is first renamed to
+`step-00000100.old` and removed afterwards; a reader that finds only the `.old` one takes that. So a process killed at any
+moment leaves a whole checkpoint behind. Loading runs no code from the files: safetensors hold numbers, JSON holds text.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import __version__
+from .errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:  # NumPy and safetensors are imported where they are used: a command's --help needs neither
+    import numpy as np
+
+FORMAT = "neurogen-checkpoint"
+VERSION = 1  # of the format; raised when an older program could no longer read it
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer"
+STEP = re.compile(r"(step-(\d{8,}))(\.old)?")  # name, step
+
+ANOTHER = "use another checkpoint"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was loaded: `tensors[group][name]` are arrays of their own, writable; `documents[name]` are JSON objects."""
+
+    tensors: dict[str, dict[str, np.ndarray]]
+    documents: dict[str, dict]
+    folder: Path
+
+    @property
+    def tokenizer_folder(self) -> Path | None:
+        """Where the tokenizer was saved; None if there was none."""
+        folder = self.folder / TOKENIZER
+        return folder if folder.is_dir() else None
+
+
+def step_folder(run: Path, step: int) -> Path:
+    """Where the checkpoint of a training step goes: run/checkpoints/step-00000100."""
+    return Path(run) / "checkpoints" / f"step-{step:08d}"
+
+
+# Saving
+
+
+def save(folder: Path, tensors: dict[str, dict[str, np.ndarray]], documents: dict[str, dict], tokenizer=None) -> int:
+    """Write a checkpoint, whole or not at all, in place of one that `folder` may hold. Returns its size in bytes.
+
+    `tensors[group][name]` are arrays of any shape, of a bool, integer, float or complex64 dtype; `documents[name]` is what JSON
+    can hold; `tokenizer` has a method `save(folder)`. Memory: once more the bytes of the largest group.
+    Raises CheckpointError if the disk is full, writing is not permitted, or `folder` holds something else.
+    """
+    folder = Path(folder)
+    needed = sum(array.nbytes for arrays in tensors.values() for array in arrays.values())
+    saving, old = _beside(folder, ".saving"), _beside(folder, ".old")
+    try:
+        _refuse_foreign(folder)
+        try:
+            size = _fill(saving, tensors, documents, tokenizer)
+            _replace(folder, saving, old)
+        finally:  # nothing to do unless something went wrong
+            shutil.rmtree(saving, ignore_errors=True)
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+    except OSError as error:
+        raise CheckpointError(f"{folder} was not saved: {_reason(error, folder, needed)}; earlier checkpoints are intact") from None
+    shutil.rmtree(old, ignore_errors=True)  # what cannot be removed now is removed by `prune`
+    return size
+
+
+def _fill(folder, tensors, documents, tokenizer):
+    """Write all the files of a checkpoint into a new folder, and wait until the disk has them."""
+    import numpy as np
+    import safetensors.numpy
+
+    assert "manifest" not in documents, "the manifest is not a document of the caller's"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    files = {}
+    for group, arrays in tensors.items():
+        # safetensors writes memory as it lies: without order="C" a transposed array would come back scrambled.
+        arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+        files[f"{group}.safetensors"] = _write(folder / f"{group}.safetensors", safetensors.numpy.save(arrays))
+    for name, values in documents.items():
+        files[f"{name}.json"] = _write(folder / f"{name}.json", _json(values))
+    if tokenizer is not None:
+        (folder / TOKENIZER).mkdir()
+        tokenizer.save(folder / TOKENIZER)
+        for path in sorted((folder / TOKENIZER).iterdir()):
+            files[f"{TOKENIZER}/{path.name}"] = _write(path, path.read_bytes())  # the same bytes again, synced
+        _sync_folder(folder / TOKENIZER)
+    manifest = {"format": FORMAT, "version": VERSION, "project": __version__, "files": files}
+    _write(folder / MANIFEST, _json(manifest))
+    _sync_folder(folder)
+    return sum(entry["bytes"] for entry in files.values())
+
+
+def _replace(folder, saving, old):
+    """Put a filled folder in the place of the one before, which stays readable as `old` until then."""
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    saving.rename(folder)
+    _sync_folder(folder.parent)
+
+
+def _refuse_foreign(folder):
+    """Replacing removes what was there, so it must be a checkpoint, if need be a damaged one, or an empty folder."""
+    if not folder.exists() or STEP.fullmatch(folder.name):
+        return
+    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).exists()):
+        raise CheckpointError(f"{folder} was not saved: something that is not a checkpoint is in its place; choose another name")
+
+
+def _reason(error, folder, needed):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(next(path for path in folder.absolute().parents if path.exists())).free
+        return f"the disk is full, {needed:,} bytes are needed and {free:,} are free, so make room"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"no permission to write in {folder.parent}, so choose another folder"
+    return error.strerror or str(error)
+
+
+def _beside(folder, suffix):
+    return folder.parent / (folder.name + suffix)
+
+
+def _json(values):
+    return (json.dumps(values, indent=2) + "\n").encode()
+
+
+def _write(path, data):
+    """Write a file and wait until the disk has it. Returns what the manifest says of it."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"bytes": len(data), "crc32": zlib.crc32(data)}
+
+
+def _sync_folder(folder):
+    """Wait until the disk has the names in a folder. Windows has no such call, and needs none for NTFS."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# Loading
+
+
+def load(folder: Path, groups: list[str] | None = None) -> Checkpoint:
+    """Read a checkpoint: all its documents, and the tensors of `groups` (None: of every group).
+
+    Raises CheckpointError if it is missing, foreign, incomplete, damaged, written by a newer version, or lacks a group.
+    """
+    folder = _readable(Path(folder))
+    files = _check(folder)
+    if groups is None:
+        groups = [name.removesuffix(".safetensors") for name in files if name.endswith(".safetensors")]
+    documents = {}
+    for name in files:
+        if "/" in name:
+            _read(folder, name, files)  # the tokenizer's files: checked here, opened by the tokenizer
+        elif name.endswith(".json"):
+            documents[name.removesuffix(".json")] = _parse(folder / name, _read(folder, name, files))
+    return Checkpoint({group: _tensors(folder, group, files) for group in groups}, documents, folder)
+
+
+def load_tensors(folder: Path, group: str) -> dict[str, np.ndarray]:
+    """Read one group of tensors, for example "brain". Raises CheckpointError as `load` does."""
+    folder = _readable(Path(folder))
+    return _tensors(folder, group, _check(folder))
+
+
+def _readable(folder):
+    """The folder itself, or what it was renamed to by a save that was killed between its two renames."""
+    old = _beside(folder, ".old")
+    return old if os.path.exists(old) and not os.path.exists(folder) else folder
+
+
+def _check(folder):
+    """The manifest's table of files, name -> {"bytes", "crc32"}, after a look whether each is there in full."""
+    path = folder / MANIFEST
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(
+            f"{folder} is not a NeuroGen checkpoint: it has no {MANIFEST}; give a folder like runs/NAME/checkpoints/step-00000100"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    manifest = _parse(path, data)
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{folder} is not a NeuroGen checkpoint: its {MANIFEST} is of another format; {ANOTHER}")
+    version, files = manifest.get("version"), manifest.get("files")
+    if isinstance(version, int) and version > VERSION:
+        raise CheckpointError(
+            f"{folder} has checkpoint format {version}, this NeuroGen ({__version__}) reads up to {VERSION}; install a newer NeuroGen"
+        )
+    if version != VERSION or not isinstance(files, dict) or not all(_is_entry(entry) for entry in files.values()):
+        raise CheckpointError(f"{path} is damaged: it does not list the files of a checkpoint; {ANOTHER}")
+    for name, entry in files.items():
+        if not os.path.isfile(folder / name):
+            raise CheckpointError(f"{folder} is incomplete: {name!r} is missing; {ANOTHER}")
+        size = os.path.getsize(folder / name)
+        if size != entry["bytes"]:
+            raise CheckpointError(f"{folder / name} is damaged: {size} bytes where {MANIFEST} says {entry['bytes']}; {ANOTHER}")
+    return files
+
+
+def _is_entry(entry):
+    return isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("crc32"), int)
+
+
+def _read(folder, name, files):
+    """The bytes of one file, if they are the ones that were saved."""
+    path = folder / name
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; {ANOTHER}") from None
+    if zlib.crc32(data) != files[name]["crc32"]:
+        raise CheckpointError(f"{path} is damaged: its content is not what was saved; {ANOTHER}")
+    return data
+
+
+def _parse(path, data):
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} is damaged: not a JSON object; {ANOTHER}")
+    return values
+
+
+def _tensors(folder, group, files):
+    import safetensors
+    import safetensors.numpy
+
+    name = f"{group}.safetensors"
+    if name not in files:
+        raise CheckpointError(f"{folder} holds no {group!r} tensors; {ANOTHER}")
+    try:
+        return safetensors.numpy.load(_read(folder, name, files))
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{folder / name} is damaged: {error}; {ANOTHER}") from None
+    except KeyError as error:
+        raise CheckpointError(f"{folder / name} has tensors of a type that NumPy lacks, {error}; {ANOTHER}") from None
+
+
+def check_shapes(expected: dict[str, tuple], found: dict[str, np.ndarray], where: str) -> None:
+    """Compare tensors with what the configuration asks for, `expected[name] = (shape, dtype)`.
+
+    Raises CheckpointError naming the first tensor that is missing, of another shape or dtype, or unexpected. `where` starts the sentence.
+    """
+    import numpy as np
+
+    remedy = "use the configuration that it was saved with, or another checkpoint"
+    for name, (shape, dtype) in expected.items():
+        needed = f"{np.dtype(dtype)} {list(shape)}"
+        if name not in found:
+            raise CheckpointError(f"{where}: tensor {name!r}, {needed}, is missing; {remedy}")
+        array = found[name]
+        if array.shape != tuple(shape) or array.dtype != dtype:
+            raise CheckpointError(f"{where}: tensor {name!r} is {array.dtype} {list(array.shape)}, needed is {needed}; {remedy}")
+    for name, array in found.items():
+        if name not in expected:
+            raise CheckpointError(f"{where}: tensor {name!r}, {array.dtype} {list(array.shape)}, is not part of the model; {remedy}")
+
+
+# The checkpoints of a run
+
+
+def latest(run: Path) -> Path:
+    """The whole checkpoint of the highest step under run/checkpoints; damaged ones and leftovers of killed saves are passed over.
+
+    Raises CheckpointError if there is none.
+    """
+    problem = "nothing has been saved there"
+    for folder in reversed(_steps(run)):
+        try:
+            _check(folder)
+            return folder
+        except CheckpointError as error:
+            problem = f"of the last one, {error}"
+    raise CheckpointError(f"{run} has no whole checkpoint: {problem}")
+
+
+def prune(run: Path, keep: int) -> None:
+    """Remove all but the `keep` newest whole checkpoints of a run, and what killed saves left behind.
+
+    A damaged checkpoint newer than those stays until a save replaces it. Only the process that writes the run may call this.
+    Raises ConfigError if `keep` is below 1, CheckpointError if the folder cannot be read or changed.
+    """
+    if keep < 1:
+        raise ConfigError(f"checkpoints to keep: at least 1, not {keep}")
+    for folder in _steps(run):
+        if folder.name.endswith(".old"):
+            try:
+                folder.rename(folder.with_name(folder.name.removesuffix(".old")))
+            except OSError as error:
+                raise CheckpointError(f"{folder} cannot be renamed: {error.strerror}; change the permissions of its folder") from None
+    for leftover in [*(Path(run) / "checkpoints").glob("step-*.saving"), *(Path(run) / "checkpoints").glob("step-*.old")]:
+        shutil.rmtree(leftover, ignore_errors=True)
+    kept = 0
+    for folder in reversed(_steps(run)):
+        if kept == keep:
+            shutil.rmtree(folder, ignore_errors=True)  # half removed is damaged, hence passed over, and removed the next time
+        elif _is_whole(folder):
+            kept += 1
+
+
+def _steps(run):
+    """The checkpoint folders of a run, lowest step first, each as `_readable` finds it."""
+    checkpoints = Path(run) / "checkpoints"
+    try:
+        found = [STEP.fullmatch(name) for name in os.listdir(checkpoints)]
+    except (FileNotFoundError, NotADirectoryError):
+        found = []
+    except OSError as error:
+        raise CheckpointError(f"{checkpoints} cannot be read: {error.strerror}; change its permissions") from None
+    names = {match[1]: int(match[2]) for match in found if match}
+    return [_readable(checkpoints / name) for name in sorted(names, key=names.get)]
+
+
+def _is_whole(folder):
+    try:
+        _check(folder)
+    except CheckpointError:
+        return False
+    return True

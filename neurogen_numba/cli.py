@@ -1,0 +1,116 @@
+"""The command line: `neurogen COMMAND ...`, and what every command shares.
+
+A command is a row of COMMANDS and a module of that name, in which
+
+    from .cli import Parser, command
+
+    @command("train")
+    def main(argv=None):
+        parser = Parser("train")
+        parser.add_argument("--steps", type=int, default=1000, help="updates")
+        args = parser.parse_args(argv)
+        ...  # imports that take time come here, so that --help is quick
+
+`main` may raise any NeuroGenError: `command` prints it in one line, "neurogen train: ...", and returns 2.
+Exit codes: 0 done, 2 something that the user can mend, 130 interrupted, 141 the reader of a pipe has gone.
+A bug keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import os
+import sys
+
+from . import __version__
+from .config import did_you_mean
+from .errors import ConfigError, NeuroGenError
+
+COMMANDS = {
+    "train": "train a model, on the built-in stories or on your text",
+    "chat": "talk to a trained model",
+    "generate": "continue a prompt",
+    "evaluate": "measure a trained model on held-out text",
+}
+
+
+def command(name: str):
+    """Decorator: makes `main(argv=None)` the command `neurogen name`, which returns an exit code (see above) for what happens in it."""
+
+    def decorate(body):
+        @functools.wraps(body)
+        def main(argv=None) -> int:
+            try:
+                try:
+                    return body(argv) or 0
+                finally:
+                    sys.stdout.flush()  # a pipe without reader breaks here, not when Python shuts down
+            except NeuroGenError as error:
+                print(f"{_prog(name)}: {' '.join(str(error).splitlines())}", file=sys.stderr)
+                return 2
+            except KeyboardInterrupt:
+                print(f"\n{_prog(name)}: interrupted", file=sys.stderr)
+                return 130
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has nowhere to go
+                return 141
+
+        return main
+
+    return decorate
+
+
+class Parser(argparse.ArgumentParser):
+    """The flags of `neurogen name`: help with defaults, no abbreviations, mistakes as ConfigError in one line."""
+
+    def __init__(self, name: str, **settings):
+        settings = {"description": COMMANDS.get(name), "formatter_class": _Help, "allow_abbrev": False, **settings}
+        super().__init__(prog=_prog(name), **settings)
+
+    def parse_args(self, args=None, namespace=None):
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            word = unknown[0].split("=")[0]
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            self.error(f"unknown flag {word!r}; {did_you_mean(word, flags)}" if word.startswith("-") else f"unexpected {unknown[0]!r}")
+        return parsed
+
+    def error(self, message):
+        raise ConfigError(message)
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Names a default only where there is one."""
+
+    def _get_help_string(self, action):
+        empty = action.default is None or action.default is False or action.default == ""
+        return action.help if empty else super()._get_help_string(action)
+
+
+def _prog(name):
+    return f"neurogen {name}".strip()
+
+
+def _overview():
+    rows = "\n".join(f"  {name:10}{line}" for name, line in COMMANDS.items())
+    return f"usage: neurogen COMMAND ...\n\n{rows}\n\nneurogen COMMAND --help lists its flags; neurogen --version tells the version."
+
+
+@command("")
+def main(argv=None):
+    """The console script: hands over to the command that the first word names."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if not words:
+        print(_overview(), file=sys.stderr)
+        return 2
+    name, *rest = words
+    if name in ("-h", "--help"):
+        print(_overview())
+    elif name == "--version":
+        print("neurogen", __version__)
+    elif name not in COMMANDS:
+        raise ConfigError(f"unknown command {name!r}; {did_you_mean(name, COMMANDS)}")
+    else:
+        return importlib.import_module(f".{name}", __package__).main(rest)

@@ -1,0 +1,1 @@
+"""What comes in: sources -> documents -> token ids -> [T, B] segments."""

@@ -1,0 +1,246 @@
+"""Documents -> segments [T tokens, B sequences], in streams that carry on where they stopped and whose position can be saved.
+
+Sequence b of a segment continues sequence b of the segment before, so that the state of a network may be carried over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from ..config import Config, Text, Training
+from ..errors import CheckpointError, ConfigError, DataError
+from . import sources
+from .stories import Question, stories, story
+from .tokenizer import Tokenizer, build
+
+STORIES_FOR_TOKENIZER = 2000
+HELD_OUT_SEED = 0  # the same held-out stories whatever seed a run trains with, so that runs can be compared
+HELD_OUT_TOKENS = 50_000  # what "all" means where the text has no end
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Held-out text: predict tokens[1:] from what comes before each.
+
+    tokens: [n + 1] int32.
+    bytes: UTF-8 bytes of the text of the n targets.
+    floor_bits: entropy of the n targets in bits, where the process that wrote them is known: no model can need fewer on average.
+    """
+
+    tokens: np.ndarray
+    bytes: int
+    floor_bits: float | None = None
+
+
+class FileCorpus:
+    """The text of a file or folder; the end of it, `text.validation` of its characters, is held out and never trained on.
+
+    Documents of a folder each end with the tokenizer's end of text, where it has one.
+    A tokenizer is trained on the training part only; a char tokenizer has to know the characters of the whole.
+
+    Raises DataError if the text cannot be used, ConfigError if the tokenizer cannot.
+    """
+
+    def __init__(self, text: Text, training: Training, tokenizer: Tokenizer | None = None):
+        documents = sources.documents(text.data)
+        kept, held_out = _split(documents, 1 - text.validation)
+        self.tokenizer = tokenizer or _build(text, documents if text.tokenizer == "char" else kept, len(documents) > 1)
+        self._path = text.data
+        self._training = training
+        self._kept = self._encode(kept, len(documents) > 1)
+        self._held_out = self._encode(held_out, len(documents) > 1)
+
+    def batches(self, position: dict | None = None) -> FileBatches:
+        """The training part, endlessly, from its start or from a saved position.
+
+        Raises DataError if it is too short, CheckpointError if the position is of another text or batch.
+        """
+        segment, batch = self._training.segment, self._training.batch
+        needed = segment * batch + 1
+        if len(self._kept) < needed:
+            raise DataError(
+                f"{self._path}: {len(self._kept)} tokens to train on; --seq-length {segment} times --batch-size {batch} needs {needed}; "
+                "lower either, or give more text"
+            )
+        return FileBatches(self._kept, self._training, position)
+
+    def validation(self, tokens_wanted: int | None = None) -> Validation:
+        """The held-out text: its first `tokens_wanted` targets (at least a segment), or all. Raises DataError if too short."""
+        needed = self._training.segment + 1
+        if len(self._held_out) < needed:
+            raise DataError(
+                f"{self._path}: {len(self._held_out)} tokens held out, but --seq-length {self._training.segment} needs {needed}; "
+                "lower it, or give more text"
+            )
+        tokens = self._held_out if tokens_wanted is None else self._held_out[: max(tokens_wanted + 1, needed)]
+        return Validation(tokens, self.tokenizer.byte_count(tokens[1:]))
+
+    def _encode(self, texts: list[str], ends: bool) -> np.ndarray:
+        end = [self.tokenizer.end_of_text] if ends and self.tokenizer.end_of_text is not None else []
+        parts = [np.array(part, np.int32) for text in texts for part in (self.tokenizer.encode(text), end)]
+        return np.concatenate(parts or [np.empty(0, np.int32)])
+
+
+class FileBatches:
+    """B read heads that move through a text [n tokens]. Each starts at a random place in its own B-th of it.
+
+    They wrap round: after the last token comes the first, as a target too.
+    """
+
+    def __init__(self, tokens: np.ndarray, training: Training, position: dict | None):
+        self._tokens = tokens
+        self._segment = training.segment
+        n, batch = len(tokens), training.batch
+        if position is None:
+            within = np.random.default_rng(training.seed).random(batch)
+            self._heads = ((np.arange(batch) + within) * n / batch).astype(np.int64) % n
+            return
+        _check_position(position, {"tokens": n, "batch": batch})
+        self._heads = np.array(position["heads"], np.int64)
+
+    def next(self) -> tuple[np.ndarray, np.ndarray]:
+        """(inputs, targets), each [T, B] int32; targets are the inputs one token on."""
+        places = self._heads + np.arange(self._segment + 1)[:, None]
+        block = self._tokens.take(places, mode="wrap")
+        self._heads = (self._heads + self._segment) % len(self._tokens)
+        return block[:-1], block[1:]
+
+    def position(self) -> dict:
+        """Where the next segment starts, JSON-able; `FileCorpus.batches` goes on from it."""
+        return {"tokens": len(self._tokens), "batch": len(self._heads), "heads": self._heads.tolist()}
+
+
+class StoryCorpus:
+    """The built-in stories: training never sees one twice, and held-out ones come from a split of their own.
+
+    Raises ConfigError if the tokenizer does not fit: it must have an end of text, which ends each story.
+    """
+
+    def __init__(self, text: Text, training: Training, tokenizer: Tokenizer | None = None):
+        self._training = training
+        self.tokenizer = tokenizer or _build(text, self._sample(), True)
+        if self.tokenizer.end_of_text is None:
+            raise ConfigError("the built-in stories need a tokenizer with an end of text, which this one has not; use --data")
+
+    def batches(self, position: dict | None = None) -> StoryBatches:
+        """Training stories, endlessly, from the first or from a saved position. Raises CheckpointError if that is of another run."""
+        return StoryBatches(self._read, self._training, position)
+
+    def validation(self, tokens_wanted: int | None = None) -> Validation:
+        """Held-out stories, whole ones, until there are `tokens_wanted` targets (at least a segment; 50,000 where None).
+
+        The first token is an end of text, so that every token of every story is a target.
+        """
+        wanted = max(self._training.segment, HELD_OUT_TOKENS if tokens_wanted is None else tokens_wanted)
+        parts, bits, targets = [np.array([self.tokenizer.end_of_text], np.int32)], 0.0, 0
+        for held_out in stories(HELD_OUT_SEED, split="held-out"):
+            if targets >= wanted:
+                break
+            parts.append(self._encode(held_out.text))
+            bits += held_out.bits
+            targets += len(parts[-1])
+        tokens = np.concatenate(parts)
+        return Validation(tokens, self.tokenizer.byte_count(tokens[1:]), bits)
+
+    def questions(self, count: int) -> list[Question]:
+        """The first `count` questions about held-out stories, which are also the stories that `validation` starts with."""
+        asked = (question for held_out in stories(HELD_OUT_SEED, split="held-out") for question in held_out.questions)
+        return list(islice(asked, count))
+
+    def _read(self, index: int) -> np.ndarray:
+        return self._encode(story(self._training.seed, index).text)
+
+    def _encode(self, text: str) -> np.ndarray:
+        return np.append(self.tokenizer.encode(text), np.int32(self.tokenizer.end_of_text))
+
+    def _sample(self) -> list[str]:
+        """Enough stories to meet every word that they use."""
+        return [told.text for told in islice(stories(self._training.seed), STORIES_FOR_TOKENIZER)]
+
+
+class StoryBatches:
+    """B streams of stories; stream b reads the stories b, b + B, b + 2B ..."""
+
+    def __init__(self, read, training: Training, position: dict | None):
+        self._segment, self._seed = training.segment, training.seed
+        batch = training.batch
+        if position is None:
+            position = {"story": list(range(batch)), "token": [0] * batch}
+        else:
+            _check_position(position, {"seed": training.seed, "batch": batch})
+        self._streams = [_Stream(read, at, token, batch) for at, token in zip(position["story"], position["token"], strict=True)]
+
+    def next(self) -> tuple[np.ndarray, np.ndarray]:
+        """(inputs, targets), each [T, B] int32; targets are the inputs one token on."""
+        block = np.stack([stream.take(self._segment) for stream in self._streams], axis=1)
+        return block[:-1], block[1:]
+
+    def position(self) -> dict:
+        """Story and token where each stream goes on, JSON-able; `StoryCorpus.batches` goes on from it."""
+        return {
+            "seed": self._seed,
+            "batch": len(self._streams),
+            "story": [stream.story for stream in self._streams],
+            "token": [stream.token for stream in self._streams],
+        }
+
+
+class _Stream:
+    """The tokens of the stories `story`, `story + step` ... one after the other, from `token` of the first on."""
+
+    def __init__(self, read, story: int, token: int, step: int):
+        self._read, self._step = read, step
+        self.story, self.token = story, token
+        self._told = []  # tokens of the stories from `story` on, as far as they were needed
+
+    def take(self, length: int) -> np.ndarray:
+        """The next `length` tokens and the one after them, [length + 1]; moves on by `length`."""
+        while sum(map(len, self._told)) <= self.token + length:
+            self._told.append(self._read(self.story + len(self._told) * self._step))
+        taken = np.concatenate(self._told)[self.token : self.token + length + 1]
+        self.token += length
+        while self.token >= len(self._told[0]):
+            self.token -= len(self._told.pop(0))
+            self.story += self._step
+        return taken
+
+
+def open_corpus(config: Config, tokenizer: Tokenizer | None = None) -> FileCorpus | StoryCorpus:
+    """What `config.text` names, with a tokenizer built for it or the given one, whose tokens the brain must then know.
+
+    Raises DataError if the text cannot be used, ConfigError if the tokenizer cannot.
+    """
+    if tokenizer and tokenizer.vocabulary > config.brain.vocabulary:
+        raise ConfigError(
+            f"brain.vocabulary: the brain knows {config.brain.vocabulary} tokens, the tokenizer has {tokenizer.vocabulary}; "
+            "use the tokenizer that the brain was trained with"
+        )
+    corpus = FileCorpus if config.text.data else StoryCorpus
+    return corpus(config.text, config.training, tokenizer)
+
+
+def _build(text: Text, texts: list[str], documents: bool) -> Tokenizer:
+    return build(text.tokenizer, texts, text.vocabulary, documents)
+
+
+def _split(documents: list[str], share: float) -> tuple[list[str], list[str]]:
+    """The first `share` of all characters and the rest; the document that the cut goes through is in both, in part."""
+    left = int(sum(map(len, documents)) * share)
+    first, rest = [], []
+    for document in documents:
+        first.append(document[:left])
+        rest.append(document[left:])
+        left = max(0, left - len(document))
+    return [part for part in first if part], [part for part in rest if part]
+
+
+def _check_position(position: dict, here: dict) -> None:
+    """Raises CheckpointError if a saved position was of something else than what is `here`."""
+    for name, value in here.items():
+        if position.get(name) != value:
+            raise CheckpointError(
+                f"the saved place in the text is for {name} {position.get(name)}, not {value}; resume with the same text and settings"
+            )

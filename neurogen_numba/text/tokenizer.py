@@ -1,0 +1,321 @@
+"""Text <-> token ids: SentencePiece, single characters, or UTF-8 bytes.
+
+Every tokenizer is a table of pieces: `pieces[id]` are the UTF-8 bytes that a token stands for, so that decoding is joining them.
+With the tokenizers built here `decode(encode(text)) == text`, exactly: spaces, tabs, newlines and, but for "char", characters never
+seen in training included. A SentencePiece model from elsewhere keeps its own normalisation, which may lose some of that.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ..config import did_you_mean
+from ..errors import CheckpointError, ConfigError, DataError
+
+KINDS = ("sentencepiece", "char", "byte")
+SAMPLE = 5_000_000  # characters that a SentencePiece model is trained on, at most
+WINDOWS = 100  # evenly spaced stretches that such a sample is made of
+LINE = 4000  # bytes; SentencePiece silently skips training lines longer than 4192
+FEWEST = 259  # tokens of a SentencePiece model: 256 bytes, the unknown, the end of text and one piece
+SPACE = "▁"  # U+2581, what SentencePiece writes for a space
+
+
+class Tokenizer(ABC):
+    """A table of pieces and a way to cut text into them.
+
+    kind: sentencepiece, char or byte.
+    vocabulary: number of tokens.
+    end_of_text: the id that ends a document and decodes to "", or None where nothing separates documents.
+    """
+
+    kind: str
+
+    def __init__(self, pieces: list[bytes], end_of_text: int | None):
+        self.pieces = pieces
+        self.vocabulary = len(pieces)
+        self.end_of_text = end_of_text
+        self._lengths = np.array([len(piece) for piece in pieces])
+
+    @abstractmethod
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids of a text, [tokens] int32. Raises ConfigError for a character that has no token."""
+
+    def decode(self, ids) -> str:
+        """The text of token ids [tokens]. Bytes that are no UTF-8 become U+FFFD. Raises ConfigError for an id outside the vocabulary."""
+        return b"".join(self.pieces[i] for i in self._checked(ids)).decode("utf-8", errors="replace")
+
+    def byte_count(self, ids) -> int:
+        """UTF-8 bytes of the text that ids [tokens] stand for; the end of a document counts none. Raises ConfigError as `decode`."""
+        return int(self._lengths[self._checked(ids)].sum())
+
+    def stream(self) -> Stream:
+        """Decodes one token at a time."""
+        return Stream(self)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes tokenizer.json, and tokenizer.model for SentencePiece. Raises CheckpointError where the folder cannot be written."""
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, content in self._files().items():
+                part = folder / (name + ".part")
+                part.write_bytes(content)
+                os.replace(part, folder / name)
+        except OSError as error:
+            raise CheckpointError(f"{folder}: the tokenizer cannot be written ({error.strerror})") from None
+
+    @staticmethod
+    def load(folder: str | Path) -> Tokenizer:
+        """Inverse of `save`. Raises CheckpointError if a file is missing or damaged."""
+        path = Path(folder) / "tokenizer.json"
+        try:
+            saved = json.loads(path.read_bytes())
+            kind, documents, vocabulary = saved["kind"], saved["documents"], saved["vocabulary"]
+            if kind == "sentencepiece":
+                path = Path(folder) / "tokenizer.model"
+                tokenizer = SentencePieceTokenizer(path.read_bytes(), documents)
+            elif kind == "char":
+                tokenizer = CharTokenizer(saved["characters"], documents)
+            elif kind == "byte":
+                tokenizer = ByteTokenizer(documents)
+            else:
+                raise ValueError(kind)
+            if tokenizer.vocabulary != vocabulary:
+                raise ValueError(f"{tokenizer.vocabulary} tokens instead of {vocabulary}")
+        except OSError as error:
+            raise CheckpointError(f"{path}: the saved tokenizer cannot be read ({error.strerror}); it belongs to the checkpoint") from None
+        except (ValueError, KeyError, TypeError, RuntimeError):  # RuntimeError: SentencePiece's word for a damaged model
+            raise CheckpointError(f"{path}: not a tokenizer that this program saved, or damaged; restore it from a copy") from None
+        return tokenizer
+
+    def _files(self) -> dict[str, bytes]:
+        """Content by file name; the last one makes the others valid."""
+        return {"tokenizer.json": json.dumps(self._settings(), indent=1).encode()}
+
+    def _settings(self) -> dict:
+        return {"kind": self.kind, "documents": self.end_of_text is not None, "vocabulary": self.vocabulary}
+
+    def _checked(self, ids) -> np.ndarray:
+        ids = np.asarray(ids, np.int64)
+        outside = np.flatnonzero((ids < 0) | (ids >= self.vocabulary))
+        if outside.size:
+            at = int(outside[0])
+            raise ConfigError(f"token {at}: id {ids[at]} is outside the vocabulary; use 0 to {self.vocabulary - 1}")
+        return ids
+
+
+class Stream:
+    """Decodes tokens as they come and never lets half a character out."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token: int) -> str:
+        """The text that this token completes, often all of its own, "" inside a character. Raises ConfigError as `Tokenizer.decode`."""
+        self._tokenizer._checked([token])
+        return self._decoder.decode(self._tokenizer.pieces[token])
+
+    def finish(self) -> str:
+        """U+FFFD if the last character never became whole, else "". Everything pushed plus this is what `decode` returns."""
+        return self._decoder.decode(b"", final=True)
+
+
+class ByteTokenizer(Tokenizer):
+    """UTF-8 bytes: ids 0 to 255."""
+
+    kind = "byte"
+
+    def __init__(self, documents: bool):
+        super().__init__([bytes([value]) for value in range(256)] + [b""] * documents, 256 if documents else None)
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.frombuffer(_utf8(text), np.uint8).astype(np.int32)
+
+
+class CharTokenizer(Tokenizer):
+    """One token per character of the corpus, in code point order."""
+
+    kind = "char"
+
+    def __init__(self, characters: Iterable[str], documents: bool):
+        self._characters = "".join(sorted(set(characters)))
+        self._code_points = _code_points(self._characters)
+        pieces = [character.encode() for character in self._characters]
+        super().__init__(pieces + [b""] * documents, len(pieces) if documents else None)
+
+    def encode(self, text: str) -> np.ndarray:
+        _utf8(text)
+        wanted = _code_points(text)
+        ids = np.searchsorted(self._code_points, wanted).clip(max=len(self._code_points) - 1)
+        unknown = np.flatnonzero(self._code_points[ids] != wanted)
+        if unknown.size:
+            at = int(unknown[0])
+            raise ConfigError(f"character {at} of the text, {text[at]!r}, does not occur in the training text; leave it out")
+        return ids.astype(np.int32)
+
+    def _settings(self) -> dict:
+        return super()._settings() | {"characters": self._characters}
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """Sub-word pieces (Kudo & Richardson 2018, "SentencePiece"), from the bytes of a `.model` file.
+
+    The model's own end-of-sentence token ends a document; one without it gets an id more where `documents` asks for one.
+    Raises RuntimeError, as SentencePiece does, if the bytes are no model.
+    """
+
+    kind = "sentencepiece"
+
+    def __init__(self, model: bytes, documents: bool):
+        import sentencepiece
+
+        if not model:  # SentencePiece takes no bytes at all for "nothing to load yet"
+            raise RuntimeError("no model")
+        self._model = model
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        pieces = [self._piece(token) for token in range(self._processor.get_piece_size())]
+        end_of_text = self._processor.eos_id()
+        if end_of_text < 0:
+            end_of_text = len(pieces) if documents else None
+            pieces += [b""] * documents
+        super().__init__(pieces, end_of_text)
+        # A U+2581 in the text itself would come back as a space: it goes through as its three bytes.
+        spelled = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
+        self._space_symbol = spelled if all(map(self._processor.is_byte, spelled)) else None
+
+    def encode(self, text: str) -> np.ndarray:
+        _utf8(text)
+        parts = text.split(SPACE) if self._space_symbol else [text]
+        ids = self._processor.encode(parts[0])
+        for part in parts[1:]:
+            ids += self._space_symbol + self._processor.encode(part)
+        return np.array(ids, np.int32)
+
+    def _files(self) -> dict[str, bytes]:
+        return {"tokenizer.model": self._model} | super()._files()
+
+    def _piece(self, token: int) -> bytes:
+        name = self._processor.id_to_piece(token)
+        if self._processor.is_byte(token):
+            return bytes([int(name[3:5], 16)])  # "<0x0A>"
+        if self._processor.is_control(token) or self._processor.is_unused(token):
+            return b""
+        if self._processor.is_unknown(token):
+            return "⁇".encode()  # as SentencePiece shows it; only models without byte fallback use it
+        return name.replace(SPACE, " ").encode()
+
+
+def build(kind: str, texts: Iterable[str], vocabulary: int, documents: bool) -> Tokenizer:
+    """A tokenizer for these texts.
+
+    kind: sentencepiece (trained on the texts), char, byte, or the path of a SentencePiece `.model`.
+    vocabulary: pieces of a SentencePiece model trained here, bytes and end of text included; the other kinds have the size they have.
+    documents: whether a token is needed that ends a document.
+
+    SentencePiece is trained on all of the texts up to 5 million characters; of more, on 100 evenly spaced stretches of that size together.
+    The same texts give the same model, byte for byte.
+    Raises ConfigError for an unknown kind, a path that is no model, or a vocabulary that does not fit; DataError for texts without words.
+    """
+    if kind == "byte":
+        return ByteTokenizer(documents)
+    if kind == "char":
+        characters = set().union(*texts)
+        if not characters:
+            raise DataError("the text is empty: a char tokenizer needs at least one character; give --data a file with text")
+        return CharTokenizer(characters, documents)
+    if kind == "sentencepiece":
+        return SentencePieceTokenizer(_train(texts, vocabulary, documents), documents)
+    return _given(kind, documents)
+
+
+def _given(path: str, documents: bool) -> Tokenizer:
+    """The SentencePiece model of a file."""
+    path = Path(path)
+    if path.suffix != ".model" and not path.is_file():
+        raise ConfigError(f"--tokenizer {path}: neither a kind nor a SentencePiece .model; {did_you_mean(str(path), KINDS)}")
+    try:
+        return SentencePieceTokenizer(path.read_bytes(), documents)
+    except OSError as error:
+        raise ConfigError(f"--tokenizer {path}: cannot be read ({error.strerror}); give the path of a SentencePiece .model") from None
+    except RuntimeError:
+        raise ConfigError(f"--tokenizer {path}: not a SentencePiece model; give the path of a SentencePiece .model") from None
+
+
+def _train(texts: Iterable[str], vocabulary: int, documents: bool) -> bytes:
+    """The bytes of a byte-pair model. Unigram models take 20 times as long and cut 1.1 MB of plays into 2 % more pieces, not fewer."""
+    import sentencepiece
+
+    if vocabulary < FEWEST:
+        raise ConfigError(f"--vocab-size {vocabulary}: too few for SentencePiece; use --vocab-size {FEWEST} or more, or --tokenizer byte")
+    # Newlines, tabs and U+2581 are left to the byte pieces, so that no piece spans two lines and a prompt may end anywhere in one.
+    sample = _sample("\n".join(texts))
+    lines = [line for line in re.split(f"[\n\t{SPACE}]", sample) if line]
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=(part for line in lines for part in _cut(line)),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=min(vocabulary, 2 * len(sample) + FEWEST),  # room is made for them all; the text has fewer characters and merges
+            character_coverage=0.9995,  # the rarest characters are left to the bytes
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            allow_whitespace_only_pieces=True,
+            unk_id=0,
+            bos_id=-1,
+            eos_id=1 if documents else -1,
+            pad_id=-1,
+            num_threads=1,  # stored in the model, and the order of work depends on it
+            minloglevel=3,  # what goes wrong comes back as an exception
+        )
+    except (RuntimeError, OSError, ValueError) as error:
+        if allowed := re.search(r"too high .*<= (\d+)", str(error)):
+            raise ConfigError(
+                f"--vocab-size {vocabulary}: the text has fewer pieces than that; use --vocab-size {allowed[1]} or less"
+            ) from None
+        if needed := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
+            raise ConfigError(
+                f"--vocab-size {vocabulary}: too few for the characters of the text; use --vocab-size {needed[1]} or more"
+            ) from None
+        if not lines:
+            raise DataError("the text has no words to train a tokenizer on; use --tokenizer byte") from None
+        raise DataError(f"SentencePiece cannot be trained on this text ({error}); use --tokenizer char or byte") from None
+    return model.getvalue()
+
+
+def _sample(text: str) -> str:
+    if len(text) <= SAMPLE:
+        return text
+    size = SAMPLE // WINDOWS
+    starts = np.linspace(0, len(text) - size, WINDOWS).astype(int)
+    return "\n".join(text[start : start + size] for start in starts)
+
+
+def _cut(line: str) -> list[str]:
+    size = LINE if line.isascii() else LINE // 4  # a character has up to 4 bytes
+    return [line[at : at + size] for at in range(0, len(line), size)]
+
+
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le"), np.uint32)
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"character {error.start} of the text, {text[error.start]!r}, is half of a surrogate pair, not a character; leave it out"
+        ) from None

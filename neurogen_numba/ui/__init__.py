@@ -1,0 +1,44 @@
+"""Who watches. A view is fed the reports of `learning.report` and draws them; it steers nothing."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..learning.report import Report
+
+
+class View(Protocol):
+    """What watches a training run: `with view: view.show(report)` for each report, in order."""
+
+    def __enter__(self) -> View: ...
+
+    def __exit__(self, *failure) -> None: ...
+
+    def show(self, report: Report) -> None: ...
+
+
+def open_view(title: str, plain: bool | None = None, log_interval: int = 1) -> View:
+    """The view that suits where standard output goes: the live one for a terminal that can draw it, else lines of text.
+
+    plain: True or False decides instead. log_interval: steps between two lines of text; the live view shows every step.
+    """
+    if plain is None:
+        plain = not can_draw()
+    if plain:
+        from .plain import PlainView
+
+        return PlainView(title, log_interval)
+    from .live import LiveView
+
+    return LiveView(title)
+
+
+def can_draw() -> bool:
+    """Whether standard output is a terminal that can move its cursor and show block characters."""
+    import sys
+
+    from rich.console import Console
+
+    console = Console()
+    # isatty as well: FORCE_COLOR makes Rich call a pipe a terminal, and a log file would fill with cursor movements
+    return console.is_terminal and not console.is_dumb_terminal and sys.stdout.isatty() and console.encoding.startswith("utf")

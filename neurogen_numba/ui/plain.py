@@ -1,0 +1,117 @@
+"""Training as lines of text, for pipes, log files and terminals that cannot draw; and the wording that all views share."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import sys
+
+from rich.filesize import decimal
+
+from ..learning.report import CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
+
+# What a terminal would obey instead of show: C0 and C1 controls but newline and tab, line separators and writing-direction
+# overrides, and lone surrogates, which no encoding can hold.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class PlainView:
+    """One line for each report, flushed as it comes, without escape codes.
+
+    log_interval: steps between two step lines; the last step always has one. stream: where to, standard output if None.
+    """
+
+    def __init__(self, title: str, log_interval: int = 1, stream=None):
+        self.title = title
+        self.log_interval = log_interval
+        self.stream = forgiving(stream or sys.stdout)
+
+    def __enter__(self) -> PlainView:
+        self._line(self.title)
+        return self
+
+    def __exit__(self, *failure) -> None:
+        self.stream.flush()
+
+    def show(self, report: Report) -> None:
+        if not isinstance(report, StepReport) or report.step % self.log_interval == 0 or report.step == report.steps:
+            self._line(line(report))
+
+    def _line(self, text):
+        print(printable(text).replace("\n", " "), file=self.stream, flush=True)
+
+
+def line(report: Report) -> str:
+    """A report in one line."""
+    match report:
+        case StepReport():
+            return (
+                f"step {report.step}/{report.steps}  loss {report.loss:.4f}  bits/byte {report.bits_per_byte:.3f}"
+                f"  accuracy {percent(report.accuracy)}  rate {report.learning_rate:.2e}  gradient {report.gradient_norm:.3g}"
+                f"  events {_span(report.activity)}  {report.tokens_per_second:,.0f} tokens/s"
+                f"  {duration(report.seconds)} gone, {duration(report.seconds_left)} left"
+            )
+        case EvalReport():
+            floor = "" if report.floor_bits_per_byte is None else f" (floor {report.floor_bits_per_byte:.3f})"
+            return (
+                f"validation at step {report.step}  loss {report.loss:.4f}  bits/byte {report.bits_per_byte:.3f}{floor}"
+                f"  accuracy {percent(report.accuracy)}  {report.tokens:,} tokens"
+            )
+        case SampleReport():
+            prompt, text = (json.dumps(part, ensure_ascii=False) for part in (report.prompt, report.text))
+            return f"sample at step {report.step}  {prompt} -> {text}"
+        case CheckpointReport():
+            return f"saved {report.path}  {decimal(report.bytes)} in {report.seconds:.2f} s"
+        case Notice():
+            return report.text
+        case FinalReport():
+            return "  ".join(["finished", *(f"{words(name)} {figure(value)}" for name, value in report.summary.items())])
+    raise TypeError(f"not a report: {report!r}")
+
+
+def printable(text: str) -> str:
+    """Text that may have come from anywhere, made safe to print: what a terminal would obey becomes a replacement character."""
+    return _OBEYED.sub("\ufffd", text.replace("\r\n", "\n")).expandtabs(4)
+
+
+def forgiving(stream):
+    """The stream itself, told to replace a character that its encoding cannot hold rather than fail half way."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")
+    return stream
+
+
+def words(name: str) -> str:
+    """A field's name as read by people."""
+    return name.replace("_", " ")
+
+
+def figure(value) -> str:
+    """A number as read by people, four figures for a fraction; text as it is."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int) or 10_000 <= abs(value) < 1e15:
+        return f"{value:,.0f}"
+    return f"{value:,.4g}"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss; a question mark where they are not known."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _span(activity):
+    """From the quietest module to the busiest: a dead or a screaming one shows, where a mean would hide it."""
+    if not activity:
+        return "?"
+    return f"{100 * min(activity.values()):.1f}-{percent(max(activity.values()))}"

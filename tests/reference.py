@@ -1,0 +1,538 @@
+"""The whole model of docs/model.md once more: slow, obvious float64 NumPy, straight from the equations.
+
+It imports nothing of the project, so that a mistake has to be made twice to go unseen. There are two layers: one small function per
+operation, to hold a kernel against, and `model_forward`, the six modules over a segment. That one runs token by token and knows no
+chunks: every equation is causal, so code that works in chunks must give the same. Forward only: gradients are checked against
+`finite_difference` in the smooth test mode (section 1), where every operation here is differentiable.
+
+Arrays are time-major, [T tokens, B sequences, N neurons]; times are in tokens. Section numbers are those of docs/model.md.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+THRESHOLD = 1.0
+MODULES = ("thalamus", "wernicke", "hippocampus", "pfc", "basal_ganglia", "broca")  # the order in which a token passes them
+
+
+# Section 1: from current to event
+
+
+def sigmoid(x):
+    """1 / (1 + exp(-x)), written with tanh so that no x overflows."""
+    return 0.5 * (1 + np.tanh(0.5 * np.asarray(x, np.float64)))
+
+
+def per_token(log_tau):
+    """The factor exp(-1 / tau) by which something with time constant tau = exp(log_tau) tokens decays in one token."""
+    return np.exp(-1 / np.exp(np.asarray(log_tau, np.float64)))
+
+
+def event(v, smooth=False):
+    """1 where the membrane v (any shape) is above threshold, else 0; in smooth mode, the function whose slope is exactly `psi`."""
+    u = np.asarray(v, np.float64) - THRESHOLD
+    if not smooth:
+        return np.where(u > 0, 1.0, 0.0)
+    return np.where(u <= -1, 0.0, np.where(u >= 1, 0.5, 0.25 + 0.5 * (u - u * np.abs(u) / 2)))
+
+
+def psi(v):
+    """Surrogate slope of the event: a triangle of height 1/2 that is zero from 1 away from threshold on."""
+    return 0.5 * np.maximum(0, 1 - np.abs(np.asarray(v, np.float64) - THRESHOLD))
+
+
+def gate(c, g):
+    """Broca's current c [T, B, N] under its gate current g [T, B, N]: a gate of 0 lets it through as it is, at most it doubles."""
+    return c * 2 * sigmoid(g)
+
+
+def normalise(c, hypercolumn, eps=0.05):
+    """Divisive normalisation of the current c [..., N] by its root mean square over each `hypercolumn` consecutive neurons.
+
+    Where N is not a multiple of `hypercolumn`, the last hypercolumn is smaller.
+    """
+    x = np.empty(np.shape(c), np.float64)
+    for first in range(0, x.shape[-1], hypercolumn):
+        column = np.asarray(c, np.float64)[..., first : first + hypercolumn]
+        x[..., first : first + hypercolumn] = column / np.sqrt(np.mean(column**2, axis=-1, keepdims=True) + eps)
+    return x
+
+
+def population(c, params, state, *, smooth, graded, hypercolumn, norepinephrine=None, serotonin=None):
+    """A population of LIF-A neurons hearing the current c [T, B, N], which in Broca has been through `gate`.
+
+    params: log_tau_v, log_tau_a, beta, gain, bias, input_scale, each [N], and log_tau_y [N] where the output trace is read.
+    state: v, a, and y where there is a trace, each [B, N], of the token before. norepinephrine, serotonin: [B]; None is neutral.
+    Returns v, z, a, s, and y where there is a trace, each [T, B, N], and under "state" what follows the last token.
+    """
+    T, B, N = np.shape(c)
+    norepinephrine = np.zeros(B) if norepinephrine is None else np.asarray(norepinephrine)
+    serotonin = np.zeros(B) if serotonin is None else np.asarray(serotonin)
+    traced = "log_tau_y" in params
+    alpha, rho = per_token(params["log_tau_v"]), per_token(params["log_tau_a"])
+    gamma = per_token(params["log_tau_y"]) if traced else None
+
+    drive = normalise(c, hypercolumn) * params["gain"] * params["input_scale"] * (1 + norepinephrine[:, None]) + params["bias"]
+    v, a, y = state["v"], state["a"], state["y"] if traced else None
+    z = event(v, smooth)
+    record = {name: np.empty((T, B, N)) for name in (("v", "z", "a", "s", "y") if traced else ("v", "z", "a", "s"))}
+    for t in range(T):
+        v = alpha * v - THRESHOLD * z + drive[t] - params["beta"] * (1 + serotonin[:, None]) * a
+        z = event(v, smooth)
+        a = rho * a + (1 - rho) * z
+        s = z * v if graded else z
+        record["v"][t], record["z"][t], record["a"][t], record["s"][t] = v, z, a, s
+        if traced:
+            y = gamma * y + (1 - gamma) * s
+            record["y"][t] = y
+    record["state"] = {"v": v, "a": a, "y": y} if traced else {"v": v, "a": a}
+    return record
+
+
+# Section 2: synapses
+
+
+def synapses(s_with_history, H, row_start, target, weight, first_delay, delays, N):
+    """The current [T, B, N] that delayed sparse synapses make of a signal.
+
+    s_with_history: [H + T, B, M], whose first H rows are the tokens before the segment, H at least the longest delay.
+    CSR with row = (delay - first_delay) * M + source: row_start [delays * M + 1], target and weight [synapses].
+    Raises ValueError where H is too short or row_start has another length.
+    """
+    T, B, M = s_with_history.shape[0] - H, *s_with_history.shape[1:]
+    if first_delay + delays - 1 > H or len(row_start) != delays * M + 1:
+        raise ValueError(f"{delays} delays from {first_delay}, {M} sources: history {H} or row_start [{len(row_start)}] does not fit")
+    row = np.repeat(np.arange(delays * M), np.diff(row_start))
+    delay, source = first_delay + row // M, row % M
+    current = np.zeros((T, N, B))
+    for t in range(T):
+        heard = s_with_history[H + t - delay, :, source]  # [synapses, B]
+        np.add.at(current[t], target, np.asarray(weight)[:, None] * heard)
+    return current.transpose(0, 2, 1)
+
+
+def dense(s, weight):
+    """The current [T, B, N] of a projection without delays from every source: s [T, B, M], weight [M, N]."""
+    return np.asarray(s, np.float64) @ weight
+
+
+# Section 3: two memories
+
+
+def delta_memory(q_in, k_in, v_in, w_in, write_bias, decay, S0, dopamine, heads):
+    """Hippocampal associative memory under the gated delta rule (Yang et al. 2024, "Gated Delta Networks").
+
+    q_in, k_in, v_in: [T, B, heads * width], head after head. w_in: [T, B, heads]. write_bias, decay: [heads]. dopamine: [B].
+    S0: [B, heads, width, width], rows are keys and columns values. Returns out [T, B, heads * width] and S after the last token.
+    """
+    T, B, size = np.shape(q_in)
+    width = size // heads
+    S = np.array(S0, np.float64)
+    out = np.empty((T, B, size))
+
+    def unit_silu(x):
+        x = x * sigmoid(x)
+        return x / np.sqrt(np.sum(x**2) + 1e-4)
+
+    for t in range(T):
+        for b in range(B):
+            for h in range(heads):
+                part = slice(h * width, (h + 1) * width)
+                q, k, v = unit_silu(q_in[t, b, part]), unit_silu(k_in[t, b, part]), v_in[t, b, part]
+                w = sigmoid(w_in[t, b, h] + write_bias[h]) * (1 + dopamine[b])
+                D = sigmoid(decay[h]) * S[b, h]
+                u = w * (v - D.T @ k)
+                S[b, h] = D + np.outer(k, u)
+                o = S[b, h].T @ q
+                out[t, b, part] = o / np.sqrt(np.mean(o**2) + 1e-4)
+    return out, S
+
+
+def working_memory(f_in, u_in, retain, m0):
+    """The gated buffer in front of PFC. f_in, u_in: [T, B, M]; retain: [M]; m0: [B, M]. Returns m [T, B, M]."""
+    m = np.empty(np.shape(f_in))
+    before = m0
+    for t in range(len(m)):
+        f = sigmoid(f_in[t] + retain)
+        before = m[t] = f * before + (1 - f) * u_in[t]
+    return m
+
+
+# Section 4: token in, logits out
+
+
+def embedding(tokens, weight, projection=None, mask=None):
+    """What the Thalamus hears of the tokens [T, B]: rows [T, B, E] of weight [V, E], times the mask [T, B, E] where one is given,
+    through projection [E, N] where one is given."""
+    rows = np.asarray(weight, np.float64)[tokens]
+    rows = rows if mask is None else rows * mask
+    return rows if projection is None else rows @ projection
+
+
+def decoder(read, weight, bias):
+    """Logits [..., V] of Broca's trace, or its readout, read [..., R]; weight: [V, R]; bias: [V]."""
+    return (2 * np.asarray(read, np.float64)) @ np.transpose(weight) + bias
+
+
+def softmax(logits):
+    """Probabilities over the last axis."""
+    logits = np.asarray(logits, np.float64)
+    p = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return p / p.sum(axis=-1, keepdims=True)
+
+
+def cross_entropy(logits, targets):
+    """(Mean cross-entropy in nats, share where the largest logit is the target), over the targets >= 0; (0, 0) where there are none.
+
+    logits: [..., V]; targets: [...] int. Of equal largest logits the first counts.
+    """
+    logits, targets = np.asarray(logits, np.float64), np.asarray(targets)
+    counted = targets >= 0
+    if not counted.any():
+        return 0.0, 0.0
+    logits, targets = logits[counted], targets[counted]
+    largest = logits.max(axis=-1)
+    log_sum = largest + np.log(np.exp(logits - largest[:, None]).sum(axis=-1))
+    nats = log_sum - logits[np.arange(len(targets)), targets]
+    return float(nats.mean()), float((logits.argmax(axis=-1) == targets).mean())
+
+
+def sample_distribution(logits, temperature=1.0, top_k=0, top_p=1.0):
+    """The probabilities [V] that the next token is drawn with, from its logits [V].
+
+    First the temperature (0: the largest logit takes all), then the top_k most probable (0: all), then of these, rescaled to 1, the
+    smallest set of most probable ones whose mass is >= top_p, at least one (Holtzman et al. 2020, "The Curious Case of Neural Text
+    Degeneration"). Of equal logits the lower index is the more probable.
+    """
+    logits = np.asarray(logits, np.float64)
+    order = np.argsort(-logits, kind="stable")
+    if temperature == 0:
+        order = order[:1]
+    if top_k > 0:
+        order = order[:top_k]
+    p = softmax(logits[order] / (temperature or 1.0))
+    if top_p < 1:
+        kept = 1
+        while p[:kept].sum() < top_p and kept < len(p):
+            kept += 1
+        order, p = order[:kept], p[:kept]
+    probabilities = np.zeros(len(logits))
+    probabilities[order] = p / p.sum()
+    return probabilities
+
+
+# Learning
+
+
+def adamw(p, g, m, v, step, lr, beta1, beta2, eps, decay):
+    """One AdamW step (Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2), decay scaled by lr.
+
+    p, g, m, v: parameter, gradient and its two moments, one shape; step counts from 1. Returns the new (p, m, v).
+    """
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g**2
+    m_hat, v_hat = m / (1 - beta1**step), v / (1 - beta2**step)
+    return p - lr * (m_hat / (np.sqrt(v_hat) + eps) + decay * p), m, v
+
+
+def finite_difference(f, params, name, index, eps=1e-6):
+    """Central difference of the number f(params) as params[name][index] moves, all entries together where there are several.
+
+    params itself stays as it is.
+    """
+    values = []
+    for sign in (1, -1):
+        moved = np.array(params[name], np.float64)
+        moved[index] += sign * eps
+        values.append(f({**params, name: moved}))
+    return (values[0] - values[1]) / (2 * eps)
+
+
+# Section 4: the connectome
+
+
+class Projection(NamedTuple):
+    """One row of the table in section 4. A signal is called `module` (its axon), `module.y`, `module.out`, memory or working_memory."""
+
+    name: str
+    source: str  # a signal
+    target: str  # a module's current, or one of the other inputs named in `sizes`
+    first_delay: int  # tokens
+    delays: int  # how many different delays, from first_delay on
+    fan_in: int
+    inhibitory: bool = False
+
+
+def has_readout(config, module):
+    """Whether the module's output is a readout of its trace. PFC's `outputs` are the slots of the working memory instead."""
+    return module != "pfc" and 0 < config[module]["outputs"] < config[module]["neurons"]
+
+
+def has_trace(config, module):
+    """Whether anything reads the module's output trace: the decoder always reads Broca's, a readout its module's."""
+    return module == "broca" or has_readout(config, module)
+
+
+def sizes(config):
+    """How many values each signal and each input has."""
+    memory = config["memory_heads"] * config["memory_width"]
+    slots = config["pfc"]["outputs"] or config["pfc"]["neurons"]
+    size = {"memory": memory, "memory.query": memory, "memory.key": memory, "memory.value": memory, "memory.write": config["memory_heads"]}
+    size |= {"working_memory": slots, "working_memory.retain": slots, "working_memory.store": slots}
+    size["broca.gate"] = config["broca"]["neurons"]
+    for module in MODULES:
+        size[module] = size[f"{module}.y"] = config[module]["neurons"]
+        if has_readout(config, module):
+            size[f"{module}.out"] = config[module]["outputs"]
+    return size
+
+
+def projections(config):
+    """The table of section 4 for one configuration, without the projections whose fan-in is 0."""
+    fan_in, feedback, memory = config["fan_in"], config["feedback"], config["memory_fan_in"]
+    now, near, far, late = (0, 1), (0, 4), (0, config["delays"]), (config["chunk"], 8)  # first delay, number of delays
+    out = {module: f"{module}.out" if has_readout(config, module) else module for module in MODULES}
+    table = [
+        Projection("feedback_thalamus", "pfc", "thalamus", *late, feedback, inhibitory=True),
+        Projection("thalamus_wernicke", "thalamus", "wernicke", *far, fan_in),
+        Projection("feedback_wernicke", "pfc", "wernicke", *late, feedback),
+        Projection("memory_query", out["wernicke"], "memory.query", *now, memory),
+        Projection("memory_key", out["wernicke"], "memory.key", *near, memory),
+        Projection("memory_value", out["wernicke"], "memory.value", *now, memory),
+        Projection("memory_write", out["wernicke"], "memory.write", *now, memory),
+        Projection("memory_hippocampus", "memory", "hippocampus", *now, fan_in),
+        Projection("wernicke_hippocampus", "wernicke", "hippocampus", *near, fan_in),
+        Projection("wernicke_retain", out["wernicke"], "working_memory.retain", *now, fan_in),
+        Projection("wernicke_store", out["wernicke"], "working_memory.store", *now, fan_in),
+        Projection("hippocampus_retain", out["hippocampus"], "working_memory.retain", *now, fan_in),
+        Projection("hippocampus_store", out["hippocampus"], "working_memory.store", *now, fan_in),
+        Projection("go_retain", out["basal_ganglia"], "working_memory.retain", *late, feedback, inhibitory=True),
+        Projection("working_memory_pfc", "working_memory", "pfc", *now, fan_in),
+        Projection("wernicke_pfc", "wernicke", "pfc", *near, fan_in),
+        Projection("hippocampus_pfc", "hippocampus", "pfc", *now, fan_in),
+        Projection("pfc_basal_ganglia", "pfc", "basal_ganglia", *now, fan_in),
+        Projection("pfc_broca", "pfc", "broca", *now, fan_in),
+        Projection("hippocampus_broca", "hippocampus", "broca", *now, fan_in),
+        Projection("wernicke_broca", "wernicke", "broca", *near, fan_in),
+        Projection("thalamus_broca", "thalamus", "broca", *far, fan_in),
+        Projection("go_broca", out["basal_ganglia"], "broca.gate", *now, fan_in),
+    ]
+    for module in MODULES:
+        table.append(Projection(f"lateral_{module}", module, module, *late, config[module]["lateral"]))
+        if has_readout(config, module):
+            table.append(Projection(f"readout_{module}", f"{module}.y", f"{module}.out", *now, fan_in))
+    return [projection for projection in table if projection.fan_in > 0]
+
+
+def history_lengths(config):
+    """H for each delayed signal: the longest delay, in tokens, with which anything reads it."""
+    lengths = {}
+    for projection in projections(config):
+        longest = projection.first_delay + projection.delays - 1
+        lengths[projection.source] = max(longest, lengths.get(projection.source, 0))
+    return {source: H for source, H in lengths.items() if H > 0}
+
+
+def history_key(source):
+    """The state's name for the past of a signal: wernicke.history, wernicke.out_history."""
+    return f"{source}_history" if source.endswith(".out") else f"{source}.history"
+
+
+def parameter_names(config):
+    """Every parameter of the model."""
+    names = [f"{projection.name}.weight" for projection in projections(config)]
+    for module in MODULES:
+        names += [f"{module}.{field}" for field in ("log_tau_v", "log_tau_a", "beta", "gain", "bias")]
+        names += [f"{module}.log_tau_y"] if has_trace(config, module) else []
+    names += ["embedding_thalamus.weight"] if config["embedding"] != config["thalamus"]["neurons"] else []
+    return names + [
+        "embedding.weight",
+        "memory.decay",
+        "memory.write_bias",
+        "working_memory.retain",
+        "decoder.weight",
+        "decoder.bias",
+    ]
+
+
+# The six modules
+
+
+def fresh_state(config, B):
+    """The state of B sequences of which nothing has been read yet: every array is 0.
+
+    MODULE.v, .a, and .y where its trace is read, [B, N]; MODULE.history and .out_history [H, B, M], the newest token last, for the
+    signals that are read with delays; memory.S [B, heads, width, width]; working_memory.m [B, M]; three neuromodulators, [B].
+    """
+    size = sizes(config)
+    state = {name: np.zeros(B) for name in ("dopamine", "norepinephrine", "serotonin")}
+    for module in MODULES:
+        for letter in ("v", "a", "y") if has_trace(config, module) else ("v", "a"):
+            state[f"{module}.{letter}"] = np.zeros((B, size[module]))
+    for source, H in history_lengths(config).items():
+        state[history_key(source)] = np.zeros((H, B, size[source]))
+    state["memory.S"] = np.zeros((B, config["memory_heads"], config["memory_width"], config["memory_width"]))
+    state["working_memory.m"] = np.zeros((B, size["working_memory"]))
+    return state
+
+
+def model_forward(config, params, structure, tokens, state=None, *, smooth=False, masks=None):
+    """The whole model over a segment of tokens [T, B].
+
+    config: `dataclasses.asdict(Brain)`. params: an array under each of `parameter_names`; a projection with a 2-D weight is dense.
+    structure: MODULE.input_scale [N], and for each sparse projection, under its name, a dict with row_start, target, first_delay, delays.
+    state: see `fresh_state`; what is missing is 0. smooth: the smooth test mode.
+    masks: dropout factors, 0 or 1/(1 - p): "embedding" [T, B, E], MODULE (its axon) [T, B, N], "decoder" [T, B, R]; missing: no dropout.
+
+    Returns logits [T, B, V]; state, after the last token; activity, {module: {v, z, a, s, axon, y, out}}, each [T, B, ...]: s before and
+    axon after its mask, y where there is a trace, out where there is a readout; activity also has memory: {out} and
+    working_memory: {m}. Raises ValueError where the names in params, state or masks are not the model's.
+    """
+    tokens, masks, size = np.asarray(tokens), masks or {}, sizes(config)
+    T, B = tokens.shape
+    if set(params) != set(parameter_names(config)):
+        raise ValueError(f"params: missing or unknown: {sorted(set(params) ^ set(parameter_names(config)))}")
+    fresh = fresh_state(config, B)
+    if unknown := set(state or {}) - set(fresh) | set(masks) - {"embedding", "decoder", *MODULES}:
+        raise ValueError(f"state or masks: unknown: {sorted(unknown)}")
+    state = {**fresh, **(state or {})}
+    H = {source: 0 for source in size} | history_lengths(config)
+    incoming = {target: [p for p in projections(config) if p.target == target] for target in size}
+
+    # Every signal with its past in front. What has not happened yet is NaN: whoever reads it, shows.
+    signals = {source: np.full((H[source] + T, B, size[source]), np.nan) for source in size}
+    for source in history_lengths(config):
+        past = np.asarray(state[history_key(source)])
+        if past.shape != (H[source], B, size[source]):
+            raise ValueError(f"state {history_key(source)!r}: {(H[source], B, size[source])} expected, not {past.shape}")
+        signals[source][: H[source]] = past
+
+    def hear(target, t):
+        """The current [1, B, N] that the projections bring to a target at token t."""
+        current = np.zeros((1, B, size[target]))
+        for p in incoming[target]:
+            weight, signal = params[f"{p.name}.weight"], signals[p.source][t : H[p.source] + t + 1]
+            if np.ndim(weight) == 2:
+                current += dense(signal[-1:], weight)
+            else:
+                current += synapses(signal, H[p.source], weight=weight, N=size[target], **structure[p.name])
+        return current
+
+    neurons, S, m = {}, state["memory.S"], state["working_memory.m"]  # neurons: what population calls params, state and record
+    for module in MODULES:
+        fields = [name.split(".")[1] for name in params if name.startswith(f"{module}.")]
+        own = {field: np.asarray(params[f"{module}.{field}"], np.float64) for field in fields}
+        own["input_scale"] = np.asarray(structure[f"{module}.input_scale"], np.float64)
+        start = {letter: np.asarray(state[f"{module}.{letter}"], np.float64) for letter in ("v", "a", "y") if f"{module}.{letter}" in state}
+        record = {name: np.empty((T, B, size[module])) for name in ("v", "z", "a", "s", *(["y"] if has_trace(config, module) else []))}
+        neurons[module] = {"params": own, "state": start, "record": record}
+    sensed = embedding(tokens, params["embedding.weight"], params.get("embedding_thalamus.weight"), masks.get("embedding"))
+    logits = np.empty((T, B, config["vocabulary"]))
+
+    for t in range(T):
+        for module in MODULES:
+            if module == "hippocampus":
+                q, k, v, w = (hear(f"memory.{name}", t) for name in ("query", "key", "value", "write"))
+                write_bias, decay = params["memory.write_bias"], params["memory.decay"]
+                recalled, S = delta_memory(q, k, v, w, write_bias, decay, S, state["dopamine"], config["memory_heads"])
+                signals["memory"][t] = recalled[0]
+            if module == "pfc":
+                f_in, u_in = hear("working_memory.retain", t), hear("working_memory.store", t)
+                m = working_memory(f_in, u_in, params["working_memory.retain"], m)[0]
+                signals["working_memory"][t] = m
+
+            c = hear(module, t)
+            if module == "thalamus":
+                c = c + sensed[t]
+            if module == "broca":
+                c = gate(c, hear("broca.gate", t))
+            own = neurons[module]
+            step = population(
+                c,
+                own["params"],
+                own["state"],
+                smooth=smooth,
+                graded=config["events"] == "graded",
+                hypercolumn=config["hypercolumn"],
+                norepinephrine=state["norepinephrine"],
+                serotonin=state["serotonin"],
+            )
+            own["state"] = step["state"]
+            for name, values in own["record"].items():
+                values[t] = step[name][0]
+            signals[module][H[module] + t] = step["s"][0] * masks[module][t] if module in masks else step["s"][0]
+            if has_trace(config, module):
+                signals[f"{module}.y"][t] = step["y"][0]
+            if has_readout(config, module):
+                signals[f"{module}.out"][H[f"{module}.out"] + t] = hear(f"{module}.out", t)[0]
+
+        read = signals["broca.out" if has_readout(config, "broca") else "broca.y"][t]  # no delay reads these: t is their row
+        read = read * masks["decoder"][t] if "decoder" in masks else read
+        logits[t] = decoder(read, params["decoder.weight"], params["decoder.bias"])
+
+    after = {name: np.array(state[name], np.float64) for name in ("dopamine", "norepinephrine", "serotonin")}
+    after |= {"memory.S": S, "working_memory.m": m}
+    after |= {f"{module}.{letter}": values for module in MODULES for letter, values in neurons[module]["state"].items()}
+    after |= {history_key(source): signals[source][T:].copy() for source in history_lengths(config)}
+    activity = {"memory": {"out": signals["memory"]}, "working_memory": {"m": signals["working_memory"]}}
+    for module in MODULES:
+        activity[module] = {**neurons[module]["record"], "axon": signals[module][H[module] :]}
+        if has_readout(config, module):
+            activity[module]["out"] = signals[f"{module}.out"][H[f"{module}.out"] :]
+    return {"logits": logits, "state": after, "activity": activity}
+
+
+# A model to try things on
+
+
+def draw_synapses(rng, M, N, first_delay, delays, fan_in):
+    """CSR of a projection from M sources to N targets in which each target hears `fan_in` different (delay, source) pairs, or all.
+
+    Short delays are the likelier: probability ~ exp(-0.1 delay). Returns the dict that `model_forward` wants in its structure.
+    """
+    likely = np.repeat(np.exp(-0.1 * np.arange(delays)), M)
+    fan_in = min(fan_in, delays * M)
+    rows = np.concatenate([rng.choice(delays * M, fan_in, replace=False, p=likely / likely.sum()) for _ in range(N)])
+    targets = np.repeat(np.arange(N), fan_in)
+    order = np.lexsort((targets, rows))
+    row_start = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=delays * M))])
+    return {"row_start": row_start, "target": targets[order], "first_delay": first_delay, "delays": delays}
+
+
+def random_model(config, rng):
+    """(params, structure) in float64, drawn as the model says, but livelier, and with nothing at a value, like bias 0, that hides it."""
+    size, params, structure = sizes(config), {}, {}
+    for p in projections(config):
+        M, N = size[p.source], size[p.target]
+        fan_in = min(p.fan_in, p.delays * M)
+        is_dense = (p.first_delay, p.delays) == (0, 1) and p.fan_in >= M
+        if not is_dense:
+            structure[p.name] = draw_synapses(rng, M, N, p.first_delay, p.delays, p.fan_in)
+        weight = rng.normal(0, fan_in**-0.5, (M, N) if is_dense else N * fan_in)
+        params[f"{p.name}.weight"] = -np.abs(weight) if p.inhibitory else weight
+
+    for module in MODULES:
+        N = size[module]
+        params[f"{module}.log_tau_v"] = rng.uniform(np.log(0.5), np.log(30 if module == "pfc" else 8), N)
+        params[f"{module}.log_tau_a"] = rng.uniform(np.log(2), np.log(16), N)
+        if has_trace(config, module):
+            params[f"{module}.log_tau_y"] = rng.uniform(np.log(0.2), np.log(4), N)
+        params[f"{module}.beta"] = rng.uniform(0, 0.5, N)
+        params[f"{module}.gain"] = rng.uniform(1, 2, N)
+        params[f"{module}.bias"] = rng.normal(0, 0.1, N)
+        structure[f"{module}.input_scale"] = np.sqrt(1 - per_token(params[f"{module}.log_tau_v"]) ** 2)
+
+    V, E, heads = config["vocabulary"], config["embedding"], config["memory_heads"]
+    params["embedding.weight"] = rng.normal(0, 1, (V, E))
+    if size["thalamus"] != E:
+        params["embedding_thalamus.weight"] = rng.normal(0, E**-0.5, (E, size["thalamus"]))
+    params["memory.decay"] = np.linspace(2, 7, heads)
+    params["memory.write_bias"] = rng.normal(0, 0.5, heads)
+    params["working_memory.retain"] = np.linspace(1, 5, size["working_memory"])
+    R = size["broca.out"] if has_readout(config, "broca") else size["broca"]
+    params["decoder.weight"] = rng.normal(0, (3 * R) ** -0.5, (V, R))
+    params["decoder.bias"] = rng.normal(0, 0.1, V)
+    return params, structure

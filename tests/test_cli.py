@@ -1,0 +1,149 @@
+"""The command line: the table of commands, and what `command` and `Parser` make of mistakes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import neurogen_numba
+from neurogen_numba.cli import COMMANDS, Parser, command, main
+from neurogen_numba.errors import DataError
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("cupy", "datasets", "numba", "numpy", "rich", "safetensors", "sentencepiece")  # each takes a tenth of a second or more
+
+
+def python(*arguments, cwd=None):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def test_help_lists_every_command(capsys):
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, line in COMMANDS.items():
+        assert [name, line] in [row.split(maxsplit=1) for row in lines]
+
+
+@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
+def test_help_works_and_imports_nothing_heavy(words, tmp_path):
+    code = f"""if True:
+        import sys
+        from neurogen_numba.cli import main
+        try:
+            code = main({words!r})
+        except SystemExit as exit:
+            code = exit.code
+        print("loaded:", *(name for name in {HEAVY!r} if name in sys.modules))
+        sys.exit(code)"""
+    done = python("-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(" ".join(["usage: neurogen", *words[:-1]]))
+    assert done.stdout.endswith("loaded:\n")
+
+
+def test_version_through_the_module(tmp_path):
+    done = python("-m", "neurogen_numba", "--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"neurogen {neurogen_numba.__version__}\n")
+
+
+def test_unknown_command_names_the_nearest(capsys):
+    assert main(["trian"]) == 2
+    assert capsys.readouterr().err == "neurogen: unknown command 'trian'; did you mean 'train'?\n"
+
+
+def test_a_module_that_is_no_command_is_refused(capsys):
+    assert main(["errors"]) == 2
+    assert "unknown command 'errors'" in capsys.readouterr().err
+
+
+def test_no_command_shows_the_commands_as_a_mistake(capsys):
+    assert main([]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and "usage: neurogen COMMAND" in shown.err
+
+
+def raises(error):
+    @command("train")
+    def body(argv=None):
+        raise error
+
+    return body
+
+
+def test_an_error_that_the_user_can_mend_is_one_line(capsys):
+    assert raises(DataError("a.txt: not text\nuse UTF-8"))([]) == 2
+    assert capsys.readouterr().err == "neurogen train: a.txt: not text use UTF-8\n"
+
+
+def test_interrupt_is_130(capsys):
+    assert raises(KeyboardInterrupt())([]) == 130
+    assert capsys.readouterr().err == "\nneurogen train: interrupted\n"
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ValueError, match="a bug"):
+        raises(ValueError("a bug"))([])
+
+
+@pytest.mark.parametrize("lines", [1, 100_000], ids=["at the last flush", "in the middle"])
+def test_a_closed_pipe_is_quiet(lines):
+    code = f"""if True:
+        import sys
+        from neurogen_numba.cli import command
+        @command("generate")
+        def main(argv=None):
+            sys.stdin.read()
+            for _ in range({lines}):
+                print("a line of text")
+        sys.exit(main([]))"""
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}  # with a buffer the last lines are only written at the end
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment, text=True, **pipes)
+    process.stdout.close()
+    process.stdin.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait() == 141
+
+
+@command("generate")
+def example(argv=None):
+    parser = Parser("generate")
+    parser.add_argument("--steps", type=int, default=0, help="how many")
+    parser.add_argument("--out", default="", help="where to")
+    parser.add_argument("--quiet", action="store_true", help="say less")
+    print(parser.parse_args(argv).steps)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--stps=3"], "unknown flag '--stps'; did you mean '--steps'?"),
+        (["--stps", "3"], "unknown flag '--stps'; did you mean '--steps'?"),
+        (["--step", "3"], "unknown flag '--step'; did you mean '--steps'?"),
+        (["--zzz"], "unknown flag '--zzz'; known: -h, --help, --steps, --out, --quiet"),
+        (["word"], "unexpected 'word'"),
+        (["--steps", "many"], "argument --steps: invalid int value: 'many'"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(words, said, capsys):
+    assert example(words) == 2
+    assert capsys.readouterr() == ("", f"neurogen generate: {said}\n")
+
+
+def test_right_flags_pass(capsys):
+    assert example(["--steps", "3"]) == 0
+    assert capsys.readouterr().out == "3\n"
+
+
+def test_help_names_the_defaults_that_there_are(capsys):
+    with pytest.raises(SystemExit) as exit:
+        example(["--help"])
+    assert exit.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert COMMANDS["generate"] in text
+    assert "how many (default: 0)" in text
+    assert "where to --quiet say less" in text and "say less (default" not in text

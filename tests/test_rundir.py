@@ -1,0 +1,301 @@
+"""The run directory: its name, its lock, its log."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neurogen_numba import checkpoint, rundir
+from neurogen_numba.errors import BackendError, ConfigError
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, sys.path)])}
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Names
+
+
+def test_runs_are_numbered_by_preset(tmp_path):
+    out = tmp_path / "not" / "there"
+    assert rundir.create(out, None, "nano") == out / "nano-1"
+    assert rundir.create(out, None, "nano") == out / "nano-2"
+    assert rundir.create(out, None, "tiny") == out / "tiny-1"
+    (out / "nano-1").rmdir()
+    assert rundir.create(out, None, "nano") == out / "nano-1"
+    assert names(out) == ["nano-1", "nano-2", "tiny-1"]
+
+
+def test_a_named_run_is_made_once(tmp_path):
+    run = rundir.create(tmp_path, "mine", "nano")
+    assert run == tmp_path / "mine"
+    with rundir.lock(run):
+        pass
+    assert rundir.create(tmp_path, "mine", "nano") == run  # nothing in it but the lock: it never came to anything
+    rundir.write_json(run / "config.json", {})
+    with pytest.raises(ConfigError, match="mine already holds a run; go on with it by --resume, or choose another --name"):
+        rundir.create(tmp_path, "mine", "nano")
+    assert names(run) == ["config.json", "lock"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/tmp/a", "a\\b", "a\0b"])
+def test_a_name_is_a_plain_folder_name(tmp_path, name):
+    with pytest.raises(ConfigError, match="a plain folder name is needed"):
+        rundir.create(tmp_path / "out", name, "nano")
+    assert names(tmp_path / "out") == []
+
+
+def test_a_run_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    for out, name in [(tmp_path / "file", None), (tmp_path / "file" / "below", None), (tmp_path, "file"), (tmp_path, "x" * 1000)]:
+        with pytest.raises(ConfigError, match="no run can be started under .*; choose another --out or --name"):
+            rundir.create(out, name, "nano")
+
+
+# The latest run
+
+
+def saved(run, step, seconds):
+    """A checkpoint saved at a time, in seconds."""
+    folder = checkpoint.step_folder(run, step)
+    checkpoint.save(folder, {"brain": {"v": np.zeros(2, np.float32)}}, {})
+    os.utime(folder / "manifest.json", (seconds, seconds))
+    return folder
+
+
+def test_the_latest_run_is_the_one_that_saved_last(tmp_path):
+    saved(tmp_path / "a", 900, 100)
+    saved(tmp_path / "b", 100, 300)
+    saved(tmp_path / "c", 500, 200)
+    damaged = saved(tmp_path / "d", 100, 400)
+    (damaged / "brain.safetensors").unlink()
+    rundir.create(tmp_path, "e", "nano")
+    (tmp_path / "notes.txt").write_text("")
+    assert rundir.latest_run(tmp_path) == tmp_path / "b"
+    saved(tmp_path / "c", 600, 301)
+    assert rundir.latest_run(tmp_path) == tmp_path / "c"
+
+
+def test_without_a_trained_run_there_is_no_latest(tmp_path):
+    rundir.create(tmp_path / "runs", None, "nano")
+    for out in (tmp_path / "runs", tmp_path / "nowhere"):
+        with pytest.raises(ConfigError, match="no trained run under .*; train one first with `neurogen train`"):
+            rundir.latest_run(out)
+
+
+# The lock
+
+HOLD = """
+import sys
+from pathlib import Path
+from neurogen_numba import rundir
+with rundir.lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+TRY = """
+import sys
+from pathlib import Path
+from neurogen_numba import errors, rundir
+try:
+    with rundir.lock(Path(sys.argv[1])):
+        print("taken")
+except errors.ConfigError as error:
+    print(error)
+"""
+
+
+def hold(run):
+    """A process that has the lock."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run)], env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def try_to_take(run):
+    return subprocess.run([sys.executable, "-c", TRY, str(run)], env=ENVIRONMENT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_second_process_is_told_who_has_the_run(tmp_path):
+    with hold(tmp_path) as process:
+        expected = f"{tmp_path} is in use by process {process.pid}; wait until it ends, or choose another --name"
+        assert try_to_take(tmp_path) == expected
+        with pytest.raises(ConfigError) as caught, rundir.lock(tmp_path):
+            pass
+        assert str(caught.value) == expected
+        process.stdin.close()
+        process.wait()
+    assert try_to_take(tmp_path) == "taken"
+
+
+def test_the_lock_goes_with_a_killed_process(tmp_path):
+    with hold(tmp_path) as process:
+        process.kill()
+        process.wait()
+    with rundir.lock(tmp_path):
+        assert f"in use by process {os.getpid()};" in try_to_take(tmp_path)
+    assert try_to_take(tmp_path) == "taken"
+
+
+def test_the_lock_is_released_after_an_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), rundir.lock(tmp_path):
+        raise ZeroDivisionError
+    with rundir.lock(tmp_path), pytest.raises(ConfigError, match=f"in use by process {os.getpid()};"), rundir.lock(tmp_path):
+        pass
+
+
+FORKED = """
+import os, sys
+from pathlib import Path
+from neurogen_numba import rundir
+with rundir.lock(Path(sys.argv[1])):
+    child = os.fork()
+    if child == 0:
+        sys.stdin.read()
+        os._exit(0)
+print("released", child, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_does_not_keep_the_lock(tmp_path):
+    command = [sys.executable, "-c", FORKED, str(tmp_path)]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        word, child = process.stdout.readline().split()
+        assert word == "released"
+        os.kill(int(child), 0)  # it lives
+        with rundir.lock(tmp_path):
+            pass
+        os.kill(int(child), signal.SIGKILL)
+        process.stdin.close()
+
+
+def test_a_run_that_is_not_there_cannot_be_locked(tmp_path):
+    with pytest.raises(ConfigError, match="lock cannot be opened"), rundir.lock(tmp_path / "nowhere"):
+        pass
+
+
+@pytest.mark.skipif(os.name != "posix", reason="plants the mistake in fcntl")
+def test_a_file_system_without_locks_is_one_sentence(tmp_path, monkeypatch):
+    import fcntl
+
+    def flock(descriptor, operation):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(BackendError, match="lock cannot be locked: .*; choose an --out on another disk"), rundir.lock(tmp_path):
+        pass
+
+
+# JSON
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "summary.json"
+    rundir.write_json(path, {"loss": 1.5, "text": "naïve"})
+    assert json.loads(path.read_text()) == {"loss": 1.5, "text": "naïve"}
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(BackendError, match="summary.json cannot be written: No space left on device; make room"):
+        rundir.write_json(path, {"loss": 0})
+    assert json.loads(path.read_text())["loss"] == 1.5
+    assert names(tmp_path) == ["summary.json"]
+
+
+# The log
+
+
+def records(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_each_record_is_in_the_file_as_soon_as_it_is_written(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with rundir.MetricsLog(path) as log:
+        for step in (1, 2, 3):
+            log.write({"kind": "step", "step": step, "text": "two\nlines \u2028 \ud83d"})
+            assert [record["step"] for record in records(path)] == list(range(1, step + 1))
+    assert records(path)[0]["text"] == "two\nlines \u2028 \ud83d"
+
+
+def test_a_resumed_log_goes_on_from_its_step(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with rundir.MetricsLog(path) as log:
+        log.write({"kind": "notice", "text": "begins"})
+        for step in (10, 20, 20, 30):
+            log.write({"kind": "step", "step": step})
+        log.write({"kind": "notice", "text": "ends"})
+    with open(path, "a") as file:
+        file.write('{"kind": "step", "st')
+    with rundir.MetricsLog(path, step=20) as log:
+        log.write({"kind": "step", "step": 21})
+    assert [record.get("step", record.get("text")) for record in records(path)] == ["begins", 10, 20, 20, 21]
+    with rundir.MetricsLog(path):
+        assert records(path) == [{"kind": "notice", "text": "begins"}]
+
+
+@settings(deadline=None, max_examples=60)
+@given(cut=st.integers(0, 400), step=st.integers(0, 12))
+def test_a_log_cut_anywhere_resumes_with_whole_records(tmp_path_factory, cut, step):
+    path = tmp_path_factory.mktemp("run") / "metrics.jsonl"
+    lines = [json.dumps({"step": number, "loss": 1 / number}) + "\n" for number in range(1, 11)]
+    path.write_text("".join(lines)[:cut])
+    whole = [json.loads(line) for line in "".join(lines)[:cut].split("\n")[:-1]]
+    with rundir.MetricsLog(path, step) as log:
+        log.write({"step": step + 1})
+    found = records(path)
+    assert found[-1] == {"step": step + 1}
+    expected = [record for record in whole if record["step"] <= step]
+    # A last record that lacks only its line end is whole too.
+    assert found[:-1] in (expected, [*expected, {"step": len(whole) + 1, "loss": 1 / (len(whole) + 1)}])
+    assert len(found) - 1 <= step
+
+
+def test_cutting_the_log_back_fails_without_losing_it(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+
+    def refused(source, target):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(BackendError, match="metrics.jsonl cannot be written: Permission denied"):
+        rundir.MetricsLog(path, step=1)
+    assert [record["step"] for record in records(path)] == [1, 2]
+    assert names(tmp_path) == ["metrics.jsonl"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
+def test_a_log_that_the_disk_cuts_short_says_so(tmp_path):
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with rundir.MetricsLog(tmp_path / "metrics.jsonl") as log:
+        log.write({"step": 1})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        try:
+            for _ in range(2):  # the first write is cut short, the second refused
+                with pytest.raises(BackendError, match="metrics.jsonl cannot be written: .*; make room"):
+                    log.write({"step": 2, "text": "x" * 200_000})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with rundir.MetricsLog(tmp_path / "metrics.jsonl", step=2) as log:
+        log.write({"step": 3})
+    assert [record["step"] for record in records(tmp_path / "metrics.jsonl")] == [1, 3]
