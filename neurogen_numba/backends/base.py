@@ -22,10 +22,12 @@ class Backend(ABC):
     trace_backward: Callable
     normalize_forward: Callable
     normalize_backward: Callable
-    # kernels/events.py, synapse.py
+    # kernels/events.py, lanes.py, synapse.py
     list_events: Callable
     list_values: Callable
     spread_events: Callable
+    to_lanes: Callable
+    add_from_lanes: Callable
     synapse_forward: Callable
     synapse_backward: Callable
     # kernels/memory.py, working_memory.py, gate.py

@@ -7,7 +7,7 @@ import math
 import numba
 import numpy as np
 
-from ..kernels import adamw, dropout, embedding, events, gate, memory, neuron, normalize, reduce, sampling, softmax, synapse, working_memory
+from ..kernels import adamw, dropout, embedding, events, gate, lanes, memory, neuron, normalize, reduce, sampling, softmax, synapse, working_memory
 from .base import Backend
 
 
@@ -25,6 +25,8 @@ class CpuBackend(Backend):
     list_events = staticmethod(events.list_events_cpu)
     list_values = staticmethod(events.list_values_cpu)
     spread_events = staticmethod(events.spread_events_cpu)
+    to_lanes = staticmethod(lanes.to_lanes_cpu)
+    add_from_lanes = staticmethod(lanes.add_from_lanes_cpu)
     synapse_forward = staticmethod(synapse.synapse_forward_cpu)
     synapse_backward = staticmethod(synapse.synapse_backward_cpu)
     memory_forward = staticmethod(memory.memory_forward_cpu)

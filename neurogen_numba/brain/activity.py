@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 
 import numpy as np
@@ -9,8 +10,9 @@ import numpy as np
 from ..config import MODULES
 from ..errors import CheckpointError
 from ..kernels import rng
+from ..kernels.lanes import LANES
 from . import neuromodulation
-from .projection import Current, Signal
+from .projection import Current, Signal, groups
 
 
 class Dropout:
@@ -18,7 +20,6 @@ class Dropout:
 
     def __init__(self, batch: int, rate: float = 0.0, seed: int = 0, step: int = 0):
         self.batch, self.rate, self.seed, self.step = batch, np.float32(rate), seed, step
-        self.scale = np.float32(1 / (1 - rate))
 
     def at(self, what: str, first: int, size: int):
         """(rate, key, first place) for `size` numbers per column from token `first` on."""
@@ -39,17 +40,24 @@ class Activity:
         self.v, self.a, self.y, self.x, self.r = {}, {}, {}, {}, {}  # per module: membrane, adaptation, trace, normalised current, its factor
         self.dv, self.da, self.dy = {}, {}, {}  # per module: gradients carried from chunk to chunk
         self.levels = {name: backend.zeros(batch) for name in neuromodulation.NAMES}
-        self.currents = {name: Current(backend, tokens, batch, size, learning) for name, size in brain.current_sizes.items()}
+        self.currents = {name: Current(backend, tokens, batch, size, self.chunk, learning, brain.sparse_input(name)) for name, size in brain.current_sizes.items()}
         self.signals = {
-            name: Signal(backend, tokens, batch, size, brain.history(name), brain.index_dtype, self.chunk, learning, brain.listed(name))
+            name: Signal(backend, tokens, batch, size, brain.history(name), brain.index_dtype, self.chunk, learning, brain.sparse_output(name))
             for name, size in brain.signal_sizes.items()
         }
+        widest = max((*brain.current_sizes.values(), *brain.signal_sizes.values()))
+        self._lanes = backend.zeros(self.chunk * groups(batch) * widest * LANES)
         for component in brain.components:
             component.allocate(self)
         self._modulate()
 
     def _modulate(self):
         self.gain_scale, self.beta_scale, self.write_scale = neuromodulation.scales(self.levels)
+
+    def lanes(self, tokens: int, size: int):
+        """Lane-ordered scratch [tokens, G, size, LANES], for what is summed up over several projections; shared by all of them."""
+        shape = (tokens, groups(self.batch), size, LANES)
+        return self._lanes[: math.prod(shape)].reshape(shape)
 
     def send(self, name, first, last):
         """Make the plain values of a signal's tokens into event lists, where sparse synapses listen."""
@@ -66,11 +74,7 @@ class Activity:
 
     def rates(self, length: int) -> dict[str, float]:
         """Share of the neurons of each module with an event, per token of the segment just run."""
-        rates = {}
-        for name in MODULES:
-            _, _, fired, _ = self.signals[f"{name}.axon"].rows(0, length)
-            rates[name] = float(fired.mean()) / getattr(self.brain.config, name).neurons
-        return rates
+        return {name: float((self.v[name][1 : length + 1] > 1).mean()) for name in MODULES}
 
     def _carried(self):
         """The arrays that make the state, apart from histories: name -> array whose content is carried."""
@@ -91,7 +95,7 @@ class Activity:
         state = {name: backend.to_numpy(array) for name, array in self._carried().items()}
         for name, signal in self._histories().items():
             index, value, fired, _ = signal.rows(-signal.history, 0)
-            past = backend.zeros(value.shape)
+            past = backend.zeros((signal.history, self.batch, index.shape[2]))
             backend.spread_events(past, index, value, fired)
             state[name] = backend.to_numpy(past)
         return state
@@ -100,7 +104,7 @@ class Activity:
         """Inverse of `state`. Raises CheckpointError where an array is missing or of another shape."""
         backend, carried, histories = self.brain.backend, self._carried(), self._histories()
         wanted = {name: array.shape for name, array in carried.items()}
-        wanted |= {name: signal.rows(-signal.history, 0)[1].shape for name, signal in histories.items()}
+        wanted |= {name: (signal.history, self.batch, signal.lists[0].shape[2]) for name, signal in histories.items()}
         for name, shape in wanted.items():
             found = state[name].shape if name in state else None
             if found != shape:
@@ -108,12 +112,15 @@ class Activity:
         for name, array in carried.items():
             array[...] = backend.asarray(state[name], "float32")
         for name, signal in histories.items():
-            past = state[name]
-            index, value, fired = np.zeros(past.shape, self.brain.index_dtype), np.zeros_like(past), (past != 0).sum(2).astype(np.int32)
-            for column in np.ndindex(fired.shape):
-                heard = np.flatnonzero(past[column])
-                index[column][: heard.size], value[column][: heard.size] = heard, past[column][heard]
-            for array, values in zip(signal.rows(-signal.history, 0), (index, value, fired, fired), strict=True):
+            past = np.zeros((signal.history, groups(self.batch) * LANES, state[name].shape[2]), np.float32)
+            past[:, : self.batch] = state[name]
+            past = past.reshape(signal.history, -1, LANES, past.shape[2]).swapaxes(2, 3)  # lane order
+            index, value, fired, listed = (np.zeros(array.shape, array.dtype) for array in signal.rows(-signal.history, 0))
+            for r, g in np.ndindex(fired.shape):
+                heard = np.flatnonzero(past[r, g].any(1))
+                fired[r, g] = listed[r, g] = heard.size
+                index[r, g, : heard.size], value[r, g, : heard.size] = heard, past[r, g, heard]
+            for array, values in zip(signal.rows(-signal.history, 0), (index, value, fired, listed), strict=True):
                 array[...] = backend.asarray(values)
         self._modulate()
 

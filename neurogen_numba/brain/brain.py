@@ -63,9 +63,13 @@ class Brain:
         """How many past tokens of a signal are heard."""
         return max((arc.longest_delay for arc in self.arcs if arc.source == signal), default=0)
 
-    def listed(self, signal: str) -> bool:
+    def sparse_output(self, signal: str) -> bool:
         """Whether a signal is sent as events: all axons are, and the values that sparse synapses hear."""
         return signal.endswith(".axon") or any(not arc.dense for arc in self.arcs if arc.source == signal)
+
+    def sparse_input(self, current: str) -> bool:
+        """Whether sparse synapses bring a current."""
+        return any(not arc.dense for arc in self.arcs if arc.target == current)
 
     def structure(self) -> dict[str, np.ndarray]:
         """What is fixed but not learned, as NumPy arrays: `{projection}.row_start`, `{projection}.target`, `{module}.input_scale`."""
@@ -86,38 +90,58 @@ class Brain:
 
     def forward(self, act: Activity, ids):
         """Run token ids [T', B] int32, T' at most act.tokens. Returns logits [T' B, V], rows in the order of the ids."""
-        act.ids = ids
-        length = ids.shape[0]
-        for first, last in self._chunks(length):
+        act.ids, act.length = ids, ids.shape[0]
+        for first, last in self._chunks(act.length):
             for current in act.currents.values():
                 current.value[first:last] = 0
             for component in self.components:
-                for projection in self.projections:
-                    if projection.arc.target in component.inputs:
-                        projection.forward(act.signals[projection.arc.source], act.currents[projection.arc.target], first, last)
+                for name in component.inputs:
+                    self._receive(act, name, first, last)
                 component.forward(act, first, last)
-        return self.decoder.forward(act, length)
+        return self.decoder.forward(act, act.length)
 
     def backward(self, act: Activity, d_logits):
         """Add to the gradients of all parameters, for the segment that `forward` has just run; d_logits as the logits."""
-        length = act.ids.shape[0]
         d_read = self.decoder.backward(act, d_logits)
         for carry in (*act.dv.values(), *act.da.values(), *act.dy.values(), act.dS, act.dm):
             carry[...] = 0
-        for first, last in reversed(self._chunks(length)):
+        for first, last in reversed(self._chunks(act.length)):
             for component in reversed(self.components):
                 for name in component.outputs:
-                    act.signals[name].gradient[...] = 0
+                    self._hear_back(act, name, first, last)
                     if name == self.decoder.source:
-                        act.signals[name].gradient[: last - first] = d_read[first:last]
-                for projection in self.projections:
-                    if projection.arc.source in component.outputs:
-                        projection.backward(act.signals[projection.arc.source], act.currents[projection.arc.target], first, last, length)
+                        act.signals[name].gradient[: last - first] += d_read[first:last]
                 component.backward(act, first, last)
+                for name in component.inputs:
+                    if self.sparse_input(name):
+                        current = act.currents[name]
+                        self.backend.to_lanes(current.lanes[first:last], current.gradient[: last - first])
         for projection in self.projections:
-            projection.backward_before(act.signals[projection.arc.source], act.currents[projection.arc.target], length)
+            projection.backward_before(act)
         for population in self.populations:
             population.finish()
+
+    def _receive(self, act, current, first, last):
+        """Sum up what all projections bring to a current."""
+        arriving = act.lanes(last - first, self.current_sizes[current])
+        arriving[...] = 0
+        for projection in self.projections:
+            if projection.arc.target == current:
+                projection.forward(act, first, last)
+        if self.sparse_input(current):
+            self.backend.add_from_lanes(act.currents[current].value[first:last], arriving)
+
+    def _hear_back(self, act, signal, first, last):
+        """Sum up the gradients that all projections send back to a signal."""
+        gradient = act.signals[signal].gradient[: last - first]
+        gradient[...] = 0
+        arriving = act.lanes(last - first, self.signal_sizes[signal])
+        arriving[...] = 0
+        for projection in self.projections:
+            if projection.arc.source == signal:
+                projection.backward(act, first, last)
+        if self.sparse_output(signal):
+            self.backend.add_from_lanes(gradient, arriving)
 
     def _chunks(self, length):
         return [(first, min(length, first + self.config.chunk)) for first in range(0, length, self.config.chunk)]

@@ -49,7 +49,7 @@ class Embedding:
             current += x
 
     def backward(self, act, first, last):
-        d_current, x = act.currents["thalamus.current"].gradient[first:last], act.embedded[first:last]
+        d_current, x = act.currents["thalamus.current"].gradient[: last - first], act.embedded[first:last]
         if self.projected:
             flat = d_current.reshape(-1, self.neurons)
             self.backend.product(self.d_projection, x.reshape(-1, self.size).T, flat, add=True)

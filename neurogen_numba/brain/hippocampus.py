@@ -48,7 +48,7 @@ class AssociativeMemory:
         act.send("memory.out", first, last)
 
     def backward(self, act, first, last):
-        dq, dk, dv, dw = (act.currents[name].gradient[first:last] for name in self.inputs)
+        dq, dk, dv, dw = (act.currents[name].gradient[: last - first] for name in self.inputs)
         q, k, v, w = self._inputs(act, first, last)
         d_decay = self.backend.zeros((act.batch, self.heads))
         self.backend.memory_backward(

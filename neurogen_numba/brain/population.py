@@ -113,12 +113,13 @@ class Population:
         name, before = self.name, slice(first, last + 1)
         x, v, a = act.x[name][first:last], act.v[name][before], act.a[name][before]
         ds = act.signals[f"{name}.axon"].gradient[: last - first]
-        ds *= act.dropout.scale
+        if act.dropout.rate:
+            self.backend.dropout(ds.reshape(-1, self.size), *act.dropout.at(f"{name}.axon", first, self.size))
         if self.traced:
             dy, y = act.signals[f"{name}.trace"].gradient[: last - first], act.y[name][before]
             self.backend.trace_backward(ds, act.dy[name], self.d["gamma"], dy, y, v, self.gamma, self.graded, act.smooth)
         current = act.currents[f"{name}.current"]
-        dx, value = current.gradient[first:last], self.value
+        dx, value = current.gradient[: last - first], self.value
         self.backend.lif_backward(
             dx,
             act.dv[name],
@@ -144,7 +145,7 @@ class Population:
         self.backend.normalize_backward(dx, x, act.r[name][first:last], self.hypercolumn)
         if name == "broca":
             gate = act.currents["broca.gate"]
-            self.backend.gate_backward(dx, gate.gradient[first:last], dx, current.value[first:last], gate.value[first:last])
+            self.backend.gate_backward(dx, gate.gradient[: last - first], dx, current.value[first:last], gate.value[first:last])
 
     def finish(self):
         """Carry the gradients of the per-token constants over to the parameters."""

@@ -6,35 +6,46 @@ import math
 
 import numpy as np
 
+from ..kernels.lanes import LANES
 from .buffers import Parameter, Parameters
 from .connectome import Arc, draw_synapses, generator
 
 
-class Current:
-    """What a target receives during a segment: value and, while learning, its gradient, [T, B, N] float32."""
+def groups(batch: int) -> int:
+    """How many groups of LANES sequences a batch makes."""
+    return -(-batch // LANES)
 
-    def __init__(self, backend, tokens, batch, size, learning):
+
+class Current:
+    """What a target receives during a segment.
+
+    value: [T, B, N]. While learning, gradient: [C, B, N], that of the chunk under way; and lanes: [T, G, N, LANES], the same for the whole segment in
+    lane order, where sparse synapses arrive (None elsewhere).
+    """
+
+    def __init__(self, backend, tokens, batch, size, chunk, learning, sparse):
         self.value = backend.zeros((tokens, batch, size))
-        self.gradient = backend.zeros((tokens, batch, size)) if learning else None
+        if learning:
+            self.gradient = backend.zeros((chunk, batch, size))
+            self.lanes = backend.zeros((tokens, groups(batch), size, LANES)) if sparse else None
 
 
 class Signal:
     """What a source sends during a segment of T tokens.
 
-    lists: event lists of the `history` columns before the segment and of its own columns (kernels/events.py): index, value [history + T, B, M],
-    fired, listed [history + T, B]. None where only dense projections listen.
-    x: [T, B, M] plain values, where the source is not an axon. gradient: [C, B, M], dL/ds of the chunk under way. before: [history, B, M] takes the
-    gradient that falls to tokens before the segment, which nobody reads.
+    lists: event lists of the `history` tokens before the segment and of its own (kernels/events.py): index [history + T, G, M],
+    value [history + T, G, M, LANES], fired, listed [history + T, G]. None where only dense projections listen.
+    x: [T, B, M] plain values, where the source is not an axon. gradient: [C, B, M], dL/ds of the chunk under way.
     """
 
-    def __init__(self, backend, tokens, batch, size, history, index_dtype, chunk, learning, listed=True):
+    def __init__(self, backend, tokens, batch, size, history, index_dtype, chunk, learning, sparse):
         self.history, self.x, self.lists = history, None, None
-        if listed:
-            rows = (history + tokens, batch)
-            self.lists = tuple(backend.zeros(rows + more, kind) for more, kind in (((size,), index_dtype), ((size,), "float32"), ((), "int32"), ((), "int32")))
+        if sparse:
+            rows = (history + tokens, groups(batch))
+            shapes = (((size,), index_dtype), ((size, LANES), "float32"), ((), "int32"), ((), "int32"))
+            self.lists = tuple(backend.zeros(rows + more, kind) for more, kind in shapes)
         if learning:
             self.gradient = backend.zeros((chunk, batch, size))
-            self.before = backend.zeros((history, batch, size))
 
     def rows(self, first, last):
         """The lists of tokens first ... last - 1 of the segment."""
@@ -77,38 +88,39 @@ class Projection:
     def bind(self, parameters: Parameters):
         self.weight, self.d_weight = parameters.value[f"{self.arc.name}.weight"], parameters.gradient[f"{self.arc.name}.weight"]
 
-    def forward(self, signal, current, first, last):
-        """Add to the current of tokens first ... last - 1 what reaches it then."""
-        value = current.value[first:last]
+    def forward(self, act, first, last):
+        """Add to the current of tokens first ... last - 1 what reaches it then: in act.lanes(...) from sparse synapses, in its value from dense ones."""
+        signal, current = act.signals[self.arc.source], act.currents[self.arc.target]
         if self.arc.dense:
-            self.backend.product(_columns(value), _columns(signal.x[first:last]), self.weight, add=True)
+            self.backend.product(_columns(current.value[first:last]), _columns(signal.x[first:last]), self.weight, add=True)
             return
         index, carried, fired, _ = signal.lists
-        row = signal.history + first
-        wiring = self.row_start, self.target, self.weight, self.arc.first_delay, self.arc.delays
-        self.backend.synapse_forward(value, index, carried, fired, row, *wiring)
+        arriving = act.lanes(last - first, self.arc.targets)
+        self.backend.synapse_forward(arriving, index, carried, fired, signal.history + first, *self._wiring())
 
-    def backward(self, signal, current, first, last, length):
-        """Add to the signal's gradient of tokens first ... last - 1, and to the weights', from the current's gradient at and after them.
-
-        length: tokens of the segment; what arrives after it is cut off.
-        """
+    def backward(self, act, first, last):
+        """Add to the gradient of the signal of tokens first ... last - 1, and to the weights', from that of the current at and after them."""
+        signal, current = act.signals[self.arc.source], act.currents[self.arc.target]
         if self.arc.dense:
-            d_current, x = _columns(current.gradient[first:last]), _columns(signal.x[first:last])
+            d_current, x = _columns(current.gradient[: last - first]), _columns(signal.x[first:last])
             self.backend.product(_columns(signal.gradient[: last - first]), d_current, self.weight.T, add=True)
             self.backend.product(self.d_weight, x.T, d_current, add=True)
-            return
-        self._backward_rows(signal.gradient[: last - first], signal, current.gradient[:length], signal.history + first)
+        else:
+            self._backward_rows(act, signal, current, signal.history + first, last - first)
 
-    def backward_before(self, signal, current, length):
-        """The weights' gradient from events before the segment, once the current's gradient is known for all of it."""
-        reach = self.arc.longest_delay
-        if reach:
-            self._backward_rows(signal.before[:reach], signal, current.gradient[:length], signal.history - reach)
+    def backward_before(self, act):
+        """The weights' gradient from events before the segment, once the current's gradient is known for all of it. The gradient of those events
+        themselves goes nowhere."""
+        signal, current, reach = act.signals[self.arc.source], act.currents[self.arc.target], self.arc.longest_delay
+        for row in range(signal.history - reach, signal.history, act.chunk):
+            self._backward_rows(act, signal, current, row, min(act.chunk, signal.history - row))
 
-    def _backward_rows(self, ds, signal, d_current, first_row):
-        wiring = self.row_start, self.target, self.weight, self.arc.first_delay, self.arc.delays
-        self.backend.synapse_backward(ds, self.d_weight, d_current, *signal.lists, first_row, signal.history, *wiring, self.backend.tasks)
+    def _backward_rows(self, act, signal, current, first_row, rows):
+        ds, d_current = act.lanes(rows, self.arc.sources), current.lanes[: act.length]
+        self.backend.synapse_backward(ds, self.d_weight, d_current, *signal.lists, first_row, signal.history, *self._wiring(), self.backend.tasks)
+
+    def _wiring(self):
+        return self.row_start, self.target, self.weight, self.arc.first_delay, self.arc.delays
 
 
 def _columns(x):

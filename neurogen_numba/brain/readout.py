@@ -25,4 +25,4 @@ class Readout:
         act.send(self.outputs[0], first, last)
 
     def backward(self, act, first, last):
-        act.currents[self.inputs[0]].gradient[first:last] = act.signals[self.outputs[0]].gradient[: last - first]
+        act.currents[self.inputs[0]].gradient[: last - first] = act.signals[self.outputs[0]].gradient[: last - first]

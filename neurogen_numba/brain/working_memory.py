@@ -40,8 +40,8 @@ class WorkingMemory:
     def backward(self, act, first, last):
         retain, store = (act.currents[name] for name in self.inputs)
         self.backend.working_memory_backward(
-            retain.gradient[first:last],
-            store.gradient[first:last],
+            retain.gradient[: last - first],
+            store.gradient[: last - first],
             act.dm,
             act.signals["working_memory.out"].gradient[: last - first],
             act.m[first : last + 1],
@@ -49,4 +49,4 @@ class WorkingMemory:
             store.value[first:last],
             self.retain,
         )
-        self.d_retain += retain.gradient[first:last].sum((0, 1))
+        self.d_retain += retain.gradient[: last - first].sum((0, 1))
