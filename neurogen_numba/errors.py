@@ -19,3 +19,7 @@ class BackendError(NeuroGenError, RuntimeError):
 
 class CheckpointError(NeuroGenError, RuntimeError):
     """A checkpoint that is damaged, foreign, of another shape, or cannot be written."""
+
+
+class TrainingError(NeuroGenError, RuntimeError):
+    """A run that cannot go on, such as one whose loss is no number any more."""

@@ -22,7 +22,7 @@ PRESETS = {
             memory_width=32,
         ),
         training=Training(steps=1500, batch=16, segment=64),
-        text=Text(vocabulary=512),
+        text=Text(vocabulary=1024),
     ),
     "shakespeare-cpu": Config(  # characters of a megabyte of text, on two CPU cores, in ten minutes
         preset="shakespeare-cpu",

@@ -12,6 +12,7 @@ import errno
 import itertools
 import json
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,6 +53,12 @@ def _next_free(out, preset):
             continue
 
 
+def discard(run: Path) -> None:
+    """Remove a run directory in which nothing has been written yet; any other is left alone."""
+    if all(path.name == LOCK for path in Path(run).iterdir()):
+        shutil.rmtree(run, ignore_errors=True)
+
+
 def latest_run(out: Path) -> Path:
     """The run under `out` whose newest whole checkpoint was saved last. Raises ConfigError if there is none."""
     try:
@@ -67,6 +74,13 @@ def latest_run(out: Path) -> Path:
     if not saved:
         raise ConfigError(f"no trained run under {out}; train one first with `neurogen train`, or give its folder with --out")
     return max(saved)[1]
+
+
+def find_checkpoint(path: str | None, out: Path) -> Path:
+    """The checkpoint meant by `path`: a checkpoint folder, a run (its newest), or None for the newest run under `out`."""
+    if path is None:
+        return checkpoint.latest(latest_run(out))
+    return checkpoint.latest(Path(path)) if (Path(path) / "checkpoints").is_dir() else Path(path)
 
 
 # The lock

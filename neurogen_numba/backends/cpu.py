@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
+import threadpoolctl
 
 from ..kernels import adamw, dropout, embedding, events, gate, lanes, memory, neuron, normalize, reduce, sampling, softmax, synapse, working_memory
 from .base import Backend
+
+WORTH_SHARING = 10_000_000  # multiply-adds
 
 
 class CpuBackend(Backend):
     """Every operation of `Backend` on NumPy arrays."""
 
     name = "cpu"
+
+    def __init__(self):
+        # BLAS threads wait for work in a busy loop, on the cores that the kernels' threads need: four times slower than one BLAS thread. Large
+        # products are shared out by rows instead.
+        threadpoolctl.threadpool_limits(1, "blas")
+        self._pool = ThreadPoolExecutor(self.tasks)
 
     lif_forward = staticmethod(neuron.lif_forward_cpu)
     lif_backward = staticmethod(neuron.lif_backward_cpu)
@@ -52,6 +62,15 @@ class CpuBackend(Backend):
         return np.array(array)
 
     def product(self, out, a, b, add=False):
+        if out.size * a.shape[1] < WORTH_SHARING:
+            self._rows(out, a, b, add)
+            return
+        parts = self.tasks
+        bounds = [part * len(out) // parts for part in range(parts + 1)]
+        list(self._pool.map(lambda first, last: self._rows(out[first:last], a[first:last], b, add), bounds, bounds[1:]))
+
+    @staticmethod
+    def _rows(out, a, b, add):
         if add:
             out += a @ b
         else:

@@ -79,6 +79,15 @@ class Brain:
                 fixed |= {f"{projection.arc.name}.row_start": projection.row_start, f"{projection.arc.name}.target": projection.target}
         return {name: self.backend.to_numpy(array) for name, array in fixed.items()}
 
+    def structure_shapes(self) -> dict[str, tuple]:
+        """Shape and dtype of what `structure` returns: name -> (shape, dtype)."""
+        shapes = {f"{population.name}.input_scale": ((population.size,), "float32") for population in self.populations}
+        for arc in self.arcs:
+            if not arc.dense:
+                shapes[f"{arc.name}.row_start"] = ((arc.delays * arc.sources + 1,), "uint32")
+                shapes[f"{arc.name}.target"] = ((arc.targets * arc.synapses_per_target,), self.index_dtype)
+        return shapes
+
     def load_structure(self, fixed: dict[str, np.ndarray]):
         """Inverse of `structure`."""
         for population in self.populations:

@@ -50,8 +50,8 @@ class FileCorpus:
         self.tokenizer = tokenizer or _build(text, documents if text.tokenizer == "char" else kept, len(documents) > 1)
         self._path = text.data
         self._training = training
-        self._kept = self._encode(kept, len(documents) > 1)
-        self._held_out = self._encode(held_out, len(documents) > 1)
+        self._kept = _encode(self.tokenizer, kept, len(documents) > 1)
+        self._held_out = _encode(self.tokenizer, held_out, len(documents) > 1)
 
     def batches(self, position: dict | None = None) -> FileBatches:
         """The training part, endlessly, from its start or from a saved position.
@@ -78,10 +78,21 @@ class FileCorpus:
         tokens = self._held_out if tokens_wanted is None else self._held_out[: max(tokens_wanted + 1, needed)]
         return Validation(tokens, self.tokenizer.byte_count(tokens[1:]))
 
-    def _encode(self, texts: list[str], ends: bool) -> np.ndarray:
-        end = [self.tokenizer.end_of_text] if ends and self.tokenizer.end_of_text is not None else []
-        parts = [np.array(part, np.int32) for text in texts for part in (self.tokenizer.encode(text), end)]
-        return np.concatenate(parts or [np.empty(0, np.int32)])
+
+def read_whole(path: str, tokenizer: Tokenizer) -> Validation:
+    """All of a file or folder as text to score. Raises DataError if it has fewer than two tokens."""
+    documents = sources.documents(path)
+    tokens = _encode(tokenizer, documents, len(documents) > 1)
+    if len(tokens) < 2:
+        raise DataError(f"{path}: {len(tokens)} tokens; scoring needs at least 2")
+    return Validation(tokens, tokenizer.byte_count(tokens[1:]))
+
+
+def _encode(tokenizer: Tokenizer, texts: list[str], ends: bool) -> np.ndarray:
+    """The texts one after the other, each with an end of text behind it if `ends` and there is one."""
+    end = [tokenizer.end_of_text] if ends and tokenizer.end_of_text is not None else []
+    parts = [np.array(part, np.int32) for text in texts for part in (tokenizer.encode(text), end)]
+    return np.concatenate(parts or [np.empty(0, np.int32)])
 
 
 class FileBatches:

@@ -1,0 +1,198 @@
+"""NeuroGenModel: brain, optimiser and tokenizer behind a few methods. NumPy in, NumPy out."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from .. import backends, checkpoint
+from ..config import Config
+from ..errors import CheckpointError, ConfigError
+from ..learning.optimizer import AdamW
+from ..presets import get_preset
+from .activity import Activity, Dropout
+from .brain import Brain
+
+
+class NeuroGenModel:
+    """A spiking language model.
+
+    NeuroGenModel(vocab_size, embedding_dim) is the preset `baseline` with another vocabulary and embedding, freshly drawn; `from_preset` takes any
+    preset, `load` a checkpoint. gpu_device names the card for a backend that uses one; the CPU backend has none to choose.
+    """
+
+    def __init__(self, vocab_size: int = 32000, embedding_dim: int = 512, gpu_device: int = 0):
+        self._setup(get_preset("baseline").replace(brain={"vocabulary": vocab_size, "embedding": embedding_dim}), gpu_device)
+        self.brain.initialise(self.config.training.seed)
+
+    @classmethod
+    def from_preset(cls, name: str, vocab_size: int | None = None, tokenizer=None, gpu_device: int = 0) -> NeuroGenModel:
+        """The preset `name`, freshly drawn. The vocabulary is the tokenizer's, or vocab_size, or else the preset's own."""
+        config = get_preset(name)
+        size = tokenizer.vocabulary if tokenizer else vocab_size or config.text.vocabulary
+        return cls.from_config(config.replace(brain={"vocabulary": size}), tokenizer, gpu_device)
+
+    @classmethod
+    def from_config(cls, config: Config, tokenizer=None, gpu_device: int = 0) -> NeuroGenModel:
+        """A model of this configuration, freshly drawn with its `training.seed`."""
+        model = cls.__new__(cls)
+        model._setup(config, gpu_device, tokenizer)
+        model.brain.initialise(config.training.seed)
+        return model
+
+    def _setup(self, config, gpu_device, tokenizer=None):
+        if gpu_device < 0:
+            raise ConfigError(f"gpu_device: cards are numbered from 0; there is no {gpu_device}")
+        self.config, self.tokenizer = config, tokenizer
+        self.backend = backends.get()
+        self.brain = Brain(config.brain, self.backend)
+        self.optimizer = AdamW(self.brain.parameters, self.backend, config.training.weight_decay, config.training.clip)
+        self._activity = None
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are learned."""
+        return self.brain.parameters.size
+
+    def activity(self, tokens: int, batch: int, learning: bool = False) -> Activity:
+        """Fresh activity of `batch` sequences, for segments of at most `tokens` tokens."""
+        return Activity(self.brain, tokens, batch, learning)
+
+    def train_step(self, input_ids, target_ids, learning_rate: float | None = None, carry_state: bool = False) -> tuple[float, float]:
+        """One update on one sequence [T] or a batch of them [B, T]: (loss in nats per token, accuracy 0 to 1), from before the update.
+
+        A target below 0 counts for nothing. carry_state: go on from the state that the last call, of the same shape, left behind.
+        Raises ConfigError for token ids out of range or shapes that differ.
+        """
+        inputs, targets = self._columns(input_ids, "input_ids"), self._columns(target_ids, "target_ids", low=None)
+        if inputs.shape != targets.shape:
+            raise ConfigError(f"input_ids and target_ids: one shape is needed, got {np.shape(input_ids)} and {np.shape(target_ids)}")
+        if self._activity is None or (self._activity.tokens, self._activity.batch) != inputs.shape:
+            self._activity = self.activity(*inputs.shape, learning=True)
+        elif not carry_state:
+            self._activity.reset()
+        rate = self.config.training.learning_rate if learning_rate is None else learning_rate
+        loss, accuracy, _ = self.learn(self._activity, inputs, targets, rate)
+        return loss, accuracy
+
+    def learn(self, act: Activity, inputs, targets, rate: float) -> tuple[float, float, float]:
+        """One update on time-major inputs, targets [T, B] int32: (loss, accuracy, norm of the gradient). `act` goes on to the next segment.
+
+        Where loss or gradient are not finite, nothing is updated.
+        """
+        training = self.config.training
+        act.dropout = Dropout(act.batch, training.dropout, training.seed, self.optimizer.steps)
+        logits = self.brain.forward(act, inputs)
+        losses, hits, counted = self._score(logits, targets)
+        loss, accuracy = losses.sum(dtype=np.float64) / counted, hits.sum() / counted
+        self.brain.parameters.clear_gradient()
+        self.brain.backward(act, logits)
+        norm = self.optimizer.update(rate) if math.isfinite(loss) else math.nan
+        self.brain.refresh()
+        act.advance(inputs.shape[0])
+        return float(loss), float(accuracy), norm
+
+    def score(self, act: Activity, inputs, targets):
+        """(nats [T, B] float32, hits [T, B] bool) of time-major inputs and targets [T, B] int32, 0 where a target is below 0; `act` goes on."""
+        logits = self.brain.forward(act, inputs)
+        losses, hits, _ = self._score(logits, targets)
+        act.advance(inputs.shape[0])
+        return losses.reshape(targets.shape), hits.reshape(targets.shape).astype(bool)
+
+    def _score(self, logits, targets):
+        flat = np.ascontiguousarray(targets).reshape(-1)
+        counted = max(1, int((flat >= 0).sum()))
+        losses, hits = self.backend.zeros(flat.size), self.backend.zeros(flat.size, "uint8")
+        self.backend.cross_entropy(losses, hits, logits, self.backend.asarray(flat), np.float32(1 / counted))
+        return losses, hits, counted
+
+    def logits(self, input_ids) -> np.ndarray:
+        """Logits of one sequence [T] -> [T, V], or of a batch [B, T] -> [B, T, V], float32, from a fresh state."""
+        columns = self._columns(input_ids, "input_ids")
+        act = self.activity(min(columns.shape[0], self.config.brain.chunk), columns.shape[1])
+        parts = []
+        for first in range(0, columns.shape[0], act.tokens):
+            part = columns[first : first + act.tokens]
+            parts.append(self.brain.forward(act, part).reshape(*part.shape, -1))
+            act.advance(part.shape[0])
+        result = self.backend.to_numpy(np.concatenate(parts)).swapaxes(0, 1)
+        return result[0] if np.ndim(input_ids) == 1 else result
+
+    def generate(self, prompt_ids, max_length: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0) -> np.ndarray:
+        """Continue one prompt [P] or a batch of them [B, P] to max_length tokens, prompt included: int32 [max_length] or [B, max_length].
+
+        For temperature, top_k and top_p see kernels/sampling.py. Raises ConfigError for ids or settings out of range.
+        """
+        from ..generation import Sampling, Session
+
+        columns = self._columns(prompt_ids, "prompt_ids")
+        if max_length < columns.shape[0]:
+            raise ConfigError(f"max_length {max_length}: shorter than the prompt, which has {columns.shape[0]} tokens")
+        session = Session(self, Sampling(temperature, top_k, top_p, seed), columns.shape[1])
+        session.feed(columns)
+        drawn = [session.draw() for _ in range(max_length - columns.shape[0])]
+        result = np.concatenate([columns, np.array(drawn, np.int32).reshape(len(drawn), -1)]).T
+        return result[0] if np.ndim(prompt_ids) == 1 else np.ascontiguousarray(result)
+
+    def save(self, path, state: dict | None = None, trainer: dict | None = None) -> int:
+        """Write a checkpoint folder, whole or not at all. Returns its size in bytes.
+
+        state: a state of neurons to keep with it; trainer: what a trainer needs to go on. Raises CheckpointError where it cannot be written.
+        """
+        tables, numpy = self.brain.parameters, self.backend.to_numpy
+        tensors = {"brain": self.brain.structure(), "embeddings": {}, "decoder": {}, "optimizer": {}, "state": state or {}}
+        for name, parameter in tables.table.items():
+            tensors[parameter.file][name] = numpy(tables.value[name])
+            tensors["optimizer"] |= {f"m.{name}": numpy(tables.m[name]), f"v.{name}": numpy(tables.v[name])}
+        documents = {"config": self.config.to_dict(), "trainer": {"updates": self.optimizer.steps, **(trainer or {})}}
+        return checkpoint.save(Path(path), tensors, documents, self.tokenizer)
+
+    @classmethod
+    def load(cls, path, gpu_device: int = 0) -> NeuroGenModel:
+        """The model in a checkpoint folder. Raises CheckpointError where it is damaged, foreign or of another shape."""
+        return cls.restore(path, gpu_device)[0]
+
+    @classmethod
+    def restore(cls, path, gpu_device: int = 0) -> tuple[NeuroGenModel, dict[str, np.ndarray], dict]:
+        """(model, state, trainer) as `save` was given them."""
+        from ..text.tokenizer import Tokenizer
+
+        saved = checkpoint.load(Path(path))
+        try:
+            config, trainer, tensors = Config.from_dict(saved.documents["config"]), saved.documents["trainer"], saved.tensors
+            groups = {group: tensors[group] for group in ("brain", "embeddings", "decoder", "optimizer", "state")}
+        except KeyError as missing:
+            raise CheckpointError(f"{path}: {missing.args[0]!r} is missing from this checkpoint; use another one") from None
+        except ConfigError as error:
+            raise CheckpointError(f"{path}: its configuration cannot be read: {error}") from None
+        model = cls.__new__(cls)
+        model._setup(config, gpu_device, Tokenizer.load(saved.tokenizer_folder) if saved.tokenizer_folder else None)
+        tables, fixed = model.brain.parameters, model.brain.structure_shapes()
+        expected = {"brain": fixed, "embeddings": {}, "decoder": {}, "optimizer": {}}
+        for name, parameter in tables.table.items():
+            expected[parameter.file][name] = (parameter.shape, "float32")
+            expected["optimizer"] |= {f"m.{name}": (parameter.shape, "float32"), f"v.{name}": (parameter.shape, "float32")}
+        for group, shapes in expected.items():
+            checkpoint.check_shapes(shapes, groups[group], f"{path}, {group}")
+        for name, parameter in tables.table.items():
+            tables.value[name][...] = model.backend.asarray(groups[parameter.file][name])
+            tables.m[name][...] = model.backend.asarray(groups["optimizer"][f"m.{name}"])
+            tables.v[name][...] = model.backend.asarray(groups["optimizer"][f"v.{name}"])
+        model.brain.load_structure(groups["brain"])
+        if not isinstance(trainer.get("updates"), int):
+            raise CheckpointError(f"{path}: trainer.json does not say how many updates were made; use another checkpoint")
+        model.optimizer.steps = trainer["updates"]
+        return model, groups["state"], trainer
+
+    def _columns(self, ids, what, low: int | None = 0):
+        """One sequence or a batch of them as time-major [T, B] int32, checked."""
+        array = np.asarray(ids)
+        if array.ndim not in (1, 2) or array.size == 0 or array.dtype.kind not in "iu":
+            raise ConfigError(f"{what}: whole numbers of shape [T] or [B, T] are needed, at least one; got {array.dtype} {array.shape}")
+        vocabulary = self.config.brain.vocabulary
+        if array.max() >= vocabulary or (low is not None and array.min() < low):
+            worst = array.max() if array.max() >= vocabulary else array.min()
+            raise ConfigError(f"{what}: token id {worst} is out of range; this model knows 0 to {vocabulary - 1}")
+        return np.ascontiguousarray(np.atleast_2d(array).T, np.int32)

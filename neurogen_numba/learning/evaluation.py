@@ -1,0 +1,66 @@
+"""What a model makes of text that it was not trained on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..text.batches import Validation
+from ..text.stories import Question
+
+STREAMS = 16  # a held-out text is read by so many read heads at once, each going on with its state from its own beginning to its end
+
+
+@dataclass(frozen=True)
+class Score:
+    """loss: nats per token; accuracy: 0 to 1; bits_per_byte, and the floor below which no model gets, where it is known."""
+
+    loss: float
+    accuracy: float
+    bits_per_byte: float
+    floor_bits_per_byte: float | None
+    tokens: int
+
+
+def evaluate(model, validation: Validation) -> Score:
+    """Score held-out tokens. They are cut into STREAMS pieces (fewer for a short text), read side by side with the state carried through each;
+    every token but the first is a target, and none is left out of the mean."""
+    ids, n = validation.tokens, len(validation.tokens) - 1
+    streams = min(STREAMS, max(1, n // 256))
+    length = -(-n // streams)
+    starts = np.arange(streams) * length
+    places = starts + np.arange(length)[:, None]  # [T, B]
+    inputs = ids[np.minimum(places, n)].astype(np.int32)
+    targets = np.where(places < n, ids[np.minimum(places + 1, n)], -1).astype(np.int32)
+    act = model.activity(model.config.brain.chunk, streams)
+    nats = hits = 0.0
+    for first in range(0, length, act.tokens):
+        losses, right = model.score(act, inputs[first : first + act.tokens], targets[first : first + act.tokens])
+        nats += losses.sum(dtype=np.float64)
+        hits += right.sum()
+    floor = None if validation.floor_bits is None else validation.floor_bits / validation.bytes
+    return Score(float(nats / n), float(hits / n), float(nats / math.log(2) / validation.bytes), floor, n)
+
+
+def answer_questions(model, questions: list[Question]) -> tuple[float, float]:
+    """(share of the questions answered right, share that guessing would get), 0 to 1.
+
+    An answer is right when the most probable token is the true one all along it: then, and only then, greedy generation says it word for word.
+    Every question is asked from a fresh state, after the text that it is about.
+    """
+    encode, right = model.tokenizer.encode, 0
+    for first in range(0, len(questions), STREAMS):
+        asked = questions[first : first + STREAMS]
+        pairs = [(encode(question.prompt), encode(question.answer)) for question in asked]
+        length = max(len(prompt) + len(answer) for prompt, answer in pairs) - 1
+        inputs, targets = np.zeros((length, len(asked)), np.int32), np.full((length, len(asked)), -1, np.int32)
+        for b, (prompt, answer) in enumerate(pairs):
+            ids = np.concatenate([prompt, answer])
+            inputs[: len(ids) - 1, b] = ids[:-1]
+            targets[len(prompt) - 1 : len(ids) - 1, b] = answer
+        act = model.activity(model.config.brain.chunk, len(asked))
+        parts = [model.score(act, inputs[t : t + act.tokens], targets[t : t + act.tokens])[1] for t in range(0, length, act.tokens)]
+        right += int((np.concatenate(parts) | (targets < 0)).all(0).sum())
+    return right / len(questions), sum(question.chance for question in questions) / len(questions)

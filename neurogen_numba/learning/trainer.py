@@ -1,0 +1,190 @@
+"""The loop: text in, updates, reports out. It yields what happens and leaves the showing to others."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from .. import checkpoint
+from ..brain.activity import Activity
+from ..brain.model import NeuroGenModel
+from ..config import Config
+from ..errors import CheckpointError, ConfigError, TrainingError
+from ..generation import Sampling, Session, stream
+from ..rundir import MetricsLog, write_json
+from ..text.batches import open_corpus
+from .evaluation import answer_questions, evaluate
+from .report import CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
+from .schedule import learning_rate
+
+KEEP = 2  # checkpoints
+PLAN_AT = 50  # updates after which the speed is known well enough to plan a run of `max_minutes`
+MARGIN = 0.03  # of the time limit, kept free for what takes longer than foreseen
+QUESTIONS = 300  # asked at the end about held-out stories
+SAMPLE_TOKENS = 160
+SAMPLING = Sampling(temperature=0.7, top_p=0.95)
+
+
+class Trainer:
+    """A run in its directory. `Trainer(config, run)` begins one, `Trainer.resume(run)` goes on from its last checkpoint, bit for bit."""
+
+    def __init__(self, config: Config, run: Path):
+        corpus = open_corpus(config)
+        self._setup(NeuroGenModel.from_config(config.replace(brain={"vocabulary": corpus.tokenizer.vocabulary}), corpus.tokenizer), corpus, run, {})
+
+    @classmethod
+    def resume(cls, run: Path, steps: int | None = None) -> Trainer:
+        """steps: a new number of steps in all, for a run that is to go on longer. Raises CheckpointError where there is no whole checkpoint, or its text has changed since."""
+        folder = checkpoint.latest(run)
+        model, state, saved = NeuroGenModel.restore(folder)
+        if model.tokenizer is None:
+            raise CheckpointError(f"{folder}: no tokenizer was saved with it; it was not made by `neurogen train`")
+        trainer = cls.__new__(cls)
+        try:
+            trainer._setup(model, open_corpus(model.config, model.tokenizer), run, saved)
+        except KeyError as missing:
+            raise CheckpointError(f"{folder}: trainer.json lacks {missing.args[0]!r}; use another checkpoint") from None
+        trainer.act.load_state(state)
+        if steps is not None:
+            if steps < trainer.step:
+                raise ConfigError(f"--steps {steps}: this run has made {trainer.step} steps already")
+            trainer.steps, trainer.planned = steps, True
+        return trainer
+
+    def _setup(self, model, corpus, run, saved):
+        self.model, self.corpus, self.run = model, corpus, run
+        self.config = model.config
+        training = self.config.training
+        self.batches = corpus.batches(saved["position"] if saved else None)
+        self._glimpse = corpus.validation(training.eval_tokens)
+        self._bytes_per_token = self._glimpse.bytes / (len(self._glimpse.tokens) - 1)
+        self.act: Activity = model.activity(training.segment, training.batch, learning=True)
+        self.step = saved["step"] if saved else 0
+        self.steps = saved["steps"] if saved else training.steps
+        self.planned = saved["planned"] if saved else not training.max_minutes
+        self.seconds = saved["seconds"] if saved else 0.0
+        self._looking = saved["looking"] if saved else 0.0  # seconds spent on evaluation, samples and checkpoints
+        self._stopping = False
+
+    def stop(self):
+        """End the run after the update under way, with a checkpoint. May be called from a signal handler."""
+        self._stopping = True
+
+    def reports(self) -> Iterator[Report]:
+        """Train to the end, or until `stop`; yields a report of everything that happens and appends it to metrics.jsonl.
+
+        Raises TrainingError where loss or gradient are no numbers any more.
+        """
+        write_json(self.run / "config.json", self.config.to_dict())
+        with MetricsLog(self.run / "metrics.jsonl", self.step) as log:
+            for report in self._train():
+                log.write(report.to_record())
+                yield report
+
+    def _train(self):
+        training = self.config.training
+        tokens = training.batch * training.segment
+        yield Notice("preparing the kernels: compiled at their first use, then kept")
+        began = time.monotonic() - self.seconds
+        marks = [(self.step, began + self.seconds)]  # steps and times between which the speed is measured
+        while self.step < self.steps:
+            rate = learning_rate(training, self.step, self.steps)
+            loss, accuracy, norm = self.model.learn(self.act, *self.batches.next(), rate)
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise TrainingError(
+                    f"step {self.step + 1}: loss {loss}, gradient norm {norm}; nothing was saved since the last checkpoint in {self.run}, "
+                    "which is whole; start again with a lower --learning-rate"
+                )
+            self.step += 1
+            now = time.monotonic()
+            self.seconds = now - began
+            marks = [*marks[-10:], (self.step, now)]
+            if not self.planned and self.step >= PLAN_AT:
+                yield self._plan(marks)
+            if training.max_minutes and self.seconds > training.max_minutes * 60:
+                self.steps = self.step
+            if self.step % training.log_interval == 0 or self.step == self.steps or self._stopping:
+                yield StepReport(
+                    step=self.step,
+                    steps=self.steps,
+                    tokens=self.step * tokens,
+                    loss=loss,
+                    accuracy=accuracy,
+                    bits_per_byte=loss / math.log(2) / self._bytes_per_token,
+                    learning_rate=rate,
+                    gradient_norm=norm,
+                    tokens_per_second=(marks[-1][0] - marks[0][0]) * tokens / max(1e-9, marks[-1][1] - marks[0][1]),
+                    seconds=self.seconds,
+                    activity=self.act.rates(training.segment),
+                )
+            if self._stopping or self.step == self.steps:
+                break
+            began_looking = time.monotonic()
+            if self.step % training.eval_interval == 0:
+                yield EvalReport(self.step, *dataclasses.astuple(evaluate(self.model, self._glimpse)))
+            if self.step % training.sample_interval == 0:
+                yield self.sample()
+            if self.step % training.checkpoint_interval == 0:
+                yield self.save()
+            pause = time.monotonic() - began_looking
+            self._looking += pause
+            marks = [(step, moment + pause) for step, moment in marks]
+        yield self.save()
+        if self.step == self.steps:
+            yield from self._finish(tokens)
+
+    def _plan(self, marks):
+        """Choose the number of steps that fills the time limit at the speed seen, looks at held-out text included."""
+        training = self.config.training
+        pace = (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
+        glimpse = (len(self._glimpse.tokens) - 1) / (training.batch * training.segment) * pace / 2  # no way back: half the time at most
+        left = training.max_minutes * 60 * (1 - MARGIN) - self.seconds
+        self.steps = self.step + max(1, int(left / (pace + glimpse / training.eval_interval)))
+        self.planned = True
+        return Notice(f"{self.steps:,} steps fit into {training.max_minutes:g} minutes")
+
+    def sample(self) -> SampleReport:
+        """What the model writes: a story where it learned stories, otherwise whatever comes to its mind."""
+        prompt = "" if self.config.text.data else "You: Tell me a story.\nNeo:"
+        session = Session(self.model, dataclasses.replace(SAMPLING, seed=self.step))
+        return SampleReport(self.step, prompt, "".join(stream(session, self.model.tokenizer, prompt, SAMPLE_TOKENS)))
+
+    def save(self) -> CheckpointReport:
+        """Write a checkpoint of everything that a resumed run needs, and remove older ones."""
+        began = time.monotonic()
+        folder = checkpoint.step_folder(self.run, self.step)
+        trainer = {
+            "step": self.step,
+            "steps": self.steps,
+            "planned": self.planned,
+            "seconds": self.seconds,
+            "looking": self._looking,
+            "position": self.batches.position(),
+        }
+        size = self.model.save(folder, self.act.state(), trainer)
+        checkpoint.prune(self.run, KEEP)
+        return CheckpointReport(self.step, str(folder), size, time.monotonic() - began)
+
+    def _finish(self, tokens):
+        score = evaluate(self.model, self.corpus.validation())
+        yield EvalReport(self.step, *dataclasses.astuple(score))
+        summary = {
+            "preset": self.config.preset,
+            "parameters": self.model.parameters,
+            "steps": self.step,
+            "tokens": self.step * tokens,
+            "seconds": round(self.seconds, 1),
+            "tokens_per_second": round(self.step * tokens / max(1e-9, self.seconds - self._looking)),
+            "val_loss": score.loss,
+            "val_accuracy": score.accuracy,
+            "val_bits_per_byte": score.bits_per_byte,
+        }
+        if score.floor_bits_per_byte is not None:
+            right, chance = answer_questions(self.model, self.corpus.questions(QUESTIONS))
+            summary |= {"entropy_floor_bits_per_byte": score.floor_bits_per_byte, "question_accuracy": right, "chance_accuracy": chance}
+        yield self.sample()
+        write_json(self.run / "summary.json", summary)
+        yield FinalReport(summary)

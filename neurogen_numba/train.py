@@ -1,0 +1,109 @@
+"""`neurogen train`: flags -> configuration -> trainer -> a view of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import rundir
+from .cli import COMMANDS, Parser, command
+from .config import Config
+from .errors import ConfigError
+from .presets import PRESETS, get_preset
+
+TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
+    "--steps": ("steps", int, "updates; with --resume, the new total"),
+    "--max-minutes": ("max_minutes", float, "make the updates fit into so many minutes"),
+    "--batch-size": ("batch", int, "sequences trained side by side"),
+    "--seq-length": ("segment", int, "tokens that the gradient flows back through"),
+    "--learning-rate": ("learning_rate", float, "peak rate"),
+    "--weight-decay": ("weight_decay", float, "on synapses and decoder"),
+    "--dropout": ("dropout", float, "on embedding, axons and readout"),
+    "--seed": ("seed", int, "wiring, first weights, order of the text"),
+    "--eval-interval": ("eval_interval", int, "updates between looks at held-out text"),
+    "--sample-interval": ("sample_interval", int, "updates between samples"),
+    "--checkpoint-interval": ("checkpoint_interval", int, "updates between checkpoints"),
+}
+TEXT_FLAGS = {
+    "--data": ("data", str, "a text file or a folder of them; without it, the built-in stories"),
+    "--tokenizer": ("tokenizer", str, "sentencepiece, char, byte, or the path of a SentencePiece .model"),
+    "--vocab-size": ("vocabulary", int, "pieces of a SentencePiece tokenizer trained on the text"),
+}
+
+
+def parser() -> Parser:
+    flags = Parser("train", description=f"{COMMANDS['train'].capitalize()}. What is left out comes from the preset.")
+    flags.add_argument("--preset", default=None, help=f"{', '.join(PRESETS)} (default: nano)")
+    for flag, (field, kind, text) in (TEXT_FLAGS | TRAINING_FLAGS).items():
+        flags.add_argument(flag, dest=field, type=kind, default=None, help=text)
+    flags.add_argument("--name", default=None, help="name of the run (default: PRESET-1, PRESET-2, ...)")
+    flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
+    flags.add_argument("--resume", nargs="?", const="", default=None, metavar="RUN", help="go on with this run, or the latest one")
+    flags.add_argument("--plain", action="store_true", help="plain lines instead of the live view")
+    return flags
+
+
+def configure(args) -> Config:
+    """The preset with the flags that were given."""
+    preset = get_preset(args.preset or "nano")
+    sections = {}
+    for section, table in (("training", TRAINING_FLAGS), ("text", TEXT_FLAGS)):
+        fields = [field for field, _, _ in table.values()]
+        sections[section] = {field: getattr(args, field) for field in fields if getattr(args, field) is not None}
+    if "data" in sections["text"]:
+        sections["text"]["data"] = str(Path(args.data).resolve())  # a resumed run may start in another folder
+    return preset.replace(**sections)
+
+
+def _run_to_resume(args) -> Path:
+    given = [flag for flag, (field, _, _) in (TEXT_FLAGS | TRAINING_FLAGS).items() if getattr(args, field) is not None and flag != "--steps"]
+    given += ["--preset"] if args.preset else []
+    if given:
+        raise ConfigError(f"--resume goes on with the settings of the run; leave out {', '.join(given)}")
+    if args.resume and args.name:
+        raise ConfigError("--resume RUN and --name both name a run; leave one out")
+    if args.resume:
+        return Path(args.resume)
+    return args.out / args.name if args.name else rundir.latest_run(args.out)
+
+
+@command("train")
+def main(argv=None):
+    args = parser().parse_args(argv)
+    config = configure(args)  # before anything is written
+    run = rundir.create(args.out, args.name, config.preset) if args.resume is None else _run_to_resume(args)
+    with rundir.lock(run):
+        import signal
+
+        from .learning.trainer import Trainer
+        from .ui import open_view
+
+        try:
+            trainer = Trainer(config, run) if args.resume is None else Trainer.resume(run, args.steps)
+        except Exception:
+            if args.resume is None:
+                rundir.discard(run)  # nothing was trained: leave no empty run behind
+            raise
+        config = trainer.config
+
+        def stop(number, frame):
+            trainer.stop()
+            signal.signal(number, before[number])  # a second one ends it at once
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        title = f"{run.name} · {trainer.model.parameters:,} parameters · {config.brain.neurons:,} neurons"
+        try:
+            with open_view(title, plain=args.plain or None, log_interval=config.training.log_interval) as view:
+                for report in trainer.reports():
+                    view.show(report)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if trainer.step < trainer.steps:
+        print(f"Stopped after {trainer.step} of {trainer.steps} steps; everything is kept. To go on: neurogen train --resume {run}")
+        return 130
+    print(f"To talk to it: neurogen chat {run}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
