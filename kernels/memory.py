@@ -2,14 +2,16 @@
 
 Per sequence and head, S [W, W] (rows: key, columns: value):
 
-    q = unit(silu(q_in)),  k = unit(silu(k_in)),  w = sigmoid(w_in + write_bias) write_scale[b]
+    q[t] = unit(silu(q_in[t])),  k[t] = q[t-1],  w = sigmoid(w_in + write_bias) write_scale[b]
     D = lambda S[t-1];  u = w (v - D^T k);  S[t] = D + k u^T;  o = S[t]^T q;  out = o / sqrt(mean(o^2) + eps)
     unit(x) = x / sqrt(sum of x^2 + eps),  lambda = sigmoid(decay)
 
 (Schlag, Irie & Schmidhuber 2021, "Linear transformers are secretly fast weight programmers"; Yang, Kautz & Hatamizadeh 2024, "Gated delta
-networks".) A write first takes back what the memory already answers to the key, so a fact told again replaces the old one.
+networks".) What comes is stored under what came before it: the key of a token is the query of the token before, so the same words heard again recall
+what followed them. A write first takes back what the memory already answers to its key: a fact told again replaces the old one.
 
-q_in, k_in, v, out: [C, B, heads W] float32, head h in columns h W to (h + 1) W; w_in: [C, B, heads]; S: [B, heads, W, W].
+q_in, v, out: [C, B, heads W] float32, head h in columns h W to (h + 1) W; key [B, heads W]: the query of the token before; w_in: [C, B, heads];
+S: [B, heads, W, W].
 """
 
 import numba
@@ -85,56 +87,53 @@ def read(o, S, q):
 
 
 @cpu()
-def memory_forward_cpu(out, S, q_in, k_in, v, w_in, write_bias, decay, write_scale):
-    """Write and read C tokens. S is updated in place; out is overwritten."""
+def memory_forward_cpu(out, S, key, q_in, v, w_in, write_bias, decay, write_scale):
+    """Write and read C tokens. S and key are updated in place; out is overwritten."""
     C, B, heads = w_in.shape
     W = S.shape[2]
     for task in numba.prange(B * heads):
         b, h = task // heads, task % heads
         own = slice(h * W, (h + 1) * W)
-        q, k, u, o = np.empty(W, np.float32), np.empty(W, np.float32), np.empty(W, np.float32), np.empty(W, np.float32)
+        q, u, o = np.empty(W, np.float32), np.empty(W, np.float32), np.empty(W, np.float32)
+        k = key[b, own]
         keep = sigmoid(decay[h])
         for t in range(C):
             unit_forward(q, q_in[t, b, own])
-            unit_forward(k, k_in[t, b, own])
             write(S[b, h], S[b, h], u, k, v[t, b, own], sigmoid(w_in[t, b, h] + write_bias[h]) * write_scale[b], keep)
             r = read(o, S[b, h], q)
             for j in range(W):
                 out[t, b, h * W + j] = o[j] * r
+                k[j] = q[j]
 
 
 @cpu()
-def memory_backward_cpu(
-    dq_in, dk_in, dv, dw_in, d_decay, dS, d_out, S_before, q_in, k_in, v, w_in, write_bias, decay, write_scale
-):
-    """Run a chunk backwards. S_before [B, heads, W, W]: the memory before the chunk, from which the chunk is run again to know S at every token.
+def memory_backward_cpu(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_before, q_in, v, w_in, write_bias, decay, write_scale):
+    """Run a chunk backwards. S_before, key_before: S and key before the chunk, from which the chunk is run again to know S at every token.
 
-    Overwrites dq_in, dk_in, dv [C, B, heads W] and dw_in [C, B, heads]; adds to d_decay [B, heads]; carries dS [B, heads, W, W].
+    Overwrites dq_in, dv [C, B, heads W] and dw_in [C, B, heads]; adds to d_decay [B, heads]; carries dS [B, heads, W, W] and d_key [B, heads W].
     """
     C, B, heads = w_in.shape
     W = S_before.shape[2]
     for task in numba.prange(B * heads):
         b, h = task // heads, task % heads
         own = slice(h * W, (h + 1) * W)
-        S = np.empty((C + 1, W, W), np.float32)
-        q, k, u = np.empty((C, W), np.float32), np.empty((C, W), np.float32), np.empty((C, W), np.float32)
-        q_norm, k_norm = np.empty(C, np.float32), np.empty(C, np.float32)
-        o, do, du, dp = np.empty(W, np.float32), np.empty(W, np.float32), np.empty(W, np.float32), np.empty(W, np.float32)
-        dq, dk = np.empty(W, np.float32), np.empty(W, np.float32)
+        S, q, u = np.empty((C + 1, W, W), np.float32), np.empty((C + 1, W), np.float32), np.empty((C, W), np.float32)
+        norm = np.empty(C, np.float32)
+        o, do, du, dp, dq = (np.empty(W, np.float32), np.empty(W, np.float32), np.empty(W, np.float32), np.empty(W, np.float32), np.empty(W, np.float32))
         keep = sigmoid(decay[h])
         S[0] = S_before[b, h]
+        q[0] = key_before[b, own]  # row t + 1 is the query of token t, row t its key
         for t in range(C):
-            q_norm[t] = unit_forward(q[t], q_in[t, b, own])
-            k_norm[t] = unit_forward(k[t], k_in[t, b, own])
-            write(S[t + 1], S[t], u[t], k[t], v[t, b, own], sigmoid(w_in[t, b, h] + write_bias[h]) * write_scale[b], keep)
-        dS_t = dS[b, h]
+            norm[t] = unit_forward(q[t + 1], q_in[t, b, own])
+            write(S[t + 1], S[t], u[t], q[t], v[t, b, own], sigmoid(w_in[t, b, h] + write_bias[h]) * write_scale[b], keep)
+        dS_t, dk = dS[b, h], d_key[b, own]
         d_keep = ZERO
         for back in range(C):
             t = C - 1 - back
             p = sigmoid(w_in[t, b, h] + write_bias[h])
             w = p * write_scale[b]
-            r = read(o, S[t + 1], q[t])
-            d_out_t, q_t, k_t, u_t = d_out[t, b, own], q[t], k[t], u[t]
+            q_t, k_t, u_t, d_out_t = q[t + 1], q[t], u[t], d_out[t, b, own]
+            r = read(o, S[t + 1], q_t)
             dot = ZERO
             for j in range(W):
                 dot += d_out_t[j] * o[j] * r
@@ -143,7 +142,7 @@ def memory_backward_cpu(
                 du[j] = ZERO
             for i in range(W):
                 row, d_row = S[t + 1, i], dS_t[i]
-                to_q, to_k = ZERO, ZERO
+                to_q, to_k = dk[i], ZERO  # the token after uses this query as its key
                 for j in range(W):
                     to_q += row[j] * do[j]
                     d_row[j] += q_t[i] * do[j]
@@ -164,7 +163,6 @@ def memory_backward_cpu(
                     d_keep += d_row[j] * row[j]
                     d_row[j] *= keep
                 dk[i] += keep * to_k
-            unit_backward(dq_in[t, b, own], q_in[t, b, own], q_t, q_norm[t], dq)
-            unit_backward(dk_in[t, b, own], k_in[t, b, own], k_t, k_norm[t], dk)
+            unit_backward(dq_in[t, b, own], q_in[t, b, own], q_t, norm[t], dq)
             dw_in[t, b, h] = dw * (ONE - p)  # dw/dw_in = w (1 - p)
         d_decay[b, h] += d_keep * keep * (ONE - keep)

@@ -1,6 +1,5 @@
 """Draw the next token: temperature, top-k, top-p (nucleus sampling: Holtzman et al. 2020, "The curious case of neural text degeneration")."""
 
-import numba
 import numpy as np
 
 from .jit import ONE, ZERO, cpu_serial

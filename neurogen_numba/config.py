@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import typing
 from dataclasses import dataclass, field
 
@@ -47,6 +48,7 @@ class Brain:
     memory_heads: int = 8
     memory_width: int = 64
     memory_fan_in: int = 96
+    memory_context: int = 3  # tokens under which the associative memory files what comes next
     events: str = "graded"  # graded: an event carries its membrane potential; binary: it carries 1
     chunk: int = 16  # tokens processed together; the shortest feedback and lateral delay
 
@@ -58,7 +60,7 @@ class Brain:
         for name in ("thalamus", "hippocampus"):
             if getattr(self, name).outputs:
                 raise ConfigError(f"brain.{name}.outputs: nothing reads a readout of this module; leave it 0")
-        for name in ("embedding", "vocabulary", "fan_in", "delays", "hypercolumn", "memory_heads", "memory_width", "memory_fan_in", "chunk"):
+        for name in ("embedding", "vocabulary", "fan_in", "delays", "hypercolumn", "memory_heads", "memory_width", "memory_fan_in", "memory_context", "chunk"):
             _at_least(self, "brain", name, 1)
         _at_least(self, "brain", "feedback", 0)
         if self.events not in ("graded", "binary"):
@@ -83,7 +85,7 @@ class Training:
     clip: float = 1.0  # global norm of the gradient
     dropout: float = 0.0  # on embedding, axons and readout
     seed: int = 0
-    max_minutes: float = 0.0  # 0: no limit; otherwise the steps are made to fit
+    max_minutes: float = 0.0  # of training; 0: no limit; otherwise fewer steps are made where `steps` do not fit
     eval_interval: int = 250  # steps
     eval_tokens: int = 20000  # held-out tokens looked at during training; the end looks at all
     checkpoint_interval: int = 500  # steps
@@ -95,6 +97,8 @@ class Training:
             _at_least(self, "training", name, 1)
         for name in ("learning_rate", "warmup", "final_rate", "weight_decay", "max_minutes", "seed"):
             _at_least(self, "training", name, 0)
+        if self.seed >= 2**64:
+            raise ConfigError(f"training.seed: below 2^64, not {self.seed}")
         if not self.clip > 0:
             raise ConfigError(f"training.clip: a positive norm, not {self.clip}")
         if not 0 <= self.dropout < 1:
@@ -149,6 +153,8 @@ def _at_least(section, prefix, name, low):
     value = getattr(section, name)
     if not value >= low:
         raise ConfigError(f"{prefix}.{name}: at least {low}, not {value}")
+    if value == math.inf:
+        raise ConfigError(f"{prefix}.{name}: a finite number, not {value}")
 
 
 def _build(cls, values, where):

@@ -39,11 +39,12 @@ class Session:
         self._act = model.activity(model.config.brain.chunk, batch)
         self._logits = None  # [B, V], for the token to come
         self._drawn = 0
+        self.heard = ()  # the tokens heard last, of the first sequence
 
     def reset(self):
         """Forget everything heard and said."""
         self._act.reset()
-        self._logits, self._drawn = None, 0
+        self._logits, self._drawn, self.heard = None, 0, ()
 
     def feed(self, ids):
         """Hear tokens [T, B] int32."""
@@ -52,6 +53,7 @@ class Session:
             logits = self.model.brain.forward(self._act, part)
             self._logits = logits[-self._act.batch :]
             self._act.advance(len(part))
+            self.heard = part[:, 0]
 
     def draw(self):
         """Draw the next token of each sequence, [B] int32, and hear it. Something must have been fed before."""

@@ -76,11 +76,19 @@ def latest_run(out: Path) -> Path:
     return max(saved)[1]
 
 
+def find_run(path: str, out: Path) -> Path:
+    """The run meant by `path`: a folder, or the name of a run under `out`."""
+    named = Path(out) / path
+    return named if (named / "checkpoints").is_dir() and not Path(path).exists() else Path(path)
+
+
 def find_checkpoint(path: str | None, out: Path) -> Path:
-    """The checkpoint meant by `path`: a checkpoint folder, a run (its newest), or None for the newest run under `out`."""
-    if path is None:
-        return checkpoint.latest(latest_run(out))
-    return checkpoint.latest(Path(path)) if (Path(path) / "checkpoints").is_dir() else Path(path)
+    """The checkpoint meant by `path`: a checkpoint folder, a run (its newest), or None for the newest run under `out`.
+
+    Raises ConfigError if there is no run, CheckpointError if it has no whole checkpoint.
+    """
+    run = latest_run(out) if path is None else find_run(path, out)
+    return checkpoint.latest(run) if (run / "checkpoints").is_dir() else run
 
 
 # The lock

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import signal
 from pathlib import Path
 
-from . import rundir
+from . import checkpoint, rundir
 from .cli import COMMANDS, Parser, command
 from .config import Config
 from .errors import ConfigError
@@ -12,7 +14,7 @@ from .presets import PRESETS, get_preset
 
 TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
     "--steps": ("steps", int, "updates; with --resume, the new total"),
-    "--max-minutes": ("max_minutes", float, "make the updates fit into so many minutes"),
+    "--max-minutes": ("max_minutes", float, "as many updates as fit into so many minutes"),
     "--batch-size": ("batch", int, "sequences trained side by side"),
     "--seq-length": ("segment", int, "tokens that the gradient flows back through"),
     "--learning-rate": ("learning_rate", float, "peak rate"),
@@ -55,53 +57,60 @@ def configure(args) -> Config:
 
 
 def _run_to_resume(args) -> Path:
-    given = [flag for flag, (field, _, _) in (TEXT_FLAGS | TRAINING_FLAGS).items() if getattr(args, field) is not None and flag != "--steps"]
-    given += ["--preset"] if args.preset else []
+    fixed = {flag: field for flag, (field, _, _) in (TEXT_FLAGS | TRAINING_FLAGS).items() if flag != "--steps"} | {"--preset": "preset"}
+    given = [flag for flag, field in fixed.items() if getattr(args, field) is not None]
     if given:
         raise ConfigError(f"--resume goes on with the settings of the run; leave out {', '.join(given)}")
     if args.resume and args.name:
         raise ConfigError("--resume RUN and --name both name a run; leave one out")
-    if args.resume:
-        return Path(args.resume)
-    return args.out / args.name if args.name else rundir.latest_run(args.out)
+    named = args.resume or args.name
+    run = rundir.find_run(named, args.out) if named else rundir.latest_run(args.out)
+    checkpoint.latest(run)  # refuses a folder that is no run, before a lock is put into it
+    return run
+
+
+def _watch(trainer, title: str, plain: bool):
+    """Train to the end, or until the first Ctrl-C, and show it. A second Ctrl-C ends it at once."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number, frame):
+        trainer.stop()
+        signal.signal(number, before[number])
+
+    from .ui import open_view
+
+    try:
+        for number in before:
+            signal.signal(number, stop)
+        with open_view(title, plain=plain or None) as view:
+            for report in trainer.reports():
+                view.show(report)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @command("train")
 def main(argv=None):
     args = parser().parse_args(argv)
+    new = args.resume is None
     config = configure(args)  # before anything is written
-    run = rundir.create(args.out, args.name, config.preset) if args.resume is None else _run_to_resume(args)
+    run = rundir.create(args.out, args.name, config.preset) if new else _run_to_resume(args)
     with rundir.lock(run):
-        import signal
-
-        from .learning.trainer import Trainer
-        from .ui import open_view
-
         try:
-            trainer = Trainer(config, run) if args.resume is None else Trainer.resume(run, args.steps)
-        except Exception:
-            if args.resume is None:
+            from .learning.trainer import Trainer
+
+            trainer = Trainer(config, run) if new else Trainer.resume(run, args.steps)
+        except BaseException:  # Ctrl-C too
+            if new:
                 rundir.discard(run)  # nothing was trained: leave no empty run behind
             raise
-        config = trainer.config
-
-        def stop(number, frame):
-            trainer.stop()
-            signal.signal(number, before[number])  # a second one ends it at once
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        title = f"{run.name} · {trainer.model.parameters:,} parameters · {config.brain.neurons:,} neurons"
-        try:
-            with open_view(title, plain=args.plain or None, log_interval=config.training.log_interval) as view:
-                for report in trainer.reports():
-                    view.show(report)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        _watch(trainer, f"{run.name} · {trainer.model.parameters:,} parameters · {trainer.config.brain.neurons:,} neurons", args.plain)
     if trainer.step < trainer.steps:
-        print(f"Stopped after {trainer.step} of {trainer.steps} steps; everything is kept. To go on: neurogen train --resume {run}")
+        going_on = f"neurogen train --resume {shlex.quote(str(run))}"
+        print(f"Stopped after {trainer.step:,} of {trainer.steps:,} steps; everything is kept. To go on: {going_on}")
         return 130
-    print(f"To talk to it: neurogen chat {run}")
+    print(f"To talk to it: neurogen chat {shlex.quote(str(run))}")
     return 0
 
 

@@ -10,6 +10,17 @@ settings.register_profile("neurogen", deadline=None, derandomize="CI" in os.envi
 settings.load_profile("neurogen")
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Kernels on one thread: for a brain of a few dozen neurons, waking a second one takes longer than the work, above all on a busy machine."""
+    import numba
+
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    yield
+    numba.set_num_threads(before)
+
+
 def pytest_collection_modifyitems(items):
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked:

@@ -122,15 +122,16 @@ def dense(s, weight):
 # Section 3: two memories
 
 
-def delta_memory(q_in, k_in, v_in, w_in, write_bias, decay, S0, dopamine, heads):
+def delta_memory(q_in, v_in, w_in, write_bias, decay, S0, key0, dopamine, heads):
     """Hippocampal associative memory under the gated delta rule (Yang et al. 2024, "Gated Delta Networks").
 
-    q_in, k_in, v_in: [T, B, heads * width], head after head. w_in: [T, B, heads]. write_bias, decay: [heads]. dopamine: [B].
-    S0: [B, heads, width, width], rows are keys and columns values. Returns out [T, B, heads * width] and S after the last token.
+    q_in, v_in: [T, B, heads * width], head after head. w_in: [T, B, heads]. write_bias, decay: [heads]. dopamine: [B].
+    S0: [B, heads, width, width], rows are keys and columns values. key0: [B, heads * width], the query of the token before.
+    Returns out [T, B, heads * width], and S and the query after the last token.
     """
     T, B, size = np.shape(q_in)
     width = size // heads
-    S = np.array(S0, np.float64)
+    S, key = np.array(S0, np.float64), np.array(key0, np.float64)
     out = np.empty((T, B, size))
 
     def unit_silu(x):
@@ -141,14 +142,15 @@ def delta_memory(q_in, k_in, v_in, w_in, write_bias, decay, S0, dopamine, heads)
         for b in range(B):
             for h in range(heads):
                 part = slice(h * width, (h + 1) * width)
-                q, k, v = unit_silu(q_in[t, b, part]), unit_silu(k_in[t, b, part]), v_in[t, b, part]
+                q, k, v = unit_silu(q_in[t, b, part]), key[b, part].copy(), v_in[t, b, part]
                 w = sigmoid(w_in[t, b, h] + write_bias[h]) * (1 + dopamine[b])
                 D = sigmoid(decay[h]) * S[b, h]
                 u = w * (v - D.T @ k)
                 S[b, h] = D + np.outer(k, u)
                 o = S[b, h].T @ q
                 out[t, b, part] = o / np.sqrt(np.mean(o**2) + 1e-4)
-    return out, S
+                key[b, part] = q
+    return out, S, key
 
 
 def working_memory(f_in, u_in, retain, m0):
@@ -280,7 +282,7 @@ def sizes(config):
     """How many values each signal and each input has."""
     memory = config["memory_heads"] * config["memory_width"]
     slots = config["pfc"]["outputs"] or config["pfc"]["neurons"]
-    size = {"memory": memory, "memory.query": memory, "memory.key": memory, "memory.value": memory, "memory.write": config["memory_heads"]}
+    size = {"memory": memory, "memory.query": memory, "memory.value": memory, "memory.write": config["memory_heads"]}
     size |= {"working_memory": slots, "working_memory.retain": slots, "working_memory.store": slots}
     size["broca.gate"] = config["broca"]["neurons"]
     for module in MODULES:
@@ -299,9 +301,8 @@ def projections(config):
         Projection("feedback_thalamus", "pfc", "thalamus", *late, feedback, inhibitory=True),
         Projection("thalamus_wernicke", "thalamus", "wernicke", *far, fan_in),
         Projection("feedback_wernicke", "pfc", "wernicke", *late, feedback),
-        Projection("memory_query", out["wernicke"], "memory.query", *now, memory),
-        Projection("memory_key", out["wernicke"], "memory.key", *near, memory),
-        Projection("memory_value", out["wernicke"], "memory.value", *now, memory),
+        Projection("memory_query", "thalamus", "memory.query", 0, config["memory_context"], memory),
+        Projection("memory_value", "thalamus", "memory.value", *now, memory),
         Projection("memory_write", out["wernicke"], "memory.write", *now, memory),
         Projection("memory_hippocampus", "memory", "hippocampus", *now, fan_in),
         Projection("wernicke_hippocampus", "wernicke", "hippocampus", *near, fan_in),
@@ -317,6 +318,7 @@ def projections(config):
         Projection("pfc_broca", "pfc", "broca", *now, fan_in),
         Projection("hippocampus_broca", "hippocampus", "broca", *now, fan_in),
         Projection("wernicke_broca", "wernicke", "broca", *near, fan_in),
+        Projection("memory_broca", "memory", "broca", *now, fan_in),
         Projection("thalamus_broca", "thalamus", "broca", *far, fan_in),
         Projection("go_broca", out["basal_ganglia"], "broca.gate", *now, fan_in),
     ]
@@ -365,7 +367,7 @@ def fresh_state(config, B):
     """The state of B sequences of which nothing has been read yet: every array is 0.
 
     MODULE.v, .a, and .y where its trace is read, [B, N]; MODULE.history and .out_history [H, B, M], the newest token last, for the
-    signals that are read with delays; memory.S [B, heads, width, width]; working_memory.m [B, M]; three neuromodulators, [B].
+    signals that are read with delays; memory.S [B, heads, width, width]; memory.key [B, heads * width]; working_memory.m [B, M]; three neuromodulators, [B].
     """
     size = sizes(config)
     state = {name: np.zeros(B) for name in ("dopamine", "norepinephrine", "serotonin")}
@@ -374,6 +376,7 @@ def fresh_state(config, B):
             state[f"{module}.{letter}"] = np.zeros((B, size[module]))
     for source, H in history_lengths(config).items():
         state[history_key(source)] = np.zeros((H, B, size[source]))
+    state["memory.key"] = np.zeros((B, size["memory"]))
     state["memory.S"] = np.zeros((B, config["memory_heads"], config["memory_width"], config["memory_width"]))
     state["working_memory.m"] = np.zeros((B, size["working_memory"]))
     return state
@@ -421,7 +424,7 @@ def model_forward(config, params, structure, tokens, state=None, *, smooth=False
                 current += synapses(signal, H[p.source], weight=weight, N=size[target], **structure[p.name])
         return current
 
-    neurons, S, m = {}, state["memory.S"], state["working_memory.m"]  # neurons: what population calls params, state and record
+    neurons, S, key, m = {}, state["memory.S"], state["memory.key"], state["working_memory.m"]  # neurons: what population calls params, state and record
     for module in MODULES:
         fields = [name.split(".")[1] for name in params if name.startswith(f"{module}.")]
         own = {field: np.asarray(params[f"{module}.{field}"], np.float64) for field in fields}
@@ -435,9 +438,9 @@ def model_forward(config, params, structure, tokens, state=None, *, smooth=False
     for t in range(T):
         for module in MODULES:
             if module == "hippocampus":
-                q, k, v, w = (hear(f"memory.{name}", t) for name in ("query", "key", "value", "write"))
+                q, v, w = (hear(f"memory.{name}", t) for name in ("query", "value", "write"))
                 write_bias, decay = params["memory.write_bias"], params["memory.decay"]
-                recalled, S = delta_memory(q, k, v, w, write_bias, decay, S, state["dopamine"], config["memory_heads"])
+                recalled, S, key = delta_memory(q, v, w, write_bias, decay, S, key, state["dopamine"], config["memory_heads"])
                 signals["memory"][t] = recalled[0]
             if module == "pfc":
                 f_in, u_in = hear("working_memory.retain", t), hear("working_memory.store", t)
@@ -474,7 +477,7 @@ def model_forward(config, params, structure, tokens, state=None, *, smooth=False
         logits[t] = decoder(read, params["decoder.weight"], params["decoder.bias"])
 
     after = {name: np.array(state[name], np.float64) for name in ("dopamine", "norepinephrine", "serotonin")}
-    after |= {"memory.S": S, "working_memory.m": m}
+    after |= {"memory.S": S, "memory.key": key, "working_memory.m": m}
     after |= {f"{module}.{letter}": values for module in MODULES for letter, values in neurons[module]["state"].items()}
     after |= {history_key(source): signals[source][T:].copy() for source in history_lengths(config)}
     activity = {"memory": {"out": signals["memory"]}, "working_memory": {"m": signals["working_memory"]}}
@@ -529,7 +532,7 @@ def random_model(config, rng):
     params["embedding.weight"] = rng.normal(0, 1, (V, E))
     if size["thalamus"] != E:
         params["embedding_thalamus.weight"] = rng.normal(0, E**-0.5, (E, size["thalamus"]))
-    params["memory.decay"] = np.linspace(2, 7, heads)
+    params["memory.decay"] = np.linspace(1, 4, heads)
     params["memory.write_bias"] = rng.normal(0, 0.5, heads)
     params["working_memory.retain"] = np.linspace(1, 5, size["working_memory"])
     R = size["broca.out"] if has_readout(config, "broca") else size["broca"]

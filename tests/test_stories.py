@@ -125,7 +125,7 @@ def test_choices_come_as_often_as_their_bits_say():
 
 def test_same_texts_on_every_machine_and_version():
     text = "".join(told.text for told in itertools.islice(stories(0), 50)) + story(1, 10**12, "held-out").text
-    assert hashlib.sha256(text.encode()).hexdigest() == "3328399c6f310dead517ad2358dcab18ca082e8327bc986f39fe61309c8d960f"
+    assert hashlib.sha256(text.encode()).hexdigest() == "dd5b9f14be80d1d1e07791bd3add4074ba12b483b489e1452dafa36dc37946a8"
 
 
 def test_any_story_directly():
@@ -181,7 +181,7 @@ def test_an_answer_follows_from_what_was_told_before():
             assert len(values) == 1, question.prompt
             kind = KINDS[number]
             assert question.answer == " " + kind.telling.format(name, *values)
-            assert question.chance == 1 / len(list(itertools.product(*kind.pools)))
+            assert question.chance == 1 / len(kind.pool)
 
 
 def test_events_are_true_to_the_facts():
@@ -203,13 +203,13 @@ def test_every_question_of_the_text_is_listed_and_none_is_asked_twice():
             assert told.text.startswith(question.prompt + question.answer + "\n")
 
 
-def test_a_story_has_two_to_four_questions_about_two_or_three_facts_of_each_character():
+def test_a_story_has_three_or_four_questions_about_two_or_three_facts_of_each_character():
     kinds = Counter()
     for told in SAMPLE:
         if " At last " in told.text:
             kinds[len(told.questions)] += 1
             assert set(Counter(name for _, name in facts(told.text)).values()) <= {2, 3}
-    assert set(kinds) == {2, 3, 4}
+    assert set(kinds) == {3, 4}
 
 
 def test_questions_reach_back_near_and_far():
@@ -228,7 +228,7 @@ def test_a_word_belongs_to_one_list():
     counts = Counter(word for pool in POOLS.values() for word in pool)
     assert [word for word, count in counts.items() if count > 1] == []
     for name, pool in POOLS.items():
-        pattern = "[A-Z][a-z]+" if name in ("NAMES", "LINKS") else "[a-z]+"
+        pattern = "[A-Z][a-z]+" if name in ("NAMES", "LINKS", "HOMES") else "[a-z]+"
         assert all(re.fullmatch(pattern, word) for word in pool), name
     assert len(set(corpus.GREETINGS)) == len(corpus.GREETINGS)
 
@@ -246,7 +246,7 @@ def test_texts_are_plain_lines_of_sentences():
 
 def test_rich_but_learnable():
     bits_per_byte = sum(told.bits for told in SAMPLE) / sum(len(told.text.encode()) for told in SAMPLE)
-    assert 0.35 < bits_per_byte < 0.7
+    assert 0.3 < bits_per_byte < 0.7
     assert 60 < sum(len(told.text.split()) for told in SAMPLE) / len(SAMPLE) < 130
     assert 200 < len({word for told in SAMPLE for word in re.findall(r"\w+", told.text)}) < 300
 

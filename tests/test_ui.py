@@ -52,9 +52,9 @@ def without_codes(text):
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
 
 
-def lines_of(*reports, log_interval=1):
+def lines_of(*reports):
     stream = io.StringIO()
-    with PlainView("NeuroGen, nano", log_interval, stream) as view:
+    with PlainView("NeuroGen, nano", stream) as view:
         for report in reports:
             view.show(report)
     return stream.getvalue().splitlines()
@@ -112,11 +112,6 @@ def test_plain_lines():
         "finished  steps 2,310  validation bits per byte 0.5912  checkpoint runs/a/step-2310",
     ]
     assert "floor" not in lines_of(EvalReport(1, 2.0, 0.1, 1.0, None, 5))[1]
-
-
-def test_plain_view_logs_at_its_interval_and_at_the_end():
-    steps = [StepReport(n, 25, n, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, {}) for n in range(1, 26)]
-    assert [line.split()[1] for line in lines_of(*steps, EVAL, log_interval=10)[1:]] == ["10/25", "20/25", "25/25", "at"]
 
 
 def test_plain_view_survives_hostile_text_and_narrow_encodings():
@@ -246,8 +241,7 @@ def test_open_view_follows_the_terminal(monkeypatch):
     assert isinstance(open_view("t"), PlainView)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setattr("sys.stdout", io.StringIO())
-    view = open_view("t", log_interval=7)
-    assert isinstance(view, PlainView) and view.log_interval == 7
+    assert isinstance(open_view("t"), PlainView)
     assert isinstance(open_view("t", plain=False), LiveView)
 
 

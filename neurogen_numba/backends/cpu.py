@@ -9,10 +9,26 @@ import numba
 import numpy as np
 import threadpoolctl
 
-from ..kernels import adamw, dropout, embedding, events, gate, lanes, memory, neuron, normalize, reduce, sampling, softmax, synapse, working_memory
+from ..kernels import (
+    adamw,
+    dropout,
+    embedding,
+    events,
+    gate,
+    lanes,
+    memory,
+    neuron,
+    normalize,
+    reduce,
+    sampling,
+    softmax,
+    synapse,
+    working_memory,
+)
 from .base import Backend
 
 WORTH_SHARING = 10_000_000  # multiply-adds
+SHARE = 128  # rows. How rows are cut must not depend on the number of threads: BLAS rounds a row by its place in the block that it is given
 
 
 class CpuBackend(Backend):
@@ -65,7 +81,7 @@ class CpuBackend(Backend):
         if out.size * a.shape[1] < WORTH_SHARING:
             self._rows(out, a, b, add)
             return
-        parts = self.tasks
+        parts = max(2, len(out) // SHARE)
         bounds = [part * len(out) // parts for part in range(parts + 1)]
         list(self._pool.map(lambda first, last: self._rows(out[first:last], a[first:last], b, add), bounds, bounds[1:]))
 

@@ -81,7 +81,7 @@ class Activity:
         arrays = {}
         for letter, table in (("v", self.v), ("a", self.a), ("y", self.y)):
             arrays |= {f"{name}.{letter}": rows[0] for name, rows in table.items()}
-        return arrays | {"memory.S": self.S, "working_memory.m": self.m[0]} | self.levels
+        return arrays | {"memory.S": self.S, "memory.key": self.key, "working_memory.m": self.m[0]} | self.levels
 
     def _histories(self):
         """State name -> signal, for each signal whose past is heard."""
@@ -90,7 +90,7 @@ class Activity:
 
     def state(self) -> dict[str, np.ndarray]:
         """A copy of the state as NumPy arrays: `{module}.v`, `.a`, `.y` [B, N], `{module}.history` [H, B, N] (what the axons carried, the newest token
-        last), `{module}.out_history`, `memory.S` [B, heads, W, W], `working_memory.m` [B, slots], and the neuromodulators [B]; float32."""
+        last), `{module}.out_history`, `memory.S` [B, heads, W, W], `memory.key` [B, heads W], `working_memory.m` [B, slots], and the neuromodulators [B]; float32."""
         backend = self.brain.backend
         state = {name: backend.to_numpy(array) for name, array in self._carried().items()}
         for name, signal in self._histories().items():

@@ -8,7 +8,7 @@ from ..config import MODULES
 from ..config import Brain as BrainConfig
 from .activity import Activity
 from .buffers import Parameters
-from .connectome import arcs, has_readout
+from .connectome import arcs, check_synapses, has_readout
 from .decoder import Decoder
 from .embedding import Embedding
 from .hippocampus import AssociativeMemory
@@ -40,8 +40,12 @@ class Brain:
             self.components += [Readout(name)] if has_readout(config, name) else []
         self.decoder = Decoder(config, backend)
         self.populations = [component for component in self.components if isinstance(component, Population)]
-        self.current_sizes = {arc.target: arc.targets for arc in self.arcs} | {f"{name}.current": getattr(config, name).neurons for name in MODULES}
-        self.signal_sizes = {arc.source: arc.sources for arc in self.arcs} | {f"{name}.axon": getattr(config, name).neurons for name in MODULES}
+        self.current_sizes = {arc.target: arc.targets for arc in self.arcs} | {
+            f"{name}.current": getattr(config, name).neurons for name in MODULES
+        }
+        self.signal_sizes = {arc.source: arc.sources for arc in self.arcs} | {
+            f"{name}.axon": getattr(config, name).neurons for name in MODULES
+        }
         self.signal_sizes[self.decoder.source] = config.broca.output_size
         parts = (*self.components, *self.projections, self.decoder)
         self.parameters = Parameters((parameter for part in parts for parameter in part.parameters()), backend)
@@ -89,12 +93,14 @@ class Brain:
         return shapes
 
     def load_structure(self, fixed: dict[str, np.ndarray]):
-        """Inverse of `structure`."""
+        """Inverse of `structure`. Raises CheckpointError where synapses lead to nowhere."""
         for population in self.populations:
             population.input_scale = self.backend.asarray(fixed[f"{population.name}.input_scale"], "float32")
         for projection in self.projections:
             if not projection.arc.dense:
-                projection.set_structure(fixed[f"{projection.arc.name}.row_start"], fixed[f"{projection.arc.name}.target"])
+                row_start, target = fixed[f"{projection.arc.name}.row_start"], fixed[f"{projection.arc.name}.target"]
+                check_synapses(projection.arc, row_start, target)
+                projection.set_structure(row_start, target)
         self.refresh()
 
     def forward(self, act: Activity, ids):
@@ -112,7 +118,7 @@ class Brain:
     def backward(self, act: Activity, d_logits):
         """Add to the gradients of all parameters, for the segment that `forward` has just run; d_logits as the logits."""
         d_read = self.decoder.backward(act, d_logits)
-        for carry in (*act.dv.values(), *act.da.values(), *act.dy.values(), act.dS, act.dm):
+        for carry in (*act.dv.values(), *act.da.values(), *act.dy.values(), act.dS, act.d_key, act.dm):
             carry[...] = 0
         for first, last in reversed(self._chunks(act.length)):
             for component in reversed(self.components):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config import MODULES, Brain
+from ..errors import CheckpointError
 
 FEEDBACK_SPREAD = 8  # tokens: feedback and lateral delays are chunk ... chunk + 7
 DELAY_SKEW = 0.1  # a synapse's delay d is drawn with probability ~ exp(-0.1 d)
@@ -63,7 +64,7 @@ def arcs(brain: Brain) -> list[Arc]:
     size |= {f"readout_{name}.out": getattr(brain, name).output_size for name in MODULES}
     size |= {f"readout_{name}.current": getattr(brain, name).output_size for name in MODULES}
     cells, slots = brain.memory_heads * brain.memory_width, brain.pfc.output_size
-    size |= {"memory.query": cells, "memory.key": cells, "memory.value": cells, "memory.write": brain.memory_heads, "memory.out": cells}
+    size |= {"memory.query": cells, "memory.value": cells, "memory.write": brain.memory_heads, "memory.out": cells}
     size |= {"working_memory.retain": slots, "working_memory.store": slots, "working_memory.out": slots, "broca.gate": brain.broca.neurons}
     wernicke, hippocampus, go = (output_signal(brain, name) for name in ("wernicke", "hippocampus", "basal_ganglia"))
     late = {"first_delay": brain.chunk, "delays": FEEDBACK_SPREAD}
@@ -75,9 +76,8 @@ def arcs(brain: Brain) -> list[Arc]:
         arc("feedback_thalamus", "pfc.axon", "thalamus.current", brain.feedback, inhibitory=True, **late),
         arc("thalamus_wernicke", "thalamus.axon", "wernicke.current", delays=brain.delays),
         arc("feedback_wernicke", "pfc.axon", "wernicke.current", brain.feedback, **late),
-        arc("memory_query", wernicke, "memory.query", brain.memory_fan_in),
-        arc("memory_key", wernicke, "memory.key", brain.memory_fan_in, delays=4),
-        arc("memory_value", wernicke, "memory.value", brain.memory_fan_in),
+        arc("memory_query", "thalamus.axon", "memory.query", brain.memory_fan_in, delays=brain.memory_context),
+        arc("memory_value", "thalamus.axon", "memory.value", brain.memory_fan_in),
         arc("memory_write", wernicke, "memory.write", brain.memory_fan_in),
         arc("memory_hippocampus", "memory.out", "hippocampus.current"),
         arc("wernicke_hippocampus", "wernicke.axon", "hippocampus.current", delays=4),
@@ -93,6 +93,7 @@ def arcs(brain: Brain) -> list[Arc]:
         arc("pfc_broca", "pfc.axon", "broca.current"),
         arc("hippocampus_broca", "hippocampus.axon", "broca.current"),
         arc("wernicke_broca", "wernicke.axon", "broca.current", delays=4),
+        arc("memory_broca", "memory.out", "broca.current"),
         arc("thalamus_broca", "thalamus.axon", "broca.current", delays=brain.delays),
         arc("go_broca", go, "broca.gate"),
     ]
@@ -131,3 +132,10 @@ def draw_synapses(arc: Arc, seed: int, index_dtype) -> tuple[np.ndarray, np.ndar
     row_start[1:] = np.cumsum(np.bincount(row.ravel(), minlength=pairs))
     target = np.repeat(np.arange(arc.targets), fan_in)[np.argsort(row.ravel(), kind="stable")]
     return row_start, target.astype(index_dtype)
+
+
+def check_synapses(arc: Arc, row_start: np.ndarray, target: np.ndarray):
+    """Raises CheckpointError where synapses from a file lead to nowhere: the kernels follow them without looking."""
+    rows_in_order = row_start[0] == 0 and row_start[-1] == target.size and (row_start[:-1] <= row_start[1:]).all()
+    if not rows_in_order or target.max() >= arc.targets:
+        raise CheckpointError(f"{arc.name}: its synapses lead out of the brain; use another checkpoint")

@@ -7,11 +7,13 @@ import numpy as np
 from ..config import Brain
 from .buffers import Parameter, Parameters
 
+DECAY = (5, 8)  # before the sigmoid, from the first head to the last: memories of 150 to 3,000 tokens
+
 
 class AssociativeMemory:
     """`heads` fast-weight matrices of `width` x `width`, written and read at every token."""
 
-    inputs = ("memory.query", "memory.key", "memory.value", "memory.write")
+    inputs = ("memory.query", "memory.value", "memory.write")
     outputs = ("memory.out",)
 
     def __init__(self, brain: Brain, backend):
@@ -22,7 +24,7 @@ class AssociativeMemory:
         yield Parameter("memory.write_bias", (self.heads,), "bias of the write strength, before the sigmoid")
 
     def initialise(self, parameters: Parameters, seed: int):
-        parameters.value["memory.decay"][:] = self.backend.asarray(np.linspace(2, 7, self.heads), "float32")
+        parameters.value["memory.decay"][:] = self.backend.asarray(np.linspace(*DECAY, self.heads), "float32")
 
     def bind(self, parameters: Parameters):
         self.decay, self.write_bias = parameters.value["memory.decay"], parameters.value["memory.write_bias"]
@@ -30,43 +32,29 @@ class AssociativeMemory:
 
     def allocate(self, act):
         shape = (act.batch, self.heads, self.width, self.width)
-        act.S = self.backend.zeros(shape)
+        act.S, act.key = self.backend.zeros(shape), self.backend.zeros((act.batch, self.heads * self.width))
         act.signals["memory.out"].x = self.backend.zeros((act.tokens, act.batch, self.heads * self.width))
         if act.learning:
-            act.S_before = [self.backend.zeros(shape) for _ in range(0, act.tokens, act.chunk)]
-            act.dS = self.backend.zeros(shape)
+            chunks = -(-act.tokens // act.chunk)
+            act.S_before, act.key_before = self.backend.zeros((chunks, *shape)), self.backend.zeros((chunks, *act.key.shape))
+            act.dS, act.d_key = self.backend.zeros(shape), self.backend.zeros(act.key.shape)
 
     def _inputs(self, act, first, last):
         return (act.currents[name].value[first:last] for name in self.inputs)
 
     def forward(self, act, first, last):
         if act.learning:
-            act.S_before[first // act.chunk][:] = act.S
-        q, k, v, w = self._inputs(act, first, last)
+            act.S_before[first // act.chunk], act.key_before[first // act.chunk] = act.S, act.key
+        q, v, w = self._inputs(act, first, last)
         out = act.signals["memory.out"].x[first:last]
-        self.backend.memory_forward(out, act.S, q, k, v, w, self.write_bias, self.decay, act.write_scale)
+        self.backend.memory_forward(out, act.S, act.key, q, v, w, self.write_bias, self.decay, act.write_scale)
         act.send("memory.out", first, last)
 
     def backward(self, act, first, last):
-        dq, dk, dv, dw = (act.currents[name].gradient[: last - first] for name in self.inputs)
-        q, k, v, w = self._inputs(act, first, last)
-        d_decay = self.backend.zeros((act.batch, self.heads))
-        self.backend.memory_backward(
-            dq,
-            dk,
-            dv,
-            dw,
-            d_decay,
-            act.dS,
-            act.signals["memory.out"].gradient[: last - first],
-            act.S_before[first // act.chunk],
-            q,
-            k,
-            v,
-            w,
-            self.write_bias,
-            self.decay,
-            act.write_scale,
-        )
+        dq, dv, dw = (act.currents[name].gradient[: last - first] for name in self.inputs)
+        d_out, d_decay = act.signals["memory.out"].gradient[: last - first], self.backend.zeros((act.batch, self.heads))
+        before = act.S_before[first // act.chunk], act.key_before[first // act.chunk]
+        inputs = *self._inputs(act, first, last), self.write_bias, self.decay, act.write_scale
+        self.backend.memory_backward(dq, dv, dw, d_decay, act.dS, act.d_key, d_out, *before, *inputs)
         self.d_decay += d_decay.sum(0)
         self.d_write_bias += dw.sum((0, 1))

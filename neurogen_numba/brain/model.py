@@ -133,7 +133,7 @@ class NeuroGenModel:
         session = Session(self, Sampling(temperature, top_k, top_p, seed), columns.shape[1])
         session.feed(columns)
         drawn = [session.draw() for _ in range(max_length - columns.shape[0])]
-        result = np.concatenate([columns, np.array(drawn, np.int32).reshape(len(drawn), -1)]).T
+        result = np.concatenate([columns, np.array(drawn, np.int32).reshape(-1, columns.shape[1])]).T
         return result[0] if np.ndim(prompt_ids) == 1 else np.ascontiguousarray(result)
 
     def save(self, path, state: dict | None = None, trainer: dict | None = None) -> int:

@@ -25,8 +25,10 @@ class Score:
 
 
 def evaluate(model, validation: Validation) -> Score:
-    """Score held-out tokens. They are cut into STREAMS pieces (fewer for a short text), read side by side with the state carried through each;
-    every token but the first is a target, and none is left out of the mean."""
+    """Score held-out tokens: every one but the first is a target, and none is left out of the mean.
+
+    They are cut into STREAMS pieces (fewer for a short text), read side by side, each from a fresh state that is carried to its end.
+    """
     ids, n = validation.tokens, len(validation.tokens) - 1
     streams = min(STREAMS, max(1, n // 256))
     length = -(-n // streams)
@@ -47,8 +49,8 @@ def evaluate(model, validation: Validation) -> Score:
 def answer_questions(model, questions: list[Question]) -> tuple[float, float]:
     """(share of the questions answered right, share that guessing would get), 0 to 1.
 
-    An answer is right when the most probable token is the true one all along it: then, and only then, greedy generation says it word for word.
-    Every question is asked from a fresh state, after the text that it is about.
+    An answer is right when the most probable token is the true one all along it: then, and only then, greedy generation says it, word
+    for word. Every question is asked from a fresh state, after the text that it is about.
     """
     encode, right = model.tokenizer.encode, 0
     for first in range(0, len(questions), STREAMS):

@@ -20,6 +20,7 @@ from .evaluation import answer_questions, evaluate
 from .report import CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
 from .schedule import learning_rate
 
+SUMMARY = "summary.json"
 KEEP = 2  # checkpoints
 PLAN_AT = 50  # updates after which the speed is known well enough to plan a run of `max_minutes`
 MARGIN = 0.03  # of the time limit, kept free for what takes longer than foreseen
@@ -33,11 +34,19 @@ class Trainer:
 
     def __init__(self, config: Config, run: Path):
         corpus = open_corpus(config)
-        self._setup(NeuroGenModel.from_config(config.replace(brain={"vocabulary": corpus.tokenizer.vocabulary}), corpus.tokenizer), corpus, run, {})
+        corpus.batches()  # refuses a text that is too short before the brain is drawn, which may take a while
+        model = NeuroGenModel.from_config(config.replace(brain={"vocabulary": corpus.tokenizer.vocabulary}), corpus.tokenizer)
+        training = config.training
+        planned = not training.max_minutes
+        beginning = {"step": 0, "steps": training.steps, "planned": planned, "seconds": 0.0, "looking": 0.0, "position": None}
+        self._setup(model, corpus, run, beginning)
 
     @classmethod
     def resume(cls, run: Path, steps: int | None = None) -> Trainer:
-        """steps: a new number of steps in all, for a run that is to go on longer. Raises CheckpointError where there is no whole checkpoint, or its text has changed since."""
+        """steps: a new number of steps in all, for a run that is to go on longer; it also lifts a time limit.
+
+        Raises CheckpointError where there is no whole checkpoint or its text has changed since, ConfigError where nothing is left to do.
+        """
         folder = checkpoint.latest(run)
         model, state, saved = NeuroGenModel.restore(folder)
         if model.tokenizer is None:
@@ -49,24 +58,26 @@ class Trainer:
             raise CheckpointError(f"{folder}: trainer.json lacks {missing.args[0]!r}; use another checkpoint") from None
         trainer.act.load_state(state)
         if steps is not None:
-            if steps < trainer.step:
-                raise ConfigError(f"--steps {steps}: this run has made {trainer.step} steps already")
+            trainer.config = model.config = model.config.replace(training={"steps": steps, "max_minutes": 0.0})
             trainer.steps, trainer.planned = steps, True
+        ended = trainer.step == trainer.steps and (run / SUMMARY).is_file()
+        if trainer.step > trainer.steps or ended:
+            raise ConfigError(f"{run} has made {trainer.step} steps already; to go on, give a higher --steps")
         return trainer
 
     def _setup(self, model, corpus, run, saved):
         self.model, self.corpus, self.run = model, corpus, run
         self.config = model.config
         training = self.config.training
-        self.batches = corpus.batches(saved["position"] if saved else None)
+        self.batches = corpus.batches(saved["position"])
         self._glimpse = corpus.validation(training.eval_tokens)
         self._bytes_per_token = self._glimpse.bytes / (len(self._glimpse.tokens) - 1)
         self.act: Activity = model.activity(training.segment, training.batch, learning=True)
-        self.step = saved["step"] if saved else 0
-        self.steps = saved["steps"] if saved else training.steps
-        self.planned = saved["planned"] if saved else not training.max_minutes
-        self.seconds = saved["seconds"] if saved else 0.0
-        self._looking = saved["looking"] if saved else 0.0  # seconds spent on evaluation, samples and checkpoints
+        self.step = saved["step"]
+        self.steps = saved["steps"]
+        self.planned = saved["planned"]  # whether `steps` is final; with a time limit it is not until the speed is known
+        self.seconds = saved["seconds"]
+        self._looking = saved["looking"]  # seconds spent on evaluation, samples and checkpoints
         self._stopping = False
 
     def stop(self):
@@ -79,6 +90,7 @@ class Trainer:
         Raises TrainingError where loss or gradient are no numbers any more.
         """
         write_json(self.run / "config.json", self.config.to_dict())
+        (self.run / SUMMARY).unlink(missing_ok=True)  # of an end that is none any more
         with MetricsLog(self.run / "metrics.jsonl", self.step) as log:
             for report in self._train():
                 log.write(report.to_record())
@@ -95,8 +107,8 @@ class Trainer:
             loss, accuracy, norm = self.model.learn(self.act, *self.batches.next(), rate)
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise TrainingError(
-                    f"step {self.step + 1}: loss {loss}, gradient norm {norm}; nothing was saved since the last checkpoint in {self.run}, "
-                    "which is whole; start again with a lower --learning-rate"
+                    f"step {self.step + 1}: loss {loss}, gradient norm {norm}; start again with a lower --learning-rate; "
+                    f"checkpoints saved in {self.run} before are as they were"
                 )
             self.step += 1
             now = time.monotonic()
@@ -137,14 +149,14 @@ class Trainer:
             yield from self._finish(tokens)
 
     def _plan(self, marks):
-        """Choose the number of steps that fills the time limit at the speed seen, looks at held-out text included."""
+        """Take only as many steps as fit into the time limit at the speed seen, looks at held-out text included."""
         training = self.config.training
         pace = (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
         glimpse = (len(self._glimpse.tokens) - 1) / (training.batch * training.segment) * pace / 2  # no way back: half the time at most
         left = training.max_minutes * 60 * (1 - MARGIN) - self.seconds
-        self.steps = self.step + max(1, int(left / (pace + glimpse / training.eval_interval)))
-        self.planned = True
-        return Notice(f"{self.steps:,} steps fit into {training.max_minutes:g} minutes")
+        fitting = self.step + max(1, int(left / (pace + glimpse / training.eval_interval)))
+        self.steps, self.planned = min(self.steps, fitting), True
+        return Notice(f"{fitting:,} steps fit into {training.max_minutes:g} minutes; {self.steps:,} will be made")
 
     def sample(self) -> SampleReport:
         """What the model writes: a story where it learned stories, otherwise whatever comes to its mind."""
@@ -186,5 +198,5 @@ class Trainer:
             right, chance = answer_questions(self.model, self.corpus.questions(QUESTIONS))
             summary |= {"entropy_floor_bits_per_byte": score.floor_bits_per_byte, "question_accuracy": right, "chance_accuracy": chance}
         yield self.sample()
-        write_json(self.run / "summary.json", summary)
+        write_json(self.run / SUMMARY, summary)
         yield FinalReport(summary)

@@ -1,9 +1,9 @@
 """The built-in corpus: short stories, and questions about them that only a memory can answer.
 
 A document is a story told in one line and two to four questions about it, or a talk in which the user tells facts and asks for them.
-A fact is a sentence with a fixed wording, "Tom lives in the mill."; freely worded events follow it, so that some 10 to 90 words later
-"You: Where does Tom live?" is answered, "Neo: Tom lives in the mill.", only by who has kept it. One event in four uses a fact as well,
-"Then Tom walked from the mill to the old pier.": the more a reader remembers, the fewer bits the text costs.
+A fact is a sentence with a fixed wording, "Tom lives in Rome."; other facts and freely worded events follow it, so that some 10 to 80 words
+later "You: Where does Tom live?" is answered, "Neo: Tom lives in Rome.", only by who has kept it. One event in four uses a fact as well,
+"Then Tom came from Rome to the old pier.": the more a reader remembers, the fewer bits the text costs.
 
 How few bits? A text is made by a series of choices, each of one among n equally likely words (or of an event with probability p), and no
 two series of choices give the same text. So its probability is the product of all 1/n and p, and its information content
@@ -33,11 +33,10 @@ SPLITS = ("train", "held-out")
 
 # A word belongs to one list only, which is then the choice that it shows. What may follow "a" begins with a consonant.
 NAMES = tuple("Tom Anna Ben Lucy Sam Mia Max Emma Leo Nora Finn Rosa Jack Lily Hugo Ivy".split())
-HOMES = tuple("mill barn inn tower castle cabin cottage hut tent cave village palace ship town shed forest".split())
-COLOURS = tuple("red blue green yellow black white brown pink".split())
-OBJECTS = tuple("kite boat hat ball drum bell cup lamp bag coat book cart flute scarf ring sled".split())
+HOMES = tuple("Rome Paris Oslo Cairo Delhi Lima Kyoto Dublin Vienna Madrid Berlin London Tokyo Prague Boston Quebec".split())
+OBJECTS = tuple("kites boats hats balls drums bells cups lamps bags coats books carts flutes scarves rings sleds".split())
 FOODS = tuple("plums pears figs beans peas cakes buns pies eggs grapes dates chips leeks beets nuts rolls".split())
-ANIMALS = tuple("fox cat dog hen frog duck crow hare mole goat bear pony".split())
+ANIMALS = tuple("foxes cats dogs hens frogs ducks crows hares moles goats bears ponies".split())
 
 SEASONS = tuple("spring summer autumn winter".split())
 TIMES = tuple("morning noon evening night".split())
@@ -59,7 +58,7 @@ class Question:
     """A question that the text before it answers.
 
     prompt: the document from its start to "Neo:", for a model to continue
-    answer: what must follow, " Tom lives in the mill."
+    answer: what must follow, " Tom lives in Rome."
     chance: probability of a right guess by who knows the kind of question only
     """
 
@@ -79,19 +78,19 @@ class Story:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of fact: the sentences that tell it, ask for it and (begin to) use it, and the lists that its deciding words come from."""
+    """A kind of fact: the sentences that tell it, ask for it and (begin to) use it, and the list that its deciding word comes from."""
 
     telling: str
     asking: str
     using: str
-    pools: tuple[tuple[str, ...], ...]
+    pool: tuple[str, ...]
 
 
 KINDS = (
-    Kind("{} lives in the {}.", "Where does {} live?", "{} walked from the {}", (HOMES,)),
-    Kind("{} has a {}.", "What does {} have?", "{} took the {}", (COLOURS, OBJECTS)),
-    Kind("{} likes {}.", "What does {} like?", "{} brought {}", (FOODS,)),
-    Kind("{} plays with a {}.", "Who does {} play with?", "{} raced the {}", (ANIMALS,)),
+    Kind("{} lives in {}.", "Where does {} live?", "{} came from {}", HOMES),
+    Kind("{} has {}.", "What does {} have?", "{} took {}", OBJECTS),
+    Kind("{} likes {}.", "What does {} like?", "{} brought {}", FOODS),
+    Kind("{} keeps {}.", "What does {} keep?", "{} raced {}", ANIMALS),
 )
 
 
@@ -168,10 +167,7 @@ def _write_document(page: Page):
     if page.happens(1 / 3):
         page.write("You: Tell me a story.\nNeo: ")
     facts = _write_story(page)
-    count = 2
-    while count < 4 and page.happens(0.5):
-        count += 1
-    _write_questions(page, facts, count)
+    _write_questions(page, facts, 4 if page.happens(0.5) else 3)
 
 
 def _write_story(page: Page) -> list[Fact]:
@@ -181,14 +177,13 @@ def _write_story(page: Page) -> list[Fact]:
     who = f"{', '.join(cast[:-1])} and {cast[-1]}"
     page.write(f"One {page.pick(MOODS)} {page.pick(SEASONS)} {page.pick(TIMES)} {who} {page.pick(MOVES)} {_place(page)}.")
     facts: list[Fact] = []
-    for _ in range(page.pick((2, 3))):
-        _write_event(page, cast, facts)
+    _write_event(page, cast, facts)
     for name in cast:
         kinds = list(KINDS)
         for _ in range(page.pick((2, 3))):
             facts.append(_pick_fact(page, name, page.draw(kinds)))
             page.write(f" {facts[-1].sentence}")
-            if page.happens(0.5):
+            if page.happens(0.4):
                 _write_event(page, cast, facts)
     moods = list(MOODS)
     page.write(f" At last they went home, {page.draw(moods)} but {page.draw(moods)}.\n")
@@ -233,13 +228,13 @@ def _write_questions(page: Page, facts: list[Fact], count: int):
     for _ in range(count):
         fact = page.draw(facts)
         page.write(f"You: {fact.kind.asking.format(fact.name)}\nNeo:")
-        chance = 1 / math.prod(map(len, fact.kind.pools))
+        chance = 1 / len(fact.kind.pool)
         page.questions.append(Question(page.text, f" {fact.sentence}", chance))
         page.write(f" {fact.sentence}\n")
 
 
 def _pick_fact(page: Page, name: str, kind: Kind) -> Fact:
-    return Fact(kind, name, " ".join(page.pick(pool) for pool in kind.pools))
+    return Fact(kind, name, page.pick(kind.pool))
 
 
 def _place(page: Page) -> str:

@@ -17,17 +17,17 @@ class View(Protocol):
     def show(self, report: Report) -> None: ...
 
 
-def open_view(title: str, plain: bool | None = None, log_interval: int = 1) -> View:
+def open_view(title: str, plain: bool | None = None) -> View:
     """The view that suits where standard output goes: the live one for a terminal that can draw it, else lines of text.
 
-    plain: True or False decides instead. log_interval: steps between two lines of text; the live view shows every step.
+    plain: True or False decides instead.
     """
     if plain is None:
         plain = not can_draw()
     if plain:
         from .plain import PlainView
 
-        return PlainView(title, log_interval)
+        return PlainView(title)
     from .live import LiveView
 
     return LiveView(title)

@@ -20,12 +20,11 @@ _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud8
 class PlainView:
     """One line for each report, flushed as it comes, without escape codes.
 
-    log_interval: steps between two step lines; the last step always has one. stream: where to, standard output if None.
+    stream: where to, standard output if None.
     """
 
-    def __init__(self, title: str, log_interval: int = 1, stream=None):
+    def __init__(self, title: str, stream=None):
         self.title = title
-        self.log_interval = log_interval
         self.stream = forgiving(stream or sys.stdout)
 
     def __enter__(self) -> PlainView:
@@ -36,8 +35,7 @@ class PlainView:
         self.stream.flush()
 
     def show(self, report: Report) -> None:
-        if not isinstance(report, StepReport) or report.step % self.log_interval == 0 or report.step == report.steps:
-            self._line(line(report))
+        self._line(line(report))
 
     def _line(self, text):
         print(printable(text).replace("\n", " "), file=self.stream, flush=True)

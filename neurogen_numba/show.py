@@ -1,0 +1,28 @@
+"""What the commands that take a trained model share: loading it, and naming it to a person."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from .brain.model import NeuroGenModel
+from .errors import CheckpointError
+
+
+def load(folder: Path) -> NeuroGenModel:
+    """The model of a checkpoint, with its tokenizer. Raises CheckpointError where it has none: it cannot read or write text."""
+    model = NeuroGenModel.load(folder)
+    if model.tokenizer is None:
+        raise CheckpointError(f"{folder} has no tokenizer, so its model cannot read text; use a checkpoint of `neurogen train`")
+    return model
+
+
+def summary_of(model: NeuroGenModel, folder: Path) -> dict:
+    """What to show of it: preset, parameters, updates, and the figures of its run's end, where it is that."""
+    facts = {"preset": model.config.preset, "parameters": model.parameters, "steps": model.optimizer.steps}
+    ended = folder.parent.parent / "summary.json"
+    if ended.is_file():
+        summary = json.loads(ended.read_text())
+        shown = ("val_bits_per_byte", "entropy_floor_bits_per_byte", "question_accuracy") if summary["steps"] == facts["steps"] else ()
+        facts |= {name: summary[name] for name in shown if name in summary}
+    return facts

@@ -1,0 +1,565 @@
+"""The whole brain, held to the float64 reference; and what must be true of it whatever its weights are."""
+
+import dataclasses
+import functools
+import re
+import zlib
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import reference as ref
+from neurogen_numba import backends
+from neurogen_numba.brain.activity import Activity, Dropout
+from neurogen_numba.brain.brain import Brain
+from neurogen_numba.brain.model import NeuroGenModel
+from neurogen_numba.config import MODULES, Config, Module
+from neurogen_numba.config import Brain as BrainConfig
+from neurogen_numba.errors import CheckpointError
+from neurogen_numba.generation import Sampling, Session
+from neurogen_numba.kernels import rng as places
+from neurogen_numba.learning.optimizer import AdamW
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+T = 11  # tokens of a segment: two chunks of 4 and a shorter one
+LEVELS = {"dopamine": 0.4, "norepinephrine": -0.3, "serotonin": 0.6}  # of the first sequence; the others have less
+SIZES = {"thalamus": 13, "wernicke": 30, "hippocampus": 17, "pfc": 19, "basal_ganglia": 9, "broca": 21}
+
+
+def config(outputs, events="graded", **sizes):
+    modules = {name: Module(n, outputs.get(name, 0), lateral=3) for name, n in SIZES.items()}
+    rest = {"vocabulary": 23, "fan_in": 6, "feedback": 3, "delays": 5, "hypercolumn": 8, "memory_heads": 2, "memory_fan_in": 5, "chunk": 4}
+    return BrainConfig(**modules, **rest, **sizes, events=events)
+
+
+# Every readout there can be, a projected embedding, dense and sparse synapses; and none of them, with sparse synapses only.
+READOUTS = config({"wernicke": 11, "pfc": 7, "basal_ganglia": 5, "broca": 12}, embedding=10, memory_width=3)
+PLAIN = config({}, embedding=SIZES["thalamus"], memory_width=4)
+CONFIGS = pytest.mark.parametrize("sizes", [READOUTS, PLAIN], ids=["readouts", "plain"])
+EVENTS = pytest.mark.parametrize("events", ["graded", "binary"])
+
+
+def fill(brain, seed):
+    """Give a brain the weights and the wiring of the reference's random model, which fires in every module."""
+    params, structure = ref.random_model(dataclasses.asdict(brain.config), np.random.default_rng(seed))
+    fixed = {}
+    for name, part in structure.items():
+        fixed |= {f"{name}.{what}": part[what] for what in ("row_start", "target")} if isinstance(part, dict) else {name: part}
+    brain.load_structure(fixed)
+    assert params.keys() == brain.parameters.value.keys()
+    for name, values in params.items():
+        brain.parameters.value[name][...] = values
+    brain.refresh()
+
+
+@functools.cache
+def lively(sizes, seed=0):
+    brain = Brain(sizes, backends.get())
+    fill(brain, seed)
+    return brain
+
+
+def in_float64(brain):
+    """(params, structure) for the reference, of the numbers that the brain has."""
+    fixed = brain.structure()
+    structure = {f"{name}.input_scale": fixed[f"{name}.input_scale"].astype(np.float64) for name in MODULES}
+    for projection in brain.projections:
+        if f"{projection.arc.name}.target" in fixed:
+            wiring = {what: fixed[f"{projection.arc.name}.{what}"].astype(np.int64) for what in ("row_start", "target")}
+            structure[projection.arc.name] = {**wiring, "first_delay": projection.arc.first_delay, "delays": projection.arc.delays}
+    return {name: value.astype(np.float64) for name, value in brain.parameters.value.items()}, structure
+
+
+def tokens(seed, length=T, batch=2):
+    return np.random.default_rng([77, seed]).integers(0, 23, (length, batch)).astype(np.int32)
+
+
+def masks_of(brain, dropout, length):
+    """The reference's masks: what `dropout` keeps, place by place."""
+    size = {"embedding": brain.config.embedding, "decoder": brain.config.broca.output_size} | {
+        f"{name}.axon": n for name, n in SIZES.items()
+    }
+    masks = {}
+    for what, n in size.items():
+        key = places.key(dropout.seed, dropout.step, zlib.crc32(what.encode()))
+        kept = places.uniform(key, np.arange(length * dropout.batch * n, dtype=np.uint64)) >= dropout.rate
+        masks[what.removesuffix(".axon")] = kept.reshape(length, dropout.batch, n) / (1 - float(dropout.rate))
+    return masks
+
+
+@dataclasses.dataclass
+class Run:
+    """One segment, in the brain and in the reference."""
+
+    brain: Brain
+    act: Activity
+    ids: np.ndarray  # [T, B]
+    state: dict  # before the segment; empty: fresh
+    logits: np.ndarray  # [T, B, V], the brain's
+    masks: dict
+
+    def reference(self, params=None):
+        own, structure = in_float64(self.brain)
+        state = {name: values.astype(np.float64) for name, values in self.state.items()}
+        settings = dataclasses.asdict(self.brain.config)
+        return ref.model_forward(settings, params or own, structure, self.ids, state, smooth=self.act.smooth, masks=self.masks)
+
+
+def run(brain, seed=0, *, smooth=False, warm=True, rate=0.0, batch=2, learning=False):
+    """warm: with a segment heard before, and neuromodulators that are not neutral."""
+    act, state = Activity(brain, T, batch, learning, smooth), {}
+    if warm:
+        brain.forward(act, tokens(seed + 1000, batch=batch))
+        act.advance(T)
+        state = act.state() | {name: (level / np.arange(1, batch + 1)).astype(np.float32) for name, level in LEVELS.items()}
+        act.load_state(state)
+    act.dropout = Dropout(batch, rate, seed=5, step=seed)
+    ids = tokens(seed, batch=batch)
+    logits = brain.forward(act, ids).reshape(T, batch, -1)
+    return Run(brain, act, ids, state, logits, masks_of(brain, act.dropout, T) if rate else {})
+
+
+def away_from_threshold(attempt, margin):
+    """The first of `attempt(0)`, `attempt(1)`, ... in which no membrane comes within `margin` of the threshold, where rounding decides."""
+    for seed in range(30):
+        found = attempt(seed)
+        if min(abs(v[1:] - 1).min() for v in found.act.v.values()) > margin:
+            return found
+    raise AssertionError("every input brings some membrane to the threshold")
+
+
+# Against the reference
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3], ids=["", "dropout"])
+@pytest.mark.parametrize("warm", [False, True], ids=["fresh", "warm"])
+@pytest.mark.parametrize("smooth", [False, True], ids=["hard", "smooth"])
+@EVENTS
+@CONFIGS
+def test_the_brain_is_the_reference(sizes, events, smooth, warm, rate):
+    brain = lively(dataclasses.replace(sizes, events=events))
+    found = away_from_threshold(lambda seed: run(brain, seed, smooth=smooth, warm=warm, rate=rate), 0 if smooth else 1e-4)
+    expected, act = found.reference(), found.act
+    assert all(activity["z"].any() for name, activity in expected["activity"].items() if name in MODULES), "a module is silent"
+
+    near = functools.partial(np.testing.assert_allclose, rtol=0, atol=2e-4)
+    for name in MODULES:
+        for letter, rows in (("v", act.v), ("a", act.a), ("y", act.y)):
+            if name in rows:
+                near(rows[name][1:], expected["activity"][name][letter], err_msg=f"{name}.{letter}")
+    near(act.m[1:], expected["activity"]["working_memory"]["m"])
+    near(act.signals["memory.out"].x, expected["activity"]["memory"]["out"])
+    near(found.logits, expected["logits"])
+    act.advance(T)
+    after = act.state()
+    assert after.keys() == expected["state"].keys()
+    for name, values in after.items():
+        assert values.dtype == np.float32
+        near(values, expected["state"][name], err_msg=name)
+
+
+def test_two_groups_of_lanes_are_the_reference():
+    found = away_from_threshold(lambda seed: run(lively(READOUTS), seed, batch=18, rate=0.2), 1e-5)
+    expected = found.reference()
+    np.testing.assert_allclose(found.logits, expected["logits"], rtol=0, atol=2e-4)
+    found.act.advance(T)
+    for name, values in found.act.state().items():
+        np.testing.assert_allclose(values, expected["state"][name], rtol=0, atol=2e-4, err_msg=name)
+
+
+def test_rates_are_the_share_of_neurons_that_fire():
+    found = away_from_threshold(lambda seed: run(lively(READOUTS), seed), 1e-4)
+    activity = found.reference()["activity"]
+    assert found.act.rates(T) == pytest.approx({name: activity[name]["z"].mean() for name in MODULES})
+
+
+@CONFIGS
+def test_a_fresh_brain_starts_where_the_model_says(sizes):
+    brain = Brain(sizes, backends.get())
+    brain.initialise(0)
+    value, fixed = brain.parameters.value, brain.structure()
+    assert value.keys() == set(ref.parameter_names(dataclasses.asdict(sizes)))
+    for name in MODULES:
+        slowest = 30 if name == "pfc" else 8
+        for what, low, high in (("log_tau_v", 0.5, slowest), ("log_tau_a", 2, 16), ("log_tau_y", 0.2, 4)):
+            if f"{name}.{what}" in value:
+                log_tau = value[f"{name}.{what}"]
+                assert np.log(low) - 1e-6 <= log_tau.min() < log_tau.max() <= np.log(high) + 1e-6, (name, what)
+                assert np.ptp(log_tau) > np.log(high / low) / 3, "it spreads over the range"
+        assert 0 <= value[f"{name}.beta"].min() < value[f"{name}.beta"].max() <= 0.5
+        assert (value[f"{name}.gain"] == 1).all() and not value[f"{name}.bias"].any()
+        alpha = ref.per_token(value[f"{name}.log_tau_v"])
+        np.testing.assert_allclose(fixed[f"{name}.input_scale"], np.sqrt(1 - alpha**2), rtol=1e-5)
+    np.testing.assert_allclose(value["memory.decay"], np.linspace(5, 8, 2))
+    np.testing.assert_allclose(value["working_memory.retain"], np.linspace(1, 5, sizes.pfc.output_size))
+    assert not value["memory.write_bias"].any() and not value["decoder.bias"].any()
+    widths = {"embedding.weight": 1, "embedding_thalamus.weight": sizes.embedding, "decoder.weight": 3 * sizes.broca.output_size}
+    for name, variance in widths.items():
+        if name in value:
+            assert (value[name] ** 2).mean() * variance == pytest.approx(1, abs=5 * np.sqrt(2 / value[name].size))
+
+
+# Gradients
+
+
+class HeldEvents:
+    """An event function that remembers the events of its first run, and in later ones moves them by what `smooth` has moved since.
+
+    At the numbers of the first run its values are the hard events and its slope is psi: differences of a loss built on it are the surrogate
+    gradient, which the loss itself does not have.
+    """
+
+    def __init__(self):
+        self.offsets, self.hard = None, ref.event
+
+    def __call__(self, v, smooth=False):
+        soft = self.hard(v, True)
+        if self.remembering:
+            self.offsets.append(self.hard(v) - soft)
+        self.calls += 1
+        return soft + self.offsets[self.calls - 1]
+
+    def begin(self):
+        """To be called before every run."""
+        self.remembering, self.calls = self.offsets is None, 0
+        self.offsets = [] if self.remembering else self.offsets
+
+
+def directions(gradient, draw):
+    """What to move: the entry with the largest gradient, one drawn at random, and all at once at random."""
+    for place in (np.argmax(abs(gradient)), draw.integers(gradient.size)):
+        one = np.zeros(gradient.size)
+        one[place] = 1
+        yield one.reshape(gradient.shape)
+    yield draw.normal(size=gradient.shape)
+
+
+def wrong_gradients(loss, params, gradients, eps=1e-6):
+    """Lines that name every parameter whose gradient is not the slope of `loss(params)`, or is 0 and so shows nothing."""
+    draw, wrong = np.random.default_rng(0), []
+    for name, gradient in gradients.items():
+        scale = abs(gradient).max()
+        if not scale > 1e-4:
+            wrong.append(f"{name}: gradient {scale}")
+        for direction in directions(gradient, draw):
+            up, down = (loss({**params, name: params[name] + sign * eps * direction}) for sign in (1, -1))
+            slope, claimed = (up - down) / (2 * eps), np.sum(gradient * direction, dtype=np.float64)
+            if not abs(slope - claimed) <= 1e-3 * scale * np.linalg.norm(direction):
+                wrong.append(f"{name}: {claimed:.6g} where differences give {slope:.6g}, largest entry {scale:.6g}")
+    return wrong
+
+
+@pytest.mark.parametrize(
+    "sizes, events, smooth, rate",
+    [
+        (READOUTS, "graded", True, 0.0),
+        (PLAIN, "graded", True, 0.3),
+        (PLAIN, "binary", True, 0.0),
+        (READOUTS, "binary", True, 0.3),
+        (READOUTS, "graded", False, 0.0),
+        (PLAIN, "binary", False, 0.3),
+    ],
+    ids=["graded", "graded plain dropout", "binary plain", "binary dropout", "hard graded", "hard binary plain dropout"],
+)
+def test_every_gradient_agrees_with_differences(sizes, events, smooth, rate, monkeypatch):
+    brain = lively(dataclasses.replace(sizes, events=events))
+    found = away_from_threshold(lambda seed: run(brain, seed, smooth=smooth, rate=rate, learning=True), 0 if smooth else 1e-4)
+    d_logits = np.random.default_rng(3).normal(size=(T * 2, 23)).astype(np.float32)
+    brain.parameters.clear_gradient()
+    brain.backward(found.act, d_logits)
+
+    held = HeldEvents()
+    if not smooth:
+        monkeypatch.setattr(ref, "event", held)
+
+    def loss(params):
+        held.begin()
+        return float(np.sum(found.reference(params)["logits"].reshape(d_logits.shape) * d_logits))
+
+    params = in_float64(brain)[0]
+    loss(params)
+    wrong = wrong_gradients(loss, params, brain.parameters.gradient)
+    assert not wrong, "\n".join(wrong)
+
+
+def gradient_of(brain, act, ids, d_logits):
+    """Gradient [parameters] of sum(logits d_logits), d_logits [T, B, V], for a segment from the state that `act` is in."""
+    brain.forward(act, ids)
+    brain.parameters.clear_gradient()
+    brain.backward(act, d_logits.reshape(-1, 23).copy())
+    return brain.parameters.flat_gradient.copy()
+
+
+def test_the_gradient_of_a_batch_is_the_sum_of_its_parts():
+    """18 sequences fill one group of lanes and begin a second; the parts have one group each."""
+    brain = lively(READOUTS)
+    ids = away_from_threshold(lambda seed: run(brain, seed, warm=False, batch=18), 1e-5).ids
+    d_logits = np.random.default_rng(3).normal(size=(T, 18, 23)).astype(np.float32)
+    together = gradient_of(brain, Activity(brain, T, 18, learning=True), ids, d_logits)
+    parts = np.zeros(together.shape)
+    for part in (slice(0, 5), slice(5, 18)):
+        own = np.ascontiguousarray(ids[:, part])
+        parts += gradient_of(brain, Activity(brain, T, own.shape[1], learning=True), own, d_logits[:, part])
+    np.testing.assert_allclose(together, parts, rtol=0, atol=1e-5 * abs(parts).max())
+
+
+def test_gradients_are_added_to_those_at_hand():
+    brain, ids = lively(READOUTS), tokens(0)
+    d_logits = np.random.default_rng(3).normal(size=(T, 2, 23)).astype(np.float32)
+    act = Activity(brain, T, 2, learning=True)
+    once = gradient_of(brain, act, ids, d_logits)
+    act.reset()
+    brain.forward(act, ids)
+    brain.backward(act, d_logits.reshape(-1, 23) * 2)
+    np.testing.assert_allclose(brain.parameters.flat_gradient, 3 * once, rtol=1e-4, atol=1e-5 * abs(once).max())
+
+
+def test_a_short_segment_leaves_no_trace_of_a_longer_one_before_it():
+    brain, ids = lively(READOUTS), tokens(0)
+    d_logits = np.random.default_rng(3).normal(size=(6, 2, 23)).astype(np.float32)
+    long, short = Activity(brain, T, 2, learning=True), Activity(brain, 6, 2, learning=True)
+    gradient_of(brain, long, tokens(1), np.ones((T, 2, 23), np.float32))
+    long.reset()
+    found, expected = (gradient_of(brain, act, ids[:6], d_logits) for act in (long, short))
+    np.testing.assert_array_equal(found, expected)
+
+
+# Chunks and batches
+
+
+@functools.cache
+def whole(batch):
+    """A text of 24 tokens heard at once, six chunks long, from a fresh state."""
+    brain = lively(READOUTS)
+
+    def attempt(seed):
+        act, ids = Activity(brain, 24, batch), tokens(seed, 24, batch)
+        return Run(brain, act, ids, {}, brain.forward(act, ids).reshape(24, batch, -1), {})
+
+    return away_from_threshold(attempt, 1e-5)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.integers(0, 24), max_size=6), st.sampled_from([1, 3, 16, 17]))
+def test_however_a_text_is_cut_the_logits_are_the_same(cuts, batch):
+    text = whole(batch)
+    ends = sorted({0, 24, *cuts})
+    act = Activity(text.brain, max(np.diff(ends)), batch)
+    for first, last in zip(ends, ends[1:], strict=False):
+        logits = text.brain.forward(act, text.ids[first:last]).reshape(last - first, batch, -1)
+        np.testing.assert_allclose(logits, text.logits[first:last], rtol=1e-4, atol=1e-4)
+        act.advance(last - first)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16, 17])
+def test_token_by_token_the_logits_are_the_same(batch):
+    text, act = whole(batch), Activity(lively(READOUTS), 1, batch)
+    for t in range(24):
+        np.testing.assert_allclose(text.brain.forward(act, text.ids[t : t + 1]), text.logits[t], rtol=1e-4, atol=1e-4)
+        act.advance(1)
+
+
+def test_one_chunk_is_many_segments():
+    """A chunk as long as the text: nothing of it is carried from chunk to chunk."""
+    brain = lively(dataclasses.replace(READOUTS, chunk=12))
+
+    def attempt(seed):
+        act, ids = Activity(brain, 12, 3), tokens(seed, 12, 3)
+        return Run(brain, act, ids, {}, brain.forward(act, ids).reshape(12, 3, -1), {})
+
+    text, act = away_from_threshold(attempt, 1e-5), Activity(brain, 5, 3)
+    for first in (0, 5, 10):
+        part = text.ids[first : first + 5]
+        np.testing.assert_allclose(brain.forward(act, part), text.logits[first : first + 5].reshape(-1, 23), rtol=1e-4, atol=1e-4)
+        act.advance(len(part))
+
+
+@pytest.mark.parametrize("batch", [1, 3, 17])
+def test_a_sequence_does_not_care_about_its_place_in_a_batch(batch):
+    text, last = whole(17), 17 - batch
+    ids = np.ascontiguousarray(text.ids[:, last:])
+    logits = text.brain.forward(Activity(text.brain, 24, batch), ids)
+    np.testing.assert_allclose(logits.reshape(24, batch, -1), text.logits[:, last:], rtol=1e-4, atol=1e-4)
+
+
+def test_a_session_hears_what_the_brain_hears():
+    text = whole(3)
+    model = NeuroGenModel.from_config(Config("test", READOUTS))
+    fill(model.brain, 0)
+    np.testing.assert_allclose(model.logits(np.ascontiguousarray(text.ids.T)), text.logits.swapaxes(0, 1), rtol=1e-4, atol=1e-4)
+    session = Session(model, Sampling(temperature=0), batch=3)
+    for heard in range(1, 25):  # the most probable token after each beginning, fed in two pieces
+        session.reset()
+        for part in (text.ids[: heard // 3], text.ids[heard // 3 : heard]):
+            session.feed(part)
+        np.testing.assert_array_equal(session.draw(), text.logits[heard - 1].argmax(1))
+
+
+@EVENTS
+@pytest.mark.parametrize("changed", [0, 3, 4, 7])  # ends of chunks, and between
+def test_a_token_changes_nothing_before_it_and_nobody_else(changed, events):
+    brain, ids = lively(dataclasses.replace(READOUTS, events=events)), tokens(0)
+    other = ids.copy()
+    other[changed, 0] = (ids[changed, 0] + 1) % 23
+    before, after = (brain.forward(Activity(brain, T, 2), text).reshape(T, 2, -1) for text in (ids, other))
+    np.testing.assert_array_equal(before[:changed], after[:changed])
+    np.testing.assert_array_equal(before[:, 1], after[:, 1])
+    assert (before[changed:, 0] != after[changed:, 0]).any()
+
+
+def test_a_sequence_does_not_feel_its_neighbours_levels():
+    brain, ids = lively(READOUTS), tokens(0)
+    neutral, act = Activity(brain, T, 2), Activity(brain, T, 2)
+    for name in LEVELS:
+        act.load_state(neutral.state() | {name: np.array([0.5, 0], np.float32)})
+        one, other = (brain.forward(a, ids).reshape(T, 2, -1) for a in (act, neutral))
+        assert (one[:, 0] != other[:, 0]).any(), name
+        np.testing.assert_array_equal(one[:, 1], other[:, 1])
+
+
+# State
+
+
+@CONFIGS
+def test_a_loaded_state_goes_on_bit_for_bit(sizes):
+    brain = lively(sizes)
+    d_logits = np.random.default_rng(3).normal(size=(T, 17, 23)).astype(np.float32)
+    act, loaded = Activity(brain, T, 17, learning=True), Activity(brain, T, 17, learning=True)
+    act.dropout = loaded.dropout = Dropout(17, 0.2)
+    brain.forward(act, tokens(0, batch=17))
+    act.advance(T)
+    state = act.state()
+    expected = {name: np.zeros_like(values, np.float32).shape for name, values in ref.fresh_state(dataclasses.asdict(sizes), 17).items()}
+    assert {name: values.shape for name, values in state.items()} == expected
+    kept = {name: values.copy() for name, values in state.items()}
+    brain.forward(loaded, tokens(9, batch=17))  # leaves something behind that loading must overwrite
+    loaded.advance(T)
+    loaded.load_state(state)
+    for segment in (1, 2):
+        one, other = (gradient_of(brain, a, tokens(segment, batch=17), d_logits) for a in (act, loaded))
+        np.testing.assert_array_equal(one, other)
+        act.advance(T)
+        loaded.advance(T)
+        for name, values in act.state().items():
+            np.testing.assert_array_equal(values, loaded.state()[name], err_msg=name)
+    for name, values in kept.items():
+        np.testing.assert_array_equal(state[name], values, err_msg=f"{name}: the state taken is no copy")
+
+
+@pytest.mark.parametrize("change", ["batch", "missing", "another brain"])
+def test_a_state_that_does_not_fit_is_refused(change):
+    act = Activity(lively(READOUTS), T, 2)
+    state = Activity(lively(PLAIN if change == "another brain" else READOUTS), T, 3 if change == "batch" else 2).state()
+    if change == "missing":
+        del state["pfc.history"]
+    with pytest.raises(CheckpointError) as error:
+        act.load_state(state)
+    assert re.fullmatch(
+        r"state array '[\w.]+': shape \([\d, ]+\) wanted, .+ found; was it saved by another brain or batch size\?", str(error.value)
+    )
+
+
+def test_reset_is_a_new_activity():
+    brain = lively(READOUTS)
+    used, new = Activity(brain, T, 2), Activity(brain, T, 2)
+    used.load_state(used.state() | {name: np.full(2, level, np.float32) for name, level in LEVELS.items()})
+    brain.forward(used, tokens(1))
+    used.advance(T)
+    assert all(values.any() for values in used.state().values())
+    used.reset()
+    assert not any(values.any() for values in used.state().values())
+    for _ in range(2):
+        np.testing.assert_array_equal(brain.forward(used, tokens(0)), brain.forward(new, tokens(0)))
+        used.advance(T)
+        new.advance(T)
+
+
+# Events
+
+
+@pytest.mark.parametrize("batch", [1, 3, 17])
+def test_the_lists_hold_what_fired_and_what_is_near_and_nothing_more(batch):
+    """Forward, a synapse is visited for each entry that fired; backward, also for each that is near: work grows with these."""
+    brain = lively(READOUTS)
+    act = Activity(brain, T, batch, learning=True)
+    brain.forward(act, tokens(0, batch=batch))
+    for name in MODULES:
+        index, value, fired, listed = act.signals[f"{name}.axon"].rows(0, T)
+        v = act.v[name][1:]
+        for t, g in np.ndindex(fired.shape):
+            group = v[t, 16 * g : 16 * (g + 1)]  # [sequences, neurons]
+            above, near = (group > 1).any(0), (abs(group - 1) < 1).any(0)
+            np.testing.assert_array_equal(index[t, g, : fired[t, g]], np.flatnonzero(above))
+            np.testing.assert_array_equal(index[t, g, fired[t, g] : listed[t, g]], np.flatnonzero(near & ~above))
+            carried = np.where(group > 1, group, 0)[:, above].T
+            np.testing.assert_array_equal(value[t, g, : fired[t, g], : len(group)], carried)
+            assert not value[t, g, : fired[t, g], len(group) :].any()
+        assert 0 < fired.mean() < index.shape[2], f"{name} is silent, or everything in it fires"
+
+
+def test_a_brain_at_rest_has_nothing_to_do():
+    brain = Brain(READOUTS, backends.get())
+    brain.initialise(0)
+    for name in MODULES:
+        brain.parameters.value[f"{name}.bias"][:] = -50
+    act = Activity(brain, T, 2, learning=True)
+    logits = brain.forward(act, tokens(0))
+    for name in MODULES:
+        fired, listed = act.signals[f"{name}.axon"].lists[2:]
+        assert not fired.any() and not listed.any(), name
+    assert not act.currents["wernicke.current"].value.any() and not logits.any()
+
+
+# Updates
+
+
+def test_an_update_leaves_no_parameter_where_it_must_not_be():
+    brain = Brain(READOUTS, backends.get())
+    brain.initialise(0)
+    optimizer, value = AdamW(brain.parameters, brain.backend), brain.parameters.value
+    bounds = {f"{p.name}.weight": (-np.inf, 0) for p in ref.projections(dataclasses.asdict(READOUTS)) if p.inhibitory}
+    for name in value:
+        bounds |= {name: (-2, 5)} if ".log_tau" in name else {name: (0, 3)} if name.endswith(".beta") else {}
+    assert len(bounds) == 2 + 6 * 3 + 3  # inhibitory projections; two time constants and beta of each module; traces
+    for sign in (1, -1):
+        before = {name: values.copy() for name, values in value.items()}
+        brain.parameters.flat_gradient[:] = sign
+        for _ in range(8):
+            optimizer.update(1.0)
+        for name, (low, high) in bounds.items():
+            assert low <= value[name].min() and value[name].max() <= high, name
+            edge = low if sign == 1 else high  # the way against the gradient
+            assert np.isinf(edge) or (value[name] == edge).all(), f"{name}: the bound was not reached, or lies elsewhere"
+        for name in value.keys() - bounds.keys():
+            assert (abs(value[name] - before[name]) > 1).all(), f"{name}: held, though it has no bounds"
+        optimizer = AdamW(brain.parameters, brain.backend)
+        brain.parameters.flat_m[:], brain.parameters.flat_v[:] = 0, 0
+
+
+# Threads
+
+
+def test_no_result_depends_on_the_number_of_threads():
+    before = numba.get_num_threads()
+    if numba.config.NUMBA_NUM_THREADS < 2:
+        pytest.skip("a single thread")
+    brain, found = lively(READOUTS), []
+    d_logits = np.random.default_rng(3).normal(size=(T, 17, 23)).astype(np.float32)
+    try:
+        for threads in (1, 2):
+            numba.set_num_threads(threads)
+            act = Activity(brain, T, 17, learning=True)
+            act.dropout = Dropout(17, 0.2)
+            brain.forward(act, tokens(1, batch=17))
+            act.advance(T)
+            gradient = gradient_of(brain, act, tokens(0, batch=17), d_logits)
+            act.advance(T)
+            found.append({"gradient": gradient, **act.state()})
+    finally:
+        numba.set_num_threads(before)
+    for name, values in found[0].items():
+        np.testing.assert_array_equal(values, found[1][name], err_msg=name)

@@ -1,0 +1,237 @@
+"""Text out: where a stream begins and ends, what it holds back, and what a session remembers."""
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from neurogen_numba.brain.model import NeuroGenModel
+from neurogen_numba.config import Brain, Config, Module
+from neurogen_numba.errors import ConfigError
+from neurogen_numba.generation import Sampling, Session, stream
+from neurogen_numba.text.tokenizer import ByteTokenizer, CharTokenizer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+BYTES = ByteTokenizer(documents=True)
+END = BYTES.end_of_text
+
+
+class Script:
+    """A session that says what it is told to."""
+
+    def __init__(self, tokens):
+        self.tokens, self.drawn, self.fed = list(tokens), 0, []
+
+    def feed(self, ids):
+        assert ids.ndim == 2 and ids.dtype == np.int32
+        self.fed.append(ids.tolist())
+
+    def draw(self):
+        assert self.fed, "something must have been fed before"
+        self.drawn += 1
+        return np.array([self.tokens[self.drawn - 1]], np.int32)
+
+
+def said(text, length=99, stop="", prompt="p"):
+    """(pieces, session) of a stream over a session that says the text, as bytes, and then ends it."""
+    session = Script([*(text.encode() if isinstance(text, str) else text), END])
+    return list(stream(session, BYTES, prompt, length, stop)), session
+
+
+# The stream
+
+
+def test_a_prompt_is_heard_once_and_not_repeated():
+    pieces, session = said("abc", prompt="xy")
+    assert "".join(pieces) == "abc"
+    assert session.fed == [[[ord("x")], [ord("y")]]]
+
+
+@pytest.mark.parametrize("tokenizer, first", [(BYTES, END), (ByteTokenizer(documents=False), 0), (CharTokenizer("ab", documents=True), 2)])
+def test_an_empty_prompt_starts_where_a_text_starts(tokenizer, first):
+    session = Script([1, 1])
+    list(stream(session, tokenizer, "", 2))
+    assert session.fed == [[[first]]]
+
+
+def test_it_ends_after_its_length():
+    pieces, session = said("abcdef", length=3)
+    assert ("".join(pieces), session.drawn) == ("abc", 3)
+    assert "".join(said("abc", length=0)[0]) == ""
+
+
+def test_it_ends_at_the_end_of_text():
+    pieces, session = said([*b"ab", END, *b"cd"])
+    assert ("".join(pieces), session.drawn) == ("ab", 3)
+
+
+def test_a_token_is_drawn_only_when_it_is_asked_for():
+    session = Script(b"abc")
+    pieces = stream(session, BYTES, "p", 3)
+    for drawn, letter in enumerate("abc", 1):
+        assert next(pieces) == letter and session.drawn == drawn
+
+
+def test_it_ends_before_the_stop_and_draws_no_further():
+    pieces, session = said("Hello.\nYou: no", stop="\nYou:")
+    assert ("".join(pieces), session.drawn) == ("Hello.", len("Hello.\nYou:"))
+
+
+def test_what_may_begin_the_stop_is_held_back_until_it_does_not():
+    session = Script([*b"a\nYo\nYou", END])
+    pieces = [(piece, session.drawn) for piece in stream(session, BYTES, "p", 99, stop="\nYou:") if piece]
+    # "\nYo" waits until the next "\n" shows that no stop begins there; the last "\nYou" until the text ends.
+    assert pieces == [("a", 1), ("\nYo", 5), ("\nYou", 9)]
+
+
+@given(st.text("ab\n", max_size=30), st.text("ab\n", min_size=1, max_size=4))
+@example("aab", "ab")
+@example("aaab", "aab")
+@example("abab", "abb")
+@example("ababaa", "abaa")
+def test_what_is_said_is_the_text_up_to_the_first_stop(text, stop):
+    pieces, session = said(text, stop=stop)
+    assert "".join(pieces) == text.split(stop)[0]
+    assert session.drawn == (text.index(stop) + len(stop) if stop in text else len(text) + 1)
+
+
+@given(st.text(max_size=12), st.text(min_size=1, max_size=3))
+@example("grün 🙂 ok", "🙂")
+def test_a_character_is_never_split(text, stop):
+    pieces, _ = said(text, stop=stop)
+    whole = text.encode().decode()
+    assert "".join(pieces) == whole.split(stop)[0]
+    assert "�" in text or not any("�" in piece for piece in pieces)
+
+
+def test_a_character_that_never_becomes_whole_is_shown_as_such():
+    euro = "€".encode()
+    assert "".join(said([*b"a", *euro[:2], END])[0]) == "a�"
+    assert "".join(said([*b"a", *euro], length=3)[0]) == "a�"
+
+
+def test_a_tokenizer_without_end_of_text_speaks_to_the_last_token():
+    session = Script(b"abc")
+    assert "".join(stream(session, ByteTokenizer(documents=False), "p", 3)) == "abc"
+
+
+# Sampling
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"temperature": -0.1}, "temperature: 0 or more, not -0.1"),
+        ({"temperature": float("nan")}, "temperature: 0 or more, not nan"),
+        ({"temperature": float("inf")}, "temperature: 0 or more, not inf"),
+        ({"top_k": -1}, "top-k: 0 (all) or more, not -1"),
+        ({"top_p": 0.0}, "top-p: above 0 and at most 1, not 0.0"),
+        ({"top_p": 1.1}, "top-p: above 0 and at most 1, not 1.1"),
+        ({"top_p": float("nan")}, "top-p: above 0 and at most 1, not nan"),
+        ({"seed": -1}, "seed: from 0 to 2^64 - 1, not -1"),
+        ({"seed": 2**64}, f"seed: from 0 to 2^64 - 1, not {2**64}"),
+    ],
+)
+def test_sampling_refuses_what_it_cannot_do(settings, said):
+    with pytest.raises(ConfigError) as error:
+        Sampling(**settings)
+    assert str(error.value) == said
+
+
+def test_the_edges_of_what_sampling_can_do():
+    Sampling(temperature=0, top_k=0, top_p=1.0, seed=0)
+    Sampling(temperature=100.0, top_k=10**6, top_p=1e-9, seed=2**64 - 1)
+
+
+# Sessions
+
+
+@pytest.fixture(scope="module")
+def model():
+    sizes = {"thalamus": 16, "wernicke": 40, "hippocampus": 16, "pfc": 24, "basal_ganglia": 8, "broca": 40}
+    modules = {name: Module(n, outputs=6 if name == "pfc" else 0, lateral=3) for name, n in sizes.items()}
+    rest = {"embedding": 16, "fan_in": 8, "feedback": 3, "delays": 5, "hypercolumn": 8, "memory_heads": 2, "memory_width": 4}
+    made = NeuroGenModel.from_config(Config("test", Brain(**modules, **rest, vocabulary=257, memory_fan_in=8, chunk=4)), BYTES)
+    made.brain.parameters.value["decoder.weight"][:] *= 6  # opinions: no two tokens are nearly as probable
+    return made
+
+
+def heard(text):
+    return BYTES.encode(text)[:, None]
+
+
+def drawn(session, tokens):
+    return [session.draw().tolist() for _ in range(tokens)]
+
+
+@pytest.mark.parametrize("prompts", [["once", "upon", "a ti"], ["hear me "] * 2])
+def test_a_batch_says_what_each_of_its_sequences_says_alone(model, prompts):
+    session = Session(model, Sampling(temperature=0), batch=len(prompts))
+    session.feed(np.concatenate([heard(prompt) for prompt in prompts], axis=1))
+    together = drawn(session, 12)
+    for b, prompt in enumerate(prompts):
+        alone = Session(model, Sampling(temperature=0))
+        alone.feed(heard(prompt))
+        assert [[row[b]] for row in together] == drawn(alone, 12)
+
+
+def test_a_session_remembers_what_it_said_itself(model):
+    """What it draws, it hears: the next token is the one that the whole text so far leads to."""
+    session = Session(model, Sampling(temperature=0))
+    session.feed(heard("once upon"))
+    text = [*heard("once upon")[:, 0].tolist(), *(row[0] for row in drawn(session, 10))]
+    likely = model.logits(text[:-1]).argmax(1)
+    np.testing.assert_array_equal(text[9:], likely[8:])
+
+
+def test_it_can_be_told_more_in_between(model):
+    session, other = (Session(model, Sampling(temperature=0)) for _ in range(2))
+    session.feed(heard("once upon"))
+    said = session.draw()
+    session.feed(heard(" and then"))
+    other.feed(np.concatenate([heard("once upon"), said[None], heard(" and then")]))
+    assert drawn(session, 5) == drawn(other, 5)
+
+
+def test_the_seed_decides_and_nothing_else(model):
+    def say(seed, temperature=1.0):
+        session = Session(model, Sampling(temperature, seed=seed), batch=2)
+        session.feed(np.repeat(heard("once"), 2, axis=1))
+        return drawn(session, 20)
+
+    assert say(1) == say(1)
+    assert say(1) != say(2)
+    assert say(1) != say(1 + 2**32), "the upper half of a seed counts too"
+    first, second = zip(*say(1), strict=True)
+    assert first != second, "sequences of a batch draw for themselves"
+    assert say(1, temperature=0) == say(2, temperature=0)
+
+
+def test_reset_forgets_everything(model):
+    session = Session(model, Sampling(seed=3))
+    session.feed(heard("once upon a time"))
+    first = drawn(session, 6)
+    session.reset()
+    session.feed(heard("once upon a time"))
+    assert drawn(session, 6) == first
+
+
+def test_what_was_heard_last_is_told(model):
+    session = Session(model, Sampling(temperature=0), batch=2)
+    assert list(session.heard) == []
+    session.feed(np.concatenate([heard("ab"), heard("cd")], axis=1))
+    assert list(session.heard) == list(b"ab")
+    said = session.draw()
+    assert list(session.heard) == [said[0]]
+    session.reset()
+    assert list(session.heard) == []
+
+
+def test_a_stream_speaks_for_a_model(model):
+    def say(seed, stop=""):
+        return "".join(stream(Session(model, Sampling(seed=seed)), model.tokenizer, "once", 30, stop))
+
+    text = say(1)
+    assert text and say(1) == text != say(2)
+    assert say(1, stop=text[3:5]) == text[: text.index(text[3:5])]

@@ -1,0 +1,54 @@
+"""Scalar physics compiled for float32 must stay there: one bare 1.0 in a function promotes what it meets to float64."""
+
+import importlib
+import pkgutil
+
+import numba
+import pytest
+from numba import types
+
+from neurogen_numba import kernels
+from neurogen_numba.kernels.lanes import lanes
+
+NUMBER, ROW, SQUARE, FLAG, BITS = types.float32, types.float32[::1], types.float32[:, ::1], types.boolean, types.uint64
+WIRING = types.uint32[::1], types.uint16[::1], ROW, types.uint32  # row_start, target, weight, row
+PHYSICS = {  # argument types of every function that all backends share
+    "surrogate.event": (NUMBER, FLAG),
+    "surrogate.slope": (NUMBER,),
+    "surrogate.carried": (NUMBER, NUMBER, FLAG),
+    "neuron.lif_step": (*[NUMBER] * 6, FLAG),
+    "neuron.lif_step_backward": (*[NUMBER] * 9, FLAG, FLAG),
+    "rng.mix": (BITS, BITS),
+    "rng.uniform": (BITS, BITS),
+    "synapse.deliver": (SQUARE, *WIRING, lanes),
+    "synapse.collect": (lanes, SQUARE, *WIRING),
+    "synapse.collect_and_learn": (lanes, ROW, SQUARE, *WIRING, lanes),
+    "memory.sigmoid": (NUMBER,),
+    "memory.silu_slope": (NUMBER,),
+    "memory.unit_forward": (ROW, ROW),
+    "memory.unit_backward": (ROW, ROW, ROW, NUMBER, ROW),
+    "memory.write": (SQUARE, SQUARE, ROW, ROW, ROW, NUMBER, NUMBER),
+    "memory.read": (ROW, SQUARE, ROW),
+    "softmax.softmax_row": (ROW, ROW, NUMBER),
+    "adamw.adamw_step": (NUMBER,) * 10,
+}
+
+
+def test_every_function_of_physics_is_in_the_table():
+    others = {"rng.key", "lanes.load", "lanes.store", "lanes.add_scaled", "lanes.dot", "lanes._address"}  # of the host, of the compiler
+    found = set()
+    for module in pkgutil.iter_modules(kernels.__path__):
+        content = vars(importlib.import_module(f"{kernels.__name__}.{module.name}"))
+        plain = [name for name, thing in content.items() if hasattr(thing, "__code__") and not hasattr(thing, "py_func")]
+        found |= {f"{module.name}.{name}" for name in plain if content[name].__module__ == f"{kernels.__name__}.{module.name}"}
+    assert found - others == set(PHYSICS)
+
+
+@pytest.mark.parametrize("name", PHYSICS)
+def test_physics_stays_in_single_precision(name):
+    module, function = name.split(".")
+    physics = getattr(importlib.import_module(f"{kernels.__name__}.{module}"), function)
+    compiled = numba.njit(PHYSICS[name], no_cpython_wrapper=True)(physics)
+    (overload,) = compiled.overloads.values()
+    doubles = [variable for variable, kind in overload.type_annotation.typemap.items() if kind in (types.float64, types.float64[::1])]
+    assert not doubles

@@ -1,0 +1,479 @@
+"""NeuroGenModel: what a program that only knows its methods sees."""
+
+import dataclasses
+import inspect
+import json
+import zlib
+
+import numpy as np
+import pytest
+
+import neurogen_numba
+import reference as ref
+from neurogen_numba import checkpoint
+from neurogen_numba.brain.model import NeuroGenModel
+from neurogen_numba.config import Brain, Config, Module, Text, Training
+from neurogen_numba.errors import CheckpointError, ConfigError
+from neurogen_numba.presets import PRESETS
+from neurogen_numba.text.tokenizer import ByteTokenizer, CharTokenizer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+VOCABULARY = 19
+BRAIN = Brain(
+    thalamus=Module(12, lateral=3),
+    wernicke=Module(30, lateral=3),
+    hippocampus=Module(16, lateral=3),
+    pfc=Module(20, outputs=6, lateral=3),
+    basal_ganglia=Module(8, lateral=3),
+    broca=Module(30, lateral=3),
+    embedding=10,
+    vocabulary=VOCABULARY,
+    fan_in=8,
+    feedback=3,
+    delays=4,
+    hypercolumn=8,
+    memory_heads=2,
+    memory_width=4,
+    memory_fan_in=8,
+    chunk=4,
+)
+TINY = Config("tiny", BRAIN, Training(learning_rate=0.02), Text(vocabulary=VOCABULARY))
+
+
+def model(**training):
+    return NeuroGenModel.from_config(TINY.replace(training=training))
+
+
+def text(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, VOCABULARY, shape).astype(np.int32)
+
+
+def one_sentence(error):
+    """The message of an error, which must be fit to be shown as it is."""
+    message = str(error.value)
+    assert message and "\n" not in message and "Traceback" not in message
+    return message
+
+
+# How one comes by a model
+
+
+def test_it_is_the_package_s_one_name():
+    assert neurogen_numba.NeuroGenModel is NeuroGenModel
+    with pytest.raises(AttributeError, match="NeuroGenModle"):
+        _ = neurogen_numba.NeuroGenModle
+
+
+def test_the_constructor_is_called_as_ever():
+    parameters = inspect.signature(NeuroGenModel).parameters
+    assert list(parameters)[:3] == ["vocab_size", "embedding_dim", "gpu_device"]
+    assert (parameters["vocab_size"].default, parameters["embedding_dim"].default, parameters["gpu_device"].default) == (32000, 512, 0)
+
+
+def test_the_constructor_is_the_baseline_with_another_vocabulary(monkeypatch):
+    monkeypatch.setitem(PRESETS, "baseline", TINY)
+    made = NeuroGenModel(vocab_size=31, embedding_dim=9, gpu_device=0)
+    assert made.config == TINY.replace(brain={"vocabulary": 31, "embedding": 9})
+    assert made.logits([0, 30]).shape == (2, 31)
+    with pytest.raises(ConfigError, match="^gpu_device: cards are numbered from 0; there is no -1$"):
+        NeuroGenModel(vocab_size=31, embedding_dim=9, gpu_device=-1)
+
+
+def test_from_preset(monkeypatch):
+    monkeypatch.setitem(PRESETS, "tiny", TINY.replace(text={"vocabulary": 25}))
+    assert NeuroGenModel.from_preset("tiny").config.brain.vocabulary == 25
+    assert NeuroGenModel.from_preset("tiny", vocab_size=21).config.brain.vocabulary == 21
+    tokenizer = CharTokenizer("abc", documents=True)
+    made = NeuroGenModel.from_preset("tiny", tokenizer=tokenizer)
+    assert made.config.brain.vocabulary == 4 and made.tokenizer is tokenizer
+    with pytest.raises(ConfigError, match="unknown preset 'tinny'; did you mean 'tiny'"):
+        NeuroGenModel.from_preset("tinny")
+
+
+def test_a_model_is_drawn_from_its_seed():
+    one, same, other = model(seed=1), model(seed=1), model(seed=2)
+    np.testing.assert_array_equal(one.logits(text(6)), same.logits(text(6)))
+    assert (one.logits(text(6)) != other.logits(text(6))).any()
+
+
+def test_parameters_counts_what_is_learned():
+    made = model()
+    assert made.parameters == sum(array.size for array in made.brain.parameters.value.values())
+
+
+# Logits
+
+
+def test_logits_of_a_sequence_are_those_of_the_batch_it_is_in():
+    made, ids = model(), text(3, 10)
+    together = made.logits(ids)
+    assert (together.shape, together.dtype) == ((3, 10, VOCABULARY), "float32")
+    for b in range(3):
+        alone = made.logits(ids[b])
+        assert alone.shape == (10, VOCABULARY)
+        np.testing.assert_allclose(alone, together[b], rtol=1e-4, atol=1e-4)
+
+
+def test_logits_start_from_a_fresh_state_every_time():
+    made = model()
+    first = made.logits(text(10))
+    made.logits(text(7, seed=1))
+    np.testing.assert_array_equal(made.logits(text(10)), first)
+
+
+@pytest.mark.parametrize("kind", [list, np.int64, np.uint8, np.asfortranarray])
+def test_ids_may_be_any_whole_numbers(kind):
+    made, ids = model(), text(3, 6)
+    given = ids.tolist() if kind is list else kind(ids)
+    np.testing.assert_array_equal(made.logits(given), made.logits(ids))
+
+
+WRONG_IDS = [
+    ([0, VOCABULARY], "token id 19 is out of range; this model knows 0 to 18"),
+    ([0, -1], "token id -1 is out of range; this model knows 0 to 18"),
+    ([2**40], "token id 1099511627776 is out of range; this model knows 0 to 18"),
+    ([0.0, 1.0], "whole numbers of shape [T] or [B, T] are needed, at least one; got float64 (2,)"),
+    ([True], "whole numbers of shape [T] or [B, T] are needed, at least one; got bool (1,)"),
+    ("word", "whole numbers of shape [T] or [B, T] are needed, at least one; got <U4 ()"),
+    ([], "whole numbers of shape [T] or [B, T] are needed, at least one; got float64 (0,)"),
+    (np.zeros((2, 0), np.int32), "whole numbers of shape [T] or [B, T] are needed, at least one; got int32 (2, 0)"),
+    (3, "whole numbers of shape [T] or [B, T] are needed, at least one; got int64 ()"),
+    ([[[1]]], "whole numbers of shape [T] or [B, T] are needed, at least one; got int64 (1, 1, 1)"),
+]
+
+
+@pytest.mark.parametrize("ids, said", WRONG_IDS, ids=lambda value: "" if isinstance(value, str) else str(value))
+def test_wrong_ids_are_named(ids, said):
+    made = model()
+    for method, what in ((made.logits, "input_ids"), (lambda ids: made.train_step(ids, ids), "input_ids")):
+        with pytest.raises(ConfigError) as error:
+            method(ids)
+        assert one_sentence(error) == f"{what}: {said}"
+    with pytest.raises(ConfigError) as error:
+        made.generate(ids, 9)
+    assert one_sentence(error) == f"prompt_ids: {said}"
+
+
+# Learning
+
+
+@pytest.mark.parametrize("shape", [(12,), (3, 12)], ids=["one sequence", "a batch"])
+def test_a_repeated_text_is_learned(shape):
+    made, ids = model(), text(*shape)
+    inputs, targets = ids[..., :-1], ids[..., 1:]
+    first, _ = made.train_step(inputs, targets)
+    for _ in range(60):
+        loss, accuracy = made.train_step(inputs, targets)
+    assert isinstance(loss, float) and isinstance(accuracy, float)
+    assert first > 2 and loss < 0.5 * first and accuracy > 0.8
+
+
+def test_loss_and_accuracy_are_those_of_before_the_update():
+    made, ids = model(), text(3, 10)
+    targets = text(3, 10, seed=1)
+    targets[0, :4] = -1
+    targets[2, 5] = made.logits(ids)[2, 5].argmax()
+    expected = ref.cross_entropy(made.logits(ids), targets)
+    loss, accuracy = made.train_step(ids, targets)
+    assert (loss, accuracy) == pytest.approx(expected, rel=1e-4)
+    assert accuracy > 0
+    after, _ = made.train_step(ids, targets)
+    assert after < loss
+
+
+def values(made):
+    return made.brain.parameters.flat_value.copy()
+
+
+def test_targets_below_zero_count_for_nothing():
+    made, before = model(weight_decay=0.0), None
+    before = values(made)
+    assert made.train_step(text(6), np.full(6, -1)) == (0.0, 0.0)
+    np.testing.assert_array_equal(values(made), before)
+
+
+def test_the_learning_rate_is_the_configuration_s_unless_it_is_given():
+    own, given, none = model(learning_rate=0.003), model(), model()
+    before = values(none)
+    own.train_step(text(6), text(6))
+    given.train_step(text(6), text(6), learning_rate=0.003)
+    none.train_step(text(6), text(6), learning_rate=0.0)
+    np.testing.assert_array_equal(values(own), values(given))
+    np.testing.assert_array_equal(values(none), before)
+    assert (values(own) != before).any()
+
+
+def test_state_is_carried_when_asked_for_and_only_then():
+    made, ids = model(), text(2, 13)
+    inputs, targets = ids[:, :-1], ids[:, 1:]
+    rest = ref.cross_entropy(made.logits(inputs)[:, 6:], targets[:, 6:])[0]
+    alone = ref.cross_entropy(made.logits(inputs[:, 6:]), targets[:, 6:])[0]
+    assert abs(rest - alone) > 1e-2
+
+    def second_half(carry_state):
+        made.train_step(inputs[:, :6], targets[:, :6], 0.0)
+        return made.train_step(inputs[:, 6:], targets[:, 6:], 0.0, carry_state)[0]
+
+    assert second_half(True) == pytest.approx(rest, rel=1e-4)
+    assert second_half(False) == pytest.approx(alone, rel=1e-4)
+
+
+def test_dropout_is_for_learning_only():
+    dropped, whole = model(dropout=0.5), model()
+    np.testing.assert_array_equal(dropped.logits(text(8)), whole.logits(text(8)))
+    losses = [dropped.train_step(text(8), text(8), 0.0)[0] for _ in range(2)]
+    expected = whole.train_step(text(8), text(8), 0.0)[0]
+    assert len({*losses, expected}) == 3, "a mask for every update"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_where_the_loss_is_no_number_nothing_is_updated(value):
+    made = model()
+    made.brain.parameters.value["decoder.bias"][0] = value
+    before = values(made)
+    loss, _ = made.train_step(text(6), text(6))
+    assert not np.isfinite(loss)
+    np.testing.assert_array_equal(values(made), before)
+    assert made.optimizer.steps == 0
+
+
+@pytest.mark.parametrize(
+    "inputs, targets, said",
+    [
+        (text(6), text(5), "input_ids and target_ids: one shape is needed, got (6,) and (5,)"),
+        (text(2, 6), text(3, 6), "input_ids and target_ids: one shape is needed, got (2, 6) and (3, 6)"),
+        (text(6), [VOCABULARY] * 6, "target_ids: token id 19 is out of range; this model knows 0 to 18"),
+        (text(6), [0.5] * 6, "target_ids: whole numbers of shape [T] or [B, T] are needed, at least one; got float64 (6,)"),
+    ],
+)
+def test_targets_that_do_not_fit_are_refused(inputs, targets, said):
+    made = model()
+    before = values(made)
+    with pytest.raises(ConfigError) as error:
+        made.train_step(inputs, targets)
+    assert one_sentence(error) == said
+    np.testing.assert_array_equal(values(made), before)
+
+
+# Generation
+
+
+def test_a_generated_text_goes_on_from_its_prompt():
+    made, prompt = model(), text(5)
+    drawn = made.generate(prompt, 12, seed=3)
+    assert (drawn.shape, drawn.dtype) == ((12,), "int32")
+    np.testing.assert_array_equal(drawn[:5], prompt)
+    assert drawn.min() >= 0 and drawn.max() < VOCABULARY
+    np.testing.assert_array_equal(made.generate(prompt, 12, seed=3), drawn)
+    assert any((made.generate(prompt, 12, seed=seed) != drawn).any() for seed in (4, 5))
+
+
+def test_a_batch_is_generated_side_by_side():
+    made, prompts = model(), text(3, 5)
+    drawn = made.generate(prompts, 11, temperature=0)
+    assert (drawn.shape, drawn.dtype) == ((3, 11), "int32") and drawn.flags.c_contiguous
+    for b in range(3):
+        np.testing.assert_array_equal(made.generate(prompts[b], 11, temperature=0), drawn[b])
+    sampled = made.generate(np.repeat(prompts[:1], 3, axis=0), 25, temperature=2.0)
+    assert len({tuple(row) for row in sampled}) == 3, "each sequence has random numbers of its own"
+
+
+def test_without_temperature_the_most_probable_token_is_said():
+    made = model()
+    drawn = made.generate(text(5), 15, temperature=0)
+    likely = made.logits(drawn[:-1]).argmax(1)
+    np.testing.assert_array_equal(drawn[5:], likely[4:])
+    np.testing.assert_array_equal(made.generate(text(5), 15, top_k=1), drawn)
+    np.testing.assert_array_equal(made.generate(text(5), 15, top_p=1e-6), drawn)
+
+
+def test_a_prompt_of_full_length_comes_back():
+    np.testing.assert_array_equal(model().generate(text(5), 5), text(5))
+    with pytest.raises(ConfigError) as error:
+        model().generate(text(5), 4)
+    assert one_sentence(error) == "max_length 4: shorter than the prompt, which has 5 tokens"
+
+
+def test_generation_leaves_the_model_and_its_training_alone():
+    one, other = model(), model()
+    for made in (one, other):
+        made.train_step(text(6), text(6))
+    one.generate(text(5), 12)
+    one.logits(text(5))
+    for made in (one, other):
+        made.train_step(text(6, seed=1), text(6, seed=2), carry_state=True)
+    np.testing.assert_array_equal(values(one), values(other))
+
+
+# Checkpoints
+
+
+@pytest.fixture(scope="module")
+def trained():
+    made = model(dropout=0.1)
+    for seed in range(3):
+        made.train_step(text(2, 9, seed=seed), text(2, 9, seed=seed + 10))
+    return made
+
+
+def test_a_saved_model_comes_back_and_learns_on_bit_for_bit(trained, tmp_path):
+    size = trained.save(tmp_path / "saved")
+    assert size == sum(path.stat().st_size for path in (tmp_path / "saved").iterdir() if path.name != "manifest.json")
+    loaded = NeuroGenModel.load(tmp_path / "saved")
+    assert loaded.config == trained.config and loaded.tokenizer is None
+    np.testing.assert_array_equal(loaded.logits(text(2, 9)), trained.logits(text(2, 9)))
+    # `trained` is shared: its twin takes the step.
+    twin = NeuroGenModel.load(tmp_path / "saved")
+    straight = model(dropout=0.1)
+    for seed in range(3):
+        straight.train_step(text(2, 9, seed=seed), text(2, 9, seed=seed + 10))
+    steps = [made.train_step(text(2, 9, seed=7), text(2, 9, seed=8)) for made in (loaded, twin, straight)]
+    assert steps[0] == steps[1] == steps[2]
+    np.testing.assert_array_equal(values(loaded), values(straight))
+    for moment in ("flat_m", "flat_v"):
+        np.testing.assert_array_equal(getattr(loaded.brain.parameters, moment), getattr(straight.brain.parameters, moment))
+
+
+def test_state_trainer_and_tokenizer_come_back(tmp_path):
+    tokenizer = ByteTokenizer(documents=True)
+    made = NeuroGenModel.from_config(TINY.replace(brain={"vocabulary": 257}), tokenizer)
+    act = made.activity(4, 2)
+    made.brain.forward(act, text(4, 2))
+    act.advance(4)
+    made.save(tmp_path / "saved", act.state(), {"step": 12, "note": "ä"})
+    loaded, state, trainer = NeuroGenModel.restore(tmp_path / "saved")
+    assert (trainer["step"], trainer["note"]) == (12, "ä")
+    assert loaded.tokenizer.decode(loaded.tokenizer.encode("grün")) == "grün"
+    assert state.keys() == act.state().keys()
+    again = loaded.activity(4, 2)
+    again.load_state(state)
+    np.testing.assert_array_equal(loaded.brain.forward(again, text(4, 2, seed=1)), made.brain.forward(act, text(4, 2, seed=1)))
+
+
+def forge(made, folder, change):
+    """Save a model, let `change(tensors, documents)` tamper with it, and make a checkpoint of the result that is whole."""
+    made.save(folder)
+    saved = checkpoint.load(folder)
+    change(saved.tensors, saved.documents)
+    checkpoint.save(folder, saved.tensors, saved.documents)
+
+
+def set_in(section, name, value):
+    return lambda tensors, documents: documents["config"][section].update({name: value})
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (set_in("brain", "embedding", 11), "tensor 'embedding.weight' is float32 [19, 10], needed is float32 [19, 11]"),
+        (set_in("brain", "memory_heads", 3), "tensor 'memory_query.target' is uint16 [64], needed is uint16 [96]"),
+        (set_in("brain", "fan_in", 7), "thalamus_wernicke.target"),
+        (set_in("brain", "events", "analog"), "its configuration cannot be read: brain.events"),
+        (set_in("training", "stps", 1), "its configuration cannot be read: config.training: unknown setting 'stps'"),
+        (lambda tensors, documents: documents.pop("config"), "'config' is missing"),
+        (lambda tensors, documents: documents.pop("trainer"), "'trainer' is missing"),
+        (lambda tensors, documents: documents["trainer"].pop("updates"), "does not say how many updates were made"),
+        (lambda tensors, documents: tensors.pop("optimizer"), "'optimizer' is missing"),
+        (lambda tensors, documents: tensors["decoder"].pop("decoder.bias"), "tensor 'decoder.bias', float32 [19], is missing"),
+        (lambda tensors, documents: tensors["brain"].update(more=np.zeros(3)), "tensor 'more', float64 [3], is not part of the model"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused(change, said, trained, tmp_path):
+    forge(trained, tmp_path / "saved", change)
+    with pytest.raises(CheckpointError) as error:
+        NeuroGenModel.load(tmp_path / "saved")
+    message = one_sentence(error)
+    assert said in message and message.startswith(str(tmp_path / "saved"))
+
+
+def wiring(change):
+    """Tamper with the wiring of one projection: change(row_start, target)."""
+    return lambda tensors, documents: change(*(tensors["brain"][f"wernicke_pfc.{what}"] for what in ("row_start", "target")))
+
+
+def a_target_too_many(row_start, target):
+    target[0] = BRAIN.pfc.neurons
+
+
+def a_row_too_long(row_start, target):
+    row_start[3] = row_start[-1] + 5
+
+
+def more_synapses_than_there_are(row_start, target):
+    row_start[-1] += 1
+
+
+def synapses_before_the_first(row_start, target):
+    row_start[0] = 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [a_target_too_many, a_row_too_long, more_synapses_than_there_are, synapses_before_the_first],
+    ids=lambda change: change.__name__,
+)
+def test_a_wiring_that_leads_out_of_memory_is_refused(change, trained, tmp_path):
+    """The kernels do not look at bounds: what a file says must be looked at before they run."""
+    forge(trained, tmp_path / "saved", wiring(change))
+    with pytest.raises(CheckpointError) as error:
+        NeuroGenModel.load(tmp_path / "saved")
+    assert "wernicke_pfc" in one_sentence(error)
+
+
+def truncated(folder):
+    path = folder / "brain.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def turned_bit(folder):
+    path = folder / "optimizer.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def foreign_tensors(folder):
+    """A whole checkpoint by its manifest, whose tensors are none."""
+    path = folder / "brain.safetensors"
+    path.write_bytes(b"not tensors")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][path.name] = {"bytes": 11, "crc32": zlib.crc32(b"not tensors")}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    "harm, said",
+    [
+        (truncated, "brain.safetensors is damaged"),
+        (turned_bit, "optimizer.safetensors is damaged"),
+        (foreign_tensors, "brain.safetensors is damaged"),
+        (lambda folder: (folder / "decoder.safetensors").unlink(), "is incomplete: 'decoder.safetensors' is missing"),
+        (lambda folder: (folder / "manifest.json").unlink(), "is not a NeuroGen checkpoint"),
+    ],
+    ids=["truncated", "turned bit", "foreign tensors", "file missing", "foreign"],
+)
+def test_a_damaged_checkpoint_is_refused(harm, said, trained, tmp_path):
+    trained.save(tmp_path / "saved")
+    harm(tmp_path / "saved")
+    with pytest.raises(CheckpointError) as error:
+        NeuroGenModel.load(tmp_path / "saved")
+    assert said in one_sentence(error)
+
+
+def test_a_checkpoint_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(CheckpointError) as error:
+        NeuroGenModel.load(tmp_path / "nothing")
+    assert "is not a NeuroGen checkpoint" in one_sentence(error)
+
+
+def test_the_card_is_checked_on_the_way_back_too(trained, tmp_path):
+    trained.save(tmp_path / "saved")
+    with pytest.raises(ConfigError, match="^gpu_device"):
+        NeuroGenModel.load(tmp_path / "saved", gpu_device=-1)
+
+
+def test_a_config_survives_as_a_dataclass(trained, tmp_path):
+    trained.save(tmp_path / "saved")
+    loaded = NeuroGenModel.load(tmp_path / "saved").config
+    assert dataclasses.asdict(loaded) == TINY.replace(training={"dropout": 0.1}).to_dict()
