@@ -1,7 +1,7 @@
 """AdamW: Adam with decoupled weight decay (Loshchilov & Hutter 2019, "Decoupled weight decay regularization"), and bounds on the parameter.
 
-    m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
-    p = p (1 - rate decay) - rate (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps), clamped to [low, high]
+m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
+p = p (1 - rate decay) - rate (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps), clamped to [low, high]
 """
 
 import numba

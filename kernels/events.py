@@ -1,9 +1,9 @@
 """Activity to event lists and back.
 
-The lists are in lane order (lanes.py): for each token r and group g of sequences, index[r, g] names first the neurons that fired in any of the
-group's sequences, then those that did not but sit near the threshold (surrogate slope above zero) in one of them; both parts ascend. fired[r, g] and
-listed[r, g] are the ends of the two parts; value[r, g] holds, for the first part, what the axons carry in each lane, 0 where they are silent.
-Forward propagation reads the first part, the gradient both.
+The lists are in lane order (lanes.py): for each token r and group g of sequences, index[r, g] names first the neurons that fired in any of
+the group's sequences, then those that did not but sit near the threshold (surrogate slope above zero) in one of them; both parts ascend.
+fired[r, g] and listed[r, g] are the ends of the two parts; value[r, g] holds, for the first part, what the axons carry in each lane, 0
+where they are silent. Forward propagation reads the first part, the gradient both.
 
     index [R, G, M] uint16 or uint32, value [R, G, M, LANES] float32, fired [R, G] int32, listed [R, G] int32
 """
@@ -23,8 +23,8 @@ FIRED, NEAR = np.uint8(2), np.uint8(1)
 def list_events_cpu(index, value, fired, listed, v, drop, key, first_place, graded, smooth):
     """Make the lists of C tokens from membrane potentials v [C, B, M].
 
-    drop: share of axons silenced by dropout, for which the rest is scaled up; key, first_place (uint64): the random numbers' key and the place
-    of v[0, 0, 0] (dropout.py draws the same mask for the gradient).
+    drop: share of axons silenced by dropout, for which the rest is scaled up; key, first_place (uint64): the random numbers' key and the
+    place of v[0, 0, 0] (dropout.py draws the same mask for the gradient).
     """
     C, B, M = v.shape
     G = index.shape[1]

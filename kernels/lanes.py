@@ -1,13 +1,13 @@
 """Sixteen sequences side by side: one vector register.
 
-Synapses are wired at random, so one event's targets are scattered in memory and vector code does not help within a sequence. It helps across
-sequences: where the same neuron of sixteen of them lies side by side, one synapse is one load and one multiply-add for all sixteen. Arrays of the
-synapse kernels are therefore in lane order,
+Synapses are wired at random, so one event's targets are scattered in memory and vector code does not help within a sequence. It helps
+across sequences: where the same neuron of sixteen of them lies side by side, one synapse is one load and one multiply-add for all sixteen.
+Arrays of the synapse kernels are therefore in lane order,
 
     [T, B, N]  ->  [T, G, N, LANES],   G = ceil(B / LANES) groups,   sequence b in lane b % LANES of group b // LANES, empty lanes 0
 
-and `Lanes` is a Numba type for the sixteen numbers of one [token, group, neuron]. LLVM turns it into one AVX-512 register, two of AVX, or four of
-SSE or NEON. A kernel handles it with the four functions below; they are inlined.
+and `Lanes` is a Numba type for the sixteen numbers of one [token, group, neuron]. LLVM turns it into one AVX-512 register, two of AVX, or
+four of SSE or NEON. A kernel handles it with the four functions below; they are inlined.
 """
 
 import numba

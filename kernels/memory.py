@@ -7,10 +7,12 @@ Per sequence and head, S [W, W] (rows: key, columns: value):
     unit(x) = x / sqrt(sum of x^2 + eps),  lambda = sigmoid(decay)
 
 (Schlag, Irie & Schmidhuber 2021, "Linear transformers are secretly fast weight programmers"; Yang, Kautz & Hatamizadeh 2024, "Gated delta
-networks".) What comes is stored under what came before it: the key of a token is the query of the token before, so the same words heard again recall
-what followed them. A write first takes back what the memory already answers to its key: a fact told again replaces the old one.
+networks".) What comes is stored under what came before it: the key of a token is the query of the token before, so the same words heard
+again recall what followed them. A write first takes back what the memory already answers to its key: a fact told again replaces the old
+one.
 
-q_in, v, out: [C, B, heads W] float32, head h in columns h W to (h + 1) W; key [B, heads W]: the query of the token before; w_in: [C, B, heads];
+q_in, v, out: [C, B, heads W] float32, head h in columns h W to (h + 1) W; key [B, heads W]: the query of the token before; w_in: [C, B,
+heads];
 S: [B, heads, W, W].
 """
 
@@ -110,7 +112,8 @@ def memory_forward_cpu(out, S, key, q_in, v, w_in, write_bias, decay, write_scal
 def memory_backward_cpu(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_before, q_in, v, w_in, write_bias, decay, write_scale):
     """Run a chunk backwards. S_before, key_before: S and key before the chunk, from which the chunk is run again to know S at every token.
 
-    Overwrites dq_in, dv [C, B, heads W] and dw_in [C, B, heads]; adds to d_decay [B, heads]; carries dS [B, heads, W, W] and d_key [B, heads W].
+    Overwrites dq_in, dv [C, B, heads W] and dw_in [C, B, heads]; adds to d_decay [B, heads]; carries dS [B, heads, W, W] and d_key [B,
+    heads W].
     """
     C, B, heads = w_in.shape
     W = S_before.shape[2]
@@ -119,7 +122,13 @@ def memory_backward_cpu(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, k
         own = slice(h * W, (h + 1) * W)
         S, q, u = np.empty((C + 1, W, W), np.float32), np.empty((C + 1, W), np.float32), np.empty((C, W), np.float32)
         norm = np.empty(C, np.float32)
-        o, do, du, dp, dq = (np.empty(W, np.float32), np.empty(W, np.float32), np.empty(W, np.float32), np.empty(W, np.float32), np.empty(W, np.float32))
+        o, do, du, dp, dq = (
+            np.empty(W, np.float32),
+            np.empty(W, np.float32),
+            np.empty(W, np.float32),
+            np.empty(W, np.float32),
+            np.empty(W, np.float32),
+        )
         keep = sigmoid(decay[h])
         S[0] = S_before[b, h]
         q[0] = key_before[b, own]  # row t + 1 is the query of token t, row t its key

@@ -5,11 +5,11 @@
     z[t] = event(v[t])                                                   event (surrogate.py)
     a[t] = rho a[t-1] + (1 - rho) z[t]                                   adaptation
 
-alpha and rho are exp(-1 / tau), tau in tokens. Training replaces dz/dv by the surrogate slope; the reset passes gradient (Bellec et al. 2018,
-"Long short-term memory and learning-to-learn in networks of spiking neurons", for the adaptation).
+alpha and rho are exp(-1 / tau), tau in tokens. Training replaces dz/dv by the surrogate slope; the reset passes gradient (Bellec et al.
+2018, "Long short-term memory and learning-to-learn in networks of spiking neurons", for the adaptation).
 
-A scan runs over the C tokens of a chunk. v and a are [C+1, B, N] float32: row 0 is the token before the chunk. Per-neuron parameters are [N] float32;
-`gain_scale` and `beta_scale` are the neuromodulators' factors, [B] float32, 1 when neutral.
+A scan runs over the C tokens of a chunk. v and a are [C+1, B, N] float32: row 0 is the token before the chunk. Per-neuron parameters are
+[N] float32; `gain_scale` and `beta_scale` are the neuromodulators' factors, [B] float32, 1 when neutral.
 """
 
 import numba
@@ -61,8 +61,8 @@ def lif_forward_cpu(v, a, x, gain, bias, alpha, rho, beta, gain_scale, beta_scal
 def lif_backward_cpu(
     dx, dv, da, d_gain, d_bias, d_alpha, d_rho, d_beta, ds, v, a, x, gain, alpha, rho, beta, gain_scale, beta_scale, graded, smooth
 ):
-    """Run a chunk backwards. Overwrites dx [C, B, N]; carries dv and da [B, N] (in: of the token after the chunk; out: of the one before it,
-    dv still without its decay); adds to the parameter gradients [N]. ds [C, B, N]: dL/ds."""
+    """Run a chunk backwards. Overwrites dx [C, B, N]; carries dv and da [B, N] (in: of the token after the chunk; out: of the one before
+    it, dv still without its decay); adds to the parameter gradients [N]. ds [C, B, N]: dL/ds."""
     C, B, N = x.shape
     for block in numba.prange((N + BLOCK - 1) // BLOCK):
         own = slice(block * BLOCK, min(N, (block + 1) * BLOCK))
@@ -72,7 +72,14 @@ def lif_backward_cpu(
             dv_n, da_n = dv[b, own], da[b, own]
             for back in range(C):
                 t = C - 1 - back
-                x_t, v_prev, v_t, a_prev, ds_t, dx_t = x[t, b, own], v[t, b, own], v[t + 1, b, own], a[t, b, own], ds[t, b, own], dx[t, b, own]
+                x_t, v_prev, v_t, a_prev, ds_t, dx_t = (
+                    x[t, b, own],
+                    v[t, b, own],
+                    v[t + 1, b, own],
+                    a[t, b, own],
+                    ds[t, b, own],
+                    dx[t, b, own],
+                )
                 for n in range(x_t.size):
                     dv_n[n], da_n[n], to_alpha, to_rho, to_beta = lif_step_backward(
                         ds_t[n],
@@ -110,8 +117,8 @@ def trace_forward_cpu(y, v, gamma, graded, smooth):
 
 @cpu()
 def trace_backward_cpu(ds, dy_carry, d_gamma, dy, y, v, gamma, graded, smooth):
-    """Adjoint of the trace. Adds to ds [C, B, N] and d_gamma [N]; carries dy_carry [B, N], which is dL/dy of the token after the chunk without
-    its decay. dy [C, B, N]: what the readers of the trace send back."""
+    """Adjoint of the trace. Adds to ds [C, B, N] and d_gamma [N]; carries dy_carry [B, N], which is dL/dy of the token after the chunk
+    without its decay. dy [C, B, N]: what the readers of the trace send back."""
     C, B, N = dy.shape
     for block in numba.prange((N + BLOCK - 1) // BLOCK):
         own = slice(block * BLOCK, min(N, (block + 1) * BLOCK))

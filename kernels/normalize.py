@@ -2,8 +2,8 @@
 
     x = c r,   r = 1 / sqrt(mean of c^2 over the hypercolumn + 0.05)
 
-It keeps activity at a few per cent whatever the fan-in (Carandini & Heeger 2012, Nature Reviews Neuroscience 13:51). Arrays are [C, B, N] float32;
-a hypercolumn is `hypercolumn` consecutive neurons, the last one smaller where N is not a multiple; r is [C, B, hypercolumns].
+It keeps activity at a few per cent whatever the fan-in (Carandini & Heeger 2012, Nature Reviews Neuroscience 13:51). Arrays are [C, B, N]
+float32; a hypercolumn is `hypercolumn` consecutive neurons, the last one smaller where N is not a multiple; r is [C, B, hypercolumns].
 """
 
 import numba

@@ -1,7 +1,7 @@
 """Counter-based random numbers: a number depends on its key and its place alone, not on what was drawn before it.
 
-The mixing function is SplitMix64's (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators"). A mask drawn in the forward pass is
-drawn again in the backward pass instead of being kept, and a resumed run draws what the killed one would have drawn.
+The mixing function is SplitMix64's (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators"). A mask drawn in the
+forward pass is drawn again in the backward pass instead of being kept, and a resumed run draws what the killed one would have drawn.
 """
 
 import numpy as np

@@ -1,4 +1,5 @@
-"""Draw the next token: temperature, top-k, top-p (nucleus sampling: Holtzman et al. 2020, "The curious case of neural text degeneration")."""
+"""Draw the next token: temperature, top-k, top-p (nucleus sampling: Holtzman et al. 2020, "The curious case of neural text
+degeneration")."""
 
 import numpy as np
 
@@ -11,8 +12,9 @@ from .softmax import softmax_row
 def sample_cpu(tokens, logits, temperature, top_k, top_p, key, step):
     """tokens [B] int32: one draw for each row of logits [B, V] float32.
 
-    temperature: 0 takes the most probable token (the first of equals). top_k: only the k most probable, 0 for all. top_p: only the smallest set
-    of most probable tokens that holds this share of what top_k left, always at least one. key, step (uint64): random numbers' key and place.
+    temperature: 0 takes the most probable token (the first of equals). top_k: only the k most probable, 0 for all. top_p: only the smallest
+    set of most probable tokens that holds this share of what top_k left, always at least one. key, step (uint64): random numbers' key and
+    place.
     """
     B, V = logits.shape
     p = np.empty(V, np.float32)

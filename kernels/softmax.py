@@ -27,8 +27,9 @@ def softmax_row(p, logits, scale):
 def cross_entropy_cpu(loss, hit, logits, targets, weight):
     """Turn logits [R, V] into their gradient, in place.
 
-    loss [R] float32: nats of each row; hit [R] uint8: 1 where the most probable token (the first of equals) is the target. targets [R] int32; a
-    negative one counts for nothing: loss, hit and gradient are 0. weight: factor of the gradient (1 / number of targets for a mean).
+    loss [R] float32: nats of each row; hit [R] uint8: 1 where the most probable token (the first of equals) is the target. targets [R]
+    int32; a negative one counts for nothing: loss, hit and gradient are 0. weight: factor of the gradient (1 / number of targets for a
+    mean).
     """
     for i in numba.prange(logits.shape[0]):
         row, target = logits[i], targets[i]

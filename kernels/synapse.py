@@ -6,9 +6,10 @@ Synapses are stored as CSR with a row per (delay, source), `row = (delay - first
 
     row_start [delays M + 1] uint32, target [K] uint16 or uint32, weight [K] float32
 
-Work grows with the events and the synapses of those that fired, never with the number of synapses. Currents and event lists are in lane order
-(lanes.py, events.py): the step of an event along its row is one multiply-add for sixteen sequences. Lists have R rows, row r holding token
-r - history: the `history` tokens before the segment come first. Indices are unsigned, because Numba checks signed ones for being negative.
+Work grows with the events and the synapses of those that fired, never with the number of synapses. Currents and event lists are in lane
+order (lanes.py, events.py): the step of an event along its row is one multiply-add for sixteen sequences. Lists have R rows, row r holding
+token r - history: the `history` tokens before the segment come first. Indices are unsigned, because Numba checks signed ones for being
+negative.
 """
 
 import numba
@@ -80,10 +81,12 @@ def synapse_forward_cpu(current, index, value, fired, first_row, row_start, targ
 def synapse_backward_cpu(
     ds, d_weight, d_current, index, value, fired, listed, first_row, history, row_start, target, weight, first_delay, delays, tasks
 ):
-    """Add to ds [C, G, M, LANES] (of listed sources) and to d_weight [K], for C tokens of sources whose first is row `first_row` of the lists.
+    """Add to ds [C, G, M, LANES] (of listed sources) and to d_weight [K], for C tokens of sources whose first is row `first_row` of the
+    lists.
 
-    d_current [T, G, N, LANES]: gradients of the currents of the whole segment; what would arrive after it is cut off. A task owns a range of
-    sources, hence their rows and weights, and sees all tokens in order: the sums do not depend on how many tasks (`tasks`) share the work.
+    d_current [T, G, N, LANES]: gradients of the currents of the whole segment; what would arrive after it is cut off. A task owns a range
+    of sources, hence their rows and weights, and sees all tokens in order: the sums do not depend on how many tasks (`tasks`) share the
+    work.
     """
     C, G, M = ds.shape[:3]
     T = d_current.shape[0]

@@ -2,8 +2,8 @@
 
     f = sigmoid(f_in + retain),   m[t] = f m[t-1] + (1 - f) u_in
 
-(the minimal gated unit; O'Reilly & Frank 2006, Neural Computation 18:283, for gating by the basal ganglia). Arrays are [C, B, M] float32, retain [M];
-m is [C+1, B, M] with row 0 the token before the chunk.
+(the minimal gated unit; O'Reilly & Frank 2006, Neural Computation 18:283, for gating by the basal ganglia). Arrays are [C, B, M] float32,
+retain [M]; m is [C+1, B, M] with row 0 the token before the chunk.
 """
 
 import numba
@@ -25,7 +25,8 @@ def working_memory_forward_cpu(m, f_in, u_in, retain):
 
 @cpu()
 def working_memory_backward_cpu(df_in, du_in, dm_carry, dm, m, f_in, u_in, retain):
-    """Overwrites df_in and du_in [C, B, M]; carries dm_carry [B, M]. The gradient of `retain` is the sum of df_in over tokens and sequences."""
+    """Overwrites df_in and du_in [C, B, M]; carries dm_carry [B, M]. The gradient of `retain` is the sum of df_in over tokens and
+    sequences."""
     C, B, M = f_in.shape
     for b in numba.prange(B):
         for back in range(C):

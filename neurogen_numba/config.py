@@ -60,7 +60,18 @@ class Brain:
         for name in ("thalamus", "hippocampus"):
             if getattr(self, name).outputs:
                 raise ConfigError(f"brain.{name}.outputs: nothing reads a readout of this module; leave it 0")
-        for name in ("embedding", "vocabulary", "fan_in", "delays", "hypercolumn", "memory_heads", "memory_width", "memory_fan_in", "memory_context", "chunk"):
+        for name in (
+            "embedding",
+            "vocabulary",
+            "fan_in",
+            "delays",
+            "hypercolumn",
+            "memory_heads",
+            "memory_width",
+            "memory_fan_in",
+            "memory_context",
+            "chunk",
+        ):
             _at_least(self, "brain", name, 1)
         _at_least(self, "brain", "feedback", 0)
         if self.events not in ("graded", "binary"):

@@ -70,8 +70,8 @@ class Session:
 def stream(session: Session, tokenizer, prompt: str, length: int, stop: str = "") -> Iterator[str]:
     """Say `prompt` to a session of one sequence and yield the text that follows, piece by piece, as it is drawn.
 
-    Ends after `length` tokens, at the end of text, or before the string `stop`. An empty prompt starts from the end of text where the tokenizer has
-    one, otherwise from token 0.
+    Ends after `length` tokens, at the end of text, or before the string `stop`. An empty prompt starts from the end of text where the
+    tokenizer has one, otherwise from token 0.
     """
     ids = tokenizer.encode(prompt)
     if not len(ids):

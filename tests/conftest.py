@@ -12,7 +12,8 @@ settings.load_profile("neurogen")
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """Kernels on one thread: for a brain of a few dozen neurons, waking a second one takes longer than the work, above all on a busy machine."""
+    """Kernels on one thread: for a brain of a few dozen neurons, waking a second one takes longer than the work, above all on a busy
+    machine."""
     import numba
 
     before = numba.get_num_threads()

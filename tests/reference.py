@@ -367,7 +367,8 @@ def fresh_state(config, B):
     """The state of B sequences of which nothing has been read yet: every array is 0.
 
     MODULE.v, .a, and .y where its trace is read, [B, N]; MODULE.history and .out_history [H, B, M], the newest token last, for the
-    signals that are read with delays; memory.S [B, heads, width, width]; memory.key [B, heads * width]; working_memory.m [B, M]; three neuromodulators, [B].
+    signals that are read with delays; memory.S [B, heads, width, width]; memory.key [B, heads * width]; working_memory.m [B, M]; three
+    neuromodulators, [B].
     """
     size = sizes(config)
     state = {name: np.zeros(B) for name in ("dopamine", "norepinephrine", "serotonin")}
@@ -424,7 +425,12 @@ def model_forward(config, params, structure, tokens, state=None, *, smooth=False
                 current += synapses(signal, H[p.source], weight=weight, N=size[target], **structure[p.name])
         return current
 
-    neurons, S, key, m = {}, state["memory.S"], state["memory.key"], state["working_memory.m"]  # neurons: what population calls params, state and record
+    neurons, S, key, m = (
+        {},
+        state["memory.S"],
+        state["memory.key"],
+        state["working_memory.m"],
+    )  # neurons: what population calls params, state and record
     for module in MODULES:
         fields = [name.split(".")[1] for name in params if name.startswith(f"{module}.")]
         own = {field: np.asarray(params[f"{module}.{field}"], np.float64) for field in fields}

@@ -1,7 +1,8 @@
 """The operations that a backend offers: the seam between what the brain is and where it runs.
 
-Operations write into arrays given to them, outputs first; shapes, units and sources of the equations stand with the kernels of the same name in
-`kernels/`. A gradient that is *added to* is said so there. Arrays are the backend's own (NumPy arrays on the CPU), float32 unless said otherwise.
+Operations write into arrays given to them, outputs first; shapes, units and sources of the equations stand with the kernels of the same
+name in `kernels/`. A gradient that is *added to* is said so there. Arrays are the backend's own (NumPy arrays on the CPU), float32 unless
+said otherwise.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ class CpuBackend(Backend):
     name = "cpu"
 
     def __init__(self):
-        # BLAS threads wait for work in a busy loop, on the cores that the kernels' threads need: four times slower than one BLAS thread. Large
-        # products are shared out by rows instead.
+        # BLAS threads wait for work in a busy loop, on the cores that the kernels' threads need: four times slower than one BLAS thread.
+        # Large products are shared out by rows instead.
         threadpoolctl.threadpool_limits(1, "blas")
         self._pool = ThreadPoolExecutor(self.tasks)
 

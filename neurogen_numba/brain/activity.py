@@ -37,12 +37,18 @@ class Activity:
         self.chunk = min(brain.config.chunk, tokens)
         backend = brain.backend
         self.dropout = Dropout(batch)
-        self.v, self.a, self.y, self.x, self.r = {}, {}, {}, {}, {}  # per module: membrane, adaptation, trace, normalised current, its factor
+        # per module: membrane, adaptation, trace, normalised current and the factor that normalised it
+        self.v, self.a, self.y, self.x, self.r = {}, {}, {}, {}, {}
         self.dv, self.da, self.dy = {}, {}, {}  # per module: gradients carried from chunk to chunk
         self.levels = {name: backend.zeros(batch) for name in neuromodulation.NAMES}
-        self.currents = {name: Current(backend, tokens, batch, size, self.chunk, learning, brain.sparse_input(name)) for name, size in brain.current_sizes.items()}
+        self.currents = {
+            name: Current(backend, tokens, batch, size, self.chunk, learning, brain.sparse_input(name))
+            for name, size in brain.current_sizes.items()
+        }
         self.signals = {
-            name: Signal(backend, tokens, batch, size, brain.history(name), brain.index_dtype, self.chunk, learning, brain.sparse_output(name))
+            name: Signal(
+                backend, tokens, batch, size, brain.history(name), brain.index_dtype, self.chunk, learning, brain.sparse_output(name)
+            )
             for name, size in brain.signal_sizes.items()
         }
         widest = max((*brain.current_sizes.values(), *brain.signal_sizes.values()))
@@ -85,12 +91,16 @@ class Activity:
 
     def _histories(self):
         """State name -> signal, for each signal whose past is heard."""
-        names = {name: name.replace(".axon", ".history") if name.endswith(".axon") else name.replace("readout_", "") + "_history" for name in self.signals}
+        names = {
+            name: name.replace(".axon", ".history") if name.endswith(".axon") else name.replace("readout_", "") + "_history"
+            for name in self.signals
+        }
         return {names[name]: signal for name, signal in self.signals.items() if signal.history}
 
     def state(self) -> dict[str, np.ndarray]:
-        """A copy of the state as NumPy arrays: `{module}.v`, `.a`, `.y` [B, N], `{module}.history` [H, B, N] (what the axons carried, the newest token
-        last), `{module}.out_history`, `memory.S` [B, heads, W, W], `memory.key` [B, heads W], `working_memory.m` [B, slots], and the neuromodulators [B]; float32."""
+        """A copy of the state as NumPy arrays: `{module}.v`, `.a`, `.y` [B, N], `{module}.history` [H, B, N] (what the axons carried, the
+        newest token last), `{module}.out_history`, `memory.S` [B, heads, W, W], `memory.key` [B, heads W], `working_memory.m` [B, slots],
+        and the neuromodulators [B]; float32."""
         backend = self.brain.backend
         state = {name: backend.to_numpy(array) for name, array in self._carried().items()}
         for name, signal in self._histories().items():
@@ -108,7 +118,9 @@ class Activity:
         for name, shape in wanted.items():
             found = state[name].shape if name in state else None
             if found != shape:
-                raise CheckpointError(f"state array {name!r}: shape {shape} wanted, {found or 'nothing'} found; was it saved by another brain or batch size?")
+                raise CheckpointError(
+                    f"state array {name!r}: shape {shape} wanted, {found or 'nothing'} found; was it saved by another brain or batch size?"
+                )
         for name, array in carried.items():
             array[...] = backend.asarray(state[name], "float32")
         for name, signal in histories.items():

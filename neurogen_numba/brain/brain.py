@@ -21,9 +21,9 @@ from .working_memory import WorkingMemory
 class Brain:
     """Parameters and wiring of a brain on a backend. What its neurons are doing is in an `Activity`.
 
-    A component (population, memory, readout) reads the currents in its `inputs` and sends the signals in its `outputs`; projections carry signals
-    to currents. In a chunk the components run in the order that a token passes them, and backwards in the opposite one: every synapse that
-    leads back has a delay of at least a chunk, so inside it nothing waits for itself.
+    A component (population, memory, readout) reads the currents in its `inputs` and sends the signals in its `outputs`; projections carry
+    signals to currents. In a chunk the components run in the order that a token passes them, and backwards in the opposite one: every
+    synapse that leads back has a delay of at least a chunk, so inside it nothing waits for itself.
     """
 
     def __init__(self, config: BrainConfig, backend):

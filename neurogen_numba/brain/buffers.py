@@ -1,4 +1,5 @@
-"""The table of every learned array. Allocation, byte count, update and checkpoint are all made from it, so no list has to agree with another."""
+"""The table of every learned array. Allocation, byte count, update and checkpoint are all made from it, so no list has to agree with
+another."""
 
 from __future__ import annotations
 

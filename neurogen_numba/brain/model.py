@@ -19,8 +19,8 @@ from .brain import Brain
 class NeuroGenModel:
     """A spiking language model.
 
-    NeuroGenModel(vocab_size, embedding_dim) is the preset `baseline` with another vocabulary and embedding, freshly drawn; `from_preset` takes any
-    preset, `load` a checkpoint. gpu_device names the card for a backend that uses one; the CPU backend has none to choose.
+    NeuroGenModel(vocab_size, embedding_dim) is the preset `baseline` with another vocabulary and embedding, freshly drawn; `from_preset`
+    takes any preset, `load` a checkpoint. gpu_device names the card for a backend that uses one; the CPU backend has none to choose.
     """
 
     def __init__(self, vocab_size: int = 32000, embedding_dim: int = 512, gpu_device: int = 0):
@@ -95,7 +95,8 @@ class NeuroGenModel:
         return float(loss), float(accuracy), norm
 
     def score(self, act: Activity, inputs, targets):
-        """(nats [T, B] float32, hits [T, B] bool) of time-major inputs and targets [T, B] int32, 0 where a target is below 0; `act` goes on."""
+        """(nats [T, B] float32, hits [T, B] bool) of time-major inputs and targets [T, B] int32, 0 where a target is below 0; `act` goes
+        on."""
         logits = self.brain.forward(act, inputs)
         losses, hits, _ = self._score(logits, targets)
         act.advance(inputs.shape[0])
@@ -120,7 +121,9 @@ class NeuroGenModel:
         result = self.backend.to_numpy(np.concatenate(parts)).swapaxes(0, 1)
         return result[0] if np.ndim(input_ids) == 1 else result
 
-    def generate(self, prompt_ids, max_length: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0) -> np.ndarray:
+    def generate(
+        self, prompt_ids, max_length: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0
+    ) -> np.ndarray:
         """Continue one prompt [P] or a batch of them [B, P] to max_length tokens, prompt included: int32 [max_length] or [B, max_length].
 
         For temperature, top_k and top_p see kernels/sampling.py. Raises ConfigError for ids or settings out of range.
@@ -139,7 +142,8 @@ class NeuroGenModel:
     def save(self, path, state: dict | None = None, trainer: dict | None = None) -> int:
         """Write a checkpoint folder, whole or not at all. Returns its size in bytes.
 
-        state: a state of neurons to keep with it; trainer: what a trainer needs to go on. Raises CheckpointError where it cannot be written.
+        state: a state of neurons to keep with it; trainer: what a trainer needs to go on. Raises CheckpointError where it cannot be
+        written.
         """
         tables, numpy = self.brain.parameters, self.backend.to_numpy
         tensors = {"brain": self.brain.structure(), "embeddings": {}, "decoder": {}, "optimizer": {}, "state": state or {}}

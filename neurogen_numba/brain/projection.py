@@ -19,8 +19,8 @@ def groups(batch: int) -> int:
 class Current:
     """What a target receives during a segment.
 
-    value: [T, B, N]. While learning, gradient: [C, B, N], that of the chunk under way; and lanes: [T, G, N, LANES], the same for the whole segment in
-    lane order, where sparse synapses arrive (None elsewhere).
+    value: [T, B, N]. While learning, gradient: [C, B, N], that of the chunk under way; and lanes: [T, G, N, LANES], the same for the whole
+    segment in lane order, where sparse synapses arrive (None elsewhere).
     """
 
     def __init__(self, backend, tokens, batch, size, chunk, learning, sparse):
@@ -89,7 +89,8 @@ class Projection:
         self.weight, self.d_weight = parameters.value[f"{self.arc.name}.weight"], parameters.gradient[f"{self.arc.name}.weight"]
 
     def forward(self, act, first, last):
-        """Add to the current of tokens first ... last - 1 what reaches it then: in act.lanes(...) from sparse synapses, in its value from dense ones."""
+        """Add to the current of tokens first ... last - 1 what reaches it then: in act.lanes(...) from sparse synapses, in its value from
+        dense ones."""
         signal, current = act.signals[self.arc.source], act.currents[self.arc.target]
         if self.arc.dense:
             self.backend.product(_columns(current.value[first:last]), _columns(signal.x[first:last]), self.weight, add=True)
@@ -99,7 +100,8 @@ class Projection:
         self.backend.synapse_forward(arriving, index, carried, fired, signal.history + first, *self._wiring())
 
     def backward(self, act, first, last):
-        """Add to the gradient of the signal of tokens first ... last - 1, and to the weights', from that of the current at and after them."""
+        """Add to the gradient of the signal of tokens first ... last - 1, and to the weights', from that of the current at and after
+        them."""
         signal, current = act.signals[self.arc.source], act.currents[self.arc.target]
         if self.arc.dense:
             d_current, x = _columns(current.gradient[: last - first]), _columns(signal.x[first:last])
@@ -109,15 +111,17 @@ class Projection:
             self._backward_rows(act, signal, current, signal.history + first, last - first)
 
     def backward_before(self, act):
-        """The weights' gradient from events before the segment, once the current's gradient is known for all of it. The gradient of those events
-        themselves goes nowhere."""
+        """The weights' gradient from events before the segment, once the current's gradient is known for all of it. The gradient of those
+        events themselves goes nowhere."""
         signal, current, reach = act.signals[self.arc.source], act.currents[self.arc.target], self.arc.longest_delay
         for row in range(signal.history - reach, signal.history, act.chunk):
             self._backward_rows(act, signal, current, row, min(act.chunk, signal.history - row))
 
     def _backward_rows(self, act, signal, current, first_row, rows):
         ds, d_current = act.lanes(rows, self.arc.sources), current.lanes[: act.length]
-        self.backend.synapse_backward(ds, self.d_weight, d_current, *signal.lists, first_row, signal.history, *self._wiring(), self.backend.tasks)
+        self.backend.synapse_backward(
+            ds, self.d_weight, d_current, *signal.lists, first_row, signal.history, *self._wiring(), self.backend.tasks
+        )
 
     def _wiring(self):
         return self.row_start, self.target, self.weight, self.arc.first_delay, self.arc.delays
