@@ -39,6 +39,7 @@ PRESETS = {
             hypercolumn=128,
             memory_heads=4,
             memory_width=32,
+            memory_context=4,
         ),
         training=Training(steps=6000, batch=16, segment=64),
         text=Text(tokenizer="char"),

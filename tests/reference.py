@@ -425,12 +425,8 @@ def model_forward(config, params, structure, tokens, state=None, *, smooth=False
                 current += synapses(signal, H[p.source], weight=weight, N=size[target], **structure[p.name])
         return current
 
-    neurons, S, key, m = (
-        {},
-        state["memory.S"],
-        state["memory.key"],
-        state["working_memory.m"],
-    )  # neurons: what population calls params, state and record
+    neurons = {}  # what population calls params, state and record
+    S, key, m = state["memory.S"], state["memory.key"], state["working_memory.m"]
     for module in MODULES:
         fields = [name.split(".")[1] for name in params if name.startswith(f"{module}.")]
         own = {field: np.asarray(params[f"{module}.{field}"], np.float64) for field in fields}
