@@ -95,6 +95,7 @@ class Training:
     weight_decay: float = 0.1  # on synapses and decoder
     clip: float = 1.0  # global norm of the gradient
     dropout: float = 0.0  # on embedding, axons and readout
+    fresh: float = 0.02  # share of the sequences that begin a segment in the fresh state, as a conversation will
     seed: int = 0
     max_minutes: float = 0.0  # of training; 0: no limit; otherwise fewer steps are made where `steps` do not fit
     eval_interval: int = 250  # steps
@@ -112,6 +113,8 @@ class Training:
             raise ConfigError(f"training.seed: below 2^64, not {self.seed}")
         if not self.clip > 0:
             raise ConfigError(f"training.clip: a positive norm, not {self.clip}")
+        if not 0 <= self.fresh <= 1:
+            raise ConfigError(f"training.fresh: a share from 0 to 1, not {self.fresh}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"training.dropout: at least 0 and below 1, not {self.dropout}")
 

@@ -136,6 +136,16 @@ class Activity:
                 array[...] = backend.asarray(values)
         self._modulate()
 
+    def forget(self, sequences: np.ndarray):
+        """Put some sequences, [B] bool, into the fresh state; the others go on."""
+        for array in self._carried().values():
+            array[sequences] = 0
+        group, lane = np.divmod(np.flatnonzero(sequences), LANES)
+        for signal in self._histories().values():
+            _, value, _, _ = signal.rows(-signal.history, 0)
+            value[:, group, :, lane] = 0
+        self._modulate()
+
     def reset(self):
         """Forget everything: the fresh state, all zeros."""
         for array in self._carried().values():

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from .. import checkpoint
 from ..brain.activity import Activity
 from ..brain.model import NeuroGenModel
@@ -104,6 +106,7 @@ class Trainer:
         marks = [(self.step, began + self.seconds)]  # steps and times between which the speed is measured
         while self.step < self.steps:
             rate = learning_rate(training, self.step, self.steps)
+            self.act.forget(np.random.default_rng([training.seed, self.step]).random(training.batch) < training.fresh)
             loss, accuracy, norm = self.model.learn(self.act, *self.batches.next(), rate)
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise TrainingError(
