@@ -42,6 +42,7 @@ def unit_forward(out, x):
     square = ZERO
     for i in range(x.size):
         out[i] = x[i] * sigmoid(x[i])
+    for i in range(x.size):
         square += out[i] * out[i]
     r = ONE / np.sqrt(square + EPS)
     for i in range(x.size):
@@ -151,25 +152,29 @@ def memory_backward_cpu(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, k
                 du[j] = ZERO
             for i in range(W):
                 row, d_row = S[t + 1, i], dS_t[i]
+                for j in range(W):
+                    d_row[j] += q_t[i] * do[j]
+                    du[j] += k_t[i] * d_row[j]
                 to_q, to_k = dk[i], ZERO  # the token after uses this query as its key
                 for j in range(W):
                     to_q += row[j] * do[j]
-                    d_row[j] += q_t[i] * do[j]
                     to_k += d_row[j] * u_t[j]
-                    du[j] += k_t[i] * d_row[j]
                 dq[i], dk[i] = to_q, to_k
             dw = ZERO  # times w, since u = w (v - D^T k)
             for j in range(W):
                 dw += du[j] * u_t[j]
+            for j in range(W):
                 dp[j] = -w * du[j]
                 dv[t, b, h * W + j] = w * du[j]
             for i in range(W):
                 row, d_row = S[t, i], dS_t[i]
+                for j in range(W):
+                    d_row[j] += k_t[i] * dp[j]
                 to_k = ZERO
                 for j in range(W):
                     to_k += row[j] * dp[j]
-                    d_row[j] += k_t[i] * dp[j]
                     d_keep += d_row[j] * row[j]
+                for j in range(W):
                     d_row[j] *= keep
                 dk[i] += keep * to_k
             unit_backward(dq_in[t, b, own], q_in[t, b, own], q_t, norm[t], dq)

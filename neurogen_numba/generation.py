@@ -70,13 +70,16 @@ class Session:
 def stream(session: Session, tokenizer, prompt: str, length: int, stop: str = "") -> Iterator[str]:
     """Say `prompt` to a session of one sequence and yield the text that follows, piece by piece, as it is drawn.
 
-    Ends after `length` tokens, at the end of text, or before the string `stop`. An empty prompt starts from the end of text where the
-    tokenizer has one, otherwise from token 0.
+    A session that has heard nothing yet hears an end of text first, where the tokenizer has one: that is what documents begin after.
+    Ends after `length` tokens, at the end of text, or before the string `stop`. Without anything to hear it starts from token 0.
     """
     ids = tokenizer.encode(prompt)
-    if not len(ids):
-        ids = np.array([tokenizer.end_of_text or 0], np.int32)
-    session.feed(ids[:, None])
+    if not len(session.heard) and tokenizer.end_of_text is not None:
+        ids = np.append(tokenizer.end_of_text, ids)
+    elif not len(ids) and not len(session.heard):
+        ids = np.zeros(1)
+    if len(ids):
+        session.feed(ids.astype(np.int32)[:, None])
     text = tokenizer.stream()
     held = ""  # what may turn out to be the beginning of `stop`
     for _ in range(length):

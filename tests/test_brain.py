@@ -478,6 +478,27 @@ def test_reset_is_a_new_activity():
         new.advance(T)
 
 
+@pytest.mark.parametrize("forgotten", [[], [1], [0, 15, 16], range(18)], ids=["none", "one", "of both groups", "all"])
+def test_forget_makes_some_sequences_fresh_and_leaves_the_others(forgotten):
+    brain = lively(READOUTS)
+    act, expected = Activity(brain, T, 18, learning=True), Activity(brain, T, 18, learning=True)
+    act.load_state(act.state() | {name: np.full(18, level, np.float32) for name, level in LEVELS.items()})
+    brain.forward(act, tokens(1, batch=18))
+    act.advance(T)
+    state = act.state()
+    for name, values in state.items():
+        values[(slice(None), list(forgotten)) if "history" in name else list(forgotten)] = 0  # [H, B, N] or [B, ...]
+    expected.load_state(state)
+    sequences = np.zeros(18, bool)
+    sequences[list(forgotten)] = True
+    act.forget(sequences)
+    for name, values in act.state().items():
+        np.testing.assert_array_equal(values, state[name], err_msg=name)
+    d_logits = np.random.default_rng(3).normal(size=(T, 18, 23)).astype(np.float32)
+    one, other = (gradient_of(brain, a, tokens(0, batch=18), d_logits) for a in (act, expected))
+    np.testing.assert_array_equal(one, other)
+
+
 # Events
 
 

@@ -103,7 +103,7 @@ def test_numbers_have_a_lowest_value(section, name, refused, allowed):
 
 def test_every_number_is_checked():
     """A number that nobody looks at would only show where it is used, if at all."""
-    elsewhere = {"clip", "dropout", "validation"}  # the tests below
+    elsewhere = {"clip", "dropout", "fresh", "validation"}  # the tests below
     numbers = {field.name for section in (Brain, Training, Text) for field in dataclasses.fields(section) if field.type in ("int", "float")}
     assert numbers == {name for _, name, _, _ in LOWEST} | elsewhere
 
@@ -116,6 +116,9 @@ def test_every_number_is_checked():
         (Training, {"dropout": 1.0}),
         (Training, {"dropout": -0.1}),
         (Training, {"dropout": float("nan")}),
+        (Training, {"fresh": -0.1}),
+        (Training, {"fresh": 1.1}),
+        (Training, {"fresh": float("nan")}),
         (Training, {"learning_rate": float("nan")}),
         (Training, {"learning_rate": float("inf")}),
         (Training, {"seed": 2**64}),
@@ -139,6 +142,7 @@ def test_what_cannot_work_is_refused_by_name(section, fields):
 def test_the_edges_of_what_can_work():
     assert brain(pfc=Module(1, outputs=1, lateral=0), events="binary").pfc.output_size == 1
     assert (Training(dropout=0.0).dropout, Training(dropout=0.999).dropout) == (0.0, 0.999)
+    assert (Training(fresh=0.0).fresh, Training(fresh=1.0).fresh) == (0.0, 1.0)
 
 
 def test_sizes_that_follow_from_others():

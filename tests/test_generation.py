@@ -208,6 +208,14 @@ def test_the_seed_decides_and_nothing_else(model):
     assert say(1, temperature=0) == say(2, temperature=0)
 
 
+def test_every_draw_has_random_numbers_of_its_own(model, monkeypatch):
+    monkeypatch.setattr(model.brain.decoder, "weight", np.zeros_like(model.brain.decoder.weight))  # all tokens are equally probable
+    session = Session(model, Sampling(), batch=3)
+    session.feed(np.repeat(heard("once"), 3, axis=1))
+    # 120 draws out of 257 tokens leave 96 different ones on average, standard deviation 4.
+    assert len({token for row in drawn(session, 40) for token in row}) > 75
+
+
 def test_reset_forgets_everything(model):
     session = Session(model, Sampling(seed=3))
     session.feed(heard("once upon a time"))
