@@ -14,7 +14,9 @@ import numpy as np
 ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 
 # Sums may be reordered and multiply-adds fused, which vector code needs; NaN and infinity keep their meaning. A compiled loop always adds
-# in the same order, and no two threads ever add to the same number, so results do not depend on the number of threads.
+# in the same order, and no two threads ever add to the same number, so results do not depend on the number of threads. To that end a
+# loop that sums into one number stores nothing: beside a store, LLVM looks at run time whether arrays lie close together, and where they do
+# it adds one by one.
 _MATH = {"contract", "reassoc", "nsz", "arcp"}
 
 cpu = partial(numba.njit, parallel=True, fastmath=_MATH, cache=True)  # a loop over `prange`

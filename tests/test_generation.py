@@ -20,15 +20,16 @@ END = BYTES.end_of_text
 class Script:
     """A session that says what it is told to."""
 
-    def __init__(self, tokens):
-        self.tokens, self.drawn, self.fed = list(tokens), 0, []
+    def __init__(self, tokens, heard=()):
+        self.tokens, self.drawn, self.fed, self.heard = list(tokens), 0, [], heard
 
     def feed(self, ids):
-        assert ids.ndim == 2 and ids.dtype == np.int32
-        self.fed.append(ids.tolist())
+        assert ids.shape[1:] == (1,) and ids.dtype == np.int32
+        self.fed += ids[:, 0].tolist()
+        self.heard = ids[:, 0]
 
     def draw(self):
-        assert self.fed, "something must have been fed before"
+        assert len(self.heard), "something must have been heard before"
         self.drawn += 1
         return np.array([self.tokens[self.drawn - 1]], np.int32)
 
@@ -45,14 +46,32 @@ def said(text, length=99, stop="", prompt="p"):
 def test_a_prompt_is_heard_once_and_not_repeated():
     pieces, session = said("abc", prompt="xy")
     assert "".join(pieces) == "abc"
-    assert session.fed == [[[ord("x")], [ord("y")]]]
+    assert session.fed == [END, *b"xy"]
 
 
-@pytest.mark.parametrize("tokenizer, first", [(BYTES, END), (ByteTokenizer(documents=False), 0), (CharTokenizer("ab", documents=True), 2)])
-def test_an_empty_prompt_starts_where_a_text_starts(tokenizer, first):
+NO_END = ByteTokenizer(documents=False)
+
+
+@pytest.mark.parametrize("tokenizer, end", [(BYTES, [END]), (NO_END, []), (CharTokenizer("ab", documents=True), [2])])
+def test_a_text_begins_after_an_end_of_text_where_there_is_one(tokenizer, end):
+    for prompt in ("ab", "a"):
+        session = Script([1])
+        list(stream(session, tokenizer, prompt, 1))
+        assert session.fed == [*end, *tokenizer.encode(prompt)]
+
+
+@pytest.mark.parametrize("tokenizer, first", [(BYTES, END), (NO_END, 0)])
+def test_without_a_prompt_it_starts_where_a_text_starts(tokenizer, first):
     session = Script([1, 1])
     list(stream(session, tokenizer, "", 2))
-    assert session.fed == [[[first]]]
+    assert session.fed == [first]
+
+
+@pytest.mark.parametrize("prompt", ["", "xy"])
+def test_a_session_that_has_heard_something_goes_on_from_there(prompt):
+    session = Script(b"abc", heard=[7])
+    assert "".join(stream(session, BYTES, prompt, 3)) == "abc"
+    assert session.fed == list(prompt.encode())
 
 
 def test_it_ends_after_its_length():
@@ -113,7 +132,7 @@ def test_a_character_that_never_becomes_whole_is_shown_as_such():
 
 def test_a_tokenizer_without_end_of_text_speaks_to_the_last_token():
     session = Script(b"abc")
-    assert "".join(stream(session, ByteTokenizer(documents=False), "p", 3)) == "abc"
+    assert "".join(stream(session, NO_END, "p", 3)) == "abc"
 
 
 # Sampling

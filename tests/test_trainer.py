@@ -329,7 +329,9 @@ def test_max_minutes_are_filled_and_kept(tmp_path, sheep, monkeypatch):
     clock = Clock(monkeypatch, pace=0.1)
     trainer = begin(tmp_path / "run", sheep, max_minutes=0.25, **TIMED)
     reports = end(trainer)
-    assert [report.text for report in of(Notice, reports)][1:] == [f"{trainer.steps} steps fit into 0.25 minutes"]
+    assert [report.text for report in of(Notice, reports)][1:] == [
+        f"{trainer.steps} steps fit into 0.25 minutes; {trainer.steps} will be made"
+    ]
     steps = of(StepReport, reports)
     assert steps[-1].step == steps[-1].steps == trainer.steps
     assert 0.85 * 15 < steps[-1].seconds <= 15
@@ -338,6 +340,13 @@ def test_max_minutes_are_filled_and_kept(tmp_path, sheep, monkeypatch):
     assert len(of(EvalReport, reports)) == (trainer.steps - 1) // 20 + 1
     assert steps[-1].tokens_per_second == pytest.approx(640)  # looks at held-out text do not count as slowness
     assert of(FinalReport, reports)[0].summary["tokens_per_second"] == pytest.approx(640, rel=0.02)
+
+
+def test_time_to_spare_makes_a_run_no_longer(tmp_path, sheep, monkeypatch):
+    Clock(monkeypatch, pace=0.1)
+    reports = end(begin(tmp_path / "run", sheep, max_minutes=0.25, **{**TIMED, "steps": 70}))
+    assert of(Notice, reports)[1].text.endswith("fit into 0.25 minutes; 70 will be made")
+    assert of(StepReport, reports)[-1].step == 70
 
 
 def test_the_plan_is_kept_over_a_resume(tmp_path, sheep, monkeypatch):

@@ -1,0 +1,29 @@
+"""What the README says of the presets is what they are."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from neurogen_numba.brain.connectome import arcs
+from neurogen_numba.config import MODULES
+from neurogen_numba.presets import PRESETS
+
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+ROWS = {name: columns for name, *columns in (re.split(r" *\| *", line[2:-2]) for line in README.splitlines() if line.startswith("| `"))}
+
+
+def numbers(text):
+    return [int(number) for number in text.replace(",", "").split(" / ")]
+
+
+def test_every_preset_has_a_row():
+    assert {name.strip("`") for name in ROWS} == set(PRESETS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_row_is_true(name):
+    brain, (sizes, neurons, synapses, _) = PRESETS[name].brain, ROWS[f"`{name}`"]
+    assert numbers(sizes) == [getattr(brain, module).neurons for module in MODULES]
+    assert numbers(neurons) == [brain.neurons]
+    assert numbers(synapses) == [sum(arc.targets * arc.synapses_per_target for arc in arcs(brain))]
