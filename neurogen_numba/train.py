@@ -14,7 +14,7 @@ from .presets import PRESETS, get_preset
 
 TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
     "--steps": ("steps", int, "updates; with --resume, the new total"),
-    "--max-minutes": ("max_minutes", float, "as many updates as fit into so many minutes"),
+    "--max-minutes": ("max_minutes", float, "fewer updates, where no more fit into so many minutes"),
     "--batch-size": ("batch", int, "sequences trained side by side"),
     "--seq-length": ("segment", int, "tokens that the gradient flows back through"),
     "--learning-rate": ("learning_rate", float, "peak rate"),
