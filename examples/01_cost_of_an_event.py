@@ -7,6 +7,7 @@ prints the time per token of one sequence, per event and per synapse that an eve
 """
 
 import time
+from functools import partial
 
 import numpy as np
 
@@ -57,10 +58,9 @@ def main():
         d_current = rng.standard_normal(current.shape, np.float32)
         ds, d_weight = np.zeros_like(current), np.zeros_like(weight)
         wiring = row_start, target, weight, arc.first_delay, arc.delays
-        forward = best(lambda: backend.synapse_forward(current, index, value, fired, HISTORY, *wiring))
-        back = best(
-            lambda: backend.synapse_backward(ds, d_weight, d_current, index, value, fired, fired, HISTORY, HISTORY, *wiring, backend.tasks)
-        )
+        lists = index, value, fired
+        forward = best(partial(backend.synapse_forward, current, *lists, HISTORY, *wiring))
+        back = best(partial(backend.synapse_backward, ds, d_weight, d_current, *lists, fired, HISTORY, HISTORY, *wiring, backend.tasks))
         columns = TOKENS * LANES
         micro, nano = 1e6 / columns, 1e9 / columns / EVENTS
         print(
