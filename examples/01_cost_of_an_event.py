@@ -2,8 +2,9 @@
 
     python examples/01_cost_of_an_event.py
 
-Sends the same number of events through projections of 1,024, 2,048, 4,096 and 8,192 neurons (128 synapses each, delays 0 to 3), forward and back, and
-prints the time per token of one sequence, per event and per synapse that an event passes. Work should grow with the events, not with the synapses.
+Sends the same number of events through projections of 1,024, 2,048, 4,096 and 8,192 neurons (128 synapses each, delays 0 to 3), forward and
+back, and prints the time per token of one sequence, per event and per synapse that an event passes. Work should grow with the events, not
+with the synapses.
 """
 
 import time
