@@ -13,13 +13,17 @@ import numpy as np
 
 ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 
-# Sums may be reordered and multiply-adds fused, which vector code needs; NaN and infinity keep their meaning. A compiled loop always adds
-# in the same order, and no two threads ever add to the same number, so results do not depend on the number of threads. To that end a
-# loop that sums into one number stores nothing: beside a store, LLVM looks at run time whether arrays lie close together, and where they do
-# it adds one by one.
-_MATH = {"contract", "reassoc", "nsz", "arcp"}
+# Multiply-adds are fused; NaN and infinity keep their meaning. A compiled loop always adds in the same order, and no two threads ever add
+# to the same number, so results do not depend on the number of threads.
+_MATH = {"contract", "nsz"}
+
+# A kernel that adds many numbers up may do so in another order, which vector code needs. LLVM picks between vector and scalar code by
+# asking at run time how far apart the arrays of a loop lie in memory, and the two then round differently. So in these kernels a loop that
+# sums stores nothing, and scratch arrays lie in one block, at fixed distances: the same run gives the same bits.
+_SUMS = _MATH | {"reassoc"}
 
 cpu = partial(numba.njit, parallel=True, fastmath=_MATH, cache=True)  # a loop over `prange`
+cpu_sums = partial(numba.njit, parallel=True, fastmath=_SUMS, cache=True)  # one that adds many numbers up
 cpu_serial = partial(numba.njit, fastmath=_MATH, cache=True)  # a loop too small to share
 
 # A scan touches a dozen arrays; with its default limit LLVM gives up proving that they do not overlap and leaves the loop scalar (60 times

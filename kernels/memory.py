@@ -20,9 +20,10 @@ import numba
 import numpy as np
 from numba.extending import register_jitable
 
-from .jit import ONE, ZERO, cpu
+from .jit import ONE, ZERO, cpu_sums
 
 EPS = np.float32(1e-4)
+GUARD = 128  # rows
 
 
 @register_jitable
@@ -89,7 +90,13 @@ def read(o, S, q):
     return ONE / np.sqrt(square / np.float32(o.size) + EPS)
 
 
-@cpu()
+@register_jitable
+def scratch(rows, W):
+    """An array [rows, W] with room to spare on both sides: no other array lies near it (jit.py says why)."""
+    return np.empty((rows + 2 * GUARD) * W, np.float32)[GUARD * W : (GUARD + rows) * W].reshape(rows, W)
+
+
+@cpu_sums()
 def memory_forward_cpu(out, S, key, q_in, v, w_in, write_bias, decay, write_scale):
     """Write and read C tokens. S and key are updated in place; out is overwritten."""
     C, B, heads = w_in.shape
@@ -97,7 +104,8 @@ def memory_forward_cpu(out, S, key, q_in, v, w_in, write_bias, decay, write_scal
     for task in numba.prange(B * heads):
         b, h = task // heads, task % heads
         own = slice(h * W, (h + 1) * W)
-        q, u, o = np.empty(W, np.float32), np.empty(W, np.float32), np.empty(W, np.float32)
+        block = scratch(3, W)
+        q, u, o = block[0], block[1], block[2]
         k = key[b, own]
         keep = sigmoid(decay[h])
         for t in range(C):
@@ -109,7 +117,7 @@ def memory_forward_cpu(out, S, key, q_in, v, w_in, write_bias, decay, write_scal
                 k[j] = q[j]
 
 
-@cpu()
+@cpu_sums()
 def memory_backward_cpu(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_before, q_in, v, w_in, write_bias, decay, write_scale):
     """Run a chunk backwards. S_before, key_before: S and key before the chunk, from which the chunk is run again to know S at every token.
 
@@ -121,15 +129,11 @@ def memory_backward_cpu(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, k
     for task in numba.prange(B * heads):
         b, h = task // heads, task % heads
         own = slice(h * W, (h + 1) * W)
-        S, q, u = np.empty((C + 1, W, W), np.float32), np.empty((C + 1, W), np.float32), np.empty((C, W), np.float32)
+        block = scratch((C + 1) * (W + 1) + C + 5, W)
+        S = block[: (C + 1) * W].reshape(C + 1, W, W)
+        q, u = block[(C + 1) * W : (C + 1) * (W + 1)], block[(C + 1) * (W + 1) : (C + 1) * (W + 1) + C]
+        o, do, du, dp, dq = block[-5], block[-4], block[-3], block[-2], block[-1]
         norm = np.empty(C, np.float32)
-        o, do, du, dp, dq = (
-            np.empty(W, np.float32),
-            np.empty(W, np.float32),
-            np.empty(W, np.float32),
-            np.empty(W, np.float32),
-            np.empty(W, np.float32),
-        )
         keep = sigmoid(decay[h])
         S[0] = S_before[b, h]
         q[0] = key_before[b, own]  # row t + 1 is the query of token t, row t its key

@@ -9,12 +9,12 @@ float32; a hypercolumn is `hypercolumn` consecutive neurons, the last one smalle
 import numba
 import numpy as np
 
-from .jit import ONE, ZERO, cpu
+from .jit import ONE, ZERO, cpu_sums
 
 FLOOR = np.float32(0.05)  # keeps a silent hypercolumn silent
 
 
-@cpu()
+@cpu_sums()
 def normalize_forward_cpu(x, r, hypercolumn):
     """Turn currents into normalised currents in place; keep r for the way back."""
     C, B, N = x.shape
@@ -30,7 +30,7 @@ def normalize_forward_cpu(x, r, hypercolumn):
                 own[n] *= r[t, b, h]
 
 
-@cpu()
+@cpu_sums()
 def normalize_backward_cpu(dx, x, r, hypercolumn):
     """Turn dL/dx into dL/dc in place: dc = r (dx - x mean(dx x))."""
     C, B, N = x.shape

@@ -3,12 +3,12 @@
 import numba
 import numpy as np
 
-from .jit import cpu
+from .jit import cpu_sums
 
 BLOCK = 4096  # numbers a task adds up
 
 
-@cpu()
+@cpu_sums()
 def sum_of_squares_cpu(partial, x):
     """partial[i] (float64) = sum of squares of block i of x [K] float32; partial has ceil(K / BLOCK) entries."""
     for block in numba.prange(partial.size):

@@ -4,7 +4,7 @@ import numba
 import numpy as np
 from numba.extending import register_jitable
 
-from .jit import ONE, ZERO, cpu
+from .jit import ONE, ZERO, cpu_sums
 
 
 @register_jitable
@@ -23,7 +23,7 @@ def softmax_row(p, logits, scale):
     return top * scale + np.log(total)
 
 
-@cpu()
+@cpu_sums()
 def cross_entropy_cpu(loss, hit, logits, targets, weight):
     """Turn logits [R, V] into their gradient, in place.
 

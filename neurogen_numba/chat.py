@@ -12,7 +12,7 @@ from .errors import ConfigError
 
 def parser() -> Parser:
     flags = Parser("chat")
-    flags.add_argument("run", nargs="?", help="a run or a checkpoint")
+    flags.add_argument("run", nargs="?", help="a run or a checkpoint (default: the run trained last)")
     flags.add_argument("--auto-load-latest", action="store_true", help="take the run trained last, as happens without RUN")
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
     flags.add_argument("--temperature", type=float, default=0.5, help="how freely words are drawn; 0 takes the most probable")

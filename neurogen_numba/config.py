@@ -21,8 +21,8 @@ class Module:
     """One cortical module."""
 
     neurons: int
-    outputs: int = 0  # size of its population readout; 0: the neurons themselves
-    lateral: int = 16  # lateral synapses per neuron; the preset tables call it fanout
+    outputs: int = 0  # size of its population readout (PFC: slots of the working memory); 0: as many as neurons
+    lateral: int = 16  # lateral synapses per neuron
 
     @property
     def output_size(self) -> int:
@@ -43,7 +43,7 @@ class Brain:
     vocabulary: int = 50257  # tokens
     fan_in: int = 128  # synapses per target neuron and projection
     feedback: int = 16  # synapses per target of a feedback projection
-    delays: int = 24  # tokens that the long arcs (from the Thalamus) reach back
+    delays: int = 24  # how many different delays, from 0 tokens on, the long arcs (from the Thalamus) have
     hypercolumn: int = 256  # neurons normalised together
     memory_heads: int = 8
     memory_width: int = 64

@@ -44,7 +44,7 @@ PRESETS = {
         training=Training(steps=6000, batch=16, segment=64),
         text=Text(tokenizer="char"),
     ),
-    "baseline": Config(  # the smallest of the old system's own sizes
+    "baseline": Config(  # larger texts
         preset="baseline",
         brain=Brain(
             thalamus=Module(512),

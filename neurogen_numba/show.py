@@ -22,7 +22,10 @@ def summary_of(model: NeuroGenModel, folder: Path) -> dict:
     facts = {"preset": model.config.preset, "parameters": model.parameters, "steps": model.optimizer.steps}
     ended = folder.parent.parent / "summary.json"
     if ended.is_file():
-        summary = json.loads(ended.read_text())
+        try:
+            summary = json.loads(ended.read_text())
+        except ValueError:  # it is for show only
+            return facts
         shown = ("val_bits_per_byte", "entropy_floor_bits_per_byte", "question_accuracy") if summary["steps"] == facts["steps"] else ()
         facts |= {name: summary[name] for name in shown if name in summary}
     return facts

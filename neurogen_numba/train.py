@@ -13,12 +13,12 @@ from .errors import ConfigError
 from .presets import PRESETS, get_preset
 
 TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
-    "--steps": ("steps", int, "updates; with --resume, the new total"),
+    "--steps": ("steps", int, "updates, and no time limit but --max-minutes; with --resume, the new total"),
     "--max-minutes": ("max_minutes", float, "fewer updates, where no more fit into so many minutes"),
     "--batch-size": ("batch", int, "sequences trained side by side"),
     "--seq-length": ("segment", int, "tokens that the gradient flows back through"),
     "--learning-rate": ("learning_rate", float, "peak rate"),
-    "--weight-decay": ("weight_decay", float, "on synapses and decoder"),
+    "--weight-decay": ("weight_decay", float, "on synapses, decoder and the projection of the embedding"),
     "--dropout": ("dropout", float, "on embedding, axons and readout"),
     "--seed": ("seed", int, "wiring, first weights, order of the text"),
     "--eval-interval": ("eval_interval", int, "updates between looks at held-out text"),
@@ -37,7 +37,7 @@ def parser() -> Parser:
     flags.add_argument("--preset", default=None, help=f"{', '.join(PRESETS)} (default: nano)")
     for flag, (field, kind, text) in (TEXT_FLAGS | TRAINING_FLAGS).items():
         flags.add_argument(flag, dest=field, type=kind, default=None, help=text)
-    flags.add_argument("--name", default=None, help="name of the run (default: PRESET-1, PRESET-2, ...)")
+    flags.add_argument("--name", default=None, help="name of the run (default: PRESET-1, PRESET-2, ...); with --resume, which run")
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
     flags.add_argument("--resume", nargs="?", const="", default=None, metavar="RUN", help="go on with this run, or the latest one")
     flags.add_argument("--plain", action="store_true", help="plain lines instead of the live view")
@@ -53,6 +53,8 @@ def configure(args) -> Config:
         sections[section] = {field: getattr(args, field) for field in fields if getattr(args, field) is not None}
     if "data" in sections["text"]:
         sections["text"]["data"] = str(Path(args.data).resolve())  # a resumed run may start in another folder
+    if "steps" in sections["training"]:
+        sections["training"].setdefault("max_minutes", 0.0)  # who asks for so many updates does not mean the preset's time limit
     return preset.replace(**sections)
 
 

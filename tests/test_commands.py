@@ -3,21 +3,32 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import tiny
 from neurogen_numba import checkpoint, presets, rundir
+from neurogen_numba.chat import Talk
 from neurogen_numba.chat import main as chat
+from neurogen_numba.errors import ConfigError
 from neurogen_numba.evaluate import main as evaluate
 from neurogen_numba.generate import main as generate
 from neurogen_numba.learning.trainer import Trainer
+from neurogen_numba.show import load, summary_of
+from neurogen_numba.text.tokenizer import build
 from neurogen_numba.train import main as train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+ROOT = Path(__file__).resolve().parent.parent
 TEXT = "".join(f"{number} sheep went home.\n" for number in range(300))
 
 
@@ -90,24 +101,112 @@ def test_resume_goes_on_with_the_latest_run_or_a_named_one_and_further(place, ca
     refused(train(["--resume"]), capsys, "4 steps already")
     assert train(["--resume", "--steps", "6"]) == 0
     assert train(["--resume", "runs/tiny-1", "--steps", "7"]) == 0
-    assert checkpoint.latest(place / "runs/tiny-1").name == "step-00000007"
+    assert train(["--resume", "tiny-1", "--steps", "8"]) == 0  # its name will do
+    assert checkpoint.latest(place / "runs/tiny-1").name == "step-00000008"
+    assert generate(["tiny-1", "--length", "1"]) == 0
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(place, capsys, monkeypatch):
-    learn, calls = Trainer.save, []
+    write, calls, before = Trainer.save, [], signal.getsignal(signal.SIGINT)
 
     def save(trainer):
         calls.append(trainer.step)
         if len(calls) == 1:
             signal.raise_signal(signal.SIGINT)
-        return learn(trainer)
+        return write(trainer)
 
     monkeypatch.setattr(Trainer, "save", save)
     assert trained() == 130
     assert "neurogen train --resume runs/tiny-1" in capsys.readouterr().out
     assert checkpoint.latest(place / "runs/tiny-1").name == "step-00000003"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     assert train(["--resume"]) == 0
+
+
+def test_ctrl_c_while_getting_ready_leaves_no_run(place, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "__init__", interrupted)
+    assert trained() == 130
+    assert list((place / "runs").iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_nano_in_processes_of_its_own_and_pipes(place):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "NUMBA_NUM_THREADS": "1"}
+
+    def neurogen(*words, **more):
+        settings = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+        return subprocess.Popen([sys.executable, "-m", "neurogen_numba", *words], **settings, **more)
+
+    with neurogen("train", "--preset", "nano", "--data", "sheep.txt", "--tokenizer", "char", "--steps", "100000") as child:
+        said = ""
+        while "step 10/100000" not in said:
+            said = child.stdout.readline()
+            assert said, child.stderr.read()
+        child.send_signal(signal.SIGINT)
+        rest, errors = child.communicate()
+    assert (child.returncode, errors) == (130, "")
+    stopped = re.search(r"Stopped after (\d+) of 100,000 steps; everything is kept. To go on: neurogen train --resume runs/nano-1\n", rest)
+    step = int(stopped[1])
+    with neurogen("train", "--resume", "--steps", str(step + 1)) as child:
+        said, errors = child.communicate()
+    assert (child.returncode, errors) == (0, "") and f"step {step + 1}/{step + 1}" in said and "\x1b" not in said
+    with neurogen("chat", "--max-tokens", "5", stdin=subprocess.PIPE) as child:
+        said, errors = child.communicate("3 sheep\né\n/quit\nnever read\n")
+    assert (child.returncode, errors) == (0, "")
+    header, talk = said.split("\n", 1)
+    assert header.startswith("nano-1, preset nano, parameters ")
+    assert talk.startswith("Neo: ") and "'é'" in talk.splitlines()[-1] and talk.count("Neo: ") == 1
+
+
+class Heard:
+    """A session that keeps what it is fed and says what it is told to."""
+
+    def __init__(self, text, says):
+        self.model = SimpleNamespace(tokenizer=build("byte", [], 0, documents=True), config=tiny.config({"data": text}))
+        self.heard, self.fed, self.says = (), [], [self.model.tokenizer.encode(reply) for reply in says]
+
+    def feed(self, ids):
+        self.heard = ids[:, 0]
+        self.fed.append(self.model.tokenizer.decode(self.heard))
+
+    def draw(self):
+        while not len(self.says[0]):
+            self.says.pop(0)
+        self.heard, self.says[0] = self.says[0][:1], self.says[0][1:]
+        return self.heard
+
+
+def test_a_turn_begins_on_a_line_of_its_own(place):
+    talk = Talk(Heard("", [" Hello.\n", " Tom lives in"]), length=13)
+    assert "".join(talk.reply(" Hi. ")) == " Hello."
+    assert "".join(talk.reply("Where?")) == " Tom lives in"  # cut off: the line is ended for it
+    with pytest.raises(ConfigError, match="surrogate"):
+        talk.reply("\ud800")
+    talk.session.says = [np.array([talk.session.model.tokenizer.end_of_text])]
+    assert "".join(talk.reply("Why?")) == ""
+    talk.session.says = [np.array([ord("a")] * 13)]
+    assert "".join(talk.reply("So?")) == "a" * 13
+    assert talk.session.fed == ["You: Hi.\nNeo:", "You: Where?\nNeo:", "\nYou: Why?\nNeo:", "You: So?\nNeo:"]
+
+
+def test_a_talk_about_any_text_continues_it(place):
+    talk = Talk(Heard("sheep.txt", ["went home.\n\n", "and on and on"]), length=13)
+    assert "".join(talk.reply("the sheep")) == "went home."
+    assert "".join(talk.reply("on")) == "and on and on"
+    talk.session.says = [talk.session.model.tokenizer.encode("x" * 13)]
+    "".join(talk.reply("and"))
+    assert talk.session.fed == ["the sheep\n", "on\n", "\nand\n"]
+
+
+def test_figures_are_shown_of_the_end_only(place):
+    assert trained() == 0
+    last = checkpoint.latest(place / "runs/tiny-1")
+    before = checkpoint.step_folder(place / "runs/tiny-1", 2)
+    assert {"preset", "parameters", "steps", "val_bits_per_byte"} <= summary_of(load(last), last).keys()
+    assert summary_of(load(before), before).keys() == {"preset", "parameters", "steps"}
 
 
 # Bad input
@@ -140,10 +239,21 @@ def test_bad_flags_and_data(place, capsys, flags, words):
     assert not (place / "runs").exists() or not list((place / "runs").iterdir()), "an empty run was left behind"
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")
-def test_an_unreadable_file(place, capsys):
-    (place / "sheep.txt").chmod(0)
-    refused(trained(), capsys, "sheep.txt")
+def test_an_unreadable_file(place, capsys, monkeypatch):
+    read = Path.read_bytes
+
+    def denied(path):  # not by chmod: root reads everything
+        if path.name == "sheep.txt":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    refused(trained(), capsys, "sheep.txt", "Permission denied")
+
+
+@pytest.mark.filterwarnings("error")  # they would be more lines on standard error
+def test_a_rate_that_is_far_too_high_ends_in_one_sentence(place, capsys):
+    refused(trained("--learning-rate", "1e30", "--steps", "50"), capsys, "--learning-rate")
 
 
 def test_a_name_in_use_and_a_run_in_use(place, capsys):
@@ -157,6 +267,10 @@ def test_a_name_in_use_and_a_run_in_use(place, capsys):
 def test_resume_takes_its_settings_from_the_run(place, capsys):
     refused(train(["--resume", "--preset", "tiny"]), capsys, "--preset")
     refused(train(["--resume"]), capsys, "runs")
+    refused(train(["--resume", "runs/x", "--name", "x"]), capsys, "--name")
+    (place / "mine").mkdir()
+    refused(train(["--resume", "mine"]), capsys, "mine has no whole checkpoint")
+    assert list((place / "mine").iterdir()) == []  # no lock in a folder that is no run
 
 
 def test_damaged_and_foreign_checkpoints(place, capsys):

@@ -10,7 +10,12 @@ from neurogen_numba.config import MODULES
 from neurogen_numba.presets import PRESETS
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
-ROWS = {name: columns for name, *columns in (re.split(r" *\| *", line[2:-2]) for line in README.splitlines() if line.startswith("| `"))}
+ROWS = {
+    name: columns
+    for name, *columns in (
+        re.split(r" *\| *", line[2:-2]) for line in README.splitlines() if line.startswith("| `") and line.count("|") == 6
+    )
+}
 
 
 def numbers(text):

@@ -151,13 +151,17 @@ def test_dense_is_what_synapses_without_delay_from_every_source_make():
 
 
 def remember(keys, values, *, decay, dopamine=0.0, write=50.0):
-    """What the memory answers when each value [width] is stored under its key [width], asked for the key just stored."""
-    q = k = np.array(keys, float)[:, None]
-    v, w_in = np.array(values, float)[:, None], np.full((len(keys), 1, 1), write)
-    S0, width = np.zeros((1, 1, len(keys[0]), len(keys[0]))), len(keys[0])
-    assert q.shape == v.shape == (len(keys), 1, width)
-    out, S = ref.delta_memory(q, k, v, w_in, np.zeros(1), np.array([decay]), S0, np.array([dopamine]), 1)
-    return out[:, 0], S[0, 0]
+    """What the memory answers when each value [width] comes after its key [width] and the key is heard again.
+
+    Each pair takes two tokens: the key, when nothing is written, and the value, when it is.
+    """
+    q = np.repeat(np.array(keys, float), 2, axis=0)[:, None]
+    v, w_in = np.zeros_like(q), np.full((len(q), 1, 1), -1000.0)
+    v[1::2, 0], w_in[1::2] = values, write
+    width = q.shape[2]
+    S0, key0 = np.zeros((1, 1, width, width)), np.zeros((1, width))
+    out, S, _ = ref.delta_memory(q, v, w_in, np.zeros(1), np.array([decay]), S0, key0, np.array([dopamine]), 1)
+    return out[1::2, 0], S[0, 0]
 
 
 def test_memory_gives_back_the_last_value_stored_under_a_key():
@@ -178,18 +182,19 @@ def test_memory_forgets_and_dopamine_strengthens_the_write():
     _, S = remember([key], [value], decay=0, write=0, dopamine=0.5)
     np.testing.assert_allclose(S, [[1.5, 0], [0, 0]], atol=1e-5)
     _, S = remember([key, [0.0, 0.0]], [value, value], decay=0, write=0)
-    np.testing.assert_allclose(S, [[0.5, 0], [0, 0]], atol=1e-5)  # a key of 0 writes nothing; decay 0 halves
+    np.testing.assert_allclose(S, [[0.25, 0], [0, 0]], atol=1e-5)  # a key of 0 writes nothing; decay 0 halves, at two tokens
 
 
 def test_heads_do_not_hear_each_other():
     rng = np.random.default_rng(0)
-    q, k, v = rng.normal(size=(3, 5, B, 6))
+    q, v = rng.normal(size=(2, 5, B, 6))
+    key0 = rng.normal(size=(B, 6))
     w_in, write_bias, decay, dopamine = rng.normal(size=(5, B, 2)), rng.normal(size=2), rng.normal(size=2), rng.normal(size=B)
     S0 = rng.normal(size=(B, 2, 3, 3))
-    out, S = ref.delta_memory(q, k, v, w_in, write_bias, decay, S0, dopamine, 2)
+    out, S, _ = ref.delta_memory(q, v, w_in, write_bias, decay, S0, key0, dopamine, 2)
     last = slice(3, 6), slice(1, 2)
-    alone, S_alone = ref.delta_memory(
-        q[..., last[0]], k[..., last[0]], v[..., last[0]], w_in[..., last[1]], write_bias[1:], decay[1:], S0[:, 1:], dopamine, 1
+    alone, S_alone, _ = ref.delta_memory(
+        q[..., last[0]], v[..., last[0]], w_in[..., last[1]], write_bias[1:], decay[1:], S0[:, 1:], key0[:, last[0]], dopamine, 1
     )
     np.testing.assert_allclose(out[..., 3:], alone)
     np.testing.assert_allclose(S[:, 1:], S_alone)
@@ -258,7 +263,13 @@ def test_finite_difference_leaves_the_parameters_alone():
 def test_the_connectome_is_the_table_of_the_specification():
     text = (Path(__file__).parent.parent / "docs" / "model.md").read_text(encoding="utf-8")
     table = re.findall(r"^\| (`.*?) \| (.*?) \| (.*?) \| (.*?) \| (.*?) \|$", text, flags=re.MULTILINE)
-    delays = {"0": (0, 1), "0 … 3": (0, 4), "0 … D−1": (0, SPARSE["delays"]), "C … C+7": (SPARSE["chunk"], 8)}
+    delays = {
+        "0": (0, 1),
+        "0 … 3": (0, 4),
+        "0 … D−1": (0, SPARSE["delays"]),
+        "0 … K−1": (0, SPARSE["memory_context"]),
+        "C … C+7": (SPARSE["chunk"], 8),
+    }
     sources = {"PFC axon": "pfc", "Thalamus axon": "thalamus", "Wernicke axon": "wernicke", "Hippocampus axon": "hippocampus"}
     sources |= {"Wernicke out": "wernicke.out", "Hippocampus out": "hippocampus", "Basal ganglia out": "basal_ganglia.out"}
     sources |= {"memory `out`": "memory", "m": "working_memory", "its axon": "MODULE", "its trace y": "MODULE.y"}
@@ -277,7 +288,7 @@ def test_the_connectome_is_the_table_of_the_specification():
 def test_projections_with_nothing_to_draw_do_not_exist():
     names = {p.name for p in ref.projections(DENSE)}
     assert not [name for name in names if name.startswith(("feedback", "lateral", "readout", "go_retain"))]
-    assert ref.history_lengths(DENSE) == {"thalamus": 1, "wernicke": 3}
+    assert ref.history_lengths(DENSE) == {"thalamus": max(DENSE["delays"], DENSE["memory_context"]) - 1, "wernicke": 3}
     assert ref.history_lengths(SPARSE)["basal_ganglia.out"] == SPARSE["chunk"] + 7
 
 

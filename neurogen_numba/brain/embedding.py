@@ -10,6 +10,8 @@ from .connectome import generator
 
 
 class Embedding:
+    """The first component: it adds the tokens to the current of the Thalamus."""
+
     inputs = outputs = ()
 
     def __init__(self, brain: Brain, backend):

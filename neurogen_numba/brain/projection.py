@@ -62,7 +62,7 @@ class Signal:
 
 
 class Projection:
-    """Sparse synapses of one arc."""
+    """The synapses of one arc, sparse or dense: a signal to a current, and gradients back."""
 
     def __init__(self, arc: Arc, backend, index_dtype):
         self.arc, self.backend, self.index_dtype = arc, backend, index_dtype

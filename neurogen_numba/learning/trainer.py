@@ -103,6 +103,7 @@ class Trainer:
         tokens = training.batch * training.segment
         yield Notice("preparing the kernels: compiled at their first use, then kept")
         began = time.monotonic() - self.seconds
+        plan_at = max(PLAN_AT, self.step + min(PLAN_AT, 12))  # by then a resumed run has its compilation behind it, too
         marks = [(self.step, began + self.seconds)]  # steps and times between which the speed is measured
         while self.step < self.steps:
             rate = learning_rate(training, self.step, self.steps)
@@ -117,7 +118,7 @@ class Trainer:
             now = time.monotonic()
             self.seconds = now - began
             marks = [*marks[-10:], (self.step, now)]
-            if not self.planned and self.step >= PLAN_AT:
+            if not self.planned and self.step >= plan_at:
                 yield self._plan(marks)
             if training.max_minutes and self.seconds > training.max_minutes * 60:
                 self.steps = self.step

@@ -22,7 +22,7 @@ COMMANDS = {  # name -> argument, what it does
     "help": ("", "this list"),
     "reset": ("", "forget the conversation"),
     "temperature": ("X", "how freely words are drawn, 0 or more"),
-    "seed": ("N", "start the random numbers from N"),
+    "seed": ("N", "draw with the random numbers of seed N"),
     "quit": ("", "leave, as does Ctrl-D"),
 }
 YOU, NEO = "You: ", "Neo: "
