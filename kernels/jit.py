@@ -4,6 +4,7 @@ Physics is written once, as scalar functions under `numba.extending.register_jit
 alike. A bare `1.0` in such a function is a float64 constant to Numba and promotes everything that it meets; hence the typed constants.
 """
 
+import contextlib
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def _drop_stale_cache(folder: Path):
     newest = max(source.stat().st_mtime for source in folder.glob("*.py"))
     for index in (folder / "__pycache__").glob("*.nbi"):
         if index.stat().st_mtime < newest:
-            index.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a folder that may not be written to: its files are not renewed either
+                index.unlink()
 
 
 _drop_stale_cache(Path(__file__).parent)

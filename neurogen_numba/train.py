@@ -51,10 +51,10 @@ def configure(args) -> Config:
     for section, table in (("training", TRAINING_FLAGS), ("text", TEXT_FLAGS)):
         fields = [field for field, _, _ in table.values()]
         sections[section] = {field: getattr(args, field) for field in fields if getattr(args, field) is not None}
+    if args.steps is not None and args.max_minutes is None:
+        sections["training"]["max_minutes"] = 0.0  # so many steps were asked for: the preset's time limit is not
     if "data" in sections["text"]:
         sections["text"]["data"] = str(Path(args.data).resolve())  # a resumed run may start in another folder
-    if "steps" in sections["training"]:
-        sections["training"].setdefault("max_minutes", 0.0)  # who asks for so many updates does not mean the preset's time limit
     return preset.replace(**sections)
 
 

@@ -24,6 +24,7 @@ from neurogen_numba.generate import main as generate
 from neurogen_numba.learning.trainer import Trainer
 from neurogen_numba.show import load, summary_of
 from neurogen_numba.text.tokenizer import build
+from neurogen_numba.train import configure, parser
 from neurogen_numba.train import main as train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -65,10 +66,10 @@ def test_train_then_generate_evaluate_and_chat(place, capsys, monkeypatch):
     kinds = [json.loads(line)["kind"] for line in (place / "runs/tiny-1/metrics.jsonl").read_text().splitlines()]
     assert {"step", "evaluation", "sample", "checkpoint", "final"} <= set(kinds)
 
-    assert generate(["--prompt", "1 sheep", "--length", "20", "--seed", "3"]) == 0
+    assert generate(["--prompt", "1 sheep", "--length", "60", "--seed", "3"]) == 0
     whole = capsys.readouterr().out
-    assert generate(["runs/tiny-1", "--prompt", "1 sheep", "--length", "20", "--seed", "3", "--stream"]) == 0
-    assert capsys.readouterr().out == whole and whole.startswith("1 sheep") and len(whole) == len("1 sheep") + 20 + 1
+    assert generate(["runs/tiny-1", "--prompt", "1 sheep", "--length", "60", "--seed", "3", "--stream"]) == 0
+    assert capsys.readouterr().out == whole and whole.startswith("1 sheep") and len(whole) == len("1 sheep") + 60 + 1
 
     assert evaluate(["--json"]) == 0
     score = json.loads(capsys.readouterr().out)
@@ -96,7 +97,7 @@ def test_a_talk_about_stories_keeps_to_their_form(place, capsys, monkeypatch):
     assert heard == [("You: Hello.\nNeo:", "\n")]
 
 
-def test_resume_goes_on_with_the_latest_run_or_a_named_one_and_further(place, capsys):
+def test_resume_goes_on_with_the_latest_run_or_a_named_one_and_further(place, capsys, monkeypatch):
     assert trained() == 0
     refused(train(["--resume"]), capsys, "4 steps already")
     assert train(["--resume", "--steps", "6"]) == 0
@@ -104,6 +105,9 @@ def test_resume_goes_on_with_the_latest_run_or_a_named_one_and_further(place, ca
     assert train(["--resume", "tiny-1", "--steps", "8"]) == 0  # its name will do
     assert checkpoint.latest(place / "runs/tiny-1").name == "step-00000008"
     assert generate(["tiny-1", "--length", "1"]) == 0
+    (place / "elsewhere").mkdir()
+    monkeypatch.chdir(place / "elsewhere")  # the text is found from there too
+    assert train(["--resume", "../runs/tiny-1", "--steps", "9"]) == 0
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(place, capsys, monkeypatch):
@@ -148,7 +152,7 @@ def test_nano_in_processes_of_its_own_and_pipes(place):
         child.send_signal(signal.SIGINT)
         rest, errors = child.communicate()
     assert (child.returncode, errors) == (130, "")
-    stopped = re.search(r"Stopped after (\d+) of 100,000 steps; everything is kept. To go on: neurogen train --resume runs/nano-1\n", rest)
+    stopped = re.search(r"Stopped after (\d+) of [\d,]+ steps; everything is kept. To go on: neurogen train --resume runs/nano-1\n", rest)
     step = int(stopped[1])
     with neurogen("train", "--resume", "--steps", str(step + 1)) as child:
         said, errors = child.communicate()
@@ -207,6 +211,13 @@ def test_figures_are_shown_of_the_end_only(place):
     before = checkpoint.step_folder(place / "runs/tiny-1", 2)
     assert {"preset", "parameters", "steps", "val_bits_per_byte"} <= summary_of(load(last), last).keys()
     assert summary_of(load(before), before).keys() == {"preset", "parameters", "steps"}
+
+
+def test_steps_that_are_asked_for_are_not_cut_by_the_time_of_the_preset(monkeypatch):
+    monkeypatch.setitem(presets.PRESETS, "tiny", tiny.config(steps=4, max_minutes=3.0))
+    flags = [], ["--steps", "9"], ["--max-minutes", "2"], ["--steps", "9", "--max-minutes", "2"]
+    chosen = [configure(parser().parse_args(["--preset", "tiny", *words])).training for words in flags]
+    assert [(training.steps, training.max_minutes) for training in chosen] == [(4, 3), (9, 0), (4, 2), (9, 2)]
 
 
 # Bad input
