@@ -1,0 +1,56 @@
+"""Fixed-point numbers: what many threads add up at once.
+
+A float sum depends on the order of its terms, and threads come in no order. A sum of whole numbers does not: the same run gives the same
+bits. So what is added atomically is first multiplied by a power of two and rounded. Currents are int32 with CURRENT units to 1, gradients
+int64 with a scale that the caller chooses.
+"""
+
+import numpy as np
+from numba import cuda
+from numba.extending import register_jitable
+
+from .launch import SIMULATED, device, gpu
+
+CURRENT = np.float32(2.0**20)  # resolution 1e-6
+TOO_LARGE = np.int32(2**30)  # a current of 1,024: no brain that learns has one, and twice as much would wrap around
+NAN = np.float32(np.nan)
+
+if SIMULATED:
+
+    def to_int32(x):
+        return np.int32(np.rint(np.clip(np.nan_to_num(np.float64(x)), -(2.0**31), 2.0**31 - 1)))
+
+    def to_int64(x):
+        return np.int64(np.rint(np.nan_to_num(np.float64(x))))
+
+else:
+
+    @device
+    def to_int32(x):
+        """x (float32) rounded to the nearest whole number, within int32; NaN is 0."""
+        return cuda.libdevice.float2int_rn(x)
+
+    @device
+    def to_int64(x):
+        """x (float32) rounded to the nearest whole number, within int64."""
+        return cuda.libdevice.float2ll_rn(x)
+
+
+@register_jitable
+def current_of(sum_of_units):
+    """The current, float32, of a fixed-point sum; NaN where it is out of bounds, so that it is noticed."""
+    if sum_of_units >= TOO_LARGE or sum_of_units <= -TOO_LARGE:
+        return NAN
+    return np.float32(sum_of_units) / CURRENT
+
+
+@gpu
+def take_fixed(x, total, first, unit, add):
+    """x [K] float32 = (or +=, where `add`) unit times total[first:], int64, which is cleared. A thread per number, or
+    for every so many of them."""
+    i = cuda.grid(1)
+    while i < x.size:
+        value = np.float32(total[first + i]) * unit
+        x[i] = x[i] + value if add else value
+        total[first + i] = 0
+        i += cuda.gridsize(1)

@@ -1,0 +1,40 @@
+"""16-bit floats in memory; arithmetic is always float32.
+
+float16 is Numba's own. A bfloat16, the upper half of a float32, is handled as its bits: an array of bfloat16 comes to a kernel as its view
+as uint16.
+"""
+
+import numpy as np
+from numba.extending import register_jitable
+
+BFLOAT16 = np.dtype(np.uint16)  # what its bits are kept in
+_HALF, _LESS, _ODD, _NAN = np.uint32(16), np.uint32(0x7FFF), np.uint32(1), np.uint16(0x7FC0)
+
+
+@register_jitable
+def to_bfloat16(x):
+    """The bits of the bfloat16 nearest to x (float32); of two as near, the even one."""
+    if x != x:
+        return _NAN
+    bits = np.float32(x).view(np.uint32)
+    return np.uint16(np.uint32(bits + _LESS + ((bits >> _HALF) & _ODD)) >> _HALF)
+
+
+@register_jitable
+def from_bfloat16(bits):
+    return np.uint32(np.uint32(bits) << _HALF).view(np.float32)
+
+
+@register_jitable
+def load(x, i, j):
+    """x[i, j] of an array [rows, columns] of any kind of float, as float32."""
+    return from_bfloat16(x[i, j]) if x.dtype == BFLOAT16 else np.float32(x[i, j])
+
+
+@register_jitable
+def store(x, i, j, value):
+    """x[i, j] = value (float32), rounded to the nearest that the array can hold."""
+    if x.dtype == BFLOAT16:
+        x[i, j] = to_bfloat16(value)
+    else:
+        x[i, j] = value

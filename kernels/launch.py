@@ -1,0 +1,85 @@
+"""How the CUDA kernels are compiled and launched, and the lanes of a warp with their twin in the simulator.
+
+A kernel is launched as `kernel[grid, threads, stream, shared bytes](...)`; every kernel says in its docstring what a block and a thread
+stand for. In Numba's CUDA simulator (NUMBA_ENABLE_CUDASIM=1) the kernels run as plain Python, one Python thread each, and there a warp is
+one thread wide: the helpers below then have nobody to talk to, and everything built from them stays right.
+
+Sums are made in a fixed order, or of whole numbers (fixed.py), whose sum is the same in any order: no float is ever added atomically.
+"""
+
+from functools import partial
+
+from numba import config, cuda
+
+SIMULATED = bool(config.ENABLE_CUDASIM)
+WARP = 1 if SIMULATED else 32
+THREADS = 256  # of a block, where a kernel does not ask for another number
+EVERYONE = 0xFFFFFFFF
+
+
+def gpu(kernel=None, **options):
+    """Decorator: a kernel, compiled at its first launch and then kept. options, such as max_registers, are `cuda.jit`'s."""
+    if kernel is None:
+        return partial(gpu, **options)
+    return cuda.jit(kernel) if SIMULATED else cuda.jit(cache=True, **options)(kernel)
+
+
+device = cuda.jit(device=True)  # a function that kernels call and that asks for its place in the grid; physics does not (jit.py)
+
+
+def blocks(size: int, threads: int = THREADS) -> int:
+    """How many blocks hold `size` threads."""
+    return max(1, -(-size // threads))
+
+
+if SIMULATED:
+
+    def shuffle_xor(x, distance):
+        return x
+
+    def ballot(flag):
+        return 1 if flag else 0
+
+    def bits(mask):
+        return mask
+
+else:
+
+    @device
+    def shuffle_xor(x, distance):
+        """x of the lane whose number differs in the bit `distance`."""
+        return cuda.shfl_xor_sync(EVERYONE, x, distance)
+
+    @device
+    def ballot(flag):
+        """A bit for each lane of the warp: whether its flag is set. Every lane takes part."""
+        return cuda.ballot_sync(EVERYONE, flag)
+
+    @device
+    def bits(mask):
+        """How many bits are set."""
+        return cuda.popc(mask)
+
+
+@device
+def lanes_sum(x, width):
+    """Sum of x over `width` neighbouring lanes (a power of two, at most WARP), the same in each of them. The whole warp takes part."""
+    distance = width >> 1
+    while distance > 0:
+        x += shuffle_xor(x, distance)
+        distance >>= 1
+    return x
+
+
+@device
+def block_sum(x, partial):
+    """Sum of x over the threads of a block, the same in each of them. partial: shared, an entry for each warp. Every thread takes part."""
+    x = lanes_sum(x, WARP)
+    cuda.syncthreads()  # whoever still reads the last sum
+    if cuda.threadIdx.x % WARP == 0:
+        partial[cuda.threadIdx.x // WARP] = x
+    cuda.syncthreads()
+    total = partial[0]
+    for warp in range(1, (cuda.blockDim.x + WARP - 1) // WARP):
+        total += partial[warp]
+    return total
