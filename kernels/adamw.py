@@ -1,35 +1,72 @@
-"""AdamW: Adam with decoupled weight decay (Loshchilov & Hutter 2019, "Decoupled weight decay regularization"), and bounds on the parameter.
+"""AdamW: Adam with decoupled weight decay (Loshchilov & Hutter 2019, "Decoupled weight decay regularization"), the gradient clipped to a
+norm, and bounds on the parameter.
 
+g = gradient min(1, clip / norm)
 m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 p = p (1 - rate decay) - rate (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps), clamped to [low, high]
 """
 
+import math
+
 import numba
 import numpy as np
+from numba import cuda
 from numba.extending import register_jitable
 
-from .jit import ONE, cpu
+from .jit import ONE, ZERO, cpu
+from .launch import gpu
 
+BETA1, BETA2 = 0.9, 0.99
 EPS = np.float32(1e-8)
 BLOCK = 4096  # parameters a task updates
+_BETA1, _BETA2, _ENDLESS, _BLOCK = np.float32(BETA1), np.float32(BETA2), np.float32(np.inf), np.uint64(BLOCK)
 
 
 @register_jitable
-def adamw_step(p, g, m, v, rate, beta1, beta2, unbias1, unbias2, decay):
+def clipping(norm, clip):
+    """What the gradient is multiplied by."""
+    return min(ONE, clip / norm) if norm > ZERO else ONE
+
+
+@register_jitable
+def adamw_step(p, g, m, v, rate, unbias1, unbias2, decay):
     """One parameter: (p, m, v). unbias1 = 1 / (1 - beta1^step), likewise unbias2."""
-    m = beta1 * m + (ONE - beta1) * g
-    v = beta2 * v + (ONE - beta2) * g * g
-    return p * (ONE - rate * decay) - rate * m * unbias1 / (np.sqrt(v * unbias2) + EPS), m, v
+    m = _BETA1 * m + (ONE - _BETA1) * g
+    v = _BETA2 * v + (ONE - _BETA2) * g * g
+    return p * (ONE - rate * decay) - rate * m * unbias1 / (math.sqrt(v * unbias2) + EPS), m, v
+
+
+@gpu
+def adamw(p, g, m, v, decay, low, high, norm, numbers):
+    """Update p, m, v [K] float32 in place, all parameters at once, from their gradient g. K is a multiple of BLOCK.
+
+    decay, low, high [K / BLOCK] float32: of each block of parameters. norm [1] float32: of the gradient; where it is not finite, nothing is
+    changed. numbers [4] float32: rate, unbias1, unbias2 and the norm that gradients are clipped to.
+
+    A block has a block.
+    """
+    block = cuda.blockIdx.x
+    if not norm[0] < _ENDLESS:
+        return
+    rate, unbias1, unbias2, scale = numbers[0], numbers[1], numbers[2], clipping(norm[0], numbers[3])
+    own_decay, own_low, own_high = decay[block], low[block], high[block]
+    i = np.uint64(block) * _BLOCK + np.uint64(cuda.threadIdx.x)
+    end = (np.uint64(block) + np.uint64(1)) * _BLOCK
+    while i < end:
+        stepped, m[i], v[i] = adamw_step(p[i], g[i] * scale, m[i], v[i], rate, unbias1, unbias2, own_decay)
+        p[i] = min(max(stepped, own_low), own_high)
+        i += np.uint64(cuda.blockDim.x)
 
 
 @cpu()
-def adamw_cpu(p, g, m, v, g_scale, rate, beta1, beta2, unbias1, unbias2, decay, low, high):
-    """Update p, m, v [K] float32 in place; g_scale multiplies the gradient (clipping)."""
-    for block in numba.prange((p.size + BLOCK - 1) // BLOCK):
-        own = slice(block * BLOCK, min(p.size, (block + 1) * BLOCK))
-        p_own, g_own, m_own, v_own = p[own], g[own], m[own], v[own]
-        for i in range(p_own.size):
-            stepped, m_own[i], v_own[i] = adamw_step(
-                p_own[i], g_own[i] * g_scale, m_own[i], v_own[i], rate, beta1, beta2, unbias1, unbias2, decay
-            )
-            p_own[i] = min(max(stepped, low), high)
+def adamw_cpu(p, g, m, v, decay, low, high, norm, numbers):
+    """As `adamw`."""
+    if norm[0] < _ENDLESS:
+        rate, unbias1, unbias2, scale = numbers[0], numbers[1], numbers[2], clipping(norm[0], numbers[3])
+        for block in numba.prange(decay.size):
+            own = slice(block * BLOCK, (block + 1) * BLOCK)
+            p_own, g_own, m_own, v_own = p[own], g[own], m[own], v[own]
+            own_decay, own_low, own_high = decay[block], low[block], high[block]
+            for i in range(BLOCK):
+                stepped, m_own[i], v_own[i] = adamw_step(p_own[i], g_own[i] * scale, m_own[i], v_own[i], rate, unbias1, unbias2, own_decay)
+                p_own[i] = min(max(stepped, own_low), own_high)

@@ -1,6 +1,25 @@
 """Token rows in, gradients back. weight [V, E] float32; tokens [C, B] int32, in range (the model checks)."""
 
-from .jit import cpu_serial
+import numpy as np
+from numba import cuda
+
+from .jit import ZERO, cpu_serial
+from .launch import THREADS, WARP, ballot, gpu
+from .stream import read
+
+COLUMNS = 4 * WARP  # of a block, four for each lane
+_WARPS, _LANES, _WIDTH = THREADS // WARP, np.uint64(WARP), np.uint64(COLUMNS)
+_FIRST, _SECOND, _THIRD = np.uint64(WARP), np.uint64(2 * WARP), np.uint64(3 * WARP)
+
+
+@gpu
+def embedding_forward(x, weight, tokens):
+    """x [P, E] = the rows of the tokens [P]. A block has a position."""
+    position, e = cuda.blockIdx.x, np.uint64(cuda.threadIdx.x)
+    token = tokens[position]
+    while e < np.uint64(x.shape[1]):
+        x[position, e] = weight[token, e]
+        e += np.uint64(cuda.blockDim.x)
 
 
 @cpu_serial()
@@ -10,6 +29,50 @@ def embedding_forward_cpu(x, weight, tokens):
     for t in range(C):
         for b in range(B):
             x[t, b] = weight[tokens[t, b]]
+
+
+@gpu
+def embedding_backward(d_weight, dx, tokens):
+    """Add dx [P, E] to the rows of d_weight [V, E] of the tokens [P].
+
+    Block (i, j) is for the columns j of the token at position i. Only where a token comes for the first time there is something to do: its
+    warps share the positions from there on, in turns of a warp's width, and add up those that have this token.
+    """
+    sums = cuda.shared.array((_WARPS, COLUMNS), np.float32)
+    own, P, E = np.uint64(cuda.blockIdx.x), np.uint64(dx.shape[0]), np.uint64(dx.shape[1])
+    thread, threads = np.uint64(cuda.threadIdx.x), np.uint64(cuda.blockDim.x)
+    token, begin = tokens[own], np.uint64(0)
+    while begin < own:
+        i = begin + thread
+        if cuda.syncthreads_or(1 if i < own and tokens[i] == token else 0):
+            return
+        begin += threads
+
+    warp, lane = thread // _LANES, thread % _LANES
+    e = np.uint64(cuda.blockIdx.y) * _WIDTH + lane
+    s, s1, s2, s3 = ZERO, ZERO, ZERO, ZERO
+    begin = own + warp * _LANES
+    while begin < P:
+        i = begin + lane
+        found = np.uint32(ballot(i < P and tokens[i] == token))
+        while found:
+            row = dx[begin + np.uint64(cuda.ffs(found)) - np.uint64(1)]
+            found = np.uint32(found & (found - np.uint32(1)))
+            s, s1 = s + read(row, e, E, ZERO), s1 + read(row, e + _FIRST, E, ZERO)
+            s2, s3 = s2 + read(row, e + _SECOND, E, ZERO), s3 + read(row, e + _THIRD, E, ZERO)
+        begin += threads
+    sums[warp, lane] = s
+    sums[warp, lane + _FIRST] = s1
+    sums[warp, lane + _SECOND] = s2
+    sums[warp, lane + _THIRD] = s3
+    cuda.syncthreads()
+    while thread < _WIDTH:
+        e, total = np.uint64(cuda.blockIdx.y) * _WIDTH + thread, ZERO
+        for w in range(threads // _LANES):
+            total += sums[w, thread]
+        if e < E:
+            d_weight[token, e] += total
+        thread += threads
 
 
 @cpu_serial()

@@ -16,11 +16,15 @@ heads];
 S: [B, heads, W, W].
 """
 
+import math
+
 import numba
 import numpy as np
+from numba import cuda
 from numba.extending import register_jitable
 
 from .jit import ONE, ZERO, cpu_sums
+from .launch import SIMULATED, WARP, block_sum, device, gpu, lanes_sum
 
 EPS = np.float32(1e-4)
 GUARD = 128  # rows
@@ -28,7 +32,12 @@ GUARD = 128  # rows
 
 @register_jitable
 def sigmoid(x):
-    return ONE / (ONE + np.exp(-x))
+    return ONE / (ONE + math.exp(-x))
+
+
+@register_jitable
+def silu(x):
+    return x * sigmoid(x)
 
 
 @register_jitable
@@ -38,14 +47,327 @@ def silu_slope(x):
 
 
 @register_jitable
+def inverse_norm(square):
+    """What a vector is multiplied by to be normalised: square is the sum, or the mean, of its squares."""
+    return ONE / math.sqrt(square + EPS)
+
+
+@register_jitable
+def through_norm(d, n, r, dot):
+    """dL/dx for an entry of n = r x, from d = dL/dn. dot: sum, or mean, of d n over the vector."""
+    return r * (d - n * dot)
+
+
+# CUDA. A block stands for the memory of one head and sequence. What it answers to a query, y, is both what a token reads and what the next
+# one takes back when it writes, so that a token is one pass over S:
+#
+#     y[0] = S^T key;   u[t] = w (v - lambda y[t]),  S = lambda S + k[t] u[t]^T,  y[t+1] = S^T q[t] = o[t]
+#
+# and backwards, with S as a token finds it and dS the gradient of S as it leaves it:
+#
+#     dS += q[t] dy[t+1]^T,  du = dS^T k[t],  dv = w du,  dy[t] = do[t-1] - lambda dv,  dk[t] = S dy[t] + dS u[t],  dS *= lambda
+#
+# These are sums down the columns of S and dS, except for dk's. A thread holds a column in registers, and the threads need not meet while
+# the tokens go by. For dk, once u and dy are known, S and dS go through the tokens again with a row to a thread. So no matrix of the tokens
+# in between is kept.
+#
+# Loops have constant bounds, with a test inside, to be unrolled: only then is an array kept in registers, and do loads go out together.
+
+WIDTH = 64  # threads of a block, and the rows and columns that it has room for; what a smaller memory leaves of them is zero
+PADDED = WIDTH + 1  # a row of the tile: threads that go down a column each in its own row meet in no bank of shared memory
+TOKENS = 16  # of a chunk that a block has room for
+ROWS = TOKENS + 1
+WARPS = WIDTH // WARP
+TURNS = max(1, TOKENS // WARPS)  # of a warp, where warps share out the tokens
+ALIGNED = None if SIMULATED else 16  # bytes: a thread reads four numbers of a row at once
+
+
+@device
+def product(line, x):
+    """Of x and a line, a row or column that a thread holds, [WIDTH]."""
+    total = ZERO
+    for i in range(WIDTH):
+        total += x[i] * line[i]
+    return total
+
+
+@device
+def step(line, keep, x, a, b):
+    """A line goes on by one token: line = keep line + x a. Returns its product with b."""
+    total = ZERO
+    for i in range(WIDTH):
+        line[i] = keep * line[i] + x * a[i]
+        total += b[i] * line[i]
+    return total
+
+
+@device
+def thread():
+    """The thread's number, so written that the compiler sees it is not negative: else it provides for indices that count from the end."""
+    return cuda.threadIdx.x & (WIDTH - 1)
+
+
+@device
+def lanes_product(a, b, W):
+    """Of two rows [W] in shared memory, by a warp, all of which takes part."""
+    total = ZERO
+    for n in range(WARPS):
+        i = thread() % WARP + n * WARP
+        if i < W:
+            total += a[i] * b[i]
+    return lanes_sum(total, WARP)
+
+
+@device
+def take(rows, first, x, b, h, W):
+    """rows[first + t] = x[t, b], head h. A thread takes its column."""
+    numbers, i = cuda.local.array(TOKENS, np.float32), thread()
+    for t in range(TOKENS):
+        numbers[t] = x[t, b, h * W + i] if t < x.shape[0] and i < W else ZERO
+    for t in range(TOKENS):
+        rows[first + t, i] = numbers[t]
+
+
+@device
+def take_keys(keys, norm, key, q_in, b, h, W):
+    """keys[0] = key, keys[t + 1] = unit(silu(q_in[t])) = q[t], norm[t]: the factor 1 / norm. Ends with everyone having them."""
+    i = thread()
+    take(keys, 1, q_in, b, h, W)
+    keys[0, i] = key[b, h * W + i] if i < W else ZERO
+    for t in range(TOKENS):
+        keys[t + 1, i] = silu(keys[t + 1, i])
+    cuda.syncthreads()
+    lane, warp = i % WARP, i // WARP
+    for turn in range(TURNS):
+        t = warp + turn * WARPS
+        if t < q_in.shape[0]:
+            r = inverse_norm(lanes_product(keys[t + 1], keys[t + 1], W))
+            for n in range(WARPS):
+                keys[t + 1, lane + n * WARP] *= r
+            if lane == 0:
+                norm[t] = r
+    cuda.syncthreads()
+
+
+@device
+def take_shares(share, w_in, write_bias, b, h):
+    """share[t] = sigmoid(w_in[t] + write_bias): how much of a value is written, before the neuromodulator's factor."""
+    t = thread()
+    if t < w_in.shape[0]:
+        share[t] = sigmoid(w_in[t, b, h] + write_bias[h])
+
+
+@device
+def hold_column(line, matrix, W):
+    """The thread's column of a matrix [W, W]."""
+    j = thread()
+    for i in range(WIDTH):
+        line[i] = matrix[i, j] if i < W and j < W else ZERO
+
+
+@device
+def store_column(matrix, line, spare, W):
+    """The way back, through spare [TOKENS, WIDTH], shared: the compiler would keep 64 addresses in registers that it has not."""
+    j = thread()
+    for first in range(0, WIDTH, TOKENS):
+        for n in range(TOKENS):
+            spare[n, j] = line[first + n]
+        n, last = 0, min(TOKENS, W - first) if j < W else 0
+        while n < last:
+            matrix[first + n, j] = spare[n, j]
+            n += 1
+
+
+@device
+def take_matrix(tile, matrix, W):
+    """tile = matrix [W, W]. A thread takes its column, a few numbers at a time."""
+    numbers, j, first = cuda.local.array(TOKENS, np.float32), thread(), 0
+    while first < WIDTH:
+        for n in range(TOKENS):
+            numbers[n] = matrix[first + n, j] if first + n < W and j < W else ZERO
+        for n in range(TOKENS):
+            tile[first + n, j] = numbers[n]
+        first += TOKENS
+
+
+@device
+def write_and_read(line, u, y, keys, share, strength, keep, C):
+    """The tokens of a chunk, for the thread's column of S. u comes holding v; a thread touches its column of u and y alone."""
+    j = thread()
+    answer = product(line, keys[0])
+    y[0, j] = answer
+    for t in range(TOKENS):
+        if t < C:
+            written = share[t] * strength * (u[t, j] - keep * answer)
+            answer = step(line, keep, written, keys[t], keys[t + 1])
+            u[t, j], y[t + 1, j] = written, answer
+
+
+@gpu(launch_bounds=(WIDTH, 8))
+def memory_forward(out, S, key, q_in, v, w_in, write_bias, decay, write_scale):
+    """A block of WIDTH threads per head and sequence, a thread per column of S. At most TOKENS tokens, W at most WIDTH."""
+    keys = cuda.shared.array((ROWS, WIDTH), np.float32, ALIGNED)
+    u = cuda.shared.array((TOKENS, WIDTH), np.float32, ALIGNED)
+    y = cuda.shared.array((ROWS, WIDTH), np.float32, ALIGNED)
+    share = cuda.shared.array(TOKENS, np.float32)  # a line each: the simulator knows shared arrays by their lines
+    norm = cuda.shared.array(TOKENS, np.float32)
+    line = cuda.local.array(WIDTH, np.float32)
+    h, b, j = cuda.blockIdx.x, cuda.blockIdx.y, thread()
+    lane, warp = j % WARP, j // WARP
+    C, W = w_in.shape[0], S.shape[2]
+    take(u, 0, v, b, h, W)
+    take_shares(share, w_in, write_bias, b, h)
+    take_keys(keys, norm, key, q_in, b, h, W)
+    hold_column(line, S[b, h], W)
+    if j < W:
+        write_and_read(line, u, y, keys, share, write_scale[b], sigmoid(decay[h]), C)
+    store_column(S[b, h], line, u, W)
+    if j < W:
+        key[b, h * W + j] = keys[C, j]
+    cuda.syncthreads()
+    for turn in range(TURNS):
+        t = warp + turn * WARPS
+        if t < C:
+            r = inverse_norm(lanes_product(y[t + 1], y[t + 1], W) / np.float32(W))
+            for n in range(WARPS):
+                i = lane + n * WARP
+                if i < W:
+                    out[t, b, h * W + i] = y[t + 1, i] * r
+
+
+@gpu(launch_bounds=(WIDTH, 6))
+def memory_backward(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_before, q_in, v, w_in, write_bias, decay, write_scale):
+    """A block of WIDTH threads per head and sequence, a thread per column of S and of dS, then per row. At most TOKENS tokens, W at most
+    WIDTH."""
+    keys = cuda.shared.array((ROWS, WIDTH), np.float32, ALIGNED)
+    u = cuda.shared.array((TOKENS, WIDTH), np.float32, ALIGNED)
+    y = cuda.shared.array((ROWS, WIDTH), np.float32, ALIGNED)
+    dy = cuda.shared.array((ROWS, WIDTH), np.float32, ALIGNED)
+    tile = cuda.shared.array((WIDTH, PADDED), np.float32)
+    share = cuda.shared.array(TOKENS, np.float32)
+    norm = cuda.shared.array(TOKENS, np.float32)
+    partial = cuda.shared.array(WIDTH, np.float32)
+    line = cuda.local.array(WIDTH, np.float32)
+    h, b, j = cuda.blockIdx.x, cuda.blockIdx.y, thread()
+    lane, warp = j % WARP, j // WARP
+    C, W = w_in.shape[0], S_before.shape[2]
+    keep, strength = sigmoid(decay[h]), write_scale[b]
+
+    # The chunk again: u and y.
+    take(u, 0, v, b, h, W)
+    take(dy, 1, d_out, b, h, W)
+    dy[0, j] = ZERO
+    take_shares(share, w_in, write_bias, b, h)
+    take_keys(keys, norm, key_before, q_in, b, h, W)
+    take_matrix(tile, S_before[b, h], W)
+    for i in range(WIDTH):
+        line[i] = tile[i, j]
+    if j < W:
+        write_and_read(line, u, y, keys, share, strength, keep, C)
+    cuda.syncthreads()
+
+    # do[t], in dy[t + 1].
+    for turn in range(TURNS):
+        t = warp + turn * WARPS
+        if t < C:
+            r = inverse_norm(lanes_product(y[t + 1], y[t + 1], W) / np.float32(W))
+            mean = lanes_product(y[t + 1], dy[t + 1], W) * r / np.float32(W)
+            for n in range(WARPS):
+                i = lane + n * WARP
+                if i < W:
+                    dy[t + 1, i] = through_norm(dy[t + 1, i], y[t + 1, i] * r, r, mean)
+    cuda.syncthreads()
+
+    # Back by columns: dv, dy, and du u for dw, which takes y's place after y's last use.
+    # lambda dL/dlambda is the sum over the tokens of <dS, lambda S> - lambda dv y. <dS, S> is followed from token to token: a write adds
+    # <dS, k u^T> = du u to it, a read y dy. The threads' parts mean nothing, their sum does. What it starts from, at the end of the chunk,
+    # is added further down, for each token.
+    hold_column(line, dS[b, h], W)
+    common, d_keep = ZERO, ZERO
+    if j < W:
+        kept, d_answer = ONE, dy[C, j]
+        common += y[C, j] * d_answer
+        for back in range(TOKENS):
+            t = TOKENS - 1 - back
+            if t < C:
+                du = step(line, kept, d_answer, keys[t + 1], keys[t])
+                kept = keep
+                d_value = share[t] * strength * du
+                dv[t, b, h * W + j] = d_value
+                y[t + 1, j] = du * u[t, j]
+                common -= y[t + 1, j]
+                d_keep += common - keep * d_value * y[t, j]
+                d_answer = dy[t, j] - keep * d_value
+                dy[t, j] = d_answer
+                common += y[t, j] * d_answer
+    cuda.syncthreads()
+    for turn in range(TURNS):
+        t = warp + turn * WARPS
+        if t < C:
+            dw = ZERO  # times w, since u = w (v - D^T k)
+            for n in range(WARPS):
+                i = lane + n * WARP
+                if i < W:
+                    dw += y[t + 1, i]
+            dw = lanes_sum(dw, WARP)
+            if lane == 0:
+                dw_in[t, b, h] = dw * (ONE - share[t])  # dw/dw_in = w (1 - p)
+
+    # By rows: dk, in y, and dS.
+    for n in range(WIDTH):
+        line[n] = tile[j, n]
+    cuda.syncthreads()
+    if j < W:
+        y[0, j] = product(line, dy[0])
+        for t in range(TOKENS):
+            if t < C:
+                y[t + 1, j] = step(line, keep, keys[t, j], u[t], dy[t + 1])
+    take_matrix(tile, dS[b, h], W)
+    cuda.syncthreads()
+    common = ZERO
+    for n in range(WIDTH):
+        common += line[n] * tile[j, n]
+        line[n] = tile[j, n]
+    d_keep += np.float32(C) * common
+    if j < W:
+        kept = ONE
+        for back in range(TOKENS):
+            t = TOKENS - 1 - back
+            if t < C:
+                y[t, j] += step(line, kept, keys[t + 1, j], dy[t + 1], u[t])
+                kept = keep
+        step(line, keep, keys[0, j], dy[0], dy[0])
+        y[C, j] += d_key[b, h * W + j]  # the token after the chunk uses the last query as its key
+        d_key[b, h * W + j] = y[0, j]
+    for n in range(WIDTH):
+        tile[j, n] = line[n]
+    d_keep = block_sum(d_keep, partial)  # and everyone has dk and the tile
+    if j == 0:
+        d_decay[b, h] += d_keep * (ONE - keep)
+    i, last = 0, W if j < W else 0
+    while i < last:
+        dS[b, h, i, j] = tile[i, j]
+        i += 1
+    for turn in range(TURNS):
+        t = warp + turn * WARPS
+        if t < C:
+            dot = lanes_product(keys[t + 1], y[t + 1], W)
+            for n in range(WARPS):
+                i = lane + n * WARP
+                if i < W:
+                    x = q_in[t, b, h * W + i]
+                    dq_in[t, b, h * W + i] = through_norm(y[t + 1, i], keys[t + 1, i], norm[t], dot) * silu_slope(x)
+
+
+@register_jitable
 def unit_forward(out, x):
     """out = unit(silu(x)) for one head, [W]; returns the factor 1 / norm."""
     square = ZERO
     for i in range(x.size):
-        out[i] = x[i] * sigmoid(x[i])
+        out[i] = silu(x[i])
     for i in range(x.size):
         square += out[i] * out[i]
-    r = ONE / np.sqrt(square + EPS)
+    r = inverse_norm(square)
     for i in range(x.size):
         out[i] *= r
     return r
@@ -58,7 +380,7 @@ def unit_backward(dx, x, unit, r, d_unit):
     for i in range(x.size):
         dot += unit[i] * d_unit[i]
     for i in range(x.size):
-        dx[i] = r * (d_unit[i] - unit[i] * dot) * silu_slope(x[i])
+        dx[i] = through_norm(d_unit[i], unit[i], r, dot) * silu_slope(x[i])
 
 
 @register_jitable
@@ -87,7 +409,7 @@ def read(o, S, q):
     square = ZERO
     for j in range(o.size):
         square += o[j] * o[j]
-    return ONE / np.sqrt(square / np.float32(o.size) + EPS)
+    return inverse_norm(square / np.float32(o.size))
 
 
 @register_jitable
@@ -152,7 +474,7 @@ def memory_backward_cpu(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, k
             for j in range(W):
                 dot += d_out_t[j] * o[j] * r
             for j in range(W):
-                do[j] = r * (d_out_t[j] - o[j] * r * dot / np.float32(W))
+                do[j] = through_norm(d_out_t[j], o[j] * r, r, dot / np.float32(W))
                 du[j] = ZERO
             for i in range(W):
                 row, d_row = S[t + 1, i], dS_t[i]

@@ -1,19 +1,121 @@
 """Sums in a fixed order."""
 
+import math
+
 import numba
 import numpy as np
+from numba import cuda
 
-from .jit import cpu_sums
+from .half import load
+from .jit import ZERO, cpu, cpu_serial, cpu_sums
+from .launch import block_sum, device, gpu
+from .stream import AHEAD, THRICE, TWICE, read
 
 BLOCK = 4096  # numbers a task adds up
+MOST = 1024  # threads of a block
+COLUMNS = 128  # of a task on the CPU
+_BLOCK, _NOTHING = np.uint64(BLOCK), np.float64(0)
+_WARPS = 32  # of a block, at most
+
+
+@gpu
+def sum_of_squares(partial, x):
+    """partial[i] (float64) = sum of squares, in float32, of block i of x [K] float32; partial has ceil(K / BLOCK) entries.
+
+    A block adds up a block.
+    """
+    shared = cuda.shared.array(_WARPS, np.float32)
+    step, i = np.uint64(cuda.blockDim.x), np.uint64(cuda.blockIdx.x) * _BLOCK + np.uint64(cuda.threadIdx.x)
+    end = min(np.uint64(x.size), (np.uint64(cuda.blockIdx.x) + np.uint64(1)) * _BLOCK)
+    total = ZERO
+    while i < end:
+        a, b = read(x, i, end, ZERO), read(x, i + step, end, ZERO)
+        c, d = read(x, i + TWICE * step, end, ZERO), read(x, i + THRICE * step, end, ZERO)
+        total += (a * a + b * b) + (c * c + d * d)
+        i += AHEAD * step
+    total = block_sum(total, shared)
+    if cuda.threadIdx.x == 0:
+        partial[cuda.blockIdx.x] = total
 
 
 @cpu_sums()
 def sum_of_squares_cpu(partial, x):
-    """partial[i] (float64) = sum of squares of block i of x [K] float32; partial has ceil(K / BLOCK) entries."""
+    """As `sum_of_squares`."""
     for block in numba.prange(partial.size):
         own = x[block * BLOCK : min(x.size, (block + 1) * BLOCK)]
         total = np.float32(0)
         for i in range(own.size):
             total += own[i] * own[i]
         partial[block] = total
+
+
+@gpu
+def norm(norm, partial):
+    """norm [1] float32 = the root of the sum of partial (float64). One block."""
+    shared = cuda.shared.array(_WARPS, np.float64)
+    step, i, end = np.uint64(cuda.blockDim.x), np.uint64(cuda.threadIdx.x), np.uint64(partial.size)
+    total = _NOTHING
+    while i < end:
+        a, b = read(partial, i, end, _NOTHING), read(partial, i + step, end, _NOTHING)
+        c, d = read(partial, i + TWICE * step, end, _NOTHING), read(partial, i + THRICE * step, end, _NOTHING)
+        total += (a + b) + (c + d)
+        i += AHEAD * step
+    total = block_sum(total, shared)
+    if cuda.threadIdx.x == 0:
+        norm[0] = math.sqrt(total)
+
+
+@cpu_serial()
+def norm_cpu(norm, partial):
+    """As `norm`."""
+    total = 0.0
+    for i in range(partial.size):
+        total += partial[i]
+    norm[0] = np.sqrt(total)
+
+
+@device
+def _entry(x, row, column):
+    return load(x, row, column) if row < np.uint64(x.shape[0]) else ZERO
+
+
+@gpu
+def add_rows(total, x):
+    """total [N] float32 += sum over the rows of x [R, N or more], of any kind of float (half.py).
+
+    A block has a column for each of its columns of threads, whose threads take turns at the rows; there is a power of two of them.
+    """
+    shared = cuda.shared.array(MOST, np.float32)
+    thread, row, step = np.uint64(cuda.threadIdx.x), np.uint64(cuda.threadIdx.y), np.uint64(cuda.blockDim.y)
+    width = np.uint64(cuda.blockDim.x)
+    column, added = np.uint64(cuda.blockIdx.x) * width + thread, ZERO
+    thread += row * width
+    inside = column < np.uint64(total.size)
+    while inside and row < np.uint64(x.shape[0]):
+        a, b = _entry(x, row, column), _entry(x, row + step, column)
+        c, d = _entry(x, row + TWICE * step, column), _entry(x, row + THRICE * step, column)
+        added += (a + b) + (c + d)
+        row += AHEAD * step
+    shared[thread] = added
+    half = step * width // TWICE
+    while half >= width:
+        cuda.syncthreads()
+        if thread < half:
+            shared[thread] += shared[thread + half]
+        half //= TWICE
+    if thread < width and inside:
+        total[column] += shared[thread]
+
+
+@cpu()
+def add_rows_cpu(total, x):
+    """total [N] += sum over the rows of x [R, N], both float32."""
+    for block in numba.prange((total.size + COLUMNS - 1) // COLUMNS):
+        own = slice(block * COLUMNS, min(total.size, (block + 1) * COLUMNS))
+        added = np.zeros(own.stop - own.start, np.float32)
+        for row in range(x.shape[0]):
+            x_own = x[row, own]
+            for i in range(added.size):
+                added[i] += x_own[i]
+        for i in range(added.size):
+            total[own.start + i] += added[i]

@@ -1,40 +1,360 @@
 """Draw the next token: temperature, top-k, top-p (nucleus sampling: Holtzman et al. 2020, "The curious case of neural text
-degeneration")."""
+degeneration").
+
+    distance = (largest logit - logit) / temperature       nats; the nearer, the more probable; of equals the one with the lower number
+    weight   = exp(-distance), in whole units of 2^-30     0 from 21.5 nats on: less than a two billionth of the first is never drawn
+
+Weights are added as whole numbers, whose sum is the same in any order. What top-k and top-p leave is lined up by token number, and a random
+share of its weight points at the token drawn. A logit that is NaN weighs nothing. Where nothing weighs anything, because the largest logit
+is infinite, the first of the largest is taken.
+"""
+
+import math
 
 import numpy as np
+from numba import cuda
+from numba.extending import register_jitable
 
-from .jit import ONE, ZERO, cpu_serial
-from .rng import uniform
-from .softmax import softmax_row
+from .jit import HALF, ONE, ZERO, cpu_serial
+from .launch import EVERYONE, SIMULATED, WARP, block_sum, device, gpu, lanes_sum, shuffle_xor
+from .rng import mix
+from .softmax import NOTHING, WARPS
+from .stream import AHEAD, ONCE, THRICE, TWICE, read
+
+UNIT, FARTHEST = np.float32(2.0**30), np.float32(22)  # of weight; nats, from where on there is none
+MOST_TOKENS = 2**17 - 1  # the sum of as many halves of a weight fits in 32 bits
+PER_NAT, BINS, SAMPLERS = (2, 64, 4) if SIMULATED else (32, 1024, 1024)  # bins of a histogram: to a nat, and in all; threads of a block
+PER_NAT, OWN_BINS = np.float32(PER_NAT), np.uint64(BINS // SAMPLERS)
+NOBODY = np.int32(2**31 - 1)
+_LANES, _NUMBER_BITS = np.uint64(WARP), np.uint64(32)
+_SHARE_BITS, _SHARE_MASK, _SHARES, _TO_SHARE = np.int64(31), np.int64(2**31 - 1), np.float32(2.0**31), np.uint64(33)
+_HALF_BITS, _HALF_MASK = np.int32(15), np.int32(2**15 - 1)
+
+
+@register_jitable
+def weight_of(distance):
+    return np.int32(math.exp(-distance) * UNIT + HALF) if distance < FARTHEST else np.int32(0)
+
+
+@register_jitable
+def share(total, part):
+    """total * part / 2^31 of whole numbers, rounded down. total: below 2^62; part: from 0 to 2^31."""
+    return (total >> _SHARE_BITS) * part + (((total & _SHARE_MASK) * part) >> _SHARE_BITS)
+
+
+@register_jitable
+def enough(total, top_p):
+    """The least weight, but not 0, that holds the share top_p of the total."""
+    return max(share(total, np.int64(top_p * _SHARES)), np.int64(1))
+
+
+@register_jitable
+def random_part(key, step, row, rows):
+    """A whole number from 0 to 2^31 - 1 for each step (uint64) and row."""
+    return np.int64(mix(key, step * np.uint64(rows) + np.uint64(row)) >> _TO_SHARE)
+
+
+@register_jitable
+def order_of(distance, j):
+    """A whole number (uint64) for a token at a distance: the lower, the more probable, and no two are equal."""
+    return (np.uint64(np.float32(distance).view(np.uint32)) << _NUMBER_BITS) | np.uint64(j)
+
+
+if SIMULATED:
+
+    def shuffle_up(x, distance):
+        return x
+
+else:
+
+    @device
+    def shuffle_up(x, distance):
+        """x of the lane whose number is less by `distance`; in the first lanes their own."""
+        return cuda.shfl_up_sync(EVERYONE, x, distance)
+
+
+@device
+def running_sum(x, partial):
+    """Sum of x over the threads of a block up to this one. partial: shared, an entry for each warp. Every thread takes part."""
+    lane, warp = np.uint64(cuda.threadIdx.x) % _LANES, np.uint64(cuda.threadIdx.x) // _LANES
+    distance = 1
+    while distance < WARP:
+        before = shuffle_up(x, distance)
+        if lane >= np.uint64(distance):
+            x += before
+        distance <<= 1
+    cuda.syncthreads()  # whoever still reads the last one
+    if lane + ONCE == _LANES:
+        partial[warp] = x
+    cuda.syncthreads()
+    for earlier in range(warp):
+        x += partial[earlier]
+    return x
+
+
+@device
+def first_of_largest(x, i, values, places):
+    """(largest x of the threads of a block, lowest i that goes with it). values, places: shared, an entry for each warp."""
+    distance = WARP >> 1
+    while distance > 0:
+        other, place = shuffle_xor(x, distance), shuffle_xor(i, distance)
+        if other > x or (other == x and place < i):
+            x, i = other, place
+        distance >>= 1
+    lane, warp = np.uint64(cuda.threadIdx.x) % _LANES, np.uint64(cuda.threadIdx.x) // _LANES
+    if lane == 0:
+        values[warp] = x
+        places[warp] = i
+    cuda.syncthreads()
+    for w in range(np.uint64(cuda.blockDim.x) // _LANES):
+        if values[w] > x or (values[w] == x and places[w] < i):
+            x, i = values[w], places[w]
+    return x, i
+
+
+@device
+def clear(tally):
+    """Empty a histogram, [3, BINS] uint32: of each bin the number of tokens, and the lower and the upper half of their weight."""
+    cuda.syncthreads()
+    for i in range(np.uint64(cuda.threadIdx.x), np.uint64(BINS), np.uint64(cuda.blockDim.x)):
+        tally[0, i] = 0
+        tally[1, i] = 0
+        tally[2, i] = 0
+    cuda.syncthreads()
+
+
+@device
+def put(tally, i, distance, weighs):
+    cuda.atomic.add(tally, (0, i), np.uint32(1))
+    if weighs:
+        weight = weight_of(distance)
+        cuda.atomic.add(tally, (1, i), np.uint32(weight & _HALF_MASK))
+        cuda.atomic.add(tally, (2, i), np.uint32(weight >> _HALF_BITS))
+
+
+@device
+def weight_in(tally, i):
+    return np.int64(tally[1, i]) + (np.int64(tally[2, i]) << _HALF_BITS)
+
+
+@device
+def find(found, tally, target, by_weight, partial):
+    """Find the bin in which the running number of tokens, or their weight, reaches `target`, as it must somewhere.
+
+    found [5] int64, shared: the bin; number and weight of the tokens before it, to begin with of those before the first; its own two.
+    """
+    own_count, own_weight = np.int64(0), np.int64(0)
+    first = np.uint64(cuda.threadIdx.x) * OWN_BINS
+    for i in range(first, first + OWN_BINS):
+        own_count += np.int64(tally[0, i])
+        own_weight += weight_in(tally, i)
+    count = running_sum(own_count, partial) - own_count + found[1]
+    weight = running_sum(own_weight, partial) - own_weight + found[2]
+    cuda.syncthreads()
+    for i in range(first, first + OWN_BINS):
+        own_count, own_weight = np.int64(tally[0, i]), weight_in(tally, i)
+        before, own = (weight, own_weight) if by_weight else (count, own_count)
+        if before < target and target <= before + own:
+            found[0] = i
+            found[1] = count
+            found[2] = weight
+            found[3] = own_count
+            found[4] = own_weight
+        count, weight = count + own_count, weight + own_weight
+    cuda.syncthreads()
+
+
+@device
+def last_kept(row, V, top, scale, top_k, top_p, far, near, found, partial):
+    """The order of the last token that top-k and top-p leave.
+
+    A histogram of the distances says in which bin it lies, another, of the orders in that bin, in which bin of these, and so on until a bin
+    holds nothing else.
+    """
+    thread, threads = np.uint64(cuda.threadIdx.x), np.uint64(cuda.blockDim.x)
+    last = order_of(FARTHEST, 0)
+    by_count, by_share = top_k > 0 and np.uint64(top_k) < V, top_p < ONE
+    clear(far)
+    j = thread
+    while j < V:
+        distance = (top - row[j]) * scale
+        if distance < FARTHEST:
+            put(far, np.uint32(distance * PER_NAT), distance, by_share)
+        j += threads
+    cuda.syncthreads()
+    count, total = np.int64(0), np.int64(0)
+    for i in range(thread, np.uint64(BINS), threads):
+        count += np.int64(far[0, i])
+        total += weight_in(far, i)
+    count, total = block_sum(count, partial), block_sum(total, partial)
+    for by_weight in range(0 if by_count and top_k < count else 1, 2 if by_share and total > 0 else 1):
+        target = enough(total, top_p) if by_weight else np.int64(top_k)
+        if thread == 0:
+            found[1] = 0
+            found[2] = 0
+        find(found, far, target, by_weight, partial)
+        first = order_of(np.float32(found[0]) / PER_NAT, 0)
+        last = order_of(np.float32(found[0] + 1) / PER_NAT, 0) - ONCE
+        while found[3] > 1:
+            shift = np.uint64(0)
+            while (last - first) >> shift >= np.uint64(BINS):
+                shift += ONCE
+            clear(near)
+            j = thread
+            while j < V:
+                distance = (top - row[j]) * scale
+                order = order_of(distance, j)
+                if first <= order and order <= last:
+                    put(near, np.uint32((order - first) >> shift), distance, by_share)
+                j += threads
+            cuda.syncthreads()
+            find(found, near, target, by_weight, partial)
+            first += np.uint64(found[0]) << shift
+            last = min(last, first + (ONCE << shift) - ONCE)
+        total = found[2] + found[4]
+        cuda.syncthreads()
+    return last
+
+
+@device
+def kept_weight(row, j, top, scale, last):
+    distance = (top - row[j]) * scale
+    return np.int64(weight_of(distance)) if order_of(distance, j) <= last else np.int64(0)
+
+
+@gpu(max_registers=64)  # as many as there are for each of 1,024 threads
+def sample(tokens, logits, temperature, top_k, top_p, key, step, size):
+    """tokens [B] int32: one draw for each row of logits [B, V] float32. The rows of the array may be longer than `size`, which is V.
+
+    temperature: 0 takes the most probable token (the first of equals). top_k: only the k most probable, 0 for all. top_p: only the smallest
+    set of most probable tokens that holds this share of what top_k left, always at least one. key (uint64), step [B] uint64: random
+    numbers' key and place; the step is counted on.
+
+    A block has a row. Each warp adds up a stretch of it; then all of them search the stretch that the random number points into.
+    """
+    far = cuda.shared.array((3, BINS), np.uint32)
+    near = cuda.shared.array((3, BINS), np.uint32)
+    values = cuda.shared.array(WARPS, np.float32)
+    places = cuda.shared.array(WARPS, np.int32)
+    partial = cuda.shared.array(WARPS, np.int64)
+    weights = cuda.shared.array(WARPS, np.int64)
+    found = cuda.shared.array(5, np.int64)
+    part = cuda.shared.array(1, np.int64)
+    b = cuda.blockIdx.x
+    row, V = logits[b], np.uint64(size)
+    thread, threads = np.uint64(cuda.threadIdx.x), np.uint64(cuda.blockDim.x)
+
+    top, best = NOTHING, NOBODY
+    j = thread
+    while j < V:
+        j1, j2, j3 = j + threads, j + TWICE * threads, j + THRICE * threads
+        x, x1, x2, x3 = read(row, j, V, NOTHING), read(row, j1, V, NOTHING), read(row, j2, V, NOTHING), read(row, j3, V, NOTHING)
+        if x > top:
+            top, best = x, np.int32(j)
+        if x1 > top:
+            top, best = x1, np.int32(j1)
+        if x2 > top:
+            top, best = x2, np.int32(j2)
+        if x3 > top:
+            top, best = x3, np.int32(j3)
+        j += AHEAD * threads
+    top, best = first_of_largest(top, best, values, places)
+    if thread == 0:
+        tokens[b] = best if best < NOBODY else 0
+        part[0] = random_part(key, step[b], b, logits.shape[0])
+        step[b] += ONCE
+    if temperature == ZERO:
+        return
+
+    scale = ONE / temperature
+    last = order_of(FARTHEST, 0)
+    if (top_k > 0 and np.uint64(top_k) < V) or top_p < ONE:
+        last = last_kept(row, V, top, scale, top_k, top_p, far, near, found, partial)
+
+    warp, warps = thread // _LANES, threads // _LANES
+    stretch = (V + warps - ONCE) // warps
+    begin, weight = warp * stretch, np.int64(0)
+    j, end = begin + thread % _LANES, min(V, begin + stretch)
+    while j < end:
+        weight += kept_weight(row, j, top, scale, last)
+        j += _LANES
+    weight = lanes_sum(weight, WARP)
+    if thread % _LANES == 0:
+        weights[warp] = weight
+    cuda.syncthreads()
+    total, w = np.int64(0), np.uint64(0)
+    for other in range(warps):
+        total += weights[other]
+    left = share(total, part[0])
+    while w + ONCE < warps and left >= weights[w]:
+        left -= weights[w]
+        w += ONCE
+
+    each = (stretch + threads - ONCE) // threads
+    begin, end = w * stretch + thread * each, min(V, w * stretch + stretch)
+    end, weight = min(end, begin + each), np.int64(0)
+    for j in range(begin, end):
+        weight += kept_weight(row, j, top, scale, last)
+    left -= running_sum(weight, partial) - weight
+    for j in range(begin, end):
+        weight = kept_weight(row, j, top, scale, last)
+        if left >= 0 and left < weight:
+            tokens[b] = np.int32(j)
+        left -= weight
+
+
+@cpu_serial()
+def _keep(weights, distances, top_k, top_p):
+    """Set the weights [V] to 0 of all tokens but those that top-k and top-p leave."""
+    by_count = 0 < top_k < weights.size
+    target = np.int64(top_k) if by_count else enough(weights.sum(), top_p)
+    tally = np.zeros(BINS, np.int64)
+    for j in range(weights.size):
+        if distances[j] < FARTHEST:
+            tally[int(distances[j] * PER_NAT)] += 1 if by_count else weights[j]
+    last, reached = 0, tally[0]
+    while reached < target and last < BINS - 1:
+        last += 1
+        reached += tally[last]
+    near = np.flatnonzero(distances < np.float32(last + 1) / PER_NAT)  # no others need to be sorted
+    order = near[np.argsort(distances[near], kind="mergesort")]
+    if by_count:
+        order = order[:top_k]
+    if top_p < ONE:
+        target, reached, end = enough(weights[order].sum() if by_count else weights.sum(), top_p), np.int64(0), 0
+        while end < order.size and reached < target:
+            reached += weights[order[end]]
+            end += 1
+        order = order[:end]
+    kept = weights[order]
+    weights[:] = 0
+    weights[order] = kept
 
 
 @cpu_serial()
 def sample_cpu(tokens, logits, temperature, top_k, top_p, key, step):
-    """tokens [B] int32: one draw for each row of logits [B, V] float32.
-
-    temperature: 0 takes the most probable token (the first of equals). top_k: only the k most probable, 0 for all. top_p: only the smallest
-    set of most probable tokens that holds this share of what top_k left, always at least one. key, step (uint64): random numbers' key and
-    place.
-    """
+    """As `sample`."""
     B, V = logits.shape
-    p = np.empty(V, np.float32)
+    distances, weights = np.empty(V, np.float32), np.empty(V, np.int64)
     for b in range(B):
+        row, top = logits[b], NOTHING
+        part = random_part(key, step[b], b, B)
+        step[b] += np.uint64(1)
+        tokens[b] = 0
+        for j in range(V):
+            if row[j] > top:
+                tokens[b], top = j, row[j]
         if temperature == ZERO:
-            tokens[b] = np.argmax(logits[b])
             continue
-        softmax_row(p, logits[b], ONE / temperature)
-        order = np.argsort(-p, kind="mergesort")
-        kept = V if top_k == 0 else min(top_k, V)
-        total = ZERO
-        for i in range(kept):
-            total += p[order[i]]
-        mass, end = ZERO, 0
-        while end < kept and (end == 0 or mass < top_p * total):
-            mass += p[order[end]]
-            end += 1
-        left = uniform(key, step * np.uint64(B) + np.uint64(b)) * mass
-        pick = 0
-        while pick < end - 1 and left >= p[order[pick]]:
-            left -= p[order[pick]]
-            pick += 1
-        tokens[b] = order[pick]
+        scale = ONE / temperature
+        for j in range(V):
+            distances[j] = (top - row[j]) * scale
+            weights[j] = weight_of(distances[j])
+        if 0 < top_k < V or top_p < ONE:
+            _keep(weights, distances, top_k, top_p)
+        left, j = share(weights.sum(), part), 0
+        while j < V and left >= weights[j]:
+            left -= weights[j]
+            j += 1
+        if j < V:
+            tokens[b] = j

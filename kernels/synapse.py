@@ -6,20 +6,39 @@ Synapses are stored as CSR with a row per (delay, source), `row = (delay - first
 
     row_start [delays M + 1] uint32, target [K] uint16 or uint32, weight [K] float32
 
-Work grows with the events and the synapses of those that fired, never with the number of synapses. Currents and event lists are in lane
-order (lanes.py, events.py): the step of an event along its row is one multiply-add for sixteen sequences. Lists have R rows, row r holding
-token r - history: the `history` tokens before the segment come first. Indices are unsigned, because Numba checks signed ones for being
-negative.
+Work grows with the events and the synapses of those that fired, never with the number of synapses.
+
+On the CPU currents and event lists are in lane order (lanes.py, events.py): the step of an event along its row is one multiply-add for
+sixteen sequences. Lists have R rows, row r holding token r - history: the `history` tokens before the segment come first. Indices are
+unsigned, because Numba checks signed ones for being negative.
+
+On a GPU a block holds the currents (or their gradients) of one column, a token of one sequence, in shared memory, and its threads walk the
+rows of all events that arrive there, by every arc into that current, in one launch. Where a module is larger than shared memory, a block
+holds one of several `parts` of its neurons, each `part_size` of them; a row is then split by parts, targets ascend within it, row_start has
+an entry for every (delay, source, part), and targets count from the beginning of their part. What blocks add to together is whole numbers
+(fixed.py). The pairs of an arc and a delay are rows of a table, int64 [pairs, len(Field)]; structure, weights and lists of all of them lie
+in flat arrays, and synapse k is target[k], weight[k], d_weight[k]. Numba widens what it adds to 64 bits; where 32 are enough the code says
+so, which saves registers.
 """
+
+from enum import IntEnum
 
 import numba
 import numpy as np
+from numba import cuda
 from numba.extending import register_jitable
 
-from .jit import cpu, cpu_serial
+from . import half
+from .fixed import CURRENT, current_of, to_int32, to_int64
+from .jit import ZERO, cpu, cpu_serial
 from .lanes import add_scaled, dot, load, store
+from .launch import SIMULATED, device, gpu, lanes_sum
 
-NEXT = np.uint32(1)
+NEXT, TWO = np.uint32(1), np.uint32(2)
+ONE_PLACE, TWICE = np.uint64(1), np.uint64(2)
+PACKED, LOWER, UPPER, HALF_WORD = np.dtype(np.uint32), np.uint32(0xFFFF), np.uint32(0xFFFF0000), np.uint32(16)
+UNLISTED = np.uint32(2**31)  # said of rows whose source has no list: all of it is sent
+NOWHERE = np.uint64(2**64 - 1)
 
 
 @register_jitable
@@ -111,3 +130,316 @@ def synapse_backward_cpu(
                     for d in range(first, last):
                         total = collect(total, d_current[arrival + d, g], row_start, target, weight, np.uint32(d * M) + near[e])
                     store(ds[c, g], near[e], total)
+
+
+class Field(IntEnum):
+    """What the table says of a pair of an arc and a delay."""
+
+    SOURCES = 0  # M
+    PLAIN = 1  # 1: the source sends plain values, all of them; 0: events
+    DELAY = 2
+    ROWS = 3  # of the source's ring
+    START = 4  # where `start` has the ring's beginning
+    LISTS = 5  # where the ring begins in index and value
+    COUNTS = 6  # and in count
+    ROW_START = 7  # where the pair's rows begin in row_start
+    DS = 8  # where the gradient of the source begins, [T, B, M]
+
+
+SOURCES, PLAIN, DELAY, ROWS, START, LISTS, COUNTS, ROW_START, DS = (int(field) for field in Field)
+WALKERS = 8 if SIMULATED else 256  # threads of a block, and rows that they look up at a time
+ENTRIES = WALKERS + 1
+PAIRS = 2 if SIMULATED else 64  # that a block has room for at a time
+SHARES = 2 if SIMULATED else 32  # of a pair's events, where there are few columns: a block each
+REGISTERS = 48  # of a thread at most, so that five blocks share a multiprocessor
+
+
+@register_jitable
+def ring_row(start, token, rows):
+    """Row of a ring that holds a token of the segment (or one before it, then negative). All uint32, which may wrap around."""
+    return np.uint32(np.uint32(start + token) + rows) % rows
+
+
+@register_jitable
+def synapse_at(target, weight, k):
+    """(target within its part, weight) of synapse k. Where the targets are 32 bits wide they hold the weight, too: a bfloat16, which is the
+    upper half of a float32, in their own upper half. One load then brings both."""
+    if target.dtype == PACKED:
+        word = target[k]
+        return np.int32(word & LOWER), np.uint32(word & UPPER).view(np.float32)
+    return np.int32(target[k]), weight[k]
+
+
+@device
+def running_ends(ends, counts, pairs):
+    """ends[p] = sum of counts[0] ... counts[p]. Shared arrays; every thread takes part."""
+    cuda.syncthreads()
+    if cuda.threadIdx.x < pairs:
+        end = np.uint32(0)
+        for p in range(cuda.threadIdx.x + 1):
+            end = np.uint32(end + counts[p])
+        ends[cuda.threadIdx.x] = end
+    cuda.syncthreads()
+
+
+@gpu(max_registers=REGISTERS)
+def synapse_forward(current, table, first_pair, last_pair, start, first, index, value, count, row_start, target, weight, width, part_size):
+    """Overwrite current [C, B, N], from token `first` of the segment on, with what pairs first_pair ... last_pair - 1 bring.
+
+    A block per (sequence, token, part), with part_size int32 of dynamic shared memory. It looks up the rows of many events at a time, then
+    `width` threads walk a row together.
+    """
+    arriving = cuda.shared.array(0, numba.int32)
+    bases = cuda.shared.array(PAIRS, np.uint64)
+    row_places = cuda.shared.array(PAIRS, np.uint32)
+    counts = cuda.shared.array(PAIRS, np.uint32)
+    ends = cuda.shared.array(PAIRS, np.uint32)
+    row_first = cuda.shared.array(ENTRIES, np.uint32)
+    row_last = cuda.shared.array(ENTRIES, np.uint32)
+    sent = cuda.shared.array(ENTRIES, np.float32)
+    b, t, thread = cuda.blockIdx.x, cuda.blockIdx.y, np.uint32(cuda.threadIdx.x)
+    B, parts, lanes = np.uint32(current.shape[1]), np.uint32(cuda.gridDim.z), np.uint32(width)
+    low = cuda.blockIdx.z * part_size
+    size = min(part_size, current.shape[2] - low)
+    group, lane, groups = np.uint32(thread // lanes), np.uint32(thread % lanes), np.uint32(np.uint32(WALKERS) // lanes)
+    for n in range(thread, size, WALKERS):
+        arriving[n] = 0
+    row_first[WALKERS] = row_last[WALKERS] = np.uint32(0)
+    for round_ in range(first_pair, last_pair, PAIRS):
+        pairs = np.uint32(min(PAIRS, last_pair - round_))
+        if thread < pairs:
+            pair = round_ + np.int64(thread)
+            sources, rows = np.uint64(table[pair, SOURCES]), np.uint32(table[pair, ROWS])
+            token = np.uint32(np.int32(first) + t - np.int32(table[pair, DELAY]))
+            column = np.uint64(np.uint32(ring_row(np.uint32(start[table[pair, START]]), token, rows) * B + np.uint32(b)))
+            plain = table[pair, PLAIN] != 0
+            bases[thread] = np.uint64(table[pair, LISTS]) + column * sources
+            row_places[thread] = np.uint32(table[pair, ROW_START] + cuda.blockIdx.z)
+            # plain values need no index: bit 31 says so
+            counts[thread] = np.uint32(sources) if plain else np.uint32(count[np.uint64(table[pair, COUNTS]) + TWICE * column])
+            if plain:
+                row_places[thread] |= UNLISTED
+        running_ends(ends, counts, pairs)
+        total, pair_, begin = ends[pairs - np.uint32(1)], np.uint32(0), np.uint32(0)
+        batch = np.uint32(0)
+        while batch < total:
+            f = np.uint32(batch + thread)
+            row_first[thread] = row_last[thread] = np.uint32(0)
+            if f < total:
+                while ends[pair_] <= f:
+                    begin = ends[pair_]
+                    pair_ = np.uint32(pair_ + np.uint32(1))
+                e, place = np.uint32(f - begin), row_places[pair_]
+                at = bases[pair_] + np.uint64(e)
+                source = e if place & UNLISTED else np.uint32(index[at])
+                row = np.uint64(np.uint32((place & ~UNLISTED) + source * parts))
+                row_first[thread], row_last[thread] = row_start[row], row_start[row + ONE_PLACE]
+                sent[thread] = value[at] * CURRENT
+            cuda.syncthreads()
+            i = group
+            while i < np.uint32(WALKERS):  # two rows at a time, so that more loads are on their way
+                other = min(np.uint32(i + groups), np.uint32(WALKERS))  # the entry after the last one is empty
+                k, last, s = np.uint32(row_first[i] + lane), row_last[i], sent[i]
+                k2, last2, s2 = np.uint32(row_first[other] + lane), row_last[other], sent[other]
+                while k < last or k2 < last2:
+                    n = n2 = np.int32(0)
+                    w = w2 = ZERO
+                    if k < last:
+                        n, w = synapse_at(target, weight, np.uint64(k))
+                    if k2 < last2:
+                        n2, w2 = synapse_at(target, weight, np.uint64(k2))
+                    if k < last:
+                        cuda.atomic.add(arriving, n, to_int32(w * s))
+                    if k2 < last2:
+                        cuda.atomic.add(arriving, n2, to_int32(w2 * s2))
+                    k, k2 = np.uint32(k + lanes), np.uint32(k2 + lanes)
+                i = np.uint32(i + TWO * groups)
+            cuda.syncthreads()
+            batch = np.uint32(batch + np.uint32(WALKERS))
+    cuda.syncthreads()
+    for n in range(thread, size, WALKERS):
+        current[t, b, low + n] = current_of(arriving[n])
+
+
+@gpu(max_registers=REGISTERS)
+def synapse_forward_few(
+    arriving, table, first_pair, last_pair, start, first, index, value, count, row_start, target, weight, width, parts, part_size
+):
+    """The same for a few columns: add to arriving [C, B, N] int32, in global memory, so that many blocks can share a column.
+
+    A block per (sequence, token, pair and share of its events).
+    """
+    b, t, lanes = cuda.blockIdx.x, cuda.blockIdx.y, np.uint32(width)
+    pair, share = first_pair + cuda.blockIdx.z // SHARES, np.uint32(cuda.blockIdx.z % SHARES)
+    thread, B = np.uint32(share * np.uint32(cuda.blockDim.x) + np.uint32(cuda.threadIdx.x)), np.uint32(arriving.shape[1])
+    group, lane, groups = np.uint32(thread // lanes), np.uint32(thread % lanes), np.uint32(np.uint32(SHARES * cuda.blockDim.x) // lanes)
+    sources, plain, rows = np.uint32(table[pair, SOURCES]), table[pair, PLAIN] != 0, np.uint32(table[pair, ROWS])
+    token = np.uint32(np.int32(first) + t - np.int32(table[pair, DELAY]))
+    column = np.uint64(np.uint32(ring_row(np.uint32(start[table[pair, START]]), token, rows) * B + np.uint32(b)))
+    base = np.uint64(table[pair, LISTS]) + column * np.uint64(sources)
+    fired = sources if plain else np.uint32(count[np.uint64(table[pair, COUNTS]) + TWICE * column])
+    row_place, e = np.uint32(table[pair, ROW_START]), group
+    while e < fired:
+        source = e if plain else np.uint32(index[base + np.uint64(e)])
+        s = value[base + np.uint64(e)] * CURRENT
+        for part in range(parts):
+            row = np.uint64(np.uint32(row_place + source * np.uint32(parts) + np.uint32(part)))
+            k, last = np.uint32(row_start[row] + lane), row_start[row + ONE_PLACE]
+            while k < last:
+                n, w = synapse_at(target, weight, np.uint64(k))
+                cuda.atomic.add(arriving, (t, b, np.int64(part * part_size + n)), to_int32(w * s))
+                k = np.uint32(k + lanes)
+        e = np.uint32(e + groups)
+
+
+@gpu
+def take_currents(current, arriving):
+    """current [C, B, N] float32 from arriving int32, which is cleared. A thread per number."""
+    n, b, t = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
+    if n < current.shape[2]:
+        current[t, b, n] = current_of(arriving[t, b, n])
+        arriving[t, b, n] = 0
+
+
+@gpu(max_registers=REGISTERS)
+def synapse_backward(
+    ds,
+    d_weight,
+    d_current,
+    table,
+    first_pair,
+    last_pair,
+    start,
+    first,
+    index,
+    value,
+    count,
+    row_start,
+    target,
+    weight,
+    width,
+    part_size,
+    units,
+):
+    """Add to ds and d_weight (int64, `units` to 1) what pairs first_pair ... last_pair - 1 owe for the gradients d_current [C, B, N] of
+    tokens `first` ... of the segment. Sources before the segment get no gradient, their synapses do.
+
+    A block per (sequence, token, part), with part_size float32 of dynamic shared memory; threads as in the forward pass.
+    """
+    owed = cuda.shared.array(0, numba.float32)
+    bases = cuda.shared.array(PAIRS, np.uint64)
+    ds_bases = cuda.shared.array(PAIRS, np.uint64)
+    row_places = cuda.shared.array(PAIRS, np.uint32)
+    fires = cuda.shared.array(PAIRS, np.uint32)
+    counts = cuda.shared.array(PAIRS, np.uint32)
+    ends = cuda.shared.array(PAIRS, np.uint32)
+    row_first = cuda.shared.array(ENTRIES, np.uint32)
+    row_last = cuda.shared.array(ENTRIES, np.uint32)
+    sent = cuda.shared.array(ENTRIES, np.float32)
+    ds_place = cuda.shared.array(ENTRIES, np.uint64)
+    b, t, thread = cuda.blockIdx.x, cuda.blockIdx.y, np.uint32(cuda.threadIdx.x)
+    B, parts, lanes = np.uint32(d_current.shape[1]), np.uint32(cuda.gridDim.z), np.uint32(width)
+    low = cuda.blockIdx.z * part_size
+    size = min(part_size, d_current.shape[2] - low)
+    group, lane, groups = np.uint32(thread // lanes), np.uint32(thread % lanes), np.uint32(np.uint32(WALKERS) // lanes)
+    for n in range(thread, size, WALKERS):
+        owed[n] = d_current[t, b, low + n]
+    row_first[WALKERS] = row_last[WALKERS] = np.uint32(0)
+    for round_ in range(first_pair, last_pair, PAIRS):
+        pairs = np.uint32(min(PAIRS, last_pair - round_))
+        if thread < pairs:
+            pair = round_ + np.int64(thread)
+            sources, rows = np.uint64(table[pair, SOURCES]), np.uint32(table[pair, ROWS])
+            token = np.int32(np.int32(first) + t - np.int32(table[pair, DELAY]))
+            column = np.uint64(np.uint32(ring_row(np.uint32(start[table[pair, START]]), np.uint32(token), rows) * B + np.uint32(b)))
+            bases[thread] = np.uint64(table[pair, LISTS]) + column * sources
+            row_places[thread] = np.uint32(table[pair, ROW_START] + cuda.blockIdx.z)
+            ds_bases[thread] = NOWHERE
+            if token >= 0:
+                ds_bases[thread] = np.uint64(table[pair, DS]) + np.uint64(np.uint32(token) * B + np.uint32(b)) * sources
+            if table[pair, PLAIN] != 0:
+                row_places[thread] |= UNLISTED
+                fires[thread] = counts[thread] = np.uint32(sources)
+            else:
+                listed = np.uint64(table[pair, COUNTS]) + TWICE * column
+                fires[thread] = counts[thread] = np.uint32(count[listed])
+                if token >= 0:  # those near the threshold stand at the end of the list
+                    counts[thread] = np.uint32(fires[thread] + np.uint32(count[listed + ONE_PLACE]))
+        running_ends(ends, counts, pairs)
+        total, pair_, begin = ends[pairs - np.uint32(1)], np.uint32(0), np.uint32(0)
+        batch = np.uint32(0)
+        while batch < total:
+            f = np.uint32(batch + thread)
+            row_first[thread] = row_last[thread] = np.uint32(0)
+            if f < total:
+                while ends[pair_] <= f:
+                    begin = ends[pair_]
+                    pair_ = np.uint32(pair_ + np.uint32(1))
+                e, place, base = np.uint32(f - begin), row_places[pair_], bases[pair_]
+                source, s = e, ZERO
+                if e < fires[pair_]:
+                    s = value[base + np.uint64(e)] * units
+                    if not place & UNLISTED:
+                        source = np.uint32(index[base + np.uint64(e)])
+                else:
+                    sources = np.uint32(table[round_ + np.int64(pair_), SOURCES])
+                    source = np.uint32(index[base + np.uint64(np.uint32(sources - np.uint32(1) - (e - fires[pair_])))])
+                row = np.uint64(np.uint32((place & ~UNLISTED) + source * parts))
+                row_first[thread], row_last[thread] = row_start[row], row_start[row + ONE_PLACE]
+                sent[thread] = s
+                ds_place[thread] = NOWHERE if ds_bases[pair_] == NOWHERE else ds_bases[pair_] + np.uint64(source)
+            cuda.syncthreads()
+            i = group
+            while i < np.uint32(WALKERS):  # all lanes of a warp make the same number of rounds
+                other = min(np.uint32(i + groups), np.uint32(WALKERS))  # the entry after the last one is empty
+                k, last, s, sum_ = np.uint32(row_first[i] + lane), row_last[i], sent[i], ZERO
+                k2, last2, s2, sum2 = np.uint32(row_first[other] + lane), row_last[other], sent[other], ZERO
+                while k < last or k2 < last2:
+                    n = n2 = np.int32(0)
+                    w = w2 = ZERO
+                    if k < last:
+                        n, w = synapse_at(target, weight, np.uint64(k))
+                    if k2 < last2:
+                        n2, w2 = synapse_at(target, weight, np.uint64(k2))
+                    g, g2 = owed[n], owed[n2]
+                    sum_ += w * g
+                    sum2 += w2 * g2
+                    if s != ZERO and k < last:
+                        cuda.atomic.add(d_weight, np.uint64(k), to_int64(s * g))
+                    if s2 != ZERO and k2 < last2:
+                        cuda.atomic.add(d_weight, np.uint64(k2), to_int64(s2 * g2))
+                    k, k2 = np.uint32(k + lanes), np.uint32(k2 + lanes)
+                sum_, sum2 = lanes_sum(sum_, lanes), lanes_sum(sum2, lanes)
+                if lane == 0:
+                    if sum_ != ZERO and ds_place[i] != NOWHERE:
+                        cuda.atomic.add(ds, ds_place[i], to_int64(sum_ * units))
+                    if sum2 != ZERO and ds_place[other] != NOWHERE:
+                        cuda.atomic.add(ds, ds_place[other], to_int64(sum2 * units))
+                i = np.uint32(i + TWO * groups)
+            cuda.syncthreads()
+            batch = np.uint32(batch + np.uint32(WALKERS))
+
+
+@gpu
+def pack_synapses(words, target, weight):
+    """words (uint32) = target (uint16) and weight as bfloat16, as `synapse_at` reads them. A thread per synapse."""
+    k = cuda.grid(1)
+    if k < words.size:
+        words[k] = np.uint32(target[k]) | np.uint32(np.uint32(half.to_bfloat16(weight[k])) << HALF_WORD)
+
+
+@gpu
+def spread_weights(dense, place, weight):
+    """dense[0, place[k]] = weight[k]: sparse synapses as a matrix of any float type (half.py), the rest of which stays 0. A thread per
+    synapse."""
+    k = cuda.grid(1)
+    if k < weight.size:
+        half.store(dense, 0, place[k], weight[k])
+
+
+@gpu
+def gather_gradients(d_weight, d_dense, place):
+    """d_weight[k] += d_dense.flat[place[k]]. A thread per synapse."""
+    k = cuda.grid(1)
+    if k < d_weight.size:
+        d_weight[k] += d_dense[place[k]]

@@ -3,13 +3,68 @@
     f = sigmoid(f_in + retain),   m[t] = f m[t-1] + (1 - f) u_in
 
 (the minimal gated unit; O'Reilly & Frank 2006, Neural Computation 18:283, for gating by the basal ganglia). Arrays are [C, B, M] float32,
-retain [M]; m is [C+1, B, M] with row 0 the token before the chunk.
+retain [M]; m is [C+1, B, M] with row 0 the token before the chunk. The CUDA kernels walk through them as those of neuron.py do.
 """
 
 import numba
+import numpy as np
+from numba import cuda
+from numba.extending import register_jitable
 
 from .jit import ONE, cpu
+from .launch import gpu
 from .memory import sigmoid
+
+
+@register_jitable
+def working_memory_step(m, f_in, u_in, retain):
+    """One slot, one token: m after it, from m before it."""
+    f = sigmoid(f_in + retain)
+    return f * m + (ONE - f) * u_in
+
+
+@register_jitable
+def working_memory_step_backward(d, m_prev, f_in, u_in, retain):
+    """Adjoint of `working_memory_step`: (df_in, du_in, dm_prev) from d = dL/dm[t]."""
+    f = sigmoid(f_in + retain)
+    return d * (m_prev - u_in) * f * (ONE - f), d * (ONE - f), d * f
+
+
+@gpu
+def working_memory_forward(m, f_in, u_in, retain):
+    """A thread is a slot of a sequence: block (i, b) has the i-th blockDim.x slots of sequence b."""
+    M, row, size = np.uint64(retain.size), np.uint64(cuda.gridDim.y * retain.size), np.uint64(f_in.size)
+    k, b = np.uint64(cuda.grid(1)), np.uint64(cuda.blockIdx.y)
+    if k >= M:
+        return
+    retain_k, i = retain[k], b * M + k
+    m_t, f_next, u_next = m[i], f_in[i], u_in[i]
+    while i < size:
+        f_t, u_t = f_next, u_next
+        i += row
+        if i < size:
+            f_next, u_next = f_in[i], u_in[i]
+        m_t = working_memory_step(m_t, f_t, u_t, retain_k)
+        m[i] = m_t
+
+
+@gpu
+def working_memory_backward(df_in, du_in, dm_carry, dm, m, f_in, u_in, retain):
+    """A thread is a slot of a sequence: block (i, b) has the i-th blockDim.x slots of sequence b."""
+    M, row, size = np.uint64(retain.size), np.uint64(dm_carry.size), np.uint64(dm.size)
+    k, b = np.uint64(cuda.grid(1)), np.uint64(cuda.blockIdx.y)
+    if k >= M:
+        return
+    retain_k, first = retain[k], b * M + k
+    carry, i = dm_carry[first], first + size  # of the token after the chunk
+    dm_next, m_next, f_next, u_next = dm[i - row], m[i - row], f_in[i - row], u_in[i - row]
+    while i > first:
+        dm_t, m_prev, f_t, u_t = dm_next, m_next, f_next, u_next
+        i -= row
+        if i > first:
+            dm_next, m_next, f_next, u_next = dm[i - row], m[i - row], f_in[i - row], u_in[i - row]
+        df_in[i], du_in[i], carry = working_memory_step_backward(carry + dm_t, m_prev, f_t, u_t, retain_k)
+    dm_carry[first] = carry
 
 
 @cpu()
@@ -19,8 +74,7 @@ def working_memory_forward_cpu(m, f_in, u_in, retain):
     for b in numba.prange(B):
         for t in range(C):
             for i in range(M):
-                f = sigmoid(f_in[t, b, i] + retain[i])
-                m[t + 1, b, i] = f * m[t, b, i] + (ONE - f) * u_in[t, b, i]
+                m[t + 1, b, i] = working_memory_step(m[t, b, i], f_in[t, b, i], u_in[t, b, i], retain[i])
 
 
 @cpu()
@@ -32,8 +86,7 @@ def working_memory_backward_cpu(df_in, du_in, dm_carry, dm, m, f_in, u_in, retai
         for back in range(C):
             t = C - 1 - back
             for i in range(M):
-                f = sigmoid(f_in[t, b, i] + retain[i])
                 d = dm_carry[b, i] + dm[t, b, i]
-                df_in[t, b, i] = d * (m[t, b, i] - u_in[t, b, i]) * f * (ONE - f)
-                du_in[t, b, i] = d * (ONE - f)
-                dm_carry[b, i] = d * f
+                df_in[t, b, i], du_in[t, b, i], dm_carry[b, i] = working_memory_step_backward(
+                    d, m[t, b, i], f_in[t, b, i], u_in[t, b, i], retain[i]
+                )
