@@ -2,11 +2,69 @@
 
 from __future__ import annotations
 
-from .base import Backend
+from typing import TYPE_CHECKING
+
+from ..config import did_you_mean
+from ..errors import BackendError, ConfigError
+from . import probe
+
+if TYPE_CHECKING:
+    from .base import Backend
+
+NAMES = ("auto", "cuda", "cpu")
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+MODES = ("sequential", "pipelined")
+_ALSO_CALLED = {"gpu": "cuda", "nvidia": "cuda"}  # else the nearest name to "gpu" is "cpu"
+_made: dict[tuple, Backend] = {}
 
 
-def get() -> Backend:
-    """The backend of this machine: the CPU."""
-    from .cpu import CpuBackend
+def get(name: str = "auto", device: int = 0, precision: str = "auto", mode: str = "sequential") -> Backend:
+    """The backend of that name, the same object each time; "auto" is "cuda" if there is a GPU, else "cpu". device: which GPU, from 0 on;
+    precision, mode: see cuda.py.
 
-    return CpuBackend()
+    Raises BackendError if "cuda" cannot run, or "auto" finds a GPU that cannot be used: the CPU never takes its place unasked.
+    """
+    if name not in NAMES:
+        raise ConfigError(f"unknown backend {name!r}; {did_you_mean(_ALSO_CALLED.get(str(name).lower(), str(name).lower()), NAMES)}")
+    for what, value, known in (("precision", precision, PRECISIONS), ("mode", mode, MODES)):
+        if value not in known:
+            raise ConfigError(f"unknown {what} {value!r}; {did_you_mean(str(value), known)}")
+    settings = device, precision, mode
+    if name == "cpu" or (name == "auto" and probe.simulated()):
+        return _cpu(precision, mode)
+    if not probe.simulated() and ("cuda", *settings) not in _made:
+        found = probe.look()
+        if name == "auto" and not found.present:
+            return _cpu(precision, mode)
+        _demand(probe.problem(found, device))
+    return _cuda(*settings)
+
+
+def _cpu(precision, mode):
+    if precision not in ("auto", "fp32"):
+        raise ConfigError(f"precision {precision}: the CPU computes in fp32; leave it out, or use --backend cuda")
+    if mode != "sequential":
+        raise ConfigError(f"mode {mode}: the CPU does one thing after the other; leave it out, or use --backend cuda")
+    if ("cpu",) not in _made:
+        from .cpu import CpuBackend
+
+        _made["cpu",] = CpuBackend()
+    return _made["cpu",]
+
+
+def _cuda(device, precision, mode):
+    if ("cuda", device, precision, mode) not in _made:
+        from .cuda import CudaBackend
+
+        try:
+            _made["cuda", device, precision, mode] = CudaBackend(device, precision, mode)
+        except Exception as error:
+            if probe.is_of_the_gpu(error):
+                _demand(probe.explain(error, device))
+            raise
+    return _made["cuda", device, precision, mode]
+
+
+def _demand(problem):
+    if problem:
+        raise BackendError(f"{problem.what}; to use a GPU: {problem.mend}; to go on without: --backend cpu")

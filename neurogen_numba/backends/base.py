@@ -1,12 +1,14 @@
 """The operations that a backend offers: the seam between what the brain is and where it runs.
 
 Operations write into arrays given to them, outputs first; shapes, units and sources of the equations stand with the kernels of the same
-name in `kernels/`. A gradient that is *added to* is said so there. Arrays are the backend's own (NumPy arrays on the CPU), float32 unless
-said otherwise.
+name in `kernels/`. A gradient that is *added to* is said so there. Arrays are the backend's own (NumPy arrays on the CPU, CuPy arrays on a
+GPU), float32 unless said otherwise. What changes from step to step (keys of random numbers, rates, counts) is handed over in arrays, so
+that a recorded step can be repeated.
 """
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -15,22 +17,18 @@ class Backend(ABC):
     """What a device must be able to do. The class attributes are the kernels, under the kernels' names."""
 
     name: str
+    whole_rows: int  # matrices that are multiplied often had better have a multiple of so many rows
+    product_dtype: str  # of the factors of the decoder's products; sums are float32
 
     # kernels/neuron.py, normalize.py
     lif_forward: Callable
     lif_backward: Callable
     trace_forward: Callable
     trace_backward: Callable
+    decay_forward: Callable
+    decay_backward: Callable
     normalize_forward: Callable
     normalize_backward: Callable
-    # kernels/events.py, lanes.py, synapse.py
-    list_events: Callable
-    list_values: Callable
-    spread_events: Callable
-    to_lanes: Callable
-    add_from_lanes: Callable
-    synapse_forward: Callable
-    synapse_backward: Callable
     # kernels/memory.py, working_memory.py, gate.py
     memory_forward: Callable
     memory_backward: Callable
@@ -44,8 +42,14 @@ class Backend(ABC):
     dropout: Callable
     cross_entropy: Callable
     sample: Callable
-    # kernels/adamw.py
+    # kernels/stimulus.py
+    poisson: Callable
+    # kernels/adamw.py, reduce.py, forget.py
     adamw: Callable
+    sum_of_squares: Callable
+    norm: Callable
+    add_rows: Callable
+    forget: Callable
 
     @abstractmethod
     def zeros(self, shape, dtype="float32"):
@@ -60,14 +64,119 @@ class Backend(ABC):
         """A copy of a device's array as NumPy."""
 
     @abstractmethod
-    def product(self, out, a, b, add=False):
-        """Matrix product a [m, k] @ b [k, n] into out [m, n], or added to it. Either may be a transposed view."""
+    def matrix(self, rows, columns, dtype="float32"):
+        """Zeros [rows, columns], with the rows spaced as products like them."""
 
     @abstractmethod
-    def norm(self, x) -> float:
-        """Euclidean norm of x [K], summed in a fixed order."""
+    def product(self, out, a, b, add=False, scale=1.0):
+        """scale times the matrix product a [m, k] @ b [k, n] into out [m, n] float32, or added to it. a and b are of one dtype, float32 or
+        `product_dtype`; either may be a transposed view."""
 
-    @property
     @abstractmethod
-    def tasks(self) -> int:
-        """How many workers share a kernel's work. No result depends on it."""
+    def synapses(self, projections, index_dtype, parameters) -> Synapses:
+        """The sparse synapses of a brain: its projections that are not dense (brain/projection.py)."""
+
+    @abstractmethod
+    def lanes(self) -> Lanes:
+        """Lanes for work of which some parts may overlap."""
+
+    @abstractmethod
+    def device_name(self) -> str:
+        """What a person calls the device."""
+
+    @abstractmethod
+    def memory_used(self) -> int:
+        """Bytes that this process holds on the device, as far as they are known."""
+
+    @abstractmethod
+    def synchronize(self):
+        """Wait until everything asked for is done."""
+
+    @abstractmethod
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        """A function that does what `step` does: always the same operations on the same arrays."""
+
+
+class Lanes:
+    """Queues of work: what is done `on` one lane happens in order, and after the marks of other lanes that it was told to wait for. This
+    one is for a backend that does everything in the order in which it is asked to."""
+
+    def on(self, lane: str, after=()):
+        """A context: what is done in it is done on a lane, after some marks (None is no mark)."""
+        return contextlib.nullcontext()
+
+    def mark(self, lane: str):
+        """What has been asked of a lane so far."""
+        return None
+
+    def join(self):
+        """All that follows comes after all that was done on the lanes."""
+
+
+class Synapses(ABC):
+    """The sparse synapses of a brain: structure and weights of its sparse projections (brain/projection.py), as the device wants them."""
+
+    @abstractmethod
+    def wire(self):
+        """Take over the structure of the projections; after it was drawn or loaded."""
+
+    @abstractmethod
+    def refresh(self):
+        """The weights have changed."""
+
+    @abstractmethod
+    def traffic(self, signals, currents, tokens, batch, chunk, learning) -> Traffic:
+        """What goes through them in a batch of sequences. signals: name -> (size, history in tokens) of the signals that are sent as
+        events or heard by sparse synapses; currents: name -> size of those that sparse synapses bring."""
+
+
+class Traffic(ABC):
+    """What B sequences send through the synapses of a brain during a segment of at most T tokens, and what is still under way from before.
+
+    `first` and `last` count tokens of the segment. While learning, gradients flow back: chunk by chunk from the last to the first, `owe`
+    for every current before `owed` for the signals that bring it.
+    """
+
+    @abstractmethod
+    def turn_back(self, length):
+        """Before the gradients of a segment of `length` tokens flow back."""
+
+    @abstractmethod
+    def send_events(self, signal, first, last, v, dropout, graded, smooth):
+        """The axons of membrane potentials v [C, B, M] fire; dropout: (rate, key, first place)."""
+
+    @abstractmethod
+    def send_values(self, signal, first, last, x):
+        """Plain values x [C, B, M] are sent."""
+
+    @abstractmethod
+    def receive(self, current, first, last, value):
+        """Overwrite value [C, B, N] with what arrives."""
+
+    @abstractmethod
+    def owe(self, current, first, last, gradient):
+        """The gradient [C, B, N] of a current is known."""
+
+    @abstractmethod
+    def owed(self, signal, first, last, gradient):
+        """Overwrite gradient [C, B, M] with that of a signal, which is the sum over all synapses that heard it."""
+
+    @abstractmethod
+    def settle(self, length):
+        """After the first chunk of a segment of `length` tokens: add what is owed for synapses to their gradients."""
+
+    @abstractmethod
+    def advance(self, length):
+        """The segment ends after `length` tokens: its last ones are the past of the next one."""
+
+    @abstractmethod
+    def past(self, signal):
+        """What a signal sent in the `history` tokens before the segment, the newest last: [history, B, M] float32, NumPy."""
+
+    @abstractmethod
+    def set_past(self, signal, past):
+        """Inverse of `past`."""
+
+    @abstractmethod
+    def forget(self, sequences):
+        """Nothing is under way any more in the sequences where `sequences`, [B] uint8 on the device, is not 0."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import platform
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
@@ -13,48 +14,54 @@ from ..kernels import (
     adamw,
     dropout,
     embedding,
-    events,
+    forget,
     gate,
-    lanes,
     memory,
     neuron,
     normalize,
     reduce,
     sampling,
     softmax,
-    synapse,
+    stimulus,
     working_memory,
 )
-from .base import Backend
+from .base import Backend, Lanes
+from .cpu_synapses import CpuSynapses
 
 WORTH_SHARING = 10_000_000  # multiply-adds
 SHARE = 128  # rows. How rows are cut must not depend on the number of threads: BLAS rounds a row by its place in the block that it is given
+
+
+def resident_bytes() -> int:
+    """Most memory that this process has held, in bytes; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class CpuBackend(Backend):
     """Every operation of `Backend` on NumPy arrays."""
 
     name = "cpu"
+    whole_rows = 1
+    product_dtype = "float32"
 
     def __init__(self):
         # BLAS threads wait for work in a busy loop, on the cores that the kernels' threads need: half the speed of one BLAS thread.
         # Large products are shared out by rows instead.
         threadpoolctl.threadpool_limits(1, "blas")
-        self._pool = ThreadPoolExecutor(self.tasks)
+        self._pool = ThreadPoolExecutor(numba.get_num_threads())
 
     lif_forward = staticmethod(neuron.lif_forward_cpu)
     lif_backward = staticmethod(neuron.lif_backward_cpu)
     trace_forward = staticmethod(neuron.trace_forward_cpu)
     trace_backward = staticmethod(neuron.trace_backward_cpu)
+    decay_forward = staticmethod(neuron.decay_forward_cpu)
+    decay_backward = staticmethod(neuron.decay_backward_cpu)
     normalize_forward = staticmethod(normalize.normalize_forward_cpu)
     normalize_backward = staticmethod(normalize.normalize_backward_cpu)
-    list_events = staticmethod(events.list_events_cpu)
-    list_values = staticmethod(events.list_values_cpu)
-    spread_events = staticmethod(events.spread_events_cpu)
-    to_lanes = staticmethod(lanes.to_lanes_cpu)
-    add_from_lanes = staticmethod(lanes.add_from_lanes_cpu)
-    synapse_forward = staticmethod(synapse.synapse_forward_cpu)
-    synapse_backward = staticmethod(synapse.synapse_backward_cpu)
     memory_forward = staticmethod(memory.memory_forward_cpu)
     memory_backward = staticmethod(memory.memory_backward_cpu)
     working_memory_forward = staticmethod(working_memory.working_memory_forward_cpu)
@@ -66,7 +73,12 @@ class CpuBackend(Backend):
     dropout = staticmethod(dropout.dropout_cpu)
     cross_entropy = staticmethod(softmax.cross_entropy_cpu)
     sample = staticmethod(sampling.sample_cpu)
+    poisson = staticmethod(stimulus.poisson_cpu)
     adamw = staticmethod(adamw.adamw_cpu)
+    sum_of_squares = staticmethod(reduce.sum_of_squares_cpu)
+    norm = staticmethod(reduce.norm_cpu)
+    add_rows = staticmethod(reduce.add_rows_cpu)
+    forget = staticmethod(forget.forget_cpu)
 
     def zeros(self, shape, dtype="float32"):
         return np.zeros(shape, dtype)
@@ -77,27 +89,41 @@ class CpuBackend(Backend):
     def to_numpy(self, array):
         return np.array(array)
 
-    def product(self, out, a, b, add=False):
+    def matrix(self, rows, columns, dtype="float32"):
+        return np.zeros((rows, columns), dtype)
+
+    def product(self, out, a, b, add=False, scale=1.0):
         if out.size * a.shape[1] < WORTH_SHARING:
-            self._rows(out, a, b, add)
+            self._rows(out, a, b, add, scale)
             return
         parts = max(2, len(out) // SHARE)
         bounds = [part * len(out) // parts for part in range(parts + 1)]
-        list(self._pool.map(lambda first, last: self._rows(out[first:last], a[first:last], b, add), bounds, bounds[1:]))
+        list(self._pool.map(lambda first, last: self._rows(out[first:last], a[first:last], b, add, scale), bounds, bounds[1:]))
 
     @staticmethod
-    def _rows(out, a, b, add):
+    def _rows(out, a, b, add, scale):
         with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges shows in its loss
             if add:
-                out += a @ b
-            else:
-                np.matmul(a, b, out=out)
+                out += a @ b if scale == 1 else np.float32(scale) * (a @ b)
+                return
+            np.matmul(a, b, out=out)
+            if scale != 1:
+                out *= np.float32(scale)
 
-    def norm(self, x):
-        partial = np.empty(-(-x.size // reduce.BLOCK), np.float64)
-        reduce.sum_of_squares_cpu(partial, x)
-        return math.sqrt(partial.sum())
+    def synapses(self, projections, index_dtype, parameters):
+        return CpuSynapses(projections, index_dtype)
 
-    @property
-    def tasks(self):
-        return numba.get_num_threads()
+    def lanes(self):
+        return Lanes()
+
+    def device_name(self):
+        return f"{platform.processor() or platform.machine()}, {numba.get_num_threads()} threads"
+
+    def memory_used(self):
+        return resident_bytes()
+
+    def synchronize(self):
+        pass  # nothing is done later
+
+    def record(self, step):
+        return step  # there is nothing to save: calling is cheap

@@ -1,0 +1,65 @@
+"""Matrix products by cuBLAS, with the handle that CuPy made.
+
+CuPy's own wrappers refuse to be captured into a CUDA graph, cuBLAS does not: so the one function that is needed is called directly. Each
+stream has a workspace of its own, as products that overlap must; cuBLAS then gives the same bits run after run.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+
+TYPES = {"float32": 0, "float16": 2, "bfloat16": 14}  # cudaDataType
+COMPUTE_32F, DEFAULT = 68, -1  # cublasComputeType_t, cublasGemmAlgo_t
+WORKSPACE = 32 * 2**20  # bytes, what NVIDIA recommends for Hopper
+
+
+class Cublas:
+    def __init__(self):
+        from cuda.pathfinder import load_nvidia_dynamic_lib
+        from cupy.cuda import device
+
+        self._library = ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
+        self._handle = ctypes.c_void_p(device.get_cublas_handle())
+        self._workspaces = {}
+
+    def product(self, stream, out, a, b, add, scale):
+        """out [m, n] float32 = (or +=, where `add`) scale a [m, k] @ b [k, n] on a CuPy stream. Rows may be spaced out; a and b may be
+        transposed views. Raises ValueError for any other layout."""
+        if stream.ptr not in self._workspaces:
+            import cupy
+
+            self._workspaces[stream.ptr] = cupy.empty(WORKSPACE, np.uint8)
+        workspace = ctypes.c_void_p(self._workspaces[stream.ptr].data.ptr)
+        self._call("cublasSetStream_v2", ctypes.c_void_p(stream.ptr))
+        self._call("cublasSetWorkspace_v2", workspace, ctypes.c_size_t(WORKSPACE))
+        (m, k), n = a.shape, b.shape[1]
+        alpha, beta = ctypes.c_float(scale), ctypes.c_float(1.0 if add else 0.0)
+        # cuBLAS counts columns first: it is told out.T = b.T @ a.T
+        (a_turned, *a_matrix), (b_turned, *b_matrix), (out_turned, *out_matrix) = _matrix(a), _matrix(b), _matrix(out)
+        if out_turned:
+            raise ValueError("cuBLAS writes no transposed view")
+        sizes = (n, m, k)
+        self._call(
+            "cublasGemmEx", b_turned, a_turned, *sizes, ctypes.byref(alpha), *b_matrix, *a_matrix, ctypes.byref(beta), *out_matrix,
+            COMPUTE_32F, DEFAULT,
+        )  # fmt: skip
+
+    def _call(self, name, *arguments):
+        status = getattr(self._library, name)(self._handle, *arguments)
+        if status:
+            raise RuntimeError(f"{name} failed with cuBLAS status {status}")
+
+
+def _matrix(x):
+    """(whether x is a transposed view, its address, type, and the distance of its rows, or columns, in numbers) as cuBLAS wants them."""
+    (m, n), (rows, columns) = x.shape, (stride // x.itemsize for stride in x.strides)
+    turned = n > 1 and columns != 1
+    if turned:
+        sound, lead = columns >= m and (rows == 1 or m == 1), columns
+    else:
+        sound, lead = m == 1 or rows >= n, max(rows, n)  # the distance between rows does not matter where there is one
+    if not sound:
+        raise ValueError(f"cuBLAS wants a matrix whose rows or columns are contiguous in memory, not one of strides {x.strides}")
+    return int(turned), ctypes.c_void_p(x.data.ptr), TYPES[str(x.dtype)], lead

@@ -1,0 +1,421 @@
+"""A GPU: CuPy arrays, kernel launches, streams and graphs, cuBLAS. In Numba's CUDA simulator, NumPy arrays stand in for CuPy's."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import numpy as np
+from numba import cuda
+
+from ..errors import BackendError, ConfigError
+from ..kernels import (
+    adamw,
+    dropout,
+    embedding,
+    forget,
+    gate,
+    memory,
+    neuron,
+    normalize,
+    reduce,
+    sampling,
+    softmax,
+    stimulus,
+    working_memory,
+)
+from ..kernels.launch import SIMULATED, THREADS, WARP, blocks
+from .base import Backend, Lanes
+from .cublas import Cublas
+from .cuda_synapses import CudaSynapses
+
+if SIMULATED:
+    from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
+
+DTYPES = {"auto": None, "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+_MAIN = {}  # device -> the stream that all backends on it share, and that is CuPy's current one
+ALIGN = 64  # numbers: tensor cores want rows that begin at multiples of 16 bytes, and fill whole tiles
+
+
+def _dtype(name):
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return ml_dtypes.bfloat16
+    return name
+
+
+class CudaBackend(Backend):
+    """Every operation of `Backend` as a kernel launch on one card.
+
+    precision: of the factors of the decoder's products: fp32, fp16 or bf16; auto takes bf16 where the card multiplies it fast, else fp32.
+    mode: sequential, everything on one stream, in order; pipelined, a stream for each lane. Both give the same bits.
+    """
+
+    name = "cuda"
+    whole_rows = ALIGN
+
+    def __init__(self, device: int = 0, precision: str = "auto", mode: str = "sequential"):
+        self._kept = {}  # scratch arrays by name
+        self.mode, self._lane_streams = mode, {}
+        if SIMULATED:
+            self._xp, self._stream, self.product_dtype = np, 0, "float32"
+            return
+        import cupy
+
+        self._xp = cupy
+        cupy.cuda.Device(device).use()
+        cuda.select_device(device)
+        capability = int(cupy.cuda.Device(device).compute_capability)
+        self.product_dtype = DTYPES[precision] or ("bfloat16" if capability >= 80 else "float32")
+        if device not in _MAIN:
+            _MAIN[device] = cupy.cuda.Stream(non_blocking=True)
+        self._cupy_stream = _MAIN[device]
+        self._go_to(self._cupy_stream)
+        self._cublas = Cublas()
+
+    def _go_to(self, stream):
+        """Queue what follows on a CuPy stream."""
+        stream.use()
+        self._current, self._stream = stream, cuda.external_stream(stream.ptr)
+
+    def launch(self, kernel, grid, threads, *arguments, shared=0):
+        """grid: a number of blocks or a tuple of up to three; shared: bytes of dynamic shared memory."""
+        if SIMULATED:  # which otherwise copies every array there and back, and loses what two views of one array share
+            arguments = [FakeCUDAArray(x) if isinstance(x, np.ndarray) else x for x in arguments]
+        kernel[grid, threads, self._stream, shared](*arguments)
+
+    def _mine(self):
+        """CuPy queues its own work on this backend's stream, whatever another user of CuPy made current in between."""
+        if not SIMULATED:
+            self._current.use()
+
+    def zeros(self, shape, dtype="float32"):
+        self._mine()
+        try:
+            return self._xp.zeros(shape, _dtype(dtype))
+        except MemoryError as error:  # CuPy's OutOfMemoryError is one
+            shape = (shape,) if isinstance(shape, int) else tuple(shape)
+            size = math.prod(shape) * np.dtype(_dtype(dtype)).itemsize
+            free, total = self.memory()
+            raise BackendError(
+                f"out of GPU memory: an array {list(shape)} {dtype} needs {size / 2**30:.2f} GiB, "
+                f"{free / 2**30:.2f} of {total / 2**30:.2f} GiB are free; lower --batch-size or --seq-length, or take a smaller --preset"
+            ) from error
+
+    def memory(self) -> tuple[int, int]:
+        """(free, total) bytes of the card; memory that CuPy keeps for itself is free."""
+        if SIMULATED:
+            return 2**30, 2**30
+        free, total = self._xp.cuda.runtime.memGetInfo()
+        return free + self._xp.get_default_memory_pool().free_bytes(), total
+
+    def device_name(self):
+        if SIMULATED:
+            return "Numba's CUDA simulator"
+        return self._xp.cuda.runtime.getDeviceProperties(self._xp.cuda.Device().id)["name"].decode()
+
+    def memory_used(self):
+        return 0 if SIMULATED else self._xp.get_default_memory_pool().total_bytes()
+
+    def asarray(self, values, dtype=None):
+        self._mine()
+        return self._xp.array(np.ascontiguousarray(values, dtype))
+
+    def to_numpy(self, array):
+        self._mine()
+        self.synchronize()
+        return np.array(array) if SIMULATED else self._xp.asnumpy(array)
+
+    def bits(self, array):
+        """An array as kernels take it: bfloat16, which Numba does not know, as its bits (kernels/half.py)."""
+        return array.view("uint16") if str(array.dtype) == "bfloat16" else array
+
+    def synchronize(self):
+        """Wait until everything queued is done."""
+        if not SIMULATED:
+            self._cupy_stream.synchronize()
+
+    def _scratch(self, name, shape, dtype="float32"):
+        """An array for a kernel's own use: the same one whenever it is asked for by this name and shape on the same stream."""
+        key = (name, shape, dtype, None if SIMULATED else self._current.ptr)
+        if key not in self._kept:
+            self._kept[key] = self.zeros(shape, dtype)
+        return self._kept[key]
+
+    def matrix(self, rows, columns, dtype="float32"):
+        return self.zeros((rows, -(-columns // ALIGN) * ALIGN), dtype)[:, :columns]
+
+    def product(self, out, a, b, add=False, scale=1.0):
+        if SIMULATED:
+            out[...] = (out if add else 0) + np.float32(scale) * (a @ b)
+        else:
+            self._cublas.product(self._current, out, a, b, add, scale)
+
+    def stream_of(self, lane):
+        """The stream of a lane: the same one each time."""
+        if lane not in self._lane_streams:
+            self._lane_streams[lane] = self._xp.cuda.Stream(non_blocking=True)
+        return self._lane_streams[lane]
+
+    def lanes(self):
+        return Streams(self) if self.mode == "pipelined" and not SIMULATED else Lanes()
+
+    def synapses(self, projections, index_dtype, parameters):
+        return CudaSynapses(self, projections, index_dtype, parameters)
+
+    def record(self, step):
+        """The first call runs the step, which compiles its kernels; the second captures it as a CUDA graph; from then on the graph runs."""
+        if SIMULATED:
+            return step
+        graph, warm = None, False
+
+        def run():
+            nonlocal graph, warm
+            if not warm:
+                step()
+                warm = True
+                return
+            if graph is None:
+                self._cupy_stream.begin_capture()
+                try:
+                    step()
+                finally:
+                    graph = self._cupy_stream.end_capture()
+            graph.launch(self._cupy_stream)
+
+        return run
+
+    # kernels/neuron.py, normalize.py
+
+    @staticmethod
+    def _flat(*arrays):
+        """The arrays as they lie in memory, in one dimension."""
+        if not all(array.flags.c_contiguous for array in arrays):
+            raise ValueError("a kernel wants arrays that are contiguous in memory")
+        return [array.reshape(-1) for array in arrays]
+
+    @staticmethod
+    def _across(size):
+        """(blocks, threads) of a launch with a thread for each of `size` neighbours: whole warps."""
+        threads = min(THREADS, -(-size // WARP) * WARP)
+        return blocks(size, threads), threads
+
+    @staticmethod
+    def _columns(neurons, sequences):
+        """(blocks, threads, bytes for a number of each thread) of a launch whose blocks own some neurons and share the sequences out among
+        their rows of threads. Where there are few neurons the blocks are narrow, or most of the card would have nothing to do."""
+        width = 4 if SIMULATED else 32 if neurons >= 8192 else 8
+        at_once = 2 if SIMULATED else neuron.SUMMING // width
+        rows = -(-sequences // -(-sequences // at_once))  # as many in the last round as in the others, or almost
+        return blocks(neurons, width), (width, rows), 4 * width * rows
+
+    def lif_forward(self, v, a, x, gain, bias, alpha, rho, beta, gain_scale, beta_scale, smooth):
+        _, B, N = x.shape
+        across, threads = self._across(N)
+        per_neuron = gain, bias, alpha, rho, beta
+        self.launch(neuron.lif_forward, (across, B), threads, *self._flat(v, a, x), *per_neuron, gain_scale, beta_scale, smooth)
+
+    def lif_backward(
+        self,
+        dx,
+        dv,
+        da,
+        d_gain,
+        d_bias,
+        d_alpha,
+        d_rho,
+        d_beta,
+        ds,
+        v,
+        a,
+        x,
+        gain,
+        alpha,
+        rho,
+        beta,
+        gain_scale,
+        beta_scale,
+        graded,
+        smooth,
+    ):
+        _, B, N = x.shape
+        sums, per_neuron = (d_gain, d_bias, d_alpha, d_rho, d_beta), (gain, alpha, rho, beta)
+        arguments = *self._flat(dx, dv, da), *sums, *self._flat(ds, v, a, x), *per_neuron, gain_scale, beta_scale
+        across, threads, shared = self._columns(N, B)
+        self.launch(neuron.lif_backward, across, threads, *arguments, graded, smooth, shared=5 * shared)
+
+    def trace_forward(self, y, v, gamma, graded, smooth):
+        _, B, N = y.shape
+        across, threads = self._across(N)
+        self.launch(neuron.trace_forward, (across, B), threads, *self._flat(y, v), gamma, graded, smooth)
+
+    def trace_backward(self, ds, dy_carry, d_gamma, dy, y, v, gamma, graded, smooth):
+        _, B, N = dy.shape
+        arguments = *self._flat(ds, dy_carry), d_gamma, *self._flat(dy, y, v), gamma
+        across, threads, shared = self._columns(N, B)
+        self.launch(neuron.trace_backward, across, threads, *arguments, graded, smooth, shared=shared)
+
+    def decay_forward(self, decayed, log_tau):
+        self.launch(neuron.decay_forward, *self._across(log_tau.size), decayed, log_tau)
+
+    def decay_backward(self, d_log_tau, d_decay, log_tau):
+        self.launch(neuron.decay_backward, *self._across(log_tau.size), d_log_tau, d_decay, log_tau)
+
+    def normalize_forward(self, x, r, hypercolumn):
+        self._normalize(normalize.normalize_forward, r, hypercolumn, x)
+
+    def normalize_backward(self, dx, x, r, hypercolumn):
+        self._normalize(normalize.normalize_backward, r, hypercolumn, dx, x)
+
+    def _normalize(self, kernel, r, hypercolumn, *currents):
+        C, B, H = r.shape
+        flat, warps = self._flat(*currents, r), min(H, THREADS // 32)
+        rows = (array.reshape(C * B, -1) for array in flat)
+        self.launch(kernel, (C * B, blocks(H, warps)), warps * WARP, *rows, hypercolumn)
+
+    # kernels/memory.py, working_memory.py, gate.py
+
+    def memory_forward(self, out, S, key, q_in, v, w_in, write_bias, decay, write_scale):
+        for part in self._memory_parts(w_in, S):
+            tokens = q_in[part], v[part], w_in[part]
+            self.launch(memory.memory_forward, S.shape[1::-1], memory.WIDTH, out[part], S, key, *tokens, write_bias, decay, write_scale)
+
+    def memory_backward(
+        self, dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_before, q_in, v, w_in, write_bias, decay, write_scale
+    ):
+        parts, before, inputs = self._memory_parts(w_in, S_before), [(S_before, key_before)], (write_bias, decay, write_scale)
+        for number, part in enumerate(parts[:-1]):  # what stood before the next part, by running this one again
+            S, key = (self._scratch(f"memory, after part {number}", array.shape) for array in before[0])
+            S[...], key[...] = before[-1]
+            self.memory_forward(self._scratch("memory, out", q_in[part].shape), S, key, q_in[part], v[part], w_in[part], *inputs)
+            before.append((S, key))
+        for part, (S, key) in reversed(list(zip(parts, before, strict=True))):
+            gradients = dq_in[part], dv[part], dw_in[part], d_decay, dS, d_key, d_out[part]
+            tokens = q_in[part], v[part], w_in[part]
+            self.launch(memory.memory_backward, S.shape[1::-1], memory.WIDTH, *gradients, S, key, *tokens, *inputs)
+
+    @staticmethod
+    def _memory_parts(w_in, S):
+        """The tokens of a chunk, as many at a time as a block has room for."""
+        if S.shape[2] > memory.WIDTH:
+            raise ConfigError(f"brain.memory_width: at most {memory.WIDTH} on a GPU, not {S.shape[2]}")
+        return [slice(first, first + memory.TOKENS) for first in range(0, len(w_in), memory.TOKENS)]
+
+    def working_memory_forward(self, m, f_in, u_in, retain):
+        _, B, M = f_in.shape
+        across, threads = self._across(M)
+        self.launch(working_memory.working_memory_forward, (across, B), threads, *self._flat(m, f_in, u_in), retain)
+
+    def working_memory_backward(self, df_in, du_in, dm_carry, dm, m, f_in, u_in, retain):
+        _, B, M = f_in.shape
+        across, threads = self._across(M)
+        arrays = self._flat(df_in, du_in, dm_carry, dm, m, f_in, u_in)
+        self.launch(working_memory.working_memory_backward, (across, B), threads, *arrays, retain)
+
+    def gate_forward(self, gated, c, g):
+        self.launch(gate.gate_forward, *self._across(c.size), *self._flat(gated, c, g))
+
+    def gate_backward(self, dc, dg, d_gated, c, g):
+        self.launch(gate.gate_backward, *self._across(c.size), *self._flat(dc, dg, d_gated, c, g))
+
+    # kernels/embedding.py, dropout.py, softmax.py, sampling.py
+
+    def _whole_rows(self, x):
+        """A matrix with the space between its rows, as kernels take it: contiguous, bfloat16 as bits."""
+        if x.strides[1] != x.itemsize and x.shape[1] > 1:
+            raise ValueError("a kernel wants rows that are contiguous in memory")
+        lead = max(x.strides[0] // x.itemsize, x.shape[1])
+        return self._xp.lib.stride_tricks.as_strided(self.bits(x), (len(x), lead), (lead * x.itemsize, x.itemsize))
+
+    def embedding_forward(self, x, weight, tokens):
+        E = x.shape[-1]
+        threads = self._across(E)[1] if not SIMULATED else 4
+        self.launch(embedding.embedding_forward, tokens.size, threads, x.reshape(-1, E), weight, *self._flat(tokens))
+
+    def embedding_backward(self, d_weight, dx, tokens):
+        E = dx.shape[-1]
+        grid, threads = (tokens.size, blocks(E, embedding.COLUMNS)), 4 if SIMULATED else THREADS
+        self.launch(embedding.embedding_backward, grid, threads, d_weight, dx.reshape(-1, E), *self._flat(tokens))
+
+    def dropout(self, x, rate, key, first_place):
+        across, threads = self._across(x.size)
+        (flat,) = self._flat(x)
+        self.launch(dropout.dropout, min(across, dropout.BLOCKS), threads, flat, np.float32(rate), key, np.uint64(first_place))
+
+    def cross_entropy(self, loss, hit, d_logits, logits, targets, weight):
+        size = logits.shape[1]
+        threads = 8 if SIMULATED else min(softmax.THREADS, -(-size // 256) * 32)  # about eight logits each
+        rows = self._whole_rows(d_logits), self._whole_rows(logits)
+        self.launch(softmax.cross_entropy, len(loss), threads, loss, hit, *rows, targets, weight, size)
+
+    def sample(self, tokens, logits, temperature, top_k, top_p, key, step):
+        size = logits.shape[1]
+        if size > sampling.MOST_TOKENS:
+            raise BackendError(f"sampling on a GPU: a vocabulary of at most {sampling.MOST_TOKENS:,} tokens, not {size:,}")
+        how = np.float32(temperature), top_k, np.float32(top_p), np.uint64(key), step, size
+        self.launch(sampling.sample, len(tokens), sampling.SAMPLERS, tokens, self._whole_rows(logits), *how)
+
+    # kernels/stimulus.py
+
+    def poisson(self, current, rate, strength, key, ticks):
+        (tokens, batch, size), threads = current.shape, 8 if SIMULATED else THREADS
+        self.launch(stimulus.poisson, (blocks(size, threads), batch, tokens), threads, current, rate, strength, key, ticks)
+
+    # kernels/adamw.py, reduce.py, forget.py
+
+    def adamw(self, p, g, m, v, decay, low, high, norm, numbers):
+        self.launch(adamw.adamw, len(decay), 8 if SIMULATED else THREADS, p, g, m, v, decay, low, high, norm, numbers)
+
+    def sum_of_squares(self, partial, x):
+        self.launch(reduce.sum_of_squares, len(partial), 2 if SIMULATED else THREADS, partial, x)
+
+    def norm(self, norm, partial):
+        self.launch(reduce.norm, 1, 8 if SIMULATED else reduce.MOST, norm, partial)
+
+    def add_rows(self, total, x):
+        # Where there are few columns, many threads share the rows of each.
+        threads = (2, 4) if SIMULATED else (32, 8) if total.size >= 8192 else (8, reduce.MOST // 8)
+        self.launch(reduce.add_rows, blocks(total.size, threads[0]), threads, total, self._whole_rows(x))
+
+    def forget(self, x, sequences):
+        rows, batch, size = x.shape
+        self.launch(forget.forget, (blocks(size), batch, rows), THREADS, x, sequences)
+
+
+class Streams(Lanes):
+    """A CUDA stream for each lane, all of them begun after what the main stream has done so far."""
+
+    def __init__(self, backend):
+        self._backend, self._main, self._streams = backend, backend._cupy_stream, {}
+        self._begin = self._event(self._main)
+
+    def _event(self, stream):
+        event = self._backend._xp.cuda.Event(disable_timing=True)
+        event.record(stream)
+        return event
+
+    def _stream(self, lane):
+        if lane not in self._streams:
+            self._streams[lane] = self._backend.stream_of(lane)
+            self._streams[lane].wait_event(self._begin)
+        return self._streams[lane]
+
+    @contextlib.contextmanager
+    def on(self, lane, after=()):
+        stream = self._stream(lane)
+        for mark in after:
+            if mark is not None:
+                stream.wait_event(mark)
+        self._backend._go_to(stream)
+        try:
+            yield
+        finally:
+            self._backend._go_to(self._main)
+
+    def mark(self, lane):
+        return self._event(self._stream(lane))
+
+    def join(self):
+        for lane in self._streams:
+            self._main.wait_event(self.mark(lane))

@@ -1,0 +1,341 @@
+"""Sparse synapses on a GPU: a list of events for each column, rings instead of moved histories, one launch for all arcs into a current
+(kernels/events.py, synapse.py)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..errors import CheckpointError
+from ..kernels import events, fixed, synapse
+from ..kernels.launch import SIMULATED, THREADS, WARP, blocks
+from ..kernels.synapse import WALKERS, Field
+from .base import Synapses, Traffic
+
+PART = 10_240  # neurons of a current that a block holds: 40 KB of shared memory
+FEW = 512  # columns: for fewer, many blocks share one
+UNIT_BITS = 36  # a gradient of a single token is resolved to 2^-36 of the loss's unit
+MATRIX_COLUMNS = 8  # plain values of so many columns or more go through matrices
+MATRIX_BYTES = 8  # of a synapse that could be: a weight, a gradient, and a little more
+MATRIX_SHARE = 1 / 16  # of the card's memory, which the matrices may take
+
+
+class CudaSynapses(Synapses):
+    """Structure, weights and tables of all sparse projections, sorted by the current that they bring.
+
+    Plain values are never silent, so nothing is gained by walking their synapses one by one: where there is room, those without delay are
+    spread out as matrices, and cuBLAS multiplies them (`Matrix`).
+    """
+
+    def __init__(self, backend, projections, index_dtype, parameters):
+        self.backend, self.index_dtype, self.parameters = backend, index_dtype, parameters
+        plain = [p for p in projections if not p.arc.source.endswith(".axon") and p.arc.longest_delay == 0]
+        fits = sum(p.arc.sources * p.arc.targets for p in plain) * MATRIX_BYTES <= MATRIX_SHARE * backend.memory()[1]
+        self.matrices = {p.arc.name: Matrix(self, p) for p in plain} if fits else {}
+        self.projections = sorted(projections, key=lambda p: (p.arc.target, p.arc.name in self.matrices))
+        offsets = [(parameters.offset[f"{p.arc.name}.weight"], p.weight.size) for p in projections]
+        self.first_weight, self.end = min(start for start, _ in offsets), max(start + size for start, size in offsets)
+        self.weight, self.gradient = (flat[self.first_weight : self.end] for flat in (parameters.flat_value, parameters.flat_gradient))
+        self.d_weight = None  # fixed-point gradients, made when somebody learns
+
+    def place(self, p):
+        """Where the synapses of a projection begin in weight, target and d_weight."""
+        return self.parameters.offset[f"{p.arc.name}.weight"] - self.first_weight
+
+    def parts(self, size):
+        """(number of parts, neurons of a part) of a current."""
+        parts = -(-size // PART)
+        return parts, -(-size // parts)
+
+    def wire(self):
+        row_starts, self.row_places, rows_end = [], {}, 0
+        target = np.zeros(self.end - self.first_weight, np.uint16)
+        for p in self.projections:
+            parts, part_size = self.parts(p.arc.targets)
+            row_starts.append(split_rows(p.arc, p.row_start, p.target, parts, part_size) + np.uint32(self.place(p)))
+            self.row_places[p.arc.name] = rows_end
+            rows_end += row_starts[-1].size
+            target[self.place(p) :][: p.target.size] = p.target % part_size
+        self.row_start, self._target = self.backend.asarray(np.concatenate(row_starts)), self.backend.asarray(target)
+        self.packed = self.backend.product_dtype == "bfloat16"
+        self.target = self.backend.zeros(target.size, "uint32") if self.packed else self._target
+        for matrix in self.matrices.values():
+            matrix.wire()
+
+    def refresh(self):
+        if self.packed:
+            size = self.target.size
+            self.backend.launch(synapse.pack_synapses, blocks(size), THREADS, self.target, self._target, self.weight)
+        for matrix in self.matrices.values():
+            matrix.refresh()
+
+    def traffic(self, signals, currents, tokens, batch, chunk, learning):
+        return CudaTraffic(self, signals, tokens, batch, learning)
+
+
+class Matrix:
+    """Sparse synapses spread out as a matrix [M, N] of the products' type, and their gradient as another, float32."""
+
+    def __init__(self, synapses, projection):
+        self.backend, self.projection, self.arc = synapses.backend, projection, projection.arc
+        # float16 is too short for gradients that have come a long way
+        self.dtype = "bfloat16" if self.backend.product_dtype == "bfloat16" else "float32"
+
+    def wire(self):
+        arc, p = self.arc, self.projection
+        self.weight = self.backend.matrix(arc.sources, arc.targets, self.dtype)
+        self.gradient = self.backend.matrix(arc.sources, arc.targets)
+        self._lead = self.weight.strides[0] // self.weight.itemsize
+        source = np.repeat(np.arange(arc.sources), np.diff(p.row_start.astype(np.int64)))
+        self._place = self.backend.asarray(source * self._lead + p.target, "int64")
+
+    def refresh(self):
+        flat = self.backend.bits(self.weight.base).reshape(1, -1)
+        self._each(synapse.spread_weights, flat, self._place, self.projection.weight)
+
+    def settle(self):
+        flat = self.gradient.base.reshape(-1)
+        self._each(synapse.gather_gradients, self.projection.d_weight, flat, self._place)
+        flat[...] = 0
+
+    def _each(self, kernel, *arguments):
+        self.backend.launch(kernel, blocks(self._place.size), THREADS, *arguments)
+
+
+def split_rows(arc, row_start, target, parts, part_size):
+    """row_start with an entry for every row and part. Raises CheckpointError where targets do not ascend within the rows."""
+    if parts == 1:
+        return row_start
+    row = np.repeat(np.arange(row_start.size - 1), np.diff(row_start.astype(np.int64)))
+    slot = row * parts + target // part_size
+    if (np.diff(slot) < 0).any():
+        raise CheckpointError(f"{arc.name}: the targets of a source must ascend where a module has more than {PART} neurons")
+    return np.searchsorted(slot, np.arange(parts * (row_start.size - 1) + 1)).astype(np.uint32)
+
+
+def width_of(mean):
+    """Threads that walk a row together: a quarter to half as many as it has synapses, a power of two."""
+    return min(WARP, 2 ** max(0, math.floor(math.log2(max(1.0, mean)) - 1)))
+
+
+class CudaTraffic(Traffic):
+    def __init__(self, synapses, signals, tokens, batch, learning):
+        self.synapses, self.backend, self.batch = synapses, synapses.backend, batch
+        zeros, asarray = self.backend.zeros, self.backend.asarray
+        self.signals = signals
+        plain = {p.arc.source for p in synapses.projections if not p.arc.source.endswith(".axon")}
+        order = sorted(signals, key=lambda name: name in plain)  # plain values have no index: they come last
+        self.rows = {name: history + tokens for name, (_, history) in signals.items()}
+        self.number = {name: number for number, name in enumerate(order)}
+        self.lists, self.counts, self.ds_place = {}, {}, {}
+        lists = counts = ds_place = indices = 0
+        for name in order:
+            size = signals[name][0]
+            self.lists[name], self.counts[name], self.ds_place[name] = lists, counts, ds_place
+            lists += self.rows[name] * batch * size
+            counts += self.rows[name] * batch * 2
+            ds_place += tokens * batch * size
+            if name not in plain:
+                indices = lists
+        self.index = zeros(max(1, indices), synapses.index_dtype)
+        self.value, self.count = zeros(max(1, lists)), zeros(max(2, counts), "int32")
+        self.start = zeros(len(order), "int32")
+        self.ring = asarray([self.rows[name] for name in order], "int32")
+        self.plain = plain
+        if learning:
+            self.units = np.float32(2.0 ** (UNIT_BITS + math.ceil(math.log2(tokens * batch))))
+            self.ds = zeros(max(1, ds_place), "int64")
+            if synapses.d_weight is None:
+                synapses.d_weight = zeros(synapses.gradient.size, "int64")
+        self._table, self._arriving, self._factors, self._owing = None, {}, {}, {}
+        self._matrices_into, self._matrices_from = {}, {}
+        for matrix in synapses.matrices.values():
+            self._matrices_into.setdefault(matrix.arc.target, []).append(matrix)
+            self._matrices_from.setdefault(matrix.arc.source, []).append(matrix)
+        self.tokens = tokens
+
+    def _tables(self):
+        """Made at first use, when the synapses are wired: the table, and for each current the range of its rows, (first, end of those that
+        are walked where there are matrices, end of all), and the threads that walk a row together."""
+        if self._table is None:
+            synapses, table, self._pairs = self.synapses, [], {}
+            for p in synapses.projections:
+                arc, source = p.arc, p.arc.source
+                parts = synapses.parts(arc.targets)[0]
+                first, walked, _, synapses_, rows = self._pairs.get(arc.target, (len(table), len(table), 0, 0, 0))
+                for d in range(arc.delays):
+                    row = np.zeros(len(Field), np.int64)
+                    row[Field.SOURCES], row[Field.PLAIN], row[Field.DELAY] = arc.sources, source in self.plain, arc.first_delay + d
+                    row[Field.ROWS], row[Field.START] = self.rows[source], self.number[source]
+                    row[Field.LISTS], row[Field.COUNTS], row[Field.DS] = self.lists[source], self.counts[source], self.ds_place[source]
+                    row[Field.ROW_START] = synapses.row_places[arc.name] + d * arc.sources * parts
+                    table.append(row)
+                if p.arc.name not in synapses.matrices:
+                    walked = len(table)
+                synapses_, rows = synapses_ + p.weight.size, rows + arc.sources * arc.delays * parts
+                self._pairs[arc.target] = first, walked, len(table), synapses_, rows
+            self._table = self.backend.asarray(np.stack(table))
+        return self._table
+
+    def _ring(self, signal):
+        """(start, place in index and value, rows) as the kernels take them."""
+        number = self.number[signal]
+        return self.start[number : number + 1], self.lists[signal], self.rows[signal]
+
+    def send_events(self, signal, first, last, v, dropout, graded, smooth):
+        start, place, rows = self._ring(signal)
+        grid = (self.batch, last - first)
+        ring = (self.index, self.value, self.count, start, place, self.counts[signal], rows, first)
+        threads = events.WIDE_BLOCK if self.batch * (last - first) < FEW else events.BLOCK
+        self.backend.launch(events.list_events, grid, threads, *ring, v, *dropout, graded, smooth)
+
+    def send_values(self, signal, first, last, x):
+        if self._by_matrix(last - first) and signal in self._matrices_from:
+            self._factor(signal, first, last)[...] = x.reshape(-1, x.shape[2])
+            if all(p.arc.name in self.synapses.matrices for p in self.synapses.projections if p.arc.source == signal):
+                return  # nobody else listens
+        start, place, rows = self._ring(signal)
+        grid = (blocks(x.shape[2]), self.batch, last - first)
+        self.backend.launch(events.list_values, grid, THREADS, self.value, start, place, rows, first, x)
+
+    def _by_matrix(self, tokens):
+        return tokens * self.batch >= MATRIX_COLUMNS
+
+    def _factor(self, signal, first, last):
+        """Plain values of a signal, [(last - first) B, M], as the products want them."""
+        if signal not in self._factors:
+            dtype = self._matrices_from[signal][0].dtype
+            self._factors[signal] = self.backend.matrix(self.tokens * self.batch, self.signals[signal][0], dtype)
+        return self._factors[signal][first * self.batch : last * self.batch]
+
+    def _owing_factor(self, current, first, last):
+        """The same for the gradient of a current."""
+        matrix = self._matrices_into[current][0]
+        if current not in self._owing:
+            self._owing[current] = self.backend.matrix(self.tokens * self.batch, matrix.arc.targets, matrix.dtype)
+        return self._owing[current][first * self.batch : last * self.batch]
+
+    def _walk(self, current, first, last):
+        """What the kernels that walk the arcs into a current are told."""
+        synapses = self.synapses
+        table = self._tables()
+        begin, walked, end, count, rows = self._pairs.get(current, (0, 0, 0, 1, 1))
+        pairs = (begin, walked if self._by_matrix(last - first) else end)
+        lists = (self.start, first, self.index, self.value, self.count)
+        return table, *pairs, *lists, synapses.row_start, synapses.target, synapses.weight, width_of(count / rows)
+
+    def receive(self, current, first, last, value):
+        tokens, batch, size = value.shape
+        parts, part_size = self.synapses.parts(size)
+        walk = self._walk(current, first, last)
+        if tokens * batch >= FEW:
+            self.backend.launch(synapse.synapse_forward, (batch, tokens, parts), WALKERS, value, *walk, part_size, shared=4 * part_size)
+        else:
+            self._receive_few(current, value, walk, parts, part_size)
+        if self._by_matrix(tokens):
+            for matrix in self._matrices_into.get(current, ()):
+                self.backend.product(value.reshape(-1, size), self._factor(matrix.arc.source, first, last), matrix.weight, add=True)
+
+    def _receive_few(self, current, value, walk, parts, part_size):
+        tokens, batch, size = value.shape
+        if (current, tokens) not in self._arriving:
+            self._arriving[current, tokens] = self.backend.zeros(value.shape, "int32")
+        arriving = self._arriving[current, tokens]
+        _, first_pair, last_pair, *_ = walk
+        if last_pair > first_pair:
+            grid = (batch, tokens, (last_pair - first_pair) * synapse.SHARES)
+            self.backend.launch(synapse.synapse_forward_few, grid, WALKERS, arriving, *walk, parts, part_size)
+        self.backend.launch(synapse.take_currents, (blocks(size), batch, tokens), THREADS, value, arriving)
+
+    def turn_back(self, length):
+        pass  # what is owed was cleared as it was taken
+
+    def owe(self, current, first, last, gradient):
+        tokens, batch, size = gradient.shape
+        parts, part_size = self.synapses.parts(size)
+        outputs, more = (self.ds, self.synapses.d_weight, gradient), (part_size, self.units)
+        grid, walk = (batch, tokens, parts), self._walk(current, first, last)
+        if walk[1] < walk[2]:  # some are walked
+            self.backend.launch(synapse.synapse_backward, grid, WALKERS, *outputs, *walk, *more, shared=4 * part_size)
+        if self._by_matrix(tokens) and current in self._matrices_into:
+            owing = self._owing_factor(current, first, last)
+            owing[...] = gradient.reshape(-1, size)
+            for matrix in self._matrices_into[current]:
+                self.backend.product(matrix.gradient, self._factor(matrix.arc.source, first, last).T, owing, add=True)
+
+    def owed(self, signal, first, last, gradient):
+        place = self.ds_place[signal] + first * self.batch * self.signals[signal][0]
+        self._take(gradient.reshape(-1), self.ds, place, False)
+        if self._by_matrix(last - first):
+            for matrix in self._matrices_from.get(signal, ()):
+                owing = self._owing_factor(matrix.arc.target, first, last)
+                self.backend.product(gradient.reshape(-1, gradient.shape[2]), owing, matrix.weight.T, add=True)
+
+    def settle(self, length):
+        self._take(self.synapses.gradient, self.synapses.d_weight, 0, True)
+        for matrix in self.synapses.matrices.values():
+            matrix.settle()
+
+    def _take(self, x, total, place, add):
+        across = (2, 8) if SIMULATED else (blocks(x.size), THREADS)
+        self.backend.launch(fixed.take_fixed, *across, x, total, place, np.float32(1) / self.units, add)
+
+    def advance(self, length):
+        self.backend.launch(events.turn_ring, blocks(len(self.ring)), THREADS, self.start, self.ring, length)
+
+    def _past_columns(self, signal):
+        """(ring row, history index) of the past of a signal, oldest first."""
+        history, rows = self.signals[signal][1], self.rows[signal]
+        start = int(self.backend.to_numpy(self.start)[self.number[signal]])
+        return [((start - history + h) % rows, h) for h in range(history)]
+
+    def _column_arrays(self, signal, row):
+        """Views of a ring's row: index [B, M] (None for plain values), value [B, M], count [B, 2]."""
+        size, batch = self.signals[signal][0], self.batch
+        first = self.lists[signal] + row * batch * size
+        counts = self.counts[signal] + row * batch * 2
+        index = None if signal in self.plain else self.index[first : first + batch * size].reshape(batch, size)
+        return (
+            index,
+            self.value[first : first + batch * size].reshape(batch, size),
+            self.count[counts : counts + 2 * batch].reshape(batch, 2),
+        )
+
+    def past(self, signal):
+        size, history = self.signals[signal]
+        past = np.zeros((history, self.batch, size), np.float32)
+        for row, h in self._past_columns(signal):
+            index, value, count = (None if x is None else self.backend.to_numpy(x) for x in self._column_arrays(signal, row))
+            for b in range(self.batch):
+                if index is None:
+                    past[h, b] = value[b]
+                else:
+                    past[h, b, index[b, : count[b, 0]]] = value[b, : count[b, 0]]
+        return past
+
+    def set_past(self, signal, past):
+        for row, h in self._past_columns(signal):
+            index, value, count = self._column_arrays(signal, row)
+            if index is None:
+                value[...] = self.backend.asarray(past[h])
+                continue
+            new_index, new_value = np.zeros(index.shape, index.dtype), np.zeros(value.shape, np.float32)
+            new_count = np.zeros(count.shape, np.int32)
+            for b in range(self.batch):
+                heard = np.flatnonzero(past[h, b])
+                new_count[b, 0] = heard.size
+                new_index[b, : heard.size], new_value[b, : heard.size] = heard, past[h, b, heard]
+            for array, values in ((index, new_index), (value, new_value), (count, new_count)):
+                array[...] = self.backend.asarray(values)
+
+    def forget(self, sequences):
+        for signal, (size, history) in self.signals.items():
+            if not history:
+                continue
+            rows, batch = self.rows[signal], self.batch
+            if signal in self.plain:
+                ring = self.value[self.lists[signal] :][: rows * batch * size]
+            else:
+                ring, size = self.count[self.counts[signal] :][: rows * batch * 2], 2
+            self.backend.forget(ring.reshape(rows, batch, size), sequences)

@@ -1,0 +1,401 @@
+"""What there is of a GPU: the driver, asked through ctypes, and the libraries that the CUDA backend needs.
+
+`look` is cheap. CuPy and numba-cuda are imported only by the functions that ask about them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+OLDEST = (7, 5)  # compute capability: Turing, 2018
+DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+MANAGEMENT = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
+TRACES = ("/dev/nvidia0", "/proc/driver/nvidia/version")  # of a GPU whose driver is loaded
+VERSION_FILE = Path("/proc/driver/nvidia/version")
+NO_DEVICE, STUB = 100, 34  # CUresult
+CAPABILITY = (75, 76)  # CUdevice_attribute: compute capability, major and minor
+
+load = ctypes.CDLL
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong, and the command or the hint that mends it."""
+
+    what: str
+    mend: str
+
+
+@dataclass(frozen=True)
+class Gpu:
+    name: str
+    capability: tuple[int, int]
+
+    def __str__(self):
+        return f"{self.name}, compute capability {dotted(self.capability)}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What `look` found. A GPU may be present and out of reach: then there is a problem and no `gpus`."""
+
+    gpus: tuple[Gpu, ...] = ()
+    cuda: tuple[int, int] | None = None  # the newest CUDA that the driver can run
+    present: bool = False
+    problem: Problem | None = None  # why there are no `gpus`
+
+
+def simulated() -> bool:
+    """Whether kernels run in Numba's CUDA simulator."""
+    return os.environ.get("NUMBA_ENABLE_CUDASIM", "0").strip() not in ("", "0")
+
+
+# The driver
+
+
+class DriverError(Exception):
+    """A call that the driver refused."""
+
+    def __init__(self, code: int, name: str):
+        super().__init__(name)
+        self.code = code
+
+
+class Driver:
+    """NVIDIA's driver library. Raises OSError where there is none to load, and DriverError where it refuses a call."""
+
+    def __init__(self):
+        self._library = load(DRIVER)
+        self._call("cuInit", 0)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """The newest CUDA that it can run."""
+        return _release(self._integer("cuDriverGetVersion"))
+
+    @property
+    def count(self) -> int:
+        return self._integer("cuDeviceGetCount")
+
+    def gpu(self, device: int) -> Gpu:
+        handle = self._integer("cuDeviceGet", device)
+        name = ctypes.create_string_buffer(256)
+        self._call("cuDeviceGetName", name, len(name), handle)
+        major, minor = (self._integer("cuDeviceGetAttribute", attribute, handle) for attribute in CAPABILITY)
+        return Gpu(name.value.decode(errors="replace"), (major, minor))
+
+    def memory(self, device: int) -> tuple[int, int]:
+        """Bytes free and in all. Opens the GPU for a moment, which takes a few hundred MB of it."""
+        handle = self._integer("cuDeviceGet", device)
+        context, free, total = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_size_t()
+        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), handle)
+        try:
+            self._call("cuCtxPushCurrent_v2", context)
+            try:
+                self._call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+            finally:
+                self._call("cuCtxPopCurrent_v2", ctypes.byref(context))
+        finally:
+            self._call("cuDevicePrimaryCtxRelease_v2", handle)
+        return free.value, total.value
+
+    def _integer(self, function, *arguments):
+        value = ctypes.c_int()
+        self._call(function, ctypes.byref(value), *arguments)
+        return value.value
+
+    def _call(self, function, *arguments):
+        code = getattr(self._library, function)(*arguments)
+        if code:
+            name = ctypes.c_char_p()
+            self._library.cuGetErrorName(code, ctypes.byref(name))
+            raise DriverError(code, (name.value or b"CUDA error").decode() + f" ({code})")
+
+
+REFUSALS = {  # CUresult of cuInit: what mends it
+    STUB: f"take the toolkit's stub of {DRIVER} out of LD_LIBRARY_PATH; the driver brings its own",
+    802: "start NVIDIA's fabric manager: systemctl start nvidia-fabricmanager",
+    803: "restart the machine: the driver was updated, and the kernel still has the one before",
+    804: "take cuda-compat out of LD_LIBRARY_PATH: this GPU cannot use it",
+}
+
+
+def look() -> Found:
+    """The GPUs that CUDA may use here, or why there are none."""
+    hiding = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hiding is not None and hiding.split(",")[0].strip().lower() in ("", "-1", "none", "nodevfiles"):
+        return Found(problem=Problem(f"CUDA_VISIBLE_DEVICES={hiding!r} hides every GPU", "unset CUDA_VISIBLE_DEVICES"))
+    trace = next((path for path in TRACES if os.path.exists(path)), None)
+    try:
+        driver = Driver()
+        gpus = tuple(driver.gpu(device) for device in range(driver.count))
+        cuda = driver.version
+    except OSError as error:
+        if trace:
+            what = f"{trace} tells of an NVIDIA GPU, but its driver library cannot be loaded ({first_line(error)})"
+            return Found(present=True, problem=Problem(what, "install the whole driver, or start the container with the GPU (--gpus all)"))
+        return Found(problem=Problem(f"there is no NVIDIA driver ({DRIVER})", "if this machine has an NVIDIA GPU, install its driver"))
+    except DriverError as error:
+        if error.code != NO_DEVICE:
+            mend = REFUSALS.get(error.code, "find out with nvidia-smi; after an update of the driver, restart the machine")
+            there = bool(trace) or error.code != STUB
+            return Found(present=there, problem=Problem(f"the NVIDIA driver does not start: {error}", mend))
+        gpus, cuda = (), None
+    if gpus:
+        return Found(gpus, cuda, present=True)
+    if hiding is not None:
+        what = f"CUDA_VISIBLE_DEVICES={hiding!r} names no GPU of this machine"
+        return Found(present=bool(trace), problem=Problem(what, "name one that nvidia-smi -L lists, or unset CUDA_VISIBLE_DEVICES"))
+    if trace:
+        what = f"{trace} tells of an NVIDIA GPU, but the driver counts none"
+        return Found(present=True, problem=Problem(what, "see that nvidia-smi lists it and that you may open /dev/nvidia*"))
+    return Found(problem=Problem("the NVIDIA driver counts no GPU", "if there is one, see that nvidia-smi lists it"))
+
+
+def driver_release() -> str:
+    """The driver's own version, such as 550.54.15; empty where nobody tells."""
+    try:
+        management = load(MANAGEMENT)
+        text = ctypes.create_string_buffer(96)
+        if management.nvmlInit_v2() == 0:
+            failed = management.nvmlSystemGetDriverVersion(text, len(text))
+            management.nvmlShutdown()
+            if not failed:
+                return text.value.decode()
+    except (OSError, AttributeError):
+        pass
+    try:
+        known = re.search(r"\d{3,}\.\d[\d.]*", VERSION_FILE.read_text())
+    except OSError:
+        return ""
+    return known.group() if known else ""
+
+
+# The libraries
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A library of the CUDA toolkit that was found."""
+
+    path: str
+    version: str
+
+
+def _cublas_version(library):
+    return ".".join(str(_integers(library.cublasGetProperty, 1, kind)[0]) for kind in range(3))
+
+
+def _runtime_version(library):
+    return dotted(_release(*_integers(library.cudaRuntimeGetVersion, 1)))
+
+
+PIECES = {  # name: how cuda.pathfinder calls it, how it tells its version, whether the backend needs it
+    "NVVM": ("nvvm", lambda library: dotted(_integers(library.nvvmVersion, 2)), True),
+    "NVRTC": ("nvrtc", lambda library: dotted(_integers(library.nvrtcVersion, 2)), True),
+    "nvJitLink": ("nvJitLink", lambda library: dotted(_integers(library.nvJitLinkVersion, 2)), False),
+    "cuBLAS": ("cublas", _cublas_version, True),
+    "CUDA runtime": ("cudart", _runtime_version, False),
+}
+
+
+def installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def version_of(distribution: str) -> str:
+    """The version of an installed distribution; empty where there is none."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def cupy_distributions() -> list[str]:
+    """What brings CuPy, such as cupy-cuda12x. Two of them overwrite each other."""
+    return sorted(set(importlib.metadata.packages_distributions().get("cupy", ())))
+
+
+def find_piece(name: str) -> Piece:
+    """Load a library of the toolkit. Raises LookupError where it is missing."""
+    try:
+        path = _path_of(PIECES[name][0])
+        library = load(path)
+    except Exception as error:  # the finder has errors of its own, and imports that may be missing
+        raise LookupError(f"{name}: {first_line(error)}") from error
+    try:
+        version = PIECES[name][1](library)
+    except AttributeError:  # too old to tell
+        version = ""
+    return Piece(path, version)
+
+
+def _path_of(library):
+    from cuda import pathfinder
+
+    try:
+        return pathfinder.load_nvidia_dynamic_lib(library).abs_path
+    except pathfinder.DynamicLibNotFoundError:
+        if library != "nvvm":
+            raise
+        from numba.cuda.cuda_paths import get_cuda_paths  # looks beside NVRTC too
+
+        return get_cuda_paths()["nvvm"].info
+
+
+def _integers(function, count, *arguments):
+    values = [ctypes.c_int() for _ in range(count)]
+    function(*arguments, *(ctypes.byref(value) for value in values))
+    return [value.value for value in values]
+
+
+def missing_pieces() -> list[str]:
+    """The libraries without which the CUDA backend cannot run."""
+    missing = [name for name, module in (("numba-cuda", "numba_cuda"), ("CuPy", "cupy")) if not installed(module)]
+    for name, (_, _, needed) in PIECES.items():
+        if needed:
+            try:
+                find_piece(name)
+            except LookupError:
+                missing.append(name)
+    return missing
+
+
+def numba_problem() -> Problem | None:
+    """Why numba-cuda cannot be imported."""
+    try:
+        from numba import cuda  # noqa: F401
+
+        importlib.import_module("numba.cuda.np.arrayobj")  # where the first kernel to be compiled would fail
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("numba.cuda.np"):
+            return None  # another version keeps it elsewhere
+        numba_cuda, numba, numpy = (version_of(name) for name in ("numba-cuda", "numba", "numpy"))
+        what = f"numba-cuda {numba_cuda} does not work with Numba {numba} and NumPy {numpy} ({type(error).__name__}: {first_line(error)})"
+        if "'numpy' has no attribute" in str(error) or "needs NumPy" in str(error):  # NumPy removed something
+            return Problem(what, pip(f"numpy<{dotted(numpy.split('.')[:2])}"))
+        return Problem(what, pip("--upgrade", "numba", "numba-cuda[cu12]"))
+    return None
+
+
+def cupy_problem() -> Problem | None:
+    """Why CuPy cannot be imported, or that there are two of it."""
+    brought_by = cupy_distributions()
+    if len(brought_by) > 1:
+        cure = f"{_pip()} uninstall {' '.join(brought_by)}, then {install_libraries()}"
+        return Problem(f"{' and '.join(brought_by)} overwrite each other", cure)
+    try:
+        import cupy  # noqa: F401
+    except Exception as error:
+        text = re.sub(r"={3,}", "", str(error))
+        return Problem(f"CuPy cannot be imported ({type(error).__name__}: {first_line(text)})", install_libraries("--force-reinstall"))
+    return None
+
+
+def driver_problem(cuda: tuple[int, int]) -> Problem | None:
+    """Whether the driver is too old for the libraries, as far as they are there. cuda: the newest that the driver can run."""
+    runtimes = {}
+    with contextlib.suppress(Exception):  # what is missing or broken is told elsewhere
+        import cupy
+
+        runtimes["CuPy"] = _release(cupy.cuda.runtime.runtimeGetVersion())
+    with contextlib.suppress(LookupError, ValueError):
+        runtimes["NVRTC"] = tuple(int(part) for part in find_piece("NVRTC").version.split("."))
+    for name, runtime in runtimes.items():
+        if cuda[0] < runtime[0]:
+            what = f"the NVIDIA driver is too old: it runs CUDA up to {dotted(cuda)}, and {name} is of CUDA {dotted(runtime)}"
+            return Problem(what, f"update the driver to one for CUDA {runtime[0]}")
+    compiler = runtimes.get("NVRTC", (0, 0))
+    if cuda < compiler:  # within a major version nvJitLink makes machine code that the driver need not understand
+        try:
+            find_piece("nvJitLink")
+        except LookupError:
+            what = f"the NVIDIA driver runs CUDA up to {dotted(cuda)}, and NVRTC is of CUDA {dotted(compiler)}: nvJitLink is missing"
+            return Problem(what, install_libraries())
+    return None
+
+
+# Together
+
+
+def problem(found: Found, device: int) -> Problem | None:
+    """The first reason for which the CUDA backend cannot run on GPU `device`."""
+    if not found.gpus:
+        return found.problem
+    if trouble := device_problem(found, device):
+        return trouble
+    if missing := missing_pieces():
+        names = " and ".join([", ".join(missing[:-1]), missing[-1]] if len(missing) > 1 else missing)
+        what = f"GPU {device} is there ({found.gpus[device].name}), but not what is needed to use it: {names}"
+        return Problem(what, install_libraries())
+    return numba_problem() or cupy_problem() or driver_problem(found.cuda)
+
+
+def device_problem(found: Found, device: int) -> Problem | None:
+    """Why GPU `device` is not one to take."""
+    if not 0 <= device < len(found.gpus):
+        last = len(found.gpus) - 1
+        what = f"there is no GPU {device}: {'the only one is GPU 0' if not last else f'they are counted from 0 to {last}'}"
+        return Problem(what, "choose another --gpu-device")
+    gpu = found.gpus[device]
+    if gpu.capability < OLDEST:
+        what = f"GPU {device} ({gpu.name}) has the unsupported compute capability {dotted(gpu.capability)}"
+        return Problem(what, f"take a GPU of compute capability {dotted(OLDEST)} or newer")
+    return None
+
+
+def explain(error: BaseException, device: int) -> Problem:
+    """A failure of the GPU, the driver or its libraries."""
+    update = install_libraries("--upgrade")
+    hints = {
+        "out.?of.?memory|MemoryAllocation": "make room on it: nvidia-smi lists who holds its memory",
+        "unavailable": "wait for whoever has it to itself: nvidia-smi lists them",
+        "PTX_VERSION|UnsupportedPtx|toolchain|insufficient": f"update the driver, or {update}",
+        "": f"see that nvidia-smi finds no fault; {update}",
+    }
+    mend = next(hint for pattern, hint in hints.items() if re.search(pattern, str(error), re.IGNORECASE))
+    return Problem(f"a try on GPU {device} fails ({type(error).__name__}: {first_line(error)})", mend)
+
+
+def is_of_the_gpu(error: BaseException) -> bool:
+    """Whether an exception comes from the driver or its libraries, and not from our code."""
+    return type(error).__module__.startswith(("cupy.", "cupy_backends.", "cuda.", "numba.cuda.cudadrv."))
+
+
+def install_libraries(*flags: str) -> str:
+    """The command that installs all that a GPU needs but its driver."""
+    return pip(*flags, "neurogen-numba[cuda]") if version_of("neurogen-numba") else pip(*flags, "-e", ".[cuda]")
+
+
+def pip(*words: str) -> str:
+    """A command of pip that installs here and not into another environment."""
+    return " ".join([_pip(), "install", *(word if re.fullmatch(r"[\w.-]+", word) else f'"{word}"' for word in words)])
+
+
+def _pip():
+    found = shutil.which("pip")
+    return "pip" if found and Path(found).parent == Path(sys.executable).parent else f"{shlex.quote(sys.executable)} -m pip"
+
+
+def dotted(version) -> str:
+    return ".".join(str(part) for part in version)
+
+
+def first_line(text) -> str:
+    """The first line that says something."""
+    return next((line.strip() for line in str(text).splitlines() if line.strip()), "no reason given")
+
+
+def _release(number):
+    """CUDA writes 12.4 as 12040."""
+    return number // 1000, number % 1000 // 10
