@@ -43,6 +43,7 @@ class Brain:
     vocabulary: int = 50257  # tokens
     fan_in: int = 128  # synapses per target neuron and projection
     feedback: int = 16  # synapses per target of a feedback projection
+    late_delays: int = 8  # how many different delays, from a chunk on, feedback and lateral synapses have
     delays: int = 24  # how many different delays, from 0 tokens on, the long arcs (from the Thalamus) have
     hypercolumn: int = 256  # neurons normalised together
     memory_heads: int = 8
@@ -65,6 +66,7 @@ class Brain:
             "vocabulary",
             "fan_in",
             "delays",
+            "late_delays",
             "hypercolumn",
             "memory_heads",
             "memory_width",

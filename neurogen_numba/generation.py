@@ -37,34 +37,53 @@ class Session:
     def __init__(self, model, sampling: Sampling, batch: int = 1):
         self.model, self.sampling = model, sampling
         self._act = model.activity(model.config.brain.chunk, batch)
-        self._logits = None  # [B, V], for the token to come
-        self._drawn = 0
+        self._drawn = model.backend.zeros(batch, "uint64")  # how many tokens each sequence has drawn
         self.heard = ()  # the tokens heard last, of the first sequence
 
     def reset(self):
         """Forget everything heard and said."""
         self._act.reset()
-        self._logits, self._drawn, self.heard = None, 0, ()
+        self._drawn[...] = 0
+        self.heard = ()
 
     def feed(self, ids):
         """Hear tokens [T, B] int32."""
         for first in range(0, len(ids), self._act.tokens):
             part = ids[first : first + self._act.tokens]
-            logits = self.model.brain.forward(self._act, part)
-            self._logits = logits[-self._act.batch :]
-            self._act.advance(len(part))
+            self._act.hear(part)
+            self.model.run(self._act, ("hear", len(part)), self._hear)
             self.heard = part[:, 0]
 
     def draw(self):
         """Draw the next token of each sequence, [B] int32, and hear it. Something must have been fed before."""
-        tokens = np.zeros(self._act.batch, np.int32)
-        how = self.sampling
+        return self.write(1)[0]
+
+    def write(self, count: int):
+        """`count` tokens, each drawn and heard: [count, B] int32. A drawn token goes straight on to the neurons; all of them are looked at
+        in the end."""
+        act, backend = self._act, self.model.backend
+        written = backend.zeros((count, act.batch), "int32")
+        for t in range(count):
+            act.length = 1
+            self.model.run(act, ("draw", self.sampling), self._draw)
+            written[t] = act.ids[0]
+        written = backend.to_numpy(written)
+        self.heard = written[-1:, 0] if count else self.heard
+        return written
+
+    def _hear(self):
+        act, brain = self._act, self.model.brain
+        brain.think(act)
+        brain.decoder.logits(act, act.length - 1, act.length)  # of the token to come, the first rows of act.logits
+        act.advance(act.length)
+
+    def _draw(self):
+        act, how = self._act, self.sampling
         key = rng.key(how.seed & 0xFFFFFFFF, how.seed >> 32)
-        numbers = np.float32(how.temperature), np.int64(how.top_k), np.float32(how.top_p)
-        self.model.backend.sample(tokens, self._logits, *numbers, key, np.uint64(self._drawn))
-        self._drawn += 1
-        self.feed(tokens[None])
-        return tokens
+        numbers = np.float32(how.temperature), how.top_k, np.float32(how.top_p)
+        logits = act.logits[: act.batch, : self.model.config.brain.vocabulary]
+        self.model.backend.sample(act.ids[0], logits, *numbers, key, self._drawn)
+        self._hear()
 
 
 def stream(session: Session, tokenizer, prompt: str, length: int, stop: str = "") -> Iterator[str]:

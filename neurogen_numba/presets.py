@@ -44,6 +44,32 @@ PRESETS = {
         training=Training(steps=6000, batch=16, segment=64),
         text=Text(tokenizer="char"),
     ),
+    "shakespeare": Config(  # the same text, on a GPU
+        preset="shakespeare",
+        brain=Brain(
+            thalamus=Module(512),
+            wernicke=Module(2048),
+            hippocampus=Module(1024),
+            pfc=Module(2048, outputs=256),
+            basal_ganglia=Module(512),
+            broca=Module(2048),
+            fan_in=192,
+            memory_context=4,
+        ),
+        training=Training(
+            steps=8000,
+            batch=64,
+            segment=128,
+            dropout=0.35,
+            weight_decay=0.3,
+            final_rate=0.01,
+            eval_interval=500,
+            sample_interval=2000,
+            checkpoint_interval=4000,
+            log_interval=100,
+        ),
+        text=Text(tokenizer="char"),
+    ),
     "baseline": Config(  # larger texts
         preset="baseline",
         brain=Brain(
@@ -56,6 +82,21 @@ PRESETS = {
         ),
         training=Training(steps=10000, batch=16, segment=128, dropout=0.1),
         text=Text(vocabulary=8000),
+    ),
+    "llm": Config(  # as large as the old system: words of large texts, on a GPU
+        preset="llm",
+        brain=Brain(
+            thalamus=Module(1024, lateral=48),
+            wernicke=Module(10240, outputs=2560, lateral=64),
+            hippocampus=Module(5120, lateral=64),
+            pfc=Module(10240, outputs=2560, lateral=96),
+            basal_ganglia=Module(2560, outputs=640, lateral=64),
+            broca=Module(10240, outputs=2560, lateral=64),
+            fan_in=64,
+            late_delays=2,
+        ),
+        training=Training(steps=10000, batch=128, segment=64, learning_rate=2e-3),
+        text=Text(vocabulary=50257),
     ),
 }
 

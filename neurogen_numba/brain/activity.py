@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 
 import numpy as np
@@ -10,77 +9,96 @@ import numpy as np
 from ..config import MODULES
 from ..errors import CheckpointError
 from ..kernels import rng
-from ..kernels.lanes import LANES
 from . import neuromodulation
-from .projection import Current, Signal, groups
+from .projection import Current, Signal
 
 
 class Dropout:
     """Which numbers are dropped: a matter of seed, step and place alone, so that backward drops what forward dropped."""
 
-    def __init__(self, batch: int, rate: float = 0.0, seed: int = 0, step: int = 0):
-        self.batch, self.rate, self.seed, self.step = batch, np.float32(rate), seed, step
+    PLACES = ("embedding", "decoder", *(f"{name}.axon" for name in MODULES))
+
+    def __init__(self, backend, batch: int, rate: float = 0.0, seed: int = 0, step: int = 0):
+        self.batch, self.rate, self.seed = batch, np.float32(rate), seed
+        self.keys = backend.zeros(len(self.PLACES), "uint64")
+        self._backend = backend
+        self.begin(step)
+
+    def begin(self, step: int):
+        """The masks of another step."""
+        self.step = step
+        if self.rate:
+            keys = [rng.key(self.seed, step, zlib.crc32(what.encode())) for what in self.PLACES]
+            self.keys[...] = self._backend.asarray(keys, "uint64")
 
     def at(self, what: str, first: int, size: int):
-        """(rate, key, first place) for `size` numbers per column from token `first` on."""
-        return self.rate, rng.key(self.seed, self.step, zlib.crc32(what.encode())), np.uint64(first * self.batch * size)
+        """(rate, key [1] uint64, first place) for `size` numbers per column from token `first` on."""
+        place = self.PLACES.index(what)
+        return self.rate, self.keys[place : place + 1], np.uint64(first * self.batch * size)
 
 
 class Activity:
     """Arrays of one batch of B sequences for segments of at most T tokens.
 
-    learning: keep what the backward pass needs. smooth: the test mode of the event function.
+    learning: keep what the backward pass needs. smooth: the test mode of the event function. dropout: share, and the seed of its masks.
     """
 
-    def __init__(self, brain, tokens: int, batch: int, learning: bool = False, smooth: bool = False):
+    def __init__(self, brain, tokens: int, batch: int, learning: bool = False, smooth: bool = False, dropout: float = 0.0, seed: int = 0):
         self.brain, self.tokens, self.batch, self.learning, self.smooth = brain, tokens, batch, learning, smooth
         self.chunk = min(brain.config.chunk, tokens)
+        self.length = tokens  # of the segment under way
         backend = brain.backend
-        self.dropout = Dropout(batch)
+        self.dropout = Dropout(backend, batch, dropout, seed)
+        self.ids, self.targets = backend.zeros((tokens, batch), "int32"), backend.zeros((tokens, batch), "int32")
+        self.losses, self.hits = backend.zeros((tokens, batch)), backend.zeros((tokens, batch), "uint8")
+        self.weight = backend.zeros(1)  # of a target in the mean: 1 / number of targets
+        self.fresh = backend.zeros(batch, "uint8")  # sequences that begin the segment in the fresh state
         # per module: membrane, adaptation, trace, normalised current and the factor that normalised it
         self.v, self.a, self.y, self.x, self.r = {}, {}, {}, {}, {}
         self.dv, self.da, self.dy = {}, {}, {}  # per module: gradients carried from chunk to chunk
         self.levels = {name: backend.zeros(batch) for name in neuromodulation.NAMES}
-        self.currents = {
-            name: Current(backend, tokens, batch, size, self.chunk, learning, brain.sparse_input(name))
-            for name, size in brain.current_sizes.items()
-        }
-        self.signals = {
-            name: Signal(
-                backend, tokens, batch, size, brain.history(name), brain.index_dtype, self.chunk, learning, brain.sparse_output(name)
-            )
-            for name, size in brain.signal_sizes.items()
-        }
-        widest = max((*brain.current_sizes.values(), *brain.signal_sizes.values()))
-        self._lanes = backend.zeros(self.chunk * groups(batch) * widest * LANES)
-        for component in brain.components:
-            component.allocate(self)
+        self.gain_scale, self.beta_scale, self.write_scale = (backend.zeros(batch) for _ in range(3))
+        self.currents = {name: Current(backend, tokens, batch, size, self.chunk, learning) for name, size in brain.current_sizes.items()}
+        self.signals = {name: Signal(backend, batch, size, self.chunk, learning) for name, size in brain.signal_sizes.items()}
+        self.traffic = brain.synapses.traffic(
+            {name: (size, brain.history(name)) for name, size in brain.signal_sizes.items() if brain.sparse_output(name)},
+            {name: size for name, size in brain.current_sizes.items() if brain.sparse_input(name)},
+            tokens,
+            batch,
+            self.chunk,
+            learning,
+        )
+        self.recorded = {}  # what was recorded of the steps on these arrays (model.py)
+        for part in (*brain.components, brain.decoder):
+            part.allocate(self)
         self._modulate()
 
-    def _modulate(self):
-        self.gain_scale, self.beta_scale, self.write_scale = neuromodulation.scales(self.levels)
+    def hear(self, ids):
+        """Take the tokens [T', B] int32 of the next segment, T' at most T."""
+        self.length = len(ids)
+        self.ids[: self.length] = self.brain.backend.asarray(ids, "int32")
 
-    def lanes(self, tokens: int, size: int):
-        """Lane-ordered scratch [tokens, G, size, LANES], for what is summed up over several projections; shared by all of them."""
-        shape = (tokens, groups(self.batch), size, LANES)
-        return self._lanes[: math.prod(shape)].reshape(shape)
+    def _modulate(self):
+        neuromodulation.modulate(self.gain_scale, self.beta_scale, self.write_scale, self.levels)
 
     def send(self, name, first, last):
-        """Make the plain values of a signal's tokens into event lists, where sparse synapses listen."""
-        signal = self.signals[name]
-        if signal.lists:
-            self.brain.backend.list_values(*signal.rows(first, last), signal.x[first:last])
+        """Send the plain values of a signal's tokens, where sparse synapses listen."""
+        if self.brain.sparse_output(name):
+            self.traffic.send_values(name, first, last, self.signals[name].x[first:last])
 
     def advance(self, length: int):
         """Carry the state over: what `length` tokens left behind is what the next segment starts from."""
         for rows in (*self.v.values(), *self.a.values(), *self.y.values(), self.m):
             rows[0] = rows[length]
-        for signal in self.signals.values():
-            signal.roll(length)
+        self.traffic.advance(length)
 
     def rates(self, length: int) -> dict[str, float]:
         """Share of the neurons of each module with an event, per token of the segment just run."""
         return {name: float((self.v[name][1 : length + 1] > 1).mean()) for name in MODULES}
+
+    def broken(self) -> list[str]:
+        """The modules with a membrane potential that is no finite number, in the order that a token passes them."""
+        return [name for name in MODULES if not bool(np.isfinite(self.v[name]).all())]
 
     def _carried(self):
         """The arrays that make the state, apart from histories: name -> array whose content is carried."""
@@ -90,31 +108,30 @@ class Activity:
         return arrays | {"memory.S": self.S, "memory.key": self.key, "working_memory.m": self.m[0]} | self.levels
 
     def _histories(self):
-        """State name -> signal, for each signal whose past is heard."""
+        """State name -> name of the signal, for each signal whose past is heard."""
         names = {
             name: name.replace(".axon", ".history") if name.endswith(".axon") else name.replace("readout_", "") + "_history"
             for name in self.signals
         }
-        return {names[name]: signal for name, signal in self.signals.items() if signal.history}
+        return {names[name]: name for name in self.signals if self.brain.history(name)}
+
+    def views(self) -> dict:
+        """The arrays of the state themselves, not copies: name -> array of the device (DLPack, and on a GPU `__cuda_array_interface__`),
+        as `state` names them, without the histories. Whoever changes `levels` calls `load_state` or `reset` to be heard."""
+        return self._carried()
 
     def state(self) -> dict[str, np.ndarray]:
         """A copy of the state as NumPy arrays: `{module}.v`, `.a`, `.y` [B, N], `{module}.history` [H, B, N] (what the axons carried, the
         newest token last), `{module}.out_history`, `memory.S` [B, heads, W, W], `memory.key` [B, heads W], `working_memory.m` [B, slots],
         and the neuromodulators [B]; float32."""
-        backend = self.brain.backend
-        state = {name: backend.to_numpy(array) for name, array in self._carried().items()}
-        for name, signal in self._histories().items():
-            index, value, fired, _ = signal.rows(-signal.history, 0)
-            past = backend.zeros((signal.history, self.batch, index.shape[2]))
-            backend.spread_events(past, index, value, fired)
-            state[name] = backend.to_numpy(past)
-        return state
+        state = {name: self.brain.backend.to_numpy(array) for name, array in self._carried().items()}
+        return state | {name: self.traffic.past(signal) for name, signal in self._histories().items()}
 
     def load_state(self, state: dict[str, np.ndarray]):
         """Inverse of `state`. Raises CheckpointError where an array is missing or of another shape."""
-        backend, carried, histories = self.brain.backend, self._carried(), self._histories()
+        carried, histories = self._carried(), self._histories()
         wanted = {name: array.shape for name, array in carried.items()}
-        wanted |= {name: (signal.history, self.batch, signal.lists[0].shape[2]) for name, signal in histories.items()}
+        wanted |= {name: (self.brain.history(s), self.batch, self.brain.signal_sizes[s]) for name, s in histories.items()}
         for name, shape in wanted.items():
             found = state[name].shape if name in state else None
             if found != shape:
@@ -122,36 +139,18 @@ class Activity:
                     f"state array {name!r}: shape {shape} wanted, {found or 'nothing'} found; was it saved by another brain or batch size?"
                 )
         for name, array in carried.items():
-            array[...] = backend.asarray(state[name], "float32")
+            array[...] = self.brain.backend.asarray(state[name], "float32")
         for name, signal in histories.items():
-            past = np.zeros((signal.history, groups(self.batch) * LANES, state[name].shape[2]), np.float32)
-            past[:, : self.batch] = state[name]
-            past = past.reshape(signal.history, -1, LANES, past.shape[2]).swapaxes(2, 3)  # lane order
-            index, value, fired, listed = (np.zeros(array.shape, array.dtype) for array in signal.rows(-signal.history, 0))
-            for r, g in np.ndindex(fired.shape):
-                heard = np.flatnonzero(past[r, g].any(1))
-                fired[r, g] = listed[r, g] = heard.size
-                index[r, g, : heard.size], value[r, g, : heard.size] = heard, past[r, g, heard]
-            for array, values in zip(signal.rows(-signal.history, 0), (index, value, fired, listed), strict=True):
-                array[...] = backend.asarray(values)
+            self.traffic.set_past(signal, state[name])
         self._modulate()
 
-    def forget(self, sequences: np.ndarray):
-        """Put some sequences, [B] bool, into the fresh state; the others go on."""
+    def forget(self, sequences):
+        """Put some sequences, those where `sequences` [B] uint8 (on the device) is not 0, into the fresh state; the others go on."""
         for array in self._carried().values():
-            array[sequences] = 0
-        group, lane = np.divmod(np.flatnonzero(sequences), LANES)
-        for signal in self._histories().values():
-            _, value, _, _ = signal.rows(-signal.history, 0)
-            value[:, group, :, lane] = 0
+            self.brain.backend.forget(array.reshape(1, self.batch, -1), sequences)
+        self.traffic.forget(sequences)
         self._modulate()
 
     def reset(self):
         """Forget everything: the fresh state, all zeros."""
-        for array in self._carried().values():
-            array[...] = 0
-        for signal in self._histories().values():
-            _, _, fired, listed = signal.rows(-signal.history, 0)
-            fired[...] = 0
-            listed[...] = 0
-        self._modulate()
+        self.forget(self.brain.backend.asarray(np.ones(self.batch), "uint8"))

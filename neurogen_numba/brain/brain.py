@@ -24,21 +24,24 @@ class Brain:
     A component (population, memory, readout) reads the currents in its `inputs` and sends the signals in its `outputs`; projections carry
     signals to currents. In a chunk the components run in the order that a token passes them, and backwards in the opposite one: every
     synapse that leads back has a delay of at least a chunk, so inside it nothing waits for itself.
+
+    senses: the component that drives the Thalamus; the embedding of tokens, if None.
     """
 
-    def __init__(self, config: BrainConfig, backend):
+    def __init__(self, config: BrainConfig, backend, senses=None):
         self.config, self.backend = config, backend
         self.arcs = arcs(config)
         sizes = [size for arc in self.arcs for size in (arc.sources, arc.targets)]
         self.index_dtype = "uint16" if max(sizes) <= 2**16 else "uint32"
         self.projections = [Projection(arc, backend, self.index_dtype) for arc in self.arcs]
-        self.components = [Embedding(config, backend)]
+        self.components = [senses or Embedding(config, backend)]
         for name in MODULES:
             self.components += [AssociativeMemory(config, backend)] if name == "hippocampus" else []
             self.components += [WorkingMemory(config, backend)] if name == "pfc" else []
             self.components += [Population(name, config, backend, traced=name == "broca" or has_readout(config, name))]
             self.components += [Readout(name)] if has_readout(config, name) else []
         self.decoder = Decoder(config, backend)
+        self.dense = [projection for projection in self.projections if projection.arc.dense]
         self.populations = [component for component in self.components if isinstance(component, Population)]
         self.current_sizes = {arc.target: arc.targets for arc in self.arcs} | {
             f"{name}.current": getattr(config, name).neurons for name in MODULES
@@ -51,17 +54,24 @@ class Brain:
         self.parameters = Parameters((parameter for part in parts for parameter in part.parameters()), backend)
         for part in parts:
             part.bind(self.parameters)
+        # component -> (signal that it hears, or current that hears it, and how many chunks it waits for that: none, or one)
+        late = {arc: int(arc.first_delay >= config.chunk) for arc in self.arcs}
+        self._heard = {c: [(arc.source, late[arc]) for arc in self.arcs if arc.target in c.inputs] for c in self.components}
+        self._hearers = {c: [(arc.target, late[arc]) for arc in self.arcs if arc.source in c.outputs] for c in self.components}
+        sparse = [projection for projection in self.projections if not projection.arc.dense]
+        self.synapses = backend.synapses(sparse, self.index_dtype, self.parameters)
 
     def initialise(self, seed: int):
         """Draw wiring and first weights."""
         for part in (*self.components, *self.projections, self.decoder):
             part.initialise(self.parameters, seed)
+        self.synapses.wire()
         self.refresh()
 
     def refresh(self):
         """Bring what is derived from the parameters up to date; after every update."""
-        for population in self.populations:
-            population.refresh()
+        for part in (*self.populations, self.synapses, self.decoder):
+            part.refresh()
 
     def history(self, signal: str) -> int:
         """How many past tokens of a signal are heard."""
@@ -77,11 +87,12 @@ class Brain:
 
     def structure(self) -> dict[str, np.ndarray]:
         """What is fixed but not learned, as NumPy arrays: `{projection}.row_start`, `{projection}.target`, `{module}.input_scale`."""
-        fixed = {f"{population.name}.input_scale": population.input_scale for population in self.populations}
+        fixed = {f"{population.name}.input_scale": self.backend.to_numpy(population.input_scale) for population in self.populations}
         for projection in self.projections:
             if not projection.arc.dense:
-                fixed |= {f"{projection.arc.name}.row_start": projection.row_start, f"{projection.arc.name}.target": projection.target}
-        return {name: self.backend.to_numpy(array) for name, array in fixed.items()}
+                name = projection.arc.name
+                fixed |= {f"{name}.row_start": projection.row_start.copy(), f"{name}.target": projection.target.copy()}
+        return fixed
 
     def structure_shapes(self) -> dict[str, tuple]:
         """Shape and dtype of what `structure` returns: name -> (shape, dtype)."""
@@ -95,68 +106,78 @@ class Brain:
     def load_structure(self, fixed: dict[str, np.ndarray]):
         """Inverse of `structure`. Raises CheckpointError where synapses lead to nowhere."""
         for population in self.populations:
-            population.input_scale = self.backend.asarray(fixed[f"{population.name}.input_scale"], "float32")
+            population.input_scale[...] = self.backend.asarray(fixed[f"{population.name}.input_scale"], "float32")
         for projection in self.projections:
             if not projection.arc.dense:
                 row_start, target = fixed[f"{projection.arc.name}.row_start"], fixed[f"{projection.arc.name}.target"]
                 check_synapses(projection.arc, row_start, target)
                 projection.set_structure(row_start, target)
+        self.synapses.wire()
         self.refresh()
 
     def forward(self, act: Activity, ids):
-        """Run token ids [T', B] int32, T' at most act.tokens. Returns logits [T' B, V], rows in the order of the ids."""
-        act.ids, act.length = ids, ids.shape[0]
-        for first, last in self._chunks(act.length):
-            for current in act.currents.values():
-                current.value[first:last] = 0
-            for component in self.components:
-                for name in component.inputs:
-                    self._receive(act, name, first, last)
-                component.forward(act, first, last)
-        return self.decoder.forward(act, act.length)
+        """Run token ids [T', B] int32, T' at most act.tokens. Returns logits [T' B, V] float32, rows in the order of the ids."""
+        act.hear(ids)
+        self.think(act)
+        return self.decoder.logits(act, 0, act.length)
 
     def backward(self, act: Activity, d_logits):
         """Add to the gradients of all parameters, for the segment that `forward` has just run; d_logits as the logits."""
-        d_read = self.decoder.backward(act, d_logits)
+        padded = self.backend.zeros((len(d_logits), self.decoder.rows))
+        padded[:, : d_logits.shape[1]] = d_logits
+        self.decoder.backward(act, 0, act.length, padded)
+        self.think_back(act)
+
+    def think(self, act: Activity):
+        """Run the modules over the tokens heard."""
+        lanes, marks = self.backend.lanes(), {}
+        for chunk, (first, last) in enumerate(self._chunks(act.length)):
+            for component in self.components:
+                with lanes.on(component.lane, [marks.get((name, chunk - late)) for name, late in self._heard[component]]):
+                    for name in component.inputs:
+                        act.traffic.receive(name, first, last, act.currents[name].value[first:last])
+                        for projection in self.dense:
+                            if projection.arc.target == name:
+                                projection.forward(act, first, last)
+                    component.forward(act, first, last)
+                mark = lanes.mark(component.lane)
+                marks |= {(name, chunk): mark for name in component.outputs}
+        lanes.join()
+
+    def think_back(self, act: Activity):
+        """The way back, once the decoder has put into act.read what it owes for what it read."""
         for carry in (*act.dv.values(), *act.da.values(), *act.dy.values(), act.dS, act.d_key, act.dm):
             carry[...] = 0
-        for first, last in reversed(self._chunks(act.length)):
+        act.traffic.turn_back(act.length)
+        lanes, marks = self.backend.lanes(), {}
+        for chunk, (first, last) in reversed(list(enumerate(self._chunks(act.length)))):
             for component in reversed(self.components):
-                for name in component.outputs:
-                    self._hear_back(act, name, first, last)
-                    if name == self.decoder.source:
-                        act.signals[name].gradient[: last - first] += d_read[first:last]
-                component.backward(act, first, last)
-                for name in component.inputs:
-                    if self.sparse_input(name):
-                        current = act.currents[name]
-                        self.backend.to_lanes(current.lanes[first:last], current.gradient[: last - first])
-        for projection in self.projections:
-            projection.backward_before(act)
+                with lanes.on(component.lane, [marks.get((name, chunk + late)) for name, late in self._hearers[component]]):
+                    for name in component.outputs:
+                        self._hear_back(act, name, first, last)
+                    component.backward(act, first, last)
+                    for name in component.inputs:
+                        if self.sparse_input(name):
+                            act.traffic.owe(name, first, last, act.currents[name].gradient[: last - first])
+                mark = lanes.mark(component.lane)
+                marks |= {(name, chunk): mark for name in component.inputs}
+        lanes.join()
+        act.traffic.settle(act.length)
         for population in self.populations:
             population.finish()
 
-    def _receive(self, act, current, first, last):
-        """Sum up what all projections bring to a current."""
-        arriving = act.lanes(last - first, self.current_sizes[current])
-        arriving[...] = 0
-        for projection in self.projections:
-            if projection.arc.target == current:
-                projection.forward(act, first, last)
-        if self.sparse_input(current):
-            self.backend.add_from_lanes(act.currents[current].value[first:last], arriving)
-
     def _hear_back(self, act, signal, first, last):
-        """Sum up the gradients that all projections send back to a signal."""
+        """Sum up the gradients that the decoder and all projections send back to a signal."""
         gradient = act.signals[signal].gradient[: last - first]
-        gradient[...] = 0
-        arriving = act.lanes(last - first, self.signal_sizes[signal])
-        arriving[...] = 0
-        for projection in self.projections:
+        if self.sparse_output(signal):
+            act.traffic.owed(signal, first, last, gradient)
+        else:
+            gradient[...] = 0
+        for projection in self.dense:
             if projection.arc.source == signal:
                 projection.backward(act, first, last)
-        if self.sparse_output(signal):
-            self.backend.add_from_lanes(gradient, arriving)
+        if signal == self.decoder.source:
+            np.add(gradient, act.read[first:last], out=gradient)
 
     def _chunks(self, length):
         return [(first, min(length, first + self.config.chunk)) for first in range(0, length, self.config.chunk)]

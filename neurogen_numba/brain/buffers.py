@@ -7,7 +7,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..backends.base import Backend
+from ..kernels.adamw import BLOCK
 
 
 @dataclass(frozen=True)
@@ -21,29 +24,49 @@ class Parameter:
     decays: bool = False  # takes part in weight decay
     low: float = -math.inf  # an update never leaves [low, high]
     high: float = math.inf
+    room: int = 0  # numbers kept free for it, where that is more than it has
 
     @property
     def size(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def blocks(self) -> int:
+        """Of BLOCK numbers each."""
+        return -(-max(self.size, self.room) // BLOCK)
+
 
 class Parameters:
-    """Values, gradients and Adam's two moments of all parameters: four flat arrays, and a view for each name."""
+    """Values, gradients and Adam's two moments of all parameters: four flat arrays, and a view for each name.
+
+    Every parameter begins at a multiple of BLOCK numbers (`offset`), so that a block of the update belongs to one parameter; what is left
+    over between them stays 0.
+    """
 
     def __init__(self, table: Iterable[Parameter], backend: Backend):
         self.table = {parameter.name: parameter for parameter in table}
         self.size = sum(parameter.size for parameter in self.table.values())  # numbers learned
-        self.flat_value, self.flat_gradient, self.flat_m, self.flat_v = (backend.zeros(self.size) for _ in range(4))
+        self.offset, end = {}, 0
+        for name, parameter in self.table.items():
+            self.offset[name] = end
+            end += parameter.blocks * BLOCK
+        self.flat_value, self.flat_gradient, self.flat_m, self.flat_v = (backend.zeros(end) for _ in range(4))
         self.value, self.gradient, self.m, self.v = (
             self._views(flat) for flat in (self.flat_value, self.flat_gradient, self.flat_m, self.flat_v)
         )
 
     def _views(self, flat):
-        views, start = {}, 0
-        for name, parameter in self.table.items():
-            views[name] = flat[start : start + parameter.size].reshape(parameter.shape)
-            start += parameter.size
-        return views
+        start = self.offset
+        return {name: flat[start[name] : start[name] + own.size].reshape(own.shape) for name, own in self.table.items()}
+
+    def with_room(self, flat, name):
+        """A parameter's part of a flat array, with the room that is kept for it."""
+        start = self.offset[name]
+        return flat[start : start + max(self.table[name].size, self.table[name].room)]
+
+    def per_block(self, of) -> np.ndarray:
+        """of(parameter) for the parameter of each block, float32."""
+        return np.concatenate([np.full(own.blocks, of(own), np.float32) for own in self.table.values()])
 
     def clear_gradient(self):
         self.flat_gradient[:] = 0

@@ -14,7 +14,6 @@ import numpy as np
 from ..config import MODULES, Brain
 from ..errors import CheckpointError
 
-FEEDBACK_SPREAD = 8  # tokens: feedback and lateral delays are chunk ... chunk + 7
 DELAY_SKEW = 0.1  # a synapse's delay d is drawn with probability ~ exp(-0.1 d)
 
 
@@ -67,7 +66,7 @@ def arcs(brain: Brain) -> list[Arc]:
     size |= {"memory.query": cells, "memory.value": cells, "memory.write": brain.memory_heads, "memory.out": cells}
     size |= {"working_memory.retain": slots, "working_memory.store": slots, "working_memory.out": slots, "broca.gate": brain.broca.neurons}
     wernicke, hippocampus, go = (output_signal(brain, name) for name in ("wernicke", "hippocampus", "basal_ganglia"))
-    late = {"first_delay": brain.chunk, "delays": FEEDBACK_SPREAD}
+    late = {"first_delay": brain.chunk, "delays": brain.late_delays}
 
     def arc(name, source, target, fan_in=brain.fan_in, **delays):
         return Arc(name, source, target, size[source], size[target], fan_in, **delays)

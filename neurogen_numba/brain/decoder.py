@@ -4,50 +4,98 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from ..config import Brain
 from .buffers import Parameter, Parameters
 from .connectome import generator, has_readout
 
-READ_GAIN = 2  # a trace is small, since few neurons are active
+READ_GAIN = np.float32(2)  # a trace is small, since few neurons are active
+LOGITS = 2**26  # so many logits are held at a time
 
 
 class Decoder:
-    """logits = (2 read) @ weight.T + bias; `source` names the signal that it reads: Broca's trace, or its readout."""
+    """logits = (2 read) @ weight.T + bias; `source` names the signal that it reads: Broca's trace, or its readout.
+
+    A segment goes through in blocks of tokens, so that there are never more than LOGITS logits (or one token's). The factors of the
+    products are of the backend's `product_dtype`, the sums and what is learned are float32. The matrix has rows for a few tokens more than
+    the vocabulary (`rows`), if the backend multiplies it faster then; they are 0, and nobody hears of them.
+    """
 
     def __init__(self, brain: Brain, backend):
         self.source = "readout_broca.out" if has_readout(brain, "broca") else "broca.trace"
         self.shape, self.backend = (brain.vocabulary, brain.broca.output_size), backend
+        self.rows = -(-brain.vocabulary // backend.whole_rows) * backend.whole_rows
+        self.dtype = backend.product_dtype
 
     def parameters(self):
-        yield Parameter("decoder.weight", self.shape, "what Broca says -> logits", file="decoder", decays=True)
-        yield Parameter("decoder.bias", self.shape[:1], "bias of the logits", file="decoder")
+        room = self.rows * self.shape[1]
+        yield Parameter("decoder.weight", self.shape, "what Broca says -> logits", file="decoder", decays=True, room=room)
+        yield Parameter("decoder.bias", self.shape[:1], "bias of the logits", file="decoder", room=self.rows)
 
     def initialise(self, parameters: Parameters, seed: int):
         drawn = generator(seed, "decoder").standard_normal(self.shape) / math.sqrt(3 * self.shape[1])
         parameters.value["decoder.weight"][:] = self.backend.asarray(drawn, "float32")
 
     def bind(self, parameters: Parameters):
-        self.weight, self.bias = parameters.value["decoder.weight"], parameters.value["decoder.bias"]
-        self.d_weight, self.d_bias = parameters.gradient["decoder.weight"], parameters.gradient["decoder.bias"]
+        whole = self.rows, self.shape[1]
+        of = parameters.with_room
+        self.weight, self.d_weight = (
+            of(flat, "decoder.weight").reshape(whole) for flat in (parameters.flat_value, parameters.flat_gradient)
+        )
+        self.bias, self.d_bias = (of(flat, "decoder.bias") for flat in (parameters.flat_value, parameters.flat_gradient))
+        self.factor = self.weight if self.dtype == "float32" else self.backend.zeros(whole, self.dtype)
 
-    def forward(self, act, length):
-        """Logits [length * B, V] of a segment; keeps in act.read what it read."""
-        act.read = act.signals[self.source].x[:length].reshape(-1, self.shape[1]) * READ_GAIN
-        self._drop(act.read, act)
-        logits = self.backend.zeros((act.read.shape[0], self.shape[0]))
-        self.backend.product(logits, act.read, self.weight.T)
-        logits += self.bias
-        return logits
+    def refresh(self):
+        """Round the weights to what the products take."""
+        if self.factor is not self.weight:
+            self.factor[...] = self.weight
 
-    def backward(self, act, d_logits):
-        """Gradient of the signal read, [length, B, R]; adds to the parameters' gradients."""
-        self.backend.product(self.d_weight, d_logits.T, act.read, add=True)
-        self.d_bias += d_logits.sum(0)
-        self.backend.product(act.read, d_logits, self.weight)
-        self._drop(act.read, act)
-        act.read *= READ_GAIN
-        return act.read.reshape(-1, act.batch, self.shape[1])
+    def allocate(self, act):
+        # float16 ends at 6e-8: there the gradient of the logits is made larger by about the number of targets, times 32
+        act.loss_scale = 2.0 ** (5 + math.ceil(math.log2(act.tokens * act.batch))) if self.dtype == "float16" else 1.0
+        rows, size, zeros = max(1, min(act.tokens, LOGITS // (self.rows * act.batch))) * act.batch, self.shape[1], self.backend.zeros
+        act.logits = zeros((rows, self.rows))
+        act.read = zeros((act.tokens, act.batch, size))  # what is read; on the way back, what is owed for it
+        act.ones = zeros((max(rows, act.tokens * act.batch), 1), self.dtype)
+        act.ones[...] = 1
+        act.factor = zeros((rows, size), self.dtype) if self.dtype != "float32" else None
+        act.d_logits = act.logits if self.dtype == "float32" or not act.learning else zeros(act.logits.shape, self.dtype)
 
-    def _drop(self, read, act):
+    def blocks(self, act):
+        """(first, last) of the blocks of tokens that a segment is cut into."""
+        block = len(act.logits) // act.batch
+        return [(first, min(act.length, first + block)) for first in range(0, act.length, block)]
+
+    def logits(self, act, first, last):
+        """Logits [(last - first) B, V] of tokens first ... last - 1 of the segment, which the next call overwrites, where they are no more
+        than a block."""
+        read, rows = act.read[first:last].reshape(-1, self.shape[1]), (last - first) * act.batch
+        np.multiply(act.signals[self.source].x[first:last].reshape(read.shape), READ_GAIN, out=read)
+        self._drop(read, act, first)
+        logits = act.logits[:rows] if rows <= len(act.logits) else self.backend.zeros((rows, self.rows))
+        self.backend.product(logits, self._factor(act, read), self.factor.T)
+        np.add(logits, self.bias, out=logits)
+        return logits[:, : self.shape[0]]
+
+    def backward(self, act, first, last, d_logits):
+        """Turn what was read of these tokens into its gradient; adds to the parameters' gradients. d_logits [(last - first) B, rows]:
+        `loss_scale` times the gradient, 0 beyond the vocabulary."""
+        read = act.read[first:last].reshape(-1, self.shape[1])
+        scale = 1 / act.loss_scale
+        self.backend.product(self.d_weight, d_logits.T, self._factor(act, read), add=True, scale=scale)
+        self.backend.product(self.d_bias[:, None], d_logits.T, act.ones[: len(read)], add=True, scale=scale)
+        self.backend.product(read, d_logits, self.factor, scale=scale)
+        self._drop(read, act, first)
+        np.multiply(read, READ_GAIN, out=read)
+
+    def _factor(self, act, read):
+        if act.factor is None:
+            return read
+        factor = act.factor[: len(read)]
+        factor[...] = read
+        return factor
+
+    def _drop(self, read, act, first):
         if act.dropout.rate:
-            self.backend.dropout(read, *act.dropout.at("decoder", 0, self.shape[1]))
+            self.backend.dropout(read, *act.dropout.at("decoder", first, self.shape[1]))

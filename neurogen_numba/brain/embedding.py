@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from ..config import Brain
 from .buffers import Parameter, Parameters
 from .connectome import generator
@@ -12,7 +14,7 @@ from .connectome import generator
 class Embedding:
     """The first component: it adds the tokens to the current of the Thalamus."""
 
-    inputs = outputs = ()
+    inputs, outputs, lane = ("thalamus.current",), (), "thalamus"
 
     def __init__(self, brain: Brain, backend):
         self.vocabulary, self.size, self.neurons, self.backend = brain.vocabulary, brain.embedding, brain.thalamus.neurons, backend
@@ -48,7 +50,7 @@ class Embedding:
         if self.projected:
             self.backend.product(current.reshape(-1, self.neurons), x.reshape(-1, self.size), self.projection, add=True)
         else:
-            current += x
+            np.add(current, x, out=current)
 
     def backward(self, act, first, last):
         d_current, x = act.currents["thalamus.current"].gradient[: last - first], act.embedded[first:last]

@@ -15,6 +15,7 @@ class AssociativeMemory:
 
     inputs = ("memory.query", "memory.value", "memory.write")
     outputs = ("memory.out",)
+    lane = "hippocampus"
 
     def __init__(self, brain: Brain, backend):
         self.heads, self.width, self.backend = brain.memory_heads, brain.memory_width, backend
@@ -38,13 +39,14 @@ class AssociativeMemory:
             chunks = -(-act.tokens // act.chunk)
             act.S_before, act.key_before = self.backend.zeros((chunks, *shape)), self.backend.zeros((chunks, *act.key.shape))
             act.dS, act.d_key = self.backend.zeros(shape), self.backend.zeros(act.key.shape)
+            act.d_decay = self.backend.zeros((act.batch, self.heads))
 
     def _inputs(self, act, first, last):
         return (act.currents[name].value[first:last] for name in self.inputs)
 
     def forward(self, act, first, last):
         if act.learning:
-            act.S_before[first // act.chunk], act.key_before[first // act.chunk] = act.S, act.key
+            act.S_before[first // act.chunk][...], act.key_before[first // act.chunk][...] = act.S, act.key
         q, v, w = self._inputs(act, first, last)
         out = act.signals["memory.out"].x[first:last]
         self.backend.memory_forward(out, act.S, act.key, q, v, w, self.write_bias, self.decay, act.write_scale)
@@ -52,9 +54,10 @@ class AssociativeMemory:
 
     def backward(self, act, first, last):
         dq, dv, dw = (act.currents[name].gradient[: last - first] for name in self.inputs)
-        d_out, d_decay = act.signals["memory.out"].gradient[: last - first], self.backend.zeros((act.batch, self.heads))
+        d_out = act.signals["memory.out"].gradient[: last - first]
+        act.d_decay[...] = 0
         before = act.S_before[first // act.chunk], act.key_before[first // act.chunk]
         inputs = *self._inputs(act, first, last), self.write_bias, self.decay, act.write_scale
-        self.backend.memory_backward(dq, dv, dw, d_decay, act.dS, act.d_key, d_out, *before, *inputs)
-        self.d_decay += d_decay.sum(0)
-        self.d_write_bias += dw.sum((0, 1))
+        self.backend.memory_backward(dq, dv, dw, act.d_decay, act.dS, act.d_key, d_out, *before, *inputs)
+        self.backend.add_rows(self.d_decay, act.d_decay)
+        self.backend.add_rows(self.d_write_bias, dw.reshape(-1, self.heads))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
 
 from .. import backends, checkpoint
+from ..backends.base import Backend
 from ..config import Config
 from ..errors import CheckpointError, ConfigError
 from ..learning.optimizer import AdamW
 from ..presets import get_preset
-from .activity import Activity, Dropout
+from .activity import Activity
 from .brain import Brain
 
 
@@ -20,33 +20,37 @@ class NeuroGenModel:
     """A spiking language model.
 
     NeuroGenModel(vocab_size, embedding_dim) is the preset `baseline` with another vocabulary and embedding, freshly drawn; `from_preset`
-    takes any preset, `load` a checkpoint. gpu_device names the card for a backend that uses one; the CPU backend has none to choose.
+    takes any preset, `load` a checkpoint. backend: auto, cuda or cpu, or a Backend; gpu_device numbers the card, from 0, where there are
+    several.
     """
 
-    def __init__(self, vocab_size: int = 32000, embedding_dim: int = 512, gpu_device: int = 0):
-        self._setup(get_preset("baseline").replace(brain={"vocabulary": vocab_size, "embedding": embedding_dim}), gpu_device)
+    def __init__(self, vocab_size: int = 32000, embedding_dim: int = 512, gpu_device: int = 0, backend: str | Backend = "auto"):
+        config = get_preset("baseline").replace(brain={"vocabulary": vocab_size, "embedding": embedding_dim})
+        self._setup(config, backend, gpu_device)
         self.brain.initialise(self.config.training.seed)
 
     @classmethod
-    def from_preset(cls, name: str, vocab_size: int | None = None, tokenizer=None, gpu_device: int = 0) -> NeuroGenModel:
+    def from_preset(
+        cls, name: str, vocab_size: int | None = None, tokenizer=None, gpu_device: int = 0, backend: str | Backend = "auto"
+    ) -> NeuroGenModel:
         """The preset `name`, freshly drawn. The vocabulary is the tokenizer's, or vocab_size, or else the preset's own."""
         config = get_preset(name)
         size = tokenizer.vocabulary if tokenizer else vocab_size or config.text.vocabulary
-        return cls.from_config(config.replace(brain={"vocabulary": size}), tokenizer, gpu_device)
+        return cls.from_config(config.replace(brain={"vocabulary": size}), tokenizer, gpu_device, backend)
 
     @classmethod
-    def from_config(cls, config: Config, tokenizer=None, gpu_device: int = 0) -> NeuroGenModel:
+    def from_config(cls, config: Config, tokenizer=None, gpu_device: int = 0, backend: str | Backend = "auto") -> NeuroGenModel:
         """A model of this configuration, freshly drawn with its `training.seed`."""
         model = cls.__new__(cls)
-        model._setup(config, gpu_device, tokenizer)
+        model._setup(config, backend, gpu_device, tokenizer)
         model.brain.initialise(config.training.seed)
         return model
 
-    def _setup(self, config, gpu_device, tokenizer=None):
+    def _setup(self, config, backend, gpu_device, tokenizer=None):
         if gpu_device < 0:
             raise ConfigError(f"gpu_device: cards are numbered from 0; there is no {gpu_device}")
         self.config, self.tokenizer = config, tokenizer
-        self.backend = backends.get()
+        self.backend = backend if isinstance(backend, Backend) else backends.get(backend, gpu_device)
         self.brain = Brain(config.brain, self.backend)
         self.optimizer = AdamW(self.brain.parameters, self.backend, config.training.weight_decay, config.training.clip)
         self._activity = None
@@ -57,8 +61,9 @@ class NeuroGenModel:
         return self.brain.parameters.size
 
     def activity(self, tokens: int, batch: int, learning: bool = False) -> Activity:
-        """Fresh activity of `batch` sequences, for segments of at most `tokens` tokens."""
-        return Activity(self.brain, tokens, batch, learning)
+        """Fresh activity of `batch` sequences, for segments of at most `tokens` tokens. Dropout is the training's, while learning."""
+        training = self.config.training
+        return Activity(self.brain, tokens, batch, learning, dropout=training.dropout if learning else 0.0, seed=training.seed)
 
     def train_step(self, input_ids, target_ids, learning_rate: float | None = None, carry_state: bool = False) -> tuple[float, float]:
         """One update on one sequence [T] or a batch of them [B, T]: (loss in nats per token, accuracy 0 to 1), from before the update.
@@ -77,37 +82,73 @@ class NeuroGenModel:
         loss, accuracy, _ = self.learn(self._activity, inputs, targets, rate)
         return loss, accuracy
 
-    def learn(self, act: Activity, inputs, targets, rate: float) -> tuple[float, float, float]:
+    def learn(self, act: Activity, inputs, targets, rate: float, fresh=None) -> tuple[float, float, float]:
         """One update on time-major inputs, targets [T, B] int32: (loss, accuracy, norm of the gradient). `act` goes on to the next segment.
 
-        Where loss or gradient are not finite, nothing is updated.
+        fresh: [B] bool, which sequences begin in the fresh state. Where loss or gradient are not finite, nothing is updated.
         """
-        training = self.config.training
-        act.dropout = Dropout(act.batch, training.dropout, training.seed, self.optimizer.steps)
-        logits = self.brain.forward(act, inputs)
-        losses, hits, counted = self._score(logits, targets)
-        loss, accuracy = losses.sum(dtype=np.float64) / counted, hits.sum() / counted
-        self.brain.parameters.clear_gradient()
-        self.brain.backward(act, logits)
-        norm = self.optimizer.update(rate) if math.isfinite(loss) else math.nan
-        self.brain.refresh()
-        act.advance(inputs.shape[0])
-        return float(loss), float(accuracy), norm
+        counted = self._aim(act, inputs, targets)
+        if fresh is not None:
+            act.fresh[...] = self.backend.asarray(fresh, "uint8")
+        act.dropout.begin(self.optimizer.steps)
+        self.optimizer.prepare(rate)
+        self.run(act, ("learn", act.length, fresh is not None), lambda: self._learn(act, fresh is not None))
+        losses, hits = self._result(act)
+        return float(losses.sum(dtype=np.float64) / counted), float(hits.sum() / counted), self.optimizer.finish()
+
+    def _learn(self, act, forget):
+        brain, decoder = self.brain, self.brain.decoder
+        if forget:
+            act.forget(act.fresh)
+        brain.think(act)
+        brain.parameters.clear_gradient()
+        for first, last in decoder.blocks(act):
+            logits = decoder.logits(act, first, last)
+            d_logits = act.d_logits[: len(logits)]
+            self._score(act, first, last, logits, d_logits[:, : logits.shape[1]])
+            decoder.backward(act, first, last, d_logits)
+        brain.think_back(act)
+        self.optimizer.apply()
+        brain.refresh()
+        act.advance(act.length)
 
     def score(self, act: Activity, inputs, targets):
-        """(nats [T, B] float32, hits [T, B] bool) of time-major inputs and targets [T, B] int32, 0 where a target is below 0; `act` goes
-        on."""
-        logits = self.brain.forward(act, inputs)
-        losses, hits, _ = self._score(logits, targets)
-        act.advance(inputs.shape[0])
-        return losses.reshape(targets.shape), hits.reshape(targets.shape).astype(bool)
+        """(nats [T, B] float32, hits [T, B] bool), NumPy, of time-major inputs and targets [T, B] int32, 0 where a target is below 0; `act`
+        goes on."""
+        self._aim(act, inputs, targets)
 
-    def _score(self, logits, targets):
-        flat = np.ascontiguousarray(targets).reshape(-1)
-        counted = max(1, int((flat >= 0).sum()))
-        losses, hits = self.backend.zeros(flat.size), self.backend.zeros(flat.size, "uint8")
-        self.backend.cross_entropy(losses, hits, logits, self.backend.asarray(flat), np.float32(1 / counted))
-        return losses, hits, counted
+        def step():
+            self.brain.think(act)
+            for first, last in self.brain.decoder.blocks(act):
+                logits = self.brain.decoder.logits(act, first, last)
+                self._score(act, first, last, logits, logits)
+            act.advance(act.length)
+
+        self.run(act, ("score", act.length), step)
+        losses, hits = self._result(act)
+        return losses, hits.astype(bool)
+
+    def _aim(self, act, inputs, targets):
+        """Take a segment and its targets; returns how many of them count."""
+        act.hear(inputs)
+        act.targets[: act.length] = self.backend.asarray(targets, "int32")
+        counted = max(1, int((np.asarray(targets) >= 0).sum()))
+        act.weight[...] = np.float32(act.loss_scale / counted)
+        return counted
+
+    def _score(self, act, first, last, logits, d_logits):
+        """Cross-entropy of a block of tokens; the gradient of its logits goes into d_logits, which may be the logits."""
+        losses, hits, targets = (array[first:last].reshape(-1) for array in (act.losses, act.hits, act.targets))
+        self.backend.cross_entropy(losses, hits, d_logits, logits, targets, act.weight)
+
+    def _result(self, act):
+        return (self.backend.to_numpy(array[: act.length]) for array in (act.losses, act.hits))
+
+    def run(self, act, what, step):
+        """Do a step on an activity's arrays; the backend may record it the first time and repeat it from then on."""
+        if what not in act.recorded:
+            act.recorded[what] = self.backend.record(step)
+        act.recorded[what]()
 
     def logits(self, input_ids) -> np.ndarray:
         """Logits of one sequence [T] -> [T, V], or of a batch [B, T] -> [B, T, V], float32, from a fresh state."""
@@ -116,9 +157,9 @@ class NeuroGenModel:
         parts = []
         for first in range(0, columns.shape[0], act.tokens):
             part = columns[first : first + act.tokens]
-            parts.append(self.brain.forward(act, part).reshape(*part.shape, -1))
+            parts.append(self.backend.to_numpy(self.brain.forward(act, part)).reshape(*part.shape, -1))
             act.advance(part.shape[0])
-        result = self.backend.to_numpy(np.concatenate(parts)).swapaxes(0, 1)
+        result = np.concatenate(parts).swapaxes(0, 1)
         return result[0] if np.ndim(input_ids) == 1 else result
 
     def generate(
@@ -135,8 +176,8 @@ class NeuroGenModel:
             raise ConfigError(f"max_length {max_length}: shorter than the prompt, which has {columns.shape[0]} tokens")
         session = Session(self, Sampling(temperature, top_k, top_p, seed), columns.shape[1])
         session.feed(columns)
-        drawn = [session.draw() for _ in range(max_length - columns.shape[0])]
-        result = np.concatenate([columns, np.array(drawn, np.int32).reshape(-1, columns.shape[1])]).T
+        drawn = session.write(max_length - columns.shape[0]) if max_length > columns.shape[0] else columns[:0]
+        result = np.concatenate([columns, drawn]).T
         return result[0] if np.ndim(prompt_ids) == 1 else np.ascontiguousarray(result)
 
     def save(self, path, state: dict | None = None, trainer: dict | None = None) -> int:
@@ -154,12 +195,12 @@ class NeuroGenModel:
         return checkpoint.save(Path(path), tensors, documents, self.tokenizer)
 
     @classmethod
-    def load(cls, path, gpu_device: int = 0) -> NeuroGenModel:
+    def load(cls, path, gpu_device: int = 0, backend: str | Backend = "auto") -> NeuroGenModel:
         """The model in a checkpoint folder. Raises CheckpointError where it is damaged, foreign or of another shape."""
-        return cls.restore(path, gpu_device)[0]
+        return cls.restore(path, gpu_device, backend)[0]
 
     @classmethod
-    def restore(cls, path, gpu_device: int = 0) -> tuple[NeuroGenModel, dict[str, np.ndarray], dict]:
+    def restore(cls, path, gpu_device: int = 0, backend: str | Backend = "auto") -> tuple[NeuroGenModel, dict[str, np.ndarray], dict]:
         """(model, state, trainer) as `save` was given them."""
         from ..text.tokenizer import Tokenizer
 
@@ -172,7 +213,7 @@ class NeuroGenModel:
         except ConfigError as error:
             raise CheckpointError(f"{path}: its configuration cannot be read: {error}") from None
         model = cls.__new__(cls)
-        model._setup(config, gpu_device, Tokenizer.load(saved.tokenizer_folder) if saved.tokenizer_folder else None)
+        model._setup(config, backend, gpu_device, Tokenizer.load(saved.tokenizer_folder) if saved.tokenizer_folder else None)
         tables, fixed = model.brain.parameters, model.brain.structure_shapes()
         expected = {"brain": fixed, "embeddings": {}, "decoder": {}, "optimizer": {}}
         for name, parameter in tables.table.items():

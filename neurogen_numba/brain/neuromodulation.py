@@ -4,9 +4,12 @@ Norepinephrine scales the input gain of every module, serotonin the adaptation c
 memory, each by 1 + level. Nothing moves the levels by itself; who sets them in a state sees what they do.
 """
 
+import numpy as np
+
 NAMES = ("dopamine", "norepinephrine", "serotonin")
 
 
-def scales(levels):
-    """(gain_scale, beta_scale, write_scale), [B] float32 each, from {name: level [B] float32}."""
-    return tuple(1 + levels[name] for name in ("norepinephrine", "serotonin", "dopamine"))
+def modulate(gain_scale, beta_scale, write_scale, levels):
+    """Overwrite the factors, [B] float32 each, from {name: level [B] float32}."""
+    for scale, name in ((gain_scale, "norepinephrine"), (beta_scale, "serotonin"), (write_scale, "dopamine")):
+        np.add(levels[name], np.float32(1), out=scale)

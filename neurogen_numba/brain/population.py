@@ -15,25 +15,21 @@ MAX_BETA = 3.0
 TAU_MEMBRANE, TAU_MEMBRANE_PFC, TAU_ADAPTATION, TAU_TRACE = (0.5, 8.0), (0.5, 30.0), (2.0, 16.0), (0.2, 4.0)  # tokens, at the start
 
 
-def decay(log_tau):
-    """exp(-1 / tau), per token."""
-    return np.exp(-np.exp(-log_tau))
-
-
-def decay_slope(log_tau):
-    """d decay / d log_tau."""
-    return decay(log_tau) * np.exp(-log_tau)
-
-
 class Population:
     """The neurons of one module. `traced`: somebody reads the output trace y."""
 
     def __init__(self, name: str, brain: Brain, backend, traced: bool):
-        self.name, self.backend, self.traced = name, backend, traced
+        self.name, self.lane, self.backend, self.traced = name, name, backend, traced
         self.size = getattr(brain, name).neurons
-        self.inputs = (f"{name}.current",) + (("broca.gate",) if name == "broca" else ())
+        # what the Thalamus receives, the embedding has received already, and added the tokens to it
+        self.inputs = {"thalamus": (), "broca": ("broca.current", "broca.gate")}.get(name, (f"{name}.current",))
         self.outputs = (f"{name}.axon",) + ((f"{name}.trace",) if traced else ())
         self.hypercolumn, self.graded = brain.hypercolumn, brain.events == "graded"
+        # per-token constants, derived from the parameters, and where a pass collects their gradients
+        self.alpha, self.rho, self.gain, self.input_scale = (backend.zeros(self.size) for _ in range(4))
+        self.d = {what: backend.zeros(self.size) for what in ("alpha", "rho", "gain")}
+        if traced:
+            self.gamma, self.d["gamma"] = backend.zeros(self.size), backend.zeros(self.size)
 
     def parameters(self):
         def per_neuron(what, meaning, low=-math.inf, high=math.inf):
@@ -60,7 +56,8 @@ class Population:
             value[f"{self.name}.log_tau_y"][:] = log_uniform(TAU_TRACE)
         value[f"{self.name}.beta"][:] = self.backend.asarray(rng.uniform(0, 0.5, self.size), "float32")
         value[f"{self.name}.gain"][:] = 1
-        self.input_scale = np.sqrt(1 - decay(value[f"{self.name}.log_tau_v"]) ** 2)
+        self.backend.decay_forward(self.alpha, value[f"{self.name}.log_tau_v"])
+        self.input_scale[...] = (1 - self.alpha**2) ** 0.5
 
     def bind(self, parameters: Parameters):
         names = ("log_tau_v", "log_tau_a", "beta", "gain", "bias") + (("log_tau_y",) if self.traced else ())
@@ -68,15 +65,13 @@ class Population:
         self.gradient = {what: parameters.gradient[f"{self.name}.{what}"] for what in names}
 
     def refresh(self):
-        """Per-token constants from the parameters, once after every update; and where a pass collects their gradients."""
+        """Per-token constants from the parameters, once after every update."""
         value = self.value
-        self.alpha, self.rho = decay(value["log_tau_v"]), decay(value["log_tau_a"])
-        self.gain = value["gain"] * self.input_scale
-        names = ("alpha", "rho", "gain")
+        self.backend.decay_forward(self.alpha, value["log_tau_v"])
+        self.backend.decay_forward(self.rho, value["log_tau_a"])
+        np.multiply(value["gain"], self.input_scale, out=self.gain)
         if self.traced:
-            self.gamma = decay(value["log_tau_y"])
-            names += ("gamma",)
-        self.d = {what: self.backend.zeros(self.size) for what in names}
+            self.backend.decay_forward(self.gamma, value["log_tau_y"])
 
     def allocate(self, act):
         """Arrays of a segment [T, B, N]; v, a and y have a row more, the first, for the token before it."""
@@ -101,8 +96,8 @@ class Population:
         self.backend.lif_forward(
             v, a, x, self.gain, self.value["bias"], self.alpha, self.rho, self.value["beta"], act.gain_scale, act.beta_scale, act.smooth
         )
-        drop, key, place = act.dropout.at(f"{name}.axon", first, self.size)
-        self.backend.list_events(*act.signals[f"{name}.axon"].rows(first, last), v[1:], drop, key, place, self.graded, act.smooth)
+        dropout = act.dropout.at(f"{name}.axon", first, self.size)
+        act.traffic.send_events(f"{name}.axon", first, last, v[1:], dropout, self.graded, act.smooth)
         if self.traced:
             y = act.y[name][after]
             self.backend.trace_forward(y, v, self.gamma, self.graded, act.smooth)
@@ -149,11 +144,11 @@ class Population:
 
     def finish(self):
         """Carry the gradients of the per-token constants over to the parameters."""
-        value, gradient = self.value, self.gradient
-        gradient["log_tau_v"] += self.d["alpha"] * decay_slope(value["log_tau_v"])
-        gradient["log_tau_a"] += self.d["rho"] * decay_slope(value["log_tau_a"])
-        gradient["gain"] += self.d["gain"] * self.input_scale
+        value, gradient, d = self.value, self.gradient, self.d
+        self.backend.decay_backward(gradient["log_tau_v"], d["alpha"], value["log_tau_v"])
+        self.backend.decay_backward(gradient["log_tau_a"], d["rho"], value["log_tau_a"])
         if self.traced:
-            gradient["log_tau_y"] += self.d["gamma"] * decay_slope(value["log_tau_y"])
-        for d in self.d.values():
-            d[:] = 0
+            self.backend.decay_backward(gradient["log_tau_y"], d["gamma"], value["log_tau_y"])
+        np.multiply(d["gain"], self.input_scale, out=d["gain"])
+        np.add(gradient["gain"], d["gain"], out=gradient["gain"])
+        d["gain"][...] = 0

@@ -7,6 +7,7 @@ class Readout:
     """The current of the readout projection is the output itself."""
 
     def __init__(self, module: str):
+        self.lane = module
         self.inputs, self.outputs = (f"readout_{module}.current",), (f"readout_{module}.out",)
 
     def parameters(self):

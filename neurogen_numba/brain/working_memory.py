@@ -13,6 +13,7 @@ class WorkingMemory:
 
     inputs = ("working_memory.retain", "working_memory.store")
     outputs = ("working_memory.out",)
+    lane = "pfc"
 
     def __init__(self, brain: Brain, backend):
         self.slots, self.backend = brain.pfc.output_size, backend
@@ -49,4 +50,4 @@ class WorkingMemory:
             store.value[first:last],
             self.retain,
         )
-        self.d_retain += retain.gradient[: last - first].sum((0, 1))
+        self.backend.add_rows(self.d_retain, retain.gradient[: last - first].reshape(-1, self.slots))

@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from ..brain.buffers import Parameters
-
-BETA1, BETA2 = 0.9, 0.99
+from ..kernels.adamw import BETA1, BETA2
+from ..kernels.reduce import BLOCK
 
 
 class AdamW:
     """Holds the number of updates made; Adam's moments are kept with the parameters."""
 
     def __init__(self, parameters: Parameters, backend, weight_decay: float = 0.1, clip: float = 1.0):
-        self.parameters, self.backend, self.weight_decay, self.clip = parameters, backend, weight_decay, clip
+        self.parameters, self.backend, self.clip = parameters, backend, clip
         self.steps = 0
+        self.decay = backend.asarray(parameters.per_block(lambda own: weight_decay if own.decays else 0.0))
+        self.low = backend.asarray(parameters.per_block(lambda own: own.low))
+        self.high = backend.asarray(parameters.per_block(lambda own: own.high))
+        self.norm = backend.zeros(1)  # of the last gradient, before clipping
+        self._numbers = backend.zeros(4)
+        self._squares = backend.zeros(-(-parameters.flat_gradient.size // BLOCK), "float64")
+
+    def prepare(self, rate: float):
+        """Set what changes from update to update: the next one will be made at this rate."""
+        steps = self.steps + 1
+        numbers = (rate, 1 / (1 - BETA1**steps), 1 / (1 - BETA2**steps), self.clip)
+        self._numbers[...] = self.backend.asarray(numbers, "float32")
+
+    def apply(self):
+        """One update from the gradients at hand; where their norm is not finite, nothing is changed."""
+        own = self.parameters
+        self.backend.sum_of_squares(self._squares, own.flat_gradient)
+        self.backend.norm(self.norm, self._squares)
+        arrays = own.flat_value, own.flat_gradient, own.flat_m, own.flat_v
+        self.backend.adamw(*arrays, self.decay, self.low, self.high, self.norm, self._numbers)
+
+    def finish(self) -> float:
+        """The norm of the gradient of the update just made, which counts if it is finite."""
+        norm = float(self.backend.to_numpy(self.norm)[0])
+        self.steps += bool(np.isfinite(norm))
+        return norm
 
     def update(self, rate: float) -> float:
         """One update from the gradients at hand. Returns their norm before clipping; where it is not finite, nothing is changed."""
-        parameters = self.parameters
-        norm = self.backend.norm(parameters.flat_gradient)
-        if not math.isfinite(norm):
-            return norm
-        self.steps += 1
-        scale = min(1.0, self.clip / norm) if norm else 1.0
-        unbias1, unbias2 = 1 / (1 - BETA1**self.steps), 1 / (1 - BETA2**self.steps)
-        for name, parameter in parameters.table.items():
-            decay = self.weight_decay if parameter.decays else 0.0
-            numbers = (scale, rate, BETA1, BETA2, unbias1, unbias2, decay, parameter.low, parameter.high)
-            arrays = (table[name].reshape(-1) for table in (parameters.value, parameters.gradient, parameters.m, parameters.v))
-            self.backend.adamw(*arrays, *map(np.float32, numbers))
-        return norm
+        self.prepare(rate)
+        self.apply()
+        return self.finish()

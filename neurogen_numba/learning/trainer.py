@@ -34,23 +34,25 @@ SAMPLING = Sampling(temperature=0.7, top_p=0.95)
 class Trainer:
     """A run in its directory. `Trainer(config, run)` begins one, `Trainer.resume(run)` goes on from its last checkpoint, bit for bit."""
 
-    def __init__(self, config: Config, run: Path):
+    def __init__(self, config: Config, run: Path, backend="auto"):
         corpus = open_corpus(config)
         corpus.batches()  # refuses a text that is too short before the brain is drawn, which may take a while
-        model = NeuroGenModel.from_config(config.replace(brain={"vocabulary": corpus.tokenizer.vocabulary}), corpus.tokenizer)
+        model = NeuroGenModel.from_config(
+            config.replace(brain={"vocabulary": corpus.tokenizer.vocabulary}), corpus.tokenizer, backend=backend
+        )
         training = config.training
         planned = not training.max_minutes
         beginning = {"step": 0, "steps": training.steps, "planned": planned, "seconds": 0.0, "looking": 0.0, "position": None}
         self._setup(model, corpus, run, beginning)
 
     @classmethod
-    def resume(cls, run: Path, steps: int | None = None) -> Trainer:
+    def resume(cls, run: Path, steps: int | None = None, backend="auto") -> Trainer:
         """steps: a new number of steps in all, for a run that is to go on longer; it also lifts a time limit.
 
         Raises CheckpointError where there is no whole checkpoint or its text has changed since, ConfigError where nothing is left to do.
         """
         folder = checkpoint.latest(run)
-        model, state, saved = NeuroGenModel.restore(folder)
+        model, state, saved = NeuroGenModel.restore(folder, backend=backend)
         if model.tokenizer is None:
             raise CheckpointError(f"{folder}: no tokenizer was saved with it; it was not made by `neurogen train`")
         trainer = cls.__new__(cls)
@@ -107,11 +109,12 @@ class Trainer:
         marks = [(self.step, began + self.seconds)]  # steps and times between which the speed is measured
         while self.step < self.steps:
             rate = learning_rate(training, self.step, self.steps)
-            self.act.forget(np.random.default_rng([training.seed, self.step]).random(training.batch) < training.fresh)
-            loss, accuracy, norm = self.model.learn(self.act, *self.batches.next(), rate)
+            fresh = np.random.default_rng([training.seed, self.step]).random(training.batch) < training.fresh if training.fresh else None
+            loss, accuracy, norm = self.model.learn(self.act, *self.batches.next(), rate, fresh)
             if not (math.isfinite(loss) and math.isfinite(norm)):
+                where = f" (first in the membranes of {broken[0]})" if (broken := self.act.broken()) else ""
                 raise TrainingError(
-                    f"step {self.step + 1}: loss {loss}, gradient norm {norm}; start again with a lower --learning-rate; "
+                    f"step {self.step + 1}: loss {loss}, gradient norm {norm}{where}; start again with a lower --learning-rate; "
                     f"checkpoints saved in {self.run} before are as they were"
                 )
             self.step += 1
