@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from .cli import Parser, command
+from .cli import Parser, add_backend_flag, backend_of, command
 from .errors import ConfigError
 
 
@@ -20,6 +20,7 @@ def parser() -> Parser:
     flags.add_argument("--top-p", type=float, default=0.95, help="draw from the most probable tokens that together have this probability")
     flags.add_argument("--seed", type=int, default=0, help="of the random numbers")
     flags.add_argument("--max-tokens", type=int, default=300, help="length of a reply at most")
+    add_backend_flag(flags)
     return flags
 
 
@@ -36,7 +37,7 @@ def main(argv=None):
 
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed)
     folder = find_checkpoint(args.run, args.out)
-    model = load(folder)
+    model = load(folder, backend_of(args))
 
     from .ui.chat_screen import ChatScreen, parse_command
 

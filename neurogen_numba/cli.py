@@ -11,7 +11,7 @@ A command is a row of COMMANDS and a module of that name, in which
         args = parser.parse_args(argv)
         ...  # imports that take time come here, so that --help is quick
 
-`main` may raise any NeuroGenError: `command` prints it in one line, "neurogen train: ...", and returns 2.
+`main` may raise any NeuroGenError: `command` prints it in one line, "neurogen train: ...", and returns 2; so it does for a MemoryError.
 Exit codes: 0 done, 2 something that the user can mend, 130 interrupted, 141 the reader of a pipe has gone.
 A bug keeps its traceback.
 """
@@ -33,6 +33,9 @@ COMMANDS = {
     "chat": "talk to a trained model",
     "generate": "continue a prompt",
     "evaluate": "measure a trained model on held-out text",
+    "bench": "measure how fast it is here",
+    "sim": "run the neurons alone, driven by noise",
+    "doctor": "say what of this machine can be used, and how to mend the rest",
 }
 
 
@@ -49,6 +52,10 @@ def command(name: str):
                     sys.stdout.flush()  # a pipe without reader breaks here, not when Python shuts down
             except NeuroGenError as error:
                 print(f"{_prog(name)}: {' '.join(str(error).splitlines())}", file=sys.stderr)
+                return 2
+            except MemoryError as error:
+                mend = "lower --batch-size or --seq-length, or take a smaller --preset"
+                print(f"{_prog(name)}: out of memory: {' '.join(str(error).split()) or 'no more of it'}; {mend}", file=sys.stderr)
                 return 2
             except KeyboardInterrupt:
                 print(f"\n{_prog(name)}: interrupted", file=sys.stderr)
@@ -87,6 +94,25 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action):
         empty = action.default is None or action.default is False or action.default == ""
         return action.help if empty else super()._get_help_string(action)
+
+
+def add_backend_flag(parser: argparse.ArgumentParser) -> None:
+    """The flags of every command that computes; `backend_of` says what they mean."""
+    from .backends import MODES, NAMES, PRECISIONS
+
+    where = "where it runs; auto takes the GPU if there is one, else the CPU, and never the CPU in place of a GPU that fails"
+    parser.add_argument("--backend", choices=NAMES, default="auto", help=where)
+    parser.add_argument("--gpu-device", type=int, default=0, metavar="N", help="which GPU, counted from 0")
+    factors = "of what the GPU's matrix products multiply; sums and learned numbers are fp32; auto: bf16 where the GPU has it, else fp32"
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help=factors)
+    parser.add_argument("--mode", choices=MODES, default="sequential", help="whether modules may overlap on the GPU; the bits are the same")
+
+
+def backend_of(args):
+    """The backend that the flags ask for. Raises BackendError where it cannot run."""
+    from . import backends
+
+    return backends.get(args.backend, args.gpu_device, args.precision, args.mode)
 
 
 def _prog(name):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from .cli import Parser, command
+from .cli import Parser, add_backend_flag, backend_of, command
 
 
 def parser() -> Parser:
@@ -14,6 +14,7 @@ def parser() -> Parser:
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
     flags.add_argument("--data", default=None, help="a file or folder to score whole (default: what the run held out)")
     flags.add_argument("--json", action="store_true", help="print one JSON object")
+    add_backend_flag(flags)
     return flags
 
 
@@ -28,7 +29,7 @@ def main(argv=None):
     from .ui.plain import figure, words
 
     folder = find_checkpoint(args.run, args.out)
-    model = load(folder)
+    model = load(folder, backend_of(args))
     corpus = None if args.data else open_corpus(model.config, model.tokenizer)
     score = evaluate(model, corpus.validation() if corpus else read_whole(args.data, model.tokenizer))
     result = {

@@ -9,9 +9,9 @@ from .brain.model import NeuroGenModel
 from .errors import CheckpointError
 
 
-def load(folder: Path) -> NeuroGenModel:
+def load(folder: Path, backend="auto") -> NeuroGenModel:
     """The model of a checkpoint, with its tokenizer. Raises CheckpointError where it has none: it cannot read or write text."""
-    model = NeuroGenModel.load(folder)
+    model = NeuroGenModel.load(folder, backend=backend)
     if model.tokenizer is None:
         raise CheckpointError(f"{folder} has no tokenizer, so its model cannot read text; use a checkpoint of `neurogen train`")
     return model

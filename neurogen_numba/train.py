@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from . import checkpoint, rundir
-from .cli import COMMANDS, Parser, command
+from .cli import COMMANDS, Parser, add_backend_flag, backend_of, command
 from .config import Config
 from .errors import ConfigError
 from .presets import PRESETS, get_preset
@@ -41,6 +41,7 @@ def parser() -> Parser:
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
     flags.add_argument("--resume", nargs="?", const="", default=None, metavar="RUN", help="go on with this run, or the latest one")
     flags.add_argument("--plain", action="store_true", help="plain lines instead of the live view")
+    add_backend_flag(flags)
     return flags
 
 
@@ -102,7 +103,8 @@ def main(argv=None):
         try:
             from .learning.trainer import Trainer
 
-            trainer = Trainer(config, run) if new else Trainer.resume(run, args.steps)
+            backend = backend_of(args)
+            trainer = Trainer(config, run, backend) if new else Trainer.resume(run, args.steps, backend)
         except BaseException:  # Ctrl-C too
             if new:
                 rundir.discard(run)  # nothing was trained: leave no empty run behind

@@ -1,0 +1,66 @@
+"""`neurogen bench`: how fast it is here, and how near to what the machine can do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from .cli import COMMANDS, Parser, add_backend_flag, backend_of, command
+from .errors import ConfigError
+from .presets import PRESETS, get_preset
+
+WHAT = {
+    "train": "updates of a preset on random tokens",
+    "decode": "tokens drawn one after the other",
+    "sim": "neurons and synapses alone, driven by noise",
+    "decoder": "the decoder for one token, with softmax and sampling",
+    "kernels": "the synapses, by current and signal",
+}
+
+
+def parser() -> Parser:
+    flags = Parser("bench", description=f"{COMMANDS['bench'].capitalize()}.")
+    flags.add_argument("what", choices=WHAT, help="; ".join(f"{name}: {text}" for name, text in WHAT.items()))
+    flags.add_argument("--preset", default="nano", help=", ".join(PRESETS))
+    flags.add_argument("--batch-size", type=int, default=None, help="sequences side by side (default: the preset's; decode, sim: 1)")
+    flags.add_argument("--seq-length", type=int, default=None, help="tokens of a segment (default: the preset's)")
+    flags.add_argument("--vocab-size", type=int, default=None, help="tokens known (default: the preset's)")
+    flags.add_argument("--repeats", type=int, default=10, help="measurements, after three that warm up")
+    flags.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures to FILE, too")
+    add_backend_flag(flags)
+    return flags
+
+
+@command("bench")
+def main(argv=None):
+    args = parser().parse_args(argv)
+    for name in ("batch_size", "seq_length", "vocab_size", "repeats"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')}: at least 1, not {getattr(args, name)}")
+    if args.json and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
+        raise ConfigError(f"--json {args.json}: name a file in a folder that there is")
+    config = get_preset(args.preset)
+    config = config.replace(
+        brain={"vocabulary": args.vocab_size or config.text.vocabulary},
+        training={name: value for name, value in (("batch", args.batch_size), ("segment", args.seq_length)) if value is not None},
+    )
+    backend = backend_of(args)
+    from rich.console import Console
+    from rich.status import Status
+
+    from . import benchmarks
+
+    with Status("measuring; kernels are compiled at their first use, then kept", console=Console(stderr=True)):
+        bench = benchmarks.Bench(config, backend, args.repeats, args.batch_size or 1)
+        result = getattr(bench, args.what)()
+    benchmarks.show(result)
+    if args.json:
+        try:
+            args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--json {args.json}: {error.strerror}") from None
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,327 @@
+"""`neurogen doctor`: what of this machine can be used, and what mends the rest. Each check stands alone: one that fails stops no other."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from . import backends
+from .backends import probe
+from .cli import COMMANDS, Parser, command
+from .errors import BackendError
+
+ROOM = 1_000_000_000  # bytes of disk: checkpoints of a few hundred MB, two of them at a time
+MARKS = {True: "ok", False: "fails", None: "-"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a check found. ok: None where there is nothing to be right or wrong. mend: a command or a hint, where it fails."""
+
+    ok: bool | None
+    value: str
+    mend: str = ""
+    name: str = ""  # given by the table of checks
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the checks are about."""
+
+    found: probe.Found
+    device: int
+    out: Path
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the driver counts the GPU that was asked for."""
+        return 0 <= self.device < len(self.found.gpus)
+
+
+def parser() -> Parser:
+    flags = Parser("doctor", description=f"{COMMANDS['doctor'].capitalize()}.")
+    flags.add_argument("--gpu-device", type=int, default=0, metavar="N", help="which GPU to try, counted from 0")
+    flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
+    flags.add_argument("--json", action="store_true", help="print one JSON object")
+    return flags
+
+
+@command("doctor")
+def main(argv=None):
+    args = parser().parse_args(argv)
+    checks = list(examine(Machine(probe.look(), args.gpu_device, args.out)))
+    fine = verdict(checks)
+    if args.json:
+        print(json.dumps({"ok": fine, "checks": [{"name": check.name, **dataclasses.asdict(check)} for check in checks]}, indent=2))
+    else:
+        show(checks)
+    return 0 if fine else 2
+
+
+def examine(machine: Machine) -> Iterator[Check]:
+    """Every check, in order."""
+    for name, check in CHECKS.items():
+        try:
+            done = check(machine)
+        except Exception as error:  # of any library, in any state
+            mend = f"install again: {probe.install_libraries('--upgrade')}"
+            done = Check(False, f"{type(error).__name__}: {probe.first_line(error)}", mend)
+        yield dataclasses.replace(done, name=name, mend=done.mend if done.ok is False else "")
+
+
+def verdict(checks: list[Check]) -> bool:
+    """Whether `--backend auto` runs as it should."""
+    ok = {check.name: check.ok for check in checks}
+    return ok["backend"] is True and ok["kernel"] is not False and ok["cuBLAS product"] is not False
+
+
+def show(checks: list[Check]) -> None:
+    """A table for a terminal, else lines; then what mends each failure."""
+    from .ui import can_draw
+    from .ui.plain import forgiving, printable
+
+    rows = [(check, printable(check.value).replace("\n", " ")) for check in checks]
+    if can_draw():
+        _table(rows)
+    else:
+        forgiving(sys.stdout)
+        for check, value in rows:
+            print(f"{MARKS[check.ok]:7}{check.name:17}{value}")
+    if failures := [check for check in checks if check.ok is False]:
+        print()
+        for check in failures:
+            print(f"To mend {check.name}: {printable(check.mend)}")
+
+
+def _table(rows):
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for check, value in rows:
+        mark, text = {True: ("green", ""), False: ("bold red", ""), None: ("dim", "dim")}[check.ok]
+        table.add_row(Text(MARKS[check.ok], mark), Text(check.name, "bold"), Text(value, text, overflow="fold"))
+    Console().print(table)
+
+
+# The checks
+
+
+def python(machine):
+    return Check(True, f"{platform.python_version()}, {sys.executable}")
+
+
+def numpy(machine):
+    import numpy
+
+    return Check(True, numpy.__version__)
+
+
+def numba(machine):
+    try:
+        import numba
+    except ImportError as error:  # it names the NumPy that it needs
+        return Check(False, probe.first_line(error), probe.pip("--upgrade", "numba"))
+    return Check(True, f"{numba.__version__}, {numba.config.NUMBA_NUM_THREADS} threads")
+
+
+def numba_cuda(machine):
+    version = probe.version_of("numba-cuda")
+    if not version or not machine.found.present:
+        return _library(machine, version)
+    return _failure(probe.numba_problem()) or Check(True, version)
+
+
+def cupy(machine):
+    names = probe.cupy_distributions()
+    version = " and ".join(f"{probe.version_of(name)} ({name})" for name in names)
+    if not version or not machine.found.present:
+        return _library(machine, version)
+    return _failure(probe.cupy_problem()) or Check(True, version)
+
+
+def driver(machine):
+    found = machine.found
+    if not found.gpus:
+        return _failure(found.problem) if found.present else Check(None, f"{found.problem.what}; {found.problem.mend}")
+    able = f"runs CUDA up to {probe.dotted(found.cuda)}"
+    return _failure(probe.driver_problem(found.cuda)) or Check(True, ", ".join(filter(None, [probe.driver_release(), able])))
+
+
+def gpu(machine):
+    if not machine.found.gpus:
+        return Check(None, "none within reach" if machine.found.present else "none")
+    all_of_them = "; ".join(f"{number}: {one}" for number, one in enumerate(machine.found.gpus))
+    return _failure(probe.device_problem(machine.found, machine.device)) or Check(True, all_of_them)
+
+
+def gpu_memory(machine):
+    if not machine.reachable:
+        return Check(None, "no GPU to ask")
+    try:
+        free, total = probe.Driver().memory(machine.device)
+    except probe.DriverError as error:
+        return _failure(probe.explain(error, machine.device))
+    return Check(True, f"{_size(free)} free of {_size(total)}")
+
+
+def piece(machine, name):
+    """A library of the CUDA toolkit."""
+    try:
+        there = probe.find_piece(name)
+    except LookupError:
+        return _library(machine, "")
+    return _library(machine, f"{there.version or 'version not told'}, {there.path}")
+
+
+def cuda_headers(machine):
+    """CuPy needs them for kernels of its own."""
+    try:
+        from cuda import pathfinder
+    except ImportError:  # it comes with CuPy and numba-cuda
+        return _library(machine, "")
+    there = pathfinder.locate_nvidia_header_directory("cudart")
+    return _library(machine, there.abs_path if there else "")
+
+
+def kernel(machine):
+    start = time.perf_counter()
+    failed = _try(machine, _doubles, ("numba-cuda", "NVVM", "NVRTC"))
+    return failed or Check(True, f"compiled and right on GPU {machine.device}, {time.perf_counter() - start:.1f} s")
+
+
+def product(machine):
+    return _try(machine, _multiplies, ("CuPy", "cuBLAS")) or Check(True, f"right on GPU {machine.device}")
+
+
+def host_memory(machine):
+    try:
+        rows = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free, total = (1024 * int(rows[name].split()[0]) for name in ("MemAvailable", "MemTotal"))
+    except (OSError, KeyError, ValueError):  # not Linux
+        return Check(None, "not known on this system")
+    return Check(True, f"{_size(free)} free of {_size(total)}")
+
+
+def disk(machine):
+    folder = machine.out.absolute()
+    folder = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(folder).free
+    value = f"{_size(free)} free for {machine.out}"
+    if not os.access(folder, os.W_OK):
+        return Check(False, f"{value}, but {folder} may not be written to", "change its permissions, or name another folder with --out")
+    return Check(free >= ROOM, value, "make room, or name a folder on another disk with --out")
+
+
+def backend(machine):
+    """Makes the one that `--backend auto` takes."""
+    try:
+        made = backends.get("auto", machine.device)
+    except BackendError as error:
+        return Check(False, f"auto takes none: {error}", "mend the rest, or pass --backend cpu")
+    if made.name != "cpu":
+        return Check(True, f"auto takes {made.name}, on GPU {machine.device}")
+    reason = "NUMBA_ENABLE_CUDASIM is set" if probe.simulated() else "there is no GPU to use, and none is needed"
+    return Check(True, f"auto takes cpu: {reason}")
+
+
+CHECKS: dict[str, Callable[[Machine], Check]] = {
+    "Python": python,
+    "NumPy": numpy,
+    "Numba": numba,
+    "numba-cuda": numba_cuda,
+    "CuPy": cupy,
+    "driver": driver,
+    "GPU": gpu,
+    "GPU memory": gpu_memory,
+    **{name: partial(piece, name=name) for name in probe.PIECES},
+    "CUDA headers": cuda_headers,
+    "kernel": kernel,
+    "cuBLAS product": product,
+    "memory": host_memory,
+    "disk": disk,
+    "backend": backend,
+}
+
+
+# What they share
+
+
+def _failure(problem):
+    return Check(False, problem.what, problem.mend) if problem else None
+
+
+def _library(machine, value):
+    """A library that is needed only where there is a GPU."""
+    if not machine.found.present:
+        return Check(None, value or "not installed, and not needed without a GPU")
+    return Check(bool(value), value or "missing", probe.install_libraries())
+
+
+def _try(machine, works, needed):
+    """None if `works(device)`; else what came of it. needed: the libraries that it uses."""
+    if probe.simulated():
+        return Check(None, "not tried: NUMBA_ENABLE_CUDASIM is set")
+    if not machine.reachable:
+        return Check(None, "not tried: no GPU within reach")
+    if missing := [name for name in probe.missing_pieces() if name in needed]:
+        return Check(None, f"not tried: without {' and '.join(missing)}")
+    try:
+        if works(machine.device):
+            return None
+    except Exception as error:
+        return _failure(probe.explain(error, machine.device))
+    return Check(False, "gives a wrong answer", f"see that nvidia-smi finds no fault; {probe.install_libraries('--force-reinstall')}")
+
+
+def _doubles(device):
+    """Whether a kernel that doubles numbers does so."""
+    import warnings
+
+    import numpy
+    from numba import cuda
+
+    @cuda.jit
+    def double(x):
+        i = cuda.grid(1)
+        if i < x.size:
+            x[i] += x[i]
+
+    x = numpy.arange(50, dtype=numpy.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that so small a kernel leaves most of the GPU idle
+        cuda.select_device(device)
+        there = cuda.to_device(x)
+        double[2, 32](there)
+        return bool((there.copy_to_host() == x + x).all())
+
+
+def _multiplies(device):
+    """Whether a product of matrices of small whole numbers, which no rounding touches, is exact."""
+    import cupy
+    import numpy
+
+    rng = numpy.random.default_rng(0)
+    a, b = (rng.integers(-8, 9, shape).astype(numpy.float32) for shape in ((96, 64), (64, 80)))
+    with cupy.cuda.Device(device):
+        return bool((cupy.asnumpy(cupy.asarray(a) @ cupy.asarray(b)) == a @ b).all())
+
+
+def _size(count):
+    from rich.filesize import decimal
+
+    return decimal(count)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
