@@ -1,13 +1,27 @@
 """What every test shares: the `gpu` marker and the settings of Hypothesis."""
 
 import os
+import sys
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+
 # Speed is the machine's, not the code's; and what was green once must not turn red by the luck of a draw.
 settings.register_profile("neurogen", deadline=None, derandomize="CI" in os.environ)
-settings.load_profile("neurogen")
+settings.register_profile("simulated", settings.get_profile("neurogen"), max_examples=10)
+settings.load_profile("simulated" if SIMULATED else "neurogen")
+
+
+def pytest_configure(config):
+    if SIMULATED:
+        # Whoever waits at a barrier runs in a circle for so long before others may come. Kernels with barriers are 8 times as fast.
+        sys.setswitchinterval(1e-4)
+        # NumPy warns of whole numbers that wrap around, as random numbers and rings are meant to, and of NaN where a kernel looks for it.
+        for what in ("overflow", "invalid value"):
+            config.addinivalue_line("filterwarnings", f"ignore:{what} encountered in scalar:RuntimeWarning")
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +34,35 @@ def one_thread():
     numba.set_num_threads(1)
     yield
     numba.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def backend(request):
+    """Every backend: the CPU, and CUDA where there is a GPU or the simulator."""
+    from neurogen_numba import backends
+
+    return backends.get(request.param, 0, "fp32")
+
+
+@pytest.fixture(scope="session")
+def op(backend):
+    """`op("lif_forward", ...)` runs an operation of the backend on NumPy arrays, in place: they go to the device and come back."""
+
+    def call(name, *arguments):
+        there = [backend.asarray(x) if isinstance(x, np.ndarray) else x for x in arguments]
+        getattr(backend, name)(*there)
+        for here, moved in zip(arguments, there, strict=True):
+            if isinstance(here, np.ndarray) and here.flags.writeable:
+                here[...] = backend.to_numpy(moved)
+
+    return call
+
+
+@pytest.fixture
+def full_size():
+    """Skips a test that the simulator would take minutes for."""
+    if SIMULATED:
+        pytest.skip("too large for the simulator")
 
 
 def pytest_collection_modifyitems(items):

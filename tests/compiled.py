@@ -1,0 +1,84 @@
+"""The argument types of every CUDA kernel, to compile them where there is no GPU: for each kernel the list of its signatures."""
+
+from numba import types
+
+f1, f2, f3, f4 = (types.Array(types.float32, dimensions, "C") for dimensions in (1, 2, 3, 4))
+i1, i2 = types.int32[::1], types.int32[:, ::1]
+
+KERNELS = {}
+
+# kernels/neuron.py, normalize.py
+
+KERNELS |= {
+    "neuron.lif_forward": [(*[f1] * 10, types.boolean)],
+    "neuron.lif_backward": [(*[f1] * 18, types.boolean, types.boolean)],
+    "neuron.trace_forward": [(f1, f1, f1, types.boolean, types.boolean)],
+    "neuron.trace_backward": [(*[f1] * 7, types.boolean, types.boolean)],
+    "neuron.decay_forward": [(f1, f1)],
+    "neuron.decay_backward": [(f1, f1, f1)],
+    "normalize.normalize_forward": [(f2, f2, types.int64)],
+    "normalize.normalize_backward": [(f2, f2, f2, types.int64)],
+}
+
+# kernels/memory.py, working_memory.py, gate.py, dropout.py
+
+KERNELS |= {
+    "memory.memory_forward": [(f3, f4, f2, f3, f3, f3, f1, f1, f1)],
+    "memory.memory_backward": [(f3, f3, f3, f2, f4, f2, f3, f4, f2, f3, f3, f3, f1, f1, f1)],
+    "working_memory.working_memory_forward": [(f1,) * 4],
+    "working_memory.working_memory_backward": [(f1,) * 8],
+    "gate.gate_forward": [(f1,) * 3],
+    "gate.gate_backward": [(f1,) * 5],
+    "dropout.dropout": [(f1, types.float32, types.uint64[::1], types.uint64)],
+}
+
+# kernels/embedding.py, softmax.py, sampling.py, adamw.py, reduce.py
+
+h2, b2 = types.float16[:, ::1], types.uint16[:, ::1]  # bfloat16 comes as its bits
+
+KERNELS |= {
+    "embedding.embedding_forward": [(f2, f2, i1)],
+    "embedding.embedding_backward": [(f2, f2, i1)],
+    "softmax.cross_entropy": [(f1, types.uint8[::1], kind, f2, i1, f1, types.int64) for kind in (f2, h2, b2)],
+    "sampling.sample": [(i1, f2, types.float32, types.int64, types.float32, types.uint64, types.uint64[::1], types.int64)],
+    "adamw.adamw": [(f1,) * 9],
+    "reduce.sum_of_squares": [(types.float64[::1], f1)],
+    "reduce.norm": [(f1, types.float64[::1])],
+    "reduce.add_rows": [(f1, kind) for kind in (f2, h2, b2)],
+}
+
+# kernels/synapse.py, events.py, fixed.py, forget.py, stimulus.py
+
+size, flag, number = types.int64, types.boolean, types.float32
+u16, u32, k1, l1, l2, i3 = (
+    types.uint16[::1],
+    types.uint32[::1],
+    types.uint64[::1],
+    types.int64[::1],
+    types.int64[:, ::1],
+    types.int32[:, :, ::1],
+)
+
+
+def walk(index, target):
+    """What the kernels that walk synapses are told, from the table of pairs to the width."""
+    return l2, size, size, i1, size, index, f1, i1, u32, target, f1, size
+
+
+KINDS = [(index, target) for index in (u16, u32) for target in (u16, u32)]  # targets with their weight in them have 32 bits
+
+KERNELS |= {
+    "synapse.synapse_forward": [(f3, *walk(*kinds), size) for kinds in KINDS],
+    "synapse.synapse_forward_few": [(i3, *walk(*kinds), size, size) for kinds in KINDS],
+    "synapse.synapse_backward": [(l1, l1, f3, *walk(*kinds), size, number) for kinds in KINDS],
+    "synapse.take_currents": [(f3, i3)],
+    "synapse.pack_synapses": [(u32, u16, f1)],
+    "synapse.spread_weights": [(kind, l1, f1) for kind in (f2, b2)],
+    "synapse.gather_gradients": [(f1, f1, l1)],
+    "events.list_events": [(index, f1, i1, i1, size, size, size, size, f3, number, k1, types.uint64, flag, flag) for index in (u16, u32)],
+    "events.list_values": [(f1, i1, size, size, size, f3)],
+    "events.turn_ring": [(i1, i1, size)],
+    "fixed.take_fixed": [(f1, l1, size, number, flag)],
+    "forget.forget": [(kind, types.uint8[::1]) for kind in (f3, i3)],
+    "stimulus.poisson": [(f3, number, number, types.uint64, k1)],
+}
