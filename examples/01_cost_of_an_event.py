@@ -10,11 +10,12 @@ with the synapses.
 import time
 from functools import partial
 
+import numba
 import numpy as np
 
-from neurogen_numba import backends
 from neurogen_numba.brain.connectome import Arc, draw_synapses
 from neurogen_numba.kernels.lanes import LANES
+from neurogen_numba.kernels.synapse import synapse_backward_cpu, synapse_forward_cpu
 
 TOKENS, HISTORY, FAN_IN, EVENTS = 64, 3, 128, 32  # EVENTS: per token and sequence
 
@@ -46,8 +47,8 @@ def best(work, repeats=7):
 
 
 def main():
-    backend, rng = backends.get(), np.random.default_rng(0)
-    print(f"{EVENTS} events per token and sequence, {LANES} sequences, {FAN_IN} synapses per neuron, {backend.tasks} threads")
+    rng, threads = np.random.default_rng(0), numba.get_num_threads()
+    print(f"{EVENTS} events per token and sequence, {LANES} sequences, {FAN_IN} synapses per neuron, {threads} threads")
     print(f"{'neurons':>8} {'synapses':>10} {'us/token':>19} {'ns/event':>17} {'ns/synapse passed':>19}")
     print(f"{'':>8} {'':>10} {'forward':>10} {'back':>8} {'forward':>9} {'back':>7} {'forward':>10} {'back':>8}")
     for neurons in (1024, 2048, 4096, 8192):
@@ -60,8 +61,8 @@ def main():
         ds, d_weight = np.zeros_like(current), np.zeros_like(weight)
         wiring = row_start, target, weight, arc.first_delay, arc.delays
         lists = index, value, fired
-        forward = best(partial(backend.synapse_forward, current, *lists, HISTORY, *wiring))
-        back = best(partial(backend.synapse_backward, ds, d_weight, d_current, *lists, fired, HISTORY, HISTORY, *wiring, backend.tasks))
+        forward = best(partial(synapse_forward_cpu, current, *lists, HISTORY, *wiring))
+        back = best(partial(synapse_backward_cpu, ds, d_weight, d_current, *lists, fired, HISTORY, HISTORY, *wiring, threads))
         columns = TOKENS * LANES
         micro, nano = 1e6 / columns, 1e9 / columns / EVENTS
         print(

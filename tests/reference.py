@@ -295,7 +295,7 @@ def sizes(config):
 def projections(config):
     """The table of section 4 for one configuration, without the projections whose fan-in is 0."""
     fan_in, feedback, memory = config["fan_in"], config["feedback"], config["memory_fan_in"]
-    now, near, far, late = (0, 1), (0, 4), (0, config["delays"]), (config["chunk"], 8)  # first delay, number of delays
+    now, near, far, late = (0, 1), (0, 4), (0, config["delays"]), (config["chunk"], config["late_delays"])  # first delay, number of delays
     out = {module: f"{module}.out" if has_readout(config, module) else module for module in MODULES}
     table = [
         Projection("feedback_thalamus", "pfc", "thalamus", *late, feedback, inhibitory=True),

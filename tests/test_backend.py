@@ -8,14 +8,16 @@ import pytest
 
 from neurogen_numba import backends
 from neurogen_numba.backends import cpu
-from neurogen_numba.backends.base import Backend
+from neurogen_numba.backends.base import Backend, Lanes, Synapses, Traffic
+from neurogen_numba.backends.cpu_synapses import CpuSynapses, CpuTraffic
+from neurogen_numba.kernels.reduce import BLOCK
 
-backend = backends.get()
+backend = backends.get("cpu")
 OPERATIONS = [name for name, kind in Backend.__annotations__.items() if kind == "Callable"]
 
 
 def test_the_cpu_is_what_there_is():
-    assert isinstance(backend, cpu.CpuBackend) and backend.name == "cpu"
+    assert isinstance(backend, cpu.CpuBackend) and (backend.name, backend.product_dtype) == ("cpu", "float32")
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -25,18 +27,43 @@ def test_an_operation_is_the_kernel_of_its_name(name):
 
 def test_it_offers_what_a_backend_declares_and_nothing_else():
     offered = {name for name in vars(cpu.CpuBackend) if not name.startswith("_")}
-    assert offered == {"name", *OPERATIONS, *Backend.__abstractmethods__}
+    assert offered == {*Backend.__annotations__, *Backend.__abstractmethods__}
 
 
-@pytest.mark.parametrize("name", sorted(Backend.__abstractmethods__ - {"tasks"}))
-def test_methods_are_called_as_declared(name):
-    declared, offered = (inspect.signature(getattr(kind, name)).parameters for kind in (Backend, cpu.CpuBackend))
+PAIRS = ((Backend, cpu.CpuBackend), (Synapses, CpuSynapses), (Traffic, CpuTraffic))
+
+
+@pytest.mark.parametrize(
+    "kind, made, name",
+    [(*pair, name) for pair in PAIRS for name in sorted(pair[0].__abstractmethods__)],
+    ids=lambda x: x if isinstance(x, str) else x.__name__,
+)
+def test_methods_are_called_as_declared(kind, made, name):
+    declared, offered = (inspect.signature(getattr(which, name)).parameters for which in (kind, made))
+    assert issubclass(made, kind)
     assert [(p.name, p.default) for p in declared.values()] == [(p.name, p.default) for p in offered.values()]
 
 
 def test_zeros():
     assert (backend.zeros((2, 3)).dtype, backend.zeros((2, 3)).shape) == ("float32", (2, 3))
     assert backend.zeros(4, "uint16").dtype == "uint16" and not backend.zeros(4, "uint16").any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint16"])
+@pytest.mark.parametrize("rows, columns", [(1, 1), (5, 257), (64, 65)])
+def test_a_matrix_is_zeros_with_the_rows_and_columns_asked_for(rows, columns, dtype):
+    matrix = backend.matrix(rows, columns, dtype)
+    assert (matrix.shape, matrix.dtype) == ((rows, columns), dtype) and not matrix.any()
+    matrix[...] = 1
+    assert matrix[-1, -1] == 1 and not backend.matrix(rows, columns, dtype).any(), "each is an array of its own"
+
+
+def test_a_matrix_is_of_float32_unless_said_otherwise_and_products_take_it():
+    a, out = backend.matrix(5, 257), backend.matrix(5, 3)
+    assert a.dtype == "float32"
+    a[...] = 2
+    backend.product(out, a, np.ones((257, 3), np.float32))
+    np.testing.assert_array_equal(out, np.full((5, 3), 514, np.float32))
 
 
 @pytest.mark.parametrize("move", [lambda a: backend.asarray(a), lambda a: backend.to_numpy(a)], ids=["asarray", "to_numpy"])
@@ -66,14 +93,35 @@ def matrices(m, k, n, transposed):
 @pytest.mark.parametrize("m", [1, 3, 101])
 @pytest.mark.parametrize("transposed", ["", "a", "b", "ab"])
 @pytest.mark.parametrize("add", [False, True], ids=["overwrite", "add"])
+@pytest.mark.parametrize("scale", [1.0, 0.1], ids=["", "scaled"])
 @pytest.mark.parametrize("worth_sharing", [0, 10**9], ids=["shared", "whole"])
-def test_product(m, transposed, add, worth_sharing, monkeypatch):
+def test_product(m, transposed, add, scale, worth_sharing, monkeypatch):
     monkeypatch.setattr(cpu, "WORTH_SHARING", worth_sharing)
     a, b = matrices(m, 37, 53, transposed)
     before = np.full((m, 53), 2.5, np.float32)
     out = before.copy()
-    backend.product(out, a, b, add=add)
-    np.testing.assert_allclose(out, a.astype(np.float64) @ b + (before if add else 0), rtol=0, atol=1e-4)
+    given = a.copy(), b.copy()
+    backend.product(out, a, b, add=add, scale=scale)
+    np.testing.assert_allclose(out, scale * (a.astype(np.float64) @ b) + (before if add else 0), rtol=0, atol=1e-4 * scale)
+    np.testing.assert_array_equal(a, given[0])
+    np.testing.assert_array_equal(b, given[1])
+
+
+@pytest.mark.parametrize("add", [False, True], ids=["overwrite", "add"])
+def test_a_product_is_neither_added_nor_scaled_unless_asked_for(add):
+    a, b = matrices(7, 37, 53, "")
+    plain, asked = np.full((7, 53), 2.5, np.float32), np.full((7, 53), 2.5, np.float32)
+    backend.product(plain, a, b, **({"add": True} if add else {}))
+    backend.product(asked, a, b, add, 1.0)
+    np.testing.assert_array_equal(plain, asked)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_a_product_overwrites_what_is_no_number(scale):
+    a, b = matrices(7, 37, 53, "")
+    out = np.full((7, 53), np.nan, np.float32)
+    backend.product(out, a, b, scale=scale)
+    assert np.isfinite(out).all()
 
 
 def test_a_large_product_is_shared(monkeypatch):
@@ -81,9 +129,9 @@ def test_a_large_product_is_shared(monkeypatch):
     seen = []
     plain = cpu.CpuBackend._rows
 
-    def watched(out, a, b, add):
+    def watched(out, *rest):
         seen.append(len(out))
-        plain(out, a, b, add)
+        plain(out, *rest)
 
     a, b = matrices(600, 200, 300, "b")
     assert a.shape[0] * a.shape[1] * b.shape[1] > cpu.WORTH_SHARING
@@ -99,19 +147,107 @@ def test_a_failure_in_a_shared_product_is_heard():
         backend.product(backend.zeros((600, 300)), *(np.ones(shape, np.float32) for shape in ((600, 200), (199, 300))))
 
 
+def norm_of(x):
+    """The Euclidean norm, as the optimiser has it made."""
+    partial, norm = backend.zeros(-(-x.size // BLOCK), "float64"), backend.asarray([np.nan], "float32")
+    backend.sum_of_squares(partial, x)
+    backend.norm(norm, partial)
+    return norm
+
+
 @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 100_003])
 def test_norm(size):
     x = np.random.default_rng(size).standard_normal(size).astype(np.float32)
-    norm = backend.norm(x)
-    assert isinstance(norm, float)
-    assert norm == pytest.approx(np.linalg.norm(x.astype(np.float64)), rel=1e-5)
+    norm = norm_of(x)
+    assert (norm.shape, norm.dtype) == ((1,), "float32")
+    assert norm[0] == pytest.approx(np.linalg.norm(x.astype(np.float64)), rel=1e-5)
+
+
+def test_a_norm_is_added_up_in_float64():
+    norm = backend.zeros(1)
+    backend.norm(norm, np.array([2.0**40, *[2.0] * 2**10, -(2.0**40), 2.0**11]))
+    assert norm[0] == 64
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_norm_shows_what_is_no_number(value):
     x = np.zeros(10_000, np.float32)
     x[7777] = value
-    assert not np.isfinite(backend.norm(x))
+    assert not np.isfinite(norm_of(x)[0])
+
+
+# What is recorded
+
+
+def test_what_is_recorded_does_what_the_step_does():
+    """Again and again, with what lies in the arrays by then."""
+    told, heard = backend.zeros(3), backend.zeros(3)
+
+    def step():
+        np.add(heard, told, out=heard)
+
+    again = backend.record(step)
+    heard[...] = 0  # whether recording does the step once is the backend's affair
+    for times in (1, 2, 3):
+        told[...] = np.arange(3) * times
+        again()
+    np.testing.assert_array_equal(heard, [0, 6, 12])
+
+
+def test_an_error_in_a_recorded_step_is_heard():
+    with pytest.raises(ZeroDivisionError):
+        backend.record(lambda: 1 / 0)()
+
+
+# Synapses
+
+
+def test_synapses_of_the_projections_given():
+    """What they do is in test_synapses.py."""
+    made = backend.synapses([], "uint16", None)
+    assert isinstance(made, Synapses)
+    made.wire()
+    made.refresh()
+    traffic = made.traffic({"a.axon": (5, 2)}, {"b.current": 7}, tokens=4, batch=3, chunk=2, learning=True)
+    assert isinstance(traffic, Traffic)
+    value = np.full((2, 3, 7), np.nan, np.float32)
+    traffic.receive("b.current", 0, 2, value)
+    assert not value.any()
+    assert traffic.past("a.axon").shape == (2, 3, 5) and not traffic.past("a.axon").any()
+
+
+@pytest.mark.parametrize("index_dtype", ["uint16", "uint32"])
+@pytest.mark.parametrize("batch, groups", [(1, 1), (16, 1), (17, 2)])
+def test_lists_have_room_for_every_neuron_of_every_group_of_lanes(batch, groups, index_dtype):
+    traffic = backend.synapses([], index_dtype, None).traffic({"a.axon": (5, 2)}, {"b.current": 7}, 4, batch, 2, learning=True)
+    shapes = [((6, groups, 5), index_dtype), ((6, groups, 5, 16), "float32"), ((6, groups), "int32"), ((6, groups), "int32")]
+    assert [(array.shape, array.dtype) for array in traffic.lists["a.axon"]] == shapes
+    assert traffic.d_current["b.current"].shape == (4, groups, 7, 16)
+
+
+# The device
+
+
+def test_lanes_keep_the_order_in_which_work_is_asked_for():
+    lanes, done = backend.lanes(), []
+    assert isinstance(lanes, Lanes)
+    marks = [None]
+    for lane in ("a", "b", "a"):
+        with lanes.on(lane, marks):
+            done.append(lane)
+        marks.append(lanes.mark(lane))
+    lanes.join()
+    backend.synchronize()
+    assert done == ["a", "b", "a"]
+
+
+def test_the_device_has_a_name_and_a_size():
+    assert f"{numba.get_num_threads()} threads" in backend.device_name()
+    used = backend.memory_used()
+    assert isinstance(used, int) and used > 10**6, "what a process needs that has NumPy loaded"
+
+
+# Threads
 
 
 @pytest.fixture
@@ -130,9 +266,8 @@ def test_no_result_depends_on_the_number_of_threads(threads):
     found = []
     for count in (1, 2):
         threads(count)
-        assert backend.tasks == count
         out = backend.zeros((1000, 65))
-        backend.product(out, a, b)
-        found.append((out, backend.norm(x)))
+        backend.product(out, a, b, scale=0.3)
+        found.append((out, norm_of(x)))
     np.testing.assert_array_equal(found[0][0], found[1][0])
-    assert found[0][1] == found[1][1]
+    np.testing.assert_array_equal(found[0][1], found[1][1])

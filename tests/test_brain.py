@@ -32,7 +32,17 @@ SIZES = {"thalamus": 13, "wernicke": 30, "hippocampus": 17, "pfc": 19, "basal_ga
 
 def config(outputs, events="graded", **sizes):
     modules = {name: Module(n, outputs.get(name, 0), lateral=3) for name, n in SIZES.items()}
-    rest = {"vocabulary": 23, "fan_in": 6, "feedback": 3, "delays": 5, "hypercolumn": 8, "memory_heads": 2, "memory_fan_in": 5, "chunk": 4}
+    rest = {
+        "vocabulary": 23,
+        "fan_in": 6,
+        "feedback": 3,
+        "delays": 5,
+        "late_delays": 6,
+        "hypercolumn": 8,
+        "memory_heads": 2,
+        "memory_fan_in": 5,
+        "chunk": 4,
+    }
     return BrainConfig(**modules, **rest, **sizes, events=events)
 
 
@@ -58,7 +68,7 @@ def fill(brain, seed):
 
 @functools.cache
 def lively(sizes, seed=0):
-    brain = Brain(sizes, backends.get())
+    brain = Brain(sizes, backends.get("cpu"))
     fill(brain, seed)
     return brain
 
@@ -117,7 +127,7 @@ def run(brain, seed=0, *, smooth=False, warm=True, rate=0.0, batch=2, learning=F
         act.advance(T)
         state = act.state() | {name: (level / np.arange(1, batch + 1)).astype(np.float32) for name, level in LEVELS.items()}
         act.load_state(state)
-    act.dropout = Dropout(batch, rate, seed=5, step=seed)
+    act.dropout = Dropout(brain.backend, batch, rate, seed=5, step=seed)
     ids = tokens(seed, batch=batch)
     logits = brain.forward(act, ids).reshape(T, batch, -1)
     return Run(brain, act, ids, state, logits, masks_of(brain, act.dropout, T) if rate else {})
@@ -179,7 +189,7 @@ def test_rates_are_the_share_of_neurons_that_fire():
 
 @CONFIGS
 def test_a_fresh_brain_starts_where_the_model_says(sizes):
-    brain = Brain(sizes, backends.get())
+    brain = Brain(sizes, backends.get("cpu"))
     brain.initialise(0)
     value, fixed = brain.parameters.value, brain.structure()
     assert value.keys() == set(ref.parameter_names(dataclasses.asdict(sizes)))
@@ -429,7 +439,7 @@ def test_a_loaded_state_goes_on_bit_for_bit(sizes):
     brain = lively(sizes)
     d_logits = np.random.default_rng(3).normal(size=(T, 17, 23)).astype(np.float32)
     act, loaded = Activity(brain, T, 17, learning=True), Activity(brain, T, 17, learning=True)
-    act.dropout = loaded.dropout = Dropout(17, 0.2)
+    act.dropout = loaded.dropout = Dropout(backends.get("cpu"), 17, 0.2)
     brain.forward(act, tokens(0, batch=17))
     act.advance(T)
     state = act.state()
@@ -489,14 +499,154 @@ def test_forget_makes_some_sequences_fresh_and_leaves_the_others(forgotten):
     for name, values in state.items():
         values[(slice(None), list(forgotten)) if "history" in name else list(forgotten)] = 0  # [H, B, N] or [B, ...]
     expected.load_state(state)
-    sequences = np.zeros(18, bool)
-    sequences[list(forgotten)] = True
-    act.forget(sequences)
+    sequences = np.zeros(18, np.uint8)
+    sequences[list(forgotten)] = 1
+    act.forget(brain.backend.asarray(sequences, "uint8"))
     for name, values in act.state().items():
         np.testing.assert_array_equal(values, state[name], err_msg=name)
     d_logits = np.random.default_rng(3).normal(size=(T, 18, 23)).astype(np.float32)
     one, other = (gradient_of(brain, a, tokens(0, batch=18), d_logits) for a in (act, expected))
     np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("mark", [1, 2, 255])
+def test_forget_takes_anything_but_0_for_a_yes(mark):
+    """The mask is of bytes on the device, and is left as it was."""
+    brain = lively(READOUTS)
+    act = Activity(brain, T, 3)
+    brain.forward(act, tokens(1, batch=3))
+    act.advance(T)
+    act.fresh[...] = brain.backend.asarray([0, mark, 0], "uint8")
+    before = act.state()
+    act.forget(act.fresh)
+    assert brain.backend.to_numpy(act.fresh).tolist() == [0, mark, 0]
+    for name, values in act.state().items():
+        column = (slice(None),) if "history" in name else ()
+        assert not values[(*column, 1)].any(), name
+        for b in (0, 2):
+            np.testing.assert_array_equal(values[(*column, b)], before[name][(*column, b)], err_msg=name)
+            assert name in LEVELS or values[(*column, b)].any(), name
+
+
+def test_to_forget_a_level_is_to_be_neutral_again():
+    brain = lively(READOUTS)
+    act = Activity(brain, T, 2)
+    act.load_state(act.state() | {name: np.full(2, level, np.float32) for name, level in LEVELS.items()})
+    scales = {"norepinephrine": act.gain_scale, "serotonin": act.beta_scale, "dopamine": act.write_scale}
+    for name, scale in scales.items():
+        np.testing.assert_allclose(scale, 1 + LEVELS[name])
+    act.forget(brain.backend.asarray([1, 0], "uint8"))
+    for name, scale in scales.items():
+        np.testing.assert_allclose(scale, [1, 1 + LEVELS[name]])
+
+
+@CONFIGS
+def test_views_are_the_state_itself_under_its_names(sizes):
+    brain = lively(sizes)
+    act = Activity(brain, T, 2)
+    views, state = act.views(), act.state()
+    assert views.keys() == {name for name in state if "history" not in name} and len(state) > len(views)
+    for name, view in views.items():
+        assert (view.shape, view.dtype) == (state[name].shape, "float32"), name
+    for segment in (0, 1):  # the same memory from segment to segment
+        brain.forward(act, tokens(segment))
+        act.advance(T)
+        state = act.state()
+        for name, view in views.items():
+            np.testing.assert_array_equal(view, state[name], err_msg=name)
+            assert name in LEVELS or view.any(), name
+            assert np.shares_memory(view, act.views()[name]) and not np.shares_memory(view, state[name]), name
+            assert np.shares_memory(np.from_dlpack(view), view), name
+    act.reset()
+    assert not any(view.any() for view in views.values())
+
+
+@CONFIGS
+def test_what_is_written_to_a_view_is_what_the_brain_goes_on_from(sizes):
+    brain = lively(sizes)
+    act, other = Activity(brain, T, 2), Activity(brain, T, 2)
+    draw = np.random.default_rng(0)
+    written = {name: draw.normal(0, 0.5, view.shape).astype(np.float32) for name, view in act.views().items() if name not in LEVELS}
+    for name, values in written.items():
+        act.views()[name][...] = brain.backend.asarray(values)
+    other.load_state(other.state() | written)
+    for name, values in act.state().items():
+        np.testing.assert_array_equal(values, other.state()[name], err_msg=name)
+    fresh = brain.forward(Activity(brain, T, 2), tokens(0))
+    one, two = brain.forward(act, tokens(0)), brain.forward(other, tokens(0))
+    np.testing.assert_array_equal(one, two)
+    assert (one != fresh).any()
+
+
+def test_levels_written_to_a_view_are_heard_once_the_state_is_loaded():
+    brain = lively(READOUTS)
+    act, other = Activity(brain, T, 2), Activity(brain, T, 2)
+    levels = {name: np.full(2, level, np.float32) for name, level in LEVELS.items()}
+    for name, values in levels.items():
+        act.views()[name][...] = brain.backend.asarray(values)
+    act.load_state(act.state())
+    other.load_state(other.state() | levels)
+    for name in ("gain_scale", "beta_scale", "write_scale"):
+        np.testing.assert_array_equal(getattr(act, name), getattr(other, name))
+    np.testing.assert_array_equal(brain.forward(act, tokens(0)), brain.forward(other, tokens(0)))
+
+
+# Dropout
+
+
+def places_of(dropout):
+    """Rate, key and first place of every mask, for a few tokens."""
+    return {(what, first): dropout.at(what, first, 7) for what in Dropout.PLACES for first in (0, 4)}
+
+
+def test_a_mask_is_a_matter_of_seed_step_and_place():
+    dropout, names = Dropout(backends.get("cpu"), 3, 0.2, seed=5, step=8), set(Dropout.PLACES)
+    assert names == {"embedding", "decoder", *(f"{name}.axon" for name in MODULES)} and len(names) == len(Dropout.PLACES)
+    for (what, first), (rate, key, place) in places_of(dropout).items():
+        assert rate == np.float32(0.2) and place == first * 3 * 7
+        assert (key.shape, key.dtype) == ((1,), "uint64")
+        assert key[0] == places.key(5, 8, zlib.crc32(what.encode()))
+    drawn = [Dropout(backends.get("cpu"), 3, 0.2, seed, step).keys for seed, step in ((5, 8), (5, 9), (6, 8), (8, 5))]
+    assert len(set(np.concatenate(drawn))) == 4 * len(names), "no two masks are the same"
+
+
+def test_begin_brings_the_masks_of_another_step_to_the_same_place():
+    """The arrays stay where they are: a recorded step reads them there."""
+    dropout = Dropout(backends.get("cpu"), 3, 0.2, seed=5)
+    keys, before = dropout.keys, places_of(dropout)
+    old = dropout.keys.copy()
+    for step in (1, 2**40, 0):
+        dropout.begin(step)
+        assert dropout.step == step and dropout.keys is keys
+        np.testing.assert_array_equal(keys, Dropout(backends.get("cpu"), 3, 0.2, seed=5, step=step).keys)
+        assert (step == 0) == np.array_equal(keys, old) == np.isin(keys, old).any()
+        for where, (_, key, _) in places_of(dropout).items():
+            assert np.shares_memory(key, before[where][1]) and key[0] == before[where][1][0], where
+
+
+def test_a_brain_drops_what_its_step_says():
+    brain, ids, found = lively(READOUTS), tokens(0), {}
+    act = Activity(brain, T, 2, learning=True, dropout=0.3, seed=9)
+    assert (act.dropout.batch, act.dropout.rate, act.dropout.seed) == (2, np.float32(0.3), 9)
+    for step in (0, 1, 0):
+        act.reset()
+        act.dropout.begin(step)
+        logits = brain.forward(act, ids).copy()
+        np.testing.assert_array_equal(found.setdefault(step, logits), logits)
+        other = Activity(brain, T, 2, learning=True)
+        other.dropout = Dropout(brain.backend, 2, 0.3, 9, step)
+        np.testing.assert_array_equal(brain.forward(other, ids), logits)
+    assert (found[0] != found[1]).any()
+
+
+def test_without_dropout_no_step_changes_anything():
+    brain, act = lively(READOUTS), Activity(lively(READOUTS), T, 2, learning=True, seed=9)
+    assert act.dropout.rate == 0
+    expected = brain.forward(act, tokens(0)).copy()
+    act.reset()
+    act.dropout.begin(3)
+    assert act.dropout.step == 3
+    np.testing.assert_array_equal(brain.forward(act, tokens(0)), expected)
 
 
 # Events
@@ -509,7 +659,9 @@ def test_the_lists_hold_what_fired_and_what_is_near_and_nothing_more(batch):
     act = Activity(brain, T, batch, learning=True)
     brain.forward(act, tokens(0, batch=batch))
     for name in MODULES:
-        index, value, fired, listed = act.signals[f"{name}.axon"].rows(0, T)
+        own = slice(brain.history(f"{name}.axon"), None)  # of the segment; before them is the past
+        index, value, fired, listed = (array[own] for array in act.traffic.lists[f"{name}.axon"])
+        assert len(index) == len(value) == len(fired) == len(listed) == T
         v = act.v[name][1:]
         for t, g in np.ndindex(fired.shape):
             group = v[t, 16 * g : 16 * (g + 1)]  # [sequences, neurons]
@@ -523,14 +675,15 @@ def test_the_lists_hold_what_fired_and_what_is_near_and_nothing_more(batch):
 
 
 def test_a_brain_at_rest_has_nothing_to_do():
-    brain = Brain(READOUTS, backends.get())
+    brain = Brain(READOUTS, backends.get("cpu"))
     brain.initialise(0)
     for name in MODULES:
         brain.parameters.value[f"{name}.bias"][:] = -50
     act = Activity(brain, T, 2, learning=True)
     logits = brain.forward(act, tokens(0))
     for name in MODULES:
-        fired, listed = act.signals[f"{name}.axon"].lists[2:]
+        fired, listed = act.traffic.lists[f"{name}.axon"][2:]
+        assert len(fired) == brain.history(f"{name}.axon") + T
         assert not fired.any() and not listed.any(), name
     assert not act.currents["wernicke.current"].value.any() and not logits.any()
 
@@ -539,7 +692,7 @@ def test_a_brain_at_rest_has_nothing_to_do():
 
 
 def test_an_update_leaves_no_parameter_where_it_must_not_be():
-    brain = Brain(READOUTS, backends.get())
+    brain = Brain(READOUTS, backends.get("cpu"))
     brain.initialise(0)
     optimizer, value = AdamW(brain.parameters, brain.backend), brain.parameters.value
     bounds = {f"{p.name}.weight": (-np.inf, 0) for p in ref.projections(dataclasses.asdict(READOUTS)) if p.inhibitory}
@@ -574,7 +727,7 @@ def test_no_result_depends_on_the_number_of_threads():
         for threads in (1, 2):
             numba.set_num_threads(threads)
             act = Activity(brain, T, 17, learning=True)
-            act.dropout = Dropout(17, 0.2)
+            act.dropout = Dropout(backends.get("cpu"), 17, 0.2)
             brain.forward(act, tokens(1, batch=17))
             act.advance(T)
             gradient = gradient_of(brain, act, tokens(0, batch=17), d_logits)

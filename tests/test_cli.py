@@ -78,6 +78,13 @@ def test_an_error_that_the_user_can_mend_is_one_line(capsys):
     assert capsys.readouterr().err == "neurogen train: a.txt: not text use UTF-8\n"
 
 
+def test_too_little_memory_is_one_line(capsys):
+    assert raises(MemoryError("Unable to allocate 2.28 PiB"))([]) == 2
+    assert capsys.readouterr().err.startswith("neurogen train: out of memory: Unable to allocate 2.28 PiB; lower --batch-size")
+    assert raises(MemoryError())([]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_interrupt_is_130(capsys):
     assert raises(KeyboardInterrupt())([]) == 130
     assert capsys.readouterr().err == "\nneurogen train: interrupted\n"

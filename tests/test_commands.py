@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import tiny
-from neurogen_numba import checkpoint, presets, rundir
+from neurogen_numba import backends, checkpoint, presets, rundir
 from neurogen_numba.chat import Talk
 from neurogen_numba.chat import main as chat
 from neurogen_numba.errors import ConfigError
@@ -239,6 +239,11 @@ def test_steps_that_are_asked_for_are_not_cut_by_the_time_of_the_preset(monkeypa
         (["--dropout", "1"], ["dropout"]),
         (["--stepps", "3"], ["--steps"]),
         (["--name", "a/b"], ["--name"]),
+        (["--backend", "gpu"], ["--backend", "'gpu'", "'cuda'"]),
+        (["--backend", "cpu", "--precision", "bf16"], ["precision bf16", "--backend cuda"]),
+        (["--backend", "cpu", "--mode", "pipelined"], ["mode pipelined", "--backend cuda"]),
+        (["--backend", "cpu", "--precision", "int8"], ["--precision", "'int8'"]),
+        (["--gpu-device", "one"], ["--gpu-device", "'one'"]),
     ],
 )
 def test_bad_flags_and_data(place, capsys, flags, words):
@@ -248,6 +253,63 @@ def test_bad_flags_and_data(place, capsys, flags, words):
     (place / "folder").mkdir()
     refused(trained(*flags), capsys, *words)
     assert not (place / "runs").exists() or not list((place / "runs").iterdir()), "an empty run was left behind"
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.delenv("NUMBA_ENABLE_CUDASIM", raising=False)
+    monkeypatch.setattr(backends, "_made", {})
+    monkeypatch.setattr(backends.probe, "TRACES", ())
+    monkeypatch.setattr(backends.probe, "load", lambda name: (_ for _ in ()).throw(OSError(f"{name}: cannot open shared object file")))
+
+
+def test_a_gpu_that_is_not_there(place, capsys, no_gpu):
+    """Refused before anything is written, and never replaced by the CPU."""
+    assert trained("--backend", "cpu", "--steps", "1") == 0
+    runs, said = sorted((place / "runs").rglob("*")), ["no NVIDIA driver", "--backend cpu"]
+    capsys.readouterr()
+    for more in ([], ["--precision", "bf16"], ["--mode", "pipelined"], ["--gpu-device", "3"]):
+        refused(trained("--backend", "cuda", *more), capsys, *said)
+    for command in (generate, evaluate, chat):
+        refused(command(["--backend", "cuda"]), capsys, *said)
+    refused(train(["--resume", "--steps", "2", "--backend", "cuda"]), capsys, *said)
+    refused(trained("--precision", "fp16"), capsys, "precision fp16: the CPU")  # auto is the CPU here
+    assert sorted((place / "runs").rglob("*")) == runs
+
+
+def test_every_command_hands_the_flags_to_the_backend(place, capsys, monkeypatch):
+    asked, get = [], backends.get
+    monkeypatch.setattr(backends, "get", lambda *settings: asked.append(settings) or get("cpu"))
+    flags = ["--backend", "cuda", "--gpu-device", "2", "--precision", "fp16", "--mode", "pipelined"]
+    monkeypatch.setattr("builtins.input", lambda prompt="": "/quit")
+    assert trained("--steps", "1", *flags) == train(["--resume", "--steps", "2", *flags]) == 0
+    assert generate(["--length", "1", *flags]) == evaluate(["--json", *flags]) == chat(flags) == 0
+    assert asked == [("cuda", 2, "fp16", "pipelined")] * 5
+
+
+def test_a_run_goes_on_with_another_backend(place, monkeypatch):
+    """Nothing of the backend is kept with a run."""
+
+    class Other(type(backends.get("cpu"))):
+        name = "other"
+
+    other, heard = Other(), []
+    reports = Trainer.reports
+    assert trained("--steps", "2", "--backend", "cpu") == 0
+    monkeypatch.setattr(backends, "get", lambda *_: other)
+    monkeypatch.setattr(Trainer, "reports", lambda trainer: heard.append(trainer.model.backend) or reports(trainer))
+    assert train(["--resume", "--steps", "4"]) == 0
+    assert heard == [other] and checkpoint.latest(place / "runs/tiny-1").name == "step-00000004"
+    text = "".join(path.read_text() for path in (place / "runs/tiny-1").rglob("*.json"))
+    assert '"backend"' not in text and "precision" not in text
+
+
+@pytest.mark.gpu
+def test_a_run_of_the_cpu_goes_on_with_a_gpu_and_back(place, full_size):
+    flags = ["--batch-size", "2", "--seq-length", "4", "--steps", "1", "--eval-interval", "99", "--sample-interval", "99"]
+    assert trained("--backend", "cpu", *flags) == 0
+    codes = [train(["--resume", "--steps", str(steps), "--backend", name]) for steps, name in ((2, "cuda"), (3, "cpu"))]
+    assert codes == [0, 0] and checkpoint.latest(place / "runs/tiny-1").name == "step-00000003"
 
 
 def test_an_unreadable_file(place, capsys, monkeypatch):

@@ -111,7 +111,7 @@ def test_a_seed_is_a_wiring(arc):
 
 
 def wired(seed):
-    brain = WiredBrain(small(), backends.get())
+    brain = WiredBrain(small(), backends.get("cpu"))
     brain.initialise(seed)
     return brain
 

@@ -5,6 +5,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import tiny
+from neurogen_numba.backends.cpu import CpuBackend
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.config import Brain, Config, Module
 from neurogen_numba.errors import ConfigError
@@ -228,11 +230,60 @@ def test_the_seed_decides_and_nothing_else(model):
 
 
 def test_every_draw_has_random_numbers_of_its_own(model, monkeypatch):
-    monkeypatch.setattr(model.brain.decoder, "weight", np.zeros_like(model.brain.decoder.weight))  # all tokens are equally probable
+    monkeypatch.setattr(model.brain.decoder, "factor", np.zeros_like(model.brain.decoder.factor))  # all tokens are equally probable
     session = Session(model, Sampling(), batch=3)
     session.feed(np.repeat(heard("once"), 3, axis=1))
     # 120 draws out of 257 tokens leave 96 different ones on average, standard deviation 4.
     assert len({token for row in drawn(session, 40) for token in row}) > 75
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0}, {"seed": 3}, {"temperature": 0.8, "top_k": 9, "top_p": 0.9, "seed": 4}])
+def test_many_written_at_once_are_those_drawn_one_by_one(model, settings):
+    one, many = (Session(model, Sampling(**settings), batch=2) for _ in range(2))
+    for session in (one, many):
+        session.feed(np.concatenate([heard("once"), heard("upon")], axis=1))
+    expected = drawn(one, 12)
+    parts = [many.write(5), many.draw()[None], many.write(1), many.write(5)]
+    for part, count in zip(parts, (5, 1, 1, 5), strict=True):
+        assert (part.shape, part.dtype) == ((count, 2), "int32")
+    assert np.concatenate(parts).tolist() == expected
+    assert list(many.heard) == list(one.heard) == [expected[-1][0]]
+    for session in (one, many):
+        session.feed(np.repeat(heard(" and"), 2, axis=1))
+    assert many.write(3).tolist() == drawn(one, 3)
+
+
+def test_what_was_written_stays_as_it_was(model):
+    session = Session(model, Sampling(seed=3))
+    session.feed(heard("once"))
+    first, said = session.write(4), session.draw()
+    kept = first.copy(), said.copy()
+    session.write(4)
+    np.testing.assert_array_equal(first, kept[0])
+    np.testing.assert_array_equal(said, kept[1])
+
+
+def test_every_draw_counts_in_every_sequence_and_nothing_else_does(model):
+    """The count is what decides which random numbers come next."""
+    session = Session(model, Sampling(), batch=3)
+    session.feed(np.repeat(heard("once"), 3, axis=1))
+    assert session._drawn.dtype == "uint64" and session._drawn.tolist() == [0, 0, 0]
+    session.draw()
+    session.write(4)
+    assert session._drawn.tolist() == [5, 5, 5]
+    session.feed(np.repeat(heard("upon"), 3, axis=1))
+    assert session._drawn.tolist() == [5, 5, 5]
+    session.reset()
+    assert session._drawn.tolist() == [0, 0, 0]
+
+
+def test_what_may_be_drawn_is_what_the_sampling_leaves(model):
+    session = Session(model, Sampling(temperature=3.0, top_k=3, seed=1))
+    session.feed(heard("once"))
+    text = [*heard("once")[:, 0].tolist(), *session.write(30)[:, 0].tolist()]
+    best = np.argsort(-model.logits(text[:-1]), axis=1)[3:, :3]
+    ranks = [row.tolist().index(token) for row, token in zip(best, text[4:], strict=True)]  # ValueError: none of the three
+    assert set(ranks) == {0, 1, 2}
 
 
 def test_reset_forgets_everything(model):
@@ -262,3 +313,15 @@ def test_a_stream_speaks_for_a_model(model):
     text = say(1)
     assert text and say(1) == text != say(2)
     assert say(1, stop=text[3:5]) == text[: text.index(text[3:5])]
+
+
+def test_rows_that_only_fill_up_the_decoder_are_never_drawn(monkeypatch):
+    """Some backends multiply matrices of whole tiles: what lies beyond the vocabulary is no token."""
+    monkeypatch.setattr(CpuBackend, "whole_rows", 64)
+    model = NeuroGenModel.from_config(tiny.config(brain={"vocabulary": 5}), backend="cpu")
+    assert model.brain.decoder.weight.shape[0] == 64
+    session = Session(model, Sampling(temperature=100.0), batch=8)
+    session.feed(np.zeros((1, 8), np.int32))
+    assert set(session.write(20).ravel().tolist()) == set(range(5))
+    model.train_step(np.zeros((2, 6), np.int32), np.ones((2, 6), np.int32))
+    assert not model.brain.decoder.weight[5:].any() and not model.brain.decoder.bias[5:].any()

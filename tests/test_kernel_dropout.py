@@ -4,48 +4,55 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradients import single
-from neurogen_numba.kernels.dropout import dropout_cpu
 from neurogen_numba.kernels.events import list_events_cpu, spread_events_cpu
 from neurogen_numba.kernels.lanes import LANES
 from neurogen_numba.kernels.rng import key, uniform
 
-KEY, PLACE = key(4, 5), np.uint64(1000)
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered")  # random bits wrap around; the simulator's NumPy wonders
+
+KEY, PLACE = np.array([key(4, 5)]), np.uint64(1000)
 
 
-def dropped(x, rate, key=KEY, place=PLACE):
+def dropped(op, x, rate, key=KEY, place=PLACE):
     x = single(x)
-    dropout_cpu(x, np.float32(rate), key, place)
+    op("dropout", x, np.float32(rate), key, place)
     return x
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 0.9375, width=32))
-def test_a_value_is_dropped_or_scaled_up(rows, size, rate):
+def test_a_value_is_dropped_or_scaled_up(op, rows, size, rate):
     x = single(np.random.default_rng(rows).normal(0, 1, (rows, size)))
     places = np.arange(PLACE, PLACE + np.uint64(x.size), dtype=np.uint64).reshape(x.shape)
     expected = np.where(uniform(KEY, places) >= np.float32(rate), x / (1 - rate), 0)
-    np.testing.assert_allclose(dropped(x, rate), expected, rtol=1e-6)
+    np.testing.assert_allclose(dropped(op, x, rate), expected, rtol=1e-6)
 
 
-def test_the_mean_stays_and_the_rate_is_kept():
-    masked = dropped(np.ones((300, 300)), 0.25)
+def test_more_values_than_threads_at_once(op, full_size):
+    x = np.ones((1100, 1001))
+    places = np.arange(PLACE, PLACE + np.uint64(x.size), dtype=np.uint64).reshape(x.shape)
+    np.testing.assert_array_equal(dropped(op, x, 0.5), np.where(uniform(KEY, places) >= 0.5, 2, 0))
+
+
+def test_the_mean_stays_and_the_rate_is_kept(op):
+    masked = dropped(op, np.ones((300, 300)), 0.25)
     assert (masked == 0).mean() == pytest.approx(0.25, abs=5 * np.sqrt(0.25 * 0.75 / masked.size))
     np.testing.assert_array_equal(np.unique(masked), single([0, 1 / 0.75]))
 
 
-def test_rate_zero_changes_nothing():
+def test_rate_zero_changes_nothing(op):
     x = single(np.random.default_rng(1).normal(0, 1, (5, 7)))
-    np.testing.assert_array_equal(dropped(x, 0), x)
+    np.testing.assert_array_equal(dropped(op, x, 0), x)
 
 
-def test_some_rows_are_masked_as_they_are_among_all():
-    whole = dropped(np.ones((9, 13)), 0.5)
-    part = dropped(np.ones((4, 13)), 0.5, place=PLACE + np.uint64(3 * 13))
+def test_some_rows_are_masked_as_they_are_among_all(op):
+    whole = dropped(op, np.ones((9, 13)), 0.5)
+    part = dropped(op, np.ones((4, 13)), 0.5, place=PLACE + np.uint64(3 * 13))
     np.testing.assert_array_equal(part, whole[3:7])
-    assert (dropped(np.ones((9, 13)), 0.5, key=key(4, 6)) != whole).any()
+    assert (dropped(op, np.ones((9, 13)), 0.5, key=np.array([key(4, 6)])) != whole).any()
 
 
 @pytest.mark.parametrize("B", [1, 15, 16, 17])
-def test_axons_are_masked_as_their_gradients_are(B):
+def test_axons_are_masked_as_their_gradients_are(op, B):
     """Forward, list_events drops; backward, dropout does: it must be the same mask."""
     C, M, rate = 3, 21, np.float32(0.4)
     v = single(np.random.default_rng(2).uniform(1.1, 2, (C, B, M)))  # all of them fire
@@ -54,4 +61,4 @@ def test_axons_are_masked_as_their_gradients_are(B):
     list_events_cpu(*lists, v, rate, KEY, PLACE, True, False)
     carried = np.empty_like(v)
     spread_events_cpu(carried, *lists[:3])
-    np.testing.assert_allclose(carried.reshape(-1, M), dropped(v.reshape(-1, M), rate), rtol=1e-6)
+    np.testing.assert_allclose(carried.reshape(-1, M), dropped(op, v.reshape(-1, M), rate), rtol=1e-6)

@@ -10,7 +10,7 @@ from neurogen_numba.kernels.lanes import LANES
 from neurogen_numba.kernels.rng import key
 
 BATCHES = st.sampled_from([1, 15, 16, 17, 33])
-NOWHERE = np.uint64(0), np.uint64(0)  # key and place, where nothing is dropped
+NOWHERE = np.zeros(1, np.uint64), np.uint64(0)  # key and place, where nothing is dropped
 
 
 def empty_lists(C, B, M):
@@ -78,7 +78,7 @@ def test_plain_values_are_all_carried(C, B, M, seed):
 
 def test_a_dropped_axon_stays_on_the_list_and_the_others_speak_up():
     v = np.full((4, 17, 30), 1.5, np.float32)
-    lists = listed_events(v, drop=0.25, key_and_place=(key(1), np.uint64(5)))
+    lists = listed_events(v, drop=0.25, key_and_place=(np.array([key(1)]), np.uint64(5)))
     assert (lists[2] == 30).all()  # the neuron fired, whoever hears it
     carried = np.empty_like(v)
     spread_events_cpu(carried, *lists[:3])

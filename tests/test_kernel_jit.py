@@ -18,26 +18,56 @@ PHYSICS = {  # argument types of every function that all backends share
     "surrogate.event": (NUMBER, FLAG),
     "surrogate.slope": (NUMBER,),
     "surrogate.carried": (NUMBER, NUMBER, FLAG),
+    "neuron.decay": (NUMBER,),
+    "neuron.decay_slope": (NUMBER,),
+    "neuron.drive": (NUMBER,) * 4,
     "neuron.lif_step": (*[NUMBER] * 6, FLAG),
     "neuron.lif_step_backward": (*[NUMBER] * 9, FLAG, FLAG),
+    "neuron.trace_step": (*[NUMBER] * 3, FLAG, FLAG),
+    "neuron.trace_step_backward": (*[NUMBER] * 5, FLAG, FLAG),
+    "normalize.normalizer": (NUMBER, types.int64),
+    "normalize.normalize_step_backward": (NUMBER,) * 4,
+    "gate.gate_step": (NUMBER, NUMBER),
+    "gate.gate_step_backward": (NUMBER,) * 3,
+    "working_memory.working_memory_step": (NUMBER,) * 4,
+    "working_memory.working_memory_step_backward": (NUMBER,) * 5,
+    "dropout.kept": (NUMBER, BITS, BITS),
     "rng.mix": (BITS, BITS),
     "rng.uniform": (BITS, BITS),
     "synapse.deliver": (SQUARE, *WIRING, lanes),
     "synapse.collect": (lanes, SQUARE, *WIRING),
     "synapse.collect_and_learn": (lanes, ROW, SQUARE, *WIRING, lanes),
+    "synapse.ring_row": (types.uint32,) * 3,
+    "synapse.synapse_at": (types.uint32[::1], ROW, BITS),
+    "events.heard_as": (NUMBER, NUMBER, BITS, BITS, FLAG, FLAG),
+    "fixed.current_of": (types.int32,),
     "memory.sigmoid": (NUMBER,),
+    "memory.silu": (NUMBER,),
     "memory.silu_slope": (NUMBER,),
+    "memory.inverse_norm": (NUMBER,),
+    "memory.through_norm": (NUMBER,) * 4,
     "memory.unit_forward": (ROW, ROW),
     "memory.unit_backward": (ROW, ROW, ROW, NUMBER, ROW),
     "memory.write": (SQUARE, SQUARE, ROW, ROW, ROW, NUMBER, NUMBER),
     "memory.read": (ROW, SQUARE, ROW),
     "softmax.softmax_row": (ROW, ROW, NUMBER),
-    "adamw.adamw_step": (NUMBER,) * 10,
+    "softmax.is_finite": (NUMBER,),
+    "half.to_bfloat16": (NUMBER,),
+    "half.from_bfloat16": (types.uint16,),
+    "half.load": (SQUARE, BITS, BITS),
+    "half.store": (SQUARE, BITS, BITS, NUMBER),
+    "sampling.weight_of": (NUMBER,),
+    "sampling.share": (types.int64, types.int64),
+    "sampling.enough": (types.int64, NUMBER),
+    "sampling.random_part": (BITS, BITS, types.int64, types.int64),
+    "sampling.order_of": (NUMBER, BITS),
+    "adamw.clipping": (NUMBER, NUMBER),
+    "adamw.adamw_step": (NUMBER,) * 8,
 }
 
 
 def test_every_function_of_physics_is_in_the_table():
-    others = {"jit._drop_stale_cache", "rng.key", "memory.scratch"}  # of the host
+    others = {"jit._drop_stale_cache", "rng.key", "memory.scratch", "launch.gpu", "launch.blocks"}  # of the host
     others |= {"lanes.load", "lanes.store", "lanes.add_scaled", "lanes.dot", "lanes._address"}  # of the compiler
     found = set()
     for module in pkgutil.iter_modules(kernels.__path__):
@@ -58,10 +88,15 @@ def test_physics_stays_in_single_precision(name):
 
 
 def test_a_loop_that_sums_into_a_number_stores_nothing():
-    """Beside a store, the order of the sum would depend on where in memory the arrays lie (jit.py), and a run could not be repeated."""
+    """Beside a store, the order of the sum would depend on where in memory the arrays lie (jit.py), and a run could not be repeated.
+    A CUDA thread adds in the order that is written."""
     mixed = []
     for source in Path(kernels.__path__[0]).glob("*.py"):
-        for loop in ast.walk(ast.parse(source.read_text())):
+        tree = ast.parse(source.read_text())
+        functions = [part for part in ast.walk(tree) if isinstance(part, ast.FunctionDef)]
+        on_gpu = [part for part in functions if any(ast.unparse(mark).startswith(("gpu", "device")) for mark in part.decorator_list)]
+        elsewhere = set(ast.walk(tree)) - {part for function in on_gpu for part in ast.walk(function)}
+        for loop in elsewhere:
             if not isinstance(loop, ast.For) or any(isinstance(inner, ast.For) for inner in ast.walk(loop) if inner is not loop):
                 continue
             changes = [part for part in ast.walk(loop) if isinstance(part, (ast.Assign, ast.AugAssign))]

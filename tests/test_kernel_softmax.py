@@ -5,56 +5,135 @@ from hypothesis import strategies as st
 
 import reference as ref
 from gradients import gradient, single
-from neurogen_numba.kernels.softmax import cross_entropy_cpu, softmax_row
+from neurogen_numba.kernels.softmax import softmax_row
 
 
-def scored(logits, targets, weight=1.0):
+def scored(op, logits, targets, weight=1.0):
     """(loss, hit, gradient) of rows of logits."""
-    loss, hit, d_logits = np.full(len(logits), np.nan, np.float32), np.full(len(logits), 7, np.uint8), single(logits)
-    cross_entropy_cpu(loss, hit, d_logits, np.array(targets, np.int32), np.float32(weight))
+    logits = single(logits)
+    loss, hit, d_logits = np.full(len(logits), np.nan, np.float32), np.full(len(logits), 7, np.uint8), np.full_like(logits, np.nan)
+    op("cross_entropy", loss, hit, d_logits, logits, np.array(targets, np.int32), single([weight]))
     return loss, hit, d_logits
 
 
-@given(st.sampled_from([1, 2, 17, 40]), st.sampled_from([1, 2, 15, 33]), st.integers(0, 99))
-def test_loss_hits_and_gradient(rows, V, seed):
-    rng = np.random.default_rng(seed)
-    logits, targets = single(rng.normal(0, 4, (rows, V))), rng.integers(-1, V, rows)
+def check(op, logits, targets):
     counted = max(1, (targets >= 0).sum())
-    loss, hit, d_logits = scored(logits, targets, 1 / counted)
+    loss, hit, d_logits = scored(op, logits, targets, 1 / counted)
     nats, accuracy = ref.cross_entropy(logits, targets)
-    assert loss.sum() / counted == pytest.approx(nats, rel=1e-4, abs=1e-5)
+    assert loss.sum(dtype=np.float64) / counted == pytest.approx(nats, rel=1e-4, abs=1e-5)
     assert hit.sum() / counted == pytest.approx(accuracy)
-    expected = (ref.softmax(logits) - np.eye(V)[targets]) / counted
+    expected = ref.softmax(logits)
+    expected[np.arange(len(logits)), targets] -= 1
     expected[targets < 0] = 0
-    np.testing.assert_allclose(d_logits, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(d_logits, expected / counted, rtol=1e-4, atol=1e-6)
     assert not loss[targets < 0].any() and not hit[targets < 0].any()
 
 
-def test_gradient():
+@given(st.sampled_from([1, 2, 5]), st.sampled_from([1, 2, 7, 8, 9, 31, 33, 65]), st.integers(0, 99))
+def test_loss_hits_and_gradient(op, rows, V, seed):
+    rng = np.random.default_rng(seed)
+    check(op, single(rng.normal(0, 4, (rows, V))), rng.integers(-1, V, rows))
+
+
+def test_more_logits_than_are_read_at_once(op):
+    rng = np.random.default_rng(5)
+    check(op, single(rng.normal(0, 4, (3, 2003))), np.array([2002, 5, -1]))
+
+
+def test_rows_as_long_and_as_many_as_in_training(op, full_size):
+    rng = np.random.default_rng(6)
+    logits, targets = single(rng.normal(0, 3, (40, 50257))), rng.integers(-1, 50257, 40)
+    targets[:20] = logits[:20].argmax(1)
+    check(op, logits, targets)
+    for ours, again in zip(scored(op, logits, targets), scored(op, logits, targets), strict=True):
+        np.testing.assert_array_equal(ours, again)
+
+
+def test_gradient(op):
     logits, targets = single(np.random.default_rng(1).normal(0, 2, (4, 5))), [3, -1, 0, 4]
     expected = gradient(lambda inputs: ref.cross_entropy(inputs["logits"], targets)[0], {"logits": logits}, "logits")
-    np.testing.assert_allclose(scored(logits, targets, 1 / 3)[2], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(scored(op, logits, targets, 1 / 3)[2], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_of_equals_the_first_counts():
-    assert scored([[1, 2, 2, 0]] * 3, [1, 2, 0])[1].tolist() == [1, 0, 0]
+@pytest.mark.parametrize("V", [4, 40, 400])
+def test_of_equals_the_first_counts(op, V):
+    logits = np.zeros((4, V))
+    logits[:, 1:-1] = 2
+    assert scored(op, logits, [1, 2, 0, V - 2])[1].tolist() == [1, 0, 0, 0]
 
 
-def test_large_logits_do_not_overflow():
-    loss, _, d_logits = scored([[1e4, 0, -1e4], [1e4, 0, -1e4], [-1e30, 1e30, 0]], [0, 2, 1])
-    np.testing.assert_allclose(loss, [0, 2e4, 0], rtol=1e-6)
-    np.testing.assert_allclose(d_logits, [[0, 0, 0], [1, 0, -1], [0, 0, 0]], atol=1e-6)
+def test_the_largest_counts_wherever_it_is(op):
+    logits, targets = np.eye(70)[::7], np.arange(70)[::7]
+    assert scored(op, logits, targets)[1].all()
+    assert not scored(op, logits, targets[::-1])[1].any()
 
 
+def test_large_logits_do_not_overflow(op):
+    loss, _, d_logits = scored(op, [[1e4, 0, -1e4], [1e4, 0, -1e4], [-1e30, 1e30, 0], [-np.inf, 0, 0]], [0, 2, 1, 1])
+    np.testing.assert_allclose(loss, [0, 2e4, 0, np.log(2)], rtol=1e-6)
+    np.testing.assert_allclose(d_logits, [[0, 0, 0], [1, 0, -1], [0, 0, 0], [0, -0.5, 0.5]], atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # the simulator's NumPy wonders
 @pytest.mark.parametrize("place", [0, 1, 8, 16])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_broken_logit_breaks_the_loss_of_its_row(place, value):
+def test_a_broken_logit_breaks_the_loss_of_its_row(op, place, value):
     logits = np.zeros((2, 17))
     logits[0, place] = value
-    loss, _, d_logits = scored(logits, [1, 1])
+    loss, _, d_logits = scored(op, logits, [1, 1])
     assert np.isnan(loss[0])  # an update is refused by this
     np.testing.assert_allclose(loss[1], np.log(17), rtol=1e-6)
-    assert np.isfinite(d_logits[1]).all()
+    assert np.isnan(d_logits[0]).all() and np.isfinite(d_logits[1]).all()
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value")  # the simulator's NumPy wonders
+@pytest.mark.parametrize("place", [0, 8, 16])
+@pytest.mark.parametrize("value", [-np.inf, -3e38], ids=["-inf", "too large a difference"])
+def test_an_infinite_loss_has_no_gradient(op, place, value):
+    """Without the others' being NaN, the row's gradient would be finite: an update would be made of it."""
+    logits = np.zeros((3, 17))
+    logits[:2, place] = value
+    logits[0, (place + 1) % 17] = 3e38
+    loss, hit, d_logits = scored(op, logits, [place, (place + 2) % 17, place])
+    assert np.isinf(loss[0]) and loss[0] > 0 and not hit[0]
+    assert np.isnan(d_logits[0]).all()
+    assert np.isfinite(loss[1:]).all() and np.isfinite(d_logits[1:]).all()
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # the simulator's NumPy wonders
+def test_an_infinite_loss_has_no_gradient_in_place_either(backend):
+    logits = backend.asarray(single([[-np.inf, 0, 0], [0, -np.inf, 0]]))
+    loss, hit = backend.zeros(2), backend.zeros(2, "uint8")
+    backend.cross_entropy(loss, hit, logits, logits, backend.asarray(np.array([0, -1], np.int32)), backend.asarray(single([1])))
+    np.testing.assert_array_equal(backend.to_numpy(logits), [[np.nan] * 3, [0] * 3])
+    np.testing.assert_array_equal(backend.to_numpy(loss), [np.inf, 0])
+
+
+@pytest.mark.parametrize("V", [17, 64])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_gradient_in_place_and_rows_that_are_spaced(backend, op, V, in_place):
+    rng = np.random.default_rng(V)
+    values, targets = single(rng.normal(0, 3, (5, V))), np.array([3, -1, 0, 16, 2], np.int32)
+    loss, hit, logits = backend.zeros(4), backend.zeros(4, "uint8"), backend.matrix(5, V)[:4]
+    d_logits = logits if in_place else backend.matrix(6, V)[1:5]
+    logits[...] = backend.asarray(values[:4])
+    backend.cross_entropy(loss, hit, d_logits, logits, backend.asarray(targets[:4]), backend.asarray(single([0.5])))
+    ours = (backend.to_numpy(x) for x in (loss, hit, d_logits))
+    for own, expected in zip(ours, scored(op, values[:4], targets[:4], 0.5), strict=True):
+        np.testing.assert_array_equal(own, expected)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_the_gradient_may_be_of_half_precision(backend, op, kind):
+    if backend.name == "cpu":
+        pytest.skip("products on the CPU are float32")
+    dtype = np.dtype("float16") if kind == "float16" else np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+    rng = np.random.default_rng(8)
+    logits, targets = single(rng.normal(0, 3, (6, 77))), rng.integers(-1, 77, 6).astype(np.int32)
+    loss, hit, d_logits = backend.zeros(6), backend.zeros(6, "uint8"), backend.matrix(6, 77, kind)
+    backend.cross_entropy(loss, hit, d_logits, backend.asarray(logits), backend.asarray(targets), backend.asarray(single([64])))
+    expected = scored(op, logits, targets, 64)[2]
+    np.testing.assert_array_equal(backend.to_numpy(d_logits), expected.astype(dtype))
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])

@@ -227,15 +227,109 @@ def test_dropout_is_for_learning_only():
     assert len({*losses, expected}) == 3, "a mask for every update"
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_where_the_loss_is_no_number_nothing_is_updated(value):
     made = model()
-    made.brain.parameters.value["decoder.bias"][0] = value
+    made.brain.parameters.value["decoder.bias"][text(6)[2]] = value  # of a target
     before = values(made)
     loss, _ = made.train_step(text(6), text(6))
     assert not np.isfinite(loss)
     np.testing.assert_array_equal(values(made), before)
     assert made.optimizer.steps == 0
+
+
+def test_where_the_gradient_is_no_number_nothing_is_updated(monkeypatch):
+    made, twin = model(dropout=0.2), model(dropout=0.2)
+    before, back = values(made), made.brain.think_back
+
+    def poisoned(act):
+        back(act)
+        made.brain.parameters.gradient["pfc.bias"][3] = np.inf
+
+    with monkeypatch.context() as patch:
+        patch.setattr(made.brain, "think_back", poisoned)
+        loss, _ = made.train_step(text(6), text(6))
+    assert np.isfinite(loss) and not np.isfinite(made.optimizer.norm[0])
+    np.testing.assert_array_equal(values(made), before)
+    assert made.optimizer.steps == 0 and not made.brain.parameters.flat_m.any()
+    for each in (made, twin):  # and what comes after it is as if it had not been
+        each.train_step(text(6), text(6))
+    np.testing.assert_array_equal(values(made), values(twin))
+
+
+def test_sequences_that_begin_afresh_have_forgotten_before_the_update():
+    """fresh: as `forget`, but within the step; and a step without it in between forgets nothing."""
+    inputs, targets = text(6, 3), text(6, 3, seed=1)
+    one, other = model(), model()
+    acts = one.activity(6, 3, learning=True), other.activity(6, 3, learning=True)
+    for fresh in (None, [True, False, False], None, np.array([False, True, True]), np.zeros(3, bool)):
+        found = one.learn(acts[0], inputs, targets, 0.01, fresh)
+        if fresh is not None:
+            acts[1].forget(other.backend.asarray(fresh, "uint8"))
+        assert other.learn(acts[1], inputs, targets, 0.01) == found
+        np.testing.assert_array_equal(values(one), values(other))
+        states = acts[0].state(), acts[1].state()
+        for name in states[0]:
+            np.testing.assert_array_equal(states[0][name], states[1][name], err_msg=name)
+    one.learn(acts[0], inputs, targets, 0.01, np.ones(3, bool))
+    other.learn(acts[1], inputs, targets, 0.01)
+    assert (values(one) != values(other)).any(), "there was nothing to forget"
+
+
+def test_a_step_is_recorded_once_for_each_length():
+    made, recorded = model(), []
+    record = made.backend.record
+    act = made.activity(6, 2, learning=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(made.backend, "record", lambda step: recorded.append(step) or record(step))
+        for _ in range(2):
+            for length in (6, 5):
+                made.learn(act, text(length, 2), text(length, 2, seed=1), 0.01)
+                made.learn(act, text(length, 2), text(length, 2, seed=1), 0.01, np.array([True, False]))
+                made.score(act, text(length, 2), text(length, 2, seed=1))
+    assert len(recorded) == 6 == len(act.recorded)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 4])
+def test_however_many_logits_are_held_at_a_time_the_update_is_the_same(tokens, monkeypatch):
+    """Blocks of tokens: loss, dropout of what is read, gradients, and what is only scored."""
+    batch, inputs, targets = 3, text(7, 3), text(7, 3, seed=1)
+    whole, blocks = model(dropout=0.3), model(dropout=0.3)
+    act = whole.activity(7, batch, learning=True)
+    monkeypatch.setattr("neurogen_numba.brain.decoder.LOGITS", (tokens * batch + 1) * VOCABULARY)  # not quite one token more
+    cut = blocks.activity(7, batch, learning=True)
+    assert (len(act.logits), len(cut.logits)) == (7 * batch, tokens * batch)
+    assert blocks.brain.decoder.blocks(cut) == [(first, min(7, first + tokens)) for first in range(0, 7, tokens)]
+    assert whole.brain.decoder.blocks(act) == [(0, 7)]
+    for step in range(3):
+        expected, found = whole.learn(act, inputs, targets, 0.01), blocks.learn(cut, inputs, targets, 0.01)
+        assert found == pytest.approx(expected, rel=1e-5), step
+        gradient = whole.brain.parameters.flat_gradient
+        np.testing.assert_allclose(blocks.brain.parameters.flat_gradient, gradient, rtol=1e-4, atol=1e-5 * abs(gradient).max())
+    for one, other in zip(whole.score(act, inputs, targets), blocks.score(cut, inputs, targets), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4)
+    np.testing.assert_allclose(blocks.logits(inputs.T), whole.logits(inputs.T), rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(blocks.generate(inputs.T, 15, temperature=0), whole.generate(inputs.T, 15, temperature=0))
+
+
+def test_what_is_scored_is_the_text_token_by_token():
+    made, ids, targets = model(), text(3, 10), text(3, 10, seed=1)
+    targets[1, 2:5] = -1
+    act, logits = made.activity(6, 3), made.logits(ids).astype(np.float64)
+    parts = [made.score(act, ids.T[first : first + 6], targets.T[first : first + 6]) for first in (0, 6)]
+    nats, hits = (np.concatenate([part[k] for part in parts]).T for k in (0, 1))
+    assert (nats.dtype, hits.dtype) == ("float32", "bool")
+    likely = np.take_along_axis(logits, np.maximum(targets, 0)[..., None], -1)[..., 0]
+    expected = np.log(np.exp(logits).sum(-1)) - likely
+    np.testing.assert_allclose(nats, np.where(targets < 0, 0, expected), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(hits, logits.argmax(-1) == targets)
+
+
+def test_an_activity_drops_the_training_s_share_while_learning_and_only_then():
+    made = model(dropout=0.3, seed=8)
+    dropout = made.activity(6, 2, learning=True).dropout
+    assert (dropout.batch, dropout.rate, dropout.seed) == (2, np.float32(0.3), 8)
+    assert made.activity(6, 2).dropout.rate == 0
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ SPARSE = dataclasses.asdict(
         fan_in=4,
         feedback=3,
         delays=3,
+        late_delays=5,
         hypercolumn=4,
         memory_heads=2,
         memory_width=3,
@@ -268,7 +269,7 @@ def test_the_connectome_is_the_table_of_the_specification():
         "0 … 3": (0, 4),
         "0 … D−1": (0, SPARSE["delays"]),
         "0 … K−1": (0, SPARSE["memory_context"]),
-        "C … C+7": (SPARSE["chunk"], 8),
+        "C … C+L−1": (SPARSE["chunk"], SPARSE["late_delays"]),
     }
     sources = {"PFC axon": "pfc", "Thalamus axon": "thalamus", "Wernicke axon": "wernicke", "Hippocampus axon": "hippocampus"}
     sources |= {"Wernicke out": "wernicke.out", "Hippocampus out": "hippocampus", "Basal ganglia out": "basal_ganglia.out"}
@@ -289,7 +290,7 @@ def test_projections_with_nothing_to_draw_do_not_exist():
     names = {p.name for p in ref.projections(DENSE)}
     assert not [name for name in names if name.startswith(("feedback", "lateral", "readout", "go_retain"))]
     assert ref.history_lengths(DENSE) == {"thalamus": max(DENSE["delays"], DENSE["memory_context"]) - 1, "wernicke": 3}
-    assert ref.history_lengths(SPARSE)["basal_ganglia.out"] == SPARSE["chunk"] + 7
+    assert ref.history_lengths(SPARSE)["basal_ganglia.out"] == SPARSE["chunk"] + SPARSE["late_delays"] - 1
 
 
 def test_synapses_are_drawn_without_repetition():
@@ -374,7 +375,7 @@ def test_feedback_and_lateral_synapses_act_a_chunk_later(projection):
     state, name, M = ref.fresh_state(SPARSE, B), projection.name, ref.sizes(SPARSE)[projection.source]
     state[ref.history_key(projection.source)][-1] = 1  # one volley, in the token before the segment
     state["working_memory.m"] += 1
-    row = np.repeat(np.arange(8 * M), np.diff(structure[name]["row_start"]))
+    row = np.repeat(np.arange(SPARSE["late_delays"] * M), np.diff(structure[name]["row_start"]))
     shortest, longer = np.where(row < M, -1.0, 0.0), np.where(row < M, 0.0, -1.0)
 
     def reached(weight):

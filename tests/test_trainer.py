@@ -251,7 +251,7 @@ def test_held_out_text_is_never_trained_on(tmp_path):
 def test_held_out_stories_are_never_trained_on(tmp_path):
     trainer = begin(tmp_path / "run", {"tokenizer": "byte"}, steps=60, segment=64)
     heard, learn = [], trainer.model.learn
-    trainer.model.learn = lambda act, inputs, targets, rate: heard.append(inputs) or learn(act, inputs, targets, rate)
+    trainer.model.learn = lambda act, inputs, *rest: heard.append(inputs) or learn(act, inputs, *rest)
     for report in trainer.reports():
         if isinstance(report, StepReport) and report.step == 60:
             break
@@ -265,27 +265,58 @@ def trained_on(trainer):
     """Every character that a run learns from, as input or target."""
     heard, learn = set(), trainer.model.learn
 
-    def listening(act, inputs, targets, rate):
+    def listening(act, inputs, targets, *rest):
         heard.update(trainer.model.tokenizer.decode(np.union1d(inputs, targets)))
-        return learn(act, inputs, targets, rate)
+        return learn(act, inputs, targets, *rest)
 
     trainer.model.learn = listening
     end(trainer)
     return heard
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_share_of_the_sequences_begins_afresh(tmp_path, sheep, share):
+    """Which ones is a matter of seed and step: a resumed run forgets what the whole one does."""
+    trainer = begin(tmp_path / "run", sheep, steps=40, fresh=share, seed=3, checkpoint_interval=1000)
+    heard, learn = [], trainer.model.learn
+    trainer.model.learn = lambda act, inputs, targets, rate, fresh=None: heard.append(fresh) or learn(act, inputs, targets, rate, fresh)
+    end(trainer)
+    assert len(heard) == 40
+    if share == 0:
+        assert heard == [None] * 40
+        return
+    masks = np.array(heard)
+    assert (masks.shape, masks.dtype) == ((40, 4), bool)
+    assert masks.mean() == pytest.approx(share, abs=0.12)
+    for step in (0, 1, 39):
+        np.testing.assert_array_equal(masks[step], np.random.default_rng([3, step]).random(4) < share)
+
+
+def break_it(brain, what):
+    """Let the weights be no numbers, or one number of every gradient to come."""
+    if what == "weights":
+        brain.parameters.flat_value[:] = np.nan
+        return
+    think_back = brain.think_back
+
+    def poisoned(act):
+        think_back(act)
+        brain.parameters.gradient["pfc.bias"][3] = np.nan
+
+    brain.think_back = poisoned
+
+
 @pytest.mark.parametrize("broken", ["weights", "gradient"])
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_checkpoint(tmp_path, sheep, broken):
     run = tmp_path / "run"
     trainer = begin(run, sheep, steps=9, checkpoint_interval=4)
-    with pytest.raises(TrainingError, match=r"step 6: loss .*nan.*; start again with a lower --learning-rate") as error:
+    where = r" \(first in the membranes of thalamus\)" if broken == "weights" else ""
+    with pytest.raises(TrainingError, match=rf"step 6: loss .*nan{where}; start again with a lower --learning-rate") as error:
         for report in trainer.reports():
             if isinstance(report, StepReport) and report.step == 5:
-                if broken == "weights":
-                    trainer.model.brain.parameters.flat_value[:] = np.nan
-                else:
-                    trainer.model.backend.norm = lambda x: math.nan
+                break_it(trainer.model.brain, broken)
     assert str(run) in str(error.value)
+    assert broken == "weights" or np.isfinite(trainer.model.brain.parameters.flat_value).all(), "what is no number spreads"
     resumed = Trainer.resume(run)
     assert resumed.step == 4 and np.isfinite(resumed.model.brain.parameters.flat_value).all()
     assert np.isfinite(losses(end(resumed))).all() and resumed.step == 9
@@ -293,7 +324,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_checkpoint(tmp_pat
 
 def test_text_that_is_too_short_is_refused_before_the_brain_is_drawn(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("too short")
-    monkeypatch.setattr(loop.NeuroGenModel, "from_config", lambda *_: pytest.fail("drawn"))
+    monkeypatch.setattr(loop.NeuroGenModel, "from_config", lambda *_, **__: pytest.fail("drawn"))
     with pytest.raises(DataError, match="8 tokens to train on"):
         begin(tmp_path / "run", {"data": str(tmp_path / "a.txt")})
 
@@ -310,9 +341,9 @@ class Clock:
         learn, score = model.learn, model.score
         monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: self.now))
 
-        def learning(model, act, inputs, targets, rate):
+        def learning(*arguments):
             self.now += self.pace
-            return learn(model, act, inputs, targets, rate)
+            return learn(*arguments)
 
         def scoring(model, act, inputs, targets):
             self.now += 0.4 * self.pace * inputs.size / 64  # forward only

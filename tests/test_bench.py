@@ -1,0 +1,221 @@
+"""`neurogen bench`: that it measures, says what it measured, and refuses in one sentence. Never how fast anything is."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+import tiny
+from neurogen_numba import backends, bench, benchmarks, presets
+from neurogen_numba.bench import main
+from neurogen_numba.brain.activity import Activity
+from neurogen_numba.brain.model import NeuroGenModel
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+MACHINE = {"preset", "backend", "device", "precision"}
+TIMES = {"slowest", "fastest", "measurements", "milliseconds", "memory_bytes"}
+FIGURES = {
+    "train": {"tokens_per_second", "operations", "operations_of", "share_of_matrix_rate", "matrix_operations_per_second"} | TIMES,
+    "decode": {"tokens_per_second", "bytes", "bytes_of", "share_of_copy_bandwidth", "copy_bytes_per_second"} | TIMES,
+    "sim": {"ticks_per_second", "neurons"} | TIMES,
+    "decoder": {"tokens_per_second", "bytes", "bytes_of", "share_of_copy_bandwidth", "copy_bytes_per_second"} | TIMES,
+    "kernels": {"copy_bytes_per_second", "forward_us", "back_us", "currents", "signals"},
+}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, tmp_path):
+    """A preset, and measures of the machine, that take a moment."""
+    monkeypatch.setitem(presets.PRESETS, "tiny", tiny.config({"vocabulary": 40}))
+    monkeypatch.setattr(benchmarks, "SHORTEST", 1e-4)
+    monkeypatch.setattr(benchmarks, "COPY", 2**16)
+    monkeypatch.setattr(benchmarks, "SQUARE", 512)
+    monkeypatch.chdir(tmp_path)
+
+
+def measured(what, *flags):
+    assert main([what, "--backend", "cpu", "--preset", "tiny", "--repeats", "2", "--json", "figures.json", *flags]) == 0
+    with open("figures.json") as file:
+        return json.load(file)
+
+
+def positive(value):
+    if isinstance(value, list):
+        return value and all(positive(cell) for row in value for cell in row.values())
+    return bool(value) if isinstance(value, str) else 0 < value < math.inf
+
+
+def shown_as(value):
+    """Whether `value`, a figure as shown, is what the file has."""
+    return lambda exact: exact == value if isinstance(exact, str) else float(value.replace(",", "")) == pytest.approx(exact, rel=1e-2)
+
+
+@pytest.mark.parametrize("what", FIGURES)
+def test_everything_is_measured_and_the_file_says_what_is_shown(what, capsys):
+    figures = measured(what)
+    shown = capsys.readouterr().out
+    assert set(figures) == MACHINE | FIGURES[what]
+    assert all(positive(value) for value in figures.values()), figures
+    assert (figures["preset"], figures["backend"], figures["precision"]) == ("tiny", "cpu", "float32")
+    for name, value in figures.items():
+        if isinstance(value, list):
+            assert all(next(iter(row.values())) in shown for row in value), "a name was cut off"
+            continue
+        (line,) = re.findall(rf"^{name.replace('_', ' '):32} (.+)$", shown, re.MULTILINE)
+        assert shown_as(line.strip())(value), (name, line, value)
+
+
+@pytest.mark.parametrize("what", ["train", "decode", "sim", "decoder"])
+def test_figures_agree_with_each_other(what):
+    figures = measured(what)
+    unit = "ticks" if what == "sim" else "tokens"
+    count = figures[f"{unit}_per_second"] * figures["milliseconds"] / 1e3
+    assert count == pytest.approx({"train": 4 * 16, "decode": 100, "sim": 8 * 8, "decoder": 1}[what])
+    assert figures["slowest"] <= figures[f"{unit}_per_second"] <= figures["fastest"]
+    assert figures["measurements"] == 2
+    if what == "train":
+        assert figures["operations"] == 6 * 4 * 16 * 40 * 32  # tokens, vocabulary, Broca
+        rate = figures["operations"] / figures["milliseconds"] * 1e3
+        assert figures["share_of_matrix_rate"] == pytest.approx(rate / figures["matrix_operations_per_second"])
+    elif what == "sim":
+        assert figures["neurons"] == tiny.BRAIN.neurons
+    else:
+        assert figures["bytes"] == 4 * 40 * 32 * (100 if what == "decode" else 1)
+        rate = figures["bytes"] / figures["milliseconds"] * 1e3
+        assert figures["share_of_copy_bandwidth"] == pytest.approx(rate / figures["copy_bytes_per_second"])
+
+
+def test_flags_change_the_sizes():
+    figures = measured("train", "--batch-size", "3", "--seq-length", "10", "--vocab-size", "7")
+    assert figures["tokens_per_second"] * figures["milliseconds"] == pytest.approx(3 * 10 * 1e3)
+    assert figures["operations"] == 6 * 3 * 10 * 7 * 32
+    figures = measured("decode", "--batch-size", "3")
+    assert figures["tokens_per_second"] * figures["milliseconds"] == pytest.approx(3 * 100 * 1e3)
+
+
+def test_every_sparse_synapse_has_a_row_in_both_tables():
+    figures = measured("kernels")
+    arcs = [p.arc for p in NeuroGenModel.from_config(presets.PRESETS["tiny"], backend="cpu").brain.projections if not p.arc.dense]
+    assert {row["current"] for row in figures["currents"]} == {arc.target for arc in arcs}
+    assert {row["signal"] for row in figures["signals"]} == {arc.source for arc in arcs}
+    passed = [sum(row["synapses_passed"] for row in figures[table]) for table in ("currents", "signals")]
+    assert passed[0] == pytest.approx(passed[1])
+    assert passed[0] <= 8 * 4 * sum(arc.targets * arc.synapses_per_target for arc in arcs)  # of a chunk of four sequences
+    for way in ("forward", "back"):
+        assert figures[f"{way}_us"] == pytest.approx(sum(row[f"{way}_us"] for row in figures["currents"] + figures["signals"]))
+    for table, way, least in (("currents", "forward", 6), ("signals", "back", 6 + 8)):
+        for row in figures[table]:
+            moved = row[f"{way}_share_of_copy"] * figures["copy_bytes_per_second"] * row[f"{way}_us"] / 1e6
+            assert moved > least * row["synapses_passed"]
+
+
+class Clock:
+    """A backend that does nothing but count, and a clock that goes by its work."""
+
+    def __init__(self, *seconds):
+        self.seconds, self.now, self.calls, self.waits = list(seconds), 0.0, 0, 0
+
+    def work(self):
+        self.now += self.seconds[min(self.calls, len(self.seconds) - 1)]
+        self.calls += 1
+
+    def synchronize(self):
+        self.waits += 1
+
+    def perf_counter(self):
+        return self.now
+
+
+def timed(monkeypatch, clock, repeats):
+    monkeypatch.setattr(benchmarks.time, "perf_counter", clock.perf_counter)
+    return benchmarks.Bench(None, clock, repeats, 1)._times(clock.work)
+
+
+def test_what_warms_up_is_not_measured(monkeypatch):
+    monkeypatch.setattr(benchmarks, "SHORTEST", 1.0)
+    clock = Clock(90, 40, 2, 3, 5, 4)  # the first compiles, the second is recorded
+    assert timed(monkeypatch, clock, 3) == [3, 5, 4]
+    assert clock.waits == 2 * clock.calls  # the clock is read when everything is done
+
+
+def test_short_work_is_done_several_times_between_two_looks_at_the_clock(monkeypatch):
+    monkeypatch.setattr(benchmarks, "SHORTEST", 1.0)
+    clock = Clock(90, 40, 0.25)
+    assert timed(monkeypatch, clock, 5) == [0.25] * 5
+    assert clock.calls == 3 + 5 * 4
+
+
+def test_a_clock_that_stands_still_is_no_division_by_nought(monkeypatch):
+    monkeypatch.setattr(benchmarks, "SHORTEST", 1e-8)
+    assert timed(monkeypatch, Clock(0.0), 2) == [0, 0]
+
+
+def test_the_decoder_that_is_measured_draws_from_logits(monkeypatch):
+    drawn = []
+    backend = backends.get("cpu")
+    sample = type(backend).sample
+    monkeypatch.setattr(type(backend), "sample", staticmethod(lambda *a: (sample(*a), drawn.append((a[0].copy(), a[1].copy())))))
+    benchmarks.Bench(presets.PRESETS["tiny"].replace(brain={"vocabulary": 40}), backend, 1, 3).decoder()
+    tokens, logits = drawn[-1]
+    assert tokens.shape == (3,) and logits.shape == (3, 40) and np.ptp(logits) > 0
+    assert len({tuple(tokens) for tokens, _ in drawn}) > 1, "always the same token"
+
+
+def test_what_is_measured_leaves_no_numbers_that_are_none(monkeypatch):
+    """The weights learn all the while: they must stay sound, or the work would not be that of a training."""
+    made = []
+    activity = NeuroGenModel.activity
+    monkeypatch.setattr(NeuroGenModel, "activity", lambda model, *a, **more: made.append(model) or activity(model, *a, **more))
+    measured("kernels")
+    assert np.isfinite(made[0].brain.parameters.flat_value).all() and made[0].optimizer.steps == 3
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ([], ["what"]),
+        (["sleep"], ["invalid choice: 'sleep'", "decoder"]),
+        (["train", "--preset", "nanno"], ["'nano'"]),
+        (["train", "--repeats", "0"], ["--repeats: at least 1, not 0"]),
+        (["train", "--repeats", "many"], ["--repeats"]),
+        (["decode", "--batch-size", "0"], ["--batch-size: at least 1, not 0"]),
+        (["train", "--seq-length", "-3"], ["--seq-length: at least 1, not -3"]),
+        (["train", "--vocab-size", "0"], ["--vocab-size: at least 1, not 0"]),
+        (["sim", "--stps", "3"], ["unknown flag '--stps'"]),
+        (["sim", "--backend", "cpu", "--precision", "bf16"], ["fp32"]),
+        (["sim", "--backend", "cpu", "--mode", "pipelined"], ["pipelined"]),
+        (["sim", "--json", "nowhere/figures.json"], ["--json nowhere/figures.json"]),
+        (["sim", "--json", "."], ["--json ."]),
+    ],
+)
+def test_bad_flags(flags, words, capsys, monkeypatch):
+    monkeypatch.setattr(benchmarks, "Bench", lambda *_: pytest.fail("measured"))
+    assert main(flags) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("neurogen bench: ") and said.err.count("\n") == 1
+    for word in words:
+        assert word in said.err
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence(capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bench.Path, "write_text", full)
+    flags = ["sim", "--backend", "cpu", "--preset", "tiny", "--repeats", "1", "--json", "figures.json"]
+    assert main(flags) == 2
+    said = capsys.readouterr()
+    assert "ticks per second" in said.out and said.err.endswith("neurogen bench: --json figures.json: No space left on device\n")
+
+
+def test_the_state_that_is_measured_is_of_one_token(monkeypatch):
+    """The decoder alone: nothing else of the brain is run."""
+    monkeypatch.setattr("neurogen_numba.brain.brain.Brain.think", lambda *_: pytest.fail("thought"))
+    tokens = []
+    made = Activity.__init__
+    monkeypatch.setattr(Activity, "__init__", lambda self, brain, T, *a, **more: tokens.append(T) or made(self, brain, T, *a, **more))
+    measured("decoder")
+    assert tokens == [1]

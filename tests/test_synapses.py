@@ -1,0 +1,256 @@
+"""The sparse synapses of every backend, held to a sum over all pairs of neurons in float64: events forward, gradients back, the past."""
+
+import types
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from neurogen_numba.backends import cuda_synapses
+from neurogen_numba.brain.buffers import Parameter, Parameters
+from neurogen_numba.brain.connectome import Arc, draw_synapses
+from neurogen_numba.errors import CheckpointError
+
+T, B, C = 6, 2, 4
+SIZES = {"a.axon": 9, "b.axon": 13, "p.out": 5}
+ARCS = (
+    Arc("far", "a.axon", "b.current", 9, 13, 6, first_delay=0, delays=3),
+    Arc("back", "b.axon", "a.current", 13, 9, 4, first_delay=4, delays=2),
+    Arc("own", "b.axon", "b.current", 13, 13, 3, first_delay=4, delays=3),
+    Arc("plain", "p.out", "b.current", 5, 13, 3, first_delay=1, delays=2),
+    Arc("prompt", "p.out", "a.current", 5, 9, 2),
+)
+HISTORY = {name: max(arc.longest_delay for arc in ARCS if arc.source == name) for name in SIZES}
+CURRENTS = {"a.current": 9, "b.current": 13}
+
+
+@dataclass
+class Wired:
+    """Synapses with their parameters, and dense float64 weights [delays, sources, targets] of each arc."""
+
+    backend: object
+    parameters: Parameters
+    synapses: object
+    dense: dict
+    rows: dict  # arc -> (delay, source, target) of every synapse
+
+    def traffic(self, learning=True):
+        signals = {name: (size, HISTORY[name]) for name, size in SIZES.items()}
+        return self.synapses.traffic(signals, CURRENTS, T, B, C, learning)
+
+
+def wired(backend, seed=0):
+    rng = np.random.default_rng(seed)
+    table = [Parameter(f"{arc.name}.weight", (arc.targets * arc.synapses_per_target,), "synapses") for arc in ARCS]
+    parameters, projections, dense, rows = Parameters(table, backend), [], {}, {}
+    for arc in ARCS:
+        row_start, target = draw_synapses(arc, seed, "uint16")
+        weight = rng.standard_normal(target.size).astype(np.float32)
+        weight = (weight.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)  # numbers that a bfloat16 can hold
+        parameters.value[f"{arc.name}.weight"][...] = backend.asarray(weight)
+        own = {"arc": arc, "row_start": row_start, "target": target, "weight": parameters.value[f"{arc.name}.weight"]}
+        projections.append(types.SimpleNamespace(**own, d_weight=parameters.gradient[f"{arc.name}.weight"]))
+        row = np.repeat(np.arange(row_start.size - 1), np.diff(row_start.astype(int)))
+        rows[arc.name] = row // arc.sources, row % arc.sources, target.astype(int)
+        dense[arc.name] = np.zeros((arc.delays, arc.sources, arc.targets))
+        np.add.at(dense[arc.name], rows[arc.name], weight)
+    synapses = backend.synapses(projections, "uint16", parameters)
+    synapses.wire()
+    synapses.refresh()
+    return Wired(backend, parameters, synapses, dense, rows)
+
+
+def membranes(seed):
+    """Potentials of the axons: some fire, some are near the threshold, some far below; and plain values."""
+    rng = np.random.default_rng([3, seed])
+    return {name: rng.uniform(-2, 2, (T, B, size)).astype(np.float32) for name, size in SIZES.items()}
+
+
+def carried(name, v):
+    return np.where(v > 1, v, 0).astype(np.float64) if name.endswith(".axon") else v.astype(np.float64)
+
+
+def chunks():
+    return [(first, min(T, first + C)) for first in range(0, T, C)]
+
+
+def send(wired, traffic, sent, first, last, drop=0.0, key=0):
+    for name, v in sent.items():
+        part = wired.backend.asarray(v[first:last])
+        if name.endswith(".axon"):
+            place = np.uint64(first * B * SIZES[name])
+            keys = wired.backend.asarray([key], "uint64")
+            traffic.send_events(name, first, last, part, (np.float32(drop), keys, place), True, False)
+        else:
+            traffic.send_values(name, first, last, part)
+
+
+def forward(wired, traffic, sent, **dropout):
+    found = {name: np.full((T, B, size), np.nan, np.float32) for name, size in CURRENTS.items()}
+    for first, last in chunks():
+        send(wired, traffic, sent, first, last, **dropout)
+        for name in CURRENTS:
+            value = wired.backend.asarray(found[name][first:last])
+            traffic.receive(name, first, last, value)
+            found[name][first:last] = wired.backend.to_numpy(value)
+    return found
+
+
+def backward(wired, traffic, d_currents):
+    """Gradients of the signals [T, B, M]; those of the weights are added to the parameters'."""
+    backend = wired.backend
+    ds = {name: np.full((T, B, size), np.nan, np.float32) for name, size in SIZES.items()}
+    traffic.turn_back(T)
+    for first, last in reversed(chunks()):
+        for name, d in d_currents.items():
+            traffic.owe(name, first, last, backend.asarray(d[first:last]))
+        for name in SIZES:
+            gradient = backend.asarray(ds[name][first:last])
+            traffic.owed(name, first, last, gradient)
+            ds[name][first:last] = backend.to_numpy(gradient)
+    traffic.settle(T)
+    return ds
+
+
+def expected(wired, past, sent, d_currents):
+    """(currents, ds, d_weight per arc) in float64; past: name -> what was carried before, [H, B, M]."""
+    heard = {name: np.concatenate([past[name], carried(name, v)]) for name, v in sent.items()}
+    currents = {name: np.zeros((T, B, size)) for name, size in CURRENTS.items()}
+    ds, d_weight = {name: np.zeros((T, B, size)) for name, size in SIZES.items()}, {}
+    for arc in ARCS:
+        d_dense = np.zeros_like(wired.dense[arc.name])
+        for t in range(T):
+            for d in range(arc.delays):
+                source = t - arc.first_delay - d
+                s = heard[arc.source][HISTORY[arc.source] + source]
+                currents[arc.target][t] += s @ wired.dense[arc.name][d]
+                d_dense[d] += s.T @ d_currents[arc.target][t]
+                if source >= 0:
+                    ds[arc.source][source] += d_currents[arc.target][t] @ wired.dense[arc.name][d].T
+        d_weight[arc.name] = d_dense[wired.rows[arc.name]]
+    return currents, ds, d_weight
+
+
+def near(name, v):
+    """Where a gradient is wanted: at plain values, and where the surrogate slope or the event is not 0."""
+    return np.ones(v.shape, bool) if not name.endswith(".axon") else abs(v - 1) < 1
+
+
+@pytest.fixture
+def parts(request, monkeypatch):
+    """Modules of more than one part, too."""
+    monkeypatch.setattr(cuda_synapses, "PART", request.param)
+
+
+@pytest.fixture(params=["few", "many", "packed"])
+def columns(request, monkeypatch, backend):
+    """A column shared by several blocks, or a block for each column; plain values one by one, or through matrices; and weights packed with
+    their targets."""
+    monkeypatch.setattr(cuda_synapses, "FEW", 1000 if request.param == "few" else 0)
+    monkeypatch.setattr(cuda_synapses, "MATRIX_COLUMNS", 0 if request.param == "many" else 1000)
+    monkeypatch.setattr(backend, "product_dtype", "bfloat16" if request.param == "packed" else "float32")
+    return request.param
+
+
+@pytest.mark.parametrize("parts", [10_240, 5], indirect=True, ids=["whole", "parts"])
+def test_events_arrive_and_gradients_return(backend, parts, columns):
+    if backend.name == "cpu" and (cuda_synapses.PART, columns) != (10_240, "few"):
+        pytest.skip("the CPU has one way only")
+    made = wired(backend)
+    traffic = made.traffic()
+    rng = np.random.default_rng(5)
+    past = {name: np.zeros((HISTORY[name], B, size)) for name, size in SIZES.items()}
+    for segment in range(2):  # the second with what the first left under way
+        sent = membranes(segment)
+        d_currents = {name: rng.standard_normal((T, B, size)).astype(np.float32) for name, size in CURRENTS.items()}
+        made.parameters.clear_gradient()
+        currents = forward(made, traffic, sent)
+        ds = backward(made, traffic, d_currents)
+        want_currents, want_ds, want_d_weight = expected(made, past, sent, d_currents)
+        for name in CURRENTS:
+            np.testing.assert_allclose(currents[name], want_currents[name], rtol=1e-5, atol=1e-5)
+        for name, v in sent.items():
+            wanted = near(name, v)
+            np.testing.assert_allclose(ds[name][wanted], want_ds[name][wanted], rtol=1e-4, atol=1e-4)
+        for arc in ARCS:
+            found = backend.to_numpy(made.parameters.gradient[f"{arc.name}.weight"])
+            np.testing.assert_allclose(found, want_d_weight[arc.name], rtol=1e-4, atol=1e-4)
+        traffic.advance(T)
+        for name, v in sent.items():
+            past[name] = np.concatenate([past[name], carried(name, v)])[-HISTORY[name] :]
+            np.testing.assert_array_equal(traffic.past(name), past[name].astype(np.float32))
+
+
+def test_gradients_are_added_to_what_is_there_and_nothing_is_left_behind(backend):
+    made, sent = wired(backend), membranes(0)
+    rng, traffic = np.random.default_rng(1), made.traffic()
+    d_currents = {name: rng.standard_normal((T, B, size)).astype(np.float32) for name, size in CURRENTS.items()}
+    forward(made, traffic, sent)
+    once = backward(made, traffic, d_currents)
+    after_once = backend.to_numpy(made.parameters.flat_gradient)
+    twice = backward(made, traffic, d_currents)
+    for name in SIZES:
+        np.testing.assert_array_equal(once[name], twice[name])
+    np.testing.assert_allclose(backend.to_numpy(made.parameters.flat_gradient), 2 * after_once, rtol=1e-5)
+
+
+def test_a_past_can_be_set_and_some_of_it_forgotten(backend):
+    made = wired(backend)
+    past = {
+        name: np.maximum(0, np.random.default_rng(8).standard_normal((HISTORY[name], B, n))).astype(np.float32) for name, n in SIZES.items()
+    }
+    traffic = made.traffic(learning=False)
+    forward(made, traffic, membranes(4))  # something that setting the past must overwrite
+    traffic.advance(T)
+    for name, values in past.items():
+        traffic.set_past(name, values)
+        np.testing.assert_array_equal(traffic.past(name), values)
+    traffic.forget(backend.asarray([0, 1], "uint8"))
+    for name, values in past.items():
+        values[:, 1] = 0
+        np.testing.assert_array_equal(traffic.past(name), values)
+    sent = membranes(6)
+    zero = {name: np.zeros((T, B, size), np.float32) for name, size in CURRENTS.items()}
+    currents, want = forward(made, traffic, sent), expected(made, past, sent, zero)[0]
+    for name in CURRENTS:
+        np.testing.assert_allclose(currents[name], want[name], rtol=1e-5, atol=1e-5)
+
+
+def test_dropped_axons_are_silent_and_the_others_louder(backend):
+    from neurogen_numba.kernels.rng import uniform
+
+    made, sent = wired(backend), membranes(2)
+    traffic = made.traffic(learning=False)
+    with np.errstate(over="ignore"):
+        forward(made, traffic, sent, drop=0.25, key=9)
+        traffic.advance(T)
+        for name in ("a.axon", "b.axon"):
+            places = np.arange(T * B * SIZES[name], dtype=np.uint64)
+            kept = (uniform(np.uint64(9), places) >= 0.25).reshape(T, B, -1)
+            want = (carried(name, sent[name]) * kept / 0.75)[-HISTORY[name] :]
+            np.testing.assert_allclose(traffic.past(name), want, rtol=1e-6)
+
+
+def test_a_current_that_nobody_brings_is_zero(backend):
+    made = wired(backend)
+    value = backend.asarray(np.full((C, B, 9), np.nan, np.float32))
+    made.traffic(learning=False).receive("unheard.current", 0, C, value)
+    assert not backend.to_numpy(value).any()
+
+
+def test_rows_are_split_by_parts_where_targets_ascend():
+    arc = ARCS[0]
+    row_start, target = draw_synapses(arc, 0, "uint16")
+    split = cuda_synapses.split_rows(arc, row_start, target, 3, 5)
+    assert split[0] == 0 and split[-1] == target.size
+    for row in range(row_start.size - 1):
+        assert split[3 * row] == row_start[row]
+        for part in range(3):
+            assert set(target[split[3 * row + part] : split[3 * row + part + 1]] // 5) <= {part}
+    backwards = target.copy()
+    longest = np.argmax(np.diff(row_start))
+    own = slice(row_start[longest], row_start[longest + 1])
+    backwards[own] = [12, *backwards[own][1:]][: own.stop - own.start]
+    backwards[own.stop - 1] = 0
+    with pytest.raises(CheckpointError, match="far: the targets of a source must ascend"):
+        cuda_synapses.split_rows(arc, row_start, backwards, 3, 8)
