@@ -103,7 +103,7 @@ def add_backend_flag(parser: argparse.ArgumentParser) -> None:
     where = "where it runs; auto takes the GPU if there is one, else the CPU, and never the CPU in place of a GPU that fails"
     parser.add_argument("--backend", choices=NAMES, default="auto", help=where)
     parser.add_argument("--gpu-device", type=int, default=0, metavar="N", help="which GPU, counted from 0")
-    factors = "of what the GPU's matrix products multiply; sums and learned numbers are fp32; auto: bf16 where the GPU has it, else fp32"
+    factors = "of what the GPU multiplies: decoder, and with bf16 synapses too; sums and learned numbers are fp32; auto: bf16 where it can"
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help=factors)
     parser.add_argument("--mode", choices=MODES, default="sequential", help="whether modules may overlap on the GPU; the bits are the same")
 

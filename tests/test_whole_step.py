@@ -260,3 +260,17 @@ def test_a_thousand_updates_need_no_more_memory_than_two(mode):
     run.learn(998)
     assert backend.memory_used() == used
     assert np.isfinite(run.losses).all()
+
+
+@on_a_card
+def test_another_current_stream_of_cupy_changes_nothing():
+    """Results are read after the kernels that write them, also where somebody else used CuPy in between."""
+    import cupy
+
+    backend, rows = card(), 400
+    logits = backend.asarray(np.random.default_rng(0).standard_normal((rows, 50_257)), "float32")
+    for _ in range(20):
+        tokens, drawn = backend.asarray(np.full(rows, -1), "int32"), backend.zeros(rows, "uint64")
+        cupy.cuda.Stream.null.use()
+        backend.sample(tokens, logits, np.float32(1), 40, np.float32(0.9), np.uint64(1), drawn)
+        assert (backend.to_numpy(tokens) >= 0).all() and (backend.to_numpy(drawn) == 1).all()

@@ -48,7 +48,8 @@ def _dtype(name):
 class CudaBackend(Backend):
     """Every operation of `Backend` as a kernel launch on one card.
 
-    precision: of the factors of the decoder's products: fp32, fp16 or bf16; auto takes bf16 where the card multiplies it fast, else fp32.
+    precision: of the factors of the decoder's products: fp32, fp16 or bf16, the last for the weights of synapses too; auto takes bf16 where
+    the card multiplies it fast, else fp32. Sums and learned numbers are float32.
     mode: sequential, everything on one stream, in order; pipelined, a stream for each lane. Both give the same bits.
     """
 
