@@ -160,6 +160,13 @@ def ring_row(start, token, rows):
     return np.uint32(np.uint32(start + token) + rows) % rows
 
 
+@device
+def column_of(table, pair, start, token, b, B):
+    """Which column (uint64) of the source's ring a token of the segment (int32; negative: before it) of sequence b is."""
+    row = ring_row(np.uint32(start[table[pair, START]]), np.uint32(token), np.uint32(table[pair, ROWS]))
+    return np.uint64(np.uint32(row * B + np.uint32(b)))
+
+
 @register_jitable
 def synapse_at(target, weight, k):
     """(target within its part, weight) of synapse k. Where the targets are 32 bits wide they hold the weight, too: a bfloat16, which is the
@@ -209,9 +216,8 @@ def synapse_forward(current, table, first_pair, last_pair, start, first, index, 
         pairs = np.uint32(min(PAIRS, last_pair - round_))
         if thread < pairs:
             pair = round_ + np.int64(thread)
-            sources, rows = np.uint64(table[pair, SOURCES]), np.uint32(table[pair, ROWS])
-            token = np.uint32(np.int32(first) + t - np.int32(table[pair, DELAY]))
-            column = np.uint64(np.uint32(ring_row(np.uint32(start[table[pair, START]]), token, rows) * B + np.uint32(b)))
+            sources, token = np.uint64(table[pair, SOURCES]), np.int32(np.int32(first) + t - np.int32(table[pair, DELAY]))
+            column = column_of(table, pair, start, token, b, B)
             plain = table[pair, PLAIN] != 0
             bases[thread] = np.uint64(table[pair, LISTS]) + column * sources
             row_places[thread] = np.uint32(table[pair, ROW_START] + cuda.blockIdx.z)
@@ -273,9 +279,8 @@ def synapse_forward_few(
     pair, share = first_pair + cuda.blockIdx.z // SHARES, np.uint32(cuda.blockIdx.z % SHARES)
     thread, B = np.uint32(share * np.uint32(cuda.blockDim.x) + np.uint32(cuda.threadIdx.x)), np.uint32(arriving.shape[1])
     group, lane, groups = np.uint32(thread // lanes), np.uint32(thread % lanes), np.uint32(np.uint32(SHARES * cuda.blockDim.x) // lanes)
-    sources, plain, rows = np.uint32(table[pair, SOURCES]), table[pair, PLAIN] != 0, np.uint32(table[pair, ROWS])
-    token = np.uint32(np.int32(first) + t - np.int32(table[pair, DELAY]))
-    column = np.uint64(np.uint32(ring_row(np.uint32(start[table[pair, START]]), token, rows) * B + np.uint32(b)))
+    sources, plain = np.uint32(table[pair, SOURCES]), table[pair, PLAIN] != 0
+    column = column_of(table, pair, start, np.int32(np.int32(first) + t - np.int32(table[pair, DELAY])), b, B)
     base = np.uint64(table[pair, LISTS]) + column * np.uint64(sources)
     fired = sources if plain else np.uint32(count[np.uint64(table[pair, COUNTS]) + TWICE * column])
     row_place, e = np.uint32(table[pair, ROW_START]), group
@@ -349,9 +354,8 @@ def synapse_backward(
         pairs = np.uint32(min(PAIRS, last_pair - round_))
         if thread < pairs:
             pair = round_ + np.int64(thread)
-            sources, rows = np.uint64(table[pair, SOURCES]), np.uint32(table[pair, ROWS])
-            token = np.int32(np.int32(first) + t - np.int32(table[pair, DELAY]))
-            column = np.uint64(np.uint32(ring_row(np.uint32(start[table[pair, START]]), np.uint32(token), rows) * B + np.uint32(b)))
+            sources, token = np.uint64(table[pair, SOURCES]), np.int32(np.int32(first) + t - np.int32(table[pair, DELAY]))
+            column = column_of(table, pair, start, token, b, B)
             bases[thread] = np.uint64(table[pair, LISTS]) + column * sources
             row_places[thread] = np.uint32(table[pair, ROW_START] + cuda.blockIdx.z)
             ds_bases[thread] = NOWHERE
