@@ -96,8 +96,10 @@ def spread_events_cpu(x, index, value, fired):
             x[r, b, index[r, g, e]] = value[r, g, e, lane]
 
 
-BLOCK, WIDE_BLOCK = (8, 16) if SIMULATED else (THREADS, 1024)  # threads; wide, where there are few columns
-WARPS = WIDE_BLOCK // WARP
+LISTERS = 8 if SIMULATED else THREADS  # threads of a block
+WARPS, OWN = LISTERS // WARP, 2 if SIMULATED else 4
+PARTS = WARPS * OWN
+SILENT = np.float32(-1e9)  # a potential that neither fires nor is near, whatever the mode
 
 
 @register_jitable
@@ -113,59 +115,60 @@ def heard_as(v, drop, key, place, graded, smooth):
 
 
 @gpu
-def list_events(index, value, count, start, place, counts, rows, first, v, drop, key, first_place, graded, smooth):
-    """Make the lists of the tokens of v [C, B, M], the first of which is token `first` of the segment, in one signal's ring.
+def clear_counts(count, start, counts, rows, first, batch):
+    """Empty the lists of tokens from `first` of the segment on in one signal's ring, as `list_events` wants them. A thread per number and
+    token."""
+    i, t = cuda.grid(1), cuda.blockIdx.y
+    if i < 2 * batch:
+        count[counts + (start[0] + first + t) % rows * 2 * batch + i] = 0
 
-    place, counts: where the ring begins in index and value, and in count; start [1] int32; drop, key, first_place as on the CPU. A block
-    per column, a range of neurons for each of its warps: it counts first, then it knows where its part of the list begins.
+
+@gpu
+def list_events(index, value, count, start, place, counts, rows, first, v, drop, key, first_place, graded, smooth):
+    """Add to the lists of the tokens of v [C, B, M], the first of which is token `first` of the segment, in one signal's ring.
+
+    place, counts: where the ring begins in index and value, and in count; start [1] int32; drop, key, first_place as on the CPU. A thread
+    has OWN neurons; a block reserves room for its own, so that blocks come in no order, and nothing must depend on one.
     """
-    fired_in = cuda.shared.array(WARPS, np.int32)
-    near_in = cuda.shared.array(WARPS, np.int32)
-    b, t = cuda.blockIdx.x, cuda.blockIdx.y
-    B, M = v.shape[1], v.shape[2]
-    column = ((start[0] + first + t) % rows) * B + b
+    fired_at = cuda.shared.array(PARTS, np.int32)
+    near_at = cuda.shared.array(PARTS, np.int32)
+    s = cuda.local.array(OWN, np.float32)
+    fired = cuda.local.array(OWN, np.uint32)
+    near = cuda.local.array(OWN, np.uint32)
+    b, t, thread = cuda.blockIdx.x, cuda.blockIdx.y, cuda.threadIdx.x
+    B, M, first_neuron = v.shape[1], v.shape[2], cuda.blockIdx.z * LISTERS * OWN + thread
+    column = (start[0] + first + t) % rows * B + b
     base = place + np.int64(column) * M
-    scale = ONE / (ONE - drop)
-    warp, lane = cuda.threadIdx.x // WARP, cuda.threadIdx.x % WARP
-    own, warps = (M + cuda.blockDim.x - 1) // cuda.blockDim.x * WARP, cuda.blockDim.x // WARP
-    begin, end = warp * own, min(M, (warp + 1) * own)
-    places = first_place + np.uint64((t * B + b) * M)
-    fired_at = near_at = np.int32(0)
-    for n0 in range(begin, end, WARP):
-        n = n0 + lane
-        fired = near = False
-        if n < end:
-            _, fired, near = heard_as(v[t, b, n], drop, key[0], places + np.uint64(n), graded, smooth)
-        fired_at += np.int32(bits(ballot(fired)))
-        near_at += np.int32(bits(ballot(near)))
-    if lane == 0:
-        fired_in[warp], near_in[warp] = fired_at, near_at
+    warp, bit = thread // WARP, np.uint32(1) << np.uint32(thread % WARP)
+    row = v[np.uint64(t), np.uint64(b)]
+    for i in range(OWN):
+        n = np.uint64(first_neuron + i * LISTERS)
+        s[i] = row[n] if n < np.uint64(M) else SILENT
+    for i in range(OWN):
+        n = np.uint64(first_neuron + i * LISTERS)
+        s[i], fires, nears = heard_as(s[i], drop, key[0], first_place + np.uint64((t * B + b) * M) + n, graded, smooth)
+        fired[i], near[i] = ballot(fires), ballot(nears)
+        if bit == 1:
+            fired_at[i * WARPS + warp], near_at[i * WARPS + warp] = bits(fired[i]), bits(near[i])
     cuda.syncthreads()
-    fired_at = near_at = fired_end = near_end = np.int32(0)
-    for other in range(warps):
-        if other < warp:
-            fired_at += fired_in[other]
-            near_at += near_in[other]
-        fired_end += fired_in[other]
-        near_end += near_in[other]
-    before = (np.uint32(1) << np.uint32(lane)) - np.uint32(1)
-    for n0 in range(begin, end, WARP):
-        n = n0 + lane
-        s, fired, near = ZERO, False, False
-        if n < end:
-            s, fired, near = heard_as(v[t, b, n], drop, key[0], places + np.uint64(n), graded, smooth)
-        fired_mask, near_mask = ballot(fired), ballot(near)
-        if fired:
-            at = base + fired_at + bits(fired_mask & before)
+    if thread < 2:
+        of_part, end = (fired_at, 0) if thread == 0 else (near_at, 0)
+        for part in range(PARTS):
+            end += of_part[part]
+        end += cuda.atomic.add(count, counts + 2 * column + thread, np.int32(end))
+        for part in range(PARTS):
+            end -= of_part[part]
+            of_part[part] = end
+    cuda.syncthreads()
+    earlier = np.uint32(bit - np.uint32(1))
+    for i in range(OWN):
+        n, part = np.uint32(first_neuron + i * LISTERS), i * WARPS + warp
+        if fired[i] & bit:
+            at = np.uint64(base + fired_at[part] + np.int32(bits(np.uint32(fired[i] & earlier))))
             index[at] = n
-            value[at] = s * scale
-        if near:
-            index[base + M - 1 - near_at - bits(near_mask & before)] = n
-        fired_at += np.int32(bits(fired_mask))
-        near_at += np.int32(bits(near_mask))
-    if cuda.threadIdx.x == 0:
-        count[counts + 2 * column] = fired_end
-        count[counts + 2 * column + 1] = near_end
+            value[at] = s[i] * (ONE / (ONE - drop))
+        if near[i] & bit:
+            index[np.uint64(base + M - 1 - near_at[part] - np.int32(bits(np.uint32(near[i] & earlier))))] = n
 
 
 @gpu

@@ -5,7 +5,10 @@ as uint16.
 """
 
 import numpy as np
+from numba import cuda
 from numba.extending import register_jitable
+
+from .launch import gpu
 
 BFLOAT16 = np.dtype(np.uint16)  # what its bits are kept in
 _HALF, _LESS, _ODD, _NAN = np.uint32(16), np.uint32(0x7FFF), np.uint32(1), np.uint16(0x7FC0)
@@ -38,3 +41,12 @@ def store(x, i, j, value):
         x[i, j] = to_bfloat16(value)
     else:
         x[i, j] = value
+
+
+@gpu
+def round_rows(out, x):
+    """out [R, N or more] of any kind of float = x [R, N] float32. A thread for every so many numbers of a row; a block per row and part."""
+    n = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x
+    while n < x.shape[1]:
+        store(out, cuda.blockIdx.x, n, x[cuda.blockIdx.x, n])
+        n += cuda.gridDim.y * cuda.blockDim.x

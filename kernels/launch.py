@@ -14,7 +14,9 @@ from numba import config, cuda
 SIMULATED = bool(config.ENABLE_CUDASIM)
 WARP = 1 if SIMULATED else 32
 THREADS = 256  # of a block, where a kernel does not ask for another number
+SHARED = 48 * 2**10  # bytes of shared memory that a block may have unasked
 EVERYONE = 0xFFFFFFFF
+_allowed = {}  # kernel, for the types of its arguments and on a device -> bytes of shared memory that it may have
 
 
 def gpu(kernel=None, **options):
@@ -32,9 +34,28 @@ def blocks(size: int, threads: int = THREADS) -> int:
     return max(1, -(-size // threads))
 
 
+def allow_shared(kernel, arguments, size: int):
+    """Let launches of a kernel with such arguments have `size` bytes of dynamic shared memory, more than SHARED. Raises RuntimeError where
+    the card does not have them."""
+    from cuda.bindings import driver
+
+    signature = tuple(map(kernel.typeof_pyval, arguments))
+    key = kernel, signature, cuda.get_current_device().id
+    if _allowed.get(key, 0) < size:
+        function = kernel.compile(signature)._codelibrary.get_cufunc()
+        attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        (error,) = driver.cuKernelSetAttribute(attribute, size, function.handle, function.device.id)
+        if error:
+            raise RuntimeError(f"{size} bytes of shared memory for {kernel.py_func.__name__}: {error.name}")
+        _allowed[key] = size
+
+
 if SIMULATED:
 
     def shuffle_xor(x, distance):
+        return x
+
+    def from_lane(x, lane):
         return x
 
     def ballot(flag):
@@ -49,6 +70,11 @@ else:
     def shuffle_xor(x, distance):
         """x of the lane whose number differs in the bit `distance`."""
         return cuda.shfl_xor_sync(EVERYONE, x, distance)
+
+    @device
+    def from_lane(x, lane):
+        """x of a lane of the warp, told by its number. Every lane takes part."""
+        return cuda.shfl_sync(EVERYONE, x, lane)
 
     @device
     def ballot(flag):

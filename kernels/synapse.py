@@ -29,16 +29,15 @@ from numba import cuda
 from numba.extending import register_jitable
 
 from . import half
-from .fixed import CURRENT, current_of, to_int32, to_int64
+from .fixed import CURRENT, current_of, to_int32
 from .jit import ZERO, cpu, cpu_serial
 from .lanes import add_scaled, dot, load, store
-from .launch import SIMULATED, device, gpu, lanes_sum
+from .launch import SIMULATED, device, gpu
 
 NEXT, TWO = np.uint32(1), np.uint32(2)
 ONE_PLACE, TWICE = np.uint64(1), np.uint64(2)
 PACKED, LOWER, UPPER, HALF_WORD = np.dtype(np.uint32), np.uint32(0xFFFF), np.uint32(0xFFFF0000), np.uint32(16)
 UNLISTED = np.uint32(2**31)  # said of rows whose source has no list: all of it is sent
-NOWHERE = np.uint64(2**64 - 1)
 
 
 @register_jitable
@@ -150,7 +149,6 @@ SOURCES, PLAIN, DELAY, ROWS, START, LISTS, COUNTS, ROW_START, DS = (int(field) f
 WALKERS = 8 if SIMULATED else 256  # threads of a block, and rows that they look up at a time
 ENTRIES = WALKERS + 1
 PAIRS = 2 if SIMULATED else 64  # that a block has room for at a time
-SHARES = 2 if SIMULATED else 32  # of a pair's events, where there are few columns: a block each
 REGISTERS = 48  # of a thread at most, so that five blocks share a multiprocessor
 
 
@@ -168,13 +166,25 @@ def column_of(table, pair, start, token, b, B):
 
 
 @register_jitable
-def synapse_at(target, weight, k):
-    """(target within its part, weight) of synapse k. Where the targets are 32 bits wide they hold the weight, too: a bfloat16, which is the
-    upper half of a float32, in their own upper half. One load then brings both."""
+def fetch(target, weight, k):
+    """What memory has of synapse k, as it is, so that nothing waits for it yet. Where the targets are 32 bits wide they hold the weight,
+    too: a bfloat16, which is the upper half of a float32, in their own upper half. One load then brings both."""
+    return (target[k], ZERO) if target.dtype == PACKED else (target[k], weight[k])
+
+
+@register_jitable
+def decode(target, fetched):
+    """(target within its part, weight) of a synapse that was fetched."""
+    word, weight = fetched
     if target.dtype == PACKED:
-        word = target[k]
-        return np.int32(word & LOWER), np.uint32(word & UPPER).view(np.float32)
-    return np.int32(target[k]), weight[k]
+        return np.uint64(word & LOWER), np.uint32(word & UPPER).view(np.float32)
+    return np.uint64(word), weight
+
+
+@register_jitable
+def synapse_at(target, weight, k):
+    """(target within its part, weight) of synapse k."""
+    return decode(target, fetch(target, weight, k))
 
 
 @device
@@ -248,7 +258,7 @@ def synapse_forward(current, table, first_pair, last_pair, start, first, index, 
                 k, last, s = np.uint32(row_first[i] + lane), row_last[i], sent[i]
                 k2, last2, s2 = np.uint32(row_first[other] + lane), row_last[other], sent[other]
                 while k < last or k2 < last2:
-                    n = n2 = np.int32(0)
+                    n = n2 = np.uint64(0)
                     w = w2 = ZERO
                     if k < last:
                         n, w = synapse_at(target, weight, np.uint64(k))
@@ -269,21 +279,24 @@ def synapse_forward(current, table, first_pair, last_pair, start, first, index, 
 
 @gpu(max_registers=REGISTERS)
 def synapse_forward_few(
-    arriving, table, first_pair, last_pair, start, first, index, value, count, row_start, target, weight, width, parts, part_size
+    arriving, shares, table, first_pair, last_pair, start, first, index, value, count, row_start, target, weight, width, parts, part_size
 ):
     """The same for a few columns: add to arriving [C, B, N] int32, in global memory, so that many blocks can share a column.
 
-    A block per (sequence, token, pair and share of its events).
+    A block per (sequence, token, share): shares [gridDim.z, 3] int32 says which pair it has, and which of how many shares of it. `width`
+    threads walk a row together; where there are more threads than that takes, several such groups have a part of each row.
     """
-    b, t, lanes = cuda.blockIdx.x, cuda.blockIdx.y, np.uint32(width)
-    pair, share = first_pair + cuda.blockIdx.z // SHARES, np.uint32(cuda.blockIdx.z % SHARES)
-    thread, B = np.uint32(share * np.uint32(cuda.blockDim.x) + np.uint32(cuda.threadIdx.x)), np.uint32(arriving.shape[1])
-    group, lane, groups = np.uint32(thread // lanes), np.uint32(thread % lanes), np.uint32(np.uint32(SHARES * cuda.blockDim.x) // lanes)
+    b, t, lanes, threads = cuda.blockIdx.x, cuda.blockIdx.y, np.uint32(width), np.uint32(cuda.blockDim.x)
+    pair, share, of = np.int64(shares[cuda.blockIdx.z, 0]), np.uint32(shares[cuda.blockIdx.z, 1]), np.uint32(shares[cuda.blockIdx.z, 2])
+    thread, B = np.uint32(share * threads + np.uint32(cuda.threadIdx.x)), np.uint32(arriving.shape[1])
+    group, lane, groups = np.uint32(thread // lanes), np.uint32(thread % lanes), np.uint32(np.uint32(of * threads) // lanes)
     sources, plain = np.uint32(table[pair, SOURCES]), table[pair, PLAIN] != 0
     column = column_of(table, pair, start, np.int32(np.int32(first) + t - np.int32(table[pair, DELAY])), b, B)
     base = np.uint64(table[pair, LISTS]) + column * np.uint64(sources)
     fired = sources if plain else np.uint32(count[np.uint64(table[pair, COUNTS]) + TWICE * column])
-    row_place, e = np.uint32(table[pair, ROW_START]), group
+    slices = max(NEXT, np.uint32(groups // max(NEXT, fired)))  # of a row
+    row_place, e, step = np.uint32(table[pair, ROW_START]), np.uint32(group // slices), np.uint32(lanes * slices)
+    lane = np.uint32(lane + np.uint32(group % slices) * lanes)
     while e < fired:
         source = e if plain else np.uint32(index[base + np.uint64(e)])
         s = value[base + np.uint64(e)] * CURRENT
@@ -292,9 +305,9 @@ def synapse_forward_few(
             k, last = np.uint32(row_start[row] + lane), row_start[row + ONE_PLACE]
             while k < last:
                 n, w = synapse_at(target, weight, np.uint64(k))
-                cuda.atomic.add(arriving, (t, b, np.int64(part * part_size + n)), to_int32(w * s))
-                k = np.uint32(k + lanes)
-        e = np.uint32(e + groups)
+                cuda.atomic.add(arriving, (t, b, np.uint64(part * part_size) + n), to_int32(w * s))
+                k = np.uint32(k + step)
+        e = np.uint32(e + np.uint32(groups // slices))
 
 
 @gpu
@@ -304,124 +317,6 @@ def take_currents(current, arriving):
     if n < current.shape[2]:
         current[t, b, n] = current_of(arriving[t, b, n])
         arriving[t, b, n] = 0
-
-
-@gpu(max_registers=REGISTERS)
-def synapse_backward(
-    ds,
-    d_weight,
-    d_current,
-    table,
-    first_pair,
-    last_pair,
-    start,
-    first,
-    index,
-    value,
-    count,
-    row_start,
-    target,
-    weight,
-    width,
-    part_size,
-    units,
-):
-    """Add to ds and d_weight (int64, `units` to 1) what pairs first_pair ... last_pair - 1 owe for the gradients d_current [C, B, N] of
-    tokens `first` ... of the segment. Sources before the segment get no gradient, their synapses do.
-
-    A block per (sequence, token, part), with part_size float32 of dynamic shared memory; threads as in the forward pass.
-    """
-    owed = cuda.shared.array(0, numba.float32)
-    bases = cuda.shared.array(PAIRS, np.uint64)
-    ds_bases = cuda.shared.array(PAIRS, np.uint64)
-    row_places = cuda.shared.array(PAIRS, np.uint32)
-    fires = cuda.shared.array(PAIRS, np.uint32)
-    counts = cuda.shared.array(PAIRS, np.uint32)
-    ends = cuda.shared.array(PAIRS, np.uint32)
-    row_first = cuda.shared.array(ENTRIES, np.uint32)
-    row_last = cuda.shared.array(ENTRIES, np.uint32)
-    sent = cuda.shared.array(ENTRIES, np.float32)
-    ds_place = cuda.shared.array(ENTRIES, np.uint64)
-    b, t, thread = cuda.blockIdx.x, cuda.blockIdx.y, np.uint32(cuda.threadIdx.x)
-    B, parts, lanes = np.uint32(d_current.shape[1]), np.uint32(cuda.gridDim.z), np.uint32(width)
-    low = cuda.blockIdx.z * part_size
-    size = min(part_size, d_current.shape[2] - low)
-    group, lane, groups = np.uint32(thread // lanes), np.uint32(thread % lanes), np.uint32(np.uint32(WALKERS) // lanes)
-    for n in range(thread, size, WALKERS):
-        owed[n] = d_current[t, b, low + n]
-    row_first[WALKERS] = row_last[WALKERS] = np.uint32(0)
-    for round_ in range(first_pair, last_pair, PAIRS):
-        pairs = np.uint32(min(PAIRS, last_pair - round_))
-        if thread < pairs:
-            pair = round_ + np.int64(thread)
-            sources, token = np.uint64(table[pair, SOURCES]), np.int32(np.int32(first) + t - np.int32(table[pair, DELAY]))
-            column = column_of(table, pair, start, token, b, B)
-            bases[thread] = np.uint64(table[pair, LISTS]) + column * sources
-            row_places[thread] = np.uint32(table[pair, ROW_START] + cuda.blockIdx.z)
-            ds_bases[thread] = NOWHERE
-            if token >= 0:
-                ds_bases[thread] = np.uint64(table[pair, DS]) + np.uint64(np.uint32(token) * B + np.uint32(b)) * sources
-            if table[pair, PLAIN] != 0:
-                row_places[thread] |= UNLISTED
-                fires[thread] = counts[thread] = np.uint32(sources)
-            else:
-                listed = np.uint64(table[pair, COUNTS]) + TWICE * column
-                fires[thread] = counts[thread] = np.uint32(count[listed])
-                if token >= 0:  # those near the threshold stand at the end of the list
-                    counts[thread] = np.uint32(fires[thread] + np.uint32(count[listed + ONE_PLACE]))
-        running_ends(ends, counts, pairs)
-        total, pair_, begin = ends[pairs - np.uint32(1)], np.uint32(0), np.uint32(0)
-        batch = np.uint32(0)
-        while batch < total:
-            f = np.uint32(batch + thread)
-            row_first[thread] = row_last[thread] = np.uint32(0)
-            if f < total:
-                while ends[pair_] <= f:
-                    begin = ends[pair_]
-                    pair_ = np.uint32(pair_ + np.uint32(1))
-                e, place, base = np.uint32(f - begin), row_places[pair_], bases[pair_]
-                source, s = e, ZERO
-                if e < fires[pair_]:
-                    s = value[base + np.uint64(e)] * units
-                    if not place & UNLISTED:
-                        source = np.uint32(index[base + np.uint64(e)])
-                else:
-                    sources = np.uint32(table[round_ + np.int64(pair_), SOURCES])
-                    source = np.uint32(index[base + np.uint64(np.uint32(sources - np.uint32(1) - (e - fires[pair_])))])
-                row = np.uint64(np.uint32((place & ~UNLISTED) + source * parts))
-                row_first[thread], row_last[thread] = row_start[row], row_start[row + ONE_PLACE]
-                sent[thread] = s
-                ds_place[thread] = NOWHERE if ds_bases[pair_] == NOWHERE else ds_bases[pair_] + np.uint64(source)
-            cuda.syncthreads()
-            i = group
-            while i < np.uint32(WALKERS):  # all lanes of a warp make the same number of rounds
-                other = min(np.uint32(i + groups), np.uint32(WALKERS))  # the entry after the last one is empty
-                k, last, s, sum_ = np.uint32(row_first[i] + lane), row_last[i], sent[i], ZERO
-                k2, last2, s2, sum2 = np.uint32(row_first[other] + lane), row_last[other], sent[other], ZERO
-                while k < last or k2 < last2:
-                    n = n2 = np.int32(0)
-                    w = w2 = ZERO
-                    if k < last:
-                        n, w = synapse_at(target, weight, np.uint64(k))
-                    if k2 < last2:
-                        n2, w2 = synapse_at(target, weight, np.uint64(k2))
-                    g, g2 = owed[n], owed[n2]
-                    sum_ += w * g
-                    sum2 += w2 * g2
-                    if s != ZERO and k < last:
-                        cuda.atomic.add(d_weight, np.uint64(k), to_int64(s * g))
-                    if s2 != ZERO and k2 < last2:
-                        cuda.atomic.add(d_weight, np.uint64(k2), to_int64(s2 * g2))
-                    k, k2 = np.uint32(k + lanes), np.uint32(k2 + lanes)
-                sum_, sum2 = lanes_sum(sum_, lanes), lanes_sum(sum2, lanes)
-                if lane == 0:
-                    if sum_ != ZERO and ds_place[i] != NOWHERE:
-                        cuda.atomic.add(ds, ds_place[i], to_int64(sum_ * units))
-                    if sum2 != ZERO and ds_place[other] != NOWHERE:
-                        cuda.atomic.add(ds, ds_place[other], to_int64(sum2 * units))
-                i = np.uint32(i + TWO * groups)
-            cuda.syncthreads()
-            batch = np.uint32(batch + np.uint32(WALKERS))
 
 
 @gpu

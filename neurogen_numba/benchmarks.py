@@ -71,11 +71,10 @@ class Bench:
     def kernels(self):
         """The synapses, forward and back over one chunk, by the current that they bring and the signal that they carry.
 
-        On the CPU the way back is walked from each signal, on a GPU from each current; what the other one does is hand over. The bytes of
-        a walk: 6 for a synapse that is passed (index and weight; 4 where they share a word), 8 more for the gradient of its weight, 4 for
-        a number of a current or of the gradient of a signal. Forward a synapse is passed by events, back also for neurons that are near
-        the threshold; plain values are never silent. What serves several sequences at once, as lanes and matrices do, may come to more
-        than the copy.
+        Forward they are walked from each current, back from each signal; what the other one does is hand over. The bytes of a walk: 6 for a
+        synapse that is passed (index and weight; 4 where they share a word), 8 more for the gradient of its weight, 4 for a number of a
+        current or of the gradient of a signal. Forward a synapse is passed by events, back also for neurons that are near the threshold;
+        plain values are never silent. What serves several columns at once, as lanes, tiles and matrices do, may come to more than the copy.
         """
         model, training = self._model(), self.config.training
         act = model.activity(training.segment, training.batch, learning=True)
@@ -101,13 +100,13 @@ class Bench:
                     table[f"{way}_share_of_copy"] = moved / seconds / bandwidth
             return table
 
-        on_gpu, sparse = self.backend.name == "cuda", [p.arc for p in brain.projections if not p.arc.dense]
+        sparse = [p.arc for p in brain.projections if not p.arc.dense]
         currents, signals, synapse = [], [], 4 if getattr(brain.synapses, "packed", False) else 6
         for name, size in brain.current_sizes.items():
             if arcs := [arc for arc in sparse if arc.target == name]:
                 value, gradient = self.backend.zeros((chunk, training.batch, size)), self._noise(chunk, training.batch, size)
                 ways = partial(traffic.receive, name, 0, chunk, value), partial(traffic.owe, name, 0, chunk, gradient)
-                currents.append(row("current", name, size, arcs, *ways, ("forward", "back") if on_gpu else ("forward",)))
+                currents.append(row("current", name, size, arcs, *ways, ("forward",)))
         for name, size in brain.signal_sizes.items():
             if arcs := [arc for arc in sparse if arc.source == name]:
                 gradient, module = self.backend.zeros((chunk, training.batch, size)), name.removesuffix(".axon")
@@ -116,7 +115,7 @@ class Bench:
                     v, graded = act.v[module][1 : chunk + 1], self.config.brain.events == "graded"
                     send = partial(traffic.send_events, name, 0, chunk, v, act.dropout.at(name, 0, size), graded, False)
                 ways = send, partial(traffic.owed, name, 0, chunk, gradient)
-                signals.append(row("signal", name, size, arcs, *ways, () if on_gpu else ("back",)))
+                signals.append(row("signal", name, size, arcs, *ways, ("back",)))
         totals = {f"{way}_us": sum(row[f"{way}_us"] for row in (*currents, *signals)) for way in ("forward", "back")}
         return self._machine() | {"copy_bytes_per_second": bandwidth} | totals | {"currents": currents, "signals": signals}
 

@@ -17,7 +17,7 @@ CHUNKS = 8  # of a segment
 class Stimulus:
     """Stands where the embedding would: hits neurons of the Thalamus at random (kernels/stimulus.py)."""
 
-    inputs, outputs, lane = ("thalamus.current",), (), "thalamus"
+    inputs, outputs, kept, lane = ("thalamus.current",), (), (), "thalamus"
 
     def __init__(self, backend, rate: float, strength: float, seed: int):
         self.backend, self.rate, self.strength, self.key = backend, np.float32(rate), np.float32(strength), rng.key(seed)

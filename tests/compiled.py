@@ -39,20 +39,23 @@ h2, b2 = types.float16[:, ::1], types.uint16[:, ::1]  # bfloat16 comes as its bi
 KERNELS |= {
     "embedding.embedding_forward": [(f2, f2, i1)],
     "embedding.embedding_backward": [(f2, f2, i1)],
+    "bias.add_bias": [(f2, f1)],
     "softmax.cross_entropy": [(f1, types.uint8[::1], kind, f2, i1, f1, types.int64) for kind in (f2, h2, b2)],
     "sampling.sample": [(i1, f2, types.float32, types.int64, types.float32, types.uint64, types.uint64[::1], types.int64)],
     "adamw.adamw": [(f1,) * 9],
     "reduce.sum_of_squares": [(types.float64[::1], f1)],
     "reduce.norm": [(f1, types.float64[::1])],
+    "half.round_rows": [(kind, f2) for kind in (f2, h2, b2)],
     "reduce.add_rows": [(f1, kind) for kind in (f2, h2, b2)],
 }
 
-# kernels/synapse.py, events.py, fixed.py, forget.py, stimulus.py
+# kernels/synapse.py, tiles.py, events.py, fixed.py, forget.py, stimulus.py
 
 size, flag, number = types.int64, types.boolean, types.float32
-u16, u32, k1, l1, l2, i3 = (
+u16, u32, u32_2, k1, l1, l2, i3 = (
     types.uint16[::1],
     types.uint32[::1],
+    types.uint32[:, ::1],
     types.uint64[::1],
     types.int64[::1],
     types.int64[:, ::1],
@@ -69,16 +72,25 @@ KINDS = [(index, target) for index in (u16, u32) for target in (u16, u32)]  # ta
 
 KERNELS |= {
     "synapse.synapse_forward": [(f3, *walk(*kinds), size) for kinds in KINDS],
-    "synapse.synapse_forward_few": [(i3, *walk(*kinds), size, size) for kinds in KINDS],
-    "synapse.synapse_backward": [(l1, l1, f3, *walk(*kinds), size, number) for kinds in KINDS],
+    "synapse.synapse_forward_few": [(i3, i2, *walk(*kinds), size, size) for kinds in KINDS],
     "synapse.take_currents": [(f3, i3)],
     "synapse.pack_synapses": [(u32, u16, f1)],
     "synapse.spread_weights": [(kind, l1, f1) for kind in (f2, b2)],
     "synapse.gather_gradients": [(f1, f1, l1)],
     "events.list_events": [(index, f1, i1, i1, size, size, size, size, f3, number, k1, types.uint64, flag, flag) for index in (u16, u32)],
+    "events.clear_counts": [(i1, i1, *[size] * 4)],
     "events.list_values": [(f1, i1, size, size, size, f3)],
     "events.turn_ring": [(i1, i1, size)],
+    "tiles.list_sources": [
+        (u32, u32_2, i2, owed, i1, size, size, size, flag, index, f1, i1, *[size] * 6) for index in (u16, u32) for owed in (u16, f1)
+    ],
+    "tiles.synapse_backward": [
+        (f1, l1, owed, u32, l2, size, size, u32, target, f1, u32, u32_2, i2, *[size] * 4, number)
+        for owed, target in ((u16, u32), (f1, u16))
+    ],
+    "tiles.hand_out": [(f3, f1, i2, u32, owed, *[size] * 3) for owed in (u16, f1)],
     "fixed.take_fixed": [(f1, l1, size, number, flag)],
+    "carry.carry": [(f1, l2, size)],
     "forget.forget": [(kind, types.uint8[::1]) for kind in (f3, i3)],
     "stimulus.poisson": [(f3, number, number, types.uint64, k1)],
 }

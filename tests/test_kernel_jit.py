@@ -38,6 +38,8 @@ PHYSICS = {  # argument types of every function that all backends share
     "synapse.collect": (lanes, SQUARE, *WIRING),
     "synapse.collect_and_learn": (lanes, ROW, SQUARE, *WIRING, lanes),
     "synapse.ring_row": (types.uint32,) * 3,
+    "synapse.fetch": (types.uint32[::1], ROW, BITS),
+    "synapse.decode": (types.uint32[::1], types.Tuple((types.uint32, NUMBER))),
     "synapse.synapse_at": (types.uint32[::1], ROW, BITS),
     "events.heard_as": (NUMBER, NUMBER, BITS, BITS, FLAG, FLAG),
     "fixed.current_of": (types.int32,),
@@ -67,7 +69,8 @@ PHYSICS = {  # argument types of every function that all backends share
 
 
 def test_every_function_of_physics_is_in_the_table():
-    others = {"jit._drop_stale_cache", "rng.key", "memory.scratch", "launch.gpu", "launch.blocks"}  # of the host
+    others = {"jit._drop_stale_cache", "rng.key", "memory.scratch", "launch.gpu", "launch.blocks", "launch.allow_shared"}  # of the host
+    others |= {"tiles.columns_in"}
     others |= {"lanes.load", "lanes.store", "lanes.add_scaled", "lanes.dot", "lanes._address"}  # of the compiler
     found = set()
     for module in pkgutil.iter_modules(kernels.__path__):

@@ -11,6 +11,7 @@ import pytest
 import neurogen_numba
 import reference as ref
 from neurogen_numba import checkpoint
+from neurogen_numba.backends.cpu import CpuBackend
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.config import Brain, Config, Module, Text, Training
 from neurogen_numba.errors import CheckpointError, ConfigError
@@ -296,7 +297,7 @@ def test_however_many_logits_are_held_at_a_time_the_update_is_the_same(tokens, m
     batch, inputs, targets = 3, text(7, 3), text(7, 3, seed=1)
     whole, blocks = model(dropout=0.3), model(dropout=0.3)
     act = whole.activity(7, batch, learning=True)
-    monkeypatch.setattr("neurogen_numba.brain.decoder.LOGITS", (tokens * batch + 1) * VOCABULARY)  # not quite one token more
+    monkeypatch.setattr(CpuBackend, "logits", (tokens * batch + 1) * VOCABULARY)  # not quite one token more
     cut = blocks.activity(7, batch, learning=True)
     assert (len(act.logits), len(cut.logits)) == (7 * batch, tokens * batch)
     assert blocks.brain.decoder.blocks(cut) == [(first, min(7, first + tokens)) for first in range(0, 7, tokens)]

@@ -39,14 +39,18 @@ class Wired:
         return self.synapses.traffic(signals, CURRENTS, T, B, C, learning)
 
 
+def short(x):
+    """x as float32 numbers that a bfloat16 can hold, which are the same to every backend and precision."""
+    return (x.astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
 def wired(backend, seed=0):
     rng = np.random.default_rng(seed)
     table = [Parameter(f"{arc.name}.weight", (arc.targets * arc.synapses_per_target,), "synapses") for arc in ARCS]
     parameters, projections, dense, rows = Parameters(table, backend), [], {}, {}
     for arc in ARCS:
         row_start, target = draw_synapses(arc, seed, "uint16")
-        weight = rng.standard_normal(target.size).astype(np.float32)
-        weight = (weight.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)  # numbers that a bfloat16 can hold
+        weight = short(rng.standard_normal(target.size))
         parameters.value[f"{arc.name}.weight"][...] = backend.asarray(weight)
         own = {"arc": arc, "row_start": row_start, "target": target, "weight": parameters.value[f"{arc.name}.weight"]}
         projections.append(types.SimpleNamespace(**own, d_weight=parameters.gradient[f"{arc.name}.weight"]))
@@ -63,7 +67,7 @@ def wired(backend, seed=0):
 def membranes(seed):
     """Potentials of the axons: some fire, some are near the threshold, some far below; and plain values."""
     rng = np.random.default_rng([3, seed])
-    return {name: rng.uniform(-2, 2, (T, B, size)).astype(np.float32) for name, size in SIZES.items()}
+    return {name: short(rng.uniform(-2, 2, (T, B, size))) for name, size in SIZES.items()}
 
 
 def carried(name, v):
@@ -137,9 +141,11 @@ def near(name, v):
 
 
 @pytest.fixture
-def parts(request, monkeypatch):
+def parts(request, monkeypatch, backend):
     """Modules of more than one part, too."""
-    monkeypatch.setattr(cuda_synapses, "PART", request.param)
+    if request.param and backend.name != "cpu":
+        monkeypatch.setattr(backend, "shared_memory", request.param * cuda_synapses.TILE_BYTES)
+    return request.param
 
 
 @pytest.fixture(params=["few", "many", "packed"])
@@ -152,9 +158,9 @@ def columns(request, monkeypatch, backend):
     return request.param
 
 
-@pytest.mark.parametrize("parts", [10_240, 5], indirect=True, ids=["whole", "parts"])
+@pytest.mark.parametrize("parts", [None, 5], indirect=True, ids=["whole", "parts"])
 def test_events_arrive_and_gradients_return(backend, parts, columns):
-    if backend.name == "cpu" and (cuda_synapses.PART, columns) != (10_240, "few"):
+    if backend.name == "cpu" and (parts, columns) != (None, "few"):
         pytest.skip("the CPU has one way only")
     made = wired(backend)
     traffic = made.traffic()
@@ -162,7 +168,7 @@ def test_events_arrive_and_gradients_return(backend, parts, columns):
     past = {name: np.zeros((HISTORY[name], B, size)) for name, size in SIZES.items()}
     for segment in range(2):  # the second with what the first left under way
         sent = membranes(segment)
-        d_currents = {name: rng.standard_normal((T, B, size)).astype(np.float32) for name, size in CURRENTS.items()}
+        d_currents = {name: short(rng.standard_normal((T, B, size))) for name, size in CURRENTS.items()}
         made.parameters.clear_gradient()
         currents = forward(made, traffic, sent)
         ds = backward(made, traffic, d_currents)
@@ -184,7 +190,7 @@ def test_events_arrive_and_gradients_return(backend, parts, columns):
 def test_gradients_are_added_to_what_is_there_and_nothing_is_left_behind(backend):
     made, sent = wired(backend), membranes(0)
     rng, traffic = np.random.default_rng(1), made.traffic()
-    d_currents = {name: rng.standard_normal((T, B, size)).astype(np.float32) for name, size in CURRENTS.items()}
+    d_currents = {name: short(rng.standard_normal((T, B, size))) for name, size in CURRENTS.items()}
     forward(made, traffic, sent)
     once = backward(made, traffic, d_currents)
     after_once = backend.to_numpy(made.parameters.flat_gradient)

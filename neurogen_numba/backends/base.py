@@ -18,6 +18,7 @@ class Backend(ABC):
 
     name: str
     whole_rows: int  # matrices that are multiplied often had better have a multiple of so many rows
+    logits: int  # so many are held at a time
     product_dtype: str  # of the factors of the decoder's products; sums are float32
 
     # kernels/neuron.py, normalize.py
@@ -36,19 +37,21 @@ class Backend(ABC):
     working_memory_backward: Callable
     gate_forward: Callable
     gate_backward: Callable
-    # kernels/embedding.py, dropout.py, softmax.py, sampling.py
+    # kernels/embedding.py, dropout.py, bias.py, softmax.py, sampling.py
     embedding_forward: Callable
     embedding_backward: Callable
     dropout: Callable
+    add_bias: Callable
     cross_entropy: Callable
     sample: Callable
     # kernels/stimulus.py
     poisson: Callable
-    # kernels/adamw.py, reduce.py, forget.py
+    # kernels/adamw.py, reduce.py, carry.py, forget.py
     adamw: Callable
     sum_of_squares: Callable
     norm: Callable
     add_rows: Callable
+    carry: Callable
     forget: Callable
 
     @abstractmethod

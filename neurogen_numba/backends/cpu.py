@@ -12,6 +12,8 @@ import threadpoolctl
 
 from ..kernels import (
     adamw,
+    bias,
+    carry,
     dropout,
     embedding,
     forget,
@@ -45,7 +47,7 @@ class CpuBackend(Backend):
     """Every operation of `Backend` on NumPy arrays."""
 
     name = "cpu"
-    whole_rows = 1
+    whole_rows, logits = 1, 2**26
     product_dtype = "float32"
 
     def __init__(self):
@@ -70,6 +72,7 @@ class CpuBackend(Backend):
     gate_backward = staticmethod(gate.gate_backward_cpu)
     embedding_forward = staticmethod(embedding.embedding_forward_cpu)
     embedding_backward = staticmethod(embedding.embedding_backward_cpu)
+    add_bias = staticmethod(bias.add_bias_cpu)
     dropout = staticmethod(dropout.dropout_cpu)
     cross_entropy = staticmethod(softmax.cross_entropy_cpu)
     sample = staticmethod(sampling.sample_cpu)
@@ -78,6 +81,7 @@ class CpuBackend(Backend):
     sum_of_squares = staticmethod(reduce.sum_of_squares_cpu)
     norm = staticmethod(reduce.norm_cpu)
     add_rows = staticmethod(reduce.add_rows_cpu)
+    carry = staticmethod(carry.carry_cpu)
     forget = staticmethod(forget.forget_cpu)
 
     def zeros(self, shape, dtype="float32"):

@@ -11,10 +11,13 @@ from numba import cuda
 from ..errors import BackendError, ConfigError
 from ..kernels import (
     adamw,
+    bias,
+    carry,
     dropout,
     embedding,
     forget,
     gate,
+    half,
     memory,
     neuron,
     normalize,
@@ -24,7 +27,7 @@ from ..kernels import (
     stimulus,
     working_memory,
 )
-from ..kernels.launch import SIMULATED, THREADS, WARP, blocks
+from ..kernels.launch import SHARED, SIMULATED, THREADS, WARP, allow_shared, blocks
 from .base import Backend, Lanes
 from .cublas import Cublas
 from .cuda_synapses import CudaSynapses
@@ -34,6 +37,8 @@ if SIMULATED:
 
 DTYPES = {"auto": None, "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _MAIN = {}  # device -> the stream that all backends on it share, and that is CuPy's current one
+LOGITS_SHARE = 1024  # bytes of the card's memory for each logit that is held at a time
+KEPT_SHARED = 1024  # bytes of a block's shared memory left for what kernels declare themselves, and for the driver
 ALIGN = 64  # numbers: tensor cores want rows that begin at multiples of 16 bytes, and fill whole tiles
 
 
@@ -55,18 +60,25 @@ class CudaBackend(Backend):
 
     name = "cuda"
     whole_rows = ALIGN
+    shared_memory: int  # bytes that a block can have
+    multiprocessors: int
 
     def __init__(self, device: int = 0, precision: str = "auto", mode: str = "sequential"):
         self._kept = {}  # scratch arrays by name
         self.mode, self._lane_streams = mode, {}
         if SIMULATED:
             self._xp, self._stream, self.product_dtype = np, 0, "float32"
+            self.shared_memory, self.multiprocessors, self.logits = 2**14, 1, 2**16
             return
         import cupy
 
         self._xp = cupy
         cupy.cuda.Device(device).use()
         cuda.select_device(device)
+        attributes = cupy.cuda.Device(device).attributes
+        self.shared_memory = attributes["MaxSharedMemoryPerBlockOptin"] - KEPT_SHARED
+        self.multiprocessors = attributes["MultiProcessorCount"]
+        self.logits = self.memory()[1] // LOGITS_SHARE
         capability = int(cupy.cuda.Device(device).compute_capability)
         self.product_dtype = DTYPES[precision] or ("bfloat16" if capability >= 80 else "float32")
         if device not in _MAIN:
@@ -81,9 +93,11 @@ class CudaBackend(Backend):
         self._current, self._stream = stream, cuda.external_stream(stream.ptr)
 
     def launch(self, kernel, grid, threads, *arguments, shared=0):
-        """grid: a number of blocks or a tuple of up to three; shared: bytes of dynamic shared memory."""
+        """grid: a number of blocks or a tuple of up to three; shared: bytes of dynamic shared memory, at most `shared_memory`."""
         if SIMULATED:  # which otherwise copies every array there and back, and loses what two views of one array share
             arguments = [FakeCUDAArray(x) if isinstance(x, np.ndarray) else x for x in arguments]
+        if shared > SHARED and not SIMULATED:
+            allow_shared(kernel, arguments, shared)
         kernel[grid, threads, self._stream, shared](*arguments)
 
     def _mine(self):
@@ -146,6 +160,11 @@ class CudaBackend(Backend):
 
     def matrix(self, rows, columns, dtype="float32"):
         return self.zeros((rows, -(-columns // ALIGN) * ALIGN), dtype)[:, :columns]
+
+    def round_rows(self, out, x):
+        """out [R, N], with its rows spaced as products like them = x [R, N] float32, rounded."""
+        threads = 8 if SIMULATED else THREADS
+        self.launch(half.round_rows, (len(x), blocks(x.shape[1], 8 * threads)), threads, self._whole_rows(out), x)
 
     def product(self, out, a, b, add=False, scale=1.0):
         if SIMULATED:
@@ -320,7 +339,7 @@ class CudaBackend(Backend):
     def gate_backward(self, dc, dg, d_gated, c, g):
         self.launch(gate.gate_backward, *self._across(c.size), *self._flat(dc, dg, d_gated, c, g))
 
-    # kernels/embedding.py, dropout.py, softmax.py, sampling.py
+    # kernels/embedding.py, dropout.py, bias.py, softmax.py, sampling.py
 
     def _whole_rows(self, x):
         """A matrix with the space between its rows, as kernels take it: contiguous, bfloat16 as bits."""
@@ -344,6 +363,10 @@ class CudaBackend(Backend):
         (flat,) = self._flat(x)
         self.launch(dropout.dropout, min(across, dropout.BLOCKS), threads, flat, np.float32(rate), key, np.uint64(first_place))
 
+    def add_bias(self, x, own):
+        threads = 8 if SIMULATED else THREADS
+        self.launch(bias.add_bias, (blocks(x.shape[1], threads), blocks(len(x), bias.ROWS)), threads, x, own)
+
     def cross_entropy(self, loss, hit, d_logits, logits, targets, weight):
         size = logits.shape[1]
         threads = 8 if SIMULATED else min(softmax.THREADS, -(-size // 256) * 32)  # about eight logits each
@@ -363,7 +386,7 @@ class CudaBackend(Backend):
         (tokens, batch, size), threads = current.shape, 8 if SIMULATED else THREADS
         self.launch(stimulus.poisson, (blocks(size, threads), batch, tokens), threads, current, rate, strength, key, ticks)
 
-    # kernels/adamw.py, reduce.py, forget.py
+    # kernels/adamw.py, reduce.py, carry.py, forget.py
 
     def adamw(self, p, g, m, v, decay, low, high, norm, numbers):
         self.launch(adamw.adamw, len(decay), 8 if SIMULATED else THREADS, p, g, m, v, decay, low, high, norm, numbers)
@@ -378,6 +401,9 @@ class CudaBackend(Backend):
         # Where there are few columns, many threads share the rows of each.
         threads = (2, 4) if SIMULATED else (32, 8) if total.size >= 8192 else (8, reduce.MOST // 8)
         self.launch(reduce.add_rows, blocks(total.size, threads[0]), threads, total, self._whole_rows(x))
+
+    def carry(self, x, table, length):
+        self.launch(carry.carry, (carry.BLOCKS, len(table)), 8 if SIMULATED else THREADS, x, table, length)
 
     def forget(self, x, sequences):
         rows, batch, size = x.shape

@@ -8,16 +8,20 @@ import math
 import numpy as np
 
 from ..errors import CheckpointError
-from ..kernels import events, fixed, synapse
+from ..kernels import events, fixed, synapse, tiles
 from ..kernels.launch import SIMULATED, THREADS, WARP, blocks
 from ..kernels.synapse import WALKERS, Field
+from ..kernels.tiles import TILERS, WORDS, Stretch
 from .base import Synapses, Traffic
 
-PART = 10_240  # neurons of a current that a block holds: 40 KB of shared memory
+PART = 10_240  # neurons of a current that a block holds at most
+TILE_BYTES = 4 * int(WORDS)  # of shared memory for a neuron, on the way back; forward it is a number of 4 bytes
 FEW = 512  # columns: for fewer, many blocks share one
+EVENTS, PASSED = 1 / 10, 1024  # share of the axons that fire, more or less; synapses that a block then passes, each thread a few
 UNIT_BITS = 36  # a gradient of a single token is resolved to 2^-36 of the loss's unit
 MATRIX_COLUMNS = 8  # plain values of so many columns or more go through matrices
 MATRIX_BYTES = 8  # of a synapse that could be: a weight, a gradient, and a little more
+BLOCKS_EACH = 1  # of a multiprocessor, on the way back
 MATRIX_SHARE = 1 / 16  # of the card's memory, which the matrices may take
 
 
@@ -30,6 +34,8 @@ class CudaSynapses(Synapses):
 
     def __init__(self, backend, projections, index_dtype, parameters):
         self.backend, self.index_dtype, self.parameters = backend, index_dtype, parameters
+        # float16 is too short for gradients that have come a long way
+        self.back_dtype = "bfloat16" if backend.product_dtype == "bfloat16" else "float32"
         plain = [p for p in projections if not p.arc.source.endswith(".axon") and p.arc.longest_delay == 0]
         fits = sum(p.arc.sources * p.arc.targets for p in plain) * MATRIX_BYTES <= MATRIX_SHARE * backend.memory()[1]
         self.matrices = {p.arc.name: Matrix(self, p) for p in plain} if fits else {}
@@ -44,9 +50,9 @@ class CudaSynapses(Synapses):
         return self.parameters.offset[f"{p.arc.name}.weight"] - self.first_weight
 
     def parts(self, size):
-        """(number of parts, neurons of a part) of a current."""
-        parts = -(-size // PART)
-        return parts, -(-size // parts)
+        """(number of parts, neurons of a part) of a current, so that a part fits into a block's shared memory, forward and back."""
+        parts = -(-size // min(PART, self.backend.shared_memory // TILE_BYTES))
+        return parts, 2 * blocks(size, 2 * parts)  # even: numbers of 16 bits are read in pairs
 
     def wire(self):
         row_starts, self.row_places, rows_end = [], {}, 0
@@ -71,7 +77,7 @@ class CudaSynapses(Synapses):
             matrix.refresh()
 
     def traffic(self, signals, currents, tokens, batch, chunk, learning):
-        return CudaTraffic(self, signals, tokens, batch, learning)
+        return CudaTraffic(self, signals, currents, tokens, batch, learning)
 
 
 class Matrix:
@@ -79,8 +85,7 @@ class Matrix:
 
     def __init__(self, synapses, projection):
         self.backend, self.projection, self.arc = synapses.backend, projection, projection.arc
-        # float16 is too short for gradients that have come a long way
-        self.dtype = "bfloat16" if self.backend.product_dtype == "bfloat16" else "float32"
+        self.dtype = synapses.back_dtype
 
     def wire(self):
         arc, p = self.arc, self.projection
@@ -120,7 +125,7 @@ def width_of(mean):
 
 
 class CudaTraffic(Traffic):
-    def __init__(self, synapses, signals, tokens, batch, learning):
+    def __init__(self, synapses, signals, currents, tokens, batch, learning):
         self.synapses, self.backend, self.batch = synapses, synapses.backend, batch
         zeros, asarray = self.backend.zeros, self.backend.asarray
         self.signals = signals
@@ -128,14 +133,13 @@ class CudaTraffic(Traffic):
         order = sorted(signals, key=lambda name: name in plain)  # plain values have no index: they come last
         self.rows = {name: history + tokens for name, (_, history) in signals.items()}
         self.number = {name: number for number, name in enumerate(order)}
-        self.lists, self.counts, self.ds_place = {}, {}, {}
-        lists = counts = ds_place = indices = 0
+        self.lists, self.counts = {}, {}
+        lists = counts = indices = 0
         for name in order:
             size = signals[name][0]
-            self.lists[name], self.counts[name], self.ds_place[name] = lists, counts, ds_place
+            self.lists[name], self.counts[name] = lists, counts
             lists += self.rows[name] * batch * size
             counts += self.rows[name] * batch * 2
-            ds_place += tokens * batch * size
             if name not in plain:
                 indices = lists
         self.index = zeros(max(1, indices), synapses.index_dtype)
@@ -143,17 +147,56 @@ class CudaTraffic(Traffic):
         self.start = zeros(len(order), "int32")
         self.ring = asarray([self.rows[name] for name in order], "int32")
         self.plain = plain
-        if learning:
-            self.units = np.float32(2.0 ** (UNIT_BITS + math.ceil(math.log2(tokens * batch))))
-            self.ds = zeros(max(1, ds_place), "int64")
-            if synapses.d_weight is None:
-                synapses.d_weight = zeros(synapses.gradient.size, "int64")
-        self._table, self._arriving, self._factors, self._owing = None, {}, {}, {}
+        self.tokens = self.length = tokens
+        self._table, self._arriving, self._factors, self._shares, self._passed = None, {}, {}, {}, []
         self._matrices_into, self._matrices_from = {}, {}
         for matrix in synapses.matrices.values():
             self._matrices_into.setdefault(matrix.arc.target, []).append(matrix)
             self._matrices_from.setdefault(matrix.arc.source, []).append(matrix)
-        self.tokens = tokens
+        if learning:
+            self.units = np.float32(2.0 ** (UNIT_BITS + math.ceil(math.log2(tokens * batch))))
+            if synapses.d_weight is None:
+                synapses.d_weight = zeros(synapses.gradient.size, "int64")
+            self._make_owed(currents)
+
+    def _make_owed(self, currents):
+        """The gradients of the currents of a whole segment: matrices [T B, N] one after the other, as the products want them."""
+        self.owed_place, self.owed_lead, end = {}, {}, 0
+        for name, size in currents.items():
+            self.owed_place[name], self.owed_lead[name] = end, blocks(size, self.backend.whole_rows) * self.backend.whole_rows
+            end += self.tokens * self.batch * self.owed_lead[name]
+        self._owed = self.backend.zeros(end, self.synapses.back_dtype)
+        self._stretches = None
+
+    def _owed_of(self, current, first, last, size):
+        """The gradient of a current, [(last - first) B, N]."""
+        place, lead, rows = self.owed_place[current], self.owed_lead[current], self.tokens * self.batch
+        whole = self._owed[place : place + rows * lead].reshape(rows, lead)
+        return whole[first * self.batch : last * self.batch, :size]
+
+    def _stretch_table(self):
+        """Made at first use: the table of stretches (kernels/tiles.py), and for each signal the range of its rows, (first, end of those
+        that are walked where there are matrices, end of all)."""
+        if self._stretches is None:
+            synapses, table, self._from = self.synapses, [], {}
+            for p in sorted(synapses.projections, key=lambda p: (p.arc.source, p.arc.name in synapses.matrices)):
+                arc = p.arc
+                parts, part_size = synapses.parts(arc.targets)
+                first, walked, _ = self._from.get(arc.source, (len(table), len(table), 0))
+                for d in range(arc.delays):
+                    for part in range(parts):
+                        row = np.zeros(len(Stretch), np.int64)
+                        row[Stretch.DELAY], row[Stretch.PARTS] = arc.first_delay + d, parts
+                        row[Stretch.ROW_START] = synapses.row_places[arc.name] + d * arc.sources * parts + part
+                        row[Stretch.OWED] = self.owed_place[arc.target] + part * part_size
+                        row[Stretch.LEAD] = self.owed_lead[arc.target]
+                        row[Stretch.SIZE] = min(part_size, arc.targets - part * part_size)
+                        table.append(row)
+                if arc.name not in synapses.matrices:
+                    walked = len(table)
+                self._from[arc.source] = first, walked, len(table)
+            self._stretches = self.backend.asarray(np.stack(table))
+        return self._stretches
 
     def _tables(self):
         """Made at first use, when the synapses are wired: the table, and for each current the range of its rows, (first, end of those that
@@ -168,9 +211,10 @@ class CudaTraffic(Traffic):
                     row = np.zeros(len(Field), np.int64)
                     row[Field.SOURCES], row[Field.PLAIN], row[Field.DELAY] = arc.sources, source in self.plain, arc.first_delay + d
                     row[Field.ROWS], row[Field.START] = self.rows[source], self.number[source]
-                    row[Field.LISTS], row[Field.COUNTS], row[Field.DS] = self.lists[source], self.counts[source], self.ds_place[source]
+                    row[Field.LISTS], row[Field.COUNTS] = self.lists[source], self.counts[source]
                     row[Field.ROW_START] = synapses.row_places[arc.name] + d * arc.sources * parts
                     table.append(row)
+                    self._passed.append((p.weight.size / arc.delays, source in self.plain))
                 if p.arc.name not in synapses.matrices:
                     walked = len(table)
                 synapses_, rows = synapses_ + p.weight.size, rows + arc.sources * arc.delays * parts
@@ -185,14 +229,15 @@ class CudaTraffic(Traffic):
 
     def send_events(self, signal, first, last, v, dropout, graded, smooth):
         start, place, rows = self._ring(signal)
-        grid = (self.batch, last - first)
-        ring = (self.index, self.value, self.count, start, place, self.counts[signal], rows, first)
-        threads = events.WIDE_BLOCK if self.batch * (last - first) < FEW else events.BLOCK
-        self.backend.launch(events.list_events, grid, threads, *ring, v, *dropout, graded, smooth)
+        grid, ring = (self.batch, last - first, blocks(v.shape[2], events.LISTERS * events.OWN)), (place, self.counts[signal], rows, first)
+        clear = self.count, start, self.counts[signal], rows, first, self.batch
+        self.backend.launch(events.clear_counts, (blocks(2 * self.batch), last - first), THREADS, *clear)
+        lists = self.index, self.value, self.count, start
+        self.backend.launch(events.list_events, grid, events.LISTERS, *lists, *ring, v, *dropout, graded, smooth)
 
     def send_values(self, signal, first, last, x):
         if self._by_matrix(last - first) and signal in self._matrices_from:
-            self._factor(signal, first, last)[...] = x.reshape(-1, x.shape[2])
+            self.backend.round_rows(self._factor(signal, first, last), x.reshape(-1, x.shape[2]))
             if all(p.arc.name in self.synapses.matrices for p in self.synapses.projections if p.arc.source == signal):
                 return  # nobody else listens
         start, place, rows = self._ring(signal)
@@ -208,13 +253,6 @@ class CudaTraffic(Traffic):
             dtype = self._matrices_from[signal][0].dtype
             self._factors[signal] = self.backend.matrix(self.tokens * self.batch, self.signals[signal][0], dtype)
         return self._factors[signal][first * self.batch : last * self.batch]
-
-    def _owing_factor(self, current, first, last):
-        """The same for the gradient of a current."""
-        matrix = self._matrices_into[current][0]
-        if current not in self._owing:
-            self._owing[current] = self.backend.matrix(self.tokens * self.batch, matrix.arc.targets, matrix.dtype)
-        return self._owing[current][first * self.batch : last * self.batch]
 
     def _walk(self, current, first, last):
         """What the kernels that walk the arcs into a current are told."""
@@ -237,6 +275,17 @@ class CudaTraffic(Traffic):
             for matrix in self._matrices_into.get(current, ()):
                 self.backend.product(value.reshape(-1, size), self._factor(matrix.arc.source, first, last), matrix.weight, add=True)
 
+    def _shares_of(self, current, first_pair, last_pair):
+        """Who walks what where there are few columns: [blocks, 3] int32, of each block its pair, its share and of how many."""
+        if (current, last_pair) not in self._shares:
+            rows = []
+            for pair in range(first_pair, last_pair):
+                passed, plain = self._passed[pair]
+                of = blocks(int(passed * (1 if plain else EVENTS)), PASSED)
+                rows += [(pair, share, of) for share in range(of)]
+            self._shares[current, last_pair] = self.backend.asarray(rows, "int32")
+        return self._shares[current, last_pair]
+
     def _receive_few(self, current, value, walk, parts, part_size):
         tokens, batch, size = value.shape
         if (current, tokens) not in self._arriving:
@@ -244,42 +293,66 @@ class CudaTraffic(Traffic):
         arriving = self._arriving[current, tokens]
         _, first_pair, last_pair, *_ = walk
         if last_pair > first_pair:
-            grid = (batch, tokens, (last_pair - first_pair) * synapse.SHARES)
-            self.backend.launch(synapse.synapse_forward_few, grid, WALKERS, arriving, *walk, parts, part_size)
+            shares = self._shares_of(current, first_pair, last_pair)
+            self.backend.launch(
+                synapse.synapse_forward_few, (batch, tokens, len(shares)), WALKERS, arriving, shares, *walk, parts, part_size
+            )
         self.backend.launch(synapse.take_currents, (blocks(size), batch, tokens), THREADS, value, arriving)
 
     def turn_back(self, length):
-        pass  # what is owed was cleared as it was taken
+        self.length = length
 
     def owe(self, current, first, last, gradient):
-        tokens, batch, size = gradient.shape
-        parts, part_size = self.synapses.parts(size)
-        outputs, more = (self.ds, self.synapses.d_weight, gradient), (part_size, self.units)
-        grid, walk = (batch, tokens, parts), self._walk(current, first, last)
-        if walk[1] < walk[2]:  # some are walked
-            self.backend.launch(synapse.synapse_backward, grid, WALKERS, *outputs, *walk, *more, shared=4 * part_size)
-        if self._by_matrix(tokens) and current in self._matrices_into:
-            owing = self._owing_factor(current, first, last)
-            owing[...] = gradient.reshape(-1, size)
-            for matrix in self._matrices_into[current]:
-                self.backend.product(matrix.gradient, self._factor(matrix.arc.source, first, last).T, owing, add=True)
+        size = gradient.shape[2]
+        owed = self._owed_of(current, first, last, size)
+        self.backend.round_rows(owed, gradient.reshape(-1, size))
+        if self._by_matrix(last - first):
+            for matrix in self._matrices_into.get(current, ()):
+                self.backend.product(matrix.gradient, self._factor(matrix.arc.source, first, last).T, owed, add=True)
 
     def owed(self, signal, first, last, gradient):
-        place = self.ds_place[signal] + first * self.batch * self.signals[signal][0]
-        self._take(gradient.reshape(-1), self.ds, place, False)
+        self._walk_back(signal, first, last, gradient)
         if self._by_matrix(last - first):
             for matrix in self._matrices_from.get(signal, ()):
-                owing = self._owing_factor(matrix.arc.target, first, last)
-                self.backend.product(gradient.reshape(-1, gradient.shape[2]), owing, matrix.weight.T, add=True)
+                owed = self._owed_of(matrix.arc.target, first, last, matrix.arc.targets)
+                self.backend.product(gradient.reshape(-1, gradient.shape[2]), owed, matrix.weight.T, add=True)
+
+    def _walk_back(self, signal, first, last, gradient):
+        """Gradient [C, B, M] of the signal through the synapses that are walked, and that of their weights; with the segment's first token
+        the events before it get their turn."""
+        backend, synapses, (size, history) = self.backend, self.synapses, self.signals[signal]
+        table = self._stretch_table()
+        gradient[...] = 0
+        begin, walked, end = self._from.get(signal, (0, 0, 0))
+        stretches = begin, walked if self._by_matrix(last - first) else end
+        if stretches[0] == stretches[1]:
+            return
+        owed = backend.bits(self._owed)
+        columns, earliest = tiles.columns_in(owed), first - (history if first == 0 else 0)
+        count, ranges = blocks(last - earliest, columns) * self.batch, blocks(size, backend.shared_memory // TILE_BYTES)
+        span = -(-size // ranges)
+        source_at = backend._scratch("back, source_at", (count * size,), "uint32")
+        sent = backend._scratch("back, sent", (int(WORDS), count * size), "uint32")
+        total, found = backend._scratch("back, total", (count * size * columns,)), backend._scratch("back, found", (count, 2), "int32")
+        found[...], total[...] = 0, 0
+        start, place, rows = self._ring(signal)
+        ring = start, place, self.counts[signal], rows, signal in self.plain, self.index, self.value, self.count
+        tokens = earliest, first, last, self.batch
+        lists = source_at, sent, found
+        backend.launch(tiles.list_sources, (count, ranges), TILERS, *lists, owed, *ring, size, *tokens, span, shared=TILE_BYTES * span)
+        widest = max(synapses.parts(p.arc.targets)[1] for p in synapses.projections if p.arc.source == signal)
+        grid, threads = (count, blocks(BLOCKS_EACH * backend.multiprocessors, count)), TILERS
+        back = total, synapses.d_weight, owed, owed.view("uint32"), table, *stretches, synapses.row_start, synapses.target, synapses.weight
+        where = size, earliest, self.length, self.batch, self.units
+        backend.launch(tiles.synapse_backward, grid, threads, *back, *lists, *where, shared=TILE_BYTES * widest)
+        backend.launch(tiles.hand_out, (count, blocks(size)), THREADS, gradient, total, found, source_at, owed, earliest, first, self.batch)
 
     def settle(self, length):
-        self._take(self.synapses.gradient, self.synapses.d_weight, 0, True)
+        x, total = self.synapses.gradient, self.synapses.d_weight
+        across = (2, 8) if SIMULATED else (blocks(x.size), THREADS)
+        self.backend.launch(fixed.take_fixed, *across, x, total, 0, np.float32(1) / self.units, True)
         for matrix in self.synapses.matrices.values():
             matrix.settle()
-
-    def _take(self, x, total, place, add):
-        across = (2, 8) if SIMULATED else (blocks(x.size), THREADS)
-        self.backend.launch(fixed.take_fixed, *across, x, total, place, np.float32(1) / self.units, add)
 
     def advance(self, length):
         self.backend.launch(events.turn_ring, blocks(len(self.ring)), THREADS, self.start, self.ring, length)

@@ -69,9 +69,20 @@ class Activity:
             learning,
         )
         self.recorded = {}  # what was recorded of the steps on these arrays (model.py)
+        kept = [size for component in brain.components for size in component.kept]
+        self._rows, self._table = backend.zeros((tokens + 1) * batch * sum(kept)), []
         for part in (*brain.components, brain.decoder):
             part.allocate(self)
+        self._table = backend.asarray(self._table, "int64")
         self._modulate()
+
+    def rows(self, size):
+        """Room for what `size` neurons keep: [T + 1, B, size], row 0 for the token before the segment; what stands in the row of the last
+        token is carried there in the end. Asked for by whoever announced it as `kept`."""
+        row = self.batch * size
+        begin = sum((self.tokens + 1) * own for _, own in self._table)
+        self._table.append((begin, row))
+        return self._rows[begin : begin + (self.tokens + 1) * row].reshape(self.tokens + 1, self.batch, size)
 
     def hear(self, ids):
         """Take the tokens [T', B] int32 of the next segment, T' at most T."""
@@ -88,8 +99,7 @@ class Activity:
 
     def advance(self, length: int):
         """Carry the state over: what `length` tokens left behind is what the next segment starts from."""
-        for rows in (*self.v.values(), *self.a.values(), *self.y.values(), self.m):
-            rows[0] = rows[length]
+        self.brain.backend.carry(self._rows, self._table, length)
         self.traffic.advance(length)
 
     def rates(self, length: int) -> dict[str, float]:

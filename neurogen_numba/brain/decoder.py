@@ -11,15 +11,14 @@ from .buffers import Parameter, Parameters
 from .connectome import generator, has_readout
 
 READ_GAIN = np.float32(2)  # a trace is small, since few neurons are active
-LOGITS = 2**26  # so many logits are held at a time
 
 
 class Decoder:
     """logits = (2 read) @ weight.T + bias; `source` names the signal that it reads: Broca's trace, or its readout.
 
-    A segment goes through in blocks of tokens, so that there are never more than LOGITS logits (or one token's). The factors of the
-    products are of the backend's `product_dtype`, the sums and what is learned are float32. The matrix has rows for a few tokens more than
-    the vocabulary (`rows`), if the backend multiplies it faster then; they are 0, and nobody hears of them.
+    A segment goes through in blocks of tokens, so that there are never more logits than the backend wants to hold (or one token's). The
+    factors of the products are of the backend's `product_dtype`, the sums and what is learned are float32. The matrix has rows for a few
+    tokens more than the vocabulary (`rows`), if the backend multiplies it faster then; they are 0, and nobody hears of them.
     """
 
     def __init__(self, brain: Brain, backend):
@@ -54,7 +53,8 @@ class Decoder:
     def allocate(self, act):
         # float16 ends at 6e-8: there the gradient of the logits is made larger by about the number of targets, times 32
         act.loss_scale = 2.0 ** (5 + math.ceil(math.log2(act.tokens * act.batch))) if self.dtype == "float16" else 1.0
-        rows, size, zeros = max(1, min(act.tokens, LOGITS // (self.rows * act.batch))) * act.batch, self.shape[1], self.backend.zeros
+        tokens = max(1, min(act.tokens, self.backend.logits // (self.rows * act.batch)))
+        rows, size, zeros = tokens * act.batch, self.shape[1], self.backend.zeros
         act.logits = zeros((rows, self.rows))
         act.read = zeros((act.tokens, act.batch, size))  # what is read; on the way back, what is owed for it
         act.ones = zeros((max(rows, act.tokens * act.batch), 1), self.dtype)
@@ -75,7 +75,7 @@ class Decoder:
         self._drop(read, act, first)
         logits = act.logits[:rows] if rows <= len(act.logits) else self.backend.zeros((rows, self.rows))
         self.backend.product(logits, self._factor(act, read), self.factor.T)
-        np.add(logits, self.bias, out=logits)
+        self.backend.add_bias(logits, self.bias)
         return logits[:, : self.shape[0]]
 
     def backward(self, act, first, last, d_logits):

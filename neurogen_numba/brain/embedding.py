@@ -14,7 +14,7 @@ from .connectome import generator
 class Embedding:
     """The first component: it adds the tokens to the current of the Thalamus."""
 
-    inputs, outputs, lane = ("thalamus.current",), (), "thalamus"
+    inputs, outputs, kept, lane = ("thalamus.current",), (), (), "thalamus"
 
     def __init__(self, brain: Brain, backend):
         self.vocabulary, self.size, self.neurons, self.backend = brain.vocabulary, brain.embedding, brain.thalamus.neurons, backend

@@ -15,7 +15,7 @@ class AssociativeMemory:
 
     inputs = ("memory.query", "memory.value", "memory.write")
     outputs = ("memory.out",)
-    lane = "hippocampus"
+    lane, kept = "hippocampus", ()
 
     def __init__(self, brain: Brain, backend):
         self.heads, self.width, self.backend = brain.memory_heads, brain.memory_width, backend

@@ -24,6 +24,7 @@ class Population:
         # what the Thalamus receives, the embedding has received already, and added the tokens to it
         self.inputs = {"thalamus": (), "broca": ("broca.current", "broca.gate")}.get(name, (f"{name}.current",))
         self.outputs = (f"{name}.axon",) + ((f"{name}.trace",) if traced else ())
+        self.kept = (self.size,) * (3 if traced else 2)  # membrane, adaptation, trace
         self.hypercolumn, self.graded = brain.hypercolumn, brain.events == "graded"
         # per-token constants, derived from the parameters, and where a pass collects their gradients
         self.alpha, self.rho, self.gain, self.input_scale = (backend.zeros(self.size) for _ in range(4))
@@ -76,11 +77,11 @@ class Population:
     def allocate(self, act):
         """Arrays of a segment [T, B, N]; v, a and y have a row more, the first, for the token before it."""
         T, B, N = act.tokens, act.batch, self.size
-        act.v[self.name], act.a[self.name] = self.backend.zeros((T + 1, B, N)), self.backend.zeros((T + 1, B, N))
+        act.v[self.name], act.a[self.name] = act.rows(N), act.rows(N)
         act.r[self.name] = self.backend.zeros((T, B, -(-N // self.hypercolumn)))
         act.x[self.name] = self.backend.zeros((T, B, N)) if self.name == "broca" else act.currents[f"{self.name}.current"].value
         if self.traced:
-            act.y[self.name] = self.backend.zeros((T + 1, B, N))
+            act.y[self.name] = act.rows(N)
             act.signals[f"{self.name}.trace"].x = act.y[self.name][1:]
         if act.learning:
             for carry in (act.dv, act.da, act.dy):

@@ -6,6 +6,8 @@ from __future__ import annotations
 class Readout:
     """The current of the readout projection is the output itself."""
 
+    kept = ()
+
     def __init__(self, module: str):
         self.lane = module
         self.inputs, self.outputs = (f"readout_{module}.current",), (f"readout_{module}.out",)

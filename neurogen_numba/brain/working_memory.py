@@ -17,6 +17,7 @@ class WorkingMemory:
 
     def __init__(self, brain: Brain, backend):
         self.slots, self.backend = brain.pfc.output_size, backend
+        self.kept = (self.slots,)
 
     def parameters(self):
         yield Parameter("working_memory.retain", (self.slots,), "bias of what a slot keeps per token, before the sigmoid")
@@ -28,7 +29,7 @@ class WorkingMemory:
         self.retain, self.d_retain = parameters.value["working_memory.retain"], parameters.gradient["working_memory.retain"]
 
     def allocate(self, act):
-        act.m = self.backend.zeros((act.tokens + 1, act.batch, self.slots))
+        act.m = act.rows(self.slots)
         act.signals["working_memory.out"].x = act.m[1:]
         if act.learning:
             act.dm = self.backend.zeros((act.batch, self.slots))
