@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from .cli import COMMANDS, Parser, add_backend_flag, backend_of, command
+from .configure import add_config_flags, config_of
 from .errors import ConfigError
-from .presets import PRESETS, get_preset
 
 WHAT = {
     "train": "updates of a preset on random tokens",
@@ -21,7 +21,7 @@ WHAT = {
 def parser() -> Parser:
     flags = Parser("bench", description=f"{COMMANDS['bench'].capitalize()}.")
     flags.add_argument("what", choices=WHAT, help="; ".join(f"{name}: {text}" for name, text in WHAT.items()))
-    flags.add_argument("--preset", default="nano", help=", ".join(PRESETS))
+    add_config_flags(flags)
     flags.add_argument("--batch-size", type=int, default=None, help="sequences side by side (default: the preset's; decode, sim: 1)")
     flags.add_argument("--seq-length", type=int, default=None, help="tokens of a segment (default: the preset's)")
     flags.add_argument("--vocab-size", type=int, default=None, help="tokens known (default: the preset's)")
@@ -39,7 +39,7 @@ def main(argv=None):
             raise ConfigError(f"--{name.replace('_', '-')}: at least 1, not {getattr(args, name)}")
     if args.json and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
         raise ConfigError(f"--json {args.json}: name a file in a folder that there is")
-    config = get_preset(args.preset)
+    config = config_of(args)
     config = config.replace(
         brain={"vocabulary": args.vocab_size or config.text.vocabulary},
         training={name: value for name, value in (("batch", args.batch_size), ("segment", args.seq_length)) if value is not None},

@@ -1,6 +1,6 @@
 """The command line: `neurogen COMMAND ...`, and what every command shares.
 
-A command is a row of COMMANDS and a module of that name, in which
+A command is a row of COMMANDS and a module of that name (or the one in FILES), in which
 
     from .cli import Parser, command
 
@@ -33,10 +33,12 @@ COMMANDS = {
     "chat": "talk to a trained model",
     "generate": "continue a prompt",
     "evaluate": "measure a trained model on held-out text",
+    "config": "print every setting of a preset, to edit and train with",
     "bench": "measure how fast it is here",
     "sim": "run the neurons alone, driven by noise",
     "doctor": "say what of this machine can be used, and how to mend the rest",
 }
+FILES = {"config": "configure"}  # commands whose module has another name
 
 
 def command(name: str):
@@ -139,4 +141,4 @@ def main(argv=None):
     elif name not in COMMANDS:
         raise ConfigError(f"unknown command {name!r}; {did_you_mean(name, COMMANDS)}")
     else:
-        return importlib.import_module(f".{name}", __package__).main(rest)
+        return importlib.import_module(f".{FILES.get(name, name)}", __package__).main(rest)

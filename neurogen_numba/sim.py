@@ -6,15 +6,15 @@ import time
 
 from .cli import Parser, add_backend_flag, backend_of, command
 from .config import MODULES
+from .configure import add_config_flags, config_of
 from .errors import ConfigError
-from .presets import PRESETS, get_preset
 
 STRONGEST = 1e6  # its square, and a few of them, are still numbers
 
 
 def parser() -> Parser:
     flags = Parser("sim")
-    flags.add_argument("--preset", default="nano", help=", ".join(PRESETS))
+    add_config_flags(flags)
     flags.add_argument("--steps", type=int, default=10_000, help="ticks at least; whole segments are run")
     flags.add_argument("--batch-size", type=int, default=1, help="copies of the brain, with noise of their own")
     flags.add_argument("--rate", type=float, default=0.1, help="share of the Thalamus' neurons that are hit in a tick")
@@ -36,7 +36,7 @@ def main(argv=None):
         raise ConfigError(f"--strength: a number from -{STRONGEST:g} to {STRONGEST:g}, not {args.strength}")
     if not 0 <= args.seed < 2**64:
         raise ConfigError(f"--seed: from 0 to 2^64 - 1, not {args.seed}")
-    config, backend = get_preset(args.preset).brain, backend_of(args)
+    config, backend = config_of(args).brain, backend_of(args)
     from rich.console import Console
     from rich.progress import Progress
 

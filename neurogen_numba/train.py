@@ -9,8 +9,8 @@ from pathlib import Path
 from . import checkpoint, rundir
 from .cli import COMMANDS, Parser, add_backend_flag, backend_of, command
 from .config import Config
+from .configure import add_config_flags, config_of
 from .errors import ConfigError
-from .presets import PRESETS, get_preset
 
 TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
     "--steps": ("steps", int, "updates, and no time limit but --max-minutes; with --resume, the new total"),
@@ -33,8 +33,8 @@ TEXT_FLAGS = {
 
 
 def parser() -> Parser:
-    flags = Parser("train", description=f"{COMMANDS['train'].capitalize()}. What is left out comes from the preset.")
-    flags.add_argument("--preset", default=None, help=f"{', '.join(PRESETS)} (default: nano)")
+    flags = Parser("train", description=f"{COMMANDS['train'].capitalize()}. What is left out comes from --set, --config or the preset, in this order.")
+    add_config_flags(flags)
     for flag, (field, kind, text) in (TEXT_FLAGS | TRAINING_FLAGS).items():
         flags.add_argument(flag, dest=field, type=kind, default=None, help=text)
     flags.add_argument("--name", default=None, help="name of the run (default: PRESET-1, PRESET-2, ...); with --resume, which run")
@@ -46,22 +46,23 @@ def parser() -> Parser:
 
 
 def configure(args) -> Config:
-    """The preset with the flags that were given."""
-    preset = get_preset(args.preset or "nano")
+    """Preset, file and --set, with the flags that were given."""
+    config = config_of(args)
     sections = {}
     for section, table in (("training", TRAINING_FLAGS), ("text", TEXT_FLAGS)):
         fields = [field for field, _, _ in table.values()]
         sections[section] = {field: getattr(args, field) for field in fields if getattr(args, field) is not None}
     if args.steps is not None and args.max_minutes is None:
         sections["training"]["max_minutes"] = 0.0  # so many steps were asked for: the preset's time limit is not
-    if "data" in sections["text"]:
-        sections["text"]["data"] = str(Path(args.data).resolve())  # a resumed run may start in another folder
-    return preset.replace(**sections)
+    config = config.replace(**sections)
+    data = config.text.data
+    return config.replace(text={"data": str(Path(data).resolve())}) if data else config  # a resumed run may start in another folder
 
 
 def _run_to_resume(args) -> Path:
-    fixed = {flag: field for flag, (field, _, _) in (TEXT_FLAGS | TRAINING_FLAGS).items() if flag != "--steps"} | {"--preset": "preset"}
-    given = [flag for flag, field in fixed.items() if getattr(args, field) is not None]
+    fixed = {flag: field for flag, (field, _, _) in (TEXT_FLAGS | TRAINING_FLAGS).items() if flag != "--steps"}
+    fixed |= {"--preset": "preset", "--config": "config", "--set": "assignments"}
+    given = [flag for flag, field in fixed.items() if getattr(args, field) not in (None, [])]
     if given:
         raise ConfigError(f"--resume goes on with the settings of the run; leave out {', '.join(given)}")
     if args.resume and args.name:

@@ -1,0 +1,127 @@
+"""`neurogen config`, and how preset, file and flags become one configuration: each of them overrules the one before."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .cli import COMMANDS, Parser, command
+from .config import Config
+from .errors import ConfigError
+from .presets import PRESETS, get_preset
+
+
+def add_config_flags(flags: argparse.ArgumentParser) -> None:
+    """The flags of every command that builds a model; `config_of` says what they mean."""
+    flags.add_argument("--preset", default=None, help=f"{', '.join(PRESETS)} (default: nano)")
+    flags.add_argument("--config", type=Path, default=None, metavar="FILE", help="settings in TOML, as `neurogen config` prints them")
+    flags.add_argument(
+        "--set",
+        dest="assignments",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="a single setting, such as brain.pfc.neurons=2048; may be repeated",
+    )
+
+
+def config_of(args) -> Config:
+    """The preset, or the one that the file names; then what the file sets, then what --set does. Raises ConfigError for a file that cannot
+    be read, and for a setting that is unknown, mistyped or out of range: it names where it stands."""
+    values = read(args.config) if args.config else {}
+    name = args.preset or values.get("preset", "nano")
+    if not isinstance(name, str):
+        raise ConfigError(f"{args.config}: preset: the name of one is wanted, not {name!r}")
+    try:
+        config = get_preset(name)
+    except ConfigError as error:
+        raise (error if args.preset else ConfigError(f"{args.config}: {error}")) from None
+    if args.config:
+        config = _overlay(config, values | {"preset": name}, str(args.config))
+    for assignment in args.assignments:
+        setting, equals, value = assignment.partition("=")
+        if not equals or "." not in setting:
+            raise ConfigError(f"--set {assignment}: SECTION.KEY=VALUE is wanted, such as training.steps=500")
+        config = _overlay(config, _nested(setting.strip(), _value(value.strip())), f"--set {assignment}")
+    return config
+
+
+def read(path: Path) -> dict:
+    """A TOML file as a dict. Raises ConfigError where there is none, or no TOML in it."""
+    try:
+        return _toml().loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"--config {path}: there is no such file; `neurogen config nano > FILE` makes one to start from") from None
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"--config {path}: no text; a TOML file is wanted, as `neurogen config` prints it") from None
+    except _toml().TOMLDecodeError as error:
+        raise ConfigError(f"--config {path}: not TOML: {error}") from None
+
+
+def _toml():
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib
+
+
+def _value(text: str):
+    """What a setting's text means in TOML; where it means nothing, the text itself, so that words need no quotes."""
+    try:
+        parsed = _toml().loads(f"value = {text}")
+    except _toml().TOMLDecodeError:
+        return text
+    return parsed["value"] if list(parsed) == ["value"] else text
+
+
+def _nested(name: str, value) -> dict:
+    for key in reversed(name.split(".")):
+        value = {key: value}
+    return value
+
+
+def _overlay(config: Config, values: dict, source: str) -> Config:
+    if isinstance(values.get("brain"), dict) and "vocabulary" in values["brain"]:
+        raise ConfigError(f"{source}: brain.vocabulary is the tokenizer's; leave it out, and set text.vocabulary for one that is trained")
+    try:
+        return Config.from_dict(_merged(config.to_dict(), values))
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {str(error).removeprefix('config').lstrip('.: ')}") from None
+
+
+def _merged(base: dict, values: dict) -> dict:
+    both = dict(base)
+    for name, value in values.items():
+        both[name] = _merged(both[name], value) if isinstance(value, dict) and isinstance(both.get(name), dict) else value
+    return both
+
+
+def parser() -> Parser:
+    flags = Parser("config", description=f"{COMMANDS['config'].capitalize()}.")
+    flags.add_argument("name", nargs="?", default=None, metavar="PRESET", help=f"{', '.join(PRESETS)} (default: nano)")
+    add_config_flags(flags)
+    return flags
+
+
+@command("config")
+def main(argv=None):
+    args = parser().parse_args(argv)
+    if args.name and args.preset and args.name != args.preset:
+        raise ConfigError(f"{args.name} and --preset {args.preset} name two presets; leave one out")
+    args.preset = args.name or args.preset
+    config = config_of(args)
+    import tomli_w
+
+    print(f"# neurogen train --config FILE goes by these settings; what is left out of FILE is as in the preset {config.preset!r}.")
+    values = config.to_dict()
+    del values["brain"]["vocabulary"]  # it is the tokenizer's
+    print(tomli_w.dumps(values), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,119 @@
+"""Preset, file, --set and flags: which of them has the last word, and how each mistake is told."""
+
+import pytest
+
+from neurogen_numba import configure, train
+from neurogen_numba.cli import main
+from neurogen_numba.config import Config
+from neurogen_numba.presets import PRESETS, get_preset
+
+
+def config_of(*words) -> Config:
+    return configure.config_of(configure.parser().parse_args(list(map(str, words))))
+
+
+def printed(capsys, *words) -> str:
+    assert main(["config", *map(str, words)]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_is_printed_makes_the_same_configuration(name, tmp_path, capsys):
+    file = tmp_path / "settings.toml"
+    file.write_text(printed(capsys, name))
+    assert config_of("--config", file) == get_preset(name)
+
+
+def test_without_a_word_it_is_nano(capsys):
+    assert config_of() == get_preset("nano")
+    assert printed(capsys) == printed(capsys, "nano") == printed(capsys, "--preset", "nano")
+
+
+def test_the_last_word_has_what_is_nearest_to_the_command(tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text('preset = "baseline"\n[training]\nsteps = 5\nbatch = 6\n[brain.pfc]\noutputs = 7\n')
+    config = config_of("--config", file, "--set", "training.batch=8", "--set", "training.batch=9")
+    expected = get_preset("baseline")
+    pfc = {"neurons": expected.brain.pfc.neurons, "outputs": 7, "lateral": expected.brain.pfc.lateral}
+    assert config == expected.replace(training={"steps": 5, "batch": 9}, brain={"pfc": type(expected.brain.pfc)(**pfc)})
+    flags = ["--config", str(file), "--set", "training.steps=7", "--steps", "8"]
+    assert train.configure(train.parser().parse_args(flags)).training.steps == 8
+
+
+def test_a_preset_that_is_named_replaces_that_of_the_file(tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text('preset = "baseline"\n[training]\nsteps = 5\n')
+    assert config_of("--config", file, "--preset", "nano") == get_preset("nano").replace(training={"steps": 5})
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [("text.tokenizer=char", "char"), ('text.tokenizer="char"', "char"), ("text.tokenizer = a/b.model", "a/b.model"), ("text.data=", "")],
+)
+def test_words_need_no_quotes(text, value):
+    config = config_of("--set", text)
+    assert value in (config.text.tokenizer, config.text.data)
+
+
+def test_numbers_are_numbers():
+    config = config_of("--set", "training.learning_rate=1", "--set", "training.batch=3", "--set", "training.dropout=1e-1")
+    assert (config.training.learning_rate, config.training.batch, config.training.dropout) == (1.0, 3, 0.1)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--set", "training.stps=4"], "--set training.stps=4: training: unknown setting 'stps'; did you mean 'steps'?"),
+        (["--set", "training.steps=many"], "--set training.steps=many: training.steps: int expected, not 'many'"),
+        (["--set", "training.steps=0"], "--set training.steps=0: training.steps: at least 1, not 0"),
+        (["--set", "brain.pfc=3"], "--set brain.pfc=3: brain.pfc: a table of settings was expected, not int"),
+        (["--set", "training.steps.more=3"], "--set training.steps.more=3: training.steps: int expected, not {'more': 3}"),
+        (["--set", "training.steps"], "--set training.steps: SECTION.KEY=VALUE is wanted, such as training.steps=500"),
+        (["--set", "preset=llm"], "--set preset=llm: SECTION.KEY=VALUE is wanted, such as training.steps=500"),
+        (["--set", "brain.vocabulary=9"], "brain.vocabulary is the tokenizer's; leave it out, and set text.vocabulary"),
+        (["--preset", "nanno"], "unknown preset 'nanno'; did you mean 'nano'?"),
+        (["llm", "--preset", "nano"], "llm and --preset nano name two presets; leave one out"),
+        (["--config", "nowhere.toml"], "--config nowhere.toml: there is no such file; `neurogen config nano > FILE` makes one to start from"),
+    ],
+)
+def test_mistakes_in_flags(words, said, capsys):
+    assert main(["config", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (b"steps = ", "not TOML: Invalid value"),
+        (b"\xff\xfe\x00", "no text; a TOML file is wanted"),
+        (b"preset = 3", "preset: the name of one is wanted, not 3"),
+        (b'preset = "nanno"', "unknown preset 'nanno'"),
+        (b"[trainning]\nsteps = 3", "unknown setting 'trainning'; did you mean 'training'?"),
+        (b"[brain]\nvocabulary = 3", "brain.vocabulary is the tokenizer's"),
+        (b"brain = 3", "brain: a table of settings was expected, not int"),
+    ],
+)
+def test_mistakes_in_a_file(content, said, tmp_path, capsys):
+    file = tmp_path / "settings.toml"
+    file.write_bytes(content)
+    assert main(["config", "--config", str(file)]) == 2
+    told = capsys.readouterr().err
+    assert said in told and str(file) in told and told.count("\n") == 1
+
+
+def test_a_folder_is_no_file(tmp_path, capsys):
+    assert main(["config", "--config", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"neurogen config: --config {tmp_path}: ")
+
+
+@pytest.mark.parametrize("command", ["bench", "sim", "train"])
+def test_every_command_that_builds_a_model_takes_them(command, capsys):
+    words = {"bench": ["train"], "sim": [], "train": []}[command]
+    assert main([command, *words, "--set", "brain.chunk=0"]) == 2
+    assert "--set brain.chunk=0: brain.chunk: at least 1, not 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words, flag", [(["--config", "a.toml"], "--config"), (["--set", "training.steps=1"], "--set")])
+def test_a_resumed_run_keeps_its_own_settings(words, flag, tmp_path, capsys):
+    assert main(["train", "--resume", "--out", str(tmp_path), *words]) == 2
+    assert flag in capsys.readouterr().err
