@@ -33,7 +33,8 @@ TEXT_FLAGS = {
 
 
 def parser() -> Parser:
-    flags = Parser("train", description=f"{COMMANDS['train'].capitalize()}. What is left out comes from --set, --config or the preset, in this order.")
+    order = "What is left out comes from --set, --config or the preset, in this order."
+    flags = Parser("train", description=f"{COMMANDS['train'].capitalize()}. {order}")
     add_config_flags(flags)
     for flag, (field, kind, text) in (TEXT_FLAGS | TRAINING_FLAGS).items():
         flags.add_argument(flag, dest=field, type=kind, default=None, help=text)

@@ -73,7 +73,7 @@ def test_numbers_are_numbers():
         (["--set", "brain.vocabulary=9"], "brain.vocabulary is the tokenizer's; leave it out, and set text.vocabulary"),
         (["--preset", "nanno"], "unknown preset 'nanno'; did you mean 'nano'?"),
         (["llm", "--preset", "nano"], "llm and --preset nano name two presets; leave one out"),
-        (["--config", "nowhere.toml"], "--config nowhere.toml: there is no such file; `neurogen config nano > FILE` makes one to start from"),
+        (["--config", "nowhere.toml"], "--config nowhere.toml: there is no such file; `neurogen config nano > FILE` makes one"),
     ],
 )
 def test_mistakes_in_flags(words, said, capsys):
