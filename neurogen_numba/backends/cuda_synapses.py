@@ -43,6 +43,7 @@ class CudaSynapses(Synapses):
         offsets = [(parameters.offset[f"{p.arc.name}.weight"], p.weight.size) for p in projections]
         self.first_weight, self.end = min(start for start, _ in offsets), max(start + size for start, size in offsets)
         self.weight, self.gradient = (flat[self.first_weight : self.end] for flat in (parameters.flat_value, parameters.flat_gradient))
+        self.row_places = {}  # arc -> where its rows begin in row_start
         self.d_weight = None  # fixed-point gradients, made when somebody learns
 
     def place(self, p):
@@ -55,7 +56,7 @@ class CudaSynapses(Synapses):
         return parts, 2 * blocks(size, 2 * parts)  # even: numbers of 16 bits are read in pairs
 
     def wire(self):
-        row_starts, self.row_places, rows_end = [], {}, 0
+        row_starts, rows_end = [], 0
         target = np.zeros(self.end - self.first_weight, np.uint16)
         for p in self.projections:
             parts, part_size = self.parts(p.arc.targets)
@@ -87,25 +88,27 @@ class Matrix:
         self.backend, self.projection, self.arc = synapses.backend, projection, projection.arc
         self.dtype = synapses.back_dtype
 
+    def allocate(self):
+        self.weight = self.backend.matrix(self.arc.sources, self.arc.targets, self.dtype)
+        self.gradient = self.backend.matrix(self.arc.sources, self.arc.targets)
+
     def wire(self):
-        arc, p = self.arc, self.projection
-        self.weight = self.backend.matrix(arc.sources, arc.targets, self.dtype)
-        self.gradient = self.backend.matrix(arc.sources, arc.targets)
-        self._lead = self.weight.strides[0] // self.weight.itemsize
+        self.allocate()
+        arc, p, lead = self.arc, self.projection, self.weight.strides[0] // self.weight.itemsize
         source = np.repeat(np.arange(arc.sources), np.diff(p.row_start.astype(np.int64)))
-        self._place = self.backend.asarray(source * self._lead + p.target, "int64")
+        self.place = self.backend.asarray(source * lead + p.target, "int64")
 
     def refresh(self):
         flat = self.backend.bits(self.weight.base).reshape(1, -1)
-        self._each(synapse.spread_weights, flat, self._place, self.projection.weight)
+        self._each(synapse.spread_weights, flat, self.place, self.projection.weight)
 
     def settle(self):
         flat = self.gradient.base.reshape(-1)
-        self._each(synapse.gather_gradients, self.projection.d_weight, flat, self._place)
+        self._each(synapse.gather_gradients, self.projection.d_weight, flat, self.place)
         flat[...] = 0
 
     def _each(self, kernel, *arguments):
-        self.backend.launch(kernel, blocks(self._place.size), THREADS, *arguments)
+        self.backend.launch(kernel, blocks(self.place.size), THREADS, *arguments)
 
 
 def split_rows(arc, row_start, target, parts, part_size):

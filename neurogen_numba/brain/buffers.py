@@ -49,7 +49,7 @@ class Parameters:
         self.offset, end = {}, 0
         for name, parameter in self.table.items():
             self.offset[name] = end
-            end += parameter.blocks * BLOCK
+            end += self.numbers(parameter)
         self.flat_value, self.flat_gradient, self.flat_m, self.flat_v = (backend.zeros(end) for _ in range(4))
         self.value, self.gradient, self.m, self.v = (
             self._views(flat) for flat in (self.flat_value, self.flat_gradient, self.flat_m, self.flat_v)
@@ -58,6 +58,11 @@ class Parameters:
     def _views(self, flat):
         start = self.offset
         return {name: flat[start[name] : start[name] + own.size].reshape(own.shape) for name, own in self.table.items()}
+
+    @staticmethod
+    def numbers(own: Parameter) -> int:
+        """So many numbers of a flat array are kept for a parameter."""
+        return own.blocks * BLOCK
 
     def with_room(self, flat, name):
         """A parameter's part of a flat array, with the room that is kept for it."""

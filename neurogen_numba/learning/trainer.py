@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import checkpoint
+from .. import backends, budget, checkpoint
+from ..backends.base import Backend
 from ..brain.activity import Activity
 from ..brain.model import NeuroGenModel
 from ..config import Config
@@ -37,9 +38,11 @@ class Trainer:
     def __init__(self, config: Config, run: Path, backend="auto"):
         corpus = open_corpus(config)
         corpus.batches()  # refuses a text that is too short before the brain is drawn, which may take a while
-        model = NeuroGenModel.from_config(
-            config.replace(brain={"vocabulary": corpus.tokenizer.vocabulary}), corpus.tokenizer, backend=backend
-        )
+        config = config.replace(brain={"vocabulary": corpus.tokenizer.vocabulary})
+        backend = backend if isinstance(backend, Backend) else backends.get(backend)
+        if backend.name == "cuda":
+            budget.check(config, backend)
+        model = NeuroGenModel.from_config(config, corpus.tokenizer, backend=backend)
         training = config.training
         planned = not training.max_minutes
         beginning = {"step": 0, "steps": training.steps, "planned": planned, "seconds": 0.0, "looking": 0.0, "position": None}

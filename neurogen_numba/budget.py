@@ -1,0 +1,109 @@
+"""What a training run needs of a GPU's memory, by component, before anything is allocated (backends/paper.py)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+from .backends.paper import Paper
+from .brain.model import NeuroGenModel
+from .config import Config
+from .errors import BackendError
+from .learning.evaluation import STREAMS
+
+CUBLAS = 64 * 2**20  # bytes: cuBLAS' own workspace and that of the stream
+KNOBS = (  # what may be made smaller, in this order: (what a person sets, section, field, whether that is a module)
+    ("--batch-size ", "training", "batch", False),
+    ("--seq-length ", "training", "segment", False),
+    ("--set brain.pfc.neurons=", "brain", "pfc", True),
+    ("--set brain.wernicke.neurons=", "brain", "wernicke", True),
+    ("--set brain.broca.neurons=", "brain", "broca", True),
+)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What of a GPU decides what is allocated on it."""
+
+    memory: int  # bytes
+    product_dtype: str = "bfloat16"
+    shared_memory: int = 98 * 2**10  # bytes, of a block
+    multiprocessors: int = 80
+
+    @classmethod
+    def of(cls, backend) -> Card:
+        return cls(backend.memory()[1], backend.product_dtype, backend.shared_memory, backend.multiprocessors)
+
+
+def gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def plan(config: Config, card: Card) -> dict[str, int]:
+    """Bytes of a training run with this configuration, by component; brain.vocabulary must be the tokenizer's."""
+    paper, training = Paper(**asdict(card)), config.training
+    paper.label = "neurons"
+    model = NeuroGenModel.__new__(NeuroGenModel)
+    model._setup(config, paper, 0)
+    parameters = model.brain.parameters
+    paper.used["optimiser"] = parameters.flat_m.nbytes + parameters.flat_v.nbytes
+    paper.used["neurons"] -= 4 * parameters.flat_value.nbytes  # they are told apart now
+    for name, own in parameters.table.items():
+        paper.used[_component(name, own)] += 2 * 4 * parameters.numbers(own)  # value and gradient
+    if model.brain.decoder.factor is not model.brain.decoder.weight:
+        paper.used["neurons"] -= model.brain.decoder.factor.nbytes
+        paper.used["decoder"] += model.brain.decoder.factor.nbytes
+    paper.label = "synapses"
+    model.brain.synapses.wire()
+    paper.label = "activity"
+    act = model.activity(training.segment, training.batch, learning=True)
+    model._learn(act, True)
+    paper.label = "evaluation, samples"
+    for streams in (STREAMS, 1):
+        look = model.activity(config.brain.chunk, streams)
+        model.brain.think(look)
+    paper.used["workspace"] += CUBLAS
+    return dict(paper.used)
+
+
+def _component(name: str, parameter) -> str:
+    if parameter.file != "brain":
+        return {"embeddings": "embedding", "decoder": "decoder"}[parameter.file]
+    return "synapses" if name.endswith(".weight") else "neurons"
+
+
+def what_would_fit(config: Config, card: Card, limit: int) -> list[str]:
+    """Single changes that make a run fit into `limit` bytes, each as large as it may be; empty, where none of them does."""
+    fitting = []
+    for flag, section, field, module in KNOBS:
+        whole = getattr(getattr(config, section), field)
+        now = whole.neurons if module else whole
+
+        def fits(value, section=section, field=field, module=module, whole=whole):
+            changed = replace(whole, neurons=value, outputs=min(value, whole.outputs)) if module else value
+            return sum(plan(config.replace(**{section: {field: changed}}), card).values()) <= limit
+
+        low, high = 0, now  # the first fits, or nothing does; the last does not
+        while high - low > max(1, now // 64):
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        if low:
+            fitting.append(f"{flag}{low}")
+    return fitting
+
+
+def advice(config: Config, card: Card, limit: int) -> str:
+    fitting = what_would_fit(config, card, limit)
+    if not fitting:
+        return "no single change makes it fit; take a smaller --preset or --vocab-size"
+    return f"any of these would: {', '.join(fitting)}"
+
+
+def check(config: Config, backend):
+    """Raises BackendError where a training run does not fit into what is free on the card: what is largest, and what would fit."""
+    rows, (free, _) = plan(config, Card.of(backend)), backend.memory()
+    total, largest = sum(rows.values()), max(rows, key=rows.get)
+    if total > free:
+        raise BackendError(
+            f"out of GPU memory: training needs {gib(total)}, {gib(free)} are free; the largest part is {largest}, {gib(rows[largest])}; "
+            + advice(config, Card.of(backend), free)
+        )

@@ -1,0 +1,84 @@
+"""`neurogen plan`: what a training run will need of a GPU's memory, before anything is allocated."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from .backends import NAMES
+from .cli import COMMANDS, Parser, command
+from .configure import add_config_flags, config_of
+from .errors import BackendError, ConfigError
+
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+UNKNOWN_CARD = 24 * 2**30  # bytes: what is planned for where there is neither GPU nor limit
+
+
+def parser() -> Parser:
+    flags = Parser("plan", description=f"{COMMANDS['plan'].capitalize()}.")
+    add_config_flags(flags)
+    flags.add_argument("--batch-size", type=int, default=None, help="sequences trained side by side (default: the preset's)")
+    flags.add_argument("--seq-length", type=int, default=None, help="tokens of a segment (default: the preset's)")
+    flags.add_argument("--vocab-size", type=int, default=None, help="tokens known (default: the preset's)")
+    limit = "such as 3.2GB: exit code 2 if the run needs more, and what would fit"
+    flags.add_argument("--memory-limit", default=None, metavar="SIZE", help=limit)
+    flags.add_argument("--precision", choices=("fp32", "bf16"), default=None, help="of what is multiplied (default: the card's, or bf16)")
+    flags.add_argument("--backend", choices=NAMES, default="auto", help="cpu: do not look for a GPU, plan for any")
+    flags.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures to FILE, too")
+    return flags
+
+
+def size_of(text: str) -> int:
+    """Bytes of a size such as 3.2GB, 500 MiB or 4000000000. Raises ConfigError for anything else."""
+    match = re.fullmatch(r"([0-9]+(?:[.][0-9]+)?)\s*([A-Za-z]*)", text.strip())
+    if not match or match[2].upper() not in UNITS or float(match[1]) == 0:
+        raise ConfigError(f"--memory-limit {text}: a size is wanted, such as 3.2GB or 500MiB")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+@command("plan")
+def main(argv=None):
+    args = parser().parse_args(argv)
+    limit = size_of(args.memory_limit) if args.memory_limit else None
+    config = config_of(args)
+    training = {"batch": args.batch_size, "segment": args.seq_length}
+    config = config.replace(
+        brain={"vocabulary": args.vocab_size or config.text.vocabulary},
+        training={name: value for name, value in training.items() if value is not None},
+    )
+    from . import backends, budget
+
+    backend = backends.get("cpu" if args.backend == "cpu" else args.backend)
+    card = budget.Card.of(backend) if backend.name == "cuda" else budget.Card(limit or UNKNOWN_CARD)
+    if args.precision:
+        card = budget.replace(card, product_dtype={"fp32": "float32", "bf16": "bfloat16"}[args.precision])
+    rows = budget.plan(config, card)
+    total = sum(rows.values())
+    _show(rows, total, config)
+    if args.json:
+        try:
+            args.json.write_text(json.dumps(rows | {"total": total}, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--json {args.json}: {error.strerror}") from None
+    if limit and total > limit:
+        raise BackendError(f"{budget.gib(total)} do not fit into {args.memory_limit}; {budget.advice(config, card, limit)}")
+    return 0
+
+
+def _show(rows, total, config):
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{config.preset}: {config.training.batch} sequences of {config.training.segment} tokens")
+    table.add_column("component")
+    table.add_column("MiB on a GPU", justify="right")
+    for name, size in sorted(rows.items(), key=lambda row: -row[1]):
+        table.add_row(name, f"{size / 2**20:,.1f}")
+    table.add_section()
+    table.add_row("all, without the driver's own", f"{total / 2**20:,.1f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,150 @@
+"""The plan of a run's memory: what is counted on paper is what is allocated."""
+
+import gc
+import json
+import weakref
+
+import numpy as np
+import pytest
+
+import tiny
+from conftest import SIMULATED
+from neurogen_numba import budget
+from neurogen_numba.backends.cuda import CudaBackend
+from neurogen_numba.backends.paper import Sheet
+from neurogen_numba.brain.model import NeuroGenModel
+from neurogen_numba.cli import main
+from neurogen_numba.errors import BackendError
+from neurogen_numba.plan import size_of
+from neurogen_numba.presets import PRESETS, get_preset
+
+CARD = budget.Card(2**30)
+
+
+def total(config, card=CARD):
+    return sum(budget.plan(config, card).values())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not SIMULATED, reason="counts NumPy arrays")
+def test_what_is_counted_on_paper_is_what_is_allocated(monkeypatch):
+    alive, streams, segment, batch = {}, 2, 10, 1
+    monkeypatch.setattr(budget, "STREAMS", streams)
+
+    def counted(make):
+        def made(self, *arguments, **how):
+            array = make(self, *arguments, **how)
+            alive[id(array)] = array.nbytes
+            weakref.finalize(array, alive.pop, id(array))
+            return array
+
+        return made
+
+    for name in ("zeros", "asarray"):
+        monkeypatch.setattr(CudaBackend, name, counted(getattr(CudaBackend, name)))
+    config = tiny.config(batch=batch, segment=segment, dropout=0.3, brain={"vocabulary": 40})
+    model = NeuroGenModel.from_config(config, backend=CudaBackend())
+    act = model.activity(segment, batch, learning=True)
+    ids = np.zeros((segment + 1, batch), np.int32)
+    model.learn(act, ids[:-1], ids[1:], 1e-3, fresh=np.zeros(batch, bool))
+    looks = [model.activity(config.brain.chunk, many) for many in (streams, 1)]
+    for look in looks:
+        model.brain.think(look)
+    gc.collect()
+    backend = model.backend
+    card = budget.Card(backend.logits * 1024, "float32", backend.shared_memory, backend.multiprocessors)
+    assert total(config, card) - budget.CUBLAS == pytest.approx(sum(alive.values()), rel=0.01)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_has_a_plan(name):
+    config = get_preset(name)
+    rows = budget.plan(config.replace(brain={"vocabulary": config.text.vocabulary}), CARD)
+    assert set(rows) == {"neurons", "synapses", "embedding", "decoder", "optimiser", "activity", "evaluation, samples", "workspace"}
+    assert all(size > 0 for size in rows.values())
+
+
+def test_more_of_anything_takes_more():
+    config = tiny.config()
+    for change in ({"training": {"batch": 5}}, {"training": {"segment": 17}}, {"brain": {"vocabulary": 60000}}, {"brain": {"fan_in": 9}}):
+        assert total(config.replace(**change)) > total(config)
+    assert total(config, budget.Card(2**30, "float32")) != total(config)
+
+
+def test_what_would_fit_fits_and_a_little_more_does_not():
+    config = get_preset("shakespeare").replace(brain={"vocabulary": 65})
+    limit = total(config) // 2
+    changes = dict(change.replace("=", " ").rsplit(" ", 1) for change in budget.what_would_fit(config, CARD, limit))
+    assert {"--batch-size", "--seq-length"} <= set(changes)
+    for flag, field in (("--batch-size", "batch"), ("--seq-length", "segment")):
+        value = int(changes[flag])
+        assert total(config.replace(training={field: value})) <= limit
+        assert total(config.replace(training={field: value + 2})) > limit
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_allocated():
+    class Small:
+        product_dtype, shared_memory, multiprocessors = "bfloat16", 2**16, 40
+
+        def memory(self):
+            return 2**30, 2**31
+
+    config = get_preset("shakespeare").replace(brain={"vocabulary": 65})
+    with pytest.raises(BackendError, match=r"needs .* GiB, 1.00 GiB are free; the largest part is activity, .*: --batch-size \d+, "):
+        budget.check(config, Small())
+    budget.check(config.replace(training={"batch": 8}), Small())
+
+
+def test_nothing_may_help():
+    assert "take a smaller --preset" in budget.advice(get_preset("llm"), CARD, 10**6)
+
+
+def test_a_sheet_has_the_shape_that_an_array_would_have():
+    array, sheet = np.zeros((4, 6), np.float32), Sheet((4, 6))
+    for shape in (
+        lambda x: x[1:3],
+        lambda x: x[0],
+        lambda x: x[:, :2],
+        lambda x: x[:, None],
+        lambda x: x.reshape(-1),
+        lambda x: x.reshape(2, -1, 3),
+        lambda x: x.reshape((8, 3)),
+        lambda x: x.T,
+        lambda x: x.view("uint16"),
+        lambda x: 1 - x**2,
+        lambda x: np.add(x, x[0], out=x),
+    ):
+        expected, found = shape(array), shape(sheet)
+        assert (found.shape, found.nbytes, len(found)) == (expected.shape, expected.nbytes, len(expected))
+    sheet[...] = 3
+
+
+@pytest.mark.parametrize("text, size", [("3.2GB", 3_200_000_000), ("500 MiB", 500 * 2**20), ("7", 7), ("1gib", 2**30)])
+def test_sizes(text, size):
+    assert size_of(text) == size
+
+
+def test_the_command_draws_a_table_and_writes_it_down(tmp_path, capsys):
+    file = tmp_path / "plan.json"
+    assert main(["plan", "--backend", "cpu", "--batch-size", "3", "--json", str(file)]) == 0
+    rows = json.loads(file.read_text())
+    assert rows.pop("total") == sum(rows.values())
+    table = capsys.readouterr().out
+    assert "nano: 3 sequences of 64 tokens" in table and all(name in table for name in rows)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--memory-limit", "many"], "--memory-limit many: a size is wanted, such as 3.2GB or 500MiB"),
+        (["--memory-limit", "0GB"], "--memory-limit 0GB: a size is wanted"),
+        (["--memory-limit", "-3GB"], "expected one argument"),
+        (["--batch-size", "0"], "training.batch: at least 1, not 0"),
+        (["--memory-limit", "150MB"], "do not fit into 150MB; any of these would: --batch-size"),
+        (["--json", "/nowhere/plan.json"], "--json /nowhere/plan.json: No such file or directory"),
+    ],
+)
+def test_mistakes(words, said, capsys):
+    assert main(["plan", "--backend", "cpu", *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
