@@ -45,12 +45,10 @@ def current_of(sum_of_units):
 
 
 @gpu
-def take_fixed(x, total, first, unit, add):
-    """x [K] float32 = (or +=, where `add`) unit times total[first:], int64, which is cleared. A thread per number, or
-    for every so many of them."""
+def take_fixed(x, total, unit):
+    """x [K] float32 += unit times total [K], int64, which is cleared. A thread per number, or for every so many of them."""
     i = cuda.grid(1)
     while i < x.size:
-        value = np.float32(total[first + i]) * unit
-        x[i] = x[i] + value if add else value
-        total[first + i] = 0
+        x[i] += np.float32(total[i]) * unit
+        total[i] = 0
         i += cuda.gridsize(1)

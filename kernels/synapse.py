@@ -12,13 +12,13 @@ On the CPU currents and event lists are in lane order (lanes.py, events.py): the
 sixteen sequences. Lists have R rows, row r holding token r - history: the `history` tokens before the segment come first. Indices are
 unsigned, because Numba checks signed ones for being negative.
 
-On a GPU a block holds the currents (or their gradients) of one column, a token of one sequence, in shared memory, and its threads walk the
-rows of all events that arrive there, by every arc into that current, in one launch. Where a module is larger than shared memory, a block
-holds one of several `parts` of its neurons, each `part_size` of them; a row is then split by parts, targets ascend within it, row_start has
-an entry for every (delay, source, part), and targets count from the beginning of their part. What blocks add to together is whole numbers
-(fixed.py). The pairs of an arc and a delay are rows of a table, int64 [pairs, len(Field)]; structure, weights and lists of all of them lie
-in flat arrays, and synapse k is target[k], weight[k], d_weight[k]. Numba widens what it adds to 64 bits; where 32 are enough the code says
-so, which saves registers.
+On a GPU (here forward, back in tiles.py) a block holds the currents of one column, a token of one sequence, in shared memory, and its
+threads walk the rows of all events that arrive there, by every arc into that current, in one launch. Where a module is larger than a block
+has room for, it holds one of several `parts` of its neurons, each `part_size` of them; a row is then split by parts, targets ascend within
+it, row_start has an entry for every (delay, source, part), and targets count from the beginning of their part. What blocks add to together
+is whole numbers (fixed.py). The pairs of an arc and a delay are rows of a table, int64 [pairs, len(Field)]; structure, weights and lists of
+all of them lie in flat arrays, and synapse k is target[k], weight[k], d_weight[k]. Numba widens what it adds to 64 bits; where 32 are
+enough the code says so, which saves registers.
 """
 
 from enum import IntEnum
@@ -142,10 +142,9 @@ class Field(IntEnum):
     LISTS = 5  # where the ring begins in index and value
     COUNTS = 6  # and in count
     ROW_START = 7  # where the pair's rows begin in row_start
-    DS = 8  # where the gradient of the source begins, [T, B, M]
 
 
-SOURCES, PLAIN, DELAY, ROWS, START, LISTS, COUNTS, ROW_START, DS = (int(field) for field in Field)
+SOURCES, PLAIN, DELAY, ROWS, START, LISTS, COUNTS, ROW_START = (int(field) for field in Field)
 WALKERS = 8 if SIMULATED else 256  # threads of a block, and rows that they look up at a time
 ENTRIES = WALKERS + 1
 PAIRS = 2 if SIMULATED else 64  # that a block has room for at a time

@@ -399,11 +399,11 @@ def synapse_backward(
 
 
 @gpu
-def hand_out(gradient, total, found, source_at, owed, earliest, first, batch):
+def hand_out(gradient, total, found, source_at, owed, first, batch):
     """Put the totals of the sources listed into gradient [C, B, M] of tokens from `first` on, zeros before. A block per (tile, some places
     of its list)."""
     e, columns, M = np.int64(cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x), np.int64(columns_of(owed)), gradient.shape[2]
-    token, b = first_token(earliest, batch, columns), np.uint64(cuda.blockIdx.x % batch)
+    token, b = first_token(first, batch, columns), np.uint64(cuda.blockIdx.x % batch)
     if e < M and (e < found[cuda.blockIdx.x, 0] or M - e <= found[cuda.blockIdx.x, 1]):
         place = np.uint64(cuda.blockIdx.x * M + e)
         source = np.uint64(source_at[place])

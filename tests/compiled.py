@@ -88,8 +88,8 @@ KERNELS |= {
         (f1, l1, owed, u32, l2, size, size, u32, target, f1, u32, u32_2, i2, *[size] * 4, number)
         for owed, target in ((u16, u32), (f1, u16))
     ],
-    "tiles.hand_out": [(f3, f1, i2, u32, owed, *[size] * 3) for owed in (u16, f1)],
-    "fixed.take_fixed": [(f1, l1, size, number, flag)],
+    "tiles.hand_out": [(f3, f1, i2, u32, owed, *[size] * 2) for owed in (u16, f1)],
+    "fixed.take_fixed": [(f1, l1, number)],
     "carry.carry": [(f1, l2, size)],
     "forget.forget": [(kind, types.uint8[::1]) for kind in (f3, i3)],
     "stimulus.poisson": [(f3, number, number, types.uint64, k1)],

@@ -101,17 +101,19 @@ def forward(wired, traffic, sent, **dropout):
 
 
 def backward(wired, traffic, d_currents):
-    """Gradients of the signals [T, B, M]; those of the weights are added to the parameters'."""
+    """Gradients of the signals [T, B, M]; those of the weights are added to the parameters'. In the order in which a brain of `a`, which
+    hears `b` a chunk later, and `b` goes back: what reaches a current only in the next chunk is asked for before this chunk is known."""
     backend = wired.backend
     ds = {name: np.full((T, B, size), np.nan, np.float32) for name, size in SIZES.items()}
     traffic.turn_back(T)
     for first, last in reversed(chunks()):
-        for name, d in d_currents.items():
-            traffic.owe(name, first, last, backend.asarray(d[first:last]))
-        for name in SIZES:
-            gradient = backend.asarray(ds[name][first:last])
-            traffic.owed(name, first, last, gradient)
-            ds[name][first:last] = backend.to_numpy(gradient)
+        for name in ("b.axon", "b.current", "a.axon", "a.current", "p.out"):
+            if name in d_currents:
+                traffic.owe(name, first, last, backend.asarray(d_currents[name][first:last]))
+            else:
+                gradient = backend.asarray(ds[name][first:last])
+                traffic.owed(name, first, last, gradient)
+                ds[name][first:last] = backend.to_numpy(gradient)
     traffic.settle(T)
     return ds
 

@@ -69,12 +69,14 @@ def watched():
 
 
 class Learned:
-    """A model that has learned from one segment at rate 0, so that its weights are still as drawn, and what came of it."""
+    """A model that has learned from two segments at rate 0, so that its weights are still as drawn, and what came of the second one, at
+    whose beginning much was still under way."""
 
     def __init__(self, backend):
         self.model = NeuroGenModel.from_config(CONFIG, backend=backend)
         act = self.model.activity(TOKENS, BATCH, learning=True)
-        self.loss, self.accuracy, self.norm = self.model.learn(act, *segment(), 0.0)
+        for seed in range(2):
+            self.loss, self.accuracy, self.norm = self.model.learn(act, *segment(seed=seed), 0.0)
         numpy = self.model.backend.to_numpy
         self.gradient = {name: numpy(array) for name, array in self.model.brain.parameters.gradient.items()}
         self.state = act.state()

@@ -1,5 +1,5 @@
 """Sparse synapses on a GPU: a list of events for each column, rings instead of moved histories, one launch for all arcs into a current
-(kernels/events.py, synapse.py)."""
+(kernels/events.py, synapse.py), and back one for all arcs of a signal (tiles.py)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ EVENTS, PASSED = 1 / 10, 1024  # share of the axons that fire, more or less; syn
 UNIT_BITS = 36  # a gradient of a single token is resolved to 2^-36 of the loss's unit
 MATRIX_COLUMNS = 8  # plain values of so many columns or more go through matrices
 MATRIX_BYTES = 8  # of a synapse that could be: a weight, a gradient, and a little more
-BLOCKS_EACH = 1  # of a multiprocessor, on the way back
 MATRIX_SHARE = 1 / 16  # of the card's memory, which the matrices may take
 
 
@@ -43,6 +42,7 @@ class CudaSynapses(Synapses):
         offsets = [(parameters.offset[f"{p.arc.name}.weight"], p.weight.size) for p in projections]
         self.first_weight, self.end = min(start for start, _ in offsets), max(start + size for start, size in offsets)
         self.weight, self.gradient = (flat[self.first_weight : self.end] for flat in (parameters.flat_value, parameters.flat_gradient))
+        self.room = self.backend.shared_memory // TILE_BYTES // 2 * 2  # neurons, for which a block has shared memory on the way back
         self.row_places = {}  # arc -> where its rows begin in row_start
         self.d_weight = None  # fixed-point gradients, made when somebody learns
 
@@ -52,7 +52,7 @@ class CudaSynapses(Synapses):
 
     def parts(self, size):
         """(number of parts, neurons of a part) of a current, so that a part fits into a block's shared memory, forward and back."""
-        parts = -(-size // min(PART, self.backend.shared_memory // TILE_BYTES))
+        parts = blocks(size, min(PART, self.room))
         return parts, 2 * blocks(size, 2 * parts)  # even: numbers of 16 bits are read in pairs
 
     def wire(self):
@@ -78,7 +78,7 @@ class CudaSynapses(Synapses):
             matrix.refresh()
 
     def traffic(self, signals, currents, tokens, batch, chunk, learning):
-        return CudaTraffic(self, signals, currents, tokens, batch, learning)
+        return CudaTraffic(self, signals, currents, tokens, batch, chunk, learning)
 
 
 class Matrix:
@@ -118,7 +118,7 @@ def split_rows(arc, row_start, target, parts, part_size):
     row = np.repeat(np.arange(row_start.size - 1), np.diff(row_start.astype(np.int64)))
     slot = row * parts + target // part_size
     if (np.diff(slot) < 0).any():
-        raise CheckpointError(f"{arc.name}: the targets of a source must ascend where a module has more than {PART} neurons")
+        raise CheckpointError(f"{arc.name}: the targets of a source must ascend where a module has more than {part_size} neurons")
     return np.searchsorted(slot, np.arange(parts * (row_start.size - 1) + 1)).astype(np.uint32)
 
 
@@ -128,8 +128,8 @@ def width_of(mean):
 
 
 class CudaTraffic(Traffic):
-    def __init__(self, synapses, signals, currents, tokens, batch, learning):
-        self.synapses, self.backend, self.batch = synapses, synapses.backend, batch
+    def __init__(self, synapses, signals, currents, tokens, batch, chunk, learning):
+        self.synapses, self.backend, self.batch, self.chunk = synapses, synapses.backend, batch, chunk
         zeros, asarray = self.backend.zeros, self.backend.asarray
         self.signals = signals
         plain = {p.arc.source for p in synapses.projections if not p.arc.source.endswith(".axon")}
@@ -177,9 +177,13 @@ class CudaTraffic(Traffic):
         whole = self._owed[place : place + rows * lead].reshape(rows, lead)
         return whole[first * self.batch : last * self.batch, :size]
 
+    def _stretches_of(self, signal):
+        """(first, end of those that are walked where there are matrices, end of all) of a signal's rows in the table of stretches."""
+        self._stretch_table()
+        return self._from.get(signal, (0, 0, 0))
+
     def _stretch_table(self):
-        """Made at first use: the table of stretches (kernels/tiles.py), and for each signal the range of its rows, (first, end of those
-        that are walked where there are matrices, end of all)."""
+        """The table of stretches (kernels/tiles.py), sorted by signal; made at first use, when the synapses are wired."""
         if self._stretches is None:
             synapses, table, self._from = self.synapses, [], {}
             for p in sorted(synapses.projections, key=lambda p: (p.arc.source, p.arc.name in synapses.matrices)):
@@ -314,46 +318,53 @@ class CudaTraffic(Traffic):
                 self.backend.product(matrix.gradient, self._factor(matrix.arc.source, first, last).T, owed, add=True)
 
     def owed(self, signal, first, last, gradient):
-        self._walk_back(signal, first, last, gradient)
+        gradient[...] = 0
+        begin, walked, end = self._stretches_of(signal)
+        self._walk_back(signal, first, last, begin, walked if self._by_matrix(last - first) else end, gradient)
         if self._by_matrix(last - first):
             for matrix in self._matrices_from.get(signal, ()):
                 owed = self._owed_of(matrix.arc.target, first, last, matrix.arc.targets)
                 self.backend.product(gradient.reshape(-1, gradient.shape[2]), owed, matrix.weight.T, add=True)
 
-    def _walk_back(self, signal, first, last, gradient):
-        """Gradient [C, B, M] of the signal through the synapses that are walked, and that of their weights; with the segment's first token
-        the events before it get their turn."""
-        backend, synapses, (size, history) = self.backend, self.synapses, self.signals[signal]
-        table = self._stretch_table()
-        gradient[...] = 0
-        begin, walked, end = self._from.get(signal, (0, 0, 0))
-        stretches = begin, walked if self._by_matrix(last - first) else end
-        if stretches[0] == stretches[1]:
+    def _walk_back(self, signal, first, last, first_stretch, last_stretch, gradient):
+        """Gradient [C, B, M], zeros before, of the signal's tokens through some stretches of synapses, and that of their weights. Without
+        `gradient`, of the weights only."""
+        if first_stretch == last_stretch:
             return
+        backend, synapses, batch, size = self.backend, self.synapses, self.batch, self.signals[signal][0]
         owed = backend.bits(self._owed)
-        columns, earliest = tiles.columns_in(owed), first - (history if first == 0 else 0)
-        count, ranges = blocks(last - earliest, columns) * self.batch, blocks(size, backend.shared_memory // TILE_BYTES)
+        columns = tiles.columns_in(owed)
+        count, ranges = blocks(last - first, columns) * batch, blocks(size, synapses.room)
         span = -(-size // ranges)
-        source_at = backend._scratch("back, source_at", (count * size,), "uint32")
-        sent = backend._scratch("back, sent", (int(WORDS), count * size), "uint32")
-        total, found = backend._scratch("back, total", (count * size * columns,)), backend._scratch("back, found", (count, 2), "int32")
+        most = max(blocks(max(self.chunk, history), columns) * batch * sources for sources, history in self.signals.values())
+        source_at, sent, total = (
+            backend._scratch(f"back, {what}", (most * numbers,), dtype)[: count * size * numbers]
+            for what, numbers, dtype in (("source_at", 1, "uint32"), ("sent", int(WORDS), "uint32"), ("total", columns, "float32"))
+        )
+        found = backend._scratch("back, found", (count, 2), "int32")
         found[...], total[...] = 0, 0
         start, place, rows = self._ring(signal)
         ring = start, place, self.counts[signal], rows, signal in self.plain, self.index, self.value, self.count
-        tokens = earliest, first, last, self.batch
-        lists = source_at, sent, found
+        lists, tokens = (source_at, sent.reshape(int(WORDS), -1), found), (first, first if gradient is not None else last, last, batch)
         backend.launch(tiles.list_sources, (count, ranges), TILERS, *lists, owed, *ring, size, *tokens, span, shared=TILE_BYTES * span)
         widest = max(synapses.parts(p.arc.targets)[1] for p in synapses.projections if p.arc.source == signal)
-        grid, threads = (count, blocks(BLOCKS_EACH * backend.multiprocessors, count)), TILERS
-        back = total, synapses.d_weight, owed, owed.view("uint32"), table, *stretches, synapses.row_start, synapses.target, synapses.weight
-        where = size, earliest, self.length, self.batch, self.units
+        grid, threads = (count, blocks(backend.multiprocessors, count)), TILERS
+        stretches = self._stretch_table(), first_stretch, last_stretch
+        back = total, synapses.d_weight, owed, owed.view("uint32"), *stretches, synapses.row_start, synapses.target, synapses.weight
+        where = size, first, self.length, batch, self.units
         backend.launch(tiles.synapse_backward, grid, threads, *back, *lists, *where, shared=TILE_BYTES * widest)
-        backend.launch(tiles.hand_out, (count, blocks(size)), THREADS, gradient, total, found, source_at, owed, earliest, first, self.batch)
+        if gradient is not None:
+            backend.launch(tiles.hand_out, (count, blocks(size)), THREADS, gradient, total, found, source_at, owed, first, batch)
 
     def settle(self, length):
+        """The synapses' gradient, also from events before the segment; that of those events themselves goes nowhere."""
+        for signal, (_, history) in self.signals.items():
+            begin, walked, _ = self._stretches_of(signal)  # what goes through matrices has no delay
+            if history:
+                self._walk_back(signal, -history, 0, begin, walked, None)
         x, total = self.synapses.gradient, self.synapses.d_weight
         across = (2, 8) if SIMULATED else (blocks(x.size), THREADS)
-        self.backend.launch(fixed.take_fixed, *across, x, total, 0, np.float32(1) / self.units, True)
+        self.backend.launch(fixed.take_fixed, *across, x, total, np.float32(1) / self.units)
         for matrix in self.synapses.matrices.values():
             matrix.settle()
 
