@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from .errors import ConfigError
 
+MOST = 1_000_000  # sequences, tokens of a segment
 MODULES = ("thalamus", "wernicke", "hippocampus", "pfc", "basal_ganglia", "broca")  # in the order a token passes them
 
 
@@ -111,6 +112,9 @@ class Training:
             _at_least(self, "training", name, 1)
         for name in ("learning_rate", "warmup", "final_rate", "weight_decay", "max_minutes", "seed"):
             _at_least(self, "training", name, 0)
+        for name in ("batch", "segment"):
+            if getattr(self, name) > MOST:
+                raise ConfigError(f"training.{name}: at most {MOST:,}, not {getattr(self, name)}")
         if self.seed >= 2**64:
             raise ConfigError(f"training.seed: below 2^64, not {self.seed}")
         if not self.clip > 0:

@@ -11,6 +11,8 @@ from .config import Config
 from .errors import ConfigError
 from .presets import PRESETS, get_preset
 
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how a file begins that PowerShell wrote
+
 
 def add_config_flags(flags: argparse.ArgumentParser) -> None:
     """The flags of every command that builds a model; `config_of` says what they mean."""
@@ -26,31 +28,43 @@ def add_config_flags(flags: argparse.ArgumentParser) -> None:
     )
 
 
-def config_of(args) -> Config:
-    """The preset, or the one that the file names; then what the file sets, then what --set does. Raises ConfigError for a file that cannot
-    be read, and for a setting that is unknown, mistyped or out of range: it names where it stands."""
+def config_of(args, flags: dict | None = None) -> Config:
+    """The preset, or the one that the file names; then what the file sets, what --set does, and what `flags` do: {section: {field: value}}.
+
+    Whoever asks for so many steps is not held to the preset's time limit, but to one of their own. Raises ConfigError for a file that
+    cannot be read, and for a setting that is unknown, mistyped or out of range: it names where it stands.
+    """
     values = read(args.config) if args.config else {}
     name = args.preset or values.get("preset", "nano")
+    if args.preset and "preset" in values and values["preset"] != args.preset:
+        raise ConfigError(f"--preset {args.preset}: {args.config} has the settings of preset {values['preset']!r}; leave one of them out")
     if not isinstance(name, str):
         raise ConfigError(f"{args.config}: preset: the name of one is wanted, not {name!r}")
     try:
         config = get_preset(name)
     except ConfigError as error:
         raise (error if args.preset else ConfigError(f"{args.config}: {error}")) from None
+    asked = [values.get("training")]
     if args.config:
         config = _overlay(config, values | {"preset": name}, str(args.config))
     for assignment in args.assignments:
         setting, equals, value = assignment.partition("=")
         if not equals or "." not in setting:
             raise ConfigError(f"--set {assignment}: SECTION.KEY=VALUE is wanted, such as training.steps=500")
-        config = _overlay(config, _nested(setting.strip(), _value(value.strip())), f"--set {assignment}")
-    return config
+        values = _nested(setting.strip(), _value(value.strip()))
+        config = _overlay(config, values, f"--set {assignment}")
+        asked.append(values.get("training"))
+    config = config.replace(**(flags or {}))
+    asked.append((flags or {}).get("training"))
+    named = {field for fields in asked if isinstance(fields, dict) for field in fields}
+    return config.replace(training={"max_minutes": 0.0}) if "steps" in named and "max_minutes" not in named else config
 
 
 def read(path: Path) -> dict:
     """A TOML file as a dict. Raises ConfigError where there is none, or no TOML in it."""
     try:
-        return _toml().loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        return _toml().loads(content.decode("utf-16" if content[:2] in UTF_16 else "utf-8-sig").replace("\r\n", "\n"))
     except FileNotFoundError:
         raise ConfigError(f"--config {path}: there is no such file; `neurogen config nano > FILE` makes one to start from") from None
     except OSError as error:
@@ -59,6 +73,8 @@ def read(path: Path) -> dict:
         raise ConfigError(f"--config {path}: no text; a TOML file is wanted, as `neurogen config` prints it") from None
     except _toml().TOMLDecodeError as error:
         raise ConfigError(f"--config {path}: not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"--config {path}: not settings: tables within tables without end") from None
 
 
 def _toml():

@@ -19,7 +19,7 @@ def parser() -> Parser:
     flags.add_argument("--batch-size", type=int, default=1, help="copies of the brain, with noise of their own")
     flags.add_argument("--rate", type=float, default=0.1, help="share of the Thalamus' neurons that are hit in a tick")
     flags.add_argument("--strength", type=float, default=3.0, help="of a hit, before normalisation")
-    flags.add_argument("--seed", type=int, default=0, help="of wiring and noise")
+    flags.add_argument("--seed", type=int, default=None, help="of wiring and noise (default: training.seed)")
     add_backend_flag(flags)
     return flags
 
@@ -34,15 +34,16 @@ def main(argv=None):
         raise ConfigError(f"--rate: a share from 0 to 1, not {args.rate}")
     if not abs(args.strength) <= STRONGEST:
         raise ConfigError(f"--strength: a number from -{STRONGEST:g} to {STRONGEST:g}, not {args.strength}")
-    if not 0 <= args.seed < 2**64:
+    if args.seed is not None and not 0 <= args.seed < 2**64:
         raise ConfigError(f"--seed: from 0 to 2^64 - 1, not {args.seed}")
-    config, backend = config_of(args).brain, backend_of(args)
+    whole, backend = config_of(args), backend_of(args)
+    config, seed = whole.brain, whole.training.seed if args.seed is None else args.seed
     from rich.console import Console
     from rich.progress import Progress
 
     from .simulation import Simulation
 
-    simulation = Simulation(config, backend, args.batch_size, args.rate, args.strength, args.seed)
+    simulation = Simulation(config, backend, args.batch_size, args.rate, args.strength, seed)
     segments, totals = -(-args.steps // simulation.segment), dict.fromkeys(MODULES, 0.0)
     console = Console(stderr=True)
     console.print("preparing the kernels: compiled at their first use, then kept")

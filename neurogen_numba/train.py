@@ -48,16 +48,16 @@ def parser() -> Parser:
 
 def configure(args) -> Config:
     """Preset, file and --set, with the flags that were given."""
-    config = config_of(args)
     sections = {}
     for section, table in (("training", TRAINING_FLAGS), ("text", TEXT_FLAGS)):
         fields = [field for field, _, _ in table.values()]
         sections[section] = {field: getattr(args, field) for field in fields if getattr(args, field) is not None}
-    if args.steps is not None and args.max_minutes is None:
-        sections["training"]["max_minutes"] = 0.0  # so many steps were asked for: the preset's time limit is not
-    config = config.replace(**sections)
+    config = config_of(args, sections)
     data = config.text.data
-    return config.replace(text={"data": str(Path(data).resolve())}) if data else config  # a resumed run may start in another folder
+    try:
+        return config.replace(text={"data": str(Path(data).resolve())}) if data else config  # a resumed run may start in another folder
+    except ValueError as error:
+        raise ConfigError(f"text.data: {data!r} is no path ({error})") from None
 
 
 def _run_to_resume(args) -> Path:

@@ -35,15 +35,45 @@ def test_the_last_word_has_what_is_nearest_to_the_command(tmp_path):
     config = config_of("--config", file, "--set", "training.batch=8", "--set", "training.batch=9")
     expected = get_preset("baseline")
     pfc = {"neurons": expected.brain.pfc.neurons, "outputs": 7, "lateral": expected.brain.pfc.lateral}
-    assert config == expected.replace(training={"steps": 5, "batch": 9}, brain={"pfc": type(expected.brain.pfc)(**pfc)})
+    assert config == expected.replace(training={"steps": 5, "batch": 9, "max_minutes": 0.0}, brain={"pfc": type(expected.brain.pfc)(**pfc)})
     flags = ["--config", str(file), "--set", "training.steps=7", "--steps", "8"]
     assert train.configure(train.parser().parse_args(flags)).training.steps == 8
 
 
-def test_a_preset_that_is_named_replaces_that_of_the_file(tmp_path):
+def test_a_file_without_preset_changes_any_of_them(tmp_path):
     file = tmp_path / "settings.toml"
-    file.write_text('preset = "baseline"\n[training]\nsteps = 5\n')
-    assert config_of("--config", file, "--preset", "nano") == get_preset("nano").replace(training={"steps": 5})
+    file.write_text("[training]\nbatch = 5\n")
+    assert config_of("--config", file, "--preset", "baseline") == get_preset("baseline").replace(training={"batch": 5})
+
+
+def test_a_file_of_one_preset_under_the_name_of_another_is_refused(tmp_path, capsys):
+    file = tmp_path / "settings.toml"
+    file.write_text(printed(capsys, "nano"))
+    assert main(["train", "--config", str(file), "--preset", "llm"]) == 2
+    assert f"--preset llm: {file} has the settings of preset 'nano'; leave one of them out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, minutes",
+    [
+        ([], 4.0),
+        (["--set", "training.steps=9"], 0.0),
+        (["--steps", "9"], 0.0),
+        (["--set", "training.max_minutes=7", "--steps", "9"], 7.0),
+        (["--set", "training.steps=9", "--max-minutes", "3"], 3.0),
+        (["--set", "training.batch=9"], 4.0),
+    ],
+)
+def test_who_asks_for_steps_is_held_to_no_time_limit_but_their_own(words, minutes):
+    assert get_preset("nano").training.max_minutes == 4.0
+    assert train.configure(train.parser().parse_args(words)).training.max_minutes == minutes
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_that_windows_wrote(encoding, tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_bytes("[training]\r\nbatch = 5\r\n".encode(encoding))
+    assert config_of("--config", file).training.batch == 5
 
 
 @pytest.mark.parametrize(
@@ -71,6 +101,7 @@ def test_numbers_are_numbers():
         (["--set", "training.steps"], "--set training.steps: SECTION.KEY=VALUE is wanted, such as training.steps=500"),
         (["--set", "preset=llm"], "--set preset=llm: SECTION.KEY=VALUE is wanted, such as training.steps=500"),
         (["--set", "brain.vocabulary=9"], "brain.vocabulary is the tokenizer's; leave it out, and set text.vocabulary"),
+        (["--set", "training.batch=99999999999999999999"], "training.batch: at most 1,000,000, not 99999999999999999999"),
         (["--preset", "nanno"], "unknown preset 'nanno'; did you mean 'nano'?"),
         (["llm", "--preset", "nano"], "llm and --preset nano name two presets; leave one out"),
         (["--config", "nowhere.toml"], "--config nowhere.toml: there is no such file; `neurogen config nano > FILE` makes one"),
@@ -90,6 +121,7 @@ def test_mistakes_in_flags(words, said, capsys):
         (b'preset = "nanno"', "unknown preset 'nanno'"),
         (b"[trainning]\nsteps = 3", "unknown setting 'trainning'; did you mean 'training'?"),
         (b"[brain]\nvocabulary = 3", "brain.vocabulary is the tokenizer's"),
+        (b"x = " + 3000 * b"[", "not settings: tables within tables without end"),
         (b"brain = 3", "brain: a table of settings was expected, not int"),
     ],
 )
