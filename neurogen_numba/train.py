@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import signal
 from pathlib import Path
@@ -95,6 +96,20 @@ def _watch(trainer, title: str, plain: bool):
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def _terminated_as_interrupted():
+    """SIGTERM ends what is done in this context as Ctrl-C does."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @command("train")
 def main(argv=None):
     args = parser().parse_args(argv)
@@ -103,10 +118,11 @@ def main(argv=None):
     run = rundir.create(args.out, args.name, config.preset) if new else _run_to_resume(args)
     with rundir.lock(run):
         try:
-            from .learning.trainer import Trainer
+            with _terminated_as_interrupted():
+                from .learning.trainer import Trainer
 
-            backend = backend_of(args)
-            trainer = Trainer(config, run, backend) if new else Trainer.resume(run, args.steps, backend)
+                backend = backend_of(args)
+                trainer = Trainer(config, run, backend) if new else Trainer.resume(run, args.steps, backend)
         except BaseException:  # Ctrl-C too
             if new:
                 rundir.discard(run)  # nothing was trained: leave no empty run behind

@@ -127,13 +127,13 @@ def test_ctrl_c_saves_and_says_how_to_go_on(place, capsys, monkeypatch):
     assert train(["--resume"]) == 0
 
 
-def test_ctrl_c_while_getting_ready_leaves_no_run(place, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Trainer, "__init__", interrupted)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_getting_ready_leaves_no_run(place, monkeypatch, number):
+    before = signal.getsignal(number)
+    monkeypatch.setattr(Trainer, "__init__", lambda *_: signal.raise_signal(number))
     assert trained() == 130
     assert list((place / "runs").iterdir()) == []
+    assert signal.getsignal(number) is before
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
