@@ -55,6 +55,9 @@ if SIMULATED:
     def shuffle_xor(x, distance):
         return x
 
+    def shuffle_up(x, distance):
+        return x
+
     def from_lane(x, lane):
         return x
 
@@ -70,6 +73,11 @@ else:
     def shuffle_xor(x, distance):
         """x of the lane whose number differs in the bit `distance`."""
         return cuda.shfl_xor_sync(EVERYONE, x, distance)
+
+    @device
+    def shuffle_up(x, distance):
+        """x of the lane whose number is less by `distance`; in the first lanes their own."""
+        return cuda.shfl_up_sync(EVERYONE, x, distance)
 
     @device
     def from_lane(x, lane):

@@ -16,7 +16,7 @@ from numba import cuda
 from numba.extending import register_jitable
 
 from .jit import HALF, ONE, ZERO, cpu_serial
-from .launch import EVERYONE, SIMULATED, WARP, block_sum, device, gpu, lanes_sum, shuffle_xor
+from .launch import SIMULATED, WARP, block_sum, device, gpu, lanes_sum, shuffle_up, shuffle_xor
 from .rng import mix
 from .softmax import NOTHING, WARPS
 from .stream import AHEAD, ONCE, THRICE, TWICE, read
@@ -58,19 +58,6 @@ def random_part(key, step, row, rows):
 def order_of(distance, j):
     """A whole number (uint64) for a token at a distance: the lower, the more probable, and no two are equal."""
     return (np.uint64(np.float32(distance).view(np.uint32)) << _NUMBER_BITS) | np.uint64(j)
-
-
-if SIMULATED:
-
-    def shuffle_up(x, distance):
-        return x
-
-else:
-
-    @device
-    def shuffle_up(x, distance):
-        """x of the lane whose number is less by `distance`; in the first lanes their own."""
-        return cuda.shfl_up_sync(EVERYONE, x, distance)
 
 
 @device

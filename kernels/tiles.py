@@ -158,6 +158,7 @@ else:
 
     @device
     def total_of(total, place, lane):
+        """What the lane's column has so far."""
         return total[place + np.uint64(lane)]
 
     @device
@@ -287,6 +288,7 @@ def pass_fetched(learning, words, weights, k, end, sums, s, d, d_weight, owed, t
 
 @device
 def take_sent(words, sent, place):
+    """words [QUADS] = what the columns of a tile have sent, from one place of the lists."""
     for q in range(QUADS):
         words[q] = sent[np.uint64(q), np.uint64(place)]
 

@@ -35,11 +35,12 @@ class Card:
 
 
 def gib(size: int) -> str:
+    """Bytes as a person reads them."""
     return f"{size / 2**30:.2f} GiB"
 
 
 def plan(config: Config, card: Card) -> dict[str, int]:
-    """Bytes of a training run with this configuration, by component; brain.vocabulary must be the tokenizer's."""
+    """Bytes of a training run with this configuration, by component, with `--mode sequential`; brain.vocabulary must be the tokenizer's."""
     paper, training = Paper(**asdict(card)), config.training
     paper.label = "neurons"
     model = NeuroGenModel.__new__(NeuroGenModel)
@@ -86,12 +87,13 @@ def what_would_fit(config: Config, card: Card, limit: int) -> list[str]:
         while high - low > max(1, now // 64):
             middle = (low + high) // 2
             low, high = (middle, high) if fits(middle) else (low, middle)
-        if low:
+        if low and not (module and low < whole.outputs):  # a readout is no larger than its module
             fitting.append(f"{flag}{low}")
     return fitting
 
 
 def advice(config: Config, card: Card, limit: int) -> str:
+    """The end of a sentence: what would make a run fit into `limit` bytes."""
     fitting = what_would_fit(config, card, limit)
     if not fitting:
         return "no single change makes it fit; take a smaller --preset or --vocab-size"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -49,10 +50,10 @@ def main(argv=None):
     )
     from . import backends, budget
 
-    backend = backends.get("cpu" if args.backend == "cpu" else args.backend)
+    backend = backends.get(args.backend)
     card = budget.Card.of(backend) if backend.name == "cuda" else budget.Card(limit or UNKNOWN_CARD)
     if args.precision:
-        card = budget.replace(card, product_dtype={"fp32": "float32", "bf16": "bfloat16"}[args.precision])
+        card = dataclasses.replace(card, product_dtype={"fp32": "float32", "bf16": "bfloat16"}[args.precision])
     rows = budget.plan(config, card)
     total = sum(rows.values())
     _show(rows, total, config)

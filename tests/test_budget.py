@@ -14,8 +14,9 @@ from neurogen_numba.backends.cuda import CudaBackend
 from neurogen_numba.backends.paper import Sheet
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.cli import main
+from neurogen_numba.configure import config_of
 from neurogen_numba.errors import BackendError
-from neurogen_numba.plan import size_of
+from neurogen_numba.plan import parser, size_of
 from neurogen_numba.presets import PRESETS, get_preset
 
 CARD = budget.Card(2**30)
@@ -80,6 +81,17 @@ def test_what_would_fit_fits_and_a_little_more_does_not():
         value = int(changes[flag])
         assert total(config.replace(training={field: value})) <= limit
         assert total(config.replace(training={field: value + 2})) > limit
+
+
+@pytest.mark.parametrize("preset, share", [("shakespeare", 0.97), ("llm", 0.95), ("llm", 0.8)])
+def test_advice_can_be_followed_word_by_word(preset, share):
+    config = get_preset(preset)
+    limit = int(share * total(config))
+    for change in budget.what_would_fit(config, CARD, limit):
+        flag, value = change.rsplit(" ", 1)
+        words = ["--preset", preset, *([flag, value] if flag == "--set" else [])]
+        training = {} if flag == "--set" else {{"--batch-size": "batch", "--seq-length": "segment"}[flag]: int(value)}
+        assert total(config_of(parser().parse_args(words)).replace(training=training)) <= limit
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_allocated():

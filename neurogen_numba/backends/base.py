@@ -136,9 +136,9 @@ class Synapses(ABC):
 class Traffic(ABC):
     """What B sequences send through the synapses of a brain during a segment of at most T tokens, and what is still under way from before.
 
-    `first` and `last` count tokens of the segment. While learning, gradients flow back, chunk by chunk from the last to the first. When
-    `owed` is asked for a chunk of a signal, every current that these tokens have reached by then has been told what it is owed (`owe`):
-    that of the same chunk, unless all delays to it are longer than a chunk. `settle` comes after all of them.
+    `first` and `last` count tokens of the segment. While learning, gradients flow back, chunk by chunk from the last to the first. Before
+    `owed` is asked for a chunk of a signal, `owe` has told this chunk of the currents that hear it sooner than a chunk later, and the next
+    chunk of the others. `settle` comes after all of them.
     """
 
     @abstractmethod
