@@ -7,6 +7,13 @@ degeneration").
 Weights are added as whole numbers, whose sum is the same in any order. What top-k and top-p leave is lined up by token number, and a random
 share of its weight points at the token drawn. A logit that is NaN weighs nothing. Where nothing weighs anything, because the largest logit
 is infinite, the first of the largest is taken.
+
+On a GPU many blocks share a row until few of its tokens are left, and one block has the rest:
+
+    find_largest      of each stretch of a row
+    tally_distances   how many tokens are at which distance from the largest, and what they weigh: a histogram
+    list_probable     the tokens nearer than where top-k or top-p end, if they are few
+    sample            ends the list where it should end, and draws from it; or searches the whole row, if they are many
 """
 
 import math
@@ -25,6 +32,8 @@ UNIT, FARTHEST = np.float32(2.0**30), np.float32(22)  # of weight; nats, from wh
 MOST_TOKENS = 2**17 - 1  # the sum of as many halves of a weight fits in 32 bits
 PER_NAT, BINS, SAMPLERS = (2, 64, 4) if SIMULATED else (32, 1024, 1024)  # bins of a histogram: to a nat, and in all; threads of a block
 PER_NAT, OWN_BINS = np.float32(PER_NAT), np.uint64(BINS // SAMPLERS)
+STRETCHES = 2 if SIMULATED else 32  # of a row, at most
+LISTED = SAMPLERS  # tokens that a list has room for: one for each thread
 NOBODY = np.int32(2**31 - 1)
 _LANES, _NUMBER_BITS = np.uint64(WARP), np.uint64(32)
 _SHARE_BITS, _SHARE_MASK, _SHARES, _TO_SHARE = np.int64(31), np.int64(2**31 - 1), np.float32(2.0**31), np.uint64(33)
@@ -49,9 +58,21 @@ def enough(total, top_p):
 
 
 @register_jitable
+def cuts(top_k, top_p, size):
+    """Whether top-k leaves anything out of so many tokens, and whether top-p does."""
+    return top_k > 0 and np.uint64(top_k) < np.uint64(size), top_p < ONE
+
+
+@register_jitable
 def random_part(key, step, row, rows):
     """A whole number from 0 to 2^31 - 1 for each step (uint64) and row."""
     return np.int64(mix(key, step * np.uint64(rows) + np.uint64(row)) >> _TO_SHARE)
+
+
+@register_jitable
+def distance_of(top, logit, scale):
+    """How far a logit is from the largest, in nats at this temperature: not less than 0, nor -0."""
+    return abs((top - logit) * scale)
 
 
 @register_jitable
@@ -103,10 +124,24 @@ def first_of_largest(x, i, values, places):
 def clear(tally):
     """Empty a histogram, [3, BINS] uint32: of each bin the number of tokens, and the lower and the upper half of their weight."""
     cuda.syncthreads()
-    for i in range(np.uint64(cuda.threadIdx.x), np.uint64(BINS), np.uint64(cuda.blockDim.x)):
+    i = np.uint64(cuda.threadIdx.x)
+    while i < np.uint64(BINS):
         tally[0, i] = 0
         tally[1, i] = 0
         tally[2, i] = 0
+        i += np.uint64(cuda.blockDim.x)
+    cuda.syncthreads()
+
+
+@device
+def take(tally, of_row):
+    """A copy of a row's histogram [3, BINS] in shared memory."""
+    i = np.uint64(cuda.threadIdx.x)
+    while i < np.uint64(BINS):
+        tally[0, i] = of_row[0, i]
+        tally[1, i] = of_row[1, i]
+        tally[2, i] = of_row[2, i]
+        i += np.uint64(cuda.blockDim.x)
     cuda.syncthreads()
 
 
@@ -122,6 +157,17 @@ def put(tally, i, distance, weighs):
 @device
 def weight_in(tally, i):
     return np.int64(tally[1, i]) + (np.int64(tally[2, i]) << _HALF_BITS)
+
+
+@device
+def everything_in(tally, partial):
+    """(number, weight) of all tokens in a histogram."""
+    count, total, i = np.int64(0), np.int64(0), np.uint64(cuda.threadIdx.x)
+    while i < np.uint64(BINS):
+        count += np.int64(tally[0, i])
+        total += weight_in(tally, i)
+        i += np.uint64(cuda.blockDim.x)
+    return block_sum(count, partial), block_sum(total, partial)
 
 
 @device
@@ -155,25 +201,13 @@ def find(found, tally, target, by_weight, partial):
 def last_kept(row, V, top, scale, top_k, top_p, far, near, found, partial):
     """The order of the last token that top-k and top-p leave.
 
-    A histogram of the distances says in which bin it lies, another, of the orders in that bin, in which bin of these, and so on until a bin
-    holds nothing else.
+    The histogram of the distances, `far`, says in which bin it lies, another, of the orders in that bin, in which bin of these, and so on
+    until a bin holds nothing else.
     """
     thread, threads = np.uint64(cuda.threadIdx.x), np.uint64(cuda.blockDim.x)
     last = order_of(FARTHEST, 0)
-    by_count, by_share = top_k > 0 and np.uint64(top_k) < V, top_p < ONE
-    clear(far)
-    j = thread
-    while j < V:
-        distance = (top - row[j]) * scale
-        if distance < FARTHEST:
-            put(far, np.uint32(distance * PER_NAT), distance, by_share)
-        j += threads
-    cuda.syncthreads()
-    count, total = np.int64(0), np.int64(0)
-    for i in range(thread, np.uint64(BINS), threads):
-        count += np.int64(far[0, i])
-        total += weight_in(far, i)
-    count, total = block_sum(count, partial), block_sum(total, partial)
+    by_count, by_share = cuts(top_k, top_p, V)
+    count, total = everything_in(far, partial)
     for by_weight in range(0 if by_count and top_k < count else 1, 2 if by_share and total > 0 else 1):
         target = enough(total, top_p) if by_weight else np.int64(top_k)
         if thread == 0:
@@ -189,7 +223,7 @@ def last_kept(row, V, top, scale, top_k, top_p, far, near, found, partial):
             clear(near)
             j = thread
             while j < V:
-                distance = (top - row[j]) * scale
+                distance = distance_of(top, row[j], scale)
                 order = order_of(distance, j)
                 if first <= order and order <= last:
                     put(near, np.uint32((order - first) >> shift), distance, by_share)
@@ -205,36 +239,33 @@ def last_kept(row, V, top, scale, top_k, top_p, far, near, found, partial):
 
 @device
 def kept_weight(row, j, top, scale, last):
-    distance = (top - row[j]) * scale
+    distance = distance_of(top, row[j], scale)
     return np.int64(weight_of(distance)) if order_of(distance, j) <= last else np.int64(0)
 
 
-@gpu(max_registers=64)  # as many as there are for each of 1,024 threads
-def sample(tokens, logits, temperature, top_k, top_p, key, step, size):
-    """tokens [B] int32: one draw for each row of logits [B, V] float32. The rows of the array may be longer than `size`, which is V.
+@gpu
+def find_largest(tops, places, tally, listed, logits, size):
+    """tops, places [B, S]: the largest logit of each of S stretches of a row, and the first token that has it.
 
-    temperature: 0 takes the most probable token (the first of equals). top_k: only the k most probable, 0 for all. top_p: only the smallest
-    set of most probable tokens that holds this share of what top_k left, always at least one. key (uint64), step [B] uint64: random
-    numbers' key and place; the step is counted on.
-
-    A block has a row. Each warp adds up a stretch of it; then all of them search the stretch that the random number points into.
+    Also empties tally [B, 3, BINS] and lists nobody, listed [B, LISTED + 1]. A block per stretch and row.
     """
-    far = cuda.shared.array((3, BINS), np.uint32)
-    near = cuda.shared.array((3, BINS), np.uint32)
     values = cuda.shared.array(WARPS, np.float32)
-    places = cuda.shared.array(WARPS, np.int32)
-    partial = cuda.shared.array(WARPS, np.int64)
-    weights = cuda.shared.array(WARPS, np.int64)
-    found = cuda.shared.array(5, np.int64)
-    part = cuda.shared.array(1, np.int64)
-    b = cuda.blockIdx.x
-    row, V = logits[b], np.uint64(size)
-    thread, threads = np.uint64(cuda.threadIdx.x), np.uint64(cuda.blockDim.x)
-
-    top, best = NOTHING, NOBODY
-    j = thread
+    numbers = cuda.shared.array(WARPS, np.int32)
+    s, b, row = cuda.blockIdx.x, cuda.blockIdx.y, logits[cuda.blockIdx.y]
+    thread, threads, V = np.uint64(cuda.threadIdx.x), np.uint64(cuda.blockDim.x), np.uint64(size)
+    step = np.uint64(cuda.gridDim.x) * threads
+    own = np.uint64(s) * threads + thread
+    i = own
+    while i < np.uint64(BINS):
+        tally[b, 0, i] = 0
+        tally[b, 1, i] = 0
+        tally[b, 2, i] = 0
+        i += step
+    if own == 0:
+        listed[b, LISTED] = 0
+    top, best, j = NOTHING, NOBODY, own
     while j < V:
-        j1, j2, j3 = j + threads, j + TWICE * threads, j + THRICE * threads
+        j1, j2, j3 = j + step, j + TWICE * step, j + THRICE * step
         x, x1, x2, x3 = read(row, j, V, NOTHING), read(row, j1, V, NOTHING), read(row, j2, V, NOTHING), read(row, j3, V, NOTHING)
         if x > top:
             top, best = x, np.int32(j)
@@ -244,8 +275,144 @@ def sample(tokens, logits, temperature, top_k, top_p, key, step, size):
             top, best = x2, np.int32(j2)
         if x3 > top:
             top, best = x3, np.int32(j3)
-        j += AHEAD * threads
-    top, best = first_of_largest(top, best, values, places)
+        j += AHEAD * step
+    top, best = first_of_largest(top, best, values, numbers)
+    if thread == 0:
+        tops[b, s], places[b, s] = top, best
+
+
+@device
+def largest(tops, places, b, values, numbers):
+    """(largest logit of row b, the first token that has it) from what `find_largest` found."""
+    s, top, best = np.uint64(cuda.threadIdx.x), NOTHING, NOBODY
+    while s < np.uint64(tops.shape[1]):
+        if tops[b, s] > top or (tops[b, s] == top and places[b, s] < best):
+            top, best = tops[b, s], places[b, s]
+        s += np.uint64(cuda.blockDim.x)
+    return first_of_largest(top, best, values, numbers)
+
+
+@gpu
+def tally_distances(tally, tops, places, logits, temperature, top_p, size):
+    """Add the tokens of a row to its histogram of distances, tally [B, 3, BINS] uint32; their weights only where top-p asks. Blocks share
+    a row."""
+    own = cuda.shared.array((3, BINS), np.uint32)
+    values = cuda.shared.array(WARPS, np.float32)
+    numbers = cuda.shared.array(WARPS, np.int32)
+    b, row, V, scale = cuda.blockIdx.y, logits[cuda.blockIdx.y], np.uint64(size), ONE / temperature
+    thread, threads = np.uint64(cuda.threadIdx.x), np.uint64(cuda.blockDim.x)
+    top, _ = largest(tops, places, b, values, numbers)
+    clear(own)
+    j = np.uint64(cuda.blockIdx.x) * threads + thread
+    while j < V:
+        distance = distance_of(top, row[j], scale)
+        if distance < FARTHEST:
+            put(own, np.uint32(distance * PER_NAT), distance, top_p < ONE)
+        j += np.uint64(cuda.gridDim.x) * threads
+    cuda.syncthreads()
+    i = thread
+    while i < np.uint64(BINS):
+        if own[0, i] > 0:
+            cuda.atomic.add(tally, (b, 0, i), own[0, i])
+            if top_p < ONE:
+                cuda.atomic.add(tally, (b, 1, i), own[1, i])
+                cuda.atomic.add(tally, (b, 2, i), own[2, i])
+        i += threads
+
+
+@gpu
+def list_probable(listed, tally, tops, places, logits, temperature, top_k, top_p, size):
+    """listed [B, LISTED + 1] uint64: the orders of a row's tokens down to the bin in which top-k ends (or else top-p), whoever comes first, and
+    behind them their number; 0 where they would be too many. Blocks share a row."""
+    far = cuda.shared.array((3, BINS), np.uint32)
+    values = cuda.shared.array(WARPS, np.float32)
+    numbers = cuda.shared.array(WARPS, np.int32)
+    partial = cuda.shared.array(WARPS, np.int64)
+    found = cuda.shared.array(5, np.int64)
+    b, row, V, scale = cuda.blockIdx.y, logits[cuda.blockIdx.y], np.uint64(size), ONE / temperature
+    thread, threads = np.uint64(cuda.threadIdx.x), np.uint64(cuda.blockDim.x)
+    top, _ = largest(tops, places, b, values, numbers)
+    take(far, tally[b])
+    by_count, by_share = cuts(top_k, top_p, V)
+    count, total = everything_in(far, partial)
+    by_count = by_count and top_k < count
+    last = np.uint32(BINS - 1)
+    if by_count or (by_share and total > 0):
+        if thread == 0:
+            found[1] = 0
+            found[2] = 0
+        find(found, far, np.int64(top_k) if by_count else enough(total, top_p), not by_count, partial)
+        last, count = np.uint32(found[0]), found[1] + found[3]
+    if count > LISTED:
+        return
+    j = np.uint64(cuda.blockIdx.x) * threads + thread
+    while j < V:
+        distance = distance_of(top, row[j], scale)
+        if distance < FARTHEST and np.uint32(distance * PER_NAT) <= last:
+            listed[b, cuda.atomic.add(listed, (b, LISTED), ONCE)] = order_of(distance, j)
+        j += np.uint64(cuda.gridDim.x) * threads
+
+
+@device
+def draw_listed(orders, weights, listed, b, top_k, top_p, part, partial):
+    """The token (int64) of a row's list that the random number points at, in the one thread that has it; -1 in all others.
+
+    orders, weights: shared, [LISTED]. Each thread has a token of the list and counts those that come before it.
+    """
+    thread, count = np.uint64(cuda.threadIdx.x), listed[b, LISTED]
+    own, weight = ~np.uint64(0), np.int64(0)
+    if thread < count:
+        own = listed[b, thread]
+        weight = np.int64(weight_of(np.uint32(own >> _NUMBER_BITS).view(np.float32)))
+    orders[thread], weights[thread] = own, weight
+    cuda.syncthreads()
+    more, heavier, i = np.int64(0), np.int64(0), np.uint64(0)
+    while i < count:
+        if orders[i] < own:
+            more, heavier = more + np.int64(1), heavier + weights[i]
+        i += ONCE
+    weight = weight if top_k == 0 or more < top_k else np.int64(0)
+    if top_p < ONE:
+        total = block_sum(weight, partial)
+        weight = weight if heavier < enough(total, top_p) else np.int64(0)
+    left = share(block_sum(weight, partial), part)
+    weights[thread] = weight
+    cuda.syncthreads()
+    i = np.uint64(0)
+    while i < count:
+        if np.uint32(orders[i]) < np.uint32(own):
+            left -= weights[i]
+        i += ONCE
+    return np.int64(np.uint32(own)) if left >= 0 and left < weight else np.int64(-1)
+
+
+@gpu(max_registers=64)  # as many as there are for each of 1,024 threads
+def sample(tokens, logits, temperature, top_k, top_p, key, step, tops, places, tally, listed, size):
+    """tokens [B] int32: one draw for each row of logits [B, V] float32. The rows of the array may be longer than `size`, which is V.
+
+    temperature: 0 takes the most probable token (the first of equals). top_k: only the k most probable, 0 for all. top_p: only the smallest
+    set of most probable tokens that holds this share of what top_k left, always at least one. key (uint64), step [B] uint64: random
+    numbers' key and place; the step is counted on. tops, places, tally, listed: what the kernels above found; tally and listed only where
+    top_k or top_p leave anything out.
+
+    A block has a row. Where there is no list, each warp adds up a stretch of the row; then all of them search the stretch that the random
+    number points into.
+    """
+    far = cuda.shared.array((3, BINS), np.uint32)
+    near = cuda.shared.array((3, BINS), np.uint32)
+    orders = cuda.shared.array(LISTED, np.uint64)
+    own_weights = cuda.shared.array(LISTED, np.int64)
+    values = cuda.shared.array(WARPS, np.float32)
+    numbers = cuda.shared.array(WARPS, np.int32)
+    partial = cuda.shared.array(WARPS, np.int64)
+    weights = cuda.shared.array(WARPS, np.int64)
+    found = cuda.shared.array(5, np.int64)
+    part = cuda.shared.array(1, np.int64)
+    b = cuda.blockIdx.x
+    row, V = logits[b], np.uint64(size)
+    thread, threads = np.uint64(cuda.threadIdx.x), np.uint64(cuda.blockDim.x)
+
+    top, best = largest(tops, places, b, values, numbers)
     if thread == 0:
         tokens[b] = best if best < NOBODY else 0
         part[0] = random_part(key, step[b], b, logits.shape[0])
@@ -253,9 +420,16 @@ def sample(tokens, logits, temperature, top_k, top_p, key, step, size):
     if temperature == ZERO:
         return
 
-    scale = ONE / temperature
-    last = order_of(FARTHEST, 0)
-    if (top_k > 0 and np.uint64(top_k) < V) or top_p < ONE:
+    cuda.syncthreads()
+    scale, last = ONE / temperature, order_of(FARTHEST, 0)
+    by_count, by_share = cuts(top_k, top_p, V)
+    if by_count or by_share:
+        if listed[b, LISTED] > 0:
+            drawn = draw_listed(orders, own_weights, listed, b, top_k, top_p, part[0], partial)
+            if drawn >= 0:
+                tokens[b] = np.int32(drawn)
+            return
+        take(far, tally[b])
         last = last_kept(row, V, top, scale, top_k, top_p, far, near, found, partial)
 
     warp, warps = thread // _LANES, threads // _LANES
@@ -335,7 +509,7 @@ def sample_cpu(tokens, logits, temperature, top_k, top_p, key, step):
             continue
         scale = ONE / temperature
         for j in range(V):
-            distances[j] = (top - row[j]) * scale
+            distances[j] = distance_of(top, row[j], scale)
             weights[j] = weight_of(distances[j])
         if 0 < top_k < V or top_p < ONE:
             _keep(weights, distances, top_k, top_p)

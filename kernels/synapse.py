@@ -144,7 +144,20 @@ class Field(IntEnum):
     ROW_START = 7  # where the pair's rows begin in row_start
 
 
+class Share(IntEnum):
+    """What a block of `synapse_forward_few` is told of its share, behind what the table says of its pair."""
+
+    NUMBER = len(Field)  # of the share
+    OF = NUMBER + 1  # how many shares the pair's events have
+    PLACE = NUMBER + 2  # neurons of the currents that lie before its own in `arriving`
+    SIZE = NUMBER + 3  # neurons of its current
+    PARTS = NUMBER + 4  # of the current
+    PART_SIZE = NUMBER + 5
+    WIDTH = NUMBER + 6  # threads that walk a row together
+
+
 SOURCES, PLAIN, DELAY, ROWS, START, LISTS, COUNTS, ROW_START = (int(field) for field in Field)
+NUMBER, OF, PLACE, SIZE, PARTS, PART_SIZE, WIDTH = (int(field) for field in Share)
 WALKERS = 8 if SIMULATED else 256  # threads of a block, and rows that they look up at a time
 ENTRIES = WALKERS + 1
 PAIRS = 2 if SIMULATED else 64  # that a block has room for at a time
@@ -277,35 +290,38 @@ def synapse_forward(current, table, first_pair, last_pair, start, first, index, 
 
 
 @gpu(max_registers=REGISTERS)
-def synapse_forward_few(
-    arriving, shares, table, first_pair, last_pair, start, first, index, value, count, row_start, target, weight, width, parts, part_size
-):
-    """The same for a few columns: add to arriving [C, B, N] int32, in global memory, so that many blocks can share a column.
+def synapse_forward_few(arriving, shares, start, first, index, value, count, row_start, target, weight):
+    """The same for a few columns, and for several currents at once: add to arriving, int32, in global memory, so that many blocks can share
+    a column. It holds [C, B, N] for each current, one after the other.
 
-    A block per (sequence, token, share): shares [gridDim.z, 3] int32 says which pair it has, and which of how many shares of it. `width`
-    threads walk a row together; where there are more threads than that takes, several such groups have a part of each row.
+    A block per (sequence, token, share), told by shares [gridDim.z, len(Field) + len(Share)] int64. Where there are more threads than walk
+    the rows of its events, several groups have a slice of each row.
     """
-    b, t, lanes, threads = cuda.blockIdx.x, cuda.blockIdx.y, np.uint32(width), np.uint32(cuda.blockDim.x)
-    pair, share, of = np.int64(shares[cuda.blockIdx.z, 0]), np.uint32(shares[cuda.blockIdx.z, 1]), np.uint32(shares[cuda.blockIdx.z, 2])
-    thread, B = np.uint32(share * threads + np.uint32(cuda.threadIdx.x)), np.uint32(arriving.shape[1])
+    b, t, own, threads = cuda.blockIdx.x, cuda.blockIdx.y, cuda.blockIdx.z, np.uint32(cuda.blockDim.x)
+    B, of, lanes = np.uint32(cuda.gridDim.x), np.uint32(shares[own, OF]), np.uint32(shares[own, WIDTH])
+    thread = np.uint32(np.uint32(shares[own, NUMBER]) * threads + np.uint32(cuda.threadIdx.x))
     group, lane, groups = np.uint32(thread // lanes), np.uint32(thread % lanes), np.uint32(np.uint32(of * threads) // lanes)
-    sources, plain = np.uint32(table[pair, SOURCES]), table[pair, PLAIN] != 0
-    column = column_of(table, pair, start, np.int32(np.int32(first) + t - np.int32(table[pair, DELAY])), b, B)
-    base = np.uint64(table[pair, LISTS]) + column * np.uint64(sources)
-    fired = sources if plain else np.uint32(count[np.uint64(table[pair, COUNTS]) + TWICE * column])
-    slices = max(NEXT, np.uint32(groups // max(NEXT, fired)))  # of a row
-    row_place, e, step = np.uint32(table[pair, ROW_START]), np.uint32(group // slices), np.uint32(lanes * slices)
+    sources, plain, parts = np.uint32(shares[own, SOURCES]), shares[own, PLAIN] != 0, np.uint32(shares[own, PARTS])
+    column = column_of(shares, own, start, np.int32(np.int32(first) + t - np.int32(shares[own, DELAY])), b, B)
+    base = np.uint64(shares[own, LISTS]) + column * np.uint64(sources)
+    fired = sources if plain else np.uint32(count[np.uint64(shares[own, COUNTS]) + TWICE * column])
+    columns, of_current = np.uint64(np.uint32(cuda.gridDim.y) * B), np.uint64(np.uint32(np.uint32(t) * B) + np.uint32(b))
+    place = np.uint64(shares[own, PLACE]) * columns + of_current * np.uint64(shares[own, SIZE])
+    slices = max(NEXT, np.uint32(groups // max(NEXT, fired)))
+    row_place, e, step = np.uint32(shares[own, ROW_START]), np.uint32(group // slices), np.uint32(lanes * slices)
     lane = np.uint32(lane + np.uint32(group % slices) * lanes)
     while e < fired:
         source = e if plain else np.uint32(index[base + np.uint64(e)])
         s = value[base + np.uint64(e)] * CURRENT
-        for part in range(parts):
-            row = np.uint64(np.uint32(row_place + source * np.uint32(parts) + np.uint32(part)))
+        part, of_part = np.uint32(0), place
+        while part < parts:
+            row = np.uint64(np.uint32(row_place + source * parts + part))
             k, last = np.uint32(row_start[row] + lane), row_start[row + ONE_PLACE]
             while k < last:
                 n, w = synapse_at(target, weight, np.uint64(k))
-                cuda.atomic.add(arriving, (t, b, np.uint64(part * part_size) + n), to_int32(w * s))
+                cuda.atomic.add(arriving, of_part + n, to_int32(w * s))
                 k = np.uint32(k + step)
+            part, of_part = np.uint32(part + NEXT), of_part + np.uint64(shares[own, PART_SIZE])
         e = np.uint32(e + np.uint32(groups // slices))
 
 

@@ -105,7 +105,7 @@ class Bench:
         for name, size in brain.current_sizes.items():
             if arcs := [arc for arc in sparse if arc.target == name]:
                 value, gradient = self.backend.zeros((chunk, training.batch, size)), self._noise(chunk, training.batch, size)
-                ways = partial(traffic.receive, name, 0, chunk, value), partial(traffic.owe, name, 0, chunk, gradient)
+                ways = partial(traffic.receive, {name: value}, 0, chunk), partial(traffic.owe, name, 0, chunk, gradient)
                 currents.append(row("current", name, size, arcs, *ways, ("forward",)))
         for name, size in brain.signal_sizes.items():
             if arcs := [arc for arc in sparse if arc.source == name]:

@@ -34,6 +34,7 @@ KERNELS |= {
 
 # kernels/embedding.py, softmax.py, sampling.py, adamw.py, reduce.py
 
+k2_1, k2, w3 = types.uint64[::1], types.uint64[:, ::1], types.uint32[:, :, ::1]
 h2, b2 = types.float16[:, ::1], types.uint16[:, ::1]  # bfloat16 comes as its bits
 
 KERNELS |= {
@@ -41,7 +42,11 @@ KERNELS |= {
     "embedding.embedding_backward": [(f2, f2, i1)],
     "bias.add_bias": [(f2, f1)],
     "softmax.cross_entropy": [(f1, types.uint8[::1], kind, f2, i1, f1, types.int64) for kind in (f2, h2, b2)],
-    "sampling.sample": [(i1, f2, types.float32, types.int64, types.float32, types.uint64, types.uint64[::1], types.int64)],
+    "sampling.find_largest": [(f2, i2, w3, k2, f2, types.int64)],
+    "sampling.tally_distances": [(w3, f2, i2, f2, types.float32, types.float32, types.int64)],
+    "sampling.list_probable": [(k2, w3, f2, i2, f2, types.float32, types.int64, types.float32, types.int64)],
+    "sampling.sample": [(i1, f2, *[types.float32, types.int64, types.float32], types.uint64, k2_1, f2, i2, w3, k2, types.int64)],
+    "gemv.product_of_one": [(f2, b2, k2)],
     "adamw.adamw": [(f1,) * 9],
     "reduce.sum_of_squares": [(types.float64[::1], f1)],
     "reduce.norm": [(f1, types.float64[::1])],
@@ -72,7 +77,7 @@ KINDS = [(index, target) for index in (u16, u32) for target in (u16, u32)]  # ta
 
 KERNELS |= {
     "synapse.synapse_forward": [(f3, *walk(*kinds), size) for kinds in KINDS],
-    "synapse.synapse_forward_few": [(i3, i2, *walk(*kinds), size, size) for kinds in KINDS],
+    "synapse.synapse_forward_few": [(i1, l2, i1, size, index, f1, i1, u32, target, f1) for index, target in KINDS],
     "synapse.take_currents": [(f3, i3)],
     "synapse.pack_synapses": [(u32, u16, f1)],
     "synapse.spread_weights": [(kind, l1, f1) for kind in (f2, b2)],

@@ -211,7 +211,7 @@ def test_synapses_of_the_projections_given():
     traffic = made.traffic({"a.axon": (5, 2)}, {"b.current": 7}, tokens=4, batch=3, chunk=2, learning=True)
     assert isinstance(traffic, Traffic)
     value = np.full((2, 3, 7), np.nan, np.float32)
-    traffic.receive("b.current", 0, 2, value)
+    traffic.receive({"b.current": value}, 0, 2)
     assert not value.any()
     assert traffic.past("a.axon").shape == (2, 3, 5) and not traffic.past("a.axon").any()
 

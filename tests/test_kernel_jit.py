@@ -61,6 +61,8 @@ PHYSICS = {  # argument types of every function that all backends share
     "sampling.weight_of": (NUMBER,),
     "sampling.share": (types.int64, types.int64),
     "sampling.enough": (types.int64, NUMBER),
+    "sampling.distance_of": (NUMBER,) * 3,
+    "sampling.cuts": (types.int64, NUMBER, BITS),
     "sampling.random_part": (BITS, BITS, types.int64, types.int64),
     "sampling.order_of": (NUMBER, BITS),
     "adamw.clipping": (NUMBER, NUMBER),

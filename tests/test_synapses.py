@@ -93,9 +93,9 @@ def forward(wired, traffic, sent, **dropout):
     found = {name: np.full((T, B, size), np.nan, np.float32) for name, size in CURRENTS.items()}
     for first, last in chunks():
         send(wired, traffic, sent, first, last, **dropout)
-        for name in CURRENTS:
-            value = wired.backend.asarray(found[name][first:last])
-            traffic.receive(name, first, last, value)
+        values = {name: wired.backend.asarray(found[name][first:last]) for name in CURRENTS}
+        traffic.receive(values, first, last)
+        for name, value in values.items():
             found[name][first:last] = wired.backend.to_numpy(value)
     return found
 
@@ -242,7 +242,7 @@ def test_dropped_axons_are_silent_and_the_others_louder(backend):
 def test_a_current_that_nobody_brings_is_zero(backend):
     made = wired(backend)
     value = backend.asarray(np.full((C, B, 9), np.nan, np.float32))
-    made.traffic(learning=False).receive("unheard.current", 0, C, value)
+    made.traffic(learning=False).receive({"unheard.current": value}, 0, C)
     assert not backend.to_numpy(value).any()
 
 

@@ -154,8 +154,8 @@ class Traffic(ABC):
         """Plain values x [C, B, M] are sent."""
 
     @abstractmethod
-    def receive(self, current, first, last, value):
-        """Overwrite value [C, B, N] with what arrives."""
+    def receive(self, values, first, last):
+        """Overwrite values[current] [C, B, N] with what arrives there, of some currents."""
 
     @abstractmethod
     def owe(self, current, first, last, gradient):

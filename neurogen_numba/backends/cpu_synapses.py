@@ -69,15 +69,16 @@ class CpuTraffic(Traffic):
     def send_values(self, signal, first, last, x):
         events.list_values_cpu(*self._rows(signal, first, last), x)
 
-    def receive(self, current, first, last, value):
-        value[...] = 0
-        arriving = self._empty(last - first, value.shape[2])
-        for p in self.synapses.projections:
-            if p.arc.target == current:
-                index, carried, fired, _ = self.lists[p.arc.source]
-                first_row = self.history[p.arc.source] + first
-                synapse.synapse_forward_cpu(arriving, index, carried, fired, first_row, *self.synapses.wiring[p.arc.name])
-        lanes.add_from_lanes_cpu(value, arriving)
+    def receive(self, values, first, last):
+        for current, value in values.items():
+            value[...] = 0
+            arriving = self._empty(last - first, value.shape[2])
+            for p in self.synapses.projections:
+                if p.arc.target == current:
+                    index, carried, fired, _ = self.lists[p.arc.source]
+                    first_row = self.history[p.arc.source] + first
+                    synapse.synapse_forward_cpu(arriving, index, carried, fired, first_row, *self.synapses.wiring[p.arc.name])
+            lanes.add_from_lanes_cpu(value, arriving)
 
     def owe(self, current, first, last, gradient):
         lanes.to_lanes_cpu(self.d_current[current][first:last], gradient)

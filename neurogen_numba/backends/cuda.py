@@ -17,6 +17,7 @@ from ..kernels import (
     embedding,
     forget,
     gate,
+    gemv,
     half,
     memory,
     neuron,
@@ -169,8 +170,21 @@ class CudaBackend(Backend):
     def product(self, out, a, b, add=False, scale=1.0):
         if SIMULATED:
             out[...] = (out if add else 0) + np.float32(scale) * (a @ b)
+        elif not add and scale == 1 and self._is_read_once(a, b):
+            self.product_of_one(out, a, b.T)
         else:
             self._cublas.product(self._current, out, a, b, add, scale)
+
+    @staticmethod
+    def _is_read_once(a, b):
+        """Whether a product is one row with a matrix that lies as kernels/gemv.py wants it."""
+        return len(a) == 1 and str(b.dtype) == "bfloat16" and b.T.flags.c_contiguous and len(b) % gemv.QUAD == 0
+
+    def product_of_one(self, out, x, weight):
+        """out [1, V] = x [1, K] @ weight.T, whose rows [V, K] are contiguous, bfloat16 (kernels/gemv.py)."""
+        grid = min(4 * self.multiprocessors, blocks(len(weight), gemv.WARPS))
+        words = self.bits(weight).view("uint64")
+        self.launch(gemv.product_of_one, grid, THREADS, out, self.bits(x), words, shared=4 * weight.shape[1])
 
     def stream_of(self, lane):
         """The stream of a lane: the same one each time."""
@@ -377,8 +391,19 @@ class CudaBackend(Backend):
         size = logits.shape[1]
         if size > sampling.MOST_TOKENS:
             raise BackendError(f"sampling on a GPU: a vocabulary of at most {sampling.MOST_TOKENS:,} tokens, not {size:,}")
-        how = np.float32(temperature), top_k, np.float32(top_p), np.uint64(key), step, size
-        self.launch(sampling.sample, len(tokens), sampling.SAMPLERS, tokens, self._whole_rows(logits), *how)
+        rows, whole = len(tokens), self._whole_rows(logits)
+        stretches = min(sampling.STRETCHES, blocks(8 * sampling.STRETCHES, rows), blocks(size, sampling.SAMPLERS))
+        grid, temperature, top_p = (stretches, rows), np.float32(temperature), np.float32(top_p)
+        tops, places = self._scratch("tops", grid[::-1]), self._scratch("places", grid[::-1], "int32")
+        tally = self._scratch("tally", (rows, 3, sampling.BINS), "uint32")
+        listed = self._scratch("listed", (rows, sampling.LISTED + 1), "uint64")
+        self.launch(sampling.find_largest, grid, sampling.SAMPLERS, tops, places, tally, listed, whole, size)
+        if temperature > 0 and any(sampling.cuts(top_k, top_p, size)):
+            found = tally, tops, places, whole, temperature
+            self.launch(sampling.tally_distances, grid, sampling.SAMPLERS, *found, top_p, size)
+            self.launch(sampling.list_probable, grid, sampling.SAMPLERS, listed, *found, top_k, top_p, size)
+        how = temperature, top_k, top_p, np.uint64(key), step
+        self.launch(sampling.sample, rows, sampling.SAMPLERS, tokens, whole, *how, tops, places, tally, listed, size)
 
     # kernels/stimulus.py
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import CheckpointError
 from ..kernels import events, fixed, synapse, tiles
 from ..kernels.launch import SIMULATED, THREADS, WARP, blocks
-from ..kernels.synapse import WALKERS, Field
+from ..kernels.synapse import WALKERS, Field, Share
 from ..kernels.tiles import TILERS, WORDS, Stretch
 from .base import Synapses, Traffic
 
@@ -270,41 +270,52 @@ class CudaTraffic(Traffic):
         lists = (self.start, first, self.index, self.value, self.count)
         return table, *pairs, *lists, synapses.row_start, synapses.target, synapses.weight, width_of(count / rows)
 
-    def receive(self, current, first, last, value):
-        tokens, batch, size = value.shape
-        parts, part_size = self.synapses.parts(size)
-        walk = self._walk(current, first, last)
-        if tokens * batch >= FEW:
-            self.backend.launch(synapse.synapse_forward, (batch, tokens, parts), WALKERS, value, *walk, part_size, shared=4 * part_size)
+    def receive(self, values, first, last):
+        tokens = last - first
+        if tokens * self.batch >= FEW:
+            for current, value in values.items():
+                parts, part_size = self.synapses.parts(value.shape[2])
+                grid, walk = (self.batch, tokens, parts), self._walk(current, first, last)
+                self.backend.launch(synapse.synapse_forward, grid, WALKERS, value, *walk, part_size, shared=4 * part_size)
         else:
-            self._receive_few(current, value, walk, parts, part_size)
+            self._receive_few(values, first, last)
         if self._by_matrix(tokens):
-            for matrix in self._matrices_into.get(current, ()):
-                self.backend.product(value.reshape(-1, size), self._factor(matrix.arc.source, first, last), matrix.weight, add=True)
+            for current, value in values.items():
+                for matrix in self._matrices_into.get(current, ()):
+                    factor = self._factor(matrix.arc.source, first, last)
+                    self.backend.product(value.reshape(-1, value.shape[2]), factor, matrix.weight, add=True)
 
-    def _shares_of(self, current, first_pair, last_pair):
-        """Who walks what where there are few columns: [blocks, 3] int32, of each block its pair, its share and of how many."""
-        if (current, last_pair) not in self._shares:
-            rows = []
-            for pair in range(first_pair, last_pair):
-                passed, plain = self._passed[pair]
-                of = blocks(int(passed * (1 if plain else EVENTS)), PASSED)
-                rows += [(pair, share, of) for share in range(of)]
-            self._shares[current, last_pair] = self.backend.asarray(rows, "int32")
-        return self._shares[current, last_pair]
+    def _shares_of(self, values, by_matrix):
+        """Who walks what where there are few columns: the table of shares of some currents (kernels/synapse.py); None if nobody does."""
+        key = *values, by_matrix
+        if key not in self._shares:
+            table, rows, place = self._tables(), [], 0
+            for current, value in values.items():
+                size, (first, walked, end, synapses, of_rows) = value.shape[2], self._pairs.get(current, (0, 0, 0, 1, 1))
+                own = (place, size, *self.synapses.parts(size), width_of(synapses / of_rows))
+                for pair in range(first, walked if by_matrix else end):
+                    passed, plain = self._passed[pair]
+                    of = blocks(int(passed * (1 if plain else EVENTS)), PASSED)
+                    rows += [(pair, share, of, *own) for share in range(of)]
+                place += size
+            rows = np.array(rows, np.int64).reshape(-1, 1 + len(Share))
+            shares = np.concatenate([self.backend.to_numpy(table)[rows[:, 0]], rows[:, 1:]], axis=1)
+            self._shares[key] = self.backend.asarray(shares) if len(shares) else None
+        return self._shares[key]
 
-    def _receive_few(self, current, value, walk, parts, part_size):
-        tokens, batch, size = value.shape
-        if (current, tokens) not in self._arriving:
-            self._arriving[current, tokens] = self.backend.zeros(value.shape, "int32")
-        arriving = self._arriving[current, tokens]
-        _, first_pair, last_pair, *_ = walk
-        if last_pair > first_pair:
-            shares = self._shares_of(current, first_pair, last_pair)
-            self.backend.launch(
-                synapse.synapse_forward_few, (batch, tokens, len(shares)), WALKERS, arriving, shares, *walk, parts, part_size
-            )
-        self.backend.launch(synapse.take_currents, (blocks(size), batch, tokens), THREADS, value, arriving)
+    def _receive_few(self, values, first, last):
+        tokens, sizes, synapses = last - first, [value.shape[2] for value in values.values()], self.synapses
+        key = *values, tokens
+        if key not in self._arriving:
+            self._arriving[key] = self.backend.zeros(tokens * self.batch * sum(sizes), "int32")
+        arriving, shares = self._arriving[key], self._shares_of(values, self._by_matrix(tokens))
+        if shares is not None:
+            lists = self.start, first, self.index, self.value, self.count
+            walk = shares, *lists, synapses.row_start, synapses.target, synapses.weight
+            self.backend.launch(synapse.synapse_forward_few, (self.batch, tokens, len(shares)), WALKERS, arriving, *walk)
+        for value, size in zip(values.values(), sizes, strict=True):
+            own, arriving = arriving[: value.size].reshape(value.shape), arriving[value.size :]
+            self.backend.launch(synapse.take_currents, (blocks(size), self.batch, tokens), THREADS, value, own)
 
     def turn_back(self, length):
         self.length = length

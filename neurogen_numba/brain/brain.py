@@ -134,11 +134,10 @@ class Brain:
         for chunk, (first, last) in enumerate(self._chunks(act.length)):
             for component in self.components:
                 with lanes.on(component.lane, [marks.get((name, chunk - late)) for name, late in self._heard[component]]):
-                    for name in component.inputs:
-                        act.traffic.receive(name, first, last, act.currents[name].value[first:last])
-                        for projection in self.dense:
-                            if projection.arc.target == name:
-                                projection.forward(act, first, last)
+                    act.traffic.receive({name: act.currents[name].value[first:last] for name in component.inputs}, first, last)
+                    for projection in self.dense:
+                        if projection.arc.target in component.inputs:
+                            projection.forward(act, first, last)
                     component.forward(act, first, last)
                 mark = lanes.mark(component.lane)
                 marks |= {(name, chunk): mark for name in component.outputs}
