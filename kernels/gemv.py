@@ -1,7 +1,8 @@
 """The product of one row with a matrix, for a token of a single sequence: out [1, V] = x [1, K] @ weight [V, K].T.
 
 Every number of the matrix is used once, so its time is that of reading the matrix. cuBLAS, made for many rows, reads at 86 % of the rate
-of a copy (docs/performance.md); here a warp has a row of the matrix at a time and four times eight bytes for each lane on their way.
+of a copy (docs/performance.md); here a warp has a row of the matrix at a time and four times eight bytes for each lane on their way, and
+they push nothing out of the cache that the next token needs.
 """
 
 import numba
@@ -11,7 +12,7 @@ from numba import cuda
 from . import half
 from .jit import ZERO
 from .launch import THREADS, WARP, device, gpu, lanes_sum
-from .stream import AHEAD, THRICE, TWICE
+from .stream import AHEAD, THRICE, TWICE, read_once
 
 QUAD = 4  # neighbouring numbers of a row
 QUADS = np.dtype(np.uint64)  # four bfloat16, read as one number
@@ -45,14 +46,15 @@ def product_of_one(out, x, weight):
     cuda.syncthreads()
     row = np.uint64(cuda.blockIdx.x) * _WARPS + warp
     while row < np.uint64(weight.shape[0]):
-        of_row, total, q = weight[row], ZERO, lane
+        total, q = ZERO, lane
         while q + THRICE * _LANES < quads:
-            a, b, c, d = of_row[q], of_row[q + _LANES], of_row[q + TWICE * _LANES], of_row[q + THRICE * _LANES]
+            a, b = read_once(weight, row, q), read_once(weight, row, q + _LANES)
+            c, d = read_once(weight, row, q + TWICE * _LANES), read_once(weight, row, q + THRICE * _LANES)
             total += four_times(a, held, q, quads) + four_times(b, held, q + _LANES, quads)
             total += four_times(c, held, q + TWICE * _LANES, quads) + four_times(d, held, q + THRICE * _LANES, quads)
             q += AHEAD * _LANES
         while q < quads:
-            total += four_times(of_row[q], held, q, quads)
+            total += four_times(read_once(weight, row, q), held, q, quads)
             q += _LANES
         total = lanes_sum(total, WARP)
         if lane == 0:

@@ -9,6 +9,7 @@ Sums are made in a fixed order, or of whole numbers (fixed.py), whose sum is the
 
 from functools import partial
 
+import numpy as np
 from numba import config, cuda
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
@@ -16,6 +17,7 @@ WARP = 1 if SIMULATED else 32
 THREADS = 256  # of a block, where a kernel does not ask for another number
 SHARED = 48 * 2**10  # bytes of shared memory that a block may have unasked
 EVERYONE = 0xFFFFFFFF
+_WARP = np.uint64(WARP)
 _allowed = {}  # kernel, for the types of its arguments and on a device -> bytes of shared memory that it may have
 
 
@@ -108,12 +110,18 @@ def lanes_sum(x, width):
 @device
 def block_sum(x, partial):
     """Sum of x over the threads of a block, the same in each of them. partial: shared, an entry for each warp. Every thread takes part."""
-    x = lanes_sum(x, WARP)
+    return warps_sum(lanes_sum(x, WARP), partial, np.uint64(cuda.blockDim.x) // _WARP)
+
+
+@device
+def warps_sum(x, partial, warps):
+    """Sum of what the first `warps` warps of a block have in x, the same in each of their lanes. partial: as in `block_sum`."""
+    warp, lane, total = np.uint64(cuda.threadIdx.x) // _WARP, np.uint64(cuda.threadIdx.x) % _WARP, x - x
     cuda.syncthreads()  # whoever still reads the last sum
-    if cuda.threadIdx.x % WARP == 0:
-        partial[cuda.threadIdx.x // WARP] = x
+    if lane == 0:
+        partial[warp] = x
     cuda.syncthreads()
-    total = partial[0]
-    for warp in range(1, (cuda.blockDim.x + WARP - 1) // WARP):
-        total += partial[warp]
-    return total
+    while lane < warps:
+        total += partial[lane]
+        lane += _WARP
+    return lanes_sum(total, WARP)

@@ -23,7 +23,7 @@ from numba import cuda
 from numba.extending import register_jitable
 
 from .jit import HALF, ONE, ZERO, cpu_serial
-from .launch import SIMULATED, WARP, block_sum, device, gpu, lanes_sum, shuffle_up, shuffle_xor
+from .launch import SIMULATED, WARP, block_sum, device, from_lane, gpu, lanes_sum, shuffle_up, shuffle_xor, warps_sum
 from .rng import mix
 from .softmax import NOTHING, WARPS
 from .stream import AHEAD, ONCE, THRICE, TWICE, read
@@ -91,33 +91,30 @@ def running_sum(x, partial):
         if lane >= np.uint64(distance):
             x += before
         distance <<= 1
-    cuda.syncthreads()  # whoever still reads the last one
-    if lane + ONCE == _LANES:
-        partial[warp] = x
-    cuda.syncthreads()
-    for earlier in range(warp):
-        x += partial[earlier]
-    return x
+    return x + warps_sum(from_lane(x, WARP - 1), partial, warp)
 
 
 @device
-def first_of_largest(x, i, values, places):
-    """(largest x of the threads of a block, lowest i that goes with it). values, places: shared, an entry for each warp."""
+def first_of_lanes(x, i):
+    """(largest x of the lanes of a warp, lowest i that goes with it). The whole warp takes part."""
     distance = WARP >> 1
     while distance > 0:
         other, place = shuffle_xor(x, distance), shuffle_xor(i, distance)
         if other > x or (other == x and place < i):
             x, i = other, place
         distance >>= 1
-    lane, warp = np.uint64(cuda.threadIdx.x) % _LANES, np.uint64(cuda.threadIdx.x) // _LANES
-    if lane == 0:
-        values[warp] = x
-        places[warp] = i
-    cuda.syncthreads()
-    for w in range(np.uint64(cuda.blockDim.x) // _LANES):
-        if values[w] > x or (values[w] == x and places[w] < i):
-            x, i = values[w], places[w]
     return x, i
+
+
+@device
+def first_of(values, places, count):
+    """(largest of so many values, lowest of the places that go with it), for every lane of a warp that takes part."""
+    n, x, i = np.uint64(cuda.threadIdx.x) % _LANES, NOTHING, NOBODY
+    while n < count:
+        if values[n] > x or (values[n] == x and places[n] < i):
+            x, i = values[n], places[n]
+        n += _LANES
+    return first_of_lanes(x, i)
 
 
 @device
@@ -247,7 +244,7 @@ def kept_weight(row, j, top, scale, last):
 def find_largest(tops, places, tally, listed, logits, size):
     """tops, places [B, S]: the largest logit of each of S stretches of a row, and the first token that has it.
 
-    Also empties tally [B, 3, BINS] and lists nobody, listed [B, LISTED + 1]. A block per stretch and row.
+    Also empties tally [B, 3, BINS] and lists nobody, listed [B, LISTED + 2]. A block per stretch and row.
     """
     values = cuda.shared.array(WARPS, np.float32)
     numbers = cuda.shared.array(WARPS, np.int32)
@@ -263,6 +260,7 @@ def find_largest(tops, places, tally, listed, logits, size):
         i += step
     if own == 0:
         listed[b, LISTED] = 0
+        listed[b, LISTED + 1] = 0
     top, best, j = NOTHING, NOBODY, own
     while j < V:
         j1, j2, j3 = j + step, j + TWICE * step, j + THRICE * step
@@ -276,20 +274,14 @@ def find_largest(tops, places, tally, listed, logits, size):
         if x3 > top:
             top, best = x3, np.int32(j3)
         j += AHEAD * step
-    top, best = first_of_largest(top, best, values, numbers)
+    top, best = first_of_lanes(top, best)
+    if thread % _LANES == 0:
+        values[thread // _LANES] = top
+        numbers[thread // _LANES] = best
+    cuda.syncthreads()
+    top, best = first_of(values, numbers, threads // _LANES)
     if thread == 0:
         tops[b, s], places[b, s] = top, best
-
-
-@device
-def largest(tops, places, b, values, numbers):
-    """(largest logit of row b, the first token that has it) from what `find_largest` found."""
-    s, top, best = np.uint64(cuda.threadIdx.x), NOTHING, NOBODY
-    while s < np.uint64(tops.shape[1]):
-        if tops[b, s] > top or (tops[b, s] == top and places[b, s] < best):
-            top, best = tops[b, s], places[b, s]
-        s += np.uint64(cuda.blockDim.x)
-    return first_of_largest(top, best, values, numbers)
 
 
 @gpu
@@ -297,11 +289,9 @@ def tally_distances(tally, tops, places, logits, temperature, top_p, size):
     """Add the tokens of a row to its histogram of distances, tally [B, 3, BINS] uint32; their weights only where top-p asks. Blocks share
     a row."""
     own = cuda.shared.array((3, BINS), np.uint32)
-    values = cuda.shared.array(WARPS, np.float32)
-    numbers = cuda.shared.array(WARPS, np.int32)
     b, row, V, scale = cuda.blockIdx.y, logits[cuda.blockIdx.y], np.uint64(size), ONE / temperature
     thread, threads = np.uint64(cuda.threadIdx.x), np.uint64(cuda.blockDim.x)
-    top, _ = largest(tops, places, b, values, numbers)
+    top, _ = first_of(tops[b], places[b], np.uint64(tops.shape[1]))
     clear(own)
     j = np.uint64(cuda.blockIdx.x) * threads + thread
     while j < V:
@@ -322,16 +312,16 @@ def tally_distances(tally, tops, places, logits, temperature, top_p, size):
 
 @gpu
 def list_probable(listed, tally, tops, places, logits, temperature, top_k, top_p, size):
-    """listed [B, LISTED + 1] uint64: the orders of a row's tokens down to the bin in which top-k ends (or else top-p), whoever comes first, and
-    behind them their number; 0 where they would be too many. Blocks share a row."""
+    """listed [B, LISTED + 2] uint64: the orders of a row's tokens down to the bin in which top-k ends (or else top-p), whoever comes first.
+
+    Behind them their number, 0 where they would be too many; and, where top-k leaves nothing out, the weight of all tokens, of which top-p
+    then takes its share, else 0. Blocks share a row."""
     far = cuda.shared.array((3, BINS), np.uint32)
-    values = cuda.shared.array(WARPS, np.float32)
-    numbers = cuda.shared.array(WARPS, np.int32)
     partial = cuda.shared.array(WARPS, np.int64)
     found = cuda.shared.array(5, np.int64)
     b, row, V, scale = cuda.blockIdx.y, logits[cuda.blockIdx.y], np.uint64(size), ONE / temperature
     thread, threads = np.uint64(cuda.threadIdx.x), np.uint64(cuda.blockDim.x)
-    top, _ = largest(tops, places, b, values, numbers)
+    top, _ = first_of(tops[b], places[b], np.uint64(tops.shape[1]))
     take(far, tally[b])
     by_count, by_share = cuts(top_k, top_p, V)
     count, total = everything_in(far, partial)
@@ -346,6 +336,8 @@ def list_probable(listed, tally, tops, places, logits, temperature, top_k, top_p
     if count > LISTED:
         return
     j = np.uint64(cuda.blockIdx.x) * threads + thread
+    if j == 0 and not by_count:
+        listed[b, LISTED + 1] = total
     while j < V:
         distance = distance_of(top, row[j], scale)
         if distance < FARTHEST and np.uint32(distance * PER_NAT) <= last:
@@ -373,7 +365,7 @@ def draw_listed(orders, weights, listed, b, top_k, top_p, part, partial):
         i += ONCE
     weight = weight if top_k == 0 or more < top_k else np.int64(0)
     if top_p < ONE:
-        total = block_sum(weight, partial)
+        total = max(block_sum(weight, partial), np.int64(listed[b, LISTED + 1]))
         weight = weight if heavier < enough(total, top_p) else np.int64(0)
     left = share(block_sum(weight, partial), part)
     weights[thread] = weight
@@ -402,8 +394,6 @@ def sample(tokens, logits, temperature, top_k, top_p, key, step, tops, places, t
     near = cuda.shared.array((3, BINS), np.uint32)
     orders = cuda.shared.array(LISTED, np.uint64)
     own_weights = cuda.shared.array(LISTED, np.int64)
-    values = cuda.shared.array(WARPS, np.float32)
-    numbers = cuda.shared.array(WARPS, np.int32)
     partial = cuda.shared.array(WARPS, np.int64)
     weights = cuda.shared.array(WARPS, np.int64)
     found = cuda.shared.array(5, np.int64)
@@ -412,7 +402,7 @@ def sample(tokens, logits, temperature, top_k, top_p, key, step, tops, places, t
     row, V = logits[b], np.uint64(size)
     thread, threads = np.uint64(cuda.threadIdx.x), np.uint64(cuda.blockDim.x)
 
-    top, best = largest(tops, places, b, values, numbers)
+    top, best = first_of(tops[b], places[b], np.uint64(tops.shape[1]))
     if thread == 0:
         tokens[b] = best if best < NOBODY else 0
         part[0] = random_part(key, step[b], b, logits.shape[0])

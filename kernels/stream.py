@@ -6,7 +6,10 @@ counts from the end, and its ranges count on beside the index.
 
 import numpy as np
 
-from .launch import device
+from .launch import SIMULATED, device
+
+if not SIMULATED:
+    from numba.cuda.cache_hints import ldcs
 
 ONCE, TWICE, THRICE, AHEAD = (np.uint64(n) for n in (1, 2, 3, 4))
 
@@ -15,3 +18,16 @@ ONCE, TWICE, THRICE, AHEAD = (np.uint64(n) for n in (1, 2, 3, 4))
 def read(x, i, end, otherwise):
     """x[i], or `otherwise` where i is not below the end."""
     return x[i] if i < end else otherwise
+
+
+if SIMULATED:
+
+    def read_once(x, i, j):
+        return x[i, j]
+
+else:
+
+    @device
+    def read_once(x, i, j):
+        """x[i, j], which nobody will want again soon: it is the first to leave the cache, and what is there stays."""
+        return ldcs(x, (i, j))

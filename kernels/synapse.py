@@ -317,10 +317,15 @@ def synapse_forward_few(arriving, shares, start, first, index, value, count, row
         while part < parts:
             row = np.uint64(np.uint32(row_place + source * parts + part))
             k, last = np.uint32(row_start[row] + lane), row_start[row + ONE_PLACE]
-            while k < last:
+            while k < last:  # two synapses at a time, so that more loads are on their way
                 n, w = synapse_at(target, weight, np.uint64(k))
+                n2, w2, other = np.uint64(0), ZERO, np.uint32(k + step)
+                if other < last:
+                    n2, w2 = synapse_at(target, weight, np.uint64(other))
                 cuda.atomic.add(arriving, of_part + n, to_int32(w * s))
-                k = np.uint32(k + step)
+                if other < last:
+                    cuda.atomic.add(arriving, of_part + n2, to_int32(w2 * s))
+                k = np.uint32(other + step)
             part, of_part = np.uint32(part + NEXT), of_part + np.uint64(shares[own, PART_SIZE])
         e = np.uint32(e + np.uint32(groups // slices))
 

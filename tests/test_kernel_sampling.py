@@ -103,6 +103,12 @@ def test_a_share_that_is_met_exactly_is_enough(op):
     assert set(drawn) == {0, 1}
 
 
+@pytest.mark.parametrize("top_k, top_p", [(0, 0.65), (0, 0.75), (30, 0.65), (2, 0.65), (2, 0.75)])
+def test_top_p_is_a_share_of_all_that_top_k_leaves(op, top_k, top_p):
+    """Two heavy tokens and many light ones: the heavy ones alone are another whole."""
+    check(op, np.tile(np.log([0.01] * 15 + [0.5] + [0.01] * 7 + [0.2] + [0.01] * 8), (16, 1)), top_k=top_k, top_p=single(top_p))
+
+
 @pytest.mark.parametrize("top_k, top_p", [(1, 1), (2, 1), (37, 1), (250, 1), (0, 0.9), (0, 0.9935), (0, 0.995), (0, 0.999), (200, 0.995)])
 def test_what_is_left_ends_where_it_should(op, top_k, top_p):
     """Logits fall, most of the weight is in the first, and the number drawn points at the end of what is left: at the last token there."""

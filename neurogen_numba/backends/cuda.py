@@ -396,7 +396,7 @@ class CudaBackend(Backend):
         grid, temperature, top_p = (stretches, rows), np.float32(temperature), np.float32(top_p)
         tops, places = self._scratch("tops", grid[::-1]), self._scratch("places", grid[::-1], "int32")
         tally = self._scratch("tally", (rows, 3, sampling.BINS), "uint32")
-        listed = self._scratch("listed", (rows, sampling.LISTED + 1), "uint64")
+        listed = self._scratch("listed", (rows, sampling.LISTED + 2), "uint64")
         self.launch(sampling.find_largest, grid, sampling.SAMPLERS, tops, places, tally, listed, whole, size)
         if temperature > 0 and any(sampling.cuts(top_k, top_p, size)):
             found = tally, tops, places, whole, temperature
