@@ -1,7 +1,7 @@
 """The product of one row with a matrix, for a token of a single sequence: out [1, V] = x [1, K] @ weight [V, K].T.
 
 Every number of the matrix is used once, so its time is that of reading the matrix. cuBLAS, made for many rows, reads at 86 % of the rate
-of a copy (docs/performance.md); here a warp has a row of the matrix at a time and four times eight bytes for each lane on their way, and
+of a copy (docs/performance.md); here the rows are read by warps, four times eight bytes on their way for each lane, and
 they push nothing out of the cache that the next token needs.
 """
 
@@ -12,51 +12,60 @@ from numba import cuda
 from . import half
 from .jit import ZERO
 from .launch import THREADS, WARP, device, gpu, lanes_sum
-from .stream import AHEAD, THRICE, TWICE, read_once
+from .stream import read_once
 
 QUAD = 4  # neighbouring numbers of a row
-QUADS = np.dtype(np.uint64)  # four bfloat16, read as one number
 WARPS = THREADS // WARP if WARP > 1 else 2  # of a block
-_LANES, _WARPS, _QUAD = np.uint64(WARP), np.uint64(WARPS), np.uint64(QUAD)
-_LOWER, _HALF_WORD, _WORD, _UPPER = np.uint64(0xFFFF), np.uint64(16), np.uint64(32), np.uint64(48)
+_LANES, _TWICE, _WARPS, _QUAD = np.uint32(WARP), np.uint32(2 * WARP), np.uint32(WARPS), np.uint64(QUAD)
+_SECOND, _THIRD, _WORD = np.uint32(2), np.uint32(3), np.uint64(32)
+_UPPER, _HALF_WORD = np.uint32(0xFFFF0000), np.uint32(16)
 
 
 @device
-def four_times(quad, x, q, quads):
-    """The sum of four bfloat16 of a row times their x. x: shared, the first of all fours, then the second of all, and so on."""
-    first, second = half.from_bfloat16(quad & _LOWER), half.from_bfloat16((quad >> _HALF_WORD) & _LOWER)
-    third, fourth = half.from_bfloat16((quad >> _WORD) & _LOWER), half.from_bfloat16(quad >> _UPPER)
-    return (first * x[q] + second * x[q + quads]) + (third * x[q + TWICE * quads] + fourth * x[q + THRICE * quads])
+def four_times(quad, x, x1, x2, x3):
+    """The sum of four bfloat16, the first in the lowest bits of a uint64, each times a number."""
+    low, high = np.uint32(quad), np.uint32(quad >> _WORD)
+    first, second = np.uint32(low << _HALF_WORD).view(np.float32), np.uint32(low & _UPPER).view(np.float32)
+    third, fourth = np.uint32(high << _HALF_WORD).view(np.float32), np.uint32(high & _UPPER).view(np.float32)
+    return (first * x + second * x1) + (third * x2 + fourth * x3)
 
 
 @gpu
 def product_of_one(out, x, weight):
     """out [1, V or more] float32 = x [1, K] (bfloat16 as bits) @ the transposed weight [V, K / 4], four bfloat16 in each uint64.
 
-    A warp per row of the weight, in turns; 4 K bytes of dynamic shared memory hold x.
+    A warp has two rows of the weight at a time, so that each number of x serves both; 4 K bytes of dynamic shared memory hold x: the first
+    of all fours, then the second of all, and so on.
     """
     held = cuda.shared.array(0, numba.float32)
-    thread, warp = np.uint64(cuda.threadIdx.x), np.uint64(cuda.threadIdx.x) // _LANES
-    quads, lane = np.uint64(weight.shape[1]), np.uint64(cuda.threadIdx.x) % _LANES
+    thread, quads, rows = np.uint32(cuda.threadIdx.x), np.uint32(weight.shape[1]), np.uint32(weight.shape[0])
+    lane, warps = np.uint32(thread % _LANES), np.uint32(np.uint32(cuda.gridDim.x) * _WARPS)
+    row = np.uint32(np.uint32(cuda.blockIdx.x) * _WARPS + np.uint32(thread // _LANES))
     i = thread
     while i < quads:
         for j in range(QUAD):
-            held[np.uint64(j) * quads + i] = half.load(x, 0, _QUAD * i + np.uint64(j))
-        i += np.uint64(cuda.blockDim.x)
+            held[np.uint64(np.uint32(np.uint32(j) * quads + i))] = half.load(x, 0, _QUAD * np.uint64(i) + np.uint64(j))
+        i = np.uint32(i + np.uint32(cuda.blockDim.x))
     cuda.syncthreads()
-    row = np.uint64(cuda.blockIdx.x) * _WARPS + warp
-    while row < np.uint64(weight.shape[0]):
-        total, q = ZERO, lane
-        while q + THRICE * _LANES < quads:
-            a, b = read_once(weight, row, q), read_once(weight, row, q + _LANES)
-            c, d = read_once(weight, row, q + TWICE * _LANES), read_once(weight, row, q + THRICE * _LANES)
-            total += four_times(a, held, q, quads) + four_times(b, held, q + _LANES, quads)
-            total += four_times(c, held, q + TWICE * _LANES, quads) + four_times(d, held, q + THRICE * _LANES, quads)
-            q += AHEAD * _LANES
+    while row < rows:
+        other = min(np.uint32(row + warps), np.uint32(rows - np.uint32(1)))
+        one, two = weight[np.uint64(row)], weight[np.uint64(other)]
+        total, total2, q = ZERO, ZERO, lane
         while q < quads:
-            total += four_times(read_once(weight, row, q), held, q, quads)
-            q += _LANES
-        total = lanes_sum(total, WARP)
+            q1 = np.uint32(q + _LANES)
+            after = q1 if q1 < quads else q
+            a, c = read_once(one, q), read_once(two, q)
+            b, d = read_once(one, after), read_once(two, after)
+            h, h1 = held[np.uint64(q)], held[np.uint64(np.uint32(q + quads))]
+            h2, h3 = held[np.uint64(np.uint32(q + _SECOND * quads))], held[np.uint64(np.uint32(q + _THIRD * quads))]
+            total, total2 = total + four_times(a, h, h1, h2, h3), total2 + four_times(c, h, h1, h2, h3)
+            if q1 < quads:
+                h, h1 = held[np.uint64(q1)], held[np.uint64(np.uint32(q1 + quads))]
+                h2, h3 = held[np.uint64(np.uint32(q1 + _SECOND * quads))], held[np.uint64(np.uint32(q1 + _THIRD * quads))]
+                total, total2 = total + four_times(b, h, h1, h2, h3), total2 + four_times(d, h, h1, h2, h3)
+            q = np.uint32(q + _TWICE)
+        total, total2 = lanes_sum(total, WARP), lanes_sum(total2, WARP)
         if lane == 0:
-            out[0, row] = total
-        row += np.uint64(cuda.gridDim.x) * _WARPS
+            out[0, np.uint64(row)] = total
+            out[0, np.uint64(other)] = total2  # the last row may be had twice, and is the same
+        row = np.uint32(row + _SECOND * warps)

@@ -22,12 +22,12 @@ def read(x, i, end, otherwise):
 
 if SIMULATED:
 
-    def read_once(x, i, j):
-        return x[i, j]
+    def read_once(x, i):
+        return x[i]
 
 else:
 
     @device
-    def read_once(x, i, j):
-        """x[i, j], which nobody will want again soon: it is the first to leave the cache, and what is there stays."""
-        return ldcs(x, (i, j))
+    def read_once(x, i):
+        """x[i], i uint32, which nobody will want again soon: it is the first to leave the cache, and what is there stays."""
+        return ldcs(x, np.uint64(i))  # which asks every index whether it is negative, and of so short a one knows that it is not

@@ -247,10 +247,10 @@ def test_sampling_draws_the_same_text_again():
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_every_precision_learns(precision, mode):
     """A repeated batch by heart; and the first loss is the one that the CPU finds."""
-    losses = Run(card(precision, mode)).learn(150, same=True).losses
+    losses = Run(card(precision, mode)).learn(300, same=True).losses
     assert np.isfinite(losses).all()
     assert losses[0] == pytest.approx(Run(backends.get("cpu")).learn(1).losses[0], rel=0.02)
-    assert losses[-1] < 0.5 * losses[0]
+    assert np.mean(losses[-20:]) < 0.5 * losses[0]
 
 
 @on_a_card
