@@ -41,6 +41,7 @@ class Brain:
     basal_ganglia: Module
     broca: Module
     embedding: int = 512
+    tied: bool = False  # a token's embedding is its row of the decoder, so that both learn from it; as large as what the decoder reads
     vocabulary: int = 50257  # tokens
     fan_in: int = 128  # synapses per target neuron and projection
     feedback: int = 16  # synapses per target of a feedback projection
@@ -77,6 +78,11 @@ class Brain:
         ):
             _at_least(self, "brain", name, 1)
         _at_least(self, "brain", "feedback", 0)
+        if self.tied and self.embedding != self.broca.output_size:
+            raise ConfigError(
+                f"brain.tied: embeddings are rows of the decoder then, so brain.embedding must be {self.broca.output_size}, what Broca says, "
+                f"not {self.embedding}; set it, or brain.broca.outputs"
+            )
         if self.events not in ("graded", "binary"):
             raise ConfigError(f"brain.events: 'graded' or 'binary', not {self.events!r}")
 
@@ -130,8 +136,8 @@ class Text:
     """What it reads."""
 
     data: str = ""  # file or folder; empty: the built-in stories
-    tokenizer: str = "sentencepiece"  # sentencepiece, char, byte, or the path of a SentencePiece .model
-    vocabulary: int = 1024  # pieces, for a SentencePiece tokenizer trained on the corpus
+    tokenizer: str = "sentencepiece"  # sentencepiece, char, byte, word, or the path of a SentencePiece .model
+    vocabulary: int = 1024  # pieces, for a SentencePiece tokenizer trained on the corpus; words known, for words
     validation: float = 0.1  # share of the text, its end, that is held out
 
     def __post_init__(self):

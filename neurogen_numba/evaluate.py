@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from .cli import Parser, add_backend_flag, backend_of, command
@@ -37,6 +38,7 @@ def main(argv=None):
         "text": args.data or model.config.text.data or "built-in stories, held out",
         "tokens": score.tokens,
         "loss": score.loss,
+        **({"perplexity_per_word": math.exp(score.loss)} if model.tokenizer.kind == "word" else {}),
         "accuracy": score.accuracy,
         "bits_per_byte": score.bits_per_byte,
     }

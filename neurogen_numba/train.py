@@ -28,8 +28,8 @@ TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
 }
 TEXT_FLAGS = {
     "--data": ("data", str, "a text file or a folder of them; without it, the built-in stories"),
-    "--tokenizer": ("tokenizer", str, "sentencepiece, char, byte, or the path of a SentencePiece .model"),
-    "--vocab-size": ("vocabulary", int, "pieces of a SentencePiece tokenizer trained on the text"),
+    "--tokenizer": ("tokenizer", str, "sentencepiece, char, byte, word, or the path of a SentencePiece .model"),
+    "--vocab-size": ("vocabulary", int, "pieces of a SentencePiece tokenizer trained on the text, or most frequent words that are known"),
 }
 
 

@@ -350,8 +350,8 @@ def parameter_names(config):
         names += [f"{module}.{field}" for field in ("log_tau_v", "log_tau_a", "beta", "gain", "bias")]
         names += [f"{module}.log_tau_y"] if has_trace(config, module) else []
     names += ["embedding_thalamus.weight"] if config["embedding"] != config["thalamus"]["neurons"] else []
+    names += [] if config["tied"] else ["embedding.weight"]
     return names + [
-        "embedding.weight",
         "memory.decay",
         "memory.write_bias",
         "working_memory.retain",
@@ -434,7 +434,9 @@ def model_forward(config, params, structure, tokens, state=None, *, smooth=False
         start = {letter: np.asarray(state[f"{module}.{letter}"], np.float64) for letter in ("v", "a", "y") if f"{module}.{letter}" in state}
         record = {name: np.empty((T, B, size[module])) for name in ("v", "z", "a", "s", *(["y"] if has_trace(config, module) else []))}
         neurons[module] = {"params": own, "state": start, "record": record}
-    sensed = embedding(tokens, params["embedding.weight"], params.get("embedding_thalamus.weight"), masks.get("embedding"))
+    tied = np.sqrt(3 * config["embedding"]) * np.asarray(params["decoder.weight"], np.float64) if config["tied"] else None
+    rows = params["embedding.weight"] if tied is None else tied
+    sensed = embedding(tokens, rows, params.get("embedding_thalamus.weight"), masks.get("embedding"))
     logits = np.empty((T, B, config["vocabulary"]))
 
     for t in range(T):
@@ -531,7 +533,8 @@ def random_model(config, rng):
         structure[f"{module}.input_scale"] = np.sqrt(1 - per_token(params[f"{module}.log_tau_v"]) ** 2)
 
     V, E, heads = config["vocabulary"], config["embedding"], config["memory_heads"]
-    params["embedding.weight"] = rng.normal(0, 1, (V, E))
+    if not config["tied"]:
+        params["embedding.weight"] = rng.normal(0, 1, (V, E))
     if size["thalamus"] != E:
         params["embedding_thalamus.weight"] = rng.normal(0, E**-0.5, (E, size["thalamus"]))
     params["memory.decay"] = np.linspace(1, 4, heads)

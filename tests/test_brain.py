@@ -46,10 +46,12 @@ def config(outputs, events="graded", **sizes):
     return BrainConfig(**modules, **rest, **sizes, events=events)
 
 
-# Every readout there can be, a projected embedding, dense and sparse synapses; and none of them, with sparse synapses only.
+# Every readout there can be, a projected embedding, dense and sparse synapses; and none of them, with sparse synapses only; and
+# rows that are embedding and decoder at once.
 READOUTS = config({"wernicke": 11, "pfc": 7, "basal_ganglia": 5, "broca": 12}, embedding=10, memory_width=3)
 PLAIN = config({}, embedding=SIZES["thalamus"], memory_width=4)
-CONFIGS = pytest.mark.parametrize("sizes", [READOUTS, PLAIN], ids=["readouts", "plain"])
+TIED = config({"wernicke": 11}, embedding=SIZES["broca"], tied=True, memory_width=3)
+CONFIGS = pytest.mark.parametrize("sizes", [READOUTS, PLAIN, TIED], ids=["readouts", "plain", "tied"])
 EVENTS = pytest.mark.parametrize("events", ["graded", "binary"])
 
 

@@ -1,4 +1,8 @@
-"""Tokens in: a row per token, straight into the Thalamus where the sizes agree, otherwise through a dense projection."""
+"""Tokens in: a row per token, straight into the Thalamus where the sizes agree, otherwise through a dense projection.
+
+Where embedding and decoder are tied the rows are those of the decoder (Press & Wolf 2017, "Using the output embedding to improve language
+models"), made as large as embeddings of their own would be.
+"""
 
 from __future__ import annotations
 
@@ -18,24 +22,28 @@ class Embedding:
 
     def __init__(self, brain: Brain, backend):
         self.vocabulary, self.size, self.neurons, self.backend = brain.vocabulary, brain.embedding, brain.thalamus.neurons, backend
-        self.projected = self.size != self.neurons
+        self.projected, self.tied = self.size != self.neurons, brain.tied
+        self.gain = np.float32(math.sqrt(3 * self.size) if brain.tied else 1)  # decoder.py draws its rows so much smaller
 
     def parameters(self):
-        yield Parameter("embedding.weight", (self.vocabulary, self.size), "a row per token", file="embeddings")
+        if not self.tied:
+            yield Parameter("embedding.weight", (self.vocabulary, self.size), "a row per token", file="embeddings")
         if self.projected:
             shape = (self.size, self.neurons)
             yield Parameter("embedding_thalamus.weight", shape, "embedding -> thalamus.current", file="embeddings", decays=True)
 
     def initialise(self, parameters: Parameters, seed: int):
-        weight = parameters.value["embedding.weight"]
-        weight[:] = self.backend.asarray(generator(seed, "embedding").standard_normal(weight.shape, "float32"))
+        if not self.tied:
+            weight = parameters.value["embedding.weight"]
+            weight[:] = self.backend.asarray(generator(seed, "embedding").standard_normal(weight.shape, "float32"))
         if self.projected:
             weight = parameters.value["embedding_thalamus.weight"]
             drawn = generator(seed, "embedding_thalamus").standard_normal(weight.shape) / math.sqrt(self.size)
             weight[:] = self.backend.asarray(drawn, "float32")
 
     def bind(self, parameters: Parameters):
-        self.weight, self.d_weight = parameters.value["embedding.weight"], parameters.gradient["embedding.weight"]
+        own = "decoder.weight" if self.tied else "embedding.weight"
+        self.weight, self.d_weight = parameters.value[own], parameters.gradient[own]
         if self.projected:
             name = "embedding_thalamus.weight"
             self.projection, self.d_projection = parameters.value[name], parameters.gradient[name]
@@ -46,6 +54,7 @@ class Embedding:
     def forward(self, act, first, last):
         x, current = act.embedded[first:last], act.currents["thalamus.current"].value[first:last]
         self.backend.embedding_forward(x, self.weight, act.ids[first:last])
+        self._scale(x)
         self._drop(x, act, first)
         if self.projected:
             self.backend.product(current.reshape(-1, self.neurons), x.reshape(-1, self.size), self.projection, add=True)
@@ -61,7 +70,12 @@ class Embedding:
         else:
             x[:] = d_current
         self._drop(x, act, first)
+        self._scale(x)
         self.backend.embedding_backward(self.d_weight, x, act.ids[first:last])
+
+    def _scale(self, x):
+        if self.tied:
+            np.multiply(x, self.gain, out=x)
 
     def _drop(self, x, act, first):
         if act.dropout.rate:

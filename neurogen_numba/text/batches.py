@@ -39,7 +39,8 @@ class FileCorpus:
     """The text of a file or folder; the end of it, `text.validation` of its characters, is held out and never trained on.
 
     Documents of a folder each end with the tokenizer's end of text, where it has one.
-    A tokenizer is trained on the training part only; a char tokenizer has to know the characters of the whole.
+    A tokenizer is trained on the training part only; a char tokenizer has to know the characters of the whole, and the vocabulary of a
+    word-level text is that of the whole file.
 
     Raises DataError if the text cannot be used, ConfigError if the tokenizer cannot.
     """
@@ -47,7 +48,7 @@ class FileCorpus:
     def __init__(self, text: Text, training: Training, tokenizer: Tokenizer | None = None):
         documents = sources.documents(text.data)
         kept, held_out = _split(documents, 1 - text.validation)
-        self.tokenizer = tokenizer or _build(text, documents if text.tokenizer == "char" else kept, len(documents) > 1)
+        self.tokenizer = tokenizer or _build(text, documents if text.tokenizer in ("char", "word") else kept, len(documents) > 1)
         self._path = text.data
         self._training = training
         self._kept = _encode(self.tokenizer, kept, len(documents) > 1)

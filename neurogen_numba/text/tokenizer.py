@@ -1,8 +1,8 @@
-"""Text <-> token ids: SentencePiece, single characters, or UTF-8 bytes.
+"""Text <-> token ids: SentencePiece, single characters, UTF-8 bytes, or words.
 
 Every tokenizer is a table of pieces: `pieces[id]` are the UTF-8 bytes that a token stands for, so that decoding is joining them.
-With the tokenizers built here `decode(encode(text)) == text`, exactly: spaces, tabs, newlines and, but for "char", characters never
-seen in training included. A SentencePiece model from elsewhere keeps its own normalisation, which may lose some of that.
+With the tokenizers built here, but for "word", `decode(encode(text)) == text`, exactly: spaces, tabs, newlines and, but for "char",
+characters never seen in training included. A SentencePiece model from elsewhere keeps its own normalisation, which may lose some of that.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,10 +22,11 @@ import numpy as np
 from ..config import did_you_mean
 from ..errors import CheckpointError, ConfigError, DataError
 
-KINDS = ("sentencepiece", "char", "byte")
+KINDS = ("sentencepiece", "char", "byte", "word")
 SAMPLE = 5_000_000  # characters that a SentencePiece model is trained on, at most
 WINDOWS = 100  # evenly spaced stretches that such a sample is made of
 LINE = 4000  # bytes; SentencePiece silently skips training lines longer than 4192
+UNKNOWN = "<unk>"  # the word that stands for all that are not known
 FEWEST = 259  # tokens of a SentencePiece model: 256 bytes, the unknown, the end of text and one piece
 SPACE = "▁"  # U+2581, what SentencePiece writes for a space
 
@@ -32,7 +34,7 @@ SPACE = "▁"  # U+2581, what SentencePiece writes for a space
 class Tokenizer(ABC):
     """A table of pieces and a way to cut text into them.
 
-    kind: sentencepiece, char or byte.
+    kind: sentencepiece, char, byte or word.
     vocabulary: number of tokens.
     end_of_text: the id that ends a document and decodes to "", or None where nothing separates documents.
     """
@@ -87,6 +89,8 @@ class Tokenizer(ABC):
                 tokenizer = CharTokenizer(saved["characters"], documents)
             elif kind == "byte":
                 tokenizer = ByteTokenizer(documents)
+            elif kind == "word":
+                tokenizer = WordTokenizer(saved["words"], documents)
             else:
                 raise ValueError(kind)
             if tokenizer.vocabulary != vocabulary:
@@ -167,6 +171,46 @@ class CharTokenizer(Tokenizer):
         return super()._settings() | {"characters": self._characters}
 
 
+class WordTokenizer(Tokenizer):
+    """Words, which is whatever stands between spaces, and the ends of lines: token 0. For texts that are cut into words already, as those
+    of word-level benchmarks are (Merity et al. 2016, "Pointer sentinel mixture models"). A word that is not known becomes <unk>.
+
+    Each piece is a space and a word, or a space and a newline: how such texts are written. Other white space is not kept.
+    """
+
+    kind = "word"
+
+    def __init__(self, words: list[str], documents: bool):
+        self._words = list(words)
+        self._ids = {word: i for i, word in enumerate(self._words, 1)}
+        if len(self._ids) < len(self._words) or not all(self._words) or UNKNOWN not in self._ids:
+            raise ValueError("words that are empty, or there twice, or without <unk>")
+        pieces = [b" \n"] + [b" " + _utf8(word) for word in self._words]
+        super().__init__(pieces + [b""] * documents, len(pieces) if documents else None)
+
+    @classmethod
+    def of(cls, texts: Iterable[str], vocabulary: int, documents: bool) -> WordTokenizer:
+        """The most frequent words of the texts, the first of equals first, so many that there are `vocabulary` tokens at most."""
+        counted = Counter(word for text in texts for word in text.split())
+        counted.setdefault(UNKNOWN, 0)
+        known = max(1, vocabulary - 1 - documents)
+        words = [word for word, _ in counted.most_common(known)]
+        return cls(words if UNKNOWN in words else [*words[: known - 1], UNKNOWN], documents)
+
+    def encode(self, text: str) -> np.ndarray:
+        _utf8(text)
+        unknown, ids = self._ids[UNKNOWN], []
+        lines = text.split("\n")
+        for number, line in enumerate(lines, 1):
+            ids += [self._ids.get(word, unknown) for word in line.split()]
+            if number < len(lines):
+                ids.append(0)
+        return np.array(ids, np.int32)
+
+    def _settings(self) -> dict:
+        return super()._settings() | {"words": self._words}
+
+
 class SentencePieceTokenizer(Tokenizer):
     """Sub-word pieces (Kudo & Richardson 2018, "SentencePiece"), from the bytes of a `.model` file.
 
@@ -218,8 +262,9 @@ class SentencePieceTokenizer(Tokenizer):
 def build(kind: str, texts: Iterable[str], vocabulary: int, documents: bool) -> Tokenizer:
     """A tokenizer for these texts.
 
-    kind: sentencepiece (trained on the texts), char, byte, or the path of a SentencePiece `.model`.
-    vocabulary: pieces of a SentencePiece model trained here, bytes and end of text included; the other kinds have the size they have.
+    kind: sentencepiece (trained on the texts), char, byte, word, or the path of a SentencePiece `.model`.
+    vocabulary: tokens of a SentencePiece model trained here, bytes and end of text included, or of words, at most; the other kinds have the
+    size they have.
     documents: whether a token is needed that ends a document.
 
     SentencePiece is trained on all of the texts up to 5 million characters; of more, on 100 evenly spaced stretches of that size together.
@@ -233,6 +278,8 @@ def build(kind: str, texts: Iterable[str], vocabulary: int, documents: bool) -> 
         if not characters:
             raise DataError("the text is empty: a char tokenizer needs at least one character; give --data a file with text")
         return CharTokenizer(characters, documents)
+    if kind == "word":
+        return WordTokenizer.of(texts, vocabulary, documents)
     if kind == "sentencepiece":
         return SentencePieceTokenizer(_train(texts, vocabulary, documents), documents)
     return _given(kind, documents)
