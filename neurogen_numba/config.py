@@ -80,8 +80,8 @@ class Brain:
         _at_least(self, "brain", "feedback", 0)
         if self.tied and self.embedding != self.broca.output_size:
             raise ConfigError(
-                f"brain.tied: embeddings are rows of the decoder then, so brain.embedding must be {self.broca.output_size}, what Broca says, "
-                f"not {self.embedding}; set it, or brain.broca.outputs"
+                f"brain.tied: embeddings are rows of the decoder then, so brain.embedding must be as large as what Broca says, "
+                f"{self.broca.output_size}, not {self.embedding}; set it, or brain.broca.outputs"
             )
         if self.events not in ("graded", "binary"):
             raise ConfigError(f"brain.events: 'graded' or 'binary', not {self.events!r}")
