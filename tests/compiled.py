@@ -46,7 +46,7 @@ KERNELS |= {
     "sampling.tally_distances": [(w3, f2, i2, f2, types.float32, types.float32, types.int64)],
     "sampling.list_probable": [(k2, w3, f2, i2, f2, types.float32, types.int64, types.float32, types.int64)],
     "sampling.sample": [(i1, f2, *[types.float32, types.int64, types.float32], types.uint64, k2_1, f2, i2, w3, k2, types.int64)],
-    "gemv.product_of_one": [(f2, b2, k2)],
+    "affine.affine_of_one": [(f2, f2, k2, f1)],
     "adamw.adamw": [(f1,) * 9],
     "reduce.sum_of_squares": [(types.float64[::1], f1)],
     "reduce.norm": [(f1, types.float64[::1])],

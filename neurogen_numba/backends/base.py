@@ -75,6 +75,15 @@ class Backend(ABC):
         """scale times the matrix product a [m, k] @ b [k, n] into out [m, n] float32, or added to it. a and b are of one dtype, float32 or
         `product_dtype`; either may be a transposed view."""
 
+    def affine(self, out, x, weight, bias, rounded=None):
+        """out [R, V] = x [R, K] @ weight.T + bias, float32; weight [V, K] of `product_dtype`. rounded [R, K]: room for x as that type,
+        where it is not float32."""
+        if rounded is not None:
+            rounded[...] = x
+            x = rounded
+        self.product(out, x, weight.T)
+        self.add_bias(out, bias)
+
     @abstractmethod
     def synapses(self, projections, index_dtype, parameters) -> Synapses:
         """The sparse synapses of a brain: its projections that are not dense (brain/projection.py)."""

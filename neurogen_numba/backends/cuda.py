@@ -11,13 +11,13 @@ from numba import cuda
 from ..errors import BackendError, ConfigError
 from ..kernels import (
     adamw,
+    affine,
     bias,
     carry,
     dropout,
     embedding,
     forget,
     gate,
-    gemv,
     half,
     memory,
     neuron,
@@ -170,21 +170,16 @@ class CudaBackend(Backend):
     def product(self, out, a, b, add=False, scale=1.0):
         if SIMULATED:
             out[...] = (out if add else 0) + np.float32(scale) * (a @ b)
-        elif not add and scale == 1 and self._is_read_once(a, b):
-            self.product_of_one(out, a, b.T)
         else:
             self._cublas.product(self._current, out, a, b, add, scale)
 
-    @staticmethod
-    def _is_read_once(a, b):
-        """Whether a product is one row with a matrix that lies as kernels/gemv.py wants it."""
-        return len(a) == 1 and str(b.dtype) == "bfloat16" and b.T.flags.c_contiguous and len(b) % gemv.QUAD == 0
-
-    def product_of_one(self, out, x, weight):
-        """out [1, V] = x [1, K] @ weight.T, whose rows [V, K] are contiguous, bfloat16 (kernels/gemv.py)."""
-        grid = min(4 * self.multiprocessors, blocks(len(weight), gemv.WARPS))
+    def affine(self, out, x, weight, bias, rounded=None):
+        one_row = len(x) == 1 and str(weight.dtype) == "bfloat16" and weight.flags.c_contiguous and weight.shape[1] % affine.QUAD == 0
+        if not one_row:
+            return super().affine(out, x, weight, bias, rounded)
+        grid = min(affine.BLOCKS * self.multiprocessors, blocks(len(weight), affine.ROWS))
         words = self.bits(weight).view("uint64")
-        self.launch(gemv.product_of_one, grid, THREADS, out, self.bits(x), words, shared=4 * weight.shape[1])
+        self.launch(affine.affine_of_one, grid, affine.THREADS, out, x, words, bias, shared=4 * weight.shape[1])
 
     def stream_of(self, lane):
         """The stream of a lane: the same one each time."""

@@ -74,8 +74,7 @@ class Decoder:
         np.multiply(act.signals[self.source].x[first:last].reshape(read.shape), READ_GAIN, out=read)
         self._drop(read, act, first)
         logits = act.logits[:rows] if rows <= len(act.logits) else self.backend.zeros((rows, self.rows))
-        self.backend.product(logits, self._factor(act, read), self.factor.T)
-        self.backend.add_bias(logits, self.bias)
+        self.backend.affine(logits, read, self.factor, self.bias, None if act.factor is None else act.factor[: len(read)])
         return logits[:, : self.shape[0]]
 
     def backward(self, act, first, last, d_logits):

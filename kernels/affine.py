@@ -1,22 +1,22 @@
-"""The product of one row with a matrix, for a token of a single sequence: out [1, V] = x [1, K] @ weight [V, K].T.
+"""The logits of a single sequence: one row times a matrix, and a bias: out [1, V] = x [1, K] @ weight [V, K].T + bias [V].
 
-Every number of the matrix is used once, so its time is that of reading the matrix. cuBLAS, made for many rows, reads at 86 % of the rate
-of a copy (docs/performance.md); here the rows are read by warps, four times eight bytes on their way for each lane, and
-they push nothing out of the cache that the next token needs.
+Every number of the matrix is used once, so its time is that of reading the matrix. cuBLAS reads as fast; but what it reads pushes
+everything else out of the cache, and the neurons of the next token wait for memory then (docs/performance.md).
 """
 
 import numba
 import numpy as np
 from numba import cuda
 
-from . import half
 from .jit import ZERO
-from .launch import THREADS, WARP, device, gpu, lanes_sum
+from .launch import SIMULATED, WARP, device, gpu, lanes_sum
 from .stream import read_once
 
 QUAD = 4  # neighbouring numbers of a row
-WARPS = THREADS // WARP if WARP > 1 else 2  # of a block
-_LANES, _TWICE, _WARPS, _QUAD = np.uint32(WARP), np.uint32(2 * WARP), np.uint32(WARPS), np.uint64(QUAD)
+THREADS, BLOCKS = 2 if SIMULATED else 512, 4  # of a block; blocks of a multiprocessor: all the threads that it has room for
+WARPS = THREADS // WARP
+ROWS = 2 * WARPS  # that a block has at a time
+_LANES, _TWICE, _WARPS, _QUAD = np.uint32(WARP), np.uint32(2 * WARP), np.uint32(WARPS), np.uint32(QUAD)
 _SECOND, _THIRD, _WORD = np.uint32(2), np.uint32(3), np.uint64(32)
 _UPPER, _HALF_WORD = np.uint32(0xFFFF0000), np.uint32(16)
 
@@ -30,9 +30,9 @@ def four_times(quad, x, x1, x2, x3):
     return (first * x + second * x1) + (third * x2 + fourth * x3)
 
 
-@gpu
-def product_of_one(out, x, weight):
-    """out [1, V or more] float32 = x [1, K] (bfloat16 as bits) @ the transposed weight [V, K / 4], four bfloat16 in each uint64.
+@gpu(max_registers=32)
+def affine_of_one(out, x, weight, bias):
+    """out [1, V or more], x [1, K] and bias [V] float32; weight [V, K / 4], four bfloat16 in each uint64.
 
     A warp has two rows of the weight at a time, so that each number of x serves both; 4 K bytes of dynamic shared memory hold x: the first
     of all fours, then the second of all, and so on.
@@ -44,7 +44,7 @@ def product_of_one(out, x, weight):
     i = thread
     while i < quads:
         for j in range(QUAD):
-            held[np.uint64(np.uint32(np.uint32(j) * quads + i))] = half.load(x, 0, _QUAD * np.uint64(i) + np.uint64(j))
+            held[np.uint64(np.uint32(np.uint32(j) * quads + i))] = x[0, np.uint64(np.uint32(_QUAD * i + np.uint32(j)))]
         i = np.uint32(i + np.uint32(cuda.blockDim.x))
     cuda.syncthreads()
     while row < rows:
@@ -66,6 +66,6 @@ def product_of_one(out, x, weight):
             q = np.uint32(q + _TWICE)
         total, total2 = lanes_sum(total, WARP), lanes_sum(total2, WARP)
         if lane == 0:
-            out[0, np.uint64(row)] = total
-            out[0, np.uint64(other)] = total2  # the last row may be had twice, and is the same
+            out[0, np.uint64(row)] = total + bias[np.uint64(row)]
+            out[0, np.uint64(other)] = total2 + bias[np.uint64(other)]  # the last row may be had twice, and is the same
         row = np.uint32(row + _SECOND * warps)
