@@ -12,7 +12,7 @@ from .errors import ConfigError
 
 def parser() -> Parser:
     flags = Parser("chat")
-    flags.add_argument("run", nargs="?", help="a run or a checkpoint (default: the run trained last)")
+    flags.add_argument("run", nargs="?", help="a run, RUN@best, or a checkpoint (default: the run trained last)")
     flags.add_argument("--auto-load-latest", action="store_true", help="take the run trained last, as happens without RUN")
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
     flags.add_argument("--temperature", type=float, default=0.5, help="how freely words are drawn; 0 takes the most probable")
@@ -32,11 +32,10 @@ def main(argv=None):
     if args.max_tokens < 1:
         raise ConfigError(f"--max-tokens: at least 1, not {args.max_tokens}")
     from .generation import Sampling, Session
-    from .rundir import find_checkpoint
-    from .show import load, summary_of
+    from .show import find, load, summary_of
 
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed)
-    folder = find_checkpoint(args.run, args.out)
+    folder = find(args.run, args.out)
     model = load(folder, backend_of(args))
 
     from .ui.chat_screen import ChatScreen, parse_command

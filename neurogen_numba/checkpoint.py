@@ -4,21 +4,26 @@
         brain.safetensors ...      one file per group of tensors
         config.json ...            one file per document
         tokenizer/                 what the tokenizer saved
-        manifest.json              format, version, size and CRC-32 of every file above; written last
+        manifest.json              versions, loss on held-out text, size and SHA-256 of every file above and of itself; written last
 
 Saving fills `step-00000100.saving`, syncs it to the disk and renames it. A checkpoint already there is first renamed to
 `step-00000100.old` and removed afterwards; a reader that finds only the `.old` one takes that. So a process killed at any
 moment leaves a whole checkpoint behind. Loading runs no code from the files: safetensors hold numbers, JSON holds text.
+
+"Whole" is what has all its files in full; "sound" is what also has the content that was saved, for which every byte is read.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
+import math
 import os
 import re
 import shutil
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +35,8 @@ if TYPE_CHECKING:  # NumPy and safetensors are imported where they are used: a c
     import numpy as np
 
 FORMAT = "neurogen-checkpoint"
-VERSION = 1  # of the format; raised when an older program could no longer read it
+VERSION = 2  # of the format; raised when an older program could no longer read it. 1: CRC-32 in place of SHA-256, and no loss
+SUMS = {1: ("crc32", int), 2: ("sha256", str)}  # version of the format -> how the content of a file is summed up, and as what
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
 STEP = re.compile(r"(step-(\d{8,}))(\.old)?")  # name, step
@@ -61,11 +67,12 @@ def step_folder(run: Path, step: int) -> Path:
 # Saving
 
 
-def save(folder: Path, tensors: dict[str, dict[str, np.ndarray]], documents: dict[str, dict], tokenizer=None) -> int:
+def save(folder: Path, tensors: dict[str, dict[str, np.ndarray]], documents: dict[str, dict], tokenizer=None, loss=None) -> int:
     """Write a checkpoint, whole or not at all, in place of one that `folder` may hold. Returns its size in bytes.
 
     `tensors[group][name]` are arrays of any shape, of a bool, integer, float or complex64 dtype; `documents[name]` is what JSON
-    can hold; `tokenizer` has a method `save(folder)`. Memory: once more the bytes of the largest group.
+    can hold; `tokenizer` has a method `save(folder)`; `loss`, on held-out text, is what `best` goes by, None where it was not measured.
+    Memory: once more the bytes of the largest group.
     Raises CheckpointError if the disk is full, writing is not permitted, or `folder` holds something else.
     """
     folder = Path(folder)
@@ -74,7 +81,7 @@ def save(folder: Path, tensors: dict[str, dict[str, np.ndarray]], documents: dic
     try:
         _refuse_foreign(folder)
         try:
-            size = _fill(saving, tensors, documents, tokenizer)
+            size = _fill(saving, tensors, documents, tokenizer, loss)
             _replace(folder, saving, old)
         finally:  # nothing to do unless something went wrong
             shutil.rmtree(saving, ignore_errors=True)
@@ -86,8 +93,11 @@ def save(folder: Path, tensors: dict[str, dict[str, np.ndarray]], documents: dic
     return size
 
 
-def _fill(folder, tensors, documents, tokenizer):
+def _fill(folder, tensors, documents, tokenizer, loss):
     """Write all the files of a checkpoint into a new folder, and wait until the disk has them."""
+    import platform
+    from importlib import metadata
+
     import numpy as np
     import safetensors.numpy
 
@@ -107,9 +117,21 @@ def _fill(folder, tensors, documents, tokenizer):
         for path in sorted((folder / TOKENIZER).iterdir()):
             files[f"{TOKENIZER}/{path.name}"] = _write(path, path.read_bytes())  # the same bytes again, synced
         _sync_folder(folder / TOKENIZER)
-    manifest = {"format": FORMAT, "version": VERSION, "project": __version__, "files": files}
-    _write(folder / MANIFEST, _json(manifest))
+    versions = {"neurogen": __version__, "python": platform.python_version()}
+    versions |= {name: metadata.version(name) for name in ("numpy", "numba")}
+    manifest = {"format": FORMAT, "version": VERSION, "made_with": versions, "validation_loss": loss, "files": files}
+    _write(folder / MANIFEST, _json(manifest | {"sha256": seal(manifest)}))
     _sync_folder(folder)
+    return _bytes(files)
+
+
+def seal(manifest: dict) -> str:
+    """The SHA-256 of all that a manifest says, but for the seal itself."""
+    said = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _bytes(files):
     return sum(entry["bytes"] for entry in files.values())
 
 
@@ -153,7 +175,7 @@ def _write(path, data):
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    return {"bytes": len(data), "crc32": zlib.crc32(data)}
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _sync_folder(folder):
@@ -200,7 +222,11 @@ def _readable(folder):
 
 
 def _check(folder):
-    """The manifest's table of files, name -> {"bytes", "crc32"}, after a look whether each is there in full."""
+    """The manifest's table of files, name -> {"bytes", "sha256"}, after a look whether each is there in full."""
+    return _manifest(folder)["files"]
+
+
+def _manifest(folder):
     path = folder / MANIFEST
     try:
         data = path.read_bytes()
@@ -218,7 +244,10 @@ def _check(folder):
         raise CheckpointError(
             f"{folder} has checkpoint format {version}, this NeuroGen ({__version__}) reads up to {VERSION}; install a newer NeuroGen"
         )
-    if version != VERSION or not isinstance(files, dict) or not all(_is_entry(entry) for entry in files.values()):
+    known = isinstance(version, int) and version in SUMS and isinstance(files, dict)
+    if version != 1 and manifest.get("sha256") != seal(manifest):
+        raise CheckpointError(f"{path} is damaged: its content is not what was saved; {ANOTHER}")
+    if not known or not all(_is_entry(entry, *SUMS[version]) for entry in files.values()):
         raise CheckpointError(f"{path} is damaged: it does not list the files of a checkpoint; {ANOTHER}")
     for name, entry in files.items():
         if not os.path.isfile(folder / name):
@@ -226,11 +255,11 @@ def _check(folder):
         size = os.path.getsize(folder / name)
         if size != entry["bytes"]:
             raise CheckpointError(f"{folder / name} is damaged: {size} bytes where {MANIFEST} says {entry['bytes']}; {ANOTHER}")
-    return files
+    return manifest
 
 
-def _is_entry(entry):
-    return isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("crc32"), int)
+def _is_entry(entry, sum_, kind):
+    return isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get(sum_), kind)
 
 
 def _read(folder, name, files):
@@ -240,7 +269,9 @@ def _read(folder, name, files):
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}; {ANOTHER}") from None
-    if zlib.crc32(data) != files[name]["crc32"]:
+    entry = files[name]
+    same = hashlib.sha256(data).hexdigest() == entry["sha256"] if "sha256" in entry else zlib.crc32(data) == entry["crc32"]
+    if not same:
         raise CheckpointError(f"{path} is damaged: its content is not what was saved; {ANOTHER}")
     return data
 
@@ -294,12 +325,12 @@ def check_shapes(expected: dict[str, tuple], found: dict[str, np.ndarray], where
 
 
 def latest(run: Path) -> Path:
-    """The whole checkpoint of the highest step under run/checkpoints; damaged ones and leftovers of killed saves are passed over.
+    """The whole checkpoint of the highest step under run/checkpoints; what is not whole is passed over, content is not looked at.
 
     Raises CheckpointError if there is none.
     """
     problem = "nothing has been saved there"
-    for folder in reversed(_steps(run)):
+    for folder in reversed(saved(run)):
         try:
             _check(folder)
             return folder
@@ -308,15 +339,60 @@ def latest(run: Path) -> Path:
     raise CheckpointError(f"{run} has no whole checkpoint: {problem}")
 
 
-def prune(run: Path, keep: int) -> None:
-    """Remove all but the `keep` newest whole checkpoints of a run, and what killed saves left behind.
+def newest(run: Path) -> tuple[Path, list[str]]:
+    """The sound checkpoint of the highest step, and for each one of a higher step a sentence that says why it was passed over.
 
-    A damaged checkpoint newer than those stays until a save replaces it. Only the process that writes the run may call this.
+    Raises CheckpointError if there is none.
+    """
+    return _first_sound(run, reversed(saved(run)))
+
+
+def best(run: Path) -> tuple[Path, list[str]]:
+    """As `newest`: the sound checkpoint with the lowest loss on held-out text. Raises CheckpointError if there is none with a loss."""
+    ranked = sorted((loss, folder) for folder in saved(run) if (loss := _loss(folder)) is not None)
+    if not ranked:
+        raise CheckpointError(f"{run} has no checkpoint whose loss on held-out text is known; leave out @best")
+    return _first_sound(run, (folder for _, folder in ranked))
+
+
+def verify(folder: Path) -> None:
+    """Read a checkpoint from end to end. Raises CheckpointError unless it is sound."""
+    folder = _readable(Path(folder))
+    files = _check(folder)
+    for name in files:
+        _read(folder, name, files)
+
+
+def _first_sound(run, folders: Iterable[Path]):
+    passed_over = []
+    for folder in folders:
+        try:
+            verify(folder)
+            return folder, passed_over
+        except CheckpointError as error:
+            passed_over.append(f"{folder.name} is passed over: {error}")
+    raise CheckpointError(f"{run} has no whole checkpoint: {passed_over[0] if passed_over else 'nothing has been saved there'}")
+
+
+def _loss(folder):
+    """The loss on held-out text of a whole checkpoint; None if it is not whole or was not measured."""
+    try:
+        loss = _manifest(folder).get("validation_loss")
+    except CheckpointError:
+        return None
+    return loss if isinstance(loss, (int, float)) and math.isfinite(loss) else None
+
+
+def prune(run: Path, keep: int) -> list[tuple[Path, int]]:
+    """Remove all but the `keep` newest whole checkpoints of a run and the best one, and what killed saves left behind.
+
+    Returns those that are kept, newest first, each with its size in bytes. A damaged checkpoint newer than those stays until a save
+    replaces it. Only the process that writes the run may call this.
     Raises ConfigError if `keep` is below 1, CheckpointError if the folder cannot be read or changed.
     """
     if keep < 1:
         raise ConfigError(f"checkpoints to keep: at least 1, not {keep}")
-    for folder in _steps(run):
+    for folder in saved(run):
         if folder.name.endswith(".old"):
             try:
                 folder.rename(folder.with_name(folder.name.removesuffix(".old")))
@@ -324,16 +400,27 @@ def prune(run: Path, keep: int) -> None:
                 raise CheckpointError(f"{folder} cannot be renamed: {error.strerror}; change the permissions of its folder") from None
     for leftover in [*(Path(run) / "checkpoints").glob("step-*.saving"), *(Path(run) / "checkpoints").glob("step-*.old")]:
         shutil.rmtree(leftover, ignore_errors=True)
-    kept = 0
-    for folder in reversed(_steps(run)):
-        if kept == keep:
+    folders = saved(run)
+    known = [(loss, folder) for folder in folders if (loss := _loss(folder)) is not None]
+    chosen = min(known)[1] if known else None
+    kept, counted = [], 0
+    for folder in reversed(folders):
+        if counted == keep and folder != chosen:
             shutil.rmtree(folder, ignore_errors=True)  # half removed is damaged, hence passed over, and removed the next time
-        elif _is_whole(folder):
-            kept += 1
+        elif (size := _size(folder)) is not None:
+            kept.append((folder, size))
+            counted += counted < keep
+    return kept
 
 
-def _steps(run):
-    """The checkpoint folders of a run, lowest step first, each as `_readable` finds it."""
+def step_of(folder: Path) -> int | None:
+    """The step of a checkpoint folder of a run, by its name; None if it is no such folder."""
+    match = STEP.fullmatch(Path(folder).name)
+    return int(match[2]) if match else None
+
+
+def saved(run: Path) -> list[Path]:
+    """The checkpoint folders of a run, whole or not, lowest step first. Raises CheckpointError if the folder cannot be read."""
     checkpoints = Path(run) / "checkpoints"
     try:
         found = [STEP.fullmatch(name) for name in os.listdir(checkpoints)]
@@ -345,9 +432,9 @@ def _steps(run):
     return [_readable(checkpoints / name) for name in sorted(names, key=names.get)]
 
 
-def _is_whole(folder):
+def _size(folder):
+    """The bytes of a whole checkpoint; None if it is not whole."""
     try:
-        _check(folder)
+        return _bytes(_check(folder))
     except CheckpointError:
-        return False
-    return True
+        return None

@@ -109,12 +109,15 @@ class Training:
     max_minutes: float = 0.0  # of training; 0: no limit; otherwise fewer steps are made where `steps` do not fit
     eval_interval: int = 250  # steps
     eval_tokens: int = 20000  # held-out tokens looked at during training; the end looks at all
-    checkpoint_interval: int = 500  # steps
+    checkpoint_interval: int = 2000  # steps
+    keep_checkpoints: int = 5  # the newest ones, and the best by validation besides
     sample_interval: int = 100  # steps
     log_interval: int = 10  # steps
 
     def __post_init__(self):
-        for name in ("steps", "batch", "segment", "eval_interval", "eval_tokens", "checkpoint_interval", "sample_interval", "log_interval"):
+        for name in ("steps", "batch", "segment", "eval_interval", "eval_tokens", "checkpoint_interval", "keep_checkpoints"):
+            _at_least(self, "training", name, 1)
+        for name in ("sample_interval", "log_interval"):
             _at_least(self, "training", name, 1)
         for name in ("learning_rate", "warmup", "final_rate", "weight_decay", "max_minutes", "seed"):
             _at_least(self, "training", name, 0)

@@ -19,7 +19,7 @@ from .backends import probe
 from .cli import COMMANDS, Parser, command
 from .errors import BackendError
 
-ROOM = 1_000_000_000  # bytes of disk: checkpoints of a few hundred MB, two of them at a time
+ROOM = 1_000_000_000  # bytes of disk: five checkpoints of up to a hundred MB, the best one, and one on its way
 MARKS = {True: "ok", False: "fails", None: "-"}
 
 

@@ -11,7 +11,7 @@ from .cli import Parser, add_backend_flag, backend_of, command
 
 def parser() -> Parser:
     flags = Parser("evaluate")
-    flags.add_argument("run", nargs="?", help="a run or a checkpoint (default: the run trained last)")
+    flags.add_argument("run", nargs="?", help="a run, RUN@best, or a checkpoint (default: the run trained last)")
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
     flags.add_argument("--data", default=None, help="a file or folder to score whole (default: what the run held out)")
     flags.add_argument("--json", action="store_true", help="print one JSON object")
@@ -24,12 +24,11 @@ def main(argv=None):
     args = parser().parse_args(argv)
     from .learning.evaluation import answer_questions, evaluate
     from .learning.trainer import QUESTIONS
-    from .rundir import find_checkpoint
-    from .show import load
+    from .show import find, load
     from .text.batches import StoryCorpus, open_corpus, read_whole
     from .ui.plain import figure, words
 
-    folder = find_checkpoint(args.run, args.out)
+    folder = find(args.run, args.out)
     model = load(folder, backend_of(args))
     corpus = None if args.data else open_corpus(model.config, model.tokenizer)
     score = evaluate(model, corpus.validation() if corpus else read_whole(args.data, model.tokenizer))

@@ -11,7 +11,7 @@ from .errors import ConfigError
 
 def parser() -> Parser:
     flags = Parser("generate")
-    flags.add_argument("run", nargs="?", help="a run or a checkpoint (default: the run trained last)")
+    flags.add_argument("run", nargs="?", help="a run, RUN@best, or a checkpoint (default: the run trained last)")
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
     flags.add_argument("--prompt", default="", help="text to continue")
     flags.add_argument("--length", type=int, default=200, help="tokens to write at most")
@@ -30,12 +30,11 @@ def main(argv=None):
     if args.length < 1:
         raise ConfigError(f"--length: at least 1, not {args.length}")
     from .generation import Sampling, Session, stream
-    from .rundir import find_checkpoint
-    from .show import load
+    from .show import find, load
     from .ui.plain import forgiving
 
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed)
-    model = load(find_checkpoint(args.run, args.out), backend_of(args))
+    model = load(find(args.run, args.out), backend_of(args))
     model.tokenizer.encode(args.prompt)  # refuses what it cannot read before anything is printed
     pieces = stream(Session(model, sampling), model.tokenizer, args.prompt, args.length)
     forgiving(sys.stdout).write(args.prompt)

@@ -22,7 +22,7 @@ PRESETS = {
             memory_heads=4,
             memory_fan_in=256,
         ),
-        training=Training(steps=2000, max_minutes=4.0, batch=16, segment=64, learning_rate=6e-3),
+        training=Training(steps=2000, max_minutes=4.0, batch=16, segment=64, learning_rate=6e-3, checkpoint_interval=500),
         text=Text(vocabulary=1024),
     ),
     "shakespeare-cpu": Config(  # characters of a megabyte of text, on two CPU cores, in ten minutes
@@ -41,7 +41,7 @@ PRESETS = {
             memory_width=32,
             memory_context=4,
         ),
-        training=Training(steps=6000, batch=16, segment=64),
+        training=Training(steps=6000, batch=16, segment=64, checkpoint_interval=1000),
         text=Text(tokenizer="char"),
     ),
     "shakespeare": Config(  # the same text, on a GPU
@@ -65,7 +65,6 @@ PRESETS = {
             final_rate=0.01,
             eval_interval=500,
             sample_interval=2000,
-            checkpoint_interval=4000,
             log_interval=100,
         ),
         text=Text(tokenizer="char"),

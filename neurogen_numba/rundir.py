@@ -2,24 +2,28 @@
 
 nano-1/
     lock               held by the process that trains
+    config.json        every setting, written when training begins
     metrics.jsonl      one record per line
     checkpoints/       step-00000100, ...: see checkpoint.py
+    aside-1/           what came after a checkpoint that the run went on from: its checkpoints, and metrics.jsonl as it was
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import json
 import os
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
 
 from . import checkpoint
+from .config import Config
 from .errors import BackendError, CheckpointError, ConfigError
 
-LOCK = "lock"
+LOCK, CONFIG, METRICS = "lock", "config.json", "metrics.jsonl"
+LATEST, BEST = "latest", "@best"  # how a command may be told which run, and which checkpoint of it
 
 
 def create(out: Path, name: str | None, preset: str) -> Path:
@@ -59,36 +63,93 @@ def discard(run: Path) -> None:
         shutil.rmtree(run, ignore_errors=True)
 
 
-def latest_run(out: Path) -> Path:
-    """The run under `out` whose newest whole checkpoint was saved last. Raises ConfigError if there is none."""
+def latest_run(out: Path, begun: bool = False) -> Path:
+    """The run under `out` whose newest whole checkpoint was saved last; begun: or that began training last, saved or not.
+
+    Raises ConfigError if there is none.
+    """
     try:
         runs = list(Path(out).iterdir())
     except OSError:
         runs = []
-    saved = []
-    for run in runs:
-        try:
-            saved.append(((checkpoint.latest(run) / checkpoint.MANIFEST).stat().st_mtime_ns, run))
-        except CheckpointError:
-            continue  # not a run, or one that has saved nothing yet
-    if not saved:
+    times = [(when, run) for run in runs if (when := _when(run, begun))]
+    if not times:
         raise ConfigError(f"no trained run under {out}; train one first with `neurogen train`, or give its folder with --out")
-    return max(saved)[1]
+    return max(times)[1]
+
+
+def _when(run, begun):
+    """When a run last saved, in ns; begun: or began, whichever was later. 0 where that never happened."""
+    try:
+        saved = (checkpoint.latest(run) / checkpoint.MANIFEST).stat().st_mtime_ns
+    except CheckpointError:  # not a run, or one that has saved nothing yet
+        saved = 0
+    return max(saved, (run / CONFIG).stat().st_mtime_ns if begun and (run / CONFIG).is_file() else 0)
 
 
 def find_run(path: str, out: Path) -> Path:
     """The run meant by `path`: a folder, or the name of a run under `out`."""
     named = Path(out) / path
-    return named if (named / "checkpoints").is_dir() and not Path(path).exists() else Path(path)
+    return named if ((named / "checkpoints").is_dir() or (named / CONFIG).is_file()) and not Path(path).exists() else Path(path)
 
 
-def find_checkpoint(path: str | None, out: Path) -> Path:
-    """The checkpoint meant by `path`: a checkpoint folder, a run (its newest), or None for the newest run under `out`.
+def find_checkpoint(path: str | None, out: Path) -> tuple[Path, list[str]]:
+    """The checkpoint meant by `path`: a checkpoint folder, a run (its newest sound one), RUN@best, or None or "latest" for the newest run
+    under `out`; and for each damaged one that would have come before it a sentence that says so.
 
-    Raises ConfigError if there is no run, CheckpointError if it has no whole checkpoint.
+    Raises ConfigError if there is no run, CheckpointError if it has no such checkpoint.
     """
-    run = latest_run(out) if path is None else find_run(path, out)
-    return checkpoint.latest(run) if (run / "checkpoints").is_dir() else run
+    if path is not None and path.endswith(BEST):
+        return checkpoint.best(find_run(path.removesuffix(BEST), out))
+    run = latest_run(out) if path in (None, LATEST) else find_run(path, out)
+    return checkpoint.newest(run) if (run / "checkpoints").is_dir() else (run, [])
+
+
+def find_resumable(path: str | None, out: Path) -> tuple[Path, Path | None]:
+    """(run, checkpoint) to go on from, as `path` says in the words of `find_checkpoint`; checkpoint None: the newest sound one.
+
+    Raises ConfigError if there is no run, CheckpointError if it has no such checkpoint, or one that is not in a run.
+    """
+    if path is not None and path.endswith(BEST):
+        run = find_run(path.removesuffix(BEST), out)
+        return run, checkpoint.best(run)[0]
+    run = latest_run(out, begun=True) if path in (None, LATEST) else find_run(path, out)
+    if not (run / checkpoint.MANIFEST).exists():
+        if not (run / CONFIG).is_file():
+            checkpoint.latest(run)  # says that this is no run, before a lock is put into it
+        return run, None
+    if checkpoint.step_of(run.absolute()) is None or run.absolute().parent.name != "checkpoints":
+        raise CheckpointError(f"{run} is a checkpoint outside a run; make a run of it with `neurogen migrate {run} runs/NAME --preset ...`")
+    checkpoint.verify(run)
+    return run.absolute().parent.parent, run
+
+
+def set_aside(run: Path, step: int) -> Path | None:
+    """Move the checkpoints after `step` into a folder of their own, run/aside-1 or the first that is free, itself a run with a copy of the
+    log. Returns that folder, or None where there are none. Raises BackendError if they cannot be moved."""
+    run = Path(run)
+    later = [folder for folder in checkpoint.saved(run) if checkpoint.step_of(folder) > step]
+    if not later:
+        return None
+    try:
+        aside = _next_free(run, "aside")
+        (aside / "checkpoints").mkdir()
+        if (run / METRICS).is_file():
+            shutil.copy2(run / METRICS, aside / METRICS)
+        for folder in reversed(later):  # killed half-way, what is left is what came before
+            folder.rename(aside / "checkpoints" / folder.name.removesuffix(".old"))
+    except OSError as error:
+        raise BackendError(f"{run}: checkpoints after step {step} cannot be moved: {error.strerror}; make room, or allow it") from None
+    return aside
+
+
+def read_config(run: Path) -> Config:
+    """The settings that a run began with. Raises CheckpointError if they cannot be read."""
+    path = Path(run) / CONFIG
+    try:
+        return Config.from_dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}; start the run again under another --name") from None
 
 
 # The lock
@@ -124,7 +185,7 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough while a forked child still has the file open
 
 
-@contextmanager
+@contextlib.contextmanager
 def lock(run: Path):
     """Keep a run to this process: `with lock(run): ...`. The system lets go of it when the process ends, however it ends.
 
@@ -188,6 +249,7 @@ class MetricsLog:
 
     def __init__(self, path: Path, step: int = 0):
         self.path = Path(path)
+        self._waiting = b""  # records that the disk has not taken yet
         try:
             if self.path.exists():
                 _write_whole(self.path, _until(step, self.path.read_bytes()))
@@ -195,23 +257,41 @@ class MetricsLog:
         except OSError as error:
             raise _cannot_write(self.path, error) from None
 
-    def write(self, record: dict) -> None:
-        """Append one record; its "step", if it has one, is what a later resume cuts by."""
-        line = json.dumps(record).encode() + b"\n"
+    def write(self, record: dict) -> str | None:
+        """Append one record; its "step", if it has one, is what a later resume cuts by.
+
+        A record that the disk refuses waits, in memory, for the next one. Returns a sentence that says so when that begins, otherwise None.
+        """
+        refused = bool(self._waiting)
+        self._waiting += json.dumps(record).encode() + b"\n"
+        error = self._flush()
+        return f"{_cannot_write(self.path, error)}; until then it is kept in memory" if error and not refused else None
+
+    def _flush(self):
+        """Write what waits, all of it or nothing: the error, or None."""
         try:
-            if self._file.write(line) < len(line):
+            size = os.fstat(self._file.fileno()).st_size
+            if self._file.write(self._waiting) < len(self._waiting):
+                self._file.truncate(size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._waiting = b""
         except OSError as error:
-            raise _cannot_write(self.path, error) from None
+            return error
+        return None
 
     def close(self) -> None:
+        """Raises BackendError if records are left that the disk does not take."""
+        error = self._flush()
         self._file.close()
+        if error:
+            raise _cannot_write(self.path, error)
 
     def __enter__(self) -> MetricsLog:
         return self
 
-    def __exit__(self, *_) -> None:
-        self.close()
+    def __exit__(self, kind, *_) -> None:
+        with contextlib.suppress(BackendError) if kind else contextlib.nullcontext():  # what went wrong first is what is told
+            self.close()
 
 
 def _until(step, data):

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from .brain.model import NeuroGenModel
 from .errors import CheckpointError
+from .rundir import find_checkpoint
+
+
+def find(path: str | None, out: Path) -> Path:
+    """`rundir.find_checkpoint`, which says on standard error what it passed over."""
+    folder, passed_over = find_checkpoint(path, out)
+    for sentence in passed_over:
+        print(f"neurogen: {sentence}", file=sys.stderr)
+    return folder
 
 
 def load(folder: Path, backend="auto") -> NeuroGenModel:

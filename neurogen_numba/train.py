@@ -7,7 +7,7 @@ import shlex
 import signal
 from pathlib import Path
 
-from . import checkpoint, rundir
+from . import rundir
 from .cli import COMMANDS, Parser, add_backend_flag, backend_of, command
 from .config import Config
 from .configure import add_config_flags, config_of
@@ -25,7 +25,9 @@ TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
     "--eval-interval": ("eval_interval", int, "updates between looks at held-out text"),
     "--sample-interval": ("sample_interval", int, "updates between samples"),
     "--checkpoint-interval": ("checkpoint_interval", int, "updates between checkpoints"),
+    "--keep-checkpoints": ("keep_checkpoints", int, "how many of the newest ones are kept, and besides them the best by validation"),
 }
+ON_RESUME = ("--steps", "--checkpoint-interval", "--keep-checkpoints")  # what may change in the middle of a run
 TEXT_FLAGS = {
     "--data": ("data", str, "a text file or a folder of them; without it, the built-in stories"),
     "--tokenizer": ("tokenizer", str, "sentencepiece, char, byte, word, or the path of a SentencePiece .model"),
@@ -41,7 +43,8 @@ def parser() -> Parser:
         flags.add_argument(flag, dest=field, type=kind, default=None, help=text)
     flags.add_argument("--name", default=None, help="name of the run (default: PRESET-1, PRESET-2, ...); with --resume, which run")
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
-    flags.add_argument("--resume", nargs="?", const="", default=None, metavar="RUN", help="go on with this run, or the latest one")
+    resume = "go on with a run, or from RUN@best, or from one checkpoint of a run; without PATH, with the latest run"
+    flags.add_argument("--resume", nargs="?", const="latest", default=None, metavar="PATH|latest", help=resume)
     flags.add_argument("--plain", action="store_true", help="plain lines instead of the live view")
     add_backend_flag(flags)
     return flags
@@ -61,18 +64,24 @@ def configure(args) -> Config:
         raise ConfigError(f"text.data: {data!r} is no path ({error})") from None
 
 
-def _run_to_resume(args) -> Path:
-    fixed = {flag: field for flag, (field, _, _) in (TEXT_FLAGS | TRAINING_FLAGS).items() if flag != "--steps"}
+def _to_resume(args) -> tuple[Path, Path | None]:
+    """(run, checkpoint to go on from); checkpoint None: the newest sound one."""
+    fixed = {flag: field for flag, (field, _, _) in (TEXT_FLAGS | TRAINING_FLAGS).items() if flag not in ON_RESUME}
     fixed |= {"--preset": "preset", "--config": "config", "--set": "assignments"}
     given = [flag for flag, field in fixed.items() if getattr(args, field) not in (None, [])]
     if given:
         raise ConfigError(f"--resume goes on with the settings of the run; leave out {', '.join(given)}")
-    if args.resume and args.name:
+    if args.name and args.resume != "latest":
         raise ConfigError("--resume RUN and --name both name a run; leave one out")
-    named = args.resume or args.name
-    run = rundir.find_run(named, args.out) if named else rundir.latest_run(args.out)
-    checkpoint.latest(run)  # refuses a folder that is no run, before a lock is put into it
-    return run
+    return rundir.find_resumable(args.name or args.resume, args.out)
+
+
+def _resume(args, run, folder, backend):
+    from .learning.trainer import Trainer
+
+    fields = ("checkpoint_interval", "keep_checkpoints")
+    saving = {field: getattr(args, field) for field in fields if getattr(args, field) is not None}
+    return Trainer.resume(run, args.steps, backend, folder, saving)
 
 
 def _watch(trainer, title: str, plain: bool):
@@ -115,14 +124,14 @@ def main(argv=None):
     args = parser().parse_args(argv)
     new = args.resume is None
     config = configure(args)  # before anything is written
-    run = rundir.create(args.out, args.name, config.preset) if new else _run_to_resume(args)
+    run, folder = (rundir.create(args.out, args.name, config.preset), None) if new else _to_resume(args)
     with rundir.lock(run):
         try:
             with _terminated_as_interrupted():
                 from .learning.trainer import Trainer
 
                 backend = backend_of(args)
-                trainer = Trainer(config, run, backend) if new else Trainer.resume(run, args.steps, backend)
+                trainer = Trainer(config, run, backend) if new else _resume(args, run, folder, backend)
         except BaseException:  # Ctrl-C too
             if new:
                 rundir.discard(run)  # nothing was trained: leave no empty run behind

@@ -1,4 +1,4 @@
-"""What every test shares: the `gpu` marker and the settings of Hypothesis."""
+"""What every test shares: the `gpu` marker, the settings of Hypothesis and the flag --kills."""
 
 import os
 import sys
@@ -13,6 +13,10 @@ SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 settings.register_profile("neurogen", deadline=None, derandomize="CI" in os.environ)
 settings.register_profile("simulated", settings.get_profile("neurogen"), max_examples=10)
 settings.load_profile("simulated" if SIMULATED else "neurogen")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--kills", type=int, default=5, help="moments at which test_kill.py kills a run")
 
 
 def pytest_configure(config):

@@ -2,14 +2,15 @@
 
 import contextlib
 import errno
+import hashlib
 import json
+import math
 import os
 import shutil
 import struct
 import subprocess
 import sys
 import tempfile
-import zlib
 from collections import namedtuple
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from neurogen_numba import checkpoint
+from neurogen_numba import __version__, checkpoint
 from neurogen_numba.errors import CheckpointError, ConfigError
 
 DTYPES = ["bool", "uint8", "uint16", "uint32", "int32", "int64", "float32", "float64"]
@@ -34,13 +35,13 @@ class Tokenizer:
         (folder / "tokenizer.model").write_bytes(bytes(range(256)))
 
 
-def save(folder, number):
+def save(folder, number, loss=None):
     """A small checkpoint in which every array and document says `number`."""
     tensors = {
         "brain": {"weight": np.full((3, 5), number, np.float32), "row_start": np.full(7, number, np.uint32)},
         "state": {"v": np.full((2, 4), number, np.float32)},
     }
-    return checkpoint.save(folder, tensors, {"config": {"number": number}, "trainer": {"step": number}}, Tokenizer())
+    return checkpoint.save(folder, tensors, {"config": {"number": number}, "trainer": {"step": number}}, Tokenizer(), loss)
 
 
 def number_in(folder):
@@ -98,9 +99,13 @@ def test_a_checkpoint_holds_tensors_documents_and_tokenizer(tmp_path):
     assert names(loaded.tokenizer_folder) == ["tokenizer.json", "tokenizer.model"]
     assert names(tmp_path) == ["saved"]
     listed = json.loads((tmp_path / "saved" / "manifest.json").read_text())
-    assert (listed["format"], listed["version"]) == ("neurogen-checkpoint", 1)
+    assert (listed["format"], listed["version"]) == ("neurogen-checkpoint", 2)
+    assert listed["made_with"]["neurogen"] == __version__ and listed["made_with"]["numpy"] == np.__version__
     assert size == sum(entry["bytes"] for entry in listed["files"].values())
     assert len(listed["files"]) == 7
+    for name, entry in listed["files"].items():
+        data = (tmp_path / "saved" / name).read_bytes()
+        assert entry == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def test_loaded_arrays_can_be_trained_on(tmp_path):
@@ -364,8 +369,8 @@ def with_honest_manifest(folder, name, data):
     """Replace a file, and let the manifest agree."""
     (folder / name).write_bytes(data)
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"][name] = {"bytes": len(data), "crc32": zlib.crc32(data)}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"sha256": checkpoint.seal(manifest)}))
 
 
 @pytest.fixture(scope="module")
@@ -386,7 +391,7 @@ def test_a_flipped_byte_is_noticed(whole, name, where, flip):
     changed[int(where * len(changed))] ^= flip
     (whole / name).write_bytes(changed)
     try:
-        if name == "manifest.json":  # spaces and the project's version may change without harm
+        if name == "manifest.json":  # spaces may change without harm
             with contextlib.suppress(CheckpointError):
                 assert number_in(whole) == 1
         else:
@@ -452,19 +457,31 @@ def test_json_that_cannot_be_read_is_refused(tmp_path, data):
     ("change", "message"),
     [
         ({"format": "gguf"}, "not a NeuroGen checkpoint: its manifest.json is of another format"),
-        ({"version": 2}, r"format 2, this NeuroGen \(.+\) reads up to 1; install a newer NeuroGen"),
-        ({"version": "1"}, "damaged: it does not list the files"),
+        ({"version": 3}, r"format 3, this NeuroGen \(.+\) reads up to 2; install a newer NeuroGen"),
+        ({"version": 1}, "damaged: it does not list the files"),  # the sums of that format were others
+        ({"version": 0}, "damaged: it does not list the files"),
+        ({"version": "2"}, "damaged: it does not list the files"),
+        ({"version": [2]}, "damaged: it does not list the files"),
         ({"files": ["brain.safetensors"]}, "damaged: it does not list the files"),
         ({"files": {"config.json": 12}}, "damaged: it does not list the files"),
-        ({"files": {"config.json": {"bytes": "12", "crc32": 1}}}, "damaged: it does not list the files"),
-        ({"files": {"config\0.json": {"bytes": 12, "crc32": 1}}}, "is missing"),
+        ({"files": {"config.json": {"bytes": "12", "sha256": "1"}}}, "damaged: it does not list the files"),
+        ({"files": {"config.json": {"bytes": 12, "sha256": 1}}}, "damaged: it does not list the files"),
+        ({"files": {"config\0.json": {"bytes": 12, "sha256": "1"}}}, "is missing"),
     ],
 )
 def test_a_manifest_of_something_else_is_refused(tmp_path, change, message):
     save(tmp_path / "saved", 1)
     path = tmp_path / "saved" / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    manifest = {**json.loads(path.read_text()), **change}
+    path.write_text(json.dumps(manifest | {"sha256": checkpoint.seal(manifest)}))
     with pytest.raises(CheckpointError, match=message):
+        checkpoint.load(tmp_path / "saved")
+
+
+def test_a_manifest_that_says_something_else_than_it_did_is_refused(tmp_path):
+    save(tmp_path / "saved", 1, loss=1.25)
+    damage(tmp_path / "saved" / "manifest.json", lambda data: data.replace(b"1.25", b"0.25"))
+    with pytest.raises(CheckpointError, match="manifest.json is damaged: its content is not what was saved"):
         checkpoint.load(tmp_path / "saved")
 
 
@@ -577,3 +594,56 @@ def test_prune_of_nothing_does_nothing_and_of_everything_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="at least 1, not 0"):
         checkpoint.prune(tmp_path, keep=0)
     assert number_in(checkpoint.latest(tmp_path)) == 1
+
+
+def flip(path):
+    """Change one byte in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_newest_reads_every_byte_and_says_what_it_passed_over(tmp_path):
+    run_with(tmp_path, 1, 2, 3, 4)
+    folder = tmp_path / "checkpoints"
+    assert checkpoint.newest(tmp_path) == (folder / "step-00000004", [])
+    flip(folder / "step-00000004" / "brain.safetensors")
+    damage(folder / "step-00000003" / "tokenizer" / "tokenizer.model", lambda data: data[:-1])
+    assert checkpoint.latest(tmp_path).name == "step-00000004"  # whole, as far as sizes tell
+    found, passed_over = checkpoint.newest(tmp_path)
+    assert found == folder / "step-00000002"
+    assert [sentence.split(" is passed over: ")[0] for sentence in passed_over] == ["step-00000004", "step-00000003"]
+    assert "brain.safetensors is damaged: its content" in passed_over[0] and "255 bytes where manifest.json says 256" in passed_over[1]
+    for step in (1, 2):
+        flip(folder / f"step-0000000{step}" / "state.safetensors")
+    with pytest.raises(CheckpointError, match="has no whole checkpoint: step-00000004 is passed over: .*brain.safetensors is damaged"):
+        checkpoint.newest(tmp_path)
+    with pytest.raises(CheckpointError, match="has no whole checkpoint: nothing has been saved there"):
+        checkpoint.newest(tmp_path / "nowhere")
+
+
+def scored(run, losses):
+    for step, loss in losses.items():
+        save(checkpoint.step_folder(run, step), step, loss)
+    return run
+
+
+def test_the_best_is_the_one_with_the_lowest_loss(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint whose loss on held-out text is known; leave out @best"):
+        checkpoint.best(scored(tmp_path, {1: None, 2: math.nan}))
+    scored(tmp_path, {3: 2.5, 4: 1.5, 5: 1.75, 6: None})
+    assert checkpoint.best(tmp_path) == (checkpoint.step_folder(tmp_path, 4), [])
+    flip(checkpoint.step_folder(tmp_path, 4) / "brain.safetensors")
+    found, passed_over = checkpoint.best(tmp_path)
+    assert found == checkpoint.step_folder(tmp_path, 5) and "step-00000004 is passed over" in passed_over[0]
+
+
+def test_prune_keeps_the_best_besides_the_newest(tmp_path):
+    scored(tmp_path, {1: 3.0, 2: 1.0, 3: 2.0, 4: None, 5: 2.5})
+    kept = checkpoint.prune(tmp_path, keep=2)
+    assert names(tmp_path / "checkpoints") == ["step-00000002", "step-00000004", "step-00000005"]
+    size = save(tmp_path / "another", 5, 2.5)
+    assert kept == [(checkpoint.step_folder(tmp_path, step), size) for step in (5, 4, 2)]
+    scored(tmp_path, {6: 0.5})
+    checkpoint.prune(tmp_path, keep=2)
+    assert names(tmp_path / "checkpoints") == ["step-00000005", "step-00000006"]

@@ -111,15 +111,15 @@ def test_resume_goes_on_with_the_latest_run_or_a_named_one_and_further(place, ca
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(place, capsys, monkeypatch):
-    write, calls, before = Trainer.save, [], signal.getsignal(signal.SIGINT)
+    snapshot, calls, before = Trainer._snapshot, [], signal.getsignal(signal.SIGINT)
 
-    def save(trainer):
+    def taken(trainer, loss):
         calls.append(trainer.step)
         if len(calls) == 1:
             signal.raise_signal(signal.SIGINT)
-        return write(trainer)
+        return snapshot(trainer, loss)
 
-    monkeypatch.setattr(Trainer, "save", save)
+    monkeypatch.setattr(Trainer, "_snapshot", taken)
     assert trained() == 130
     assert "neurogen train --resume runs/tiny-1" in capsys.readouterr().out
     assert checkpoint.latest(place / "runs/tiny-1").name == "step-00000003"

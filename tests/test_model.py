@@ -1,9 +1,9 @@
 """NeuroGenModel: what a program that only knows its methods sees."""
 
 import dataclasses
+import hashlib
 import inspect
 import json
-import zlib
 
 import numpy as np
 import pytest
@@ -533,8 +533,8 @@ def foreign_tensors(folder):
     path = folder / "brain.safetensors"
     path.write_bytes(b"not tensors")
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"][path.name] = {"bytes": 11, "crc32": zlib.crc32(b"not tensors")}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    manifest["files"][path.name] = {"bytes": 11, "sha256": hashlib.sha256(b"not tensors").hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"sha256": checkpoint.seal(manifest)}))
 
 
 @pytest.mark.parametrize(

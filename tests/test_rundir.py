@@ -283,19 +283,40 @@ def test_cutting_the_log_back_fails_without_losing_it(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
-def test_a_log_that_the_disk_cuts_short_says_so(tmp_path):
+def test_a_log_that_the_disk_cuts_short_says_so_once_and_waits(tmp_path):
     import resource
 
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with rundir.MetricsLog(tmp_path / "metrics.jsonl") as log:
-        log.write({"step": 1})
+    limits, path = resource.getrlimit(resource.RLIMIT_FSIZE), tmp_path / "metrics.jsonl"
+
+    def full(log, step):
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
         try:
-            for _ in range(2):  # the first write is cut short, the second refused
-                with pytest.raises(BackendError, match="metrics.jsonl cannot be written: .*; make room"):
-                    log.write({"step": 2, "text": "x" * 200_000})
+            return log.write({"step": step, "text": "x" * 200_000})
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    with rundir.MetricsLog(tmp_path / "metrics.jsonl", step=2) as log:
-        log.write({"step": 3})
-    assert [record["step"] for record in records(tmp_path / "metrics.jsonl")] == [1, 3]
+
+    with rundir.MetricsLog(path) as log:
+        assert log.write({"step": 1}) is None
+        said = full(log, 2)
+        assert "metrics.jsonl cannot be written: No space left on device; make room" in said and said.endswith("kept in memory")
+        assert full(log, 3) is None  # once is enough
+        assert [record["step"] for record in records(path)] == [1]  # and no part of a line
+        assert log.write({"step": 4}) is None
+        assert [record["step"] for record in records(path)] == [1, 2, 3, 4]
+        assert "cannot be written" in full(log, 5)  # full again: that is news
+    assert [record["step"] for record in records(path)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_log_that_is_never_written_is_an_error_in_the_end(tmp_path):
+    def full():
+        log = rundir.MetricsLog(tmp_path / "metrics.jsonl")
+        log.close()
+        log._file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115  closed with the log
+        log.write({"step": 1})
+        return log
+
+    with pytest.raises(BackendError, match="metrics.jsonl cannot be written: No space left on device"):
+        full().close()
+    with pytest.raises(ZeroDivisionError), full():  # what went wrong first is what is told
+        raise ZeroDivisionError

@@ -1,11 +1,13 @@
 """Training runs: they learn, they stop and go on bit for bit, they keep to their time, and they say what they did."""
 
+import dataclasses
+import errno
 import json
 import math
 import os
-import random
-import subprocess
-import sys
+import shutil
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,10 +24,10 @@ from neurogen_numba.learning.schedule import learning_rate
 from neurogen_numba.learning.trainer import Trainer
 from neurogen_numba.text import batches
 from neurogen_numba.text.stories import story
+from same import assert_equal_runs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-ROOT = Path(__file__).resolve().parent.parent
 SHEEP = "".join(f"{number} sheep, " for number in range(400))
 
 
@@ -54,67 +56,9 @@ def losses(reports):
     return [report.loss for report in of(StepReport, reports)]
 
 
-def last_checkpoint(run):
-    """Every array and document of the last checkpoint, and its name; the times, which differ from run to run, are taken out."""
-    saved = checkpoint.load(checkpoint.latest(run))
-    for name in ("seconds", "looking"):
-        saved.documents["trainer"].pop(name)
-    return saved.tensors, saved.documents, saved.folder.name
-
-
-def assert_equal_runs(run, other):
-    """Weights, moments, state of the neurons, place in the text, and what was measured on the way: the same bits."""
-    (tensors, documents, name), (other_tensors, other_documents, other_name) = last_checkpoint(run), last_checkpoint(other)
-    assert name == other_name and documents == other_documents
-    assert set(tensors) == set(other_tensors) == {"brain", "embeddings", "decoder", "optimizer", "state"}
-    for group in tensors:
-        assert tensors[group].keys() == other_tensors[group].keys()
-        for key, array in tensors[group].items():
-            assert array.dtype == other_tensors[group][key].dtype and array.tobytes() == other_tensors[group][key].tobytes(), (group, key)
-    assert measured(run) == measured(other)
-
-
-def measured(run):
-    """What metrics.jsonl says of each step, without times."""
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    kept = [record for record in records if record["kind"] in ("step", "evaluation", "sample")]
-    return [{name: value for name, value in record.items() if name not in ("seconds", "tokens_per_second")} for record in kept]
-
-
-# The end of a run is the same whether or not it was interrupted
+# The end of a run is the same whether or not it was interrupted (and killed: test_kill.py)
 
 LOOKS = {"eval_interval": 7, "sample_interval": 11, "checkpoint_interval": 3, "dropout": 0.1}
-
-CHILD = """
-import sys
-from pathlib import Path
-import tiny
-from neurogen_numba.learning.trainer import Trainer
-
-run, text, training = Path(sys.argv[1]), *map(eval, sys.argv[2:])
-for report in (Trainer.resume(run) if (run / "checkpoints").exists() else Trainer(tiny.config(text, **training), run)).reports():
-    print(report.kind, flush=True)
-"""
-
-
-def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(tmp_path, sheep):
-    settings = {"steps": 60, **LOOKS}
-    end(begin(tmp_path / "whole", sheep, **settings))
-    (tmp_path / "killed").mkdir()
-    moments = random.Random(1)
-    command = [sys.executable, "-c", CHILD, str(tmp_path / "killed"), repr(sheep), repr(settings)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "NUMBA_NUM_THREADS": "1"}
-    for kill in range(3):
-        lines = 15 if kill == 0 else moments.randrange(1, 15)  # at least one checkpoint must be there
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
-            said = [child.stdout.readline() for _ in range(lines)]
-            assert all(said), said
-            child.kill()
-        assert child.returncode != 0
-    resumed = Trainer.resume(tmp_path / "killed")
-    assert 3 <= resumed.step < 60
-    end(resumed)
-    assert_equal_runs(tmp_path / "killed", tmp_path / "whole")
 
 
 def test_stop_saves_and_the_run_goes_on_as_if_it_had_not(tmp_path, sheep):
@@ -203,6 +147,188 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path, sheep):
     Path(sheep["data"]).write_text(SHEEP * 2)
     with pytest.raises(CheckpointError, match="saved place in the text is for tokens"):
         Trainer.resume(tmp_path / "run")
+
+
+def test_a_run_that_had_saved_nothing_begins_again(tmp_path, sheep):
+    settings = {"steps": 4, **LOOKS, "checkpoint_interval": 9}
+    end(begin(tmp_path / "whole", sheep, **settings))
+    for report in begin(tmp_path / "killed", sheep, **settings).reports():
+        if isinstance(report, StepReport) and report.step == 3:
+            break
+    resumed = Trainer.resume(tmp_path / "killed")
+    assert resumed.step == 0
+    assert "no checkpoint had been saved yet: the run begins again" in [report.text for report in of(Notice, end(resumed))]
+    assert_equal_runs(tmp_path / "killed", tmp_path / "whole")
+    (tmp_path / "whole" / "config.json").write_text("{")
+    for folder in checkpoint.saved(tmp_path / "whole"):
+        shutil.rmtree(folder)
+    with pytest.raises(CheckpointError, match="config.json cannot be read: .*; start the run again under another --name"):
+        Trainer.resume(tmp_path / "whole")
+
+
+# Which checkpoint a run goes on from
+
+
+def kept(run):
+    return sorted(checkpoint.step_of(folder) for folder in checkpoint.saved(run))
+
+
+def harm(folder):
+    """Change the last byte of what the optimiser saved."""
+    path = folder / "optimizer.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_set_aside(tmp_path, sheep):
+    settings = {"steps": 12, **LOOKS}
+    end(begin(tmp_path / "whole", sheep, **settings))
+    run = tmp_path / "run"
+    end(begin(run, sheep, **settings))
+    harm(checkpoint.step_folder(run, 12))
+    harm(checkpoint.step_folder(run, 9))
+    resumed = Trainer.resume(run)
+    assert resumed.step == 6 and kept(run) == [3, 6, 9, 12]  # until it trains, nothing is touched
+    said = [report.text for report in of(Notice, end(resumed))]
+    assert said[0].startswith("step-00000012 is passed over: ") and "optimizer.safetensors is damaged" in said[0]
+    assert said[1].startswith("step-00000009 is passed over: ")
+    assert said[2:4] == ["going on from step 6", f"the checkpoints after step 6 were moved to {run / 'aside-1'}, with a copy of the log"]
+    assert kept(run / "aside-1") == [9, 12]
+    assert_equal_runs(run, tmp_path / "whole")
+
+
+def test_a_run_goes_on_from_any_of_its_checkpoints_and_loses_none(tmp_path, sheep):
+    run = tmp_path / "run"
+    end(begin(run, sheep, steps=12, **LOOKS))
+    before = (run / "metrics.jsonl").read_bytes()
+    resumed = Trainer.resume(run, folder=checkpoint.step_folder(run, 6))
+    assert resumed.step == 6
+    for report in resumed.reports():
+        if isinstance(report, StepReport) and report.step == 10:
+            break
+    assert kept(run) == [3, 6, 9] and kept(run / "aside-1") == [9, 12]
+    assert (run / "aside-1" / "metrics.jsonl").read_bytes() == before
+    shutil.rmtree(checkpoint.step_folder(run, 9))
+    (run / "aside-1" / "checkpoints" / "step-00000009").rename(checkpoint.step_folder(run, 9))
+    end(Trainer.resume(run, folder=checkpoint.step_folder(run, 6)))
+    assert kept(run / "aside-2") == [9]
+    assert_equal_runs(run, run / "aside-1")
+
+
+def test_what_may_change_in_the_middle_of_a_run(tmp_path, sheep):
+    run = tmp_path / "run"
+    end(begin(run, sheep, steps=4, **LOOKS))
+    end(Trainer.resume(run, 8, saving={"checkpoint_interval": 1, "keep_checkpoints": 2}))
+    assert set(kept(run)) >= {7, 8} and len(kept(run)) <= 3
+    training = Trainer.resume(run, 9).config.training
+    assert (training.checkpoint_interval, training.keep_checkpoints) == (1, 2)
+
+
+# Saving
+
+
+def test_every_checkpoint_is_scored_and_the_best_is_kept(tmp_path, sheep):
+    run = tmp_path / "run"
+    trainer = begin(run, sheep, steps=12, checkpoint_interval=2, eval_interval=100, keep_checkpoints=1)
+    losses = iter([3.0, 1.0, 2.0, 4.0, 5.0, 6.0])
+    real = loop.evaluate
+    loop_evaluate = lambda model, text: dataclasses.replace(real(model, text), loss=next(losses, 9.0))  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "evaluate", loop_evaluate)
+        reports = end(trainer)
+    assert [(report.step, report.loss) for report in of(EvalReport, reports)] == [(2, 3), (4, 1), (6, 2), (8, 4), (10, 5), (12, 9)]
+    assert kept(run) == [4, 12] and checkpoint.best(run)[0] == checkpoint.step_folder(run, 4)
+    saved = of(CheckpointReport, reports)
+    assert [report.kept for report in saved] == [1, 1, 2, 2, 2, 2]
+    assert saved[-1].kept_bytes == saved[1].bytes + saved[-1].bytes
+    assert all(0 <= report.held <= report.seconds for report in saved)
+
+
+def blocked(monkeypatch):
+    """Let saving wait for an event."""
+    write, go = checkpoint.save, threading.Event()
+    monkeypatch.setattr(checkpoint, "save", lambda *arguments: go.wait(60) and write(*arguments))
+    return go
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, sheep, monkeypatch):
+    """And what is written is the step that it is named after, whatever has been learned meanwhile."""
+    run = tmp_path / "run"
+    go = blocked(monkeypatch)
+    trainer = begin(run, sheep, steps=9, checkpoint_interval=5)
+    then = None
+    for report in trainer.reports():
+        if isinstance(report, StepReport) and report.step == 5:
+            then = {name: value.copy() for name, value in trainer.model.brain.parameters.value.items()}, trainer.batches.position()
+        if isinstance(report, StepReport) and report.step == 8:
+            assert kept(run) == []
+            go.set()
+    saved = checkpoint.load(checkpoint.step_folder(run, 5))
+    learned = {name: array for group in ("brain", "embeddings", "decoder") for name, array in saved.tensors[group].items()}
+    for name, value in then[0].items():
+        np.testing.assert_array_equal(learned[name], value)
+        assert name.endswith("bias") or not np.array_equal(value, trainer.model.brain.parameters.value[name])
+    assert (saved.documents["trainer"]["step"], saved.documents["trainer"]["position"]) == (5, then[1])
+    assert kept(run) == [5, 9]
+
+
+def test_one_checkpoint_is_written_at_a_time(tmp_path, sheep, monkeypatch):
+    run = tmp_path / "run"
+    writing, most, write = [], [], checkpoint.save
+
+    def slow(folder, *rest):
+        writing.append(folder)
+        most.append(len(writing))
+        time.sleep(0.05)
+        writing.remove(folder)
+        return write(folder, *rest)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    reports = end(begin(run, sheep, steps=6, checkpoint_interval=1, eval_interval=100))
+    assert [report.step for report in of(CheckpointReport, reports)] == [1, 2, 3, 4, 5, 6] and set(most) == {1}
+
+
+def test_who_stops_a_run_waits_for_the_checkpoint_under_way(tmp_path, sheep, monkeypatch):
+    run = tmp_path / "run"
+    go = blocked(monkeypatch)
+    trainer = begin(run, sheep, steps=9, checkpoint_interval=2)
+    threading.Timer(0.3, go.set).start()
+    for report in trainer.reports():
+        if isinstance(report, StepReport) and report.step == 3:
+            break  # as the second Ctrl-C does
+    assert kept(run) == [2] and checkpoint.newest(run)[1] == []
+
+
+def fill_disk(monkeypatch, *steps):
+    """Let the disk be full when the checkpoints of these steps are written."""
+    write = checkpoint._write
+
+    def limited(path, data):
+        if any(f"step-{step:08d}" in str(path) for step in steps):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, data)
+
+    monkeypatch.setattr(checkpoint, "_write", limited)
+
+
+def test_a_full_disk_costs_notices_and_not_the_run(tmp_path, sheep, monkeypatch):
+    settings = {"steps": 12, **LOOKS}
+    end(begin(tmp_path / "whole", sheep, **settings))
+    run = tmp_path / "run"
+    fill_disk(monkeypatch, 6, 9)
+    reports = end(begin(run, sheep, **settings))
+    failed = [report.text for report in of(Notice, reports) if "was not saved" in report.text]
+    assert len(failed) == 2 and all("earlier checkpoints are intact; training goes on" in text for text in failed)
+    assert "step-00000006 was not saved: the disk is full" in failed[0] and "step-00000009" in failed[1]
+    assert kept(run) == [3, 12]
+    assert_equal_runs(run, tmp_path / "whole")
+
+
+def test_a_disk_that_is_full_in_the_end_is_an_error(tmp_path, sheep, monkeypatch):
+    run = tmp_path / "run"
+    fill_disk(monkeypatch, 5)
+    with pytest.raises(CheckpointError, match="step-00000005 was not saved: the disk is full"):
+        end(begin(run, sheep, steps=5, **LOOKS))
+    assert Trainer.resume(run).step == 3
 
 
 # Learning
@@ -393,7 +519,7 @@ def test_the_plan_is_kept_over_a_resume(tmp_path, sheep, monkeypatch):
     assert resumed.steps == planned and resumed.seconds == pytest.approx(trainer.seconds)
     reports = end(resumed)
     assert of(StepReport, reports)[-1].step == planned
-    assert len(of(Notice, reports)) == 1  # no second plan
+    assert [report.text for report in of(Notice, reports)][0] == "going on from step 60" and len(of(Notice, reports)) == 2  # no second plan
 
 
 def test_a_run_that_turns_slow_ends_with_its_time(tmp_path, sheep, monkeypatch):
@@ -415,23 +541,24 @@ def test_a_run_that_turns_slow_ends_with_its_time(tmp_path, sheep, monkeypatch):
 def test_reports_come_in_order_and_are_all_in_the_log(tmp_path, sheep):
     run = tmp_path / "run"
     reports = end(begin(run, sheep, steps=7, log_interval=2, eval_interval=4, sample_interval=6, checkpoint_interval=3))
-    assert [(report.kind, getattr(report, "step", None)) for report in reports] == [
+    written = [report.step for report in of(CheckpointReport, reports)]
+    assert written == [3, 6, 7]  # when those beside training are told is a matter of the disk
+    assert [(report.kind, getattr(report, "step", None)) for report in reports if getattr(report, "path", None) is None] == [
         ("notice", None),
         ("step", 2),
-        ("checkpoint", 3),
+        ("evaluation", 3),
         ("step", 4),
         ("evaluation", 4),
         ("step", 6),
+        ("evaluation", 6),
         ("sample", 6),
-        ("checkpoint", 6),
         ("step", 7),
-        ("checkpoint", 7),
         ("evaluation", 7),
         ("sample", 7),
         ("final", None),
     ]
     assert [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] == [report.to_record() for report in reports]
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000006", "step-00000007"]
+    assert kept(run) == [3, 6, 7]
     step, sample = of(StepReport, reports)[0], of(SampleReport, reports)[0]
     assert step.bits_per_byte == pytest.approx(step.loss / math.log(2))  # a character of this text is a byte
     assert 0 < step.activity["wernicke"] < 0.5

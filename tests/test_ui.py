@@ -21,7 +21,7 @@ ACTIVITY = dict(zip(MODULES, (0.071, 0.04, 0.12, 0.001, 0.25, 0.033), strict=Tru
 STEP = StepReport(1240, 2310, 634880, 3.21012, 0.3123, 2.10149, 3.1e-3, 0.8211, 3120.4, 185.0, ACTIVITY)
 EVAL = EvalReport(1000, 2.5, 0.401, 1.2345, 0.48, 20000)
 SAMPLE = SampleReport(1200, "The fox", " ran home.\nIt slept.")
-CHECKPOINT = CheckpointReport(1000, "runs/a/step-1000", 12_345_678, 0.214)
+CHECKPOINT = CheckpointReport(1000, "runs/a/step-1000", 12_345_678, 0.214, 0.018, 6, 74_000_000)
 NOTICE = Notice("compiling kernels, once")
 FINAL = FinalReport({"steps": 2310, "validation_bits_per_byte": 0.59123, "checkpoint": "runs/a/step-2310"})
 HOSTILE = "[/red] [bold]x[/] \x1b[2J\x07\r\x00\x9b1m 日本語 🦊 \u202eabc \ud800 \\[z] \t|" + "w" * 300
@@ -108,7 +108,7 @@ def test_plain_lines():
         "  events 0.1-25.0 %  3,120 tokens/s  3:05 gone, 2:56 left",
         "validation at step 1000  loss 2.5000  bits/byte 1.234 (floor 0.480)  accuracy 40.1 %  20,000 tokens",
         'sample at step 1200  "The fox" -> " ran home.\\nIt slept."',
-        "saved runs/a/step-1000  12.3 MB in 0.21 s",
+        "saved runs/a/step-1000  12.3 MB in 0.21 s, training held up 0.02 s  6 kept, 74.0 MB in all",
         "finished  steps 2,310  validation bits per byte 0.5912  checkpoint runs/a/step-2310",
     ]
     assert "floor" not in lines_of(EvalReport(1, 2.0, 0.1, 1.0, None, 5))[1]

@@ -186,13 +186,16 @@ class NeuroGenModel:
         state: a state of neurons to keep with it; trainer: what a trainer needs to go on. Raises CheckpointError where it cannot be
         written.
         """
+        return checkpoint.save(Path(path), *self.snapshot(state, trainer), self.tokenizer)
+
+    def snapshot(self, state: dict | None = None, trainer: dict | None = None) -> tuple[dict, dict]:
+        """(tensors, documents) of a checkpoint, as `checkpoint.save` takes them: copies, which the next update leaves alone."""
         tables, numpy = self.brain.parameters, self.backend.to_numpy
         tensors = {"brain": self.brain.structure(), "embeddings": {}, "decoder": {}, "optimizer": {}, "state": state or {}}
         for name, parameter in tables.table.items():
             tensors[parameter.file][name] = numpy(tables.value[name])
             tensors["optimizer"] |= {f"m.{name}": numpy(tables.m[name]), f"v.{name}": numpy(tables.v[name])}
-        documents = {"config": self.config.to_dict(), "trainer": {"updates": self.optimizer.steps, **(trainer or {})}}
-        return checkpoint.save(Path(path), tensors, documents, self.tokenizer)
+        return tensors, {"config": self.config.to_dict(), "trainer": {"updates": self.optimizer.steps, **(trainer or {})}}
 
     @classmethod
     def load(cls, path, gpu_device: int = 0, backend: str | Backend = "auto") -> NeuroGenModel:

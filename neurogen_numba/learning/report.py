@@ -79,6 +79,9 @@ class CheckpointReport(Report):
     path: str
     bytes: int
     seconds: float  # that saving took
+    held: float  # seconds of these that training stood still
+    kept: int  # checkpoints that the run has now
+    kept_bytes: int  # of these together
 
 
 @dataclass(frozen=True)

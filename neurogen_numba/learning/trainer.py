@@ -17,14 +17,14 @@ from ..brain.model import NeuroGenModel
 from ..config import Config
 from ..errors import CheckpointError, ConfigError, TrainingError
 from ..generation import Sampling, Session, stream
-from ..rundir import MetricsLog, write_json
+from ..rundir import CONFIG, MetricsLog, read_config, set_aside, write_json
 from ..text.batches import open_corpus
 from .evaluation import answer_questions, evaluate
 from .report import CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
+from .saver import Saver, Snapshot, save
 from .schedule import learning_rate
 
 SUMMARY = "summary.json"
-KEEP = 2  # checkpoints
 PLAN_AT = 50  # updates after which the speed is known well enough to plan a run of `max_minutes`
 MARGIN = 0.03  # of the time limit, kept free for what takes longer than foreseen
 QUESTIONS = 300  # asked at the end about held-out stories
@@ -49,23 +49,31 @@ class Trainer:
         self._setup(model, corpus, run, beginning)
 
     @classmethod
-    def resume(cls, run: Path, steps: int | None = None, backend="auto") -> Trainer:
-        """steps: a new number of steps in all, for a run that is to go on longer; it also lifts a time limit.
+    def resume(cls, run: Path, steps: int | None = None, backend="auto", folder: Path | None = None, saving: dict | None = None) -> Trainer:
+        """Go on from the newest sound checkpoint, or from `folder`, one of the run's; from the beginning, where none was saved yet.
 
-        Raises CheckpointError where there is no whole checkpoint or its text has changed since, ConfigError where nothing is left to do.
+        steps: a new number of steps in all, for a run that is to go on longer; it also lifts a time limit. saving: other values of
+        `training.checkpoint_interval` and `keep_checkpoints`. Checkpoints after the one taken are set aside when training begins.
+        Raises CheckpointError where there is no sound checkpoint or its text has changed since, ConfigError where nothing is left to do.
         """
-        folder = checkpoint.latest(run)
+        changes = {**(saving or {}), **({} if steps is None else {"steps": steps, "max_minutes": 0.0})}
+        if folder is None and not checkpoint.saved(run) and (run / CONFIG).is_file():
+            trainer = cls(read_config(run).replace(training=changes), run, backend)
+            trainer._notices = ["no checkpoint had been saved yet: the run begins again"]
+            return trainer
+        folder, passed_over = (folder, []) if folder else checkpoint.newest(run)
         model, state, saved = NeuroGenModel.restore(folder, backend=backend)
         if model.tokenizer is None:
             raise CheckpointError(f"{folder}: no tokenizer was saved with it; it was not made by `neurogen train`")
+        model.config = model.config.replace(training=changes)
         trainer = cls.__new__(cls)
         try:
             trainer._setup(model, open_corpus(model.config, model.tokenizer), run, saved)
         except KeyError as missing:
             raise CheckpointError(f"{folder}: trainer.json lacks {missing.args[0]!r}; use another checkpoint") from None
         trainer.act.load_state(state)
+        trainer._notices = [*passed_over, f"going on from step {trainer.step:,}"]
         if steps is not None:
-            trainer.config = model.config = model.config.replace(training={"steps": steps, "max_minutes": 0.0})
             trainer.steps, trainer.planned = steps, True
         ended = trainer.step == trainer.steps and (run / SUMMARY).is_file()
         if trainer.step > trainer.steps or ended:
@@ -85,6 +93,7 @@ class Trainer:
         self.planned = saved["planned"]  # whether `steps` is final; with a time limit it is not until the speed is known
         self.seconds = saved["seconds"]
         self._looking = saved["looking"]  # seconds spent on evaluation, samples and checkpoints
+        self._notices = []  # what is to be said first
         self._stopping = False
 
     def stop(self):
@@ -94,18 +103,25 @@ class Trainer:
     def reports(self) -> Iterator[Report]:
         """Train to the end, or until `stop`; yields a report of everything that happens and appends it to metrics.jsonl.
 
-        Raises TrainingError where loss or gradient are no numbers any more.
+        A disk that is full costs notices, until the end. Raises TrainingError where loss or gradient are no numbers any more,
+        CheckpointError or BackendError where what has to be there in the end cannot be written.
         """
-        write_json(self.run / "config.json", self.config.to_dict())
+        aside = set_aside(self.run, self.step)
+        if aside:
+            self._notices.append(f"the checkpoints after step {self.step:,} were moved to {aside}, with a copy of the log")
+        write_json(self.run / CONFIG, self.config.to_dict())
         (self.run / SUMMARY).unlink(missing_ok=True)  # of an end that is none any more
-        with MetricsLog(self.run / "metrics.jsonl", self.step) as log:
-            for report in self._train():
-                log.write(report.to_record())
+        with MetricsLog(self.run / "metrics.jsonl", self.step) as log, Saver(self.run, self.config.training.keep_checkpoints) as saver:
+            for report in self._train(saver):
+                trouble = log.write(report.to_record())
                 yield report
+                if trouble:
+                    yield Notice(trouble)
 
-    def _train(self):
+    def _train(self, saver):
         training = self.config.training
         tokens = training.batch * training.segment
+        yield from map(Notice, self._notices)
         yield Notice("preparing the kernels: compiled at their first use, then kept")
         began = time.monotonic() - self.seconds
         plan_at = max(PLAN_AT, self.step + min(PLAN_AT, 12))  # by then a resumed run has its compilation behind it, too
@@ -142,18 +158,22 @@ class Trainer:
                     seconds=self.seconds,
                     activity=self.act.rates(training.segment),
                 )
+            yield from saver.poll()
             if self._stopping or self.step == self.steps:
                 break
             began_looking = time.monotonic()
-            if self.step % training.eval_interval == 0:
-                yield EvalReport(self.step, *dataclasses.astuple(evaluate(self.model, self._glimpse)))
+            saving = self.step % training.checkpoint_interval == 0
+            if saving or self.step % training.eval_interval == 0:
+                score = evaluate(self.model, self._glimpse)
+                yield EvalReport(self.step, *dataclasses.astuple(score))
             if self.step % training.sample_interval == 0:
                 yield self.sample()
-            if self.step % training.checkpoint_interval == 0:
-                yield self.save()
+            if saving:
+                yield from saver.begin(lambda loss=score.loss: self._snapshot(loss))
             pause = time.monotonic() - began_looking
             self._looking += pause
             marks = [(step, moment + pause) for step, moment in marks]
+        yield from saver.wait()
         yield self.save()
         if self.step == self.steps:
             yield from self._finish(tokens)
@@ -175,9 +195,14 @@ class Trainer:
         return SampleReport(self.step, prompt, "".join(stream(session, self.model.tokenizer, prompt, SAMPLE_TOKENS)))
 
     def save(self) -> CheckpointReport:
-        """Write a checkpoint of everything that a resumed run needs, and remove older ones."""
-        began = time.monotonic()
-        folder = checkpoint.step_folder(self.run, self.step)
+        """Write a checkpoint of everything that a resumed run needs, and remove older ones. Raises CheckpointError.
+
+        Held-out text is only looked at where the run has ended: who stops it early waits for nothing else.
+        """
+        loss = evaluate(self.model, self._glimpse).loss if self.step == self.steps else None
+        return save(self.run, lambda: self._snapshot(loss), self.config.training.keep_checkpoints)
+
+    def _snapshot(self, loss):
         trainer = {
             "step": self.step,
             "steps": self.steps,
@@ -186,9 +211,8 @@ class Trainer:
             "looking": self._looking,
             "position": self.batches.position(),
         }
-        size = self.model.save(folder, self.act.state(), trainer)
-        checkpoint.prune(self.run, KEEP)
-        return CheckpointReport(self.step, str(folder), size, time.monotonic() - began)
+        tensors, documents = self.model.snapshot(self.act.state(), trainer)
+        return Snapshot(self.step, tensors, documents, self.model.tokenizer, loss)
 
     def _finish(self, tokens):
         score = evaluate(self.model, self.corpus.validation())

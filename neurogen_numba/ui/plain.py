@@ -61,7 +61,10 @@ def line(report: Report) -> str:
             prompt, text = (json.dumps(part, ensure_ascii=False) for part in (report.prompt, report.text))
             return f"sample at step {report.step}  {prompt} -> {text}"
         case CheckpointReport():
-            return f"saved {report.path}  {decimal(report.bytes)} in {report.seconds:.2f} s"
+            return (
+                f"saved {report.path}  {decimal(report.bytes)} in {report.seconds:.2f} s, training held up {report.held:.2f} s"
+                f"  {report.kept} kept, {decimal(report.kept_bytes)} in all"
+            )
         case Notice():
             return report.text
         case FinalReport():

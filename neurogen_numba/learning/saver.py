@@ -1,0 +1,78 @@
+"""Checkpoints written beside training: a step hands over copies, a thread brings them to the disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import checkpoint
+from ..errors import CheckpointError
+from .report import CheckpointReport, Notice, Report
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run at one step, in copies: what training changes afterwards does not change it."""
+
+    step: int
+    tensors: dict
+    documents: dict
+    tokenizer: object
+    loss: float | None  # on held-out text, where it was measured at this step
+
+
+def save(run: Path, take: Callable[[], Snapshot], keep: int) -> CheckpointReport:
+    """Take a snapshot and write it while the caller waits; keeps the `keep` newest and the best. Raises CheckpointError."""
+    began = time.monotonic()
+    return _write(run, take(), keep, began)
+
+
+def _write(run, snapshot, keep, began, held=None):
+    folder = checkpoint.step_folder(run, snapshot.step)
+    size = checkpoint.save(folder, snapshot.tensors, snapshot.documents, snapshot.tokenizer, snapshot.loss)
+    kept = checkpoint.prune(run, keep)
+    seconds = time.monotonic() - began
+    total = sum(bytes_ for _, bytes_ in kept)
+    return CheckpointReport(snapshot.step, str(folder), size, seconds, seconds if held is None else held, len(kept), total)
+
+
+class Saver:
+    """Writes one checkpoint at a time: `with Saver(run, keep) as saver: ...`. On the way out what is being written is waited for.
+
+    A checkpoint that cannot be written, say because the disk is full, costs a notice and not the run.
+    """
+
+    def __init__(self, run: Path, keep: int):
+        self.run, self.keep = run, keep
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future | None = None
+
+    def begin(self, take: Callable[[], Snapshot]) -> list[Report]:
+        """Take a snapshot now and write it beside what comes next. Where the one before is not on the disk yet, it is waited for, and
+        reported."""
+        began = time.monotonic()
+        reports = self.wait()
+        snapshot = take()
+        self._writing = self._pool.submit(_write, self.run, snapshot, self.keep, began, time.monotonic() - began)
+        return reports
+
+    def poll(self) -> list[Report]:
+        """What became of the checkpoint under way, once, when it is known."""
+        return self.wait() if self._writing and self._writing.done() else []
+
+    def wait(self) -> list[Report]:
+        """As `poll`, when it is done."""
+        writing, self._writing = self._writing, None
+        try:
+            return [writing.result()] if writing else []
+        except CheckpointError as error:
+            return [Notice(f"{error}; training goes on, and the next checkpoint will be tried again")]
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._pool.shutdown()
