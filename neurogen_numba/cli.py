@@ -34,6 +34,7 @@ COMMANDS = {
     "generate": "continue a prompt",
     "evaluate": "measure a trained model on held-out text",
     "config": "print every setting of a preset, to edit and train with",
+    "migrate": "take a trained model over into a brain of another size",
     "plan": "say what a training run will need of a GPU's memory",
     "bench": "measure how fast it is here",
     "sim": "run the neurons alone, driven by noise",

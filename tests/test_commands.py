@@ -361,6 +361,22 @@ def test_damaged_and_foreign_checkpoints(place, capsys):
     refused(generate([str(place / "other")]), capsys, "other")
 
 
+def test_commands_pass_over_a_damaged_checkpoint_and_say_so(place, capsys, monkeypatch):
+    assert trained() == 0
+    brain = checkpoint.latest(place / "runs/tiny-1") / "brain.safetensors"
+    data = brain.read_bytes()
+    brain.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    monkeypatch.setattr("builtins.input", lambda prompt="": "/quit")
+    capsys.readouterr()
+    for command, flags in ((generate, ["--length", "1"]), (evaluate, ["--json"]), (chat, [])):
+        assert command(flags) == 0
+        assert capsys.readouterr().err.startswith("neurogen: step-00000004 is passed over: ")
+    assert train(["--resume", "tiny-1@best", "--keep-checkpoints", "1", "--checkpoint-interval", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "going on from step 2\n" in said and "moved to runs/tiny-1/aside-1" in said
+    assert len(checkpoint.saved(place / "runs/tiny-1")) <= 2  # the newest and the best
+
+
 def test_a_full_disk_while_saving_costs_no_checkpoint(place, capsys, monkeypatch):
     assert trained("--steps", "2") == 0
     capsys.readouterr()

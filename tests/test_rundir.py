@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurogen_numba import checkpoint, rundir
-from neurogen_numba.errors import BackendError, ConfigError
+from neurogen_numba.errors import BackendError, CheckpointError, ConfigError
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, sys.path)])}
 
@@ -91,6 +91,96 @@ def test_without_a_trained_run_there_is_no_latest(tmp_path):
     for out in (tmp_path / "runs", tmp_path / "nowhere"):
         with pytest.raises(ConfigError, match="no trained run under .*; train one first with `neurogen train`"):
             rundir.latest_run(out)
+
+
+def test_a_run_that_has_begun_can_be_the_latest_to_go_on_with(tmp_path):
+    saved(tmp_path / "a", 900, 100)
+    begun = rundir.create(tmp_path, "b", "nano")
+    rundir.write_json(begun / "config.json", {})
+    os.utime(begun / "config.json", (200, 200))
+    rundir.create(tmp_path, "c", "nano")
+    assert rundir.latest_run(tmp_path) == tmp_path / "a"
+    assert rundir.latest_run(tmp_path, begun=True) == begun
+    assert rundir.find_resumable("latest", tmp_path) == (begun, None)
+    saved(begun, 1, 300)
+    saved(tmp_path / "a", 901, 400)
+    assert rundir.find_resumable(None, tmp_path) == (tmp_path / "a", None)
+
+
+# Which checkpoint is meant
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Two runs: a has checkpoints 1 to 3, of which 1 is the best and 3 is damaged, b has one."""
+    monkeypatch.chdir(tmp_path)
+    for step, loss in ((1, 1.0), (2, 2.0), (3, None)):
+        checkpoint.save(checkpoint.step_folder(Path("runs/a"), step), {"brain": {"v": np.zeros(2, np.float32)}}, {}, loss=loss)
+    data = Path("runs/a/checkpoints/step-00000003/brain.safetensors").read_bytes()
+    Path("runs/a/checkpoints/step-00000003/brain.safetensors").write_bytes(data[:-1] + b"!")
+    saved(Path("runs/b"), 7, 100)
+    checkpoint.save(Path("alone"), {}, {})
+    return Path("runs")
+
+
+@pytest.mark.parametrize(
+    "path, found, passed_over",
+    [
+        (None, "runs/a/checkpoints/step-00000002", 1),
+        ("latest", "runs/a/checkpoints/step-00000002", 1),
+        ("a", "runs/a/checkpoints/step-00000002", 1),
+        ("runs/a", "runs/a/checkpoints/step-00000002", 1),
+        ("a@best", "runs/a/checkpoints/step-00000001", 0),
+        ("runs/b", "runs/b/checkpoints/step-00000007", 0),
+        ("runs/a/checkpoints/step-00000001", "runs/a/checkpoints/step-00000001", 0),
+        ("alone", "alone", 0),
+    ],
+)
+def test_the_checkpoint_that_is_meant(runs, path, found, passed_over):
+    folder, sentences = rundir.find_checkpoint(path, runs)
+    assert (folder, len(sentences)) == (Path(found), passed_over)
+    assert all(sentence.startswith("step-00000003 is passed over: ") for sentence in sentences)
+
+
+@pytest.mark.parametrize(
+    "path, run, folder",
+    [
+        ("a", "runs/a", None),
+        ("runs/a@best", "runs/a", "runs/a/checkpoints/step-00000001"),
+        ("runs/a/checkpoints/step-00000002", "runs/a", "runs/a/checkpoints/step-00000002"),
+    ],
+)
+def test_what_a_run_goes_on_from(runs, path, run, folder):
+    found, start = rundir.find_resumable(path, runs)
+    assert found.resolve() == Path(run).resolve() and start == (folder and Path(folder))
+
+
+@pytest.mark.parametrize(
+    "path, said",
+    [
+        ("b@best", "has no checkpoint whose loss on held-out text is known; leave out @best"),
+        ("nowhere", "nowhere has no whole checkpoint: nothing has been saved there"),
+        ("alone", "alone is a checkpoint outside a run; make a run of it with `neurogen migrate alone "),
+        ("runs/a/checkpoints/step-00000003", "brain.safetensors is damaged"),
+    ],
+)
+def test_what_a_run_cannot_go_on_from(runs, path, said):
+    with pytest.raises(CheckpointError, match=said):
+        rundir.find_resumable(path, runs)
+
+
+def test_what_cannot_be_set_aside_stays(tmp_path, monkeypatch):
+    saved(tmp_path / "a", 1, 100)
+    saved(tmp_path / "a", 2, 100)
+    assert rundir.set_aside(tmp_path / "a", 2) is None and names(tmp_path / "a") == ["checkpoints"]
+
+    def refused(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(BackendError, match="checkpoints after step 1 cannot be moved: Permission denied"):
+        rundir.set_aside(tmp_path / "a", 1)
+    assert checkpoint.latest(tmp_path / "a").name == "step-00000002"
 
 
 # The lock

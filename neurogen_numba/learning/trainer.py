@@ -14,7 +14,7 @@ from .. import backends, budget, checkpoint
 from ..backends.base import Backend
 from ..brain.activity import Activity
 from ..brain.model import NeuroGenModel
-from ..config import Config
+from ..config import Config, Training
 from ..errors import CheckpointError, ConfigError, TrainingError
 from ..generation import Sampling, Session, stream
 from ..rundir import CONFIG, MetricsLog, read_config, set_aside, write_json
@@ -32,6 +32,11 @@ SAMPLE_TOKENS = 160
 SAMPLING = Sampling(temperature=0.7, top_p=0.95)
 
 
+def beginning(training: Training) -> dict:
+    """What a checkpoint says of a run that has made no step yet."""
+    return {"step": 0, "steps": training.steps, "planned": not training.max_minutes, "seconds": 0.0, "looking": 0.0, "position": None}
+
+
 class Trainer:
     """A run in its directory. `Trainer(config, run)` begins one, `Trainer.resume(run)` goes on from its last checkpoint, bit for bit."""
 
@@ -43,10 +48,7 @@ class Trainer:
         if backend.name == "cuda":
             budget.check(config, backend)
         model = NeuroGenModel.from_config(config, corpus.tokenizer, backend=backend)
-        training = config.training
-        planned = not training.max_minutes
-        beginning = {"step": 0, "steps": training.steps, "planned": planned, "seconds": 0.0, "looking": 0.0, "position": None}
-        self._setup(model, corpus, run, beginning)
+        self._setup(model, corpus, run, beginning(config.training))
 
     @classmethod
     def resume(cls, run: Path, steps: int | None = None, backend="auto", folder: Path | None = None, saving: dict | None = None) -> Trainer:

@@ -1,0 +1,94 @@
+"""`neurogen migrate`: a trained model into a brain of another size, as a new run that can be trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+
+from .cli import COMMANDS, Parser, command
+from .config import Config
+from .configure import add_config_flags, config_of
+from .errors import ConfigError
+from .presets import get_preset
+
+
+def parser() -> Parser:
+    what = "Neurons, synapses and decoder take after the old ones in proportion; schedule, optimiser and neuron state begin anew."
+    flags = Parser("migrate", description=f"{COMMANDS['migrate'].capitalize()}. {what}")
+    flags.add_argument("old", metavar="OLD", help="a run, RUN@best, or a checkpoint")
+    flags.add_argument("new", metavar="NEW", type=Path, help="folder of the new run, such as runs/larger")
+    flags.add_argument("--out", type=Path, default=Path("runs"), help="where OLD is looked for, if it is the name of a run")
+    add_config_flags(flags)
+    return flags
+
+
+def configure(args, old: Config) -> Config:
+    """Preset, file and --set; the text is the old one's, apart from what was asked for, and so are the tokens.
+
+    Raises ConfigError where no size is named, or another tokenizer is asked for.
+    """
+    if not (args.preset or args.config or args.assignments):
+        raise ConfigError("the new size is missing; give --preset, --config or --set")
+    config = config_of(args)
+    default = get_preset(config.preset).text
+    text = {name: value for name, value in dataclasses.asdict(config.text).items() if value != getattr(default, name)}
+    for name in ("tokenizer", "vocabulary"):
+        if name in text:
+            raise ConfigError(f"text.{name}: the tokens are those that the old model has learned; leave it out")
+    if "data" in text:
+        text["data"] = str(Path(text["data"]).resolve())  # a resumed run may start in another folder
+    config = dataclasses.replace(config, text=dataclasses.replace(old.text, **text))
+    return config.replace(brain={"vocabulary": old.brain.vocabulary})
+
+
+@command("migrate")
+def main(argv=None):
+    args = parser().parse_args(argv)
+    from . import checkpoint, rundir
+    from .brain.model import NeuroGenModel
+    from .brain.resize import carry_over
+    from .learning.trainer import beginning
+    from .show import find, load
+
+    folder = find(args.old, args.out)
+    old = load(folder, "cpu")
+    config = configure(args, old.config)
+    run = _new_folder(args.new)
+    new = NeuroGenModel.from_config(config, old.tokenizer, backend="cpu")
+    rows = carry_over(old.brain, new.brain, config.training.seed)
+    with rundir.lock(run):
+        state = new.activity(1, config.training.batch).state()
+        size = new.save(checkpoint.step_folder(run, 0), state, beginning(config.training))
+        rundir.write_json(run / rundir.CONFIG, config.to_dict())
+    _show(rows, f"{folder} -> {run}")
+    print(f"{old.parameters:,} parameters became {new.parameters:,}; saved {size / 1e6:,.1f} MB")
+    print(f"To train it: neurogen train --resume {shlex.quote(str(run))}   To talk to it: neurogen chat {shlex.quote(str(run))}")
+    return 0
+
+
+def _new_folder(run):
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        if any(run.iterdir()):
+            raise ConfigError(f"{run} is not empty; choose another folder for the new run")
+    except OSError as error:
+        raise ConfigError(f"{run} cannot be made: {error.strerror}; choose another folder for the new run") from None
+    return run
+
+
+def _show(rows, title):
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for column in ("tensor", "old", "new", "what became of it"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        shapes = ("-" if shape is None else " x ".join(f"{n:,}" for n in shape) for shape in (row.old, row.new))
+        table.add_row(row.name, *shapes, row.how)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

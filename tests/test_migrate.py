@@ -1,0 +1,85 @@
+"""`neurogen migrate` as a person uses it."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import tiny
+from neurogen_numba import checkpoint, presets
+from neurogen_numba.brain.model import NeuroGenModel
+from neurogen_numba.evaluate import main as evaluate
+from neurogen_numba.generate import main as generate
+from neurogen_numba.migrate import main as migrate
+from neurogen_numba.train import main as train
+from same import assert_equal_runs
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with a text, a run of the preset `tiny` in runs/tiny-1, and a preset that is larger."""
+    small = tiny.config(steps=100, checkpoint_interval=50, learning_rate=0.02)
+    pfc = dataclasses.replace(small.brain.pfc, neurons=64, outputs=16)
+    monkeypatch.setitem(presets.PRESETS, "tiny", small)
+    large = small.replace(brain={"pfc": pfc}, training={"steps": 3, "learning_rate": 0.001})
+    monkeypatch.setitem(presets.PRESETS, "large", dataclasses.replace(large, preset="large"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sheep.txt").write_text("".join(f"{number} sheep went home.\n" for number in range(300)))
+    assert train(["--preset", "tiny", "--data", "sheep.txt"]) == 0
+    return tmp_path
+
+
+def refused(code, capsys, *words):
+    said = capsys.readouterr().err
+    assert code == 2 and said.count("\n") == 1 and said.startswith("neurogen migrate: "), said
+    for word in words:
+        assert word in said, said
+
+
+def test_a_run_is_taken_over_talked_to_and_trained_on(place, capsys):
+    capsys.readouterr()
+    assert migrate(["tiny-1", "runs/more", "--preset", "large", "--set", "brain.embedding=20"]) == 0
+    said = capsys.readouterr().out
+    assert "pfc.beta │ 32 │ 64 │ spread in proportion" in " ".join(said.split()) and "decoder.bias" in said
+    assert "neurogen train --resume runs/more" in said and "neurogen chat runs/more" in said
+    old, new = NeuroGenModel.load(checkpoint.latest(place / "runs/tiny-1")), NeuroGenModel.load(checkpoint.latest(place / "runs/more"))
+    assert (new.config.preset, new.config.brain.pfc.neurons, new.config.brain.embedding) == ("large", 64, 20)
+    assert new.config.text == old.config.text and new.tokenizer.encode("sheep").tolist() == old.tokenizer.encode("sheep").tolist()
+    assert generate(["more", "--length", "3"]) == 0
+    losses = []
+    for run in ("tiny-1", "more"):
+        capsys.readouterr()
+        assert evaluate([run, "--json"]) == 0
+        losses.append(json.loads(capsys.readouterr().out)["loss"])
+    assert losses[1] < losses[0] + 0.2 < 1 < np.log(old.config.brain.vocabulary)  # nats: it knows what the old one knew, or nearly
+    assert train(["--resume", "more"]) == 0
+    said = capsys.readouterr().out
+    assert "going on from step 0" in said and "step 1/3" in said and "step 3/3" in said
+
+
+def test_a_migration_is_a_matter_of_its_seed(place):
+    for name in ("a", "b"):
+        assert migrate(["tiny-1@best", f"runs/{name}", "--preset", "large"]) == train(["--resume", name]) == 0
+    assert_equal_runs(place / "runs/a", place / "runs/b")
+
+
+def test_bad_requests_cost_a_sentence(place, capsys):
+    capsys.readouterr()
+    refused(migrate(["tiny-1", "runs/x"]), capsys, "the new size is missing; give --preset")
+    refused(migrate(["tiny-1", "runs/tiny-1", "--preset", "large"]), capsys, "runs/tiny-1 is not empty")
+    refused(migrate(["nowhere", "runs/x", "--preset", "large"]), capsys, "nowhere")
+    refused(migrate(["tiny-1", "runs/x", "--preset", "lagre"]), capsys, "'large'")
+    refused(migrate(["tiny-1", "sheep.txt/x", "--preset", "large"]), capsys, "sheep.txt/x cannot be made")
+    refused(migrate(["tiny-1", "runs/x", "--set", "text.tokenizer=byte", "--preset", "large"]), capsys, "text.tokenizer", "leave it out")
+    assert sorted(path.name for path in (place / "runs").iterdir()) == ["tiny-1"]
+
+
+def test_the_text_may_be_another_one(place):
+    assert migrate(["tiny-1", "runs/x", "--preset", "large", "--set", "text.data=other.txt"]) == 0
+    config = json.loads((place / "runs/x/config.json").read_text())
+    assert config["text"]["data"] == str(place / "other.txt") and config["text"]["tokenizer"] == "char"
+    (place / "other.txt").write_text("sheep went home.\n" * 99)
+    assert train(["--resume", "x"]) == 0
