@@ -155,7 +155,7 @@ def _refuse_foreign(folder):
 def _reason(error, folder, needed):
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(next(path for path in folder.absolute().parents if path.exists())).free
-        return f"the disk is full, {needed:,} bytes are needed and {free:,} are free, so make room"
+        return f"the disk is full, over {needed:,} bytes are needed and {free:,} are free, so make room"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission to write in {folder.parent}, so choose another folder"
     return error.strerror or str(error)

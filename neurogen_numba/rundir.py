@@ -105,23 +105,23 @@ def find_checkpoint(path: str | None, out: Path) -> tuple[Path, list[str]]:
     return checkpoint.newest(run) if (run / "checkpoints").is_dir() else (run, [])
 
 
-def find_resumable(path: str | None, out: Path) -> tuple[Path, Path | None]:
-    """(run, checkpoint) to go on from, as `path` says in the words of `find_checkpoint`; checkpoint None: the newest sound one.
+def find_resumable(path: str | None, out: Path) -> tuple[Path, Path | None, list[str]]:
+    """(run, checkpoint, sentences) to go on from, as `path` says in the words of `find_checkpoint`; checkpoint None: the newest sound one.
 
     Raises ConfigError if there is no run, CheckpointError if it has no such checkpoint, or one that is not in a run.
     """
     if path is not None and path.endswith(BEST):
         run = find_run(path.removesuffix(BEST), out)
-        return run, checkpoint.best(run)[0]
+        return run, *checkpoint.best(run)
     run = latest_run(out, begun=True) if path in (None, LATEST) else find_run(path, out)
     if not (run / checkpoint.MANIFEST).exists():
         if not (run / CONFIG).is_file():
             checkpoint.latest(run)  # says that this is no run, before a lock is put into it
-        return run, None
+        return run, None, []
     if checkpoint.step_of(run.absolute()) is None or run.absolute().parent.name != "checkpoints":
         raise CheckpointError(f"{run} is a checkpoint outside a run; make a run of it with `neurogen migrate {run} runs/NAME --preset ...`")
     checkpoint.verify(run)
-    return run.absolute().parent.parent, run
+    return run.absolute().parent.parent, run, []
 
 
 def set_aside(run: Path, step: int) -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import signal
+import sys
 from pathlib import Path
 
 from . import rundir
@@ -73,7 +74,10 @@ def _to_resume(args) -> tuple[Path, Path | None]:
         raise ConfigError(f"--resume goes on with the settings of the run; leave out {', '.join(given)}")
     if args.name and args.resume != "latest":
         raise ConfigError("--resume RUN and --name both name a run; leave one out")
-    return rundir.find_resumable(args.name or args.resume, args.out)
+    run, folder, passed_over = rundir.find_resumable(args.name or args.resume, args.out)
+    for sentence in passed_over:
+        print(f"neurogen train: {sentence}", file=sys.stderr)
+    return run, folder
 
 
 def _resume(args, run, folder, backend):

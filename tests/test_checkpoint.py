@@ -204,7 +204,7 @@ def test_a_full_disk_leaves_the_former_checkpoint(tmp_path, monkeypatch, nth):
         save(tmp_path / "best", 2)
     monkeypatch.undo()
     assert str(caught.value) == (
-        f"{tmp_path / 'best'} was not saved: the disk is full, 120 bytes are needed and 12 are free, so make room; "
+        f"{tmp_path / 'best'} was not saved: the disk is full, over 120 bytes are needed and 12 are free, so make room; "
         "earlier checkpoints are intact"
     )
     assert number_in(tmp_path / "best") == 1

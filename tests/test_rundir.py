@@ -101,10 +101,10 @@ def test_a_run_that_has_begun_can_be_the_latest_to_go_on_with(tmp_path):
     rundir.create(tmp_path, "c", "nano")
     assert rundir.latest_run(tmp_path) == tmp_path / "a"
     assert rundir.latest_run(tmp_path, begun=True) == begun
-    assert rundir.find_resumable("latest", tmp_path) == (begun, None)
+    assert rundir.find_resumable("latest", tmp_path) == (begun, None, [])
     saved(begun, 1, 300)
     saved(tmp_path / "a", 901, 400)
-    assert rundir.find_resumable(None, tmp_path) == (tmp_path / "a", None)
+    assert rundir.find_resumable(None, tmp_path) == (tmp_path / "a", None, [])
 
 
 # Which checkpoint is meant
@@ -151,8 +151,8 @@ def test_the_checkpoint_that_is_meant(runs, path, found, passed_over):
     ],
 )
 def test_what_a_run_goes_on_from(runs, path, run, folder):
-    found, start = rundir.find_resumable(path, runs)
-    assert found.resolve() == Path(run).resolve() and start == (folder and Path(folder))
+    found, start, passed_over = rundir.find_resumable(path, runs)
+    assert found.resolve() == Path(run).resolve() and start == (folder and Path(folder)) and passed_over == []
 
 
 @pytest.mark.parametrize(
@@ -167,6 +167,13 @@ def test_what_a_run_goes_on_from(runs, path, run, folder):
 def test_what_a_run_cannot_go_on_from(runs, path, said):
     with pytest.raises(CheckpointError, match=said):
         rundir.find_resumable(path, runs)
+
+
+def test_a_damaged_best_is_passed_over_and_named(runs):
+    first = runs / "a/checkpoints/step-00000001/brain.safetensors"
+    first.write_bytes(first.read_bytes()[:-1] + b"!")
+    _, folder, passed_over = rundir.find_resumable("a@best", runs)
+    assert folder == runs / "a/checkpoints/step-00000002" and passed_over[0].startswith("step-00000001 is passed over: ")
 
 
 def test_what_cannot_be_set_aside_stays(tmp_path, monkeypatch):
