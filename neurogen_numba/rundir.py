@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 from . import checkpoint
@@ -154,6 +155,8 @@ def read_config(run: Path) -> Config:
 
 # The lock
 
+PATIENCE = 0.5  # seconds: a process killed in the moment in which it starts another leaves its lock to that one until that one runs
+
 if os.name == "nt":
     import msvcrt
 
@@ -199,7 +202,11 @@ def lock(run: Path):
         raise ConfigError(f"{path} cannot be opened: {error.strerror}; choose another run or change its permissions") from None
     with file:
         try:
-            if not _acquire(file.fileno()):
+            waited = 0.0
+            while not (acquired := _acquire(file.fileno())) and waited < PATIENCE:
+                time.sleep(0.05)
+                waited += 0.05
+            if not acquired:
                 file.seek(0)
                 holder = file.read().decode(errors="replace") or "(unknown)"
                 raise ConfigError(f"{run} is in use by process {holder}; wait until it ends, or choose another --name")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -252,6 +253,15 @@ def test_the_lock_is_released_after_an_error(tmp_path):
         raise ZeroDivisionError
     with rundir.lock(tmp_path), pytest.raises(ConfigError, match=f"in use by process {os.getpid()};"), rundir.lock(tmp_path):
         pass
+
+
+def test_a_lock_that_is_let_go_of_in_a_moment_is_waited_for(tmp_path):
+    holder = rundir.lock(tmp_path)
+    holder.__enter__()
+    letting_go = threading.Timer(0.2, lambda: holder.__exit__(None, None, None))
+    letting_go.start()
+    with rundir.lock(tmp_path):
+        letting_go.join()
 
 
 FORKED = """
