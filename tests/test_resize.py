@@ -168,3 +168,17 @@ def test_synapses_without_a_parent_begin_at_nothing():
     pair, weight, share = descend(np.array([[1]]), weight, old, new, same, proportional(1, 1), np.random.default_rng(0))
     assert sorted(pair[0].tolist()) == [0, 1, 2] and share == pytest.approx(1 / 3)
     assert dict(zip(pair[0].tolist(), weight[0].tolist(), strict=True)) == {0: 0, 1: 6, 2: 0}
+
+
+def test_rows_of_the_decoder_become_embeddings_of_their_own():
+    tied = model_of(brain_of(tied=True, embedding=tiny.BRAIN.broca.output_size))
+    for _ in range(10):
+        tied.train_step(IDS[:, :-1], IDS[:, 1:], 0.01)
+    apart, rows = resized(tied, brain_of(embedding=tiny.BRAIN.broca.output_size))
+    assert np.abs(apart.logits(IDS) - tied.logits(IDS)).max() < 1e-4
+    assert (rows["embedding.weight"].old, rows["embedding.weight"].how) == (None, "the decoder's rows, carried over")
+    again, rows = resized(tied, tied.config.brain)
+    np.testing.assert_array_equal(again.logits(IDS), tied.logits(IDS))
+    assert rows.keys() == tied.brain.parameters.table.keys()
+    _, rows = resized(apart, tied.config.brain)
+    assert rows["embedding.weight"].how == "left out: the new brain has none"

@@ -224,6 +224,18 @@ def test_a_past_can_be_set_and_some_of_it_forgotten(backend):
         np.testing.assert_allclose(currents[name], want[name], rtol=1e-5, atol=1e-5)
 
 
+def test_a_past_that_was_set_is_the_same_to_the_bit(backend):
+    """Silent, dropped and empty lanes have no sign."""
+    made = wired(backend)
+    traffic, again = made.traffic(learning=False), made.traffic(learning=False)
+    for key in range(4):
+        forward(made, traffic, membranes(key), drop=0.5, key=key)
+        traffic.advance(T)
+        for name in SIZES:
+            again.set_past(name, traffic.past(name))
+            assert again.past(name).tobytes() == traffic.past(name).tobytes()
+
+
 def test_dropped_axons_are_silent_and_the_others_louder(backend):
     from neurogen_numba.kernels.rng import uniform
 

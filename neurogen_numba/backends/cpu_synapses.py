@@ -110,6 +110,7 @@ class CpuTraffic(Traffic):
             index, value, fired, listed = self.lists[name]
             for array in (index, value, fired):
                 array[:history] = array[length : length + history].copy()
+            value[:history] += np.float32(0)  # a silent lane may hold -0, which a state that is saved and loaded does not
             listed[:history] = fired[:history]  # no gradient reaches back before a segment
 
     def past(self, signal):

@@ -98,20 +98,22 @@ def carry_over(old: Brain, new: Brain, seed: int = 0) -> list[Row]:
 
 def _embedding(old, new):
     name, through = "embedding.weight", "embedding_thalamus.weight"
-    before, now = old.parameters.value, new.parameters.value
+    before, now, senses = old.parameters.value, new.parameters.value, old.components[0]
     thalamus = proportional(old.config.thalamus.neurons, new.config.thalamus.neurons)
-    rows = before[name]
-    if through not in now:  # a row of the new table is what the Thalamus gets for a token
-        rows = (rows @ before[through] if through in before else rows)[:, thalamus.parent]
-        how = _changed(before[name], now[name]) if through not in before else "multiplied by the projection, which is not needed any more"
-    else:
-        columns = proportional(rows.shape[1], now[name].shape[1])
-        rows, how = rows[:, columns.parent], _changed(rows, now[name])
-        projection = before[through] if through in before else np.eye(before[name].shape[1], dtype=np.float32)
+    rows, of_rows = senses.weight * senses.gain, None if senses.tied else senses.weight.shape
+    if through in now:
+        columns = proportional(rows.shape[1], now[through].shape[0])
+        projection = before[through] if through in before else np.eye(rows.shape[1], dtype=np.float32)
         now[through][...] = columns.spread(projection)[:, thalamus.parent]
         yield Row(through, before[through].shape if through in before else None, now[through].shape, _changed(projection, now[through]))
-    now[name][...] = rows
-    yield Row(name, before[name].shape, now[name].shape, how)
+    if new.config.tied:  # its rows are the decoder's
+        return
+    if through in now:
+        how, now[name][...] = _changed(rows, now[name]), rows[:, columns.parent]
+    else:  # a row of the new table is what the Thalamus gets for a token
+        how = _changed(rows, now[name]) if through not in before else "multiplied by the projection, which is not needed any more"
+        now[name][...] = (rows @ before[through] if through in before else rows)[:, thalamus.parent]
+    yield Row(name, of_rows, now[name].shape, how if of_rows else f"the decoder's rows, {how}")
 
 
 def _populations(old, new):
