@@ -106,11 +106,12 @@ class Training:
     checkpoint_interval: int = 500  # steps
     sample_interval: int = 100  # steps
     log_interval: int = 10  # steps
+    viz_interval: int = 500  # steps between figures; 0: none
 
     def __post_init__(self):
         for name in ("steps", "batch", "segment", "eval_interval", "eval_tokens", "checkpoint_interval", "sample_interval", "log_interval"):
             _at_least(self, "training", name, 1)
-        for name in ("learning_rate", "warmup", "final_rate", "weight_decay", "max_minutes", "seed"):
+        for name in ("learning_rate", "warmup", "final_rate", "weight_decay", "max_minutes", "seed", "viz_interval"):
             _at_least(self, "training", name, 0)
         for name in ("batch", "segment"):
             if getattr(self, name) > MOST:
