@@ -33,6 +33,7 @@ COMMANDS = {
     "chat": "talk to a trained model",
     "generate": "continue a prompt",
     "evaluate": "measure a trained model on held-out text",
+    "figures": "draw the figures of a run once more",
     "config": "print every setting of a preset, to edit and train with",
     "plan": "say what a training run will need of a GPU's memory",
     "bench": "measure how fast it is here",

@@ -73,6 +73,8 @@ def test_a_loader_that_keeps_the_model_waiting_is_named_once():
     assert "18 seconds waited for it, 60 % of the time" in notice.text
     assert len(Watchdog().loading(600.0, 601.0)) == 1, "a single stall counts, too"
     assert Watchdog().loading(15.0, 30.0) == []
+    watchdog = Watchdog()
+    assert watchdog.loading(0.0, 3600.0) == [] and len(watchdog.loading(30.0, 31.0)) == 1, "a good hour excuses nothing"
 
 
 def test_a_slow_disk_is_named_once():
