@@ -113,13 +113,14 @@ class Training:
     keep_checkpoints: int = 5  # the newest ones, and the best by validation besides
     sample_interval: int = 100  # steps
     log_interval: int = 10  # steps
+    viz_interval: int = 500  # steps between figures; 0: none
 
     def __post_init__(self):
         for name in ("steps", "batch", "segment", "eval_interval", "eval_tokens", "checkpoint_interval", "keep_checkpoints"):
             _at_least(self, "training", name, 1)
         for name in ("sample_interval", "log_interval"):
             _at_least(self, "training", name, 1)
-        for name in ("learning_rate", "warmup", "final_rate", "weight_decay", "max_minutes", "seed"):
+        for name in ("learning_rate", "warmup", "final_rate", "weight_decay", "max_minutes", "seed", "viz_interval"):
             _at_least(self, "training", name, 0)
         for name in ("batch", "segment"):
             if getattr(self, name) > MOST:

@@ -6,6 +6,8 @@ nano-1/
     metrics.jsonl      one record per line
     checkpoints/       step-00000100, ...: see checkpoint.py
     aside-1/           what came after a checkpoint that the run went on from: its checkpoints, and metrics.jsonl as it was
+    training_viz/      figures: see ui/pictures.py
+    tensorboard/       event files, with --tensorboard: see ui/tensorboard.py
 """
 
 from __future__ import annotations
@@ -225,22 +227,23 @@ def lock(run: Path):
 
 def write_json(path: Path, values: dict) -> None:
     """Write a JSON file, or leave the one before as it was. Raises BackendError if it cannot be written."""
-    _write_whole(Path(path), (json.dumps(values, indent=2) + "\n").encode())
-
-
-def _write_whole(path, data):
-    temporary = path.with_name(path.name + ".saving")
     try:
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(Path(path), (json.dumps(values, indent=2) + "\n").encode())
     except OSError as error:
         raise _cannot_write(path, error) from None
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file, or leave the one before as it was. Raises OSError if it cannot be written."""
+    temporary = path.with_name(path.name + ".saving")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _cannot_write(path, error):
@@ -259,7 +262,7 @@ class MetricsLog:
         self._waiting = b""  # records that the disk has not taken yet
         try:
             if self.path.exists():
-                _write_whole(self.path, _until(step, self.path.read_bytes()))
+                write_whole(self.path, _until(step, self.path.read_bytes()))
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  open as long as the log
         except OSError as error:
             raise _cannot_write(self.path, error) from None

@@ -27,6 +27,7 @@ TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
     "--sample-interval": ("sample_interval", int, "updates between samples"),
     "--checkpoint-interval": ("checkpoint_interval", int, "updates between checkpoints"),
     "--keep-checkpoints": ("keep_checkpoints", int, "how many of the newest ones are kept, and besides them the best by validation"),
+    "--viz-interval": ("viz_interval", int, "updates between figures in RUN/training_viz; 0: none"),
 }
 ON_RESUME = ("--steps", "--checkpoint-interval", "--keep-checkpoints")  # what may change in the middle of a run
 TEXT_FLAGS = {
@@ -46,6 +47,9 @@ def parser() -> Parser:
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
     resume = "go on with a run, or from RUN@best, or from one checkpoint of a run; without PATH, with the latest run"
     flags.add_argument("--resume", nargs="?", const="latest", default=None, metavar="PATH|latest", help=resume)
+    flags.add_argument(
+        "--tensorboard", action="store_true", help="event files for TensorBoard in RUN/tensorboard; a resumed run goes on with them"
+    )
     flags.add_argument("--plain", action="store_true", help="plain lines instead of the live view")
     add_backend_flag(flags)
     return flags
@@ -88,7 +92,7 @@ def _resume(args, run, folder, backend):
     return Trainer.resume(run, args.steps, backend, folder, saving)
 
 
-def _watch(trainer, title: str, plain: bool):
+def _watch(trainer, title: str, plain: bool, tensorboard: bool):
     """Train to the end, or until the first Ctrl-C, and show it. A second Ctrl-C ends it at once."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -97,13 +101,22 @@ def _watch(trainer, title: str, plain: bool):
         signal.signal(number, before[number])
 
     from .ui import open_view
+    from .ui.pictures import Pictures
+    from .ui.tensorboard import TensorBoard
 
     try:
         for number in before:
             signal.signal(number, stop)
-        with open_view(title, plain=plain or None) as view:
+        with contextlib.ExitStack() as open_views:
+            views = [open_views.enter_context(open_view(title, plain=plain or None))]
+            tell = views[0].show
+            if trainer.config.training.viz_interval:
+                views.append(open_views.enter_context(Pictures(trainer.run, tell)))
+            if tensorboard:
+                views.append(open_views.enter_context(TensorBoard(trainer.run, trainer.step, tell)))
             for report in trainer.reports():
-                view.show(report)
+                for view in views:
+                    view.show(report)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -127,6 +140,10 @@ def _terminated_as_interrupted():
 def main(argv=None):
     args = parser().parse_args(argv)
     new = args.resume is None
+    if args.tensorboard:
+        from .ui import tensorboard
+
+        tensorboard.check()
     config = configure(args)  # before anything is written
     run, folder = (rundir.create(args.out, args.name, config.preset), None) if new else _to_resume(args)
     with rundir.lock(run):
@@ -140,7 +157,8 @@ def main(argv=None):
             if new:
                 rundir.discard(run)  # nothing was trained: leave no empty run behind
             raise
-        _watch(trainer, f"{run.name} · {trainer.model.parameters:,} parameters · {trainer.config.brain.neurons:,} neurons", args.plain)
+        title = f"{run.name} · {trainer.model.parameters:,} parameters · {trainer.config.brain.neurons:,} neurons"
+        _watch(trainer, title, args.plain, args.tensorboard or (run / "tensorboard").is_dir())
     if trainer.step < trainer.steps:
         going_on = f"neurogen train --resume {shlex.quote(str(run))}"
         print(f"Stopped after {trainer.step:,} of {trainer.steps:,} steps; everything is kept. To go on: {going_on}")

@@ -12,7 +12,17 @@ from neurogen_numba.cli import COMMANDS, Parser, command, main
 from neurogen_numba.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAVY = ("cupy", "datasets", "numba", "numpy", "rich", "safetensors", "sentencepiece")  # each takes a tenth of a second or more
+HEAVY = (
+    "cupy",
+    "datasets",
+    "matplotlib",
+    "numba",
+    "numpy",
+    "rich",
+    "safetensors",
+    "sentencepiece",
+    "tensorboardX",
+)  # each takes a tenth of a second or more
 
 
 def python(*arguments, cwd=None):

@@ -20,6 +20,7 @@ from neurogen_numba.chat import Talk
 from neurogen_numba.chat import main as chat
 from neurogen_numba.errors import ConfigError
 from neurogen_numba.evaluate import main as evaluate
+from neurogen_numba.figures import main as figures
 from neurogen_numba.generate import main as generate
 from neurogen_numba.learning.trainer import Trainer
 from neurogen_numba.show import load, summary_of
@@ -83,6 +84,58 @@ def test_train_then_generate_evaluate_and_chat(place, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert said.count("Neo: ") == 1 and "temperature 0" in said and "nonsense" in said and "'é'" in said and "forgotten" in said
     assert next(lines) == "never read"
+
+
+def test_train_draws_figures_and_figures_draws_them_once_more(place, capsys):
+    flags = "--viz-interval", "2", "--sample-interval", "3"
+    assert trained(*flags) == 0
+    folder = place / "runs/tiny-1/training_viz"
+    pages = {f"{page}_{which}.png" for page in ("brain", "training") for which in ("step_000004", "latest")}
+    assert pages | {"metrics_history.json", "text_samples.json"} <= {path.name for path in folder.iterdir()}
+    assert json.loads((folder / "metrics_history.json").read_text())["step"] == [1, 2, 3, 4]
+    samples = json.loads((folder / "text_samples.json").read_text(encoding="utf-8"))
+    assert [sample["step"] for sample in samples] == [3, 4], "the last figure has what came after the last step"
+    assert train(["--resume", "--steps", "6"]) == 0
+    assert {"brain_step_000006.png", "training_step_000006.png"} <= {path.name for path in folder.iterdir()}
+    assert json.loads((folder / "metrics_history.json").read_text())["step"] == [1, 2, 3, 4, 5, 6]
+    assert "warning" not in capsys.readouterr().out
+    shutil.rmtree(folder)
+    assert figures([]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert sorted(Path(line).name for line in listed) == sorted(path.name for path in folder.iterdir())
+    assert "brain_step_000006.png" in {path.name for path in folder.iterdir()} and len(listed) == 6
+
+
+def test_figures_of_a_run_that_has_written_no_text(place, capsys):
+    assert trained() == 0
+    log = place / "runs/tiny-1/metrics.jsonl"
+    log.write_text("".join(line for line in log.read_text().splitlines(True) if json.loads(line)["kind"] != "sample"))
+    capsys.readouterr()
+    assert figures(["tiny-1"]) == 0
+    assert "No figure of the brain" in capsys.readouterr().out
+    assert not list((place / "runs/tiny-1/training_viz").glob("brain*"))
+    shutil.rmtree(place / "runs/tiny-1/training_viz")
+    (place / "runs/tiny-1/training_viz").write_text("in the way")
+    refused(figures(["tiny-1"]), capsys, "no figures can be written in runs/tiny-1: File exists")
+    log.unlink()
+    refused(figures(["tiny-1"]), capsys, "metrics.jsonl cannot be read", "give the folder of a run")
+    refused(figures(["nothing"]), capsys, "nothing")
+
+
+def test_tensorboard_events_come_with_the_flag_and_a_resumed_run_goes_on_with_them(place, capsys):
+    pytest.importorskip("tensorboardX")
+    assert trained("--name", "without") == 0 and not (place / "runs/without/tensorboard").exists()
+    assert trained("--tensorboard", "--name", "with") == 0
+    assert train(["--resume", "with", "--steps", "6"]) == 0
+    files = sorted((place / "runs/with/tensorboard").iterdir())
+    assert len(files) == 2 and all(file.stat().st_size > 1000 for file in files)
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_tensorboard_without_its_package_is_refused_before_anything_is_made(place, capsys, monkeypatch):
+    monkeypatch.setattr("neurogen_numba.ui.tensorboard.importlib.util.find_spec", lambda name: None)
+    refused(trained("--tensorboard"), capsys, "--tensorboard", "pip install 'neurogen-numba[tensorboard]'")
+    assert not (place / "runs").exists()
 
 
 def test_a_talk_about_stories_keeps_to_their_form(place, capsys, monkeypatch):

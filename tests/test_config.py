@@ -89,7 +89,7 @@ LOWEST = [
         for name in "steps batch segment eval_interval eval_tokens checkpoint_interval keep_checkpoints".split()
         + "sample_interval log_interval".split()
     ),
-    *((Training, name, -1, 0) for name in "warmup seed".split()),
+    *((Training, name, -1, 0) for name in "warmup seed viz_interval".split()),
     *((Training, name, -1e-9, 0.0) for name in "learning_rate final_rate weight_decay max_minutes".split()),
     (Text, "vocabulary", 0, 1),
 ]

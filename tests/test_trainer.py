@@ -18,13 +18,15 @@ import tiny
 from neurogen_numba import checkpoint
 from neurogen_numba.config import Training
 from neurogen_numba.errors import CheckpointError, ConfigError, DataError, TrainingError
+from neurogen_numba.learning import saver
 from neurogen_numba.learning import trainer as loop
-from neurogen_numba.learning.report import CheckpointReport, EvalReport, FinalReport, Notice, SampleReport, StepReport
+from neurogen_numba.learning.report import BrainReport, CheckpointReport, EvalReport, FinalReport, Notice, SampleReport, StepReport
 from neurogen_numba.learning.schedule import learning_rate
 from neurogen_numba.learning.trainer import Trainer
 from neurogen_numba.text import batches
 from neurogen_numba.text.stories import story
-from same import assert_equal_runs
+from neurogen_numba.ui.history import read_history
+from same import assert_equal_runs, last_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -441,11 +443,18 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_checkpoint(tmp_pat
         for report in trainer.reports():
             if isinstance(report, StepReport) and report.step == 5:
                 break_it(trainer.model.brain, broken)
-    assert str(run) in str(error.value)
+    assert str(error.value).endswith(f"the last good checkpoint is kept: {run / 'checkpoints' / 'step-00000004'}")
     assert broken == "weights" or np.isfinite(trainer.model.brain.parameters.flat_value).all(), "what is no number spreads"
     resumed = Trainer.resume(run)
     assert resumed.step == 4 and np.isfinite(resumed.model.brain.parameters.flat_value).all()
     assert np.isfinite(losses(end(resumed))).all() and resumed.step == 9
+
+
+def test_a_loss_that_is_no_number_before_the_first_checkpoint_says_so(tmp_path, sheep):
+    trainer = begin(tmp_path / "run", sheep, steps=9)
+    break_it(trainer.model.brain, "weights")
+    with pytest.raises(TrainingError, match="step 1: .*; no checkpoint had been saved yet$"):
+        end(trainer)
 
 
 def test_text_that_is_too_short_is_refused_before_the_brain_is_drawn(tmp_path, monkeypatch):
@@ -562,7 +571,8 @@ def test_reports_come_in_order_and_are_all_in_the_log(tmp_path, sheep):
     step, sample = of(StepReport, reports)[0], of(SampleReport, reports)[0]
     assert step.bits_per_byte == pytest.approx(step.loss / math.log(2))  # a character of this text is a byte
     assert 0 < step.activity["wernicke"] < 0.5
-    assert sample.prompt == "" and len(sample.text) == loop.SAMPLE_TOKENS
+    assert len(sample.text) == loop.SAMPLE_TOKENS
+    assert sample.prompt + sample.truth in SHEEP[int(0.9 * len(SHEEP)) :], "held-out text: what is given, and how it goes on"
 
 
 PROMISED = {"preset", "parameters", "tokens", "seconds", "tokens_per_second", "val_loss", "val_bits_per_byte"}
@@ -592,4 +602,76 @@ def test_the_summary_of_stories(tmp_path, monkeypatch):
     assert 0.3 < summary["entropy_floor_bits_per_byte"] < 0.5 < summary["val_bits_per_byte"]
     assert summary["question_accuracy"] == 0 < summary["chance_accuracy"] < 0.1
     assert of(EvalReport, reports)[-1].tokens >= 3000
-    assert of(SampleReport, reports)[0].prompt == "You: Tell me a story.\nNeo:"
+    (sample,) = of(SampleReport, reports)
+    told = [story(batches.HELD_OUT_SEED, index, "held-out").text for index in range(30)]
+    assert any(sample.prompt and text.startswith(sample.prompt + sample.truth) for text in told)
+
+
+# Figures and warnings
+
+
+def test_a_portrait_comes_at_each_interval_and_with_the_last_step(tmp_path, sheep):
+    reports = end(begin(tmp_path / "run", sheep, steps=7, viz_interval=3))
+    assert [report.step for report in of(BrainReport, reports)] == [3, 6, 7]
+    assert [report.kind for report in reports if getattr(report, "step", 0) == 7][:3] == ["step", "brain", "checkpoint"]
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [record for record in records if record["kind"] == "brain"] == [report.to_record() for report in of(BrainReport, reports)]
+    assert not of(BrainReport, end(begin(tmp_path / "other", sheep, steps=7, viz_interval=0)))
+
+
+def test_a_run_that_is_stopped_has_a_portrait_and_goes_on_with_them(tmp_path, sheep):
+    trainer, reports = begin(tmp_path / "run", sheep, steps=9, viz_interval=4), []
+    for report in trainer.reports():
+        reports.append(report)
+        if isinstance(report, StepReport) and report.step == 5:
+            trainer.stop()
+    assert [report.step for report in of(BrainReport, reports)] == [4, 5]
+    assert [report.step for report in of(BrainReport, end(Trainer.resume(tmp_path / "run")))] == [8, 9]
+    history = read_history(tmp_path / "run")
+    assert history.training["step"].tolist() == list(range(1, 10)) and history.levels["step"].tolist() == [4, 5, 8, 9]
+
+
+def test_looking_changes_nothing(tmp_path, sheep):
+    for name, interval in (("seen", 2), ("unseen", 0)):
+        end(begin(tmp_path / name, sheep, steps=9, viz_interval=interval))
+    (seen, *_), (unseen, *_) = last_checkpoint(tmp_path / "seen"), last_checkpoint(tmp_path / "unseen")
+    for group in seen:
+        assert all(array.tobytes() == unseen[group][key].tobytes() for key, array in seen[group].items())
+
+
+def test_samples_take_turns_over_the_held_out_text(tmp_path, sheep):
+    reports = end(begin(tmp_path / "run", sheep, steps=12, sample_interval=2, segment=16, eval_tokens=400))
+    prompts = [report.prompt for report in of(SampleReport, reports)]
+    assert len(set(prompts)) == 3 and prompts[3:] == prompts[:3]
+
+
+def test_the_watchdog_is_handed_what_it_judges(tmp_path, sheep, monkeypatch):
+    """A module that is silent, a loader that waits, a disk that is slow: by a clock that only these move."""
+    now = [0.0]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(saver, "time", loop.time)
+    trainer = begin(tmp_path / "run", sheep, steps=8, checkpoint_interval=4)
+    monkeypatch.setattr(trainer.act, "rates", lambda length: {"pfc": 0.0, "broca": 0.1})
+    batches_next, save, begin_saving = trainer.batches.next, checkpoint.save, loop.Saver.begin
+
+    def slow_next():
+        now[0] += 20.0
+        return batches_next()
+
+    def slow_save(*arguments):
+        now[0] += 30.0
+        return save(*arguments)
+
+    def begin_and_wait(self, take):
+        reports = begin_saving(self, take)
+        self._writing.exception()
+        return reports
+
+    monkeypatch.setattr(trainer.batches, "next", slow_next)
+    monkeypatch.setattr(checkpoint, "save", slow_save)
+    monkeypatch.setattr(loop.Saver, "begin", begin_and_wait)
+    reports = end(trainer)
+    warnings = [(number, report.text.split(":")[1]) for number, report in enumerate(reports) if isinstance(report, Notice)][1:]
+    assert [text for _, text in warnings] == [" the text comes too slowly", " pfc is silent", " the disk is slow"]
+    texts = [report.text for report in of(Notice, reports)]
+    assert "40 seconds waited for it, 100 % of the time" in texts[1] and "took 30 seconds, after 100 seconds of training" in texts[3]

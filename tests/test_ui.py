@@ -9,6 +9,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+import histories
 from neurogen_numba.config import MODULES
 from neurogen_numba.errors import ConfigError
 from neurogen_numba.learning.report import CheckpointReport, EvalReport, FinalReport, Notice, SampleReport, StepReport
@@ -21,6 +22,7 @@ ACTIVITY = dict(zip(MODULES, (0.071, 0.04, 0.12, 0.001, 0.25, 0.033), strict=Tru
 STEP = StepReport(1240, 2310, 634880, 3.21012, 0.3123, 2.10149, 3.1e-3, 0.8211, 3120.4, 185.0, ACTIVITY)
 EVAL = EvalReport(1000, 2.5, 0.401, 1.2345, 0.48, 20000)
 SAMPLE = SampleReport(1200, "The fox", " ran home.\nIt slept.")
+BRAIN = histories.brain(1200)
 CHECKPOINT = CheckpointReport(1000, "runs/a/step-1000", 12_345_678, 0.214, 0.018, 6, 74_000_000)
 NOTICE = Notice("compiling kernels, once")
 FINAL = FinalReport({"steps": 2310, "validation_bits_per_byte": 0.59123, "checkpoint": "runs/a/step-2310"})
@@ -81,8 +83,9 @@ def test_records_name_their_kind_and_hold_every_field():
         "floor_bits_per_byte": 0.48,
         "tokens": 20000,
     }
-    kinds = [report.to_record()["kind"] for report in (STEP, EVAL, SAMPLE, CHECKPOINT, NOTICE, FINAL)]
-    assert kinds == ["step", "evaluation", "sample", "checkpoint", "notice", "final"]
+    kinds = [report.to_record()["kind"] for report in (STEP, EVAL, SAMPLE, BRAIN, CHECKPOINT, NOTICE, FINAL)]
+    assert kinds == ["step", "evaluation", "sample", "brain", "checkpoint", "notice", "final"]
+    assert BRAIN.to_record() == {"kind": "brain", "step": 1200, "levels": BRAIN.levels}
     assert STEP.to_record()["activity"] == ACTIVITY
     assert FINAL.to_record()["summary"]["steps"] == 2310
 
@@ -101,7 +104,7 @@ def test_seconds_left_follow_the_present_speed():
 
 
 def test_plain_lines():
-    assert lines_of(NOTICE, STEP, EVAL, SAMPLE, CHECKPOINT, FINAL) == [
+    assert lines_of(NOTICE, STEP, EVAL, SAMPLE, BRAIN, CHECKPOINT, FINAL) == [
         "NeuroGen, nano",
         "compiling kernels, once",
         "step 1240/2310  loss 3.2101  bits/byte 2.101  accuracy 31.2 %  rate 3.10e-03  gradient 0.821"
@@ -134,7 +137,7 @@ def test_views_refuse_what_is_not_a_report(view):
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (160, 50)])
 def test_live_view_shows_everything(width, height):
-    screen, picture = live(NOTICE, STEP, EVAL, SAMPLE, CHECKPOINT, FINAL, width=width, height=height)
+    screen, picture = live(NOTICE, STEP, EVAL, SAMPLE, BRAIN, CHECKPOINT, FINAL, width=width, height=height)
     facts = ["NeuroGen, nano", "1,240/2,310", "54 %", "3:05 gone", "2:56 left"]
     facts += ["3.210", "average 3.210", "2.101", "floor 0.480", "31.2 %", "3.1e-03", "0.821", "3,120", "634,880 so far"]
     facts += ["1.234", "at step 1,000", "validation 40.1 %", "the floor, 0.48"]

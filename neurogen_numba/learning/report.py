@@ -1,6 +1,6 @@
 """What a run tells whoever watches it: the trainer yields these, views draw them, metrics.jsonl keeps them.
 
-Plain numbers and text only, so that a report can be written, sent or compared without the model it came from.
+Plain numbers and text, and in BrainReport small arrays, so that a report can be written or sent without the model it came from.
 """
 
 from __future__ import annotations
@@ -8,7 +8,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,27 @@ class SampleReport(Report):
     step: int
     prompt: str
     text: str  # the continuation, without the prompt
+    truth: str | None = None  # how held-out text went on after the prompt
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no one answer to ==
+class BrainReport(Report):
+    """What the brain looks like after a segment of T tokens. Its record has step and levels; the arrays are there to be drawn."""
+
+    kind: ClassVar[str] = "brain"
+    step: int
+    levels: dict[str, float]  # neuromodulator -> its level, mean over the sequences; 0 is neutral
+    text: str  # what the first sequence heard
+    events: dict[str, np.ndarray]  # module -> [T, some of its neurons] bool, in the first sequence
+    membrane: dict[str, np.ndarray]  # module -> logarithm of time constants in tokens, of some of its neurons
+    adaptation: dict[str, np.ndarray]  # the same
+    weights: dict[str, np.ndarray]  # projection -> some of its weights
+    memory: np.ndarray  # [T, heads x width], what was read from the associative memory in the first sequence
+    memory_heads: int
+    working_memory: np.ndarray  # [T, slots], of the first sequence
+
+    def to_record(self) -> dict:
+        return {"kind": self.kind, "step": self.step, "levels": _jsonable(self.levels)}
 
 
 @dataclass(frozen=True)

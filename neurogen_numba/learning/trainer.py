@@ -20,15 +20,17 @@ from ..generation import Sampling, Session, stream
 from ..rundir import CONFIG, MetricsLog, read_config, set_aside, write_json
 from ..text.batches import open_corpus
 from .evaluation import answer_questions, evaluate
+from .portrait import portrait
 from .report import CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
+from .samples import SAMPLE_TOKENS, pieces
 from .saver import Saver, Snapshot, save
 from .schedule import learning_rate
+from .watchdog import Watchdog
 
 SUMMARY = "summary.json"
 PLAN_AT = 50  # updates after which the speed is known well enough to plan a run of `max_minutes`
 MARGIN = 0.03  # of the time limit, kept free for what takes longer than foreseen
 QUESTIONS = 300  # asked at the end about held-out stories
-SAMPLE_TOKENS = 160
 SAMPLING = Sampling(temperature=0.7, top_p=0.95)
 
 
@@ -88,6 +90,7 @@ class Trainer:
         training = self.config.training
         self.batches = corpus.batches(saved["position"])
         self._glimpse = corpus.validation(training.eval_tokens)
+        self._pieces = pieces(self._glimpse.tokens, corpus.tokenizer.end_of_text)
         self._bytes_per_token = self._glimpse.bytes / (len(self._glimpse.tokens) - 1)
         self.act: Activity = model.activity(training.segment, training.batch, learning=True)
         self.step = saved["step"]
@@ -105,8 +108,8 @@ class Trainer:
     def reports(self) -> Iterator[Report]:
         """Train to the end, or until `stop`; yields a report of everything that happens and appends it to metrics.jsonl.
 
-        A disk that is full costs notices, until the end. Raises TrainingError where loss or gradient are no numbers any more,
-        CheckpointError or BackendError where what has to be there in the end cannot be written.
+        A disk that is full costs notices, until the end. Raises TrainingError where loss or gradient are no numbers any more: it names the
+        step, the module and the last checkpoint; CheckpointError or BackendError where what has to be there in the end cannot be written.
         """
         aside = set_aside(self.run, self.step)
         if aside:
@@ -128,16 +131,18 @@ class Trainer:
         began = time.monotonic() - self.seconds
         plan_at = max(PLAN_AT, self.step + min(PLAN_AT, 12))  # by then a resumed run has its compilation behind it, too
         marks = [(self.step, began + self.seconds)]  # steps and times between which the speed is measured
+        watchdog, waited = Watchdog(), 0.0
+        judged = self._last_saved = time.monotonic()
         while self.step < self.steps:
+            began_waiting = time.monotonic()
+            batch = self.batches.next()
+            waited += time.monotonic() - began_waiting
             rate = learning_rate(training, self.step, self.steps)
             fresh = np.random.default_rng([training.seed, self.step]).random(training.batch) < training.fresh if training.fresh else None
-            loss, accuracy, norm = self.model.learn(self.act, *self.batches.next(), rate, fresh)
+            loss, accuracy, norm = self.model.learn(self.act, *batch, rate, fresh)
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                where = f" (first in the membranes of {broken[0]})" if (broken := self.act.broken()) else ""
-                raise TrainingError(
-                    f"step {self.step + 1}: loss {loss}, gradient norm {norm}{where}; start again with a lower --learning-rate; "
-                    f"checkpoints saved in {self.run} before are as they were"
-                )
+                yield from saver.wait()
+                raise self._broken(loss, norm)
             self.step += 1
             now = time.monotonic()
             self.seconds = now - began
@@ -147,7 +152,7 @@ class Trainer:
             if training.max_minutes and self.seconds > training.max_minutes * 60:
                 self.steps = self.step
             if self.step % training.log_interval == 0 or self.step == self.steps or self._stopping:
-                yield StepReport(
+                report = StepReport(
                     step=self.step,
                     steps=self.steps,
                     tokens=self.step * tokens,
@@ -160,8 +165,14 @@ class Trainer:
                     seconds=self.seconds,
                     activity=self.act.rates(training.segment),
                 )
-            yield from saver.poll()
+                yield report
+                yield from watchdog.step(report)
+                yield from watchdog.loading(waited, now - judged)
+                waited, judged = 0.0, now
+            yield from self._written(saver.poll(), watchdog)
             if self._stopping or self.step == self.steps:
+                if training.viz_interval:
+                    yield portrait(self.model, self.act, self.step)
                 break
             began_looking = time.monotonic()
             saving = self.step % training.checkpoint_interval == 0
@@ -170,15 +181,27 @@ class Trainer:
                 yield EvalReport(self.step, *dataclasses.astuple(score))
             if self.step % training.sample_interval == 0:
                 yield self.sample()
+            if training.viz_interval and self.step % training.viz_interval == 0:
+                yield portrait(self.model, self.act, self.step)
             if saving:
-                yield from saver.begin(lambda loss=score.loss: self._snapshot(loss))
+                yield from self._written(saver.begin(lambda loss=score.loss: self._snapshot(loss)), watchdog)
             pause = time.monotonic() - began_looking
             self._looking += pause
             marks = [(step, moment + pause) for step, moment in marks]
+            judged += pause
         yield from saver.wait()
         yield self.save()
         if self.step == self.steps:
             yield from self._finish(tokens)
+
+    def _written(self, reports, watchdog):
+        """What the saver says, and what the watchdog says to it."""
+        for report in reports:
+            yield report
+            if isinstance(report, CheckpointReport):
+                now = time.monotonic()
+                yield from watchdog.saved(report.seconds, now - report.seconds - self._last_saved)
+                self._last_saved = now
 
     def _plan(self, marks):
         """Take only as many steps as fit into the time limit at the speed seen, looks at held-out text included."""
@@ -190,11 +213,24 @@ class Trainer:
         self.steps, self.planned = min(self.steps, fitting), True
         return Notice(f"{fitting:,} steps fit into {training.max_minutes:g} minutes; {self.steps:,} will be made")
 
+    def _broken(self, loss, norm):
+        """What to say when loss or gradient are no numbers: nothing of that was learned or saved."""
+        where = f" (first in the membranes of {broken[0]})" if (broken := self.act.broken()) else ""
+        try:
+            kept = f"the last good checkpoint is kept: {checkpoint.latest(self.run)}"
+        except CheckpointError:
+            kept = "no checkpoint had been saved yet"
+        return TrainingError(
+            f"step {self.step + 1}: loss {loss}, gradient norm {norm}{where}; start again with a lower --learning-rate; {kept}"
+        )
+
     def sample(self) -> SampleReport:
-        """What the model writes: a story where it learned stories, otherwise whatever comes to its mind."""
-        prompt = "" if self.config.text.data else "You: Tell me a story.\nNeo:"
-        session = Session(self.model, dataclasses.replace(SAMPLING, seed=self.step))
-        return SampleReport(self.step, prompt, "".join(stream(session, self.model.tokenizer, prompt, SAMPLE_TOKENS)))
+        """How the model goes on after a piece of held-out text, beside how the text does."""
+        piece = self._pieces[self.step // self.config.training.sample_interval % len(self._pieces)]
+        session, tokenizer = Session(self.model, dataclasses.replace(SAMPLING, seed=self.step)), self.model.tokenizer
+        session.feed(piece.heard[:, None])
+        text = "".join(stream(session, tokenizer, "", SAMPLE_TOKENS))
+        return SampleReport(self.step, tokenizer.decode(piece.prompt), text, tokenizer.decode(piece.truth))
 
     def save(self) -> CheckpointReport:
         """Write a checkpoint of everything that a resumed run needs, and remove older ones. Raises CheckpointError.

@@ -16,7 +16,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from ..learning.report import CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
+from ..learning.report import BrainReport, CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
 from .plain import duration, figure, line, percent, printable, words
 
 BUSIEST = 0.2  # share of neurons with an event per token at the right end of an activity bar
@@ -73,6 +73,8 @@ class LiveView:
                     self.final = report
                 case CheckpointReport() | Notice():
                     self.notices.append(line(report))
+                case BrainReport():
+                    pass  # pictures are for another place
                 case _:
                     raise TypeError(f"not a report: {report!r}")
 

@@ -10,7 +10,7 @@ import sys
 
 from rich.filesize import decimal
 
-from ..learning.report import CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
+from ..learning.report import BrainReport, CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
 
 # What a terminal would obey instead of show: C0 and C1 controls but newline and tab, line separators and writing-direction
 # overrides, and lone surrogates, which no encoding can hold.
@@ -18,7 +18,7 @@ _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud8
 
 
 class PlainView:
-    """One line for each report, flushed as it comes, without escape codes.
+    """One line for each report but those that are there to be drawn, flushed as it comes, without escape codes.
 
     stream: where to, standard output if None.
     """
@@ -35,7 +35,8 @@ class PlainView:
         self.stream.flush()
 
     def show(self, report: Report) -> None:
-        self._line(line(report))
+        if not isinstance(report, BrainReport):
+            self._line(line(report))
 
     def _line(self, text):
         print(printable(text).replace("\n", " "), file=self.stream, flush=True)

@@ -1,0 +1,58 @@
+"""`neurogen figures`: the figures of a run once more, from what it has written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .cli import COMMANDS, Parser, add_backend_flag, backend_of, command
+from .errors import BackendError
+
+
+def parser() -> Parser:
+    more = "The brain is that of the last checkpoint, while it reads the text of the last sample."
+    flags = Parser("figures", description=f"{COMMANDS['figures'].capitalize()}. {more}")
+    flags.add_argument("run", nargs="?", help="a run (default: the run trained last)")
+    flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
+    add_backend_flag(flags)
+    return flags
+
+
+def portrait_of(run: Path, backend):
+    """A BrainReport of a run's last checkpoint, fresh, after the text of the run's last sample; None where it has written none yet."""
+    import numpy as np
+
+    from . import checkpoint
+    from .learning.portrait import portrait
+    from .show import load
+    from .ui.history import read_history
+
+    samples = read_history(run).samples
+    if not samples:
+        return None
+    model = load(checkpoint.latest(run), backend)
+    ids = model.tokenizer.encode(samples[-1].prompt + (samples[-1].truth or samples[-1].text))
+    act = model.activity(model.config.training.segment, 1)
+    model.brain.forward(act, np.asarray(ids[: act.tokens], np.int32)[:, None])
+    return portrait(model, act, model.optimizer.steps)
+
+
+@command("figures")
+def main(argv=None):
+    args = parser().parse_args(argv)
+    from . import rundir
+    from .ui.pictures import draw
+
+    run = rundir.find_run(args.run, args.out) if args.run else rundir.latest_run(args.out)
+    brain = portrait_of(run, backend_of(args))
+    try:
+        files = draw(run, brain)
+    except OSError as error:
+        raise BackendError(f"no figures can be written in {run}: {error.strerror}; make room or change its permissions") from None
+    print("\n".join(map(str, files)))
+    if brain is None:
+        print("No figure of the brain: the run has written no text yet that it could be shown reading.")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,31 @@
+"""What a brain looks like at one moment, small enough to be drawn: of every module a few neurons, of every projection a few synapses."""
+
+from __future__ import annotations
+
+from ..config import MODULES
+from .report import BrainReport
+
+NEURONS = 96  # of each module in the raster
+SAMPLE = 4096  # time constants of a module, weights of a projection; neuromodulators are means over all sequences
+
+
+def portrait(model, act, step: int) -> BrainReport:
+    """The brain of `model` after the segment that `act` has just run; of what happened in it, the first sequence."""
+    value, numpy, length = model.brain.parameters.value, model.backend.to_numpy, act.length
+    ids = numpy(act.ids[:length, 0])
+
+    def some(array, most):
+        return numpy(array[:: -(-len(array) // most)])
+
+    return BrainReport(
+        step=step,
+        levels={name: float(level.mean()) for name, level in act.levels.items()},
+        text=model.tokenizer.decode(ids) if model.tokenizer else "",
+        events={name: some(act.v[name][1 : length + 1, 0].T > 1, NEURONS).T for name in MODULES},
+        membrane={name: some(value[f"{name}.log_tau_v"], SAMPLE) for name in MODULES},
+        adaptation={name: some(value[f"{name}.log_tau_a"], SAMPLE) for name in MODULES},
+        weights={arc.name: some(value[f"{arc.name}.weight"].reshape(-1), SAMPLE) for arc in model.brain.arcs},
+        memory=numpy(act.signals["memory.out"].x[:length, 0]),
+        memory_heads=model.config.brain.memory_heads,
+        working_memory=numpy(act.m[1 : length + 1, 0]),
+    )

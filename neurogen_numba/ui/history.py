@@ -1,0 +1,82 @@
+"""A run's metrics.jsonl as columns of numbers, for figures, notebooks and whoever plots elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import ConfigError
+from ..learning.report import EvalReport, SampleReport, StepReport
+
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class History:
+    """What was measured in the whole life of a run. Columns are float64 [reports], NaN where a number is missing."""
+
+    training: dict[str, np.ndarray]  # the fields of StepReport but for the activity
+    activity: dict[str, np.ndarray]  # module -> share of its neurons with an event per token
+    validation: dict[str, np.ndarray]  # the fields of EvalReport
+    levels: dict[str, np.ndarray]  # "step", and neuromodulator -> level
+    samples: list[SampleReport]
+
+    @property
+    def step(self) -> int:
+        """The last step that was reported; 0 before the first."""
+        return int(self.training["step"][-1]) if len(self.training["step"]) else 0
+
+    def columns(self) -> dict:
+        """Everything but the samples as lists for JSON: the columns of training, and "activity" and "validation" with theirs."""
+        tables = {"activity": self.activity, "validation": self.validation}
+        return _lists(self.training) | {name: _lists(columns) for name, columns in tables.items()}
+
+    def texts(self) -> list[dict]:
+        """The samples for JSON: step, prompt, continuation, truth (None where a run has not kept it)."""
+        return [{"step": s.step, "prompt": s.prompt, "continuation": s.text, "truth": s.truth} for s in self.samples]
+
+
+def read_history(run: str | Path, until: float = math.inf) -> History:
+    """The history of a run directory up to the step `until`. It may be written while this reads: a line not whole yet is passed over.
+
+    Raises ConfigError where there is none.
+    """
+    path = Path(run) / METRICS
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}; give the folder of a run, such as runs/nano-1") from None
+    records = {"step": [], "evaluation": [], "sample": [], "brain": []}
+    for line in lines:
+        try:
+            record = json.loads(line)
+            if record["step"] <= until:
+                records[record["kind"]].append(record)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+    steps = records["step"]
+    activities, levels = [record.get("activity", {}) for record in steps], [record.get("levels", {}) for record in records["brain"]]
+    return History(
+        training=_columns(steps, [name for name in _fields(StepReport) if name != "activity"]),
+        activity=_columns(activities, activities[-1] if steps else ()),
+        validation=_columns(records["evaluation"], _fields(EvalReport)),
+        levels=_columns(records["brain"], ["step"]) | _columns(levels, levels[-1] if levels else ()),
+        samples=[SampleReport(*(record.get(name) for name in _fields(SampleReport))) for record in records["sample"]],
+    )
+
+
+def _fields(report):
+    return [field.name for field in dataclasses.fields(report)]
+
+
+def _columns(records, names):
+    return {name: np.array([record.get(name, math.nan) for record in records], np.float64) for name in names}
+
+
+def _lists(columns):
+    return {name: [None if math.isnan(value) else value for value in column.tolist()] for name, column in columns.items()}

@@ -1,0 +1,210 @@
+"""Figures of a run while it trains, drawn by a process of its own.
+
+RUN/training_viz/
+    training_step_000100.png training_latest.png    learning: training_page
+    brain_step_000100.png brain_latest.png          the brain: brain_page
+    metrics_history.json                            what was measured, as columns
+    text_samples.json                               what was written, beside the truth
+
+All of them show the run's whole life, from metrics.jsonl, and each file is whole or not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from pathlib import Path
+
+from ..errors import NeuroGenError
+from ..learning.report import BrainReport, EvalReport, Notice, Report, SampleReport, StepReport
+from ..rundir import write_whole
+
+FOLDER = "training_viz"
+PATIENCE = 120.0  # seconds that the end of a run waits for its last figures
+GOODBYE = 20.0  # seconds that a process without work is given to end by itself, which takes a fraction of one
+
+
+def draw(run: Path, brain: BrainReport | None = None, step: int | None = None) -> list[Path]:
+    """Draw the figures of a run at `step`, or now, and write its tables, from metrics.jsonl; that of the brain where there is one.
+
+    Returns the files. Raises ConfigError where there is no metrics.jsonl, OSError where a file cannot be written.
+    """
+    from .brain_page import brain_page
+    from .figures import png
+    from .history import read_history
+    from .training_page import training_page
+
+    folder, history = Path(run) / FOLDER, read_history(run, math.inf if step is None else step)
+    folder.mkdir(exist_ok=True)
+    files = {"metrics_history.json": _json(history.columns()), "text_samples.json": _json(history.texts())}
+    pages = {"training": (history.step if step is None else step, png(training_page(history, run.name)))}
+    if brain:
+        pages["brain"] = brain.step, png(brain_page(brain, history, run.name))
+    for name, (step, content) in pages.items():
+        files |= {f"{name}_step_{step:06d}.png": content, f"{name}_latest.png": content}
+    for name, content in files.items():
+        write_whole(folder / name, content)
+    return [folder / name for name in files]
+
+
+def _json(values):
+    return (json.dumps(values, ensure_ascii=False) + "\n").encode("utf-8", errors="replace")
+
+
+class Pictures:
+    """A view that has the figures drawn at each BrainReport, and at the end: `with Pictures(run, tell) as view: view.show(report)`.
+
+    Drawing takes seconds, so a process of its own does it and nobody waits for it: of the figures asked for while it is busy only the
+    newest are drawn. What goes wrong there costs a Notice, given to `tell` once per cause, and the figures.
+    """
+
+    def __init__(self, run: Path, tell):
+        self.run, self.tell = Path(run), tell
+        self._brain, self._step = None, 0  # the last ones shown
+        self._fresh = False  # whether something has been reported since the last request
+        self._problems, self._told = queue.SimpleQueue(), set()
+        self._waiting, self._closing = None, False  # the newest request; guarded by the condition
+        self._changed = threading.Condition()
+        self._artist = _Artist()
+        self._thread = threading.Thread(target=self._serve, name="pictures", daemon=True)
+
+    def __enter__(self) -> Pictures:
+        self._thread.start()
+        return self
+
+    def show(self, report: Report) -> None:
+        """Take note of a report; a BrainReport is a request for figures."""
+        if isinstance(report, (StepReport, EvalReport, SampleReport, BrainReport)):
+            self._step, self._fresh = report.step, True
+        if isinstance(report, BrainReport):
+            self._brain = report
+            self._request()
+        self._tell()
+
+    def __exit__(self, *failure) -> None:
+        if self._fresh:
+            self._request()
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(PATIENCE)
+        if self._thread.is_alive():  # the process ends with this one
+            self._problems.put(f"the last figures were not drawn within {PATIENCE:.0f} seconds")
+        else:
+            self._artist.dismiss()
+        self._tell()
+
+    def _request(self):
+        with self._changed:
+            self._waiting = (self.run, self._brain, self._step)
+            self._changed.notify()
+        self._fresh = False
+
+    def _tell(self):
+        while not self._problems.empty():
+            problem = self._problems.get()
+            if problem not in self._told:
+                self._told.add(problem)
+                self.tell(Notice(f"warning: {problem}; training goes on without them, `neurogen figures {self.run}` draws them later"))
+
+    def _serve(self):
+        """Hand the newest request to the artist, one after the other, until all is done; in a thread."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closing)
+                if self._waiting is None:
+                    return
+                request, self._waiting = self._waiting, None
+            if problem := self._artist.draw(request):
+                self._problems.put(problem)
+
+
+class _Artist:
+    """The process that draws. It is started when it is first needed, and again where it has died."""
+
+    def __init__(self):
+        self._process = self._pipe = None
+
+    def draw(self, request) -> str:
+        """Have it drawn, and wait; returns what went wrong, "" if nothing did."""
+        for _ in range(2):  # one that died idle, before this request, is replaced
+            idle = self._process is not None
+            try:
+                if not idle:
+                    self._start()
+                self._pipe.send(request)
+                return self._pipe.recv()
+            except (OSError, EOFError) as error:
+                code = self.dismiss()
+                why = f"exit code {code}" if code else error
+                problem = f"there is no process that draws figures ({why})"
+            if not idle:
+                break
+        return problem
+
+    def _start(self):
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs,), name="figures", daemon=True)
+        with _interrupts_blocked(), theirs:
+            process.start()
+        self._pipe, self._process = ours, process
+
+    def dismiss(self):
+        """End the process, if there is one. Returns its exit code where it had ended by itself, else None."""
+        if self._process is None:
+            return None
+        self._pipe.close()  # which ends it, where it is idle
+        self._process.join(GOODBYE)
+        code = self._process.exitcode
+        if code is None:
+            self._process.kill()
+            self._process.join()
+        self._process = None
+        return code
+
+
+@contextlib.contextmanager
+def _interrupts_blocked():
+    """What is started in this context hears no Ctrl-C, which a terminal sends to all: a run that is stopped wants its last figures."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _work(pipe):
+    """Draw what is asked for until the pipe is closed; in a process of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "nice"):
+        os.nice(10)  # training goes first
+    while True:
+        try:
+            request = pipe.recv()
+        except (EOFError, OSError):
+            return
+        pipe.send(_attempt(*request))
+
+
+def _attempt(run, brain, step) -> str:
+    try:
+        draw(run, brain, step)
+        return ""
+    except OSError as error:
+        return f"figures cannot be written to {Path(run) / FOLDER}: {error.strerror or error}"
+    except NeuroGenError as error:
+        return f"no figures: {error}"
+    except ImportError as error:
+        return f"no figures: {error}; pip install matplotlib"
+    except Exception as error:  # a mistake in a figure must not be the end of a run
+        return f"no figures: {type(error).__name__}: {error}"

@@ -1,0 +1,85 @@
+"""The watchdog: each rule with numbers that must set it off, with numbers that must not, and once only."""
+
+import math
+
+import pytest
+
+from neurogen_numba.config import MODULES
+from neurogen_numba.learning import watchdog as rules
+from neurogen_numba.learning.report import Notice, StepReport
+from neurogen_numba.learning.watchdog import Watchdog
+
+
+def step(number, norm=1.0, **activity):
+    shares = {**dict.fromkeys(MODULES, 0.05), **activity}
+    return StepReport(number, 100, number * 64, 3.0, 0.2, 2.0, 1e-3, norm, 1000.0, 1.0, shares)
+
+
+def told(watchdog, reports):
+    """The texts of all notices, in order."""
+    notices = [notice for report in reports for notice in watchdog.step(report)]
+    assert all(isinstance(notice, Notice) and notice.text.startswith("warning: ") for notice in notices)
+    return [notice.text.removeprefix("warning: ") for notice in notices]
+
+
+def test_a_healthy_run_is_left_alone():
+    watchdog = Watchdog()
+    assert told(watchdog, [step(number, norm=1 + number % 3) for number in range(100)]) == []
+    assert [watchdog.loading(0.4, 10) for _ in range(10)] == [[]] * 10
+    assert [watchdog.saved(1.0, 2.0), watchdog.saved(60.0, 3600.0)] == [[], []]
+
+
+def test_a_silent_module_is_named_once():
+    reports = [step(number, pfc=0.0) for number in range(1, 20)]
+    (text,) = told(Watchdog(), reports)
+    assert text.startswith(f"pfc is silent: no event in the last {rules.PATIENCE} reports, up to step {rules.PATIENCE};")
+    assert told(Watchdog(), [step(number, pfc=0.0) for number in range(1, rules.PATIENCE)]) == []
+    assert told(Watchdog(), [step(number, pfc=1e-5) for number in range(1, 20)]) == []
+
+
+def test_silence_has_to_last():
+    assert told(Watchdog(), [step(number, pfc=0.0 if number % rules.PATIENCE else 0.01) for number in range(1, 50)]) == []
+
+
+def test_each_silent_module_is_a_cause_of_its_own():
+    texts = told(Watchdog(), [step(number, pfc=0.0, broca=0.0) for number in range(1, 20)])
+    assert [text.split()[0] for text in texts] == ["pfc", "broca"]
+
+
+def test_a_saturated_module_is_named_once():
+    (text,) = told(Watchdog(), [step(number, wernicke=0.8) for number in range(1, 20)])
+    assert text.startswith(f"wernicke is saturated: 80 % of its neurons have an event per token at step {rules.PATIENCE};")
+    assert told(Watchdog(), [step(number, wernicke=rules.SATURATED) for number in range(1, 20)]) == []
+
+
+@pytest.mark.parametrize("norm", [rules.EXPLODED * 2.1, math.inf])
+def test_a_gradient_far_above_the_usual_is_named_once(norm):
+    usual = [step(number, norm=2.0) for number in range(1, 12)]
+    (text,) = told(Watchdog(), [*usual, step(12, norm=norm), step(13, norm=norm)])
+    assert "the gradient explodes" in text and "at step 12" in text and "times the usual 2;" in text
+
+
+def test_a_large_gradient_is_no_explosion_where_it_is_usual_or_little_is_known():
+    assert told(Watchdog(), [step(number, norm=rules.EXPLODED * 2.0 if number == 12 else 2.0) for number in range(1, 30)]) == []
+    assert told(Watchdog(), [step(1, norm=1.0), step(2, norm=1e6)]) == []
+    assert told(Watchdog(), [step(number, norm=1.05**number) for number in range(1, 60)]) == []
+
+
+def test_a_loader_that_keeps_the_model_waiting_is_named_once():
+    watchdog = Watchdog()
+    said = [watchdog.loading(0.6, 1.0) for _ in range(100)]
+    (notice,) = sum(said, [])
+    assert said.index([notice]) == rules.WINDOW - 1, "not before it is judged over a while"
+    assert "18 seconds waited for it, 60 % of the time" in notice.text
+    assert len(Watchdog().loading(600.0, 601.0)) == 1, "a single stall counts, too"
+    assert Watchdog().loading(15.0, 30.0) == []
+    watchdog = Watchdog()
+    assert watchdog.loading(0.0, 3600.0) == [] and len(watchdog.loading(30.0, 31.0)) == 1, "a good hour excuses nothing"
+
+
+def test_a_slow_disk_is_named_once():
+    watchdog = Watchdog()
+    (notice,) = watchdog.saved(12.0, 40.0)
+    assert "a checkpoint took 12 seconds, after 40 seconds of training" in notice.text
+    assert watchdog.saved(12.0, 40.0) == []
+    assert Watchdog().saved(rules.SLOW_SAVE - 0.1, 0.0) == [] and Watchdog().saved(12.0, 60.0) == []
