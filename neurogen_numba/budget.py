@@ -8,7 +8,7 @@ from .backends.paper import Paper
 from .brain.model import NeuroGenModel
 from .config import Config
 from .errors import BackendError
-from .learning.evaluation import STREAMS
+from .learning.evaluation import streams_of
 
 CUBLAS = 64 * 2**20  # bytes: cuBLAS' own workspace and that of the stream
 KNOBS = (  # what may be made smaller, in this order: (what a person sets, section, field, whether that is a module)
@@ -43,8 +43,7 @@ def plan(config: Config, card: Card) -> dict[str, int]:
     """Bytes of a training run with this configuration, by component, with `--mode sequential`; brain.vocabulary must be the tokenizer's."""
     paper, training = Paper(**asdict(card)), config.training
     paper.label = "neurons"
-    model = NeuroGenModel.__new__(NeuroGenModel)
-    model._setup(config, paper, 0)
+    model = NeuroGenModel.on_paper(config, paper)
     parameters = model.brain.parameters
     paper.used["optimiser"] = parameters.flat_m.nbytes + parameters.flat_v.nbytes
     paper.used["neurons"] -= 4 * parameters.flat_value.nbytes  # they are told apart now
@@ -59,7 +58,7 @@ def plan(config: Config, card: Card) -> dict[str, int]:
     act = model.activity(training.segment, training.batch, learning=True)
     model._learn(act, True)
     paper.label = "evaluation, samples"
-    for streams in (STREAMS, 1):
+    for streams in (streams_of(training), 1):
         look = model.activity(config.brain.chunk, streams)
         model.brain.think(look)
     paper.used["workspace"] += CUBLAS

@@ -29,8 +29,7 @@ def total(config, card=CARD):
 @pytest.mark.gpu
 @pytest.mark.skipif(not SIMULATED, reason="counts NumPy arrays")
 def test_what_is_counted_on_paper_is_what_is_allocated(monkeypatch):
-    alive, streams, segment, batch = {}, 2, 10, 1
-    monkeypatch.setattr(budget, "STREAMS", streams)
+    alive, segment, batch = {}, 10, 1
 
     def counted(make):
         def made(self, *arguments, **how):
@@ -48,7 +47,7 @@ def test_what_is_counted_on_paper_is_what_is_allocated(monkeypatch):
     act = model.activity(segment, batch, learning=True)
     ids = np.zeros((segment + 1, batch), np.int32)
     model.learn(act, ids[:-1], ids[1:], 1e-3, fresh=np.zeros(batch, bool))
-    looks = [model.activity(config.brain.chunk, many) for many in (streams, 1)]
+    looks = [model.activity(config.brain.chunk, many) for many in (batch, 1)]
     for look in looks:
         model.brain.think(look)
     gc.collect()

@@ -11,6 +11,7 @@ from .buffers import Parameter, Parameters
 from .connectome import generator, has_readout
 
 READ_GAIN = np.float32(2)  # a trace is small, since few neurons are active
+DRAWN = 1024  # rows drawn at a time
 
 
 class Decoder:
@@ -33,8 +34,10 @@ class Decoder:
         yield Parameter("decoder.bias", self.shape[:1], "bias of the logits", file="decoder", room=self.rows)
 
     def initialise(self, parameters: Parameters, seed: int):
-        drawn = generator(seed, "decoder").standard_normal(self.shape) / math.sqrt(3 * self.shape[1])
-        parameters.value["decoder.weight"][:] = self.backend.asarray(drawn, "float32")
+        weight, rng = parameters.value["decoder.weight"], generator(seed, "decoder")
+        for first in range(0, len(weight), DRAWN):  # in float64, all of it would take several gigabytes
+            rows = weight[first : first + DRAWN]
+            rows[:] = self.backend.asarray(rng.standard_normal(rows.shape) / math.sqrt(3 * self.shape[1]), "float32")
 
     def bind(self, parameters: Parameters):
         whole = self.rows, self.shape[1]

@@ -46,6 +46,13 @@ class NeuroGenModel:
         model.brain.initialise(config.training.seed)
         return model
 
+    @classmethod
+    def on_paper(cls, config: Config, paper: Backend) -> NeuroGenModel:
+        """A model whose arrays are counted and not drawn (backends/paper.py)."""
+        model = cls.__new__(cls)
+        model._setup(config, paper, 0)
+        return model
+
     def _setup(self, config, backend, gpu_device, tokenizer=None):
         if gpu_device < 0:
             raise ConfigError(f"gpu_device: cards are numbered from 0; there is no {gpu_device}")
