@@ -8,11 +8,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import typing
 from dataclasses import dataclass, field
 
 from .errors import ConfigError
 
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 MOST = 1_000_000  # sequences, tokens of a segment
 MODULES = ("thalamus", "wernicke", "hippocampus", "pfc", "basal_ganglia", "broca")  # in the order a token passes them
 
@@ -99,6 +101,7 @@ class Training:
     clip: float = 1.0  # global norm of the gradient
     dropout: float = 0.0  # on embedding, axons and readout
     fresh: float = 0.02  # share of the sequences that begin a segment in the fresh state, as a conversation will
+    memory_limit: str = ""  # of a GPU, such as 3.2GB; empty: what is free there
     seed: int = 0
     max_minutes: float = 0.0  # of training; 0: no limit; otherwise fewer steps are made where `steps` do not fit
     eval_interval: int = 250  # steps
@@ -123,6 +126,8 @@ class Training:
             raise ConfigError(f"training.fresh: a share from 0 to 1, not {self.fresh}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"training.dropout: at least 0 and below 1, not {self.dropout}")
+        if self.memory_limit:
+            size_of(self.memory_limit, "training.memory_limit")
 
 
 @dataclass(frozen=True)
@@ -161,6 +166,14 @@ class Config:
     def from_dict(cls, values: dict) -> Config:
         """Inverse of `to_dict`. Raises ConfigError for a missing, unknown or mistyped field."""
         return _build(cls, values, "config")
+
+
+def size_of(text: str, what: str = "--memory-limit") -> int:
+    """Bytes of a size such as 3.2GB, 500 MiB or 4000000000. Raises ConfigError for anything else; `what` begins the sentence."""
+    match = re.fullmatch(r"([0-9]+(?:[.][0-9]+)?)\s*([A-Za-z]*)", text.strip())
+    if not match or match[2].upper() not in UNITS or float(match[1]) == 0:
+        raise ConfigError(f"{what} {text}: a size is wanted, such as 3.2GB or 500MiB")
+    return int(float(match[1]) * UNITS[match[2].upper()])
 
 
 def did_you_mean(word: str, known) -> str:

@@ -29,7 +29,7 @@ from ..kernels import (
 )
 from ..kernels.launch import SHARED, SIMULATED, THREADS, WARP, allow_shared, blocks
 from .base import Backend, Lanes
-from .cublas import Cublas
+from .cublas import WORKSPACE, Cublas
 from .cuda_synapses import CudaSynapses
 
 if SIMULATED:
@@ -119,11 +119,22 @@ class CudaBackend(Backend):
             ) from error
 
     def memory(self) -> tuple[int, int]:
-        """(free, total) bytes of the card; memory that CuPy keeps for itself is free."""
+        """(free, total) bytes of the card, or of the limit; memory that CuPy keeps for itself is free."""
         if SIMULATED:
             return 2**30, 2**30
         free, total = self._xp.cuda.runtime.memGetInfo()
-        return free + self._xp.get_default_memory_pool().free_bytes(), total
+        pool = self._xp.get_default_memory_pool()
+        free += pool.free_bytes()
+        limit = pool.get_limit()  # 0: none
+        return (min(free, limit - pool.used_bytes()), min(total, limit)) if limit else (free, total)
+
+    def limit_memory(self, size: int):
+        """From now on this process takes at most so many bytes of the card, but for what the driver keeps for itself."""
+        if SIMULATED:
+            return
+        pool = self._xp.get_default_memory_pool()
+        pool.set_limit(size=max(1, size - WORKSPACE))  # cuBLAS takes its own without asking CuPy
+        self.logits = min(self.logits, size // LOGITS_SHARE)
 
     def device_name(self):
         if SIMULATED:

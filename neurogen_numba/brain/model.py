@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import backends, checkpoint
 from ..backends.base import Backend
-from ..config import Config
+from ..config import Config, size_of
 from ..errors import CheckpointError, ConfigError
 from ..learning.optimizer import AdamW
 from ..presets import get_preset
@@ -58,6 +58,8 @@ class NeuroGenModel:
             raise ConfigError(f"gpu_device: cards are numbered from 0; there is no {gpu_device}")
         self.config, self.tokenizer = config, tokenizer
         self.backend = backend if isinstance(backend, Backend) else backends.get(backend, gpu_device)
+        if config.training.memory_limit and self.backend.name == "cuda":
+            self.backend.limit_memory(size_of(config.training.memory_limit))
         self.brain = Brain(config.brain, self.backend)
         self.optimizer = AdamW(self.brain.parameters, self.backend, config.training.weight_decay, config.training.clip)
         self._activity = None

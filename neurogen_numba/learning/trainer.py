@@ -14,7 +14,7 @@ from .. import backends, budget, checkpoint
 from ..backends.base import Backend
 from ..brain.activity import Activity
 from ..brain.model import NeuroGenModel
-from ..config import Config
+from ..config import Config, size_of
 from ..errors import CheckpointError, ConfigError, TrainingError
 from ..generation import Sampling, Session, stream
 from ..rundir import MetricsLog, write_json
@@ -35,13 +35,21 @@ SAMPLING = Sampling(temperature=0.7, top_p=0.95)
 class Trainer:
     """A run in its directory. `Trainer(config, run)` begins one, `Trainer.resume(run)` goes on from its last checkpoint, bit for bit."""
 
-    def __init__(self, config: Config, run: Path, backend="auto"):
+    def __init__(self, config: Config, run: Path, backend="auto", fit: bool = False):
+        """fit: make the first change that lets the run fit into the memory there is. Raises BackendError where it does not fit."""
         corpus = open_corpus(config)
         corpus.batches()  # refuses a text that is too short before the brain is drawn, which may take a while
         config = config.replace(brain={"vocabulary": corpus.tokenizer.vocabulary})
         backend = backend if isinstance(backend, Backend) else backends.get(backend)
+        self._fitted = None
         if backend.name == "cuda":
+            if config.training.memory_limit:
+                backend.limit_memory(size_of(config.training.memory_limit))
+            if fit:
+                config, self._fitted = budget.fit(config, budget.Card.of(backend), backend.memory()[0])
             budget.check(config, backend)
+        elif fit or config.training.memory_limit:
+            raise ConfigError("--fit and --memory-limit are about a GPU's memory, and this run is on the CPU; leave them out")
         model = NeuroGenModel.from_config(config, corpus.tokenizer, backend=backend)
         training = config.training
         planned = not training.max_minutes
@@ -59,6 +67,7 @@ class Trainer:
         if model.tokenizer is None:
             raise CheckpointError(f"{folder}: no tokenizer was saved with it; it was not made by `neurogen train`")
         trainer = cls.__new__(cls)
+        trainer._fitted = None
         try:
             trainer._setup(model, open_corpus(model.config, model.tokenizer), run, saved)
         except KeyError as missing:
@@ -106,6 +115,8 @@ class Trainer:
     def _train(self):
         training = self.config.training
         tokens = training.batch * training.segment
+        if self._fitted:
+            yield Notice(self._fitted)
         yield Notice("preparing the kernels: compiled at their first use, then kept")
         began = time.monotonic() - self.seconds
         plan_at = max(PLAN_AT, self.step + min(PLAN_AT, 12))  # by then a resumed run has its compilation behind it, too
