@@ -58,10 +58,12 @@ def plan(config: Config, card: Card) -> dict[str, int]:
     paper.label = "neurons"
     model = NeuroGenModel.on_paper(config, paper)
     parameters = model.brain.parameters
-    paper.used["optimiser"] = parameters.flat_m.nbytes + parameters.flat_v.nbytes
-    paper.used["neurons"] -= 4 * parameters.flat_value.nbytes  # they are told apart now
-    for name, own in parameters.table.items():
-        paper.used[_component(name, own)] += 2 * 4 * parameters.numbers(own)  # value and gradient
+    paper.used["optimiser"] = sum(kept.nbytes for kept in model.optimizer.tensors().values())
+    paper.used["neurons"] -= paper.used["optimiser"]
+    for flat in (parameters.flat_value, parameters.flat_gradient):  # they are told apart now
+        paper.used["neurons"] -= flat.nbytes
+        for name, own in parameters.table.items():
+            paper.used[_component(name, own)] += 4 * parameters.numbers(own) if parameters.offset[name] < len(flat) else 0
     if model.brain.decoder.factor is not model.brain.decoder.weight:
         paper.used["neurons"] -= model.brain.decoder.factor.nbytes
         paper.used["decoder"] += model.brain.decoder.factor.nbytes

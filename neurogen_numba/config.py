@@ -16,6 +16,7 @@ from .errors import ConfigError
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 MOST = 1_000_000  # sequences, tokens of a segment
+OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
 MODULES = ("thalamus", "wernicke", "hippocampus", "pfc", "basal_ganglia", "broca")  # in the order a token passes them
 
 
@@ -101,6 +102,7 @@ class Training:
     clip: float = 1.0  # global norm of the gradient
     dropout: float = 0.0  # on embedding, axons and readout
     fresh: float = 0.02  # share of the sequences that begin a segment in the fresh state, as a conversation will
+    optimizer: str = "adamw"  # adamw; adamw8bit, adafactor: less memory, see learning/frugal.py
     memory_limit: str = ""  # of a GPU, such as 3.2GB; empty: what is free there
     seed: int = 0
     max_minutes: float = 0.0  # of training; 0: no limit; otherwise fewer steps are made where `steps` do not fit
@@ -126,6 +128,8 @@ class Training:
             raise ConfigError(f"training.fresh: a share from 0 to 1, not {self.fresh}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"training.dropout: at least 0 and below 1, not {self.dropout}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ConfigError(f"training.optimizer: unknown {self.optimizer!r}; {did_you_mean(self.optimizer, OPTIMIZERS)}")
         if self.memory_limit:
             size_of(self.memory_limit, "training.memory_limit")
 

@@ -111,7 +111,7 @@ PRESETS = {
             fan_in=16,
             late_delays=2,
         ),
-        training=Training(steps=10000, batch=1, segment=128, learning_rate=2e-3),
+        training=Training(steps=10000, batch=1, segment=128, optimizer="adafactor", learning_rate=2e-3),
         text=Text(vocabulary=32000),
     ),
     "scale-max": Config(  # the most neurons, with few synapses each; decoder and embedding alone are 294.9 million parameters
@@ -128,7 +128,7 @@ PRESETS = {
             feedback=8,
             late_delays=2,
         ),
-        training=Training(steps=10000, batch=8, segment=128, learning_rate=2e-3),
+        training=Training(steps=10000, batch=8, segment=128, optimizer="adafactor", learning_rate=2e-3),
         text=Text(vocabulary=32000),
     ),
     "gtx1650": Config(  # a card of 4 GB without tensor cores: scale-4gb with a Broca that the decoder reads itself
@@ -144,7 +144,7 @@ PRESETS = {
             fan_in=16,
             late_delays=2,
         ),
-        training=Training(steps=10000, batch=1, segment=256, learning_rate=2e-3),
+        training=Training(steps=10000, batch=1, segment=256, optimizer="adafactor", learning_rate=2e-3),
         text=Text(vocabulary=32000),
     ),
     "gtx1650-conservative": Config(  # room left for a desktop: three quarters of gtx1650, half the segment
@@ -160,7 +160,7 @@ PRESETS = {
             fan_in=16,
             late_delays=2,
         ),
-        training=Training(steps=10000, batch=1, segment=128, learning_rate=2e-3),
+        training=Training(steps=10000, batch=1, segment=128, optimizer="adafactor", learning_rate=2e-3),
         text=Text(vocabulary=32000),
     ),
     "gtx1650-aggressive": Config(  # what the card holds: half as much again for Broca and the decoder, the rest as in gtx1650
@@ -176,7 +176,7 @@ PRESETS = {
             fan_in=16,
             late_delays=2,
         ),
-        training=Training(steps=10000, batch=1, segment=256, learning_rate=2e-3),
+        training=Training(steps=10000, batch=1, segment=256, optimizer="adafactor", learning_rate=2e-3),
         text=Text(vocabulary=32000),
     ),
 }

@@ -68,6 +68,7 @@ class Activity:
             self.chunk,
             learning,
         )
+        self.token_rows = None  # of the embedding, where these have a gradient and the rest has none
         self.recorded = {}  # what was recorded of the steps on these arrays (model.py)
         kept = [size for component in brain.components for size in component.kept]
         self._rows, self._table = backend.zeros((tokens + 1) * batch * sum(kept)), []
@@ -88,6 +89,8 @@ class Activity:
         """Take the tokens [T', B] int32 of the next segment, T' at most T."""
         self.length = len(ids)
         self.ids[: self.length] = self.brain.backend.asarray(ids, "int32")
+        if self.token_rows:
+            self.brain.embedding.hear(self, ids)
 
     def _modulate(self):
         neuromodulation.modulate(self.gain_scale, self.beta_scale, self.write_scale, self.levels)

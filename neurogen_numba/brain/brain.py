@@ -25,22 +25,24 @@ class Brain:
     signals to currents. In a chunk the components run in the order that a token passes them, and backwards in the opposite one: every
     synapse that leads back has a delay of at least a chunk, so inside it nothing waits for itself.
 
-    senses: the component that drives the Thalamus; the embedding of tokens, if None.
+    senses: the component that drives the Thalamus; the embedding of tokens, if None. apart: parameters that are updated row by row and have
+    no whole gradient.
     """
 
-    def __init__(self, config: BrainConfig, backend, senses=None):
+    def __init__(self, config: BrainConfig, backend, senses=None, apart: frozenset[str] = frozenset()):
         self.config, self.backend = config, backend
         self.arcs = arcs(config)
         sizes = [size for arc in self.arcs for size in (arc.sources, arc.targets)]
         self.index_dtype = "uint16" if max(sizes) <= 2**16 else "uint32"
         self.projections = [Projection(arc, backend, self.index_dtype) for arc in self.arcs]
-        self.components = [senses or Embedding(config, backend)]
+        self.components = [senses or Embedding(config, backend, "embedding.weight" in apart)]
+        self.embedding = self.components[0]
         for name in MODULES:
             self.components += [AssociativeMemory(config, backend)] if name == "hippocampus" else []
             self.components += [WorkingMemory(config, backend)] if name == "pfc" else []
             self.components += [Population(name, config, backend, traced=name == "broca" or has_readout(config, name))]
             self.components += [Readout(name)] if has_readout(config, name) else []
-        self.decoder = Decoder(config, backend)
+        self.decoder = Decoder(config, backend, "decoder.weight" in apart)
         self.dense = [projection for projection in self.projections if projection.arc.dense]
         self.populations = [component for component in self.components if isinstance(component, Population)]
         self.current_sizes = {arc.target: arc.targets for arc in self.arcs} | {

@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from ..config import Brain
-from .buffers import Parameter, Parameters
+from ..kernels.reduce import BLOCK
+from .buffers import Parameter, Parameters, Rows
 from .connectome import generator
 
 
@@ -16,12 +17,14 @@ class Embedding:
 
     inputs, outputs, kept, lane = ("thalamus.current",), (), (), "thalamus"
 
-    def __init__(self, brain: Brain, backend):
+    def __init__(self, brain: Brain, backend, apart: bool = False):
+        """apart: only the rows of tokens that were heard have a gradient, and are updated."""
+        self.apart = apart
         self.vocabulary, self.size, self.neurons, self.backend = brain.vocabulary, brain.embedding, brain.thalamus.neurons, backend
         self.projected = self.size != self.neurons
 
     def parameters(self):
-        yield Parameter("embedding.weight", (self.vocabulary, self.size), "a row per token", file="embeddings")
+        yield Parameter("embedding.weight", (self.vocabulary, self.size), "a row per token", file="embeddings", apart=self.apart)
         if self.projected:
             shape = (self.size, self.neurons)
             yield Parameter("embedding_thalamus.weight", shape, "embedding -> thalamus.current", file="embeddings", decays=True)
@@ -35,13 +38,26 @@ class Embedding:
             weight[:] = self.backend.asarray(drawn, "float32")
 
     def bind(self, parameters: Parameters):
-        self.weight, self.d_weight = parameters.value["embedding.weight"], parameters.gradient["embedding.weight"]
+        self.weight, self.d_weight = parameters.value["embedding.weight"], parameters.gradient.get("embedding.weight")
         if self.projected:
             name = "embedding_thalamus.weight"
             self.projection, self.d_projection = parameters.value[name], parameters.gradient[name]
 
     def allocate(self, act):
-        act.embedded = self.backend.zeros((act.tokens, act.batch, self.size))
+        zeros, heard = self.backend.zeros, act.tokens * act.batch
+        act.embedded = zeros((act.tokens, act.batch, self.size))
+        if self.apart and act.learning:
+            act.places = zeros((act.tokens, act.batch), "int32")
+            room = zeros((heard, self.size)), zeros(heard, "int32"), zeros(-(-heard * self.size // BLOCK), "float64"), zeros(1)
+            act.token_rows = Rows("embedding.weight", *room)
+
+    def hear(self, act, ids):
+        """ids [T', B]: where each token is heard first in the segment gathers its gradient."""
+        _, first, which = np.unique(np.asarray(ids), return_index=True, return_inverse=True)
+        where = np.full(len(act.token_rows.where), -1)
+        where[first] = np.asarray(ids).reshape(-1)[first]
+        act.token_rows.where[...] = self.backend.asarray(where, "int32")
+        act.places[: len(ids)] = self.backend.asarray(first[which.reshape(-1)].reshape(np.shape(ids)), "int32")
 
     def forward(self, act, first, last):
         x, current = act.embedded[first:last], act.currents["thalamus.current"].value[first:last]
@@ -61,7 +77,10 @@ class Embedding:
         else:
             x[:] = d_current
         self._drop(x, act, first)
-        self.backend.embedding_backward(self.d_weight, x, act.ids[first:last])
+        if self.apart:
+            self.backend.embedding_backward(act.token_rows.gradient, x, act.places[first:last])
+        else:
+            self.backend.embedding_backward(self.d_weight, x, act.ids[first:last])
 
     def _drop(self, x, act, first):
         if act.dropout.rate:
