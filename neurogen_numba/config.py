@@ -16,6 +16,7 @@ from .errors import ConfigError
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 MOST = 1_000_000  # sequences, tokens of a segment
+ACTIVATION_MEMORY = ("full", "half", "recompute")
 OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
 MODULES = ("thalamus", "wernicke", "hippocampus", "pfc", "basal_ganglia", "broca")  # in the order a token passes them
 
@@ -103,6 +104,7 @@ class Training:
     dropout: float = 0.0  # on embedding, axons and readout
     fresh: float = 0.02  # share of the sequences that begin a segment in the fresh state, as a conversation will
     optimizer: str = "adamw"  # adamw; adamw8bit, adafactor: less memory, see learning/frugal.py
+    activation_memory: str = "full"  # kept of a segment for the way back: full; half: 16 bits; recompute: run again (brain/keeping.py)
     memory_limit: str = ""  # of a GPU, such as 3.2GB; empty: what is free there
     seed: int = 0
     max_minutes: float = 0.0  # of training; 0: no limit; otherwise fewer steps are made where `steps` do not fit
@@ -130,6 +132,9 @@ class Training:
             raise ConfigError(f"training.dropout: at least 0 and below 1, not {self.dropout}")
         if self.optimizer not in OPTIMIZERS:
             raise ConfigError(f"training.optimizer: unknown {self.optimizer!r}; {did_you_mean(self.optimizer, OPTIMIZERS)}")
+        if self.activation_memory not in ACTIVATION_MEMORY:
+            known = did_you_mean(self.activation_memory, ACTIVATION_MEMORY)
+            raise ConfigError(f"training.activation_memory: unknown {self.activation_memory!r}; {known}")
         if self.memory_limit:
             size_of(self.memory_limit, "training.memory_limit")
 

@@ -20,6 +20,7 @@ TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
     "--seq-length": ("segment", int, "tokens that the gradient flows back through"),
     "--learning-rate": ("learning_rate", float, "peak rate"),
     "--optimizer": ("optimizer", str, "adamw; with less memory adamw8bit, with the least adafactor"),
+    "--activation-memory": ("activation_memory", str, "kept for the way back: full; half, in 16 bits; recompute, run again: least memory"),
     "--weight-decay": ("weight_decay", float, "on synapses, decoder and the projection of the embedding"),
     "--dropout": ("dropout", float, "on embedding, axons and readout"),
     "--memory-limit": ("memory_limit", str, "of a GPU, such as 3.2GB: a run that needs more does not begin, and none takes more"),

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 import tiny
-from neurogen_numba import config
+from neurogen_numba import backends
+from neurogen_numba import config as configuration
 from neurogen_numba.backends.cpu import CpuBackend
+from neurogen_numba.backends.cuda import CudaBackend
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.errors import ConfigError
 from neurogen_numba.learning.frugal import optimizers
@@ -13,7 +15,7 @@ from neurogen_numba.learning.frugal import optimizers
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 VOCABULARY, TOKENS, BATCH = 300, 11, 3
-FRUGAL = [name for name in config.OPTIMIZERS if name != "adamw"]
+FRUGAL = [name for name in configuration.OPTIMIZERS if name != "adamw"]
 
 
 def model(optimizer, **training):
@@ -33,7 +35,7 @@ def values(made):
 
 
 def test_every_name_has_an_optimiser():
-    assert tuple(optimizers()) == config.OPTIMIZERS
+    assert tuple(optimizers()) == configuration.OPTIMIZERS
     with pytest.raises(ConfigError, match="training.optimizer: unknown 'adam'; did you mean 'adamw'"):
         tiny.config(optimizer="adam")
 
@@ -127,8 +129,26 @@ def test_only_tokens_that_were_heard_have_their_rows_changed():
 
 
 def test_the_moments_of_the_large_matrices_are_small():
-    sizes = {name: sum(x.nbytes for x in model(name).optimizer.tensors().values()) for name in config.OPTIMIZERS}
+    sizes = {name: sum(x.nbytes for x in model(name).optimizer.tensors().values()) for name in configuration.OPTIMIZERS}
     learned = model("adamw").parameters
     assert sizes["adamw"] == 8 * learned
     assert 2 * learned < sizes["adamw8bit"] < 2.1 * learned
     assert sizes["adafactor"] < 2.1 * (learned - VOCABULARY * (32 + 16)) + 4 * (2 * VOCABULARY + 32 + 16) + 100
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimizer, memory", [("adamw8bit", "half"), ("adafactor", "recompute")])
+def test_on_a_gpu_as_on_the_cpu(optimizer, memory):
+    settings = {"optimizer": optimizer, "activation_memory": memory, "dropout": 0.1}
+    config = tiny.config(brain={"vocabulary": 130, "chunk": 2}, **settings)
+    inputs, targets = (ids[:5, :2] for ids in text(vocabulary=130))
+    found = []
+    for backend in (backends.get("cpu"), CudaBackend(precision="fp32")):
+        made = NeuroGenModel.from_config(config, backend=backend)
+        act = made.activity(5, 2, learning=True)
+        losses = [made.learn(act, inputs, targets, 0.01) for _ in range(2)]
+        found.append((losses, {name: backend.to_numpy(value) for name, value in made.brain.parameters.value.items()}))
+    np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-3)
+    for name, expected in found[0][1].items():  # where a byte was rounded the other way, an update is a little different
+        distance = np.linalg.norm(found[1][1][name] - expected)
+        assert distance <= 2e-3 * np.linalg.norm(expected) + 1e-4, name

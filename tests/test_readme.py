@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from neurogen_numba import budget
 from neurogen_numba.backends.paper import Paper
 from neurogen_numba.brain.connectome import arcs
 from neurogen_numba.brain.model import NeuroGenModel
@@ -31,10 +32,14 @@ def test_every_preset_has_a_row():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_row_is_true(name):
-    brain, (sizes, neurons, synapses, parameters, _) = PRESETS[name].brain, ROWS[f"`{name}`"]
+    brain, (sizes, neurons, synapses, parameters, made_for) = PRESETS[name].brain, ROWS[f"`{name}`"]
     assert numbers(sizes) == [getattr(brain, module).neurons for module in MODULES]
     assert numbers(neurons) == [brain.neurons]
     assert numbers(synapses) == [sum(arc.targets * arc.synapses_per_target for arc in arcs(brain))]
+    for gigabytes in re.findall(r"([0-9.]+) GB planned", made_for):
+        config = PRESETS[name].replace(brain={"vocabulary": PRESETS[name].text.vocabulary})
+        planned = sum(budget.plan(config, budget.Card(4 * 2**30, "float32", 2**16 - 1024, 14)).values())
+        assert gigabytes == f"{planned / 1e9:.1f}"
     assert parameters == f"{learned(PRESETS[name]) / 1e6:.1f} M"
 
 

@@ -128,8 +128,10 @@ class CudaBackend(Backend):
         free, total = self._xp.cuda.runtime.memGetInfo()
         pool = self._xp.get_default_memory_pool()
         free += pool.free_bytes()
-        limit = pool.get_limit()  # 0: none
-        return (min(free, limit - pool.used_bytes()), min(total, limit)) if limit else (free, total)
+        if not pool.get_limit():
+            return free, total
+        limit = pool.get_limit() + WORKSPACE
+        return min(free, limit - pool.used_bytes()), min(total, limit)
 
     def limit_memory(self, size: int):
         """From now on this process takes at most so many bytes of the card, but for what the driver keeps for itself."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..backends.base import Lanes
 from ..config import MODULES
 from ..config import Brain as BrainConfig
 from .activity import Activity
@@ -132,27 +133,49 @@ class Brain:
 
     def think(self, act: Activity):
         """Run the modules over the tokens heard."""
-        lanes, marks = self.backend.lanes(), {}
+        lanes, marks = self._lanes(act), {}
+        if act.keeping:
+            act.keeping.begin()
         for chunk, (first, last) in enumerate(self._chunks(act.length)):
+            if act.keeping:
+                act.keeping.enter(chunk)
             for component in self.components:
                 with lanes.on(component.lane, [marks.get((name, chunk - late)) for name, late in self._heard[component]]):
-                    for name in component.inputs:
-                        act.traffic.receive(name, first, last, act.currents[name].value[first:last])
-                        for projection in self.dense:
-                            if projection.arc.target == name:
-                                projection.forward(act, first, last)
+                    self._receive(act, component, first, last)
                     component.forward(act, first, last)
                 mark = lanes.mark(component.lane)
                 marks |= {(name, chunk): mark for name in component.outputs}
+            if act.keeping:
+                act.keeping.leave(chunk, first, last)
         lanes.join()
+
+    def think_again(self, act: Activity, first, last):
+        """Run the modules over the tokens of a chunk once more, from the state in which it began; all that was sent has been sent."""
+        for component in self.components:
+            self._receive(act, component, first, last)
+            component.again(act, first, last)
+
+    def _receive(self, act, component, first, last):
+        """The currents of a component's inputs."""
+        for name in component.inputs:
+            act.traffic.receive(name, first, last, act.currents[name].value[act.here(first, last)])
+            for projection in self.dense:
+                if projection.arc.target == name:
+                    projection.forward(act, first, last)
+
+    def _lanes(self, act):
+        """Modules at different chunks overlap only where there is room for more than one."""
+        return Lanes() if act.keeping else self.backend.lanes()
 
     def think_back(self, act: Activity):
         """The way back, once the decoder has put into act.read what it owes for what it read."""
         for carry in (*act.dv.values(), *act.da.values(), *act.dy.values(), act.dS, act.d_key, act.dm):
             carry[...] = 0
         act.traffic.turn_back(act.length)
-        lanes, marks = self.backend.lanes(), {}
+        lanes, marks = self._lanes(act), {}
         for chunk, (first, last) in reversed(list(enumerate(self._chunks(act.length)))):
+            if act.keeping:
+                act.keeping.back(chunk, first, last)
             for component in reversed(self.components):
                 with lanes.on(component.lane, [marks.get((name, chunk + late)) for name, late in self._hearers[component]]):
                     for name in component.outputs:

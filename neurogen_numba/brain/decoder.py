@@ -89,7 +89,8 @@ class Decoder:
 
     def hear(self, read, act, first, last):
         """Take what is read of these tokens into read [(last - first) B, N]."""
-        np.multiply(act.signals[self.source].x[first:last].reshape(read.shape), READ_GAIN, out=read)
+        said = act.keeping.said if act.keeping else act.signals[self.source].x
+        np.multiply(said[first:last].reshape(read.shape), READ_GAIN, out=read)
         self._drop(read, act, first)
 
     def unhear(self, d_read, act, first):

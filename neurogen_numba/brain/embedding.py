@@ -60,13 +60,15 @@ class Embedding:
         act.places[: len(ids)] = self.backend.asarray(first[which.reshape(-1)].reshape(np.shape(ids)), "int32")
 
     def forward(self, act, first, last):
-        x, current = act.embedded[first:last], act.currents["thalamus.current"].value[first:last]
+        x, current = act.embedded[first:last], act.currents["thalamus.current"].value[act.here(first, last)]
         self.backend.embedding_forward(x, self.weight, act.ids[first:last])
         self._drop(x, act, first)
         if self.projected:
             self.backend.product(current.reshape(-1, self.neurons), x.reshape(-1, self.size), self.projection, add=True)
         else:
             np.add(current, x, out=current)
+
+    again = forward
 
     def backward(self, act, first, last):
         d_current, x = act.currents["thalamus.current"].gradient[: last - first], act.embedded[first:last]
