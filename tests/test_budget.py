@@ -16,7 +16,7 @@ from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.cli import main
 from neurogen_numba.config import size_of
 from neurogen_numba.configure import config_of
-from neurogen_numba.errors import BackendError
+from neurogen_numba.errors import BackendError, ConfigError
 from neurogen_numba.learning.trainer import Trainer
 from neurogen_numba.plan import parser
 from neurogen_numba.presets import PRESETS, get_preset
@@ -172,6 +172,12 @@ def test_a_sheet_has_the_shape_that_an_array_would_have():
 @pytest.mark.parametrize("text, size", [("3.2GB", 3_200_000_000), ("500 MiB", 500 * 2**20), ("7", 7), ("1gib", 2**30)])
 def test_sizes(text, size):
     assert size_of(text) == size
+
+
+def test_the_limit_of_a_run_is_a_size():
+    assert tiny.config(memory_limit="3.2GB").training.memory_limit == "3.2GB"
+    with pytest.raises(ConfigError, match="training.memory_limit much: a size is wanted, such as 3.2GB"):
+        tiny.config(memory_limit="much")
 
 
 def test_the_command_draws_a_table_and_writes_it_down(tmp_path, capsys):

@@ -55,20 +55,23 @@ class Half(Recompute):
         others = [rows[1:] for rows in (*act.a.values(), *act.y.values(), act.m)]
         others += [current.value for current in act.currents.values()]
         self.others = [*others, act.x["broca"], *act.r.values(), act.signals["memory.out"].x]
-        self.kept = [zeros((act.tokens, *array.shape[1:]), "float16") for array in (*self.membranes, *self.others)]
+        self.kept_membranes, self.kept_others = (
+            [zeros((act.tokens, *array.shape[1:]), "float16") for array in arrays] for arrays in (self.membranes, self.others)
+        )
 
     def leave(self, chunk, first, last):
         super().leave(chunk, first, last)
-        for kept, array in zip(self.kept, (*self.membranes, *self.others), strict=True):
+        for kept, array in zip(self.kept_others, self.others, strict=True):
             kept[first:last] = array[: last - first]
-        for kept, v in zip(self.kept, self.membranes, strict=False):
+        for kept, v in zip(self.kept_membranes, self.membranes, strict=True):
             np.subtract(v[: last - first], np.float32(1), out=kept[first:last])
 
     def back(self, chunk, first, last):
         self.enter(chunk)
-        for kept, array in zip(self.kept, (*self.membranes, *self.others), strict=True):
+        for kept, array in zip(self.kept_others, self.others, strict=True):
             array[: last - first] = kept[first:last]
-        for v in self.membranes:
+        for kept, v in zip(self.kept_membranes, self.membranes, strict=True):
+            v[: last - first] = kept[first:last]  # in float32 before anything is added
             np.add(v[: last - first], np.float32(1), out=v[: last - first])
 
 

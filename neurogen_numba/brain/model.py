@@ -10,7 +10,7 @@ from .. import backends, checkpoint
 from ..backends.base import Backend
 from ..config import Config, size_of
 from ..errors import CheckpointError, ConfigError
-from ..learning.frugal import optimizers
+from ..learning.frugal import OPTIMIZERS
 from ..presets import get_preset
 from .activity import Activity
 from .blocks import learn_by_blocks
@@ -61,7 +61,7 @@ class NeuroGenModel:
         self.backend = backend if isinstance(backend, Backend) else backends.get(backend, gpu_device)
         if config.training.memory_limit and self.backend.name == "cuda":
             self.backend.limit_memory(size_of(config.training.memory_limit))
-        optimizer = optimizers()[config.training.optimizer]
+        optimizer = OPTIMIZERS[config.training.optimizer]
         self.brain = Brain(config.brain, self.backend, apart=optimizer.apart)
         self.optimizer = optimizer(self.brain.parameters, self.backend, config.training.weight_decay, config.training.clip)
         self._activity = None

@@ -15,7 +15,7 @@ from ..brain.buffers import Parameters, Rows
 from ..kernels import rng
 from ..kernels.adamw8bit import SHARE
 from ..kernels.reduce import BLOCK
-from .optimizer import Optimizer
+from .optimizer import AdamW, Optimizer
 
 
 class AdamW8bit(Optimizer):
@@ -100,7 +100,7 @@ class Adafactor(AdamW8bit):
     def __init__(self, parameters: Parameters, backend, weight_decay: float = 0.1, clip: float = 1.0):
         super().__init__(parameters, backend, weight_decay, clip)
         self.row, self.column, self._spread, self._total, self._value = {}, {}, {}, {}, {}
-        for name in self.apart:
+        for name in sorted(self.apart):
             own = parameters.table[name]
             value = parameters.with_room(parameters.flat_value, name).reshape(-1, own.shape[1])
             self._value[name], self.row[name] = value, backend.zeros(len(value))
@@ -109,7 +109,7 @@ class Adafactor(AdamW8bit):
 
     def tensors(self):
         kept = super().tensors()
-        for name in self.apart:
+        for name in sorted(self.apart):
             kept |= {f"row.{name}": self.row[name][: self.parameters.table[name].shape[0]], f"column.{name}": self.column[name]}
         return kept
 
@@ -139,8 +139,4 @@ class Adafactor(AdamW8bit):
             self.backend.column_step(self.column[each.name], self._total[each.name], self.norm)
 
 
-def optimizers() -> dict[str, type[Optimizer]]:
-    """Name in the configuration -> optimiser."""
-    from .optimizer import AdamW
-
-    return {"adamw": AdamW, "adamw8bit": AdamW8bit, "adafactor": Adafactor}
+OPTIMIZERS = {"adamw": AdamW, "adamw8bit": AdamW8bit, "adafactor": Adafactor}  # by their names in the configuration
