@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 from .backends.paper import Paper
 from .brain.model import NeuroGenModel
 from .config import Config
 from .errors import BackendError
-from .learning.evaluation import STREAMS
+from .learning.evaluation import streams_of
 
+HOPELESS = "no single change makes it fit; take a smaller --preset or --vocab-size"
 CUBLAS = 64 * 2**20  # bytes: cuBLAS' own workspace and that of the stream
-KNOBS = (  # what may be made smaller, in this order: (what a person sets, section, field, whether that is a module)
-    ("--batch-size ", "training", "batch", False),
-    ("--seq-length ", "training", "segment", False),
-    ("--set brain.pfc.neurons=", "brain", "pfc", True),
-    ("--set brain.wernicke.neurons=", "brain", "wernicke", True),
-    ("--set brain.broca.neurons=", "brain", "broca", True),
+KNOBS = (  # what may be made smaller, in this order: (what a person sets, section, field)
+    ("--set brain.pfc.neurons=", "brain", "pfc"),
+    ("--set brain.wernicke.neurons=", "brain", "wernicke"),
+    ("--set brain.broca.neurons=", "brain", "broca"),
+    ("--batch-size ", "training", "batch"),
+    ("--seq-length ", "training", "segment"),
 )
 
 
@@ -30,8 +33,18 @@ class Card:
     multiprocessors: int = 80
 
     @classmethod
-    def of(cls, backend) -> Card:
-        return cls(backend.memory()[1], backend.product_dtype, backend.shared_memory, backend.multiprocessors)
+    def of(cls, backend, limit: int | None = None) -> Card:
+        """The backend's, with at most `limit` bytes of its memory."""
+        memory = min(limit or math.inf, backend.memory()[1])
+        return cls(memory, backend.product_dtype, backend.shared_memory, backend.multiprocessors)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A single change: `words` as a person would make it, and the configuration that it leads to."""
+
+    words: str
+    config: Config
 
 
 def gib(size: int) -> str:
@@ -43,13 +56,14 @@ def plan(config: Config, card: Card) -> dict[str, int]:
     """Bytes of a training run with this configuration, by component, with `--mode sequential`; brain.vocabulary must be the tokenizer's."""
     paper, training = Paper(**asdict(card)), config.training
     paper.label = "neurons"
-    model = NeuroGenModel.__new__(NeuroGenModel)
-    model._setup(config, paper, 0)
+    model = NeuroGenModel.on_paper(config, paper)
     parameters = model.brain.parameters
-    paper.used["optimiser"] = parameters.flat_m.nbytes + parameters.flat_v.nbytes
-    paper.used["neurons"] -= 4 * parameters.flat_value.nbytes  # they are told apart now
-    for name, own in parameters.table.items():
-        paper.used[_component(name, own)] += 2 * 4 * parameters.numbers(own)  # value and gradient
+    paper.used["optimiser"] = sum(kept.nbytes for kept in model.optimizer.tensors().values())
+    paper.used["neurons"] -= paper.used["optimiser"]
+    for flat in (parameters.flat_value, parameters.flat_gradient):  # they are told apart now
+        paper.used["neurons"] -= flat.nbytes
+        for name, own in parameters.table.items():
+            paper.used[_component(name, own)] += 4 * parameters.numbers(own) if parameters.offset[name] < len(flat) else 0
     if model.brain.decoder.factor is not model.brain.decoder.weight:
         paper.used["neurons"] -= model.brain.decoder.factor.nbytes
         paper.used["decoder"] += model.brain.decoder.factor.nbytes
@@ -59,7 +73,7 @@ def plan(config: Config, card: Card) -> dict[str, int]:
     act = model.activity(training.segment, training.batch, learning=True)
     model._learn(act, True)
     paper.label = "evaluation, samples"
-    for streams in (STREAMS, 1):
+    for streams in (streams_of(training), 1):
         look = model.activity(config.brain.chunk, streams)
         model.brain.think(look)
     paper.used["workspace"] += CUBLAS
@@ -72,32 +86,46 @@ def _component(name: str, parameter) -> str:
     return "synapses" if name.endswith(".weight") else "neurons"
 
 
-def what_would_fit(config: Config, card: Card, limit: int) -> list[str]:
-    """Single changes that make a run fit into `limit` bytes, each as large as it may be; empty, where none of them does."""
-    fitting = []
-    for flag, section, field, module in KNOBS:
+def what_would_fit(config: Config, card: Card, limit: int) -> Iterator[Change]:
+    """Single changes that make a run fit into `limit` bytes, each as small as it may be; none, where none of them does."""
+    for words, section, field in KNOBS:
         whole = getattr(getattr(config, section), field)
-        now = whole.neurons if module else whole
+        now = whole if section == "training" else whole.neurons
 
-        def fits(value, section=section, field=field, module=module, whole=whole):
-            changed = replace(whole, neurons=value, outputs=min(value, whole.outputs)) if module else value
-            return sum(plan(config.replace(**{section: {field: changed}}), card).values()) <= limit
+        def changed(value, section=section, field=field, whole=whole):
+            return config.replace(**{section: {field: value if section == "training" else replace(whole, neurons=value)}})
 
-        low, high = 0, now  # the first fits, or nothing does; the last does not
+        least = 1 if section == "training" else max(1, whole.outputs)  # a readout is no larger than its module
+        low, high = least - 1, now  # the first fits, or nothing does; the last does not
         while high - low > max(1, now // 64):
             middle = (low + high) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle)
-        if low and not (module and low < whole.outputs):  # a readout is no larger than its module
-            fitting.append(f"{flag}{low}")
-    return fitting
+            low, high = (middle, high) if _fits(changed(middle), card, limit) else (low, middle)
+        if low >= least:
+            yield Change(f"{words}{low}", changed(low))
+
+
+def _fits(config, card, limit):
+    return sum(plan(config, card).values()) <= limit
 
 
 def advice(config: Config, card: Card, limit: int) -> str:
     """The end of a sentence: what would make a run fit into `limit` bytes."""
-    fitting = what_would_fit(config, card, limit)
-    if not fitting:
-        return "no single change makes it fit; take a smaller --preset or --vocab-size"
-    return f"any of these would: {', '.join(fitting)}"
+    fitting = [change.words for change in what_would_fit(config, card, limit)]
+    return f"any of these would: {', '.join(fitting)}" if fitting else HOPELESS
+
+
+def fit(config: Config, card: Card, limit: int) -> tuple[Config, str]:
+    """(the configuration with the first change that makes it fit into `limit` bytes, a sentence that says which it was).
+
+    Raises BackendError where no single change does.
+    """
+    total = sum(plan(config, card).values())
+    if total <= limit:
+        return config, f"fits into {gib(limit)} as it is"
+    change = next(what_would_fit(config, card, limit), None)
+    if change is None:
+        raise BackendError(f"{gib(total)} do not fit into {gib(limit)}; {HOPELESS}")
+    return change.config, f"made to fit into {gib(limit)}: {change.words}"
 
 
 def check(config: Config, backend):

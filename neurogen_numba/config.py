@@ -8,12 +8,16 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import typing
 from dataclasses import dataclass, field
 
 from .errors import ConfigError
 
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 MOST = 1_000_000  # sequences, tokens of a segment
+ACTIVATION_MEMORY = ("full", "half", "recompute")
+OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
 MODULES = ("thalamus", "wernicke", "hippocampus", "pfc", "basal_ganglia", "broca")  # in the order a token passes them
 
 
@@ -105,6 +109,9 @@ class Training:
     clip: float = 1.0  # global norm of the gradient
     dropout: float = 0.0  # on embedding, axons and readout
     fresh: float = 0.02  # share of the sequences that begin a segment in the fresh state, as a conversation will
+    optimizer: str = "adamw"  # adamw; adamw8bit, adafactor: less memory, see learning/frugal.py
+    activation_memory: str = "full"  # kept of a segment for the way back: full; half: 16 bits; recompute: run again (brain/keeping.py)
+    memory_limit: str = ""  # of a GPU, such as 3.2GB; empty: what is free there
     seed: int = 0
     max_minutes: float = 0.0  # of training; 0: no limit; otherwise fewer steps are made where `steps` do not fit
     eval_interval: int = 250  # steps
@@ -133,6 +140,13 @@ class Training:
             raise ConfigError(f"training.fresh: a share from 0 to 1, not {self.fresh}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"training.dropout: at least 0 and below 1, not {self.dropout}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ConfigError(f"training.optimizer: unknown {self.optimizer!r}; {did_you_mean(self.optimizer, OPTIMIZERS)}")
+        if self.activation_memory not in ACTIVATION_MEMORY:
+            known = did_you_mean(self.activation_memory, ACTIVATION_MEMORY)
+            raise ConfigError(f"training.activation_memory: unknown {self.activation_memory!r}; {known}")
+        if self.memory_limit:
+            size_of(self.memory_limit, "training.memory_limit")
 
 
 @dataclass(frozen=True)
@@ -159,6 +173,13 @@ class Config:
     training: Training = field(default_factory=Training)
     text: Text = field(default_factory=Text)
 
+    def __post_init__(self):
+        if self.brain.tied and self.training.optimizer != "adamw":
+            raise ConfigError(
+                f"training.optimizer: {self.training.optimizer} updates the decoder before the embeddings have their gradient, and with "
+                "brain.tied both are the same rows; use adamw, or set brain.tied to false"
+            )
+
     def replace(self, **sections) -> Config:
         """A copy with fields replaced: `config.replace(training={"steps": 5}, brain={"vocabulary": 65})`."""
         changed = {name: dataclasses.replace(getattr(self, name), **fields) for name, fields in sections.items()}
@@ -171,6 +192,14 @@ class Config:
     def from_dict(cls, values: dict) -> Config:
         """Inverse of `to_dict`. Raises ConfigError for a missing, unknown or mistyped field."""
         return _build(cls, values, "config")
+
+
+def size_of(text: str, what: str = "--memory-limit") -> int:
+    """Bytes of a size such as 3.2GB, 500 MiB or 4000000000. Raises ConfigError for anything else; `what` begins the sentence."""
+    match = re.fullmatch(r"([0-9]+(?:[.][0-9]+)?)\s*([A-Za-z]*)", text.strip())
+    if not match or match[2].upper() not in UNITS or float(match[1]) == 0:
+        raise ConfigError(f"{what} {text}: a size is wanted, such as 3.2GB or 500MiB")
+    return int(float(match[1]) * UNITS[match[2].upper()])
 
 
 def did_you_mean(word: str, known) -> str:

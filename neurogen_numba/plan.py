@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from pathlib import Path
 
 from .backends import NAMES
 from .cli import COMMANDS, Parser, command
+from .config import size_of
 from .configure import add_config_flags, config_of
 from .errors import BackendError, ConfigError
 
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 UNKNOWN_CARD = 24 * 2**30  # bytes: what is planned for where there is neither GPU nor limit
 
 
@@ -24,18 +23,11 @@ def parser() -> Parser:
     flags.add_argument("--vocab-size", type=int, default=None, help="tokens known (default: the preset's)")
     limit = "such as 3.2GB: exit code 2 if the run needs more, and what would fit"
     flags.add_argument("--memory-limit", default=None, metavar="SIZE", help=limit)
+    flags.add_argument("--fit", action="store_true", help="make the first change that makes it fit into the limit, or into the GPU")
     flags.add_argument("--precision", choices=("fp32", "bf16"), default=None, help="of what is multiplied (default: the card's, or bf16)")
     flags.add_argument("--backend", choices=NAMES, default="auto", help="cpu: do not look for a GPU, plan for any")
     flags.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures to FILE, too")
     return flags
-
-
-def size_of(text: str) -> int:
-    """Bytes of a size such as 3.2GB, 500 MiB or 4000000000. Raises ConfigError for anything else."""
-    match = re.fullmatch(r"([0-9]+(?:[.][0-9]+)?)\s*([A-Za-z]*)", text.strip())
-    if not match or match[2].upper() not in UNITS or float(match[1]) == 0:
-        raise ConfigError(f"--memory-limit {text}: a size is wanted, such as 3.2GB or 500MiB")
-    return int(float(match[1]) * UNITS[match[2].upper()])
 
 
 @command("plan")
@@ -48,12 +40,22 @@ def main(argv=None):
         brain={"vocabulary": args.vocab_size or config.text.vocabulary},
         training={name: value for name, value in training.items() if value is not None},
     )
+    if not limit and config.training.memory_limit:
+        limit = size_of(config.training.memory_limit)
     from . import backends, budget
 
     backend = backends.get(args.backend)
-    card = budget.Card.of(backend) if backend.name == "cuda" else budget.Card(limit or UNKNOWN_CARD)
+    if backend.name == "cuda":
+        card, free = budget.Card.of(backend, limit), backend.memory()[0]
+    else:
+        card, free = budget.Card(limit or UNKNOWN_CARD), None
     if args.precision:
         card = dataclasses.replace(card, product_dtype={"fp32": "float32", "bf16": "bfloat16"}[args.precision])
+    if args.fit:
+        if not (limit or free):
+            raise ConfigError("--fit: into what? there is no GPU here; give a --memory-limit")
+        config, change = budget.fit(config, card, limit or free)
+        print(change)
     rows = budget.plan(config, card)
     total = sum(rows.values())
     _show(rows, total, config)
@@ -63,7 +65,8 @@ def main(argv=None):
         except OSError as error:
             raise ConfigError(f"--json {args.json}: {error.strerror}") from None
     if limit and total > limit:
-        raise BackendError(f"{budget.gib(total)} do not fit into {args.memory_limit}; {budget.advice(config, card, limit)}")
+        size = args.memory_limit or config.training.memory_limit
+        raise BackendError(f"{budget.gib(total)} do not fit into {size}; {budget.advice(config, card, limit)}")
     return 0
 
 

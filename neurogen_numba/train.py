@@ -20,8 +20,11 @@ TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
     "--batch-size": ("batch", int, "sequences trained side by side"),
     "--seq-length": ("segment", int, "tokens that the gradient flows back through"),
     "--learning-rate": ("learning_rate", float, "peak rate"),
+    "--optimizer": ("optimizer", str, "adamw; with less memory adamw8bit, with the least adafactor"),
+    "--activation-memory": ("activation_memory", str, "kept for the way back: full; half, in 16 bits; recompute, run again: least memory"),
     "--weight-decay": ("weight_decay", float, "on synapses, decoder and the projection of the embedding"),
     "--dropout": ("dropout", float, "on embedding, axons and readout"),
+    "--memory-limit": ("memory_limit", str, "of a GPU, such as 3.2GB: a run that needs more does not begin, and none takes more"),
     "--seed": ("seed", int, "wiring, first weights, order of the text"),
     "--eval-interval": ("eval_interval", int, "updates between looks at held-out text"),
     "--sample-interval": ("sample_interval", int, "updates between samples"),
@@ -43,6 +46,8 @@ def parser() -> Parser:
     add_config_flags(flags)
     for flag, (field, kind, text) in (TEXT_FLAGS | TRAINING_FLAGS).items():
         flags.add_argument(flag, dest=field, type=kind, default=None, help=text)
+    fit = "make the first change that lets the run fit into --memory-limit, or into the GPU (`neurogen plan` says which)"
+    flags.add_argument("--fit", action="store_true", help=fit)
     flags.add_argument("--name", default=None, help="name of the run (default: PRESET-1, PRESET-2, ...); with --resume, which run")
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
     resume = "go on with a run, or from RUN@best, or from one checkpoint of a run; without PATH, with the latest run"
@@ -72,8 +77,8 @@ def configure(args) -> Config:
 def _to_resume(args) -> tuple[Path, Path | None]:
     """(run, checkpoint to go on from); checkpoint None: the newest sound one."""
     fixed = {flag: field for flag, (field, _, _) in (TEXT_FLAGS | TRAINING_FLAGS).items() if flag not in ON_RESUME}
-    fixed |= {"--preset": "preset", "--config": "config", "--set": "assignments"}
-    given = [flag for flag, field in fixed.items() if getattr(args, field) not in (None, [])]
+    fixed |= {"--preset": "preset", "--config": "config", "--set": "assignments", "--fit": "fit"}
+    given = [flag for flag, field in fixed.items() if getattr(args, field) not in (None, [], False)]
     if given:
         raise ConfigError(f"--resume goes on with the settings of the run; leave out {', '.join(given)}")
     if args.name and args.resume != "latest":
@@ -152,7 +157,7 @@ def main(argv=None):
                 from .learning.trainer import Trainer
 
                 backend = backend_of(args)
-                trainer = Trainer(config, run, backend) if new else _resume(args, run, folder, backend)
+                trainer = Trainer(config, run, backend, args.fit) if new else _resume(args, run, folder, backend)
         except BaseException:  # Ctrl-C too
             if new:
                 rundir.discard(run)  # nothing was trained: leave no empty run behind

@@ -14,9 +14,11 @@ from neurogen_numba.backends.cuda import CudaBackend
 from neurogen_numba.backends.paper import Sheet
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.cli import main
+from neurogen_numba.config import size_of
 from neurogen_numba.configure import config_of
-from neurogen_numba.errors import BackendError
-from neurogen_numba.plan import parser, size_of
+from neurogen_numba.errors import BackendError, ConfigError
+from neurogen_numba.learning.trainer import Trainer
+from neurogen_numba.plan import parser
 from neurogen_numba.presets import PRESETS, get_preset
 
 CARD = budget.Card(2**30)
@@ -29,8 +31,7 @@ def total(config, card=CARD):
 @pytest.mark.gpu
 @pytest.mark.skipif(not SIMULATED, reason="counts NumPy arrays")
 def test_what_is_counted_on_paper_is_what_is_allocated(monkeypatch):
-    alive, streams, segment, batch = {}, 2, 10, 1
-    monkeypatch.setattr(budget, "STREAMS", streams)
+    alive, segment, batch = {}, 10, 1
 
     def counted(make):
         def made(self, *arguments, **how):
@@ -48,7 +49,7 @@ def test_what_is_counted_on_paper_is_what_is_allocated(monkeypatch):
     act = model.activity(segment, batch, learning=True)
     ids = np.zeros((segment + 1, batch), np.int32)
     model.learn(act, ids[:-1], ids[1:], 1e-3, fresh=np.zeros(batch, bool))
-    looks = [model.activity(config.brain.chunk, many) for many in (streams, 1)]
+    looks = [model.activity(config.brain.chunk, many) for many in (batch, 1)]
     for look in looks:
         model.brain.think(look)
     gc.collect()
@@ -75,7 +76,7 @@ def test_more_of_anything_takes_more():
 def test_what_would_fit_fits_and_a_little_more_does_not():
     config = get_preset("shakespeare").replace(brain={"vocabulary": 65})
     limit = total(config) // 2
-    changes = dict(change.replace("=", " ").rsplit(" ", 1) for change in budget.what_would_fit(config, CARD, limit))
+    changes = dict(change.words.rsplit(" ", 1) for change in budget.what_would_fit(config, CARD, limit) if "=" not in change.words)
     assert {"--batch-size", "--seq-length"} <= set(changes)
     for flag, field in (("--batch-size", "batch"), ("--seq-length", "segment")):
         value = int(changes[flag])
@@ -88,10 +89,11 @@ def test_advice_can_be_followed_word_by_word(preset, share):
     config = get_preset(preset)
     limit = int(share * total(config))
     for change in budget.what_would_fit(config, CARD, limit):
-        flag, value = change.rsplit(" ", 1)
+        flag, value = change.words.rsplit(" ", 1)
         words = ["--preset", preset, *([flag, value] if flag == "--set" else [])]
         training = {} if flag == "--set" else {{"--batch-size": "batch", "--seq-length": "segment"}[flag]: int(value)}
-        assert total(config_of(parser().parse_args(words)).replace(training=training)) <= limit
+        followed = config_of(parser().parse_args(words)).replace(training=training)
+        assert followed == change.config and total(followed) <= limit
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_allocated():
@@ -105,6 +107,42 @@ def test_what_does_not_fit_is_refused_before_anything_is_allocated():
     with pytest.raises(BackendError, match=r"needs .* GiB, 1.00 GiB are free; the largest part is activity, .*: --batch-size \d+, "):
         budget.check(config, Small())
     budget.check(config.replace(training={"batch": 8}), Small())
+
+
+def test_the_prefrontal_cortex_gives_way_first():
+    config = get_preset("llm")
+    limit = int(0.95 * total(config))
+    fitted, said = budget.fit(config, CARD, limit)
+    assert total(fitted) <= limit and fitted.brain.pfc.neurons < config.brain.pfc.neurons
+    assert fitted == config.replace(brain={"pfc": fitted.brain.pfc})
+    assert said.endswith(f"--set brain.pfc.neurons={fitted.brain.pfc.neurons}")
+    assert budget.fit(fitted, CARD, limit)[0] == fitted
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not SIMULATED, reason="pretends that the card is small")
+def test_a_run_is_made_to_fit_and_keeps_what_it_was_made(tmp_path, monkeypatch):
+    text = tmp_path / "text.txt"
+    text.write_text("to be or not to be, that is the question. " * 60)
+    config = tiny.config(text={"data": str(text)}, batch=40)
+    backend = CudaBackend()
+    card = budget.Card(backend.logits * 1024, "float32", backend.shared_memory, backend.multiprocessors)
+    needed = total(config.replace(brain={"vocabulary": 17}), card)
+    limit = budget.CUBLAS + int(0.7 * (needed - budget.CUBLAS))
+    monkeypatch.setattr(CudaBackend, "memory", lambda self: (limit, backend.logits * 1024))
+    with pytest.raises(BackendError, match="out of GPU memory"):
+        Trainer(config, tmp_path, backend)
+    trainer = Trainer(config, tmp_path, backend, fit=True)
+    assert total(trainer.config, card) <= limit < needed
+    assert next(iter(trainer.reports())).text.startswith("made to fit into ")
+    assert json.loads((tmp_path / "config.json").read_text())["training"]["batch"] == trainer.config.training.batch < 40
+
+
+@pytest.mark.parametrize("settings", [["--memory-limit", "3.2GB"], ["--fit"]])
+def test_the_memory_of_the_cpu_is_not_limited(settings, tmp_path, capsys):
+    assert main(["train", "--backend", "cpu", "--out", str(tmp_path), *settings]) == 2
+    assert "are about a GPU's memory, and this run is on the CPU" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_may_help():
@@ -136,6 +174,12 @@ def test_sizes(text, size):
     assert size_of(text) == size
 
 
+def test_the_limit_of_a_run_is_a_size():
+    assert tiny.config(memory_limit="3.2GB").training.memory_limit == "3.2GB"
+    with pytest.raises(ConfigError, match="training.memory_limit much: a size is wanted, such as 3.2GB"):
+        tiny.config(memory_limit="much")
+
+
 def test_the_command_draws_a_table_and_writes_it_down(tmp_path, capsys):
     file = tmp_path / "plan.json"
     assert main(["plan", "--backend", "cpu", "--batch-size", "3", "--json", str(file)]) == 0
@@ -153,6 +197,8 @@ def test_the_command_draws_a_table_and_writes_it_down(tmp_path, capsys):
         (["--memory-limit", "-3GB"], "expected one argument"),
         (["--batch-size", "0"], "training.batch: at least 1, not 0"),
         (["--memory-limit", "150MB"], "do not fit into 150MB; any of these would: --batch-size"),
+        (["--fit"], "--fit: into what? there is no GPU here; give a --memory-limit"),
+        (["--fit", "--memory-limit", "1MB"], "do not fit into 0.00 GiB; no single change makes it fit"),
         (["--json", "/nowhere/plan.json"], "--json /nowhere/plan.json: No such file or directory"),
     ],
 )

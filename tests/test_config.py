@@ -192,3 +192,11 @@ def test_a_preset_knows_its_name():
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(ConfigError, match=r"^unknown preset 'nanno'; did you mean 'nano'\?$"):
         get_preset("nanno")
+
+
+def test_rows_that_are_tied_need_an_optimizer_that_waits_for_them():
+    tied = CONFIG.replace(brain={"tied": True, "embedding": CONFIG.brain.broca.output_size})
+    with pytest.raises(ConfigError, match=r"^training\.optimizer: adafactor updates .* use adamw"):
+        tied.replace(training={"optimizer": "adafactor"})
+    with pytest.raises(ConfigError, match=r"^brain\.tied: .* must be as large as what Broca says"):
+        CONFIG.replace(brain={"tied": True, "embedding": CONFIG.brain.broca.output_size + 1})

@@ -9,7 +9,7 @@ import pytest
 
 import tiny
 from neurogen_numba.brain.model import NeuroGenModel
-from neurogen_numba.learning.evaluation import answer_questions, evaluate
+from neurogen_numba.learning.evaluation import answer_questions, evaluate, streams_of
 from neurogen_numba.text.batches import Validation
 from neurogen_numba.text.stories import Question
 from neurogen_numba.text.tokenizer import build
@@ -17,7 +17,7 @@ from neurogen_numba.text.tokenizer import build
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz .:?"
-CONFIG = tiny.config(brain={"vocabulary": len(LETTERS)})
+CONFIG = tiny.config(brain={"vocabulary": len(LETTERS)}, batch=16)
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +138,8 @@ def test_an_answer_is_right_if_greedy_generation_says_it(model):
     assert answer_questions(model, said) == (1, 0.5)
     other = [Question(q.prompt, q.answer[:-1] + ("b" if q.answer[-1] == "a" else "a"), 0.5) for q in said[:1]] + said[1:]
     assert answer_questions(model, other)[0] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("batch, streams", [(1, 1), (3, 3), (40, 16)])
+def test_no_more_is_looked_at_side_by_side_than_is_trained(batch, streams):
+    assert streams_of(tiny.config(batch=batch).training) == streams

@@ -373,7 +373,7 @@ def test_held_out_text_is_never_trained_on(tmp_path):
     trainer = begin(tmp_path / "run", {"data": str(tmp_path / "a.txt")}, steps=40, eval_interval=10, checkpoint_interval=1000)
     assert trained_on(trainer) == set("abcd ")
     known = trainer.model.tokenizer.encode("xyz?")
-    assert np.all(trainer.model.brain.parameters.m["embedding.weight"][known] == 0)
+    assert np.all(trainer.model.optimizer.tensors()["m.embedding.weight"][known] == 0)
 
 
 def test_held_out_stories_are_never_trained_on(tmp_path):

@@ -46,8 +46,17 @@ class Backend(ABC):
     sample: Callable
     # kernels/stimulus.py
     poisson: Callable
-    # kernels/adamw.py, reduce.py, carry.py, forget.py
+    # kernels/softmax_blocks.py
+    softmax_part: Callable
+    softmax_end: Callable
+    softmax_gradient: Callable
+    # kernels/adamw.py, adamw8bit.py, adafactor.py, reduce.py, carry.py, forget.py
     adamw: Callable
+    adamw8bit: Callable
+    adafactor: Callable
+    spread_columns: Callable
+    column_squares: Callable
+    column_step: Callable
     sum_of_squares: Callable
     norm: Callable
     add_rows: Callable

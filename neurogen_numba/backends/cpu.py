@@ -11,7 +11,9 @@ import numpy as np
 import threadpoolctl
 
 from ..kernels import (
+    adafactor,
     adamw,
+    adamw8bit,
     bias,
     carry,
     dropout,
@@ -24,6 +26,7 @@ from ..kernels import (
     reduce,
     sampling,
     softmax,
+    softmax_blocks,
     stimulus,
     working_memory,
 )
@@ -77,7 +80,15 @@ class CpuBackend(Backend):
     cross_entropy = staticmethod(softmax.cross_entropy_cpu)
     sample = staticmethod(sampling.sample_cpu)
     poisson = staticmethod(stimulus.poisson_cpu)
+    softmax_part = staticmethod(softmax_blocks.softmax_part_cpu)
+    softmax_end = staticmethod(softmax_blocks.softmax_end_cpu)
+    softmax_gradient = staticmethod(softmax_blocks.softmax_gradient_cpu)
     adamw = staticmethod(adamw.adamw_cpu)
+    adamw8bit = staticmethod(adamw8bit.adamw8bit_cpu)
+    spread_columns = staticmethod(adafactor.spread_columns_cpu)
+    column_squares = staticmethod(adafactor.column_squares_cpu)
+    column_step = staticmethod(adafactor.column_step_cpu)
+    adafactor = staticmethod(adafactor.adafactor_cpu)  # last: it hides the module
     sum_of_squares = staticmethod(reduce.sum_of_squares_cpu)
     norm = staticmethod(reduce.norm_cpu)
     add_rows = staticmethod(reduce.add_rows_cpu)

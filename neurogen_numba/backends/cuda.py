@@ -10,7 +10,9 @@ from numba import cuda
 
 from ..errors import BackendError, ConfigError
 from ..kernels import (
+    adafactor,
     adamw,
+    adamw8bit,
     affine,
     bias,
     carry,
@@ -25,12 +27,13 @@ from ..kernels import (
     reduce,
     sampling,
     softmax,
+    softmax_blocks,
     stimulus,
     working_memory,
 )
 from ..kernels.launch import SHARED, SIMULATED, THREADS, WARP, allow_shared, blocks
 from .base import Backend, Lanes
-from .cublas import Cublas
+from .cublas import WORKSPACE, Cublas
 from .cuda_synapses import CudaSynapses
 
 if SIMULATED:
@@ -120,11 +123,24 @@ class CudaBackend(Backend):
             ) from error
 
     def memory(self) -> tuple[int, int]:
-        """(free, total) bytes of the card; memory that CuPy keeps for itself is free."""
+        """(free, total) bytes of the card, or of the limit; memory that CuPy keeps for itself is free."""
         if SIMULATED:
             return 2**30, 2**30
         free, total = self._xp.cuda.runtime.memGetInfo()
-        return free + self._xp.get_default_memory_pool().free_bytes(), total
+        pool = self._xp.get_default_memory_pool()
+        free += pool.free_bytes()
+        if not pool.get_limit():
+            return free, total
+        limit = pool.get_limit() + WORKSPACE
+        return min(free, limit - pool.used_bytes()), min(total, limit)
+
+    def limit_memory(self, size: int):
+        """From now on this process takes at most so many bytes of the card, but for what the driver keeps for itself."""
+        if SIMULATED:
+            return
+        pool = self._xp.get_default_memory_pool()
+        pool.set_limit(size=max(1, size - WORKSPACE))  # cuBLAS takes its own without asking CuPy
+        self.logits = min(self.logits, size // LOGITS_SHARE)
 
     def device_name(self):
         if SIMULATED:
@@ -400,16 +416,46 @@ class CudaBackend(Backend):
         how = temperature, top_k, top_p, np.uint64(key), step
         self.launch(sampling.sample, rows, sampling.SAMPLERS, tokens, whole, *how, tops, places, tally, listed, size)
 
+    # kernels/softmax_blocks.py
+
+    def softmax_part(self, top, best, total, picked, logits, targets, first, size):
+        rows, threads = self._whole_rows(logits), 8 if SIMULATED else softmax.THREADS
+        self.launch(softmax_blocks.softmax_part, len(targets), threads, top, best, total, picked, rows, targets, first, size)
+
+    def softmax_end(self, loss, hit, factor, top, best, total, picked, targets, weight):
+        arrays = loss, hit, factor, top, best, total, picked, targets, weight
+        self.launch(softmax_blocks.softmax_end, blocks(len(loss)), THREADS, *arrays)
+
+    def softmax_gradient(self, d_logits, logits, top, factor, targets, weight, first, size):
+        rows, threads = (self._whole_rows(d_logits), self._whole_rows(logits)), 8 if SIMULATED else THREADS
+        self.launch(softmax_blocks.softmax_gradient, len(targets), threads, *rows, top, factor, targets, weight, first, size)
+
     # kernels/stimulus.py
 
     def poisson(self, current, rate, strength, key, ticks):
         (tokens, batch, size), threads = current.shape, 8 if SIMULATED else THREADS
         self.launch(stimulus.poisson, (blocks(size, threads), batch, tokens), threads, current, rate, strength, key, ticks)
 
-    # kernels/adamw.py, reduce.py, carry.py, forget.py
+    # kernels/adamw.py, adamw8bit.py, adafactor.py, reduce.py, carry.py, forget.py
 
     def adamw(self, p, g, m, v, decay, low, high, norm, numbers):
         self.launch(adamw.adamw, len(decay), 8 if SIMULATED else THREADS, p, g, m, v, decay, low, high, norm, numbers)
+
+    def adamw8bit(self, p, g, m, v, m_top, r_top, decay, low, high, norm, numbers, key, first):
+        arrays = p, g, m, v, m_top, r_top, decay, low, high, norm, numbers, key
+        self.launch(adamw8bit.adamw8bit, len(m_top), 8 if SIMULATED else adamw8bit.SHARE, *arrays, first)
+
+    def adafactor(self, p, g, row, spread, where, decay, norm, numbers):
+        self.launch(adafactor.adafactor, len(where), 8 if SIMULATED else THREADS, p, g, row, spread, where, decay, norm, numbers)
+
+    def spread_columns(self, spread, column):
+        self.launch(adafactor.spread_columns, 1, 8 if SIMULATED else reduce.MOST, spread, column)
+
+    def column_squares(self, total, g, where, norm, numbers):
+        self.launch(adafactor.column_squares, *self._across(total.size), total, g, where, norm, numbers)
+
+    def column_step(self, column, total, norm):
+        self.launch(adafactor.column_step, *self._across(total.size), column, total, norm)
 
     def sum_of_squares(self, partial, x):
         self.launch(reduce.sum_of_squares, len(partial), 2 if SIMULATED else THREADS, partial, x)

@@ -86,6 +86,9 @@ class Paper(CudaBackend):
     def memory(self):
         return self._memory, self._memory
 
+    def limit_memory(self, size):
+        pass
+
     def _scratch(self, name, shape, dtype="float32"):
         if (name, shape, dtype) not in self._kept:
             label, self.label = self.label, "workspace"

@@ -10,6 +10,7 @@ from ..config import MODULES
 from ..errors import CheckpointError
 from ..kernels import rng
 from . import neuromodulation
+from .keeping import KEEPING
 from .projection import Current, Signal
 
 
@@ -40,13 +41,26 @@ class Dropout:
 class Activity:
     """Arrays of one batch of B sequences for segments of at most T tokens.
 
-    learning: keep what the backward pass needs. smooth: the test mode of the event function. dropout: share, and the seed of its masks.
+    learning: keep what the backward pass needs, `memory` says how (keeping.py). smooth: the test mode of the event function. dropout: share
+    and seed of its masks.
     """
 
-    def __init__(self, brain, tokens: int, batch: int, learning: bool = False, smooth: bool = False, dropout: float = 0.0, seed: int = 0):
+    def __init__(
+        self,
+        brain,
+        tokens: int,
+        batch: int,
+        learning: bool = False,
+        smooth: bool = False,
+        dropout: float = 0.0,
+        seed: int = 0,
+        memory: str = "full",
+    ):
         self.brain, self.tokens, self.batch, self.learning, self.smooth = brain, tokens, batch, learning, smooth
         self.chunk = min(brain.config.chunk, tokens)
         self.length = tokens  # of the segment under way
+        keep = KEEPING[memory] if learning and tokens > self.chunk else None  # else there is nothing to save
+        self.span = self.chunk if keep else tokens  # tokens that neurons and currents have room for
         backend = brain.backend
         self.dropout = Dropout(backend, batch, dropout, seed)
         self.ids, self.targets = backend.zeros((tokens, batch), "int32"), backend.zeros((tokens, batch), "int32")
@@ -58,7 +72,7 @@ class Activity:
         self.dv, self.da, self.dy = {}, {}, {}  # per module: gradients carried from chunk to chunk
         self.levels = {name: backend.zeros(batch) for name in neuromodulation.NAMES}
         self.gain_scale, self.beta_scale, self.write_scale = (backend.zeros(batch) for _ in range(3))
-        self.currents = {name: Current(backend, tokens, batch, size, self.chunk, learning) for name, size in brain.current_sizes.items()}
+        self.currents = {name: Current(backend, self.span, batch, size, self.chunk, learning) for name, size in brain.current_sizes.items()}
         self.signals = {name: Signal(backend, batch, size, self.chunk, learning) for name, size in brain.signal_sizes.items()}
         self.traffic = brain.synapses.traffic(
             {name: (size, brain.history(name)) for name, size in brain.signal_sizes.items() if brain.sparse_output(name)},
@@ -68,26 +82,34 @@ class Activity:
             self.chunk,
             learning,
         )
+        self.token_rows = None  # of the embedding, where these have a gradient and the rest has none
         self.recorded = {}  # what was recorded of the steps on these arrays (model.py)
         kept = [size for component in brain.components for size in component.kept]
-        self._rows, self._table = backend.zeros((tokens + 1) * batch * sum(kept)), []
+        self._rows, self._table = backend.zeros((self.span + 1) * batch * sum(kept)), []
         for part in (*brain.components, brain.decoder):
             part.allocate(self)
         self._table = backend.asarray(self._table, "int64")
+        self.keeping = keep(self) if keep else None
         self._modulate()
 
+    def here(self, first, last):
+        """Where tokens first ... last - 1 of the segment, those of a chunk, stand in arrays that have room for `span` of them."""
+        return slice(first, last) if self.span == self.tokens else slice(0, last - first)
+
     def rows(self, size):
-        """Room for what `size` neurons keep: [T + 1, B, size], row 0 for the token before the segment; what stands in the row of the last
+        """Room for what `size` neurons keep: [span + 1, B, size], row 0 for the token before them; what stands in the row of the last
         token is carried there in the end. Asked for by whoever announced it as `kept`."""
         row = self.batch * size
-        begin = sum((self.tokens + 1) * own for _, own in self._table)
+        begin = sum((self.span + 1) * own for _, own in self._table)
         self._table.append((begin, row))
-        return self._rows[begin : begin + (self.tokens + 1) * row].reshape(self.tokens + 1, self.batch, size)
+        return self._rows[begin : begin + (self.span + 1) * row].reshape(self.span + 1, self.batch, size)
 
     def hear(self, ids):
         """Take the tokens [T', B] int32 of the next segment, T' at most T."""
         self.length = len(ids)
         self.ids[: self.length] = self.brain.backend.asarray(ids, "int32")
+        if self.token_rows:
+            self.brain.embedding.hear(self, ids)
 
     def _modulate(self):
         neuromodulation.modulate(self.gain_scale, self.beta_scale, self.write_scale, self.levels)
@@ -95,15 +117,19 @@ class Activity:
     def send(self, name, first, last):
         """Send the plain values of a signal's tokens, where sparse synapses listen."""
         if self.brain.sparse_output(name):
-            self.traffic.send_values(name, first, last, self.signals[name].x[first:last])
+            self.traffic.send_values(name, first, last, self.signals[name].x[self.here(first, last)])
 
     def advance(self, length: int):
         """Carry the state over: what `length` tokens left behind is what the next segment starts from."""
-        self.brain.backend.carry(self._rows, self._table, length)
+        if self.keeping:
+            self.keeping.enter(-(-length // self.chunk))
+        else:
+            self.brain.backend.carry(self._rows, self._table, length)
         self.traffic.advance(length)
 
     def rates(self, length: int) -> dict[str, float]:
-        """Share of the neurons of each module with an event, per token of the segment just run."""
+        """Share of the neurons of each module with an event, per token of the segment just run, or of what is still there of it."""
+        length = min(length, self.span)
         return {name: float((self.v[name][1 : length + 1] > 1).mean()) for name in MODULES}
 
     def broken(self) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..backends.base import Lanes
 from ..config import MODULES
 from ..config import Brain as BrainConfig
 from .activity import Activity
@@ -25,22 +26,24 @@ class Brain:
     signals to currents. In a chunk the components run in the order that a token passes them, and backwards in the opposite one: every
     synapse that leads back has a delay of at least a chunk, so inside it nothing waits for itself.
 
-    senses: the component that drives the Thalamus; the embedding of tokens, if None.
+    senses: the component that drives the Thalamus; the embedding of tokens, if None. apart: parameters that are updated row by row and have
+    no whole gradient.
     """
 
-    def __init__(self, config: BrainConfig, backend, senses=None):
+    def __init__(self, config: BrainConfig, backend, senses=None, apart: frozenset[str] = frozenset()):
         self.config, self.backend = config, backend
         self.arcs = arcs(config)
         sizes = [size for arc in self.arcs for size in (arc.sources, arc.targets)]
         self.index_dtype = "uint16" if max(sizes) <= 2**16 else "uint32"
         self.projections = [Projection(arc, backend, self.index_dtype) for arc in self.arcs]
-        self.components = [senses or Embedding(config, backend)]
+        self.components = [senses or Embedding(config, backend, "embedding.weight" in apart)]
+        self.embedding = self.components[0]
         for name in MODULES:
             self.components += [AssociativeMemory(config, backend)] if name == "hippocampus" else []
             self.components += [WorkingMemory(config, backend)] if name == "pfc" else []
             self.components += [Population(name, config, backend, traced=name == "broca" or has_readout(config, name))]
             self.components += [Readout(name)] if has_readout(config, name) else []
-        self.decoder = Decoder(config, backend)
+        self.decoder = Decoder(config, backend, "decoder.weight" in apart)
         self.dense = [projection for projection in self.projections if projection.arc.dense]
         self.populations = [component for component in self.components if isinstance(component, Population)]
         self.current_sizes = {arc.target: arc.targets for arc in self.arcs} | {
@@ -130,26 +133,48 @@ class Brain:
 
     def think(self, act: Activity):
         """Run the modules over the tokens heard."""
-        lanes, marks = self.backend.lanes(), {}
+        lanes, marks = self._lanes(act), {}
+        if act.keeping:
+            act.keeping.begin()
         for chunk, (first, last) in enumerate(self._chunks(act.length)):
+            if act.keeping:
+                act.keeping.enter(chunk)
             for component in self.components:
                 with lanes.on(component.lane, [marks.get((name, chunk - late)) for name, late in self._heard[component]]):
-                    act.traffic.receive({name: act.currents[name].value[first:last] for name in component.inputs}, first, last)
-                    for projection in self.dense:
-                        if projection.arc.target in component.inputs:
-                            projection.forward(act, first, last)
+                    self._receive(act, component, first, last)
                     component.forward(act, first, last)
                 mark = lanes.mark(component.lane)
                 marks |= {(name, chunk): mark for name in component.outputs}
+            if act.keeping:
+                act.keeping.leave(chunk, first, last)
         lanes.join()
+
+    def think_again(self, act: Activity, first, last):
+        """Run the modules over the tokens of a chunk once more, from the state in which it began; all that was sent has been sent."""
+        for component in self.components:
+            self._receive(act, component, first, last)
+            component.again(act, first, last)
+
+    def _receive(self, act, component, first, last):
+        """The currents of a component's inputs."""
+        act.traffic.receive({name: act.currents[name].value[act.here(first, last)] for name in component.inputs}, first, last)
+        for projection in self.dense:
+            if projection.arc.target in component.inputs:
+                projection.forward(act, first, last)
+
+    def _lanes(self, act):
+        """Modules at different chunks overlap only where there is room for more than one."""
+        return Lanes() if act.keeping else self.backend.lanes()
 
     def think_back(self, act: Activity):
         """The way back, once the decoder has put into act.read what it owes for what it read."""
         for carry in (*act.dv.values(), *act.da.values(), *act.dy.values(), act.dS, act.d_key, act.dm):
             carry[...] = 0
         act.traffic.turn_back(act.length)
-        lanes, marks = self.backend.lanes(), {}
+        lanes, marks = self._lanes(act), {}
         for chunk, (first, last) in reversed(list(enumerate(self._chunks(act.length)))):
+            if act.keeping:
+                act.keeping.back(chunk, first, last)
             for component in reversed(self.components):
                 with lanes.on(component.lane, [marks.get((name, chunk + late)) for name, late in self._hearers[component]]):
                     for name in component.outputs:

@@ -25,6 +25,7 @@ class Parameter:
     low: float = -math.inf  # an update never leaves [low, high]
     high: float = math.inf
     room: int = 0  # numbers kept free for it, where that is more than it has
+    apart: bool = False  # its gradient is never whole: it is updated row by row (learning/frugal.py)
 
     @property
     def size(self) -> int:
@@ -36,28 +37,41 @@ class Parameter:
         return -(-max(self.size, self.room) // BLOCK)
 
 
+@dataclass(frozen=True)
+class Rows:
+    """The gradient of some rows of a parameter: gradient [P, C] float32; where [P] int32, the row that each is for, negative: none. Room to
+    sum its squares up: squares [ceil(P C / BLOCK)] float64, norm [1] float32."""
+
+    name: str
+    gradient: object
+    where: object
+    squares: object
+    norm: object
+
+
 class Parameters:
-    """Values, gradients and Adam's two moments of all parameters: four flat arrays, and a view for each name.
+    """Values and gradients of all parameters: two flat arrays, and a view for each name. The gradients end where the parameters begin that
+    are apart.
 
     Every parameter begins at a multiple of BLOCK numbers (`offset`), so that a block of the update belongs to one parameter; what is left
     over between them stays 0.
     """
 
     def __init__(self, table: Iterable[Parameter], backend: Backend):
-        self.table = {parameter.name: parameter for parameter in table}
+        self.table = {parameter.name: parameter for parameter in sorted(table, key=lambda parameter: parameter.apart)}
         self.size = sum(parameter.size for parameter in self.table.values())  # numbers learned
-        self.offset, end = {}, 0
+        self.offset, end, whole = {}, 0, 0
         for name, parameter in self.table.items():
             self.offset[name] = end
             end += self.numbers(parameter)
-        self.flat_value, self.flat_gradient, self.flat_m, self.flat_v = (backend.zeros(end) for _ in range(4))
-        self.value, self.gradient, self.m, self.v = (
-            self._views(flat) for flat in (self.flat_value, self.flat_gradient, self.flat_m, self.flat_v)
-        )
+            whole = whole if parameter.apart else end
+        self.flat_value, self.flat_gradient = backend.zeros(end), backend.zeros(whole)
+        self.value, self.gradient = self.views(self.flat_value), self.views(self.flat_gradient)
 
-    def _views(self, flat):
-        start = self.offset
-        return {name: flat[start[name] : start[name] + own.size].reshape(own.shape) for name, own in self.table.items()}
+    def views(self, flat) -> dict:
+        """The parts of a flat array that belong to parameters, as far as it goes: name -> array of the parameter's shape."""
+        start, table = self.offset, self.table.items()
+        return {name: flat[start[name] : start[name] + own.size].reshape(own.shape) for name, own in table if start[name] < len(flat)}
 
     @staticmethod
     def numbers(own: Parameter) -> int:

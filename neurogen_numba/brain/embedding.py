@@ -11,7 +11,8 @@ import math
 import numpy as np
 
 from ..config import Brain
-from .buffers import Parameter, Parameters
+from ..kernels.reduce import BLOCK
+from .buffers import Parameter, Parameters, Rows
 from .connectome import generator
 
 
@@ -20,14 +21,16 @@ class Embedding:
 
     inputs, outputs, kept, lane = ("thalamus.current",), (), (), "thalamus"
 
-    def __init__(self, brain: Brain, backend):
+    def __init__(self, brain: Brain, backend, apart: bool = False):
+        """apart: only the rows of tokens that were heard have a gradient, and are updated."""
+        self.apart = apart
         self.vocabulary, self.size, self.neurons, self.backend = brain.vocabulary, brain.embedding, brain.thalamus.neurons, backend
         self.projected, self.tied = self.size != self.neurons, brain.tied
         self.gain = np.float32(math.sqrt(3 * self.size) if brain.tied else 1)  # decoder.py draws its rows so much smaller
 
     def parameters(self):
         if not self.tied:
-            yield Parameter("embedding.weight", (self.vocabulary, self.size), "a row per token", file="embeddings")
+            yield Parameter("embedding.weight", (self.vocabulary, self.size), "a row per token", file="embeddings", apart=self.apart)
         if self.projected:
             shape = (self.size, self.neurons)
             yield Parameter("embedding_thalamus.weight", shape, "embedding -> thalamus.current", file="embeddings", decays=True)
@@ -43,16 +46,29 @@ class Embedding:
 
     def bind(self, parameters: Parameters):
         own = "decoder.weight" if self.tied else "embedding.weight"
-        self.weight, self.d_weight = parameters.value[own], parameters.gradient[own]
+        self.weight, self.d_weight = parameters.value[own], parameters.gradient.get(own)
         if self.projected:
             name = "embedding_thalamus.weight"
             self.projection, self.d_projection = parameters.value[name], parameters.gradient[name]
 
     def allocate(self, act):
-        act.embedded = self.backend.zeros((act.tokens, act.batch, self.size))
+        zeros, heard = self.backend.zeros, act.tokens * act.batch
+        act.embedded = zeros((act.tokens, act.batch, self.size))
+        if self.apart and act.learning:
+            act.places = zeros((act.tokens, act.batch), "int32")
+            room = zeros((heard, self.size)), zeros(heard, "int32"), zeros(-(-heard * self.size // BLOCK), "float64"), zeros(1)
+            act.token_rows = Rows("embedding.weight", *room)
+
+    def hear(self, act, ids):
+        """ids [T', B]: where each token is heard first in the segment gathers its gradient."""
+        _, first, which = np.unique(np.asarray(ids), return_index=True, return_inverse=True)
+        where = np.full(len(act.token_rows.where), -1)
+        where[first] = np.asarray(ids).reshape(-1)[first]
+        act.token_rows.where[...] = self.backend.asarray(where, "int32")
+        act.places[: len(ids)] = self.backend.asarray(first[which.reshape(-1)].reshape(np.shape(ids)), "int32")
 
     def forward(self, act, first, last):
-        x, current = act.embedded[first:last], act.currents["thalamus.current"].value[first:last]
+        x, current = act.embedded[first:last], act.currents["thalamus.current"].value[act.here(first, last)]
         self.backend.embedding_forward(x, self.weight, act.ids[first:last])
         self._scale(x)
         self._drop(x, act, first)
@@ -60,6 +76,8 @@ class Embedding:
             self.backend.product(current.reshape(-1, self.neurons), x.reshape(-1, self.size), self.projection, add=True)
         else:
             np.add(current, x, out=current)
+
+    again = forward
 
     def backward(self, act, first, last):
         d_current, x = act.currents["thalamus.current"].gradient[: last - first], act.embedded[first:last]
@@ -71,7 +89,10 @@ class Embedding:
             x[:] = d_current
         self._drop(x, act, first)
         self._scale(x)
-        self.backend.embedding_backward(self.d_weight, x, act.ids[first:last])
+        if self.apart:
+            self.backend.embedding_backward(act.token_rows.gradient, x, act.places[first:last])
+        else:
+            self.backend.embedding_backward(self.d_weight, x, act.ids[first:last])
 
     def _scale(self, x):
         if self.tied:

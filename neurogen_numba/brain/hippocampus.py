@@ -34,23 +34,33 @@ class AssociativeMemory:
     def allocate(self, act):
         shape = (act.batch, self.heads, self.width, self.width)
         act.S, act.key = self.backend.zeros(shape), self.backend.zeros((act.batch, self.heads * self.width))
-        act.signals["memory.out"].x = self.backend.zeros((act.tokens, act.batch, self.heads * self.width))
+        act.signals["memory.out"].x = self.backend.zeros((act.span, act.batch, self.heads * self.width))
         if act.learning:
             chunks = -(-act.tokens // act.chunk)
             act.S_before, act.key_before = self.backend.zeros((chunks, *shape)), self.backend.zeros((chunks, *act.key.shape))
+            if act.span < act.tokens:
+                act.S_again, act.key_again = self.backend.zeros(shape), self.backend.zeros(act.key.shape)
             act.dS, act.d_key = self.backend.zeros(shape), self.backend.zeros(act.key.shape)
             act.d_decay = self.backend.zeros((act.batch, self.heads))
 
     def _inputs(self, act, first, last):
-        return (act.currents[name].value[first:last] for name in self.inputs)
+        return (act.currents[name].value[act.here(first, last)] for name in self.inputs)
 
     def forward(self, act, first, last):
         if act.learning:
             act.S_before[first // act.chunk][...], act.key_before[first // act.chunk][...] = act.S, act.key
         q, v, w = self._inputs(act, first, last)
-        out = act.signals["memory.out"].x[first:last]
+        out = act.signals["memory.out"].x[act.here(first, last)]
         self.backend.memory_forward(out, act.S, act.key, q, v, w, self.write_bias, self.decay, act.write_scale)
         act.send("memory.out", first, last)
+
+    def again(self, act, first, last):
+        """What was recalled, from the matrices as they were before the chunk."""
+        before = act.S_before[first // act.chunk], act.key_before[first // act.chunk]
+        act.S_again[...], act.key_again[...] = before
+        q, v, w = self._inputs(act, first, last)
+        out = act.signals["memory.out"].x[act.here(first, last)]
+        self.backend.memory_forward(out, act.S_again, act.key_again, q, v, w, self.write_bias, self.decay, act.write_scale)
 
     def backward(self, act, first, last):
         dq, dv, dw = (act.currents[name].gradient[: last - first] for name in self.inputs)

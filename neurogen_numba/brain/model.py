@@ -8,11 +8,12 @@ import numpy as np
 
 from .. import backends, checkpoint
 from ..backends.base import Backend
-from ..config import Config
+from ..config import Config, size_of
 from ..errors import CheckpointError, ConfigError
-from ..learning.optimizer import AdamW
+from ..learning.frugal import OPTIMIZERS
 from ..presets import get_preset
 from .activity import Activity
+from .blocks import learn_by_blocks
 from .brain import Brain
 
 
@@ -46,13 +47,23 @@ class NeuroGenModel:
         model.brain.initialise(config.training.seed)
         return model
 
+    @classmethod
+    def on_paper(cls, config: Config, paper: Backend) -> NeuroGenModel:
+        """A model whose arrays are counted and not drawn (backends/paper.py)."""
+        model = cls.__new__(cls)
+        model._setup(config, paper, 0)
+        return model
+
     def _setup(self, config, backend, gpu_device, tokenizer=None):
         if gpu_device < 0:
             raise ConfigError(f"gpu_device: cards are numbered from 0; there is no {gpu_device}")
         self.config, self.tokenizer = config, tokenizer
         self.backend = backend if isinstance(backend, Backend) else backends.get(backend, gpu_device)
-        self.brain = Brain(config.brain, self.backend)
-        self.optimizer = AdamW(self.brain.parameters, self.backend, config.training.weight_decay, config.training.clip)
+        if config.training.memory_limit and self.backend.name == "cuda":
+            self.backend.limit_memory(size_of(config.training.memory_limit))
+        optimizer = OPTIMIZERS[config.training.optimizer]
+        self.brain = Brain(config.brain, self.backend, apart=optimizer.apart)
+        self.optimizer = optimizer(self.brain.parameters, self.backend, config.training.weight_decay, config.training.clip)
         self._activity = None
 
     @property
@@ -63,7 +74,8 @@ class NeuroGenModel:
     def activity(self, tokens: int, batch: int, learning: bool = False) -> Activity:
         """Fresh activity of `batch` sequences, for segments of at most `tokens` tokens. Dropout is the training's, while learning."""
         training = self.config.training
-        return Activity(self.brain, tokens, batch, learning, dropout=training.dropout if learning else 0.0, seed=training.seed)
+        dropout = training.dropout if learning else 0.0
+        return Activity(self.brain, tokens, batch, learning, dropout=dropout, seed=training.seed, memory=training.activation_memory)
 
     def train_step(self, input_ids, target_ids, learning_rate: float | None = None, carry_state: bool = False) -> tuple[float, float]:
         """One update on one sequence [T] or a batch of them [B, T]: (loss in nats per token, accuracy 0 to 1), from before the update.
@@ -102,13 +114,17 @@ class NeuroGenModel:
             act.forget(act.fresh)
         brain.think(act)
         brain.parameters.clear_gradient()
-        for first, last in decoder.blocks(act):
+        if act.token_rows:
+            act.token_rows.gradient[...] = 0
+        if decoder.apart:
+            learn_by_blocks(decoder, act, self.optimizer)
+        for first, last in () if decoder.apart else decoder.blocks(act):
             logits = decoder.logits(act, first, last)
             d_logits = act.d_logits[: len(logits)]
             self._score(act, first, last, logits, d_logits[:, : logits.shape[1]])
             decoder.backward(act, first, last, d_logits)
         brain.think_back(act)
-        self.optimizer.apply()
+        self.optimizer.apply(*([(act.token_rows,)] if act.token_rows else []))
         brain.refresh()
         act.advance(act.length)
 
@@ -194,7 +210,7 @@ class NeuroGenModel:
         tensors = {"brain": self.brain.structure(), "embeddings": {}, "decoder": {}, "optimizer": {}, "state": state or {}}
         for name, parameter in tables.table.items():
             tensors[parameter.file][name] = numpy(tables.value[name])
-            tensors["optimizer"] |= {f"m.{name}": numpy(tables.m[name]), f"v.{name}": numpy(tables.v[name])}
+        tensors["optimizer"] = {name: numpy(x) for name, x in self.optimizer.tensors().items()}
         return tensors, {"config": self.config.to_dict(), "trainer": {"updates": self.optimizer.steps, **(trainer or {})}}
 
     @classmethod
@@ -221,13 +237,14 @@ class NeuroGenModel:
         expected = {"brain": fixed, "embeddings": {}, "decoder": {}, "optimizer": {}}
         for name, parameter in tables.table.items():
             expected[parameter.file][name] = (parameter.shape, "float32")
-            expected["optimizer"] |= {f"m.{name}": (parameter.shape, "float32"), f"v.{name}": (parameter.shape, "float32")}
+        kept = model.optimizer.tensors()
+        expected["optimizer"] = {name: (x.shape, str(x.dtype)) for name, x in kept.items()}
         for group, shapes in expected.items():
             checkpoint.check_shapes(shapes, groups[group], f"{path}, {group}")
         for name, parameter in tables.table.items():
             tables.value[name][...] = model.backend.asarray(groups[parameter.file][name])
-            tables.m[name][...] = model.backend.asarray(groups["optimizer"][f"m.{name}"])
-            tables.v[name][...] = model.backend.asarray(groups["optimizer"][f"v.{name}"])
+        for name, x in kept.items():
+            x[...] = model.backend.asarray(groups["optimizer"][name])
         model.brain.load_structure(groups["brain"])
         if not isinstance(trainer.get("updates"), int):
             raise CheckpointError(f"{path}: trainer.json does not say how many updates were made; use another checkpoint")

@@ -76,7 +76,7 @@ class Population:
 
     def allocate(self, act):
         """Arrays of a segment [T, B, N]; v, a and y have a row more, the first, for the token before it."""
-        T, B, N = act.tokens, act.batch, self.size
+        T, B, N = act.span, act.batch, self.size
         act.v[self.name], act.a[self.name] = act.rows(N), act.rows(N)
         act.r[self.name] = self.backend.zeros((T, B, -(-N // self.hypercolumn)))
         act.x[self.name] = self.backend.zeros((T, B, N)) if self.name == "broca" else act.currents[f"{self.name}.current"].value
@@ -89,25 +89,36 @@ class Population:
 
     def forward(self, act, first, last):
         """Membranes, adaptation, trace and event lists of tokens first ... last - 1, from the module's current."""
-        name, after = self.name, slice(first, last + 1)
-        x, v, a = act.x[name][first:last], act.v[name][after], act.a[name][after]
+        self.again(act, first, last)
+        v = act.v[self.name][self._rows(act, first, last)]
+        dropout = act.dropout.at(f"{self.name}.axon", first, self.size)
+        act.traffic.send_events(f"{self.name}.axon", first, last, v[1:], dropout, self.graded, act.smooth)
+        if self.traced:
+            act.send(f"{self.name}.trace", first, last)
+
+    def again(self, act, first, last):
+        """As `forward`, without sending."""
+        name, here, rows = self.name, act.here(first, last), self._rows(act, first, last)
+        x, v, a = act.x[name][here], act.v[name][rows], act.a[name][rows]
         if name == "broca":
-            self.backend.gate_forward(x, act.currents["broca.current"].value[first:last], act.currents["broca.gate"].value[first:last])
-        self.backend.normalize_forward(x, act.r[name][first:last], self.hypercolumn)
+            self.backend.gate_forward(x, act.currents["broca.current"].value[here], act.currents["broca.gate"].value[here])
+        self.backend.normalize_forward(x, act.r[name][here], self.hypercolumn)
         self.backend.lif_forward(
             v, a, x, self.gain, self.value["bias"], self.alpha, self.rho, self.value["beta"], act.gain_scale, act.beta_scale, act.smooth
         )
-        dropout = act.dropout.at(f"{name}.axon", first, self.size)
-        act.traffic.send_events(f"{name}.axon", first, last, v[1:], dropout, self.graded, act.smooth)
         if self.traced:
-            y = act.y[name][after]
-            self.backend.trace_forward(y, v, self.gamma, self.graded, act.smooth)
-            act.send(f"{name}.trace", first, last)
+            self.backend.trace_forward(act.y[name][rows], v, self.gamma, self.graded, act.smooth)
+
+    @staticmethod
+    def _rows(act, first, last):
+        """The rows of tokens first ... last - 1, and that of the token before them."""
+        here = act.here(first, last)
+        return slice(here.start, here.stop + 1)
 
     def backward(self, act, first, last):
         """From the gradients of axon and trace to that of the current; adds to the parameters' gradients."""
-        name, before = self.name, slice(first, last + 1)
-        x, v, a = act.x[name][first:last], act.v[name][before], act.a[name][before]
+        name, here, before = self.name, act.here(first, last), self._rows(act, first, last)
+        x, v, a = act.x[name][here], act.v[name][before], act.a[name][before]
         ds = act.signals[f"{name}.axon"].gradient[: last - first]
         if act.dropout.rate:
             self.backend.dropout(ds.reshape(-1, self.size), *act.dropout.at(f"{name}.axon", first, self.size))
@@ -138,10 +149,10 @@ class Population:
             self.graded,
             act.smooth,
         )
-        self.backend.normalize_backward(dx, x, act.r[name][first:last], self.hypercolumn)
+        self.backend.normalize_backward(dx, x, act.r[name][here], self.hypercolumn)
         if name == "broca":
             gate = act.currents["broca.gate"]
-            self.backend.gate_backward(dx, gate.gradient[: last - first], dx, current.value[first:last], gate.value[first:last])
+            self.backend.gate_backward(dx, gate.gradient[: last - first], dx, current.value[here], gate.value[here])
 
     def finish(self):
         """Carry the gradients of the per-token constants over to the parameters."""

@@ -60,12 +60,14 @@ class Projection:
     def forward(self, act, first, last):
         """Dense: add to the current of tokens first ... last - 1 what reaches it then."""
         signal, current = act.signals[self.arc.source], act.currents[self.arc.target]
-        self.backend.product(_columns(current.value[first:last]), _columns(signal.x[first:last]), self.weight, add=True)
+        self.backend.product(
+            _columns(current.value[act.here(first, last)]), _columns(signal.x[act.here(first, last)]), self.weight, add=True
+        )
 
     def backward(self, act, first, last):
         """Dense: add to the gradient of the signal of tokens first ... last - 1, and to the weights', from that of the current."""
         signal, current = act.signals[self.arc.source], act.currents[self.arc.target]
-        d_current, x = _columns(current.gradient[: last - first]), _columns(signal.x[first:last])
+        d_current, x = _columns(current.gradient[: last - first]), _columns(signal.x[act.here(first, last)])
         self.backend.product(_columns(signal.gradient[: last - first]), d_current, self.weight.T, add=True)
         self.backend.product(self.d_weight, x.T, d_current, add=True)
 

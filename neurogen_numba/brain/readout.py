@@ -27,5 +27,8 @@ class Readout:
     def forward(self, act, first, last):
         act.send(self.outputs[0], first, last)
 
+    def again(self, act, first, last):
+        pass  # the current has been received
+
     def backward(self, act, first, last):
         act.currents[self.inputs[0]].gradient[: last - first] = act.signals[self.outputs[0]].gradient[: last - first]

@@ -35,20 +35,25 @@ class WorkingMemory:
             act.dm = self.backend.zeros((act.batch, self.slots))
 
     def forward(self, act, first, last):
-        retain, store = (act.currents[name].value[first:last] for name in self.inputs)
-        self.backend.working_memory_forward(act.m[first : last + 1], retain, store, self.retain)
+        self.again(act, first, last)
         act.send("working_memory.out", first, last)
 
+    def again(self, act, first, last):
+        """As `forward`, without sending."""
+        here = act.here(first, last)
+        retain, store = (act.currents[name].value[here] for name in self.inputs)
+        self.backend.working_memory_forward(act.m[here.start : here.stop + 1], retain, store, self.retain)
+
     def backward(self, act, first, last):
-        retain, store = (act.currents[name] for name in self.inputs)
+        (retain, store), here = (act.currents[name] for name in self.inputs), act.here(first, last)
         self.backend.working_memory_backward(
             retain.gradient[: last - first],
             store.gradient[: last - first],
             act.dm,
             act.signals["working_memory.out"].gradient[: last - first],
-            act.m[first : last + 1],
-            retain.value[first:last],
-            store.value[first:last],
+            act.m[here.start : here.stop + 1],
+            retain.value[here],
+            store.value[here],
             self.retain,
         )
         self.backend.add_rows(self.d_retain, retain.gradient[: last - first].reshape(-1, self.slots))

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..config import Training
 from ..text.batches import Validation
 from ..text.stories import Question
 
-STREAMS = 16  # a held-out text is read by so many read heads at once, each going on with its state from its own beginning to its end
+STREAMS = 16  # a held-out text is read by so many read heads at once, at most, each with its state from its own beginning to its end
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,18 @@ class Score:
     tokens: int
 
 
+def streams_of(training: Training) -> int:
+    """How many texts are looked at side by side: no more than are trained, so that looking takes less memory than training."""
+    return min(STREAMS, training.batch)
+
+
 def evaluate(model, validation: Validation) -> Score:
     """Score held-out tokens: every one but the first is a target, and none is left out of the mean.
 
-    They are cut into STREAMS pieces (fewer for a short text), read side by side, each from a fresh state that is carried to its end.
+    They are cut into `streams_of` pieces (fewer for a short text), read side by side, each from a fresh state that is carried to its end.
     """
     ids, n = validation.tokens, len(validation.tokens) - 1
-    streams = min(STREAMS, max(1, n // 256))
+    streams = min(streams_of(model.config.training), max(1, n // 256))
     length = -(-n // streams)
     starts = np.arange(streams) * length
     places = starts + np.arange(length)[:, None]  # [T, B]
@@ -52,9 +58,9 @@ def answer_questions(model, questions: list[Question]) -> tuple[float, float]:
     An answer is right when the most probable token is the true one all along it: then, and only then, greedy generation says it, word
     for word. Every question is asked from a fresh state, after the text that it is about.
     """
-    encode, right = model.tokenizer.encode, 0
-    for first in range(0, len(questions), STREAMS):
-        asked = questions[first : first + STREAMS]
+    encode, right, streams = model.tokenizer.encode, 0, streams_of(model.config.training)
+    for first in range(0, len(questions), streams):
+        asked = questions[first : first + streams]
         pairs = [(encode(question.prompt), encode(question.answer)) for question in asked]
         length = max(len(prompt) + len(answer) for prompt, answer in pairs) - 1
         inputs, targets = np.zeros((length, len(asked)), np.int32), np.full((length, len(asked)), -1, np.int32)

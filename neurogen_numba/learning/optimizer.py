@@ -1,4 +1,4 @@
-"""AdamW over all parameters, with the gradient clipped to a global norm (kernels/adamw.py)."""
+"""What optimisers share, and AdamW over all parameters, with the gradient clipped to a global norm (kernels/adamw.py)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from ..kernels.adamw import BETA1, BETA2
 from ..kernels.reduce import BLOCK
 
 
-class AdamW:
-    """Holds the number of updates made; Adam's moments are kept with the parameters."""
+class Optimizer:
+    """Holds the number of updates made, and what is kept of each parameter. An update is `prepare`, the way back, `apply`, `finish`."""
+
+    apart: frozenset[str] = frozenset()  # parameters whose gradient is never whole (frugal.py)
 
     def __init__(self, parameters: Parameters, backend, weight_decay: float = 0.1, clip: float = 1.0):
         self.parameters, self.backend, self.clip = parameters, backend, clip
@@ -22,6 +24,10 @@ class AdamW:
         self._numbers = backend.zeros(4)
         self._squares = backend.zeros(-(-parameters.flat_gradient.size // BLOCK), "float64")
 
+    def tensors(self) -> dict:
+        """What a checkpoint keeps beside the number of updates: name -> array of the device."""
+        raise NotImplementedError
+
     def prepare(self, rate: float):
         """Set what changes from update to update: the next one will be made at this rate."""
         steps = self.steps + 1
@@ -30,11 +36,7 @@ class AdamW:
 
     def apply(self):
         """One update from the gradients at hand; where their norm is not finite, nothing is changed."""
-        own = self.parameters
-        self.backend.sum_of_squares(self._squares, own.flat_gradient)
-        self.backend.norm(self.norm, self._squares)
-        arrays = own.flat_value, own.flat_gradient, own.flat_m, own.flat_v
-        self.backend.adamw(*arrays, self.decay, self.low, self.high, self.norm, self._numbers)
+        raise NotImplementedError
 
     def finish(self) -> float:
         """The norm of the gradient of the update just made, which counts if it is finite."""
@@ -47,3 +49,21 @@ class AdamW:
         self.prepare(rate)
         self.apply()
         return self.finish()
+
+
+class AdamW(Optimizer):
+    """Two moments of each parameter, float32 (kernels/adamw.py)."""
+
+    def __init__(self, parameters: Parameters, backend, weight_decay: float = 0.1, clip: float = 1.0):
+        super().__init__(parameters, backend, weight_decay, clip)
+        self.m, self.v = (backend.zeros(parameters.flat_value.size) for _ in range(2))
+
+    def tensors(self):
+        return {f"{letter}.{name}": x for letter, flat in (("m", self.m), ("v", self.v)) for name, x in self.parameters.views(flat).items()}
+
+    def apply(self):
+        own = self.parameters
+        self.backend.sum_of_squares(self._squares, own.flat_gradient)
+        self.backend.norm(self.norm, self._squares)
+        arrays = own.flat_value, own.flat_gradient, self.m, self.v
+        self.backend.adamw(*arrays, self.decay, self.low, self.high, self.norm, self._numbers)

@@ -14,7 +14,7 @@ from .. import backends, budget, checkpoint
 from ..backends.base import Backend
 from ..brain.activity import Activity
 from ..brain.model import NeuroGenModel
-from ..config import Config, Training
+from ..config import Config, Training, size_of
 from ..errors import CheckpointError, ConfigError, TrainingError
 from ..generation import Sampling, Session, stream
 from ..rundir import CONFIG, MetricsLog, read_config, set_aside, write_json
@@ -42,13 +42,21 @@ def beginning(training: Training) -> dict:
 class Trainer:
     """A run in its directory. `Trainer(config, run)` begins one, `Trainer.resume(run)` goes on from its last checkpoint, bit for bit."""
 
-    def __init__(self, config: Config, run: Path, backend="auto"):
+    def __init__(self, config: Config, run: Path, backend="auto", fit: bool = False):
+        """fit: make the first change that lets the run fit into the memory there is. Raises BackendError where it does not fit."""
         corpus = open_corpus(config)
         corpus.batches()  # refuses a text that is too short before the brain is drawn, which may take a while
         config = config.replace(brain={"vocabulary": corpus.tokenizer.vocabulary})
         backend = backend if isinstance(backend, Backend) else backends.get(backend)
+        self._fitted = None
         if backend.name == "cuda":
+            if config.training.memory_limit:
+                backend.limit_memory(size_of(config.training.memory_limit))
+            if fit:
+                config, self._fitted = budget.fit(config, budget.Card.of(backend), backend.memory()[0])
             budget.check(config, backend)
+        elif fit or config.training.memory_limit:
+            raise ConfigError("--fit and --memory-limit are about a GPU's memory, and this run is on the CPU; leave them out")
         model = NeuroGenModel.from_config(config, corpus.tokenizer, backend=backend)
         self._setup(model, corpus, run, beginning(config.training))
 
@@ -71,6 +79,7 @@ class Trainer:
             raise CheckpointError(f"{folder}: no tokenizer was saved with it; it was not made by `neurogen train`")
         model.config = model.config.replace(training=changes)
         trainer = cls.__new__(cls)
+        trainer._fitted = None
         try:
             trainer._setup(model, open_corpus(model.config, model.tokenizer), run, saved)
         except KeyError as missing:
@@ -127,6 +136,8 @@ class Trainer:
         training = self.config.training
         tokens = training.batch * training.segment
         yield from map(Notice, self._notices)
+        if self._fitted:
+            yield Notice(self._fitted)
         yield Notice("preparing the kernels: compiled at their first use, then kept")
         began = time.monotonic() - self.seconds
         plan_at = max(PLAN_AT, self.step + min(PLAN_AT, 12))  # by then a resumed run has its compilation behind it, too

@@ -1,0 +1,142 @@
+"""Optimisers for little memory: AdamW with moments of a byte each, and Adafactor.
+
+The largest matrices never have a whole gradient: the decoder is updated a block of rows at a time, on the way back, as soon as the gradient
+of these rows is known (brain/blocks.py), and Adafactor's embedding only where tokens were heard. The norm of the whole gradient is known
+after that, when the last gradient is. So the decoder is clipped by the norm of the update before (in the first update not at all), and
+everything else by that of this one, to which the decoder has contributed. Where the loss is not finite, the decoder is not updated either;
+where it is and a gradient is not, the decoder alone has been.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..brain.buffers import Parameters, Rows
+from ..kernels import rng
+from ..kernels.adamw8bit import SHARE
+from ..kernels.reduce import BLOCK
+from .optimizer import AdamW, Optimizer
+
+
+class AdamW8bit(Optimizer):
+    """AdamW with moments of a byte each (kernels/adamw8bit.py)."""
+
+    apart = frozenset({"decoder.weight"})
+    byte_moments = True  # of the parameters apart, too
+
+    def __init__(self, parameters: Parameters, backend, weight_decay: float = 0.1, clip: float = 1.0):
+        super().__init__(parameters, backend, weight_decay, clip)
+        self.weight_decay = weight_decay
+        self.whole = parameters.flat_gradient.size  # numbers that have a gradient of their own
+        size = parameters.flat_value.size if self.byte_moments else self.whole
+        self.m, self.v = backend.zeros(size, "int8"), backend.zeros(size, "uint8")
+        self.m_top, self.r_top = backend.zeros(size // SHARE), backend.zeros(size // SHARE)
+        self.norm_before = backend.zeros(1)  # of the update before
+        self._clipping = backend.zeros(1)  # the norm that the decoder is clipped by; not finite where the loss is not
+        self._key = backend.zeros(1, "uint64")  # of the random numbers
+        # of the blocks of whatever has a whole gradient, then of those of the parameters apart, then of `Rows`
+        self._squares = backend.zeros(parameters.flat_value.size // BLOCK + 1, "float64")
+
+    def tensors(self):
+        kept = {"norm": self.norm_before}
+        for letter, flat in (("m", self.m), ("v", self.v)):
+            kept |= {f"{letter}.{name}": x for name, x in self.parameters.views(flat).items()}
+        for letter, flat in (("m_top", self.m_top), ("r_top", self.r_top)):
+            for name, own in self.parameters.table.items():
+                first = self.parameters.offset[name] // SHARE
+                if first < len(flat):
+                    kept[f"{letter}.{name}"] = flat[first : first + -(-own.size // SHARE)]
+        return kept
+
+    def prepare(self, rate):
+        super().prepare(rate)
+        self._key[...] = self.backend.asarray([rng.key(self.steps)], "uint64")
+
+    def begin(self, loss_norm):
+        """Before the rows of the decoder: loss_norm [1] is finite where every loss is."""
+        with np.errstate(invalid="ignore"):
+            np.multiply(loss_norm, np.float32(0), out=self._clipping)
+        np.add(self._clipping, self.norm_before, out=self._clipping)
+
+    def update_rows(self, name: str, first: int, rows: int, gradient):
+        """Update rows first ... first + rows - 1 of a matrix that is apart from their gradient [a multiple of BLOCK numbers], 0 beyond the
+        rows. The first number must be at a multiple of BLOCK."""
+        begin = self.parameters.offset[name] + first * self.parameters.table[name].shape[1]
+        self.backend.sum_of_squares(self._squares[begin // BLOCK : begin // BLOCK + len(gradient) // BLOCK], gradient)
+        self._bytes(begin, begin + len(gradient), gradient, self._clipping)
+
+    def _bytes(self, begin, end, gradient, norm):
+        """Update the numbers begin ... end - 1 of all."""
+        own, shares, blocks = slice(begin, end), slice(begin // SHARE, end // SHARE), slice(begin // BLOCK, end // BLOCK)
+        moments = self.m[own], self.v[own], self.m_top[shares], self.r_top[shares]
+        bounds = self.decay[blocks], self.low[blocks], self.high[blocks]
+        where = norm, self._numbers, self._key, np.uint64(begin)
+        self.backend.adamw8bit(self.parameters.flat_value[own], gradient, *moments, *bounds, *where)
+
+    def apply(self, rows: tuple[Rows, ...] = ()):
+        gradient = self.parameters.flat_gradient
+        self.backend.sum_of_squares(self._squares[: self.whole // BLOCK], gradient)
+        for each in rows:
+            self.backend.sum_of_squares(each.squares, each.gradient.reshape(-1))
+            self.backend.norm(each.norm, each.squares)
+            np.multiply(each.norm, each.norm, out=self._squares[-1:])
+        self.backend.norm(self.norm, self._squares)
+        self._bytes(0, self.whole, gradient, self.norm)
+
+    def finish(self):
+        norm = super().finish()
+        if np.isfinite(norm):
+            self.norm_before[...] = self.norm
+        return norm
+
+
+class Adafactor(AdamW8bit):
+    """Decoder and embedding without a first moment, the second one factored (kernels/adafactor.py); whatever is no large matrix as
+    AdamW8bit does it: it cannot be factored, and is small."""
+
+    apart = frozenset({"decoder.weight", "embedding.weight"})
+    byte_moments = False
+
+    def __init__(self, parameters: Parameters, backend, weight_decay: float = 0.1, clip: float = 1.0):
+        super().__init__(parameters, backend, weight_decay, clip)
+        self.row, self.column, self._spread, self._total, self._value = {}, {}, {}, {}, {}
+        for name in sorted(self.apart):
+            own = parameters.table[name]
+            value = parameters.with_room(parameters.flat_value, name).reshape(-1, own.shape[1])
+            self._value[name], self.row[name] = value, backend.zeros(len(value))
+            self.column[name], self._spread[name], self._total[name] = (backend.zeros(own.shape[1]) for _ in range(3))
+        self._places = backend.asarray(np.arange(max(map(len, self._value.values()))), "int32")
+
+    def tensors(self):
+        kept = super().tensors()
+        for name in sorted(self.apart):
+            kept |= {f"row.{name}": self.row[name][: self.parameters.table[name].shape[0]], f"column.{name}": self.column[name]}
+        return kept
+
+    def begin(self, loss_norm):
+        super().begin(loss_norm)
+        self.backend.spread_columns(self._spread["decoder.weight"], self.column["decoder.weight"])
+
+    def update_rows(self, name, first, rows, gradient):
+        begin, columns = self.parameters.offset[name] // BLOCK, self.parameters.table[name].shape[1]
+        squares = begin + first * columns // BLOCK
+        self.backend.sum_of_squares(self._squares[squares : squares + len(gradient) // BLOCK], gradient)
+        where = self._places[first : first + rows]
+        self._factored(name, gradient[: rows * columns].reshape(rows, columns), where, self._clipping)
+
+    def _factored(self, name, gradient, where, norm):
+        decay = np.float32(self.weight_decay if self.parameters.table[name].decays else 0)
+        how = where, decay, norm, self._numbers
+        self.backend.adafactor(self._value[name], gradient, self.row[name], self._spread[name], *how)
+        self.backend.column_squares(self._total[name], gradient, where, norm, self._numbers)
+
+    def apply(self, rows=()):
+        super().apply(rows)
+        self.backend.column_step(self.column["decoder.weight"], self._total["decoder.weight"], self._clipping)
+        for each in rows:
+            self.backend.spread_columns(self._spread[each.name], self.column[each.name])
+            self._factored(each.name, each.gradient, each.where, self.norm)
+            self.backend.column_step(self.column[each.name], self._total[each.name], self.norm)
+
+
+OPTIMIZERS = {"adamw": AdamW, "adamw8bit": AdamW8bit, "adafactor": Adafactor}  # by their names in the configuration

@@ -1,0 +1,67 @@
+"""Cross-entropy of logits that come in blocks: that of all of them at once, in float64."""
+
+import numpy as np
+import pytest
+
+from gradients import single
+from neurogen_numba.kernels.softmax import LOWEST
+
+ROWS, SIZE, WEIGHT = 6, 23, 0.25
+
+
+def run(op, logits, targets, block, spare=0):
+    """(loss, hit, d_logits) of blocks of so many tokens, each in an array with `spare` columns more."""
+    top, best, total, picked = np.full(ROWS, LOWEST, np.float32), np.zeros(ROWS, np.int32), *(np.zeros(ROWS, np.float32) for _ in range(2))
+    loss, hit, factor, weight = np.full(ROWS, 9, np.float32), np.full(ROWS, 9, np.uint8), np.zeros(ROWS, np.float32), single([WEIGHT])
+
+    def blocks():
+        for first in range(0, logits.shape[1], block):
+            tokens = min(block, logits.shape[1] - first)
+            yield first, tokens, np.concatenate([logits[:, first : first + tokens], np.full((ROWS, spare), 7, np.float32)], 1)
+
+    for first, tokens, part in blocks():
+        op("softmax_part", top, best, total, picked, part, targets, first, tokens)
+    op("softmax_end", loss, hit, factor, top, best, total, picked, targets, weight)
+    parts = []
+    for first, tokens, part in blocks():
+        d_part = np.full_like(part, 5)
+        op("softmax_gradient", d_part, part, top, factor, targets, weight, first, tokens)
+        assert not d_part[:, tokens:].any()
+        parts.append(d_part[:, :tokens])
+    return loss, hit, np.concatenate(parts, 1)
+
+
+@pytest.mark.parametrize("block, spare", [(SIZE, 0), (8, 3), (1, 1)])
+def test_blocks_make_the_whole(op, block, spare):
+    draw = np.random.default_rng(block)
+    logits, targets = single(draw.normal(0, 4, (ROWS, SIZE))), draw.integers(0, SIZE, ROWS).astype(np.int32)
+    targets[:3] = 0, SIZE - 1, -1
+    logits[3, targets[3]] = 30  # a hit
+    logits[4] = 2
+    targets[4] = 0  # the first of equals is a hit
+    targets[5] = logits[5].argmin()
+    loss, hit, d_logits = run(op, logits, targets, block, spare)
+    p = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    counts, rows = targets >= 0, np.arange(ROWS)
+    np.testing.assert_allclose(loss, np.where(counts, -np.log(p[rows, targets]), 0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(hit, counts & (logits.argmax(1) == targets))
+    assert hit[3] and hit[4] and not hit[5]
+    expected = p.copy()
+    expected[rows, targets] -= 1
+    np.testing.assert_allclose(d_logits, WEIGHT * np.where(counts[:, None], expected, 0), rtol=1e-4, atol=1e-6)
+
+
+def test_of_equals_only_the_first_is_a_hit(op):
+    logits, targets = np.ones((ROWS, SIZE), np.float32), np.arange(ROWS, dtype=np.int32) * 4
+    np.testing.assert_array_equal(run(op, logits, targets, 4)[1], targets == 0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_where_the_loss_is_no_number_the_gradient_is_none(op, value):
+    logits, targets = single(np.random.default_rng(1).normal(0, 1, (ROWS, SIZE))), np.full(ROWS, 12, np.int32)
+    logits[2, 12] = value
+    loss, _, d_logits = run(op, logits, targets, 5)
+    assert not np.isfinite(loss[2]) and np.isnan(d_logits[2]).all()
+    assert np.isfinite(np.delete(loss, 2)).all() and np.isfinite(np.delete(d_logits, 2, 0)).all()
