@@ -34,6 +34,7 @@ COMMANDS = {
     "generate": "continue a prompt",
     "evaluate": "measure a trained model on held-out text",
     "figures": "draw the figures of a run once more",
+    "tokenize": "turn text into a token file, to train on it at the speed of the disk",
     "config": "print every setting of a preset, to edit and train with",
     "migrate": "take a trained model over into a brain of another size",
     "plan": "say what a training run will need of a GPU's memory",

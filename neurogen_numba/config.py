@@ -16,6 +16,7 @@ from .errors import ConfigError
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 MOST = 1_000_000  # sequences, tokens of a segment
+MOST_WORKERS = 61  # processes that Windows can wait for at once
 ACTIVATION_MEMORY = ("full", "half", "recompute")
 OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
 MODULES = ("thalamus", "wernicke", "hippocampus", "pfc", "basal_ganglia", "broca")  # in the order a token passes them
@@ -153,13 +154,21 @@ class Training:
 class Text:
     """What it reads."""
 
-    data: str = ""  # file or folder; empty: the built-in stories
+    data: str = ""  # file, folder, glob, URL, hf:NAME[:CONFIG][@SPLIT], token file, or - for standard input; empty: the built-in stories
+    field: str = "text"  # name of the text in JSON lines, parquet and data sets of the hub
     tokenizer: str = "sentencepiece"  # sentencepiece, char, byte, word, or the path of a SentencePiece .model
     vocabulary: int = 1024  # pieces, for a SentencePiece tokenizer trained on the corpus; words known, for words
-    validation: float = 0.1  # share of the text, its end, that is held out
+    validation: float = 0.1  # share of the text that is held out: the end of files, of what is streamed the first documents
+    chunk_tokens: int = 1_000_000  # tokens of a chunk: what is streamed is read and shuffled by chunks, and max_chunks counts in them
+    max_chunks: int = 0  # chunks to train on, where that is less than `training.steps`; 0: no such limit
+    workers: int = 0  # processes that turn what is streamed into tokens; 0: a thread of the training process does
+    reset_at_documents: bool = False  # whether each document begins a segment of its own, in the fresh state
 
     def __post_init__(self):
-        _at_least(self, "text", "vocabulary", 1)
+        for name, low in (("vocabulary", 1), ("chunk_tokens", 1), ("max_chunks", 0), ("workers", 0)):
+            _at_least(self, "text", name, low)
+        if self.workers > MOST_WORKERS:
+            raise ConfigError(f"text.workers: at most {MOST_WORKERS}, not {self.workers}")
         if not 0 < self.validation < 1:
             raise ConfigError(f"text.validation: a share between 0 and 1, not {self.validation}")
 

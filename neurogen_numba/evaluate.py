@@ -7,13 +7,17 @@ import math
 from pathlib import Path
 
 from .cli import Parser, add_backend_flag, backend_of, command
+from .config import Text
+from .errors import ConfigError
 
 
 def parser() -> Parser:
     flags = Parser("evaluate")
     flags.add_argument("run", nargs="?", help="a run, RUN@best, or a checkpoint (default: the run trained last)")
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
-    flags.add_argument("--data", default=None, help="a file or folder to score whole (default: what the run held out)")
+    flags.add_argument("--data", default=None, help="text to score, named as for `neurogen train` (default: what the run held out)")
+    flags.add_argument("--text-field", default="text", help="name of the text in JSON lines, parquet and data sets of the hub")
+    flags.add_argument("--max-tokens", type=int, default=0, metavar="N", help="score no more than the first N tokens; 0: all")
     flags.add_argument("--json", action="store_true", help="print one JSON object")
     add_backend_flag(flags)
     return flags
@@ -22,16 +26,22 @@ def parser() -> Parser:
 @command("evaluate")
 def main(argv=None):
     args = parser().parse_args(argv)
+    if args.max_tokens < 0:
+        raise ConfigError(f"--max-tokens: at least 0, not {args.max_tokens}")
     from .learning.evaluation import answer_questions, evaluate
     from .learning.trainer import QUESTIONS
     from .show import find, load
-    from .text.batches import StoryCorpus, open_corpus, read_whole
+    from .text.batches import StoryCorpus, open_corpus, text_to_score
     from .ui.plain import figure, words
 
     folder = find(args.run, args.out)
     model = load(folder, backend_of(args))
     corpus = None if args.data else open_corpus(model.config, model.tokenizer)
-    score = evaluate(model, corpus.validation() if corpus else read_whole(args.data, model.tokenizer))
+    if corpus:
+        validation = corpus.validation(args.max_tokens or None)
+    else:
+        validation = text_to_score(Text(data=args.data, field=args.text_field), model.tokenizer, args.max_tokens)
+    score = evaluate(model, validation)
     result = {
         "checkpoint": str(folder),
         "text": args.data or model.config.text.data or "built-in stories, held out",

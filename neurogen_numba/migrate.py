@@ -59,7 +59,7 @@ def main(argv=None):
     rows = carry_over(old.brain, new.brain, config.training.seed)
     with rundir.lock(run):
         state = new.activity(1, config.training.batch).state()
-        size = new.save(checkpoint.step_folder(run, 0), state, beginning(config.training))
+        size = new.save(checkpoint.step_folder(run, 0), state, beginning(config))
         rundir.write_json(run / rundir.CONFIG, config.to_dict())
     _show(rows, f"{folder} -> {run}")
     print(f"{old.parameters:,} parameters became {new.parameters:,}; saved {size / 1e6:,.1f} MB")

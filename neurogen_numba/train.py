@@ -13,6 +13,7 @@ from .cli import COMMANDS, Parser, add_backend_flag, backend_of, command
 from .config import Config
 from .configure import add_config_flags, config_of
 from .errors import ConfigError
+from .text.sources import absolute
 
 TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
     "--steps": ("steps", int, "updates, and no time limit but --max-minutes; with --resume, the new total"),
@@ -34,10 +35,21 @@ TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
 }
 ON_RESUME = ("--steps", "--checkpoint-interval", "--keep-checkpoints")  # what may change in the middle of a run
 TEXT_FLAGS = {
-    "--data": ("data", str, "a text file or a folder of them; without it, the built-in stories"),
+    "--data": (
+        "data",
+        str,
+        "file, folder, glob or URL of text, JSON lines or parquet; hf:NAME[:CONFIG][@SPLIT]; token file; - for standard input; "
+        "without it, the built-in stories",
+    ),
+    "--text-field": ("field", str, "name of the text in JSON lines, parquet and data sets of the hub"),
     "--tokenizer": ("tokenizer", str, "sentencepiece, char, byte, word, or the path of a SentencePiece .model"),
     "--vocab-size": ("vocabulary", int, "pieces of a SentencePiece tokenizer trained on the text, or most frequent words that are known"),
+    "--max-chunks": ("max_chunks", int, "train on no more than so many chunks; 0: no such limit"),
+    "--tokens-per-chunk": ("chunk_tokens", int, "tokens of a chunk: what is streamed is read and shuffled by chunks"),
+    "--workers": ("workers", int, "processes that turn what is streamed into tokens; 0: a thread does"),
 }
+TEST_STEPS = 20  # updates of --test, in TEST_CHUNKS chunks
+TEST_CHUNKS = 2
 
 
 def parser() -> Parser:
@@ -47,7 +59,11 @@ def parser() -> Parser:
     for flag, (field, kind, text) in (TEXT_FLAGS | TRAINING_FLAGS).items():
         flags.add_argument(flag, dest=field, type=kind, default=None, help=text)
     fit = "make the first change that lets the run fit into --memory-limit, or into the GPU (`neurogen plan` says which)"
-    flags.add_argument("--fit", action="store_true", help=fit)
+    flags.add_argument("--fit", action="store_const", const=True, default=None, help=fit)
+    begins = "let each document begin a segment of its own, in the fresh state"
+    flags.add_argument("--reset-at-documents", action="store_const", const=True, default=None, help=begins)
+    quick = f"a quick run to see that everything works: {TEST_CHUNKS} chunks in {TEST_STEPS} updates, evaluation, sample and checkpoint"
+    flags.add_argument("--test", action="store_const", const=True, default=None, help=quick)
     flags.add_argument("--name", default=None, help="name of the run (default: PRESET-1, PRESET-2, ...); with --resume, which run")
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
     resume = "go on with a run, or from RUN@best, or from one checkpoint of a run; without PATH, with the latest run"
@@ -66,19 +82,33 @@ def configure(args) -> Config:
     for section, table in (("training", TRAINING_FLAGS), ("text", TEXT_FLAGS)):
         fields = [field for field, _, _ in table.values()]
         sections[section] = {field: getattr(args, field) for field in fields if getattr(args, field) is not None}
+    if args.reset_at_documents:
+        sections["text"]["reset_at_documents"] = True
+    if args.test:
+        sections = _quick(config_of(args, sections), sections)
     config = config_of(args, sections)
     data = config.text.data
     try:
-        return config.replace(text={"data": str(Path(data).resolve())}) if data else config  # a resumed run may start in another folder
+        return config.replace(text={"data": absolute(data)})  # a resumed run may start in another folder
     except ValueError as error:
         raise ConfigError(f"text.data: {data!r} is no path ({error})") from None
+
+
+def _quick(config, sections):
+    """The flags of --test, under those that were given."""
+    half = TEST_STEPS // 2
+    training = {"steps": TEST_STEPS, "eval_interval": half, "sample_interval": half, "checkpoint_interval": half, "eval_tokens": 2000}
+    tokens = TEST_STEPS * config.training.batch * config.training.segment
+    text = {"max_chunks": TEST_CHUNKS, "chunk_tokens": tokens // TEST_CHUNKS}
+    return {"training": training | sections["training"], "text": text | sections["text"]}
 
 
 def _to_resume(args) -> tuple[Path, Path | None]:
     """(run, checkpoint to go on from); checkpoint None: the newest sound one."""
     fixed = {flag: field for flag, (field, _, _) in (TEXT_FLAGS | TRAINING_FLAGS).items() if flag not in ON_RESUME}
     fixed |= {"--preset": "preset", "--config": "config", "--set": "assignments", "--fit": "fit"}
-    given = [flag for flag, field in fixed.items() if getattr(args, field) not in (None, [], False)]
+    fixed |= {"--reset-at-documents": "reset_at_documents", "--test": "test"}
+    given = [flag for flag, field in fixed.items() if getattr(args, field) not in (None, [])]
     if given:
         raise ConfigError(f"--resume goes on with the settings of the run; leave out {', '.join(given)}")
     if args.name and args.resume != "latest":
@@ -157,7 +187,7 @@ def main(argv=None):
                 from .learning.trainer import Trainer
 
                 backend = backend_of(args)
-                trainer = Trainer(config, run, backend, args.fit) if new else _resume(args, run, folder, backend)
+                trainer = Trainer(config, run, backend, bool(args.fit)) if new else _resume(args, run, folder, backend)
         except BaseException:  # Ctrl-C too
             if new:
                 rundir.discard(run)  # nothing was trained: leave no empty run behind

@@ -29,6 +29,6 @@ def measured(run):
     """What metrics.jsonl says of each step, without times."""
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     kept = [record for record in records if record["kind"] in ("step", "evaluation", "sample")]
-    records = [{name: value for name, value in record.items() if name not in ("seconds", "tokens_per_second")} for record in kept]
+    records = [{name: value for name, value in record.items() if name not in ("seconds", "tokens_per_second", "waited")} for record in kept]
     # A run that was killed between its last checkpoint and its summary measures its end a second time.
     return [record for index, record in enumerate(records) if record not in records[:index]]

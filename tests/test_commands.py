@@ -25,6 +25,7 @@ from neurogen_numba.generate import main as generate
 from neurogen_numba.learning.trainer import Trainer
 from neurogen_numba.show import load, summary_of
 from neurogen_numba.text.tokenizer import build
+from neurogen_numba.tokenize import main as tokenize
 from neurogen_numba.train import configure, parser
 from neurogen_numba.train import main as train
 
@@ -77,6 +78,10 @@ def test_train_then_generate_evaluate_and_chat(place, capsys, monkeypatch):
     assert score["tokens"] == len(TEXT) - int(0.9 * len(TEXT)) - 1 and score["bits_per_byte"] > 0
     assert evaluate(["--data", "sheep.txt", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tokens"] == len(TEXT) - 1
+    (place / "sheep.jsonl").write_text(json.dumps({"body": TEXT}))
+    for flags in (["--data", "sheep.jsonl", "--text-field", "body"], []):
+        assert evaluate(["--max-tokens", "70", "--json", *flags]) == 0
+        assert json.loads(capsys.readouterr().out)["tokens"] == 70
 
     lines = iter(["2 sheep", "/temperature 0", "/nonsense", "é", "/reset", "/quit", "never read"])
     monkeypatch.setattr("builtins.input", lambda prompt="": next(lines))
@@ -136,6 +141,33 @@ def test_tensorboard_without_its_package_is_refused_before_anything_is_made(plac
     monkeypatch.setattr("neurogen_numba.ui.tensorboard.importlib.util.find_spec", lambda name: None)
     refused(trained("--tensorboard"), capsys, "--tensorboard", "pip install 'neurogen-numba[tensorboard]'")
     assert not (place / "runs").exists()
+
+
+def test_a_quick_run_to_see_that_everything_works(place, capsys):
+    assert trained("--test") == 0
+    said = capsys.readouterr().out
+    assert "step 20/20" in said and said.count("validation at step 10 ") == said.count("sample at step 10 ") == 1
+    settings = json.loads((place / "runs/tiny-1/config.json").read_text())
+    batch, segment, text = settings["training"]["batch"], settings["training"]["segment"], settings["text"]
+    assert text["max_chunks"] * text["chunk_tokens"] == 20 * batch * segment and settings["training"]["checkpoint_interval"] == 10
+    assert trained("--test", "--steps", "3", "--max-chunks", "1") == 0  # what is said besides has precedence
+    assert json.loads((place / "runs/tiny-2/summary.json").read_text())["steps"] == 3
+
+
+def test_a_run_on_many_files_and_on_its_token_file(place, capsys, monkeypatch):
+    (place / "parts").mkdir()
+    for name in "ab":
+        (place / f"parts/{name}.jsonl").write_text("".join(json.dumps({"body": line}) + "\n" for line in TEXT.splitlines()))
+    flags = ["--text-field", "body", "--tokens-per-chunk", "500", "--workers", "1", "--reset-at-documents"]
+    assert train(["--preset", "tiny", "--data", "parts/*.jsonl", *flags]) == 0
+    assert tokenize(["parts", "--text-field", "body", "--tokenizer", "char", "--out", "sheep.bin"]) == 0
+    assert train(["--preset", "tiny", "--data", "sheep.bin"]) == 0
+    (place / "elsewhere").mkdir()
+    monkeypatch.chdir(place / "elsewhere")
+    for run in ("tiny-1", "tiny-2"):
+        assert train(["--resume", f"../runs/{run}", "--steps", "6"]) == 0
+    assert evaluate(["../runs/tiny-2", "--data", "../sheep.bin", "--json", "--max-tokens", "90"]) == 0
+    assert '"tokens": 90' in capsys.readouterr().out
 
 
 def test_a_talk_about_stories_keeps_to_their_form(place, capsys, monkeypatch):
@@ -281,7 +313,16 @@ def test_steps_that_are_asked_for_are_not_cut_by_the_time_of_the_preset(monkeypa
     [
         (["--data", "nowhere.txt"], ["nowhere.txt"]),
         (["--data", "empty.txt"], ["empty.txt", "empty"]),
-        (["--data", "binary.bin"], ["binary.bin"]),
+        (["--data", "binary.bin"], ["binary.bin", "--tokenizer"]),
+        (["--data", "binary.txt"], ["binary.txt", "NUL"]),
+        (["--data", "*.parquet"], ["*.parquet", "no file matches"]),
+        (["--data", "lines.jsonl"], ["lines.jsonl", "'text'", "body", "--text-field"]),
+        (["--data", "lines.jsonl", "--text-field", "body"], ["lines.jsonl", "1 documents"]),
+        (["--data", "hf:"], ["hf:NAME"]),
+        (["--data", "sheep.txt", "--reset-at-documents"], ["--reset-at-documents"]),
+        (["--max-chunks", "-1"], ["max_chunks"]),
+        (["--tokens-per-chunk", "0"], ["chunk_tokens"]),
+        (["--workers", "1000"], ["workers"]),
         (["--data", "short.txt"], ["short.txt", "--seq-length"]),
         (["--data", "folder"], ["folder"]),
         (["--preset", "nanoo"], ["'nano'"]),
@@ -302,6 +343,8 @@ def test_steps_that_are_asked_for_are_not_cut_by_the_time_of_the_preset(monkeypa
 def test_bad_flags_and_data(place, capsys, flags, words):
     (place / "empty.txt").write_text("")
     (place / "binary.bin").write_bytes(b"\x00\xff\xfe\x01" * 300)
+    (place / "binary.txt").write_bytes(b"\x00\xff\xfe\x01" * 300)
+    (place / "lines.jsonl").write_text('{"body": "one"}')
     (place / "short.txt").write_text("too short")
     (place / "folder").mkdir()
     refused(trained(*flags), capsys, *words)
@@ -454,6 +497,11 @@ def test_a_full_disk_while_saving_costs_no_checkpoint(place, capsys, monkeypatch
         (chat, ["--auto-load-latest", "runs/tiny-1"], "--auto-load-latest"),
         (chat, ["--max-tokens", "0"], "--max-tokens"),
         (evaluate, ["--data", "nowhere.txt"], "nowhere.txt"),
+        (evaluate, ["--data", "hf:a/b"], "--max-tokens"),
+        (evaluate, ["--max-tokens", "-1"], "--max-tokens"),
+        (train, ["--resume", "--workers", "0"], "--workers"),
+        (train, ["--resume", "--test"], "--test"),
+        (train, ["--resume", "--reset-at-documents"], "--reset-at-documents"),
     ],
 )
 def test_bad_flags_of_the_other_commands(place, capsys, command, flags, word):

@@ -91,7 +91,8 @@ LOWEST = [
     ),
     *((Training, name, -1, 0) for name in "warmup seed viz_interval".split()),
     *((Training, name, -1e-9, 0.0) for name in "learning_rate final_rate weight_decay max_minutes".split()),
-    (Text, "vocabulary", 0, 1),
+    *((Text, name, 0, 1) for name in "vocabulary chunk_tokens".split()),
+    *((Text, name, -1, 0) for name in "max_chunks workers".split()),
 ]
 
 
@@ -126,6 +127,7 @@ def test_every_number_is_checked():
         (Training, {"seed": 2**64}),
         (Text, {"validation": 0.0}),
         (Text, {"validation": 1.0}),
+        (Text, {"workers": 62}),
         (brain, {"events": "analog"}),
         (brain, {"pfc": Module(0)}),
         (brain, {"pfc": Module(19, outputs=-1)}),

@@ -654,9 +654,10 @@ def test_the_watchdog_is_handed_what_it_judges(tmp_path, sheep, monkeypatch):
     monkeypatch.setattr(trainer.act, "rates", lambda length: {"pfc": 0.0, "broca": 0.1})
     batches_next, save, begin_saving = trainer.batches.next, checkpoint.save, loop.Saver.begin
 
-    def slow_next():
+    def slow_next(stopping):
         now[0] += 20.0
-        return batches_next()
+        trainer.batches.waited += 20.0
+        return batches_next(stopping)
 
     def slow_save(*arguments):
         now[0] += 30.0

@@ -19,7 +19,7 @@ from neurogen_numba.ui.live import Curve, LiveView, MovingAverage, bars
 from neurogen_numba.ui.plain import PlainView, duration, figure, printable
 
 ACTIVITY = dict(zip(MODULES, (0.071, 0.04, 0.12, 0.001, 0.25, 0.033), strict=True))
-STEP = StepReport(1240, 2310, 634880, 3.21012, 0.3123, 2.10149, 3.1e-3, 0.8211, 3120.4, 185.0, ACTIVITY)
+STEP = StepReport(1240, 2310, 634880, 3.21012, 0.3123, 2.10149, 3.1e-3, 0.8211, 3120.4, 185.0, ACTIVITY, 0.0123)
 EVAL = EvalReport(1000, 2.5, 0.401, 1.2345, 0.48, 20000)
 SAMPLE = SampleReport(1200, "The fox", " ran home.\nIt slept.")
 BRAIN = histories.brain(1200)
@@ -108,7 +108,7 @@ def test_plain_lines():
         "NeuroGen, nano",
         "compiling kernels, once",
         "step 1240/2310  loss 3.2101  bits/byte 2.101  accuracy 31.2 %  rate 3.10e-03  gradient 0.821"
-        "  events 0.1-25.0 %  3,120 tokens/s  3:05 gone, 2:56 left",
+        "  events 0.1-25.0 %  3,120 tokens/s  waited 1.2 %  3:05 gone, 2:56 left",
         "validation at step 1000  loss 2.5000  bits/byte 1.234 (floor 0.480)  accuracy 40.1 %  20,000 tokens",
         'sample at step 1200  "The fox" -> " ran home.\\nIt slept."',
         "saved runs/a/step-1000  12.3 MB in 0.21 s, training held up 0.02 s  6 kept, 74.0 MB in all",

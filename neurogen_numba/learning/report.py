@@ -41,6 +41,7 @@ class StepReport(Report):
     tokens_per_second: float
     seconds: float  # of training, over the run's life
     activity: dict[str, float]  # module -> share of its neurons with an event per token, 0 to 1
+    waited: float = 0.0  # share of the time of the latest updates that went into waiting for text, 0 to 1
 
     @property
     def seconds_left(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -14,11 +15,12 @@ from .. import backends, budget, checkpoint
 from ..backends.base import Backend
 from ..brain.activity import Activity
 from ..brain.model import NeuroGenModel
-from ..config import Config, Training, size_of
-from ..errors import CheckpointError, ConfigError, TrainingError
+from ..config import Config, size_of
+from ..errors import CheckpointError, ConfigError, DataError, TrainingError
 from ..generation import Sampling, Session, stream
 from ..rundir import CONFIG, MetricsLog, read_config, set_aside, write_json
 from ..text.batches import open_corpus
+from ..text.prefetch import Prefetch
 from .evaluation import answer_questions, evaluate
 from .portrait import portrait
 from .report import CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
@@ -34,9 +36,12 @@ QUESTIONS = 300  # asked at the end about held-out stories
 SAMPLING = Sampling(temperature=0.7, top_p=0.95)
 
 
-def beginning(training: Training) -> dict:
-    """What a checkpoint says of a run that has made no step yet."""
-    return {"step": 0, "steps": training.steps, "planned": not training.max_minutes, "seconds": 0.0, "looking": 0.0, "position": None}
+def beginning(config: Config) -> dict:
+    """What a checkpoint says of a run that has made no step yet: `training.steps` are to be made, or as many as `text.max_chunks` hold."""
+    training, text = config.training, config.text
+    enough = max(1, text.max_chunks * text.chunk_tokens // (training.batch * training.segment))
+    steps = min(training.steps, enough) if text.max_chunks else training.steps
+    return {"step": 0, "steps": steps, "planned": not training.max_minutes, "seconds": 0.0, "looking": 0.0, "position": None}
 
 
 class Trainer:
@@ -58,7 +63,7 @@ class Trainer:
         elif fit or config.training.memory_limit:
             raise ConfigError("--fit and --memory-limit are about a GPU's memory, and this run is on the CPU; leave them out")
         model = NeuroGenModel.from_config(config, corpus.tokenizer, backend=backend)
-        self._setup(model, corpus, run, beginning(config.training))
+        self._setup(model, corpus, run, beginning(config))
 
     @classmethod
     def resume(cls, run: Path, steps: int | None = None, backend="auto", folder: Path | None = None, saving: dict | None = None) -> Trainer:
@@ -71,6 +76,7 @@ class Trainer:
         changes = {**(saving or {}), **({} if steps is None else {"steps": steps, "max_minutes": 0.0})}
         if folder is None and not checkpoint.saved(run) and (run / CONFIG).is_file():
             trainer = cls(read_config(run).replace(training=changes), run, backend)
+            trainer.steps = steps or trainer.steps  # `text.max_chunks` does not hold back whoever asks for more
             trainer._notices = ["no checkpoint had been saved yet: the run begins again"]
             return trainer
         folder, passed_over = (folder, []) if folder else checkpoint.newest(run)
@@ -97,7 +103,8 @@ class Trainer:
         self.model, self.corpus, self.run = model, corpus, run
         self.config = model.config
         training = self.config.training
-        self.batches = corpus.batches(saved["position"])
+        self.batches = Prefetch(corpus.batches(saved["position"]))
+        self._fresh_at = corpus.tokenizer.end_of_text if self.config.text.reset_at_documents else None
         self._glimpse = corpus.validation(training.eval_tokens)
         self._pieces = pieces(self._glimpse.tokens, corpus.tokenizer.end_of_text)
         self._bytes_per_token = self._glimpse.bytes / (len(self._glimpse.tokens) - 1)
@@ -118,14 +125,16 @@ class Trainer:
         """Train to the end, or until `stop`; yields a report of everything that happens and appends it to metrics.jsonl.
 
         A disk that is full costs notices, until the end. Raises TrainingError where loss or gradient are no numbers any more: it names the
-        step, the module and the last checkpoint; CheckpointError or BackendError where what has to be there in the end cannot be written.
+        step, the module and the last checkpoint; DataError where the text fails, after a checkpoint; CheckpointError or BackendError where
+        what has to be there in the end cannot be written.
         """
         aside = set_aside(self.run, self.step)
         if aside:
             self._notices.append(f"the checkpoints after step {self.step:,} were moved to {aside}, with a copy of the log")
         write_json(self.run / CONFIG, self.config.to_dict())
         (self.run / SUMMARY).unlink(missing_ok=True)  # of an end that is none any more
-        with MetricsLog(self.run / "metrics.jsonl", self.step) as log, Saver(self.run, self.config.training.keep_checkpoints) as saver:
+        log, saver = MetricsLog(self.run / "metrics.jsonl", self.step), Saver(self.run, self.config.training.keep_checkpoints)
+        with log, saver, contextlib.closing(self.batches):
             for report in self._train(saver):
                 trouble = log.write(report.to_record())
                 yield report
@@ -141,23 +150,27 @@ class Trainer:
         yield Notice("preparing the kernels: compiled at their first use, then kept")
         began = time.monotonic() - self.seconds
         plan_at = max(PLAN_AT, self.step + min(PLAN_AT, 12))  # by then a resumed run has its compilation behind it, too
-        marks = [(self.step, began + self.seconds)]  # steps and times between which the speed is measured
+        marks = [(self.step, began + self.seconds, 0.0)]  # steps, times and waiting between which the speed is measured
         watchdog, waited = Watchdog(), 0.0
         judged = self._last_saved = time.monotonic()
         while self.step < self.steps:
-            began_waiting = time.monotonic()
-            batch = self.batches.next()
-            waited += time.monotonic() - began_waiting
             rate = learning_rate(training, self.step, self.steps)
-            fresh = np.random.default_rng([training.seed, self.step]).random(training.batch) < training.fresh if training.fresh else None
-            loss, accuracy, norm = self.model.learn(self.act, *batch, rate, fresh)
+            try:
+                segment = self.batches.next(lambda: self._stopping)
+            except DataError as error:
+                yield from saver.wait()
+                yield self.save()
+                raise DataError(f"{error}; what was learned is kept in {self.run}, which --resume goes on with") from None
+            if segment is None:  # stopped while it waited
+                break
+            loss, accuracy, norm = self.model.learn(self.act, *segment, rate, self._fresh(segment[0]))
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 yield from saver.wait()
                 raise self._broken(loss, norm)
             self.step += 1
             now = time.monotonic()
             self.seconds = now - began
-            marks = [*marks[-10:], (self.step, now)]
+            marks = [*marks[-10:], (self.step, now, self.batches.waited)]
             if not self.planned and self.step >= plan_at:
                 yield self._plan(marks)
             if training.max_minutes and self.seconds > training.max_minutes * 60:
@@ -175,11 +188,12 @@ class Trainer:
                     tokens_per_second=(marks[-1][0] - marks[0][0]) * tokens / max(1e-9, marks[-1][1] - marks[0][1]),
                     seconds=self.seconds,
                     activity=self.act.rates(training.segment),
+                    waited=(marks[-1][2] - marks[0][2]) / max(1e-9, marks[-1][1] - marks[0][1]),
                 )
                 yield report
                 yield from watchdog.step(report)
-                yield from watchdog.loading(waited, now - judged)
-                waited, judged = 0.0, now
+                yield from watchdog.loading(self.batches.waited - waited, now - judged)
+                waited, judged = self.batches.waited, now
             yield from self._written(saver.poll(), watchdog)
             if self._stopping or self.step == self.steps:
                 if training.viz_interval:
@@ -198,7 +212,7 @@ class Trainer:
                 yield from self._written(saver.begin(lambda loss=score.loss: self._snapshot(loss)), watchdog)
             pause = time.monotonic() - began_looking
             self._looking += pause
-            marks = [(step, moment + pause) for step, moment in marks]
+            marks = [(step, moment + pause, waiting) for step, moment, waiting in marks]
             judged += pause
         yield from saver.wait()
         yield self.save()
@@ -213,6 +227,16 @@ class Trainer:
                 now = time.monotonic()
                 yield from watchdog.saved(report.seconds, now - report.seconds - self._last_saved)
                 self._last_saved = now
+
+    def _fresh(self, inputs):
+        """Which sequences [B] begin inputs [T, B] in the fresh state: a share, and where it is asked for those that begin a document."""
+        training, fresh = self.config.training, None
+        if training.fresh:
+            fresh = np.random.default_rng([training.seed, self.step]).random(training.batch) < training.fresh
+        if self._fresh_at is None:
+            return fresh
+        begins = inputs[0] == self._fresh_at
+        return begins if fresh is None else begins | fresh
 
     def _plan(self, marks):
         """Take only as many steps as fit into the time limit at the speed seen, looks at held-out text included."""

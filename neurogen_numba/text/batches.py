@@ -1,10 +1,13 @@
 """Documents -> segments [T tokens, B sequences], in streams that carry on where they stopped and whose position can be saved.
 
-Sequence b of a segment continues sequence b of the segment before, so that the state of a network may be carried over.
+Sequence b of a segment continues sequence b of the segment before, so that the state of a network may be carried over. Where
+`text.reset_at_documents` is set, a sequence ends with its document: what is left of the segment behind an end of text holds no targets,
+and the next segment begins with that end of text, from which the first token of the next document is predicted.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import islice
 
@@ -35,8 +38,46 @@ class Validation:
     floor_bits: float | None = None
 
 
+class Batches(ABC):
+    """B streams of tokens in segments of `length`, without end.
+
+    end: the end of text, where each document is to begin a segment of its own; None where a segment may hold several.
+    """
+
+    def __init__(self, length: int, end: int | None = None):
+        self._length, self._end = length, end
+
+    def next(self) -> tuple[np.ndarray, np.ndarray]:
+        """(inputs, targets), each [T, B] int32; targets are the inputs one token on, or -1 for none.
+
+        Raises DataError where the text cannot be read any more.
+        """
+        block = self._look()
+        inputs, targets = block[:-1], block[1:]
+        moves = np.full(block.shape[1], self._length)
+        if self._end is not None:
+            ends = targets == self._end
+            moves = np.where(ends.any(0), ends.argmax(0) + 1, moves)
+            beyond = np.arange(self._length)[:, None] >= moves
+            inputs, targets = np.where(beyond, np.int32(self._end), inputs), np.where(beyond, np.int32(-1), targets)
+        self._move(moves)
+        return inputs, targets
+
+    @abstractmethod
+    def position(self) -> dict:
+        """Where the next segment starts, JSON-able; `batches` of the corpus goes on from it."""
+
+    @abstractmethod
+    def _look(self) -> np.ndarray:
+        """The next `length` tokens of each stream and the one after them, [T + 1, B] int32."""
+
+    @abstractmethod
+    def _move(self, moves: np.ndarray) -> None:
+        """Go on by so many tokens [B] in each stream, at most `length`."""
+
+
 class FileCorpus:
-    """The text of a file or folder; the end of it, `text.validation` of its characters, is held out and never trained on.
+    """The text of files, held in memory; the end of it, `text.validation` of its characters, is held out and never trained on.
 
     Documents of a folder each end with the tokenizer's end of text, where it has one.
     A tokenizer is trained on the training part only; a char tokenizer has to know the characters of the whole, and the vocabulary of a
@@ -47,10 +88,10 @@ class FileCorpus:
 
     def __init__(self, text: Text, training: Training, tokenizer: Tokenizer | None = None):
         documents = sources.documents(text.data)
-        kept, held_out = _split(documents, 1 - text.validation)
+        kept, held_out = split(documents, 1 - text.validation)
         self.tokenizer = tokenizer or _build(text, documents if text.tokenizer in ("char", "word") else kept, len(documents) > 1)
         self._path = text.data
-        self._training = training
+        self._training, self._end = training, end_to_stop_at(text, self.tokenizer)
         self._kept = _encode(self.tokenizer, kept, len(documents) > 1)
         self._held_out = _encode(self.tokenizer, held_out, len(documents) > 1)
 
@@ -59,33 +100,64 @@ class FileCorpus:
 
         Raises DataError if it is too short, CheckpointError if the position is of another text or batch.
         """
-        segment, batch = self._training.segment, self._training.batch
-        needed = segment * batch + 1
-        if len(self._kept) < needed:
-            raise DataError(
-                f"{self._path}: {len(self._kept)} tokens to train on; --seq-length {segment} times --batch-size {batch} needs {needed}; "
-                "lower either, or give more text"
-            )
-        return FileBatches(self._kept, self._training, position)
+        return file_batches(self._path, self._kept, self._training, position, self._end)
 
     def validation(self, tokens_wanted: int | None = None) -> Validation:
         """The held-out text: its first `tokens_wanted` targets (at least a segment), or all. Raises DataError if too short."""
-        needed = self._training.segment + 1
-        if len(self._held_out) < needed:
-            raise DataError(
-                f"{self._path}: {len(self._held_out)} tokens held out, but --seq-length {self._training.segment} needs {needed}; "
-                "lower it, or give more text"
-            )
-        tokens = self._held_out if tokens_wanted is None else self._held_out[: max(tokens_wanted + 1, needed)]
-        return Validation(tokens, self.tokenizer.byte_count(tokens[1:]))
+        return held_out_part(self._path, self._held_out, self._training, self.tokenizer, tokens_wanted)
 
 
-def read_whole(path: str, tokenizer: Tokenizer) -> Validation:
-    """All of a file or folder as text to score. Raises DataError if it has fewer than two tokens."""
-    documents = sources.documents(path)
-    tokens = _encode(tokenizer, documents, len(documents) > 1)
+def file_batches(path: str, tokens, training: Training, position: dict | None, end: int | None, kind=None) -> FileBatches:
+    """Read heads in tokens [n], FileBatches or another kind. Raises DataError if they are too few, CheckpointError as FileBatches."""
+    segment, batch = training.segment, training.batch
+    needed = segment * batch + 1
+    if len(tokens) < needed:
+        raise DataError(
+            f"{path}: {len(tokens)} tokens to train on; --seq-length {segment} times --batch-size {batch} needs {needed}; "
+            "lower either, or give more text"
+        )
+    return (kind or FileBatches)(tokens, training, position, end)
+
+
+def held_out_part(path: str, tokens: np.ndarray, training: Training, tokenizer: Tokenizer, wanted: int | None) -> Validation:
+    """The first `wanted` targets (at least a segment) of held-out tokens [n] int32, or all. Raises DataError if there are too few."""
+    needed = training.segment + 1
+    if len(tokens) < needed:
+        raise DataError(
+            f"{path}: {len(tokens)} tokens held out, but --seq-length {training.segment} needs {needed}; lower it, or give more text"
+        )
+    tokens = tokens if wanted is None else tokens[: max(wanted + 1, needed)]
+    return Validation(tokens, tokenizer.byte_count(tokens[1:]))
+
+
+def text_to_score(text: Text, tokenizer: Tokenizer, most: int = 0) -> Validation:
+    """What `text.data` names, as text to score: all of it, or its first `most` targets.
+
+    Raises DataError if it cannot be read or has fewer than two tokens, ConfigError for a data set of the hub without `most`: it may have
+    no end.
+    """
+    from . import encoding, tokenfile
+
+    if text.data.startswith("hf:") and not most:
+        raise ConfigError(f"--data {text.data}: a data set of the hub may have no end; say by --max-tokens how much of it to score")
+    if tokenfile.is_token_file(text.data):
+        tokens = tokenfile.TokenFile.open(text.data, tokenizer)
+        tokens = tokens.part(0, most + 1 if most else len(tokens))
+    elif sources.in_memory(text.data):
+        documents = sources.documents(text.data)
+        tokens = _encode(tokenizer, documents, len(documents) > 1)
+    else:
+        source, parts = sources.open_source(text.data, text.field), [np.empty(0, np.int32)]
+        count = 0
+        for piece in source.read():
+            parts.append(encoding.encode(tokenizer, piece, not source.single))
+            count += len(parts[-1])
+            if most and count > most:
+                break
+        tokens = np.concatenate(parts)
+    tokens = tokens[: most + 1] if most else tokens
     if len(tokens) < 2:
-        raise DataError(f"{path}: {len(tokens)} tokens; scoring needs at least 2")
+        raise DataError(f"{text.data}: {len(tokens)} tokens; scoring needs at least 2")
     return Validation(tokens, tokenizer.byte_count(tokens[1:]))
 
 
@@ -96,33 +168,33 @@ def _encode(tokenizer: Tokenizer, texts: list[str], ends: bool) -> np.ndarray:
     return np.concatenate(parts or [np.empty(0, np.int32)])
 
 
-class FileBatches:
+class FileBatches(Batches):
     """B read heads that move through a text [n tokens]. Each starts at a random place in its own B-th of it.
 
     They wrap round: after the last token comes the first, as a target too.
+
+    Raises CheckpointError if the position is of another text or batch.
     """
 
-    def __init__(self, tokens: np.ndarray, training: Training, position: dict | None):
+    def __init__(self, tokens, training: Training, position: dict | None, end: int | None = None):
+        super().__init__(training.segment, end)
         self._tokens = tokens
-        self._segment = training.segment
         n, batch = len(tokens), training.batch
         if position is None:
             within = np.random.default_rng(training.seed).random(batch)
             self._heads = ((np.arange(batch) + within) * n / batch).astype(np.int64) % n
             return
-        _check_position(position, {"tokens": n, "batch": batch})
+        check_position(position, {"tokens": n, "batch": batch})
         self._heads = np.array(position["heads"], np.int64)
 
-    def next(self) -> tuple[np.ndarray, np.ndarray]:
-        """(inputs, targets), each [T, B] int32; targets are the inputs one token on."""
-        places = self._heads + np.arange(self._segment + 1)[:, None]
-        block = self._tokens.take(places, mode="wrap")
-        self._heads = (self._heads + self._segment) % len(self._tokens)
-        return block[:-1], block[1:]
-
-    def position(self) -> dict:
-        """Where the next segment starts, JSON-able; `FileCorpus.batches` goes on from it."""
+    def position(self):
         return {"tokens": len(self._tokens), "batch": len(self._heads), "heads": self._heads.tolist()}
+
+    def _look(self):
+        return self._tokens.take(self._heads + np.arange(self._length + 1)[:, None], mode="wrap")
+
+    def _move(self, moves):
+        self._heads = (self._heads + moves) % len(self._tokens)
 
 
 class StoryCorpus:
@@ -136,10 +208,11 @@ class StoryCorpus:
         self.tokenizer = tokenizer or _build(text, self._sample(), True)
         if self.tokenizer.end_of_text is None:
             raise ConfigError("the built-in stories need a tokenizer with an end of text, which this one has not; use --data")
+        self._end = end_to_stop_at(text, self.tokenizer)
 
     def batches(self, position: dict | None = None) -> StoryBatches:
         """Training stories, endlessly, from the first or from a saved position. Raises CheckpointError if that is of another run."""
-        return StoryBatches(self._read, self._training, position)
+        return StoryBatches(self._read, self._training, position, self._end)
 
     def validation(self, tokens_wanted: int | None = None) -> Validation:
         """Held-out stories, whole ones, until there are `tokens_wanted` targets (at least a segment; 50,000 where None).
@@ -173,31 +246,33 @@ class StoryCorpus:
         return [told.text for told in islice(stories(self._training.seed), STORIES_FOR_TOKENIZER)]
 
 
-class StoryBatches:
+class StoryBatches(Batches):
     """B streams of stories; stream b reads the stories b, b + B, b + 2B ..."""
 
-    def __init__(self, read, training: Training, position: dict | None):
-        self._segment, self._seed = training.segment, training.seed
+    def __init__(self, read, training: Training, position: dict | None, end: int | None = None):
+        super().__init__(training.segment, end)
+        self._seed = training.seed
         batch = training.batch
         if position is None:
             position = {"story": list(range(batch)), "token": [0] * batch}
         else:
-            _check_position(position, {"seed": training.seed, "batch": batch})
+            check_position(position, {"seed": training.seed, "batch": batch})
         self._streams = [_Stream(read, at, token, batch) for at, token in zip(position["story"], position["token"], strict=True)]
 
-    def next(self) -> tuple[np.ndarray, np.ndarray]:
-        """(inputs, targets), each [T, B] int32; targets are the inputs one token on."""
-        block = np.stack([stream.take(self._segment) for stream in self._streams], axis=1)
-        return block[:-1], block[1:]
-
-    def position(self) -> dict:
-        """Story and token where each stream goes on, JSON-able; `StoryCorpus.batches` goes on from it."""
+    def position(self):
         return {
             "seed": self._seed,
             "batch": len(self._streams),
             "story": [stream.story for stream in self._streams],
             "token": [stream.token for stream in self._streams],
         }
+
+    def _look(self):
+        return np.stack([stream.look(self._length + 1) for stream in self._streams], axis=1)
+
+    def _move(self, moves):
+        for stream, tokens in zip(self._streams, moves.tolist(), strict=True):
+            stream.move(tokens)
 
 
 class _Stream:
@@ -208,21 +283,24 @@ class _Stream:
         self.story, self.token = story, token
         self._told = []  # tokens of the stories from `story` on, as far as they were needed
 
-    def take(self, length: int) -> np.ndarray:
-        """The next `length` tokens and the one after them, [length + 1]; moves on by `length`."""
-        while sum(map(len, self._told)) <= self.token + length:
+    def look(self, length: int) -> np.ndarray:
+        """The next `length` tokens, [length]."""
+        while sum(map(len, self._told)) < self.token + length:
             self._told.append(self._read(self.story + len(self._told) * self._step))
-        taken = np.concatenate(self._told)[self.token : self.token + length + 1]
-        self.token += length
+        return np.concatenate(self._told)[self.token : self.token + length]
+
+    def move(self, tokens: int) -> None:
+        """Go on by so many of the tokens that were looked at."""
+        self.token += tokens
         while self.token >= len(self._told[0]):
             self.token -= len(self._told.pop(0))
             self.story += self._step
-        return taken
 
 
-def open_corpus(config: Config, tokenizer: Tokenizer | None = None) -> FileCorpus | StoryCorpus:
+def open_corpus(config: Config, tokenizer: Tokenizer | None = None):
     """What `config.text` names, with a tokenizer built for it or the given one, whose tokens the brain must then know.
 
+    Token files are mapped, text files of up to sources.IN_MEMORY bytes are held in memory, anything else is streamed.
     Raises DataError if the text cannot be used, ConfigError if the tokenizer cannot.
     """
     if tokenizer and tokenizer.vocabulary > config.brain.vocabulary:
@@ -230,15 +308,31 @@ def open_corpus(config: Config, tokenizer: Tokenizer | None = None) -> FileCorpu
             f"brain.vocabulary: the brain knows {config.brain.vocabulary} tokens, the tokenizer has {tokenizer.vocabulary}; "
             "use the tokenizer that the brain was trained with"
         )
-    corpus = FileCorpus if config.text.data else StoryCorpus
+    from .stream import StreamCorpus
+    from .tokenfile import TokenFileCorpus, is_token_file
+
+    data = config.text.data
+    if not data:
+        corpus = StoryCorpus
+    elif is_token_file(data):
+        corpus = TokenFileCorpus
+    else:
+        corpus = FileCorpus if sources.in_memory(data) else StreamCorpus
     return corpus(config.text, config.training, tokenizer)
+
+
+def end_to_stop_at(text: Text, tokenizer: Tokenizer) -> int | None:
+    """The end of text where `text.reset_at_documents` asks to stop there, else None. Raises ConfigError where there is none to stop at."""
+    if text.reset_at_documents and tokenizer.end_of_text is None:
+        raise ConfigError("--reset-at-documents: nothing ends a document in this text, which is a single one; leave the flag out")
+    return tokenizer.end_of_text if text.reset_at_documents else None
 
 
 def _build(text: Text, texts: list[str], documents: bool) -> Tokenizer:
     return build(text.tokenizer, texts, text.vocabulary, documents)
 
 
-def _split(documents: list[str], share: float) -> tuple[list[str], list[str]]:
+def split(documents: list[str], share: float) -> tuple[list[str], list[str]]:
     """The first `share` of all characters and the rest; the document that the cut goes through is in both, in part."""
     left = int(sum(map(len, documents)) * share)
     first, rest = [], []
@@ -249,7 +343,7 @@ def _split(documents: list[str], share: float) -> tuple[list[str], list[str]]:
     return [part for part in first if part], [part for part in rest if part]
 
 
-def _check_position(position: dict, here: dict) -> None:
+def check_position(position: dict, here: dict) -> None:
     """Raises CheckpointError if a saved position was of something else than what is `here`."""
     for name, value in here.items():
         if position.get(name) != value:

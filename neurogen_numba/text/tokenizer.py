@@ -274,7 +274,9 @@ def build(kind: str, texts: Iterable[str], vocabulary: int, documents: bool) -> 
     if kind == "byte":
         return ByteTokenizer(documents)
     if kind == "char":
-        characters = set().union(*texts)
+        characters = set()
+        for text in texts:  # one at a time: they need not fit into memory together
+            characters.update(text)
         if not characters:
             raise DataError("the text is empty: a char tokenizer needs at least one character; give --data a file with text")
         return CharTokenizer(characters, documents)

@@ -49,7 +49,7 @@ def line(report: Report) -> str:
             return (
                 f"step {report.step}/{report.steps}  loss {report.loss:.4f}  bits/byte {report.bits_per_byte:.3f}"
                 f"  accuracy {percent(report.accuracy)}  rate {report.learning_rate:.2e}  gradient {report.gradient_norm:.3g}"
-                f"  events {_span(report.activity)}  {report.tokens_per_second:,.0f} tokens/s"
+                f"  events {_span(report.activity)}  {report.tokens_per_second:,.0f} tokens/s  waited {percent(report.waited)}"
                 f"  {duration(report.seconds)} gone, {duration(report.seconds_left)} left"
             )
         case EvalReport():

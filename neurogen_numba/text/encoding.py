@@ -1,0 +1,84 @@
+"""Pieces of documents -> token ids, here or in several processes, in the same order."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+
+from .sources import Piece
+from .tokenizer import Tokenizer
+
+PARCEL = 2**18  # characters that a worker gets at once
+AHEAD = 2  # parcels under way per worker
+
+_tokenizer = None  # of a worker
+
+
+def encoded(pieces: Iterable[Piece], tokenizer: Tokenizer, ends: bool, workers: int = 0) -> Iterator[tuple[Piece, np.ndarray]]:
+    """Each piece with its token ids [tokens] int32, with the end of text behind each document if `ends` and there is one.
+
+    workers: processes that encode; 0: this one does. The ids and their order are the same.
+    Raises ConfigError for a character that has no token.
+    """
+    if not workers:
+        yield from ((piece, encode(tokenizer, piece, ends)) for piece in pieces)
+        return
+    # Spawned, not forked: a forked process would inherit locks, threads and a GPU in whatever state they are in.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, _begin, (tokenizer,))
+    try:
+        under_way: deque = deque()
+        for parcel in _parcels(pieces):
+            under_way.append((parcel, pool.submit(_encode_all, parcel, ends)))
+            if len(under_way) > AHEAD * workers:
+                yield from _result(under_way)
+        while under_way:
+            yield from _result(under_way)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # whichever thread drops this iterator, possibly one of the pool's own
+
+
+def encode(tokenizer: Tokenizer, piece: Piece, ends: bool) -> np.ndarray:
+    """The token ids of one piece [tokens] int32, as `encoded` gives them."""
+    ids = tokenizer.encode(piece.text)
+    return np.append(ids, np.int32(tokenizer.end_of_text)) if ends and piece.ends and tokenizer.end_of_text is not None else ids
+
+
+def _parcels(pieces):
+    parcel, size = [], 0
+    for piece in pieces:
+        parcel.append(piece)
+        size += len(piece.text)
+        if size >= PARCEL:
+            yield parcel
+            parcel, size = [], 0
+    if parcel:
+        yield parcel
+
+
+def _result(under_way):
+    parcel, future = under_way.popleft()
+    return zip(parcel, future.result(), strict=True)
+
+
+def _begin(tokenizer):
+    global _tokenizer
+    _tokenizer = tokenizer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that gave the work
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_with(parent):
+    parent.join()  # one that was killed cannot tell its workers
+    os._exit(1)
+
+
+def _encode_all(pieces, ends):
+    return [encode(_tokenizer, piece, ends) for piece in pieces]

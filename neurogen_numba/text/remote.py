@@ -1,0 +1,134 @@
+"""Files on a server, read through connections that may break: what was read stays read, and the rest is asked for again."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import re
+import time
+import urllib.error
+import urllib.request
+
+from ..errors import DataError
+
+WAITS = (1, 2, 4, 8, 16, 32)  # seconds before a connection is tried again, for the first time, the second ...
+SILENCE = 60  # seconds without a byte after which a connection counts as broken
+
+
+def pause(name: str, failures: int, error: Exception) -> int:
+    """Wait before the next try, longer after each failure in a row; returns how many there were.
+
+    Raises DataError after one more than WAITS has, and at once where the same request would fail again.
+    """
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    status = getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, FileNotFoundError) or status == 404:
+        raise DataError(f"{name}: there is no such file or data set ({reason}); check the name given to --data") from None
+    refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)  # too slow, too many: worth another try
+    if refused or isinstance(error, (ValueError, PermissionError)):
+        raise DataError(f"{name}: cannot be read ({reason}); check the name, and whether access is granted") from None
+    if failures == len(WAITS):
+        raise DataError(
+            f"{name}: the connection failed {failures + 1} times in a row, the last time with {reason}; "
+            "try again when the network is back, or give --data a local copy"
+        ) from None
+    time.sleep(WAITS[failures])
+    return failures + 1
+
+
+class RemoteFile(io.RawIOBase):
+    """A file behind an http or https URL, from which one can read anywhere.
+
+    A connection that breaks or ends early is made anew from the byte after the last one that came. (The file of `fsspec` counts on a
+    block being whole, and mixes up what follows one that is not.)
+    Reading raises DataError as `pause`, and where the file has changed meanwhile.
+    """
+
+    def __init__(self, url: str):
+        self._url = url
+        self._at = 0
+        self._size: int | None = None  # as far as the server has said
+        self._answer = None
+        self._failures = 0  # in a row
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def tell(self):
+        return self._at
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        if whence == io.SEEK_END:
+            self._retrying(self._connected)
+            if self._size is None:
+                raise DataError(f"{self._url}: the server does not say how large it is, which reading parquet needs; give a local copy")
+        at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        if at != self._at:
+            self._hang_up()
+            self._at = at
+        return at
+
+    def readinto(self, buffer):
+        return self._retrying(lambda: self._read(buffer)) if len(buffer) else 0
+
+    def close(self):
+        self._hang_up()
+        super().close()
+
+    def _read(self, buffer):
+        if self._size is not None and self._at >= self._size:
+            return 0
+        count = self._connected().readinto(buffer)
+        if not count and self._size is not None and self._at < self._size:
+            raise ConnectionError(f"it ended after {self._at:,} of {self._size:,} bytes")
+        self._at += count
+        return count
+
+    def _connected(self):
+        """The server's answer, which is at the byte that comes next."""
+        if self._answer is None:
+            headers = {"Range": f"bytes={self._at}-", "Accept-Encoding": "identity", "User-Agent": "neurogen"}
+            try:
+                answer = urllib.request.urlopen(urllib.request.Request(self._url, headers=headers), timeout=SILENCE)
+            except urllib.error.HTTPError as error:
+                if error.code != 416:
+                    raise
+                answer = io.BytesIO()  # nothing lies beyond this byte: the file is empty
+                answer.status, answer.headers = 206, {"Content-Range": f"bytes */{self._at}"}
+            self._answer = answer
+            if answer.status == 206:
+                said = re.search(r"/(\d+)$", answer.headers.get("Content-Range", ""))
+                size = int(said[1]) if said else None
+            else:  # the whole file, from a server that knows no ranges
+                size = int(answer.headers["Content-Length"]) if answer.headers.get("Content-Length") else None
+                self._skip(answer)
+            if size != (self._size or size):
+                raise DataError(f"{self._url}: it has changed on the server, {size} bytes where there were {self._size}; start again")
+            self._size = size
+        return self._answer
+
+    def _skip(self, answer):
+        left = self._at
+        while left:
+            count = len(answer.read(min(left, 2**20)))
+            if not count:
+                raise ConnectionError(f"it ended before byte {self._at:,}")
+            left -= count
+
+    def _retrying(self, step):
+        while True:
+            try:
+                result = step()
+                self._failures = 0
+                return result
+            except (OSError, http.client.HTTPException) as error:
+                self._hang_up()
+                self._failures = pause(self._url, self._failures, error)
+
+    def _hang_up(self):
+        if self._answer is not None:
+            self._answer.close()
+            self._answer = None

@@ -1,0 +1,184 @@
+"""Text of any length -> segments, tokenized as it comes: large files, parquet, JSON lines, data sets of the hub."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from itertools import chain
+
+import numpy as np
+
+from ..config import Text, Training
+from ..errors import ConfigError, DataError
+from .batches import HELD_OUT_TOKENS, Batches, Validation, check_position, end_to_stop_at, held_out_part, split
+from .encoding import encode, encoded
+from .sources import Piece, Source, open_source
+from .tokenizer import SAMPLE, Tokenizer, build
+
+HELD_OUT_BYTES = 200_000  # of text that are held out, where the source has many times as much
+
+
+class StreamCorpus:
+    """A source that is read while it is trained on, by chunks of `text.chunk_tokens`, and from its beginning again where it ends.
+
+    Its first documents are held out and never trained on: `text.validation` of it, up to HELD_OUT_BYTES. A SentencePiece tokenizer is
+    trained on the documents after them, as many as it can use.
+    Raises DataError if the text cannot be used, ConfigError if the tokenizer cannot.
+    """
+
+    def __init__(self, text: Text, training: Training, tokenizer: Tokenizer | None = None):
+        self._text, self._training = text, training
+        self._source = open_source(text.data, text.field)
+        pieces = self._source.read()
+        held_out, ahead = _hold_out(self._source, pieces, text.validation)
+        self._start = held_out[-1].after
+        self.tokenizer = tokenizer or tokenizer_for(text, self._source, chain(ahead, pieces), 1.0)[0]
+        self._end = end_to_stop_at(text, self.tokenizer)
+        self._held_out = np.concatenate([encode(self.tokenizer, piece, not self._source.single) for piece in held_out])
+
+    def batches(self, position: dict | None = None) -> StreamBatches:
+        """The training part, endlessly, from its start or from a saved position. Raises CheckpointError if that is of another source."""
+        return StreamBatches(self._source, self._start, self.tokenizer, self._text, self._training, position, self._end)
+
+    def validation(self, tokens_wanted: int | None = None) -> Validation:
+        """The first `tokens_wanted` held-out targets (at least a segment), or 50,000. Raises DataError if there are too few."""
+        wanted = HELD_OUT_TOKENS if tokens_wanted is None else tokens_wanted
+        return held_out_part(self._source.name, self._held_out, self._training, self.tokenizer, wanted)
+
+
+class StreamBatches(Batches):
+    """B streams of documents: whichever comes to the end of its own takes the next.
+
+    Documents come in chunks of at least `text.chunk_tokens` tokens, each chunk in an order drawn with the seed; numbers count them as they
+    come. A position names the oldest chunk that is still read from, and the documents of every stream by their numbers: to go on, the
+    source is read from that chunk on.
+    Raises CheckpointError if a position is of another source or other settings.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        start: dict,
+        tokenizer: Tokenizer,
+        text: Text,
+        training: Training,
+        position: dict | None = None,
+        end: int | None = None,
+    ):
+        super().__init__(training.segment, end)
+        self._source, self._start, self._tokenizer, self._text, self._seed = source, start, tokenizer, text, training.seed
+        self._identity = source.identity() | {"batch": training.batch, "seed": training.seed, "chunk_tokens": text.chunk_tokens}
+        if position is None:
+            position = {"after": start, "first": 0, "next": 0, "streams": [[[], 0]] * training.batch}
+        else:
+            check_position(position, self._identity)
+        self._chunks = deque([(position["first"], position["after"])])  # in use: number of the first document, place before it
+        self._next = position["first"]  # number of the next document
+        self._documents = self._read(position["after"], position["first"])
+        self._resume(position["next"], position["streams"])
+
+    def position(self):
+        number, after = self._chunks[0]
+        streams = [[[number for number, _ in queue], offset] for queue, offset in zip(self._queues, self._offsets, strict=True)]
+        return self._identity | {"after": after, "first": number, "next": self._next, "streams": streams}
+
+    def _resume(self, until, streams):
+        needed, found = {number for numbers, _ in streams for number in numbers}, {}
+        while self._next < until:
+            number, ids = self._take()
+            if number in needed:
+                found[number] = ids
+        self._queues = [deque((number, found[number]) for number in numbers) for numbers, _ in streams]
+        self._offsets = [offset for _, offset in streams]
+
+    def _look(self):
+        block = np.empty((self._length + 1, len(self._queues)), np.int32)
+        for b, (queue, offset) in enumerate(zip(self._queues, self._offsets, strict=True)):
+            filled = document = 0
+            while filled <= self._length:
+                if document == len(queue):
+                    queue.append(self._take())
+                ids = queue[document][1][offset : offset + self._length + 1 - filled]
+                block[filled : filled + len(ids), b] = ids
+                filled, document, offset = filled + len(ids), document + 1, 0
+        return block
+
+    def _move(self, moves):
+        for b, tokens in enumerate(moves.tolist()):
+            self._offsets[b] += tokens
+            while self._offsets[b] >= len(self._queues[b][0][1]):
+                self._offsets[b] -= len(self._queues[b].popleft()[1])
+        oldest = min(queue[0][0] for queue in self._queues)
+        while len(self._chunks) > 1 and self._chunks[1][0] <= oldest:
+            self._chunks.popleft()
+
+    def _take(self):
+        """The next document: its number and its ids."""
+        number, ids = next(self._documents)
+        self._next = number + 1
+        return number, ids
+
+    def _read(self, after, number):
+        """Numbers and ids of documents, from the first one of a chunk on, without end."""
+        chunk, tokens = [], 0
+        for piece, ids in encoded(self._pieces(after), self._tokenizer, not self._source.single, self._text.workers):
+            chunk.append(ids)
+            tokens += len(ids)
+            if tokens >= self._text.chunk_tokens or piece.after == self._start:
+                self._chunks.append((number, after))
+                for index in np.random.default_rng([self._seed, number]).permutation(len(chunk)):
+                    yield number, chunk[index]
+                    number += 1
+                chunk, tokens, after = [], 0, piece.after
+
+    def _pieces(self, after):
+        """The pieces behind a position; behind the last one comes the first, and the last one says so."""
+        while True:
+            last = None
+            for piece in self._source.read(after):
+                if last:
+                    yield last
+                last = piece
+            if last is None:
+                raise DataError(f"{self._source.name}: there is no text any more behind {after}; put it back, then go on with --resume")
+            yield last._replace(after=self._start)
+            after = self._start
+
+
+def tokenizer_for(text: Text, source: Source, pieces: Iterator[Piece], share: float) -> tuple[Tokenizer, Iterator[Piece]]:
+    """The tokenizer that `text` asks for, and the pieces once more, those included that it was trained on.
+
+    share: of these it sees the first part only, where the source ends with them.
+    Raises ConfigError for characters or words as tokens where it would take another way through the source, else as `tokenizer.build`.
+    """
+    if text.tokenizer in ("char", "word"):
+        if source.size is None:
+            raise ConfigError(f"--tokenizer {text.tokenizer}: all of {source.name} would have to be known; use sentencepiece or byte")
+        return build(text.tokenizer, (piece.text for piece in source.read()), text.vocabulary, not source.single), pieces
+    sample, size = [], 0
+    if text.tokenizer == "sentencepiece":
+        for piece in pieces:
+            sample.append(piece)
+            size += len(piece.text)
+            if size >= SAMPLE:
+                break
+    texts = [piece.text for piece in sample]
+    seen = texts if size >= SAMPLE else split(texts, share)[0]
+    return build(text.tokenizer, seen, text.vocabulary, not source.single), chain(sample, pieces)
+
+
+def _hold_out(source, pieces, share):
+    """(held-out pieces, those read beyond them)."""
+    ahead, size = [], 0
+    for piece in pieces:
+        ahead.append(piece)
+        size += len(piece.text.encode())
+        if size * share >= HELD_OUT_BYTES:
+            break
+    if len(ahead) < 2:
+        raise DataError(f"{source.name}: {len(ahead)} documents; one to hold out and one to train on are needed at least; give more text")
+    count, held = 0, 0
+    while count < len(ahead) - 1 and (not count or held < size * share):
+        held += len(ahead[count].text.encode())
+        count += 1
+    return ahead[:count], ahead[count:]

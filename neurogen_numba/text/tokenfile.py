@@ -1,0 +1,230 @@
+"""Token files: the ids of a whole corpus one after the other, uint16 or uint32, little-endian, and nothing else: nanoGPT's layout.
+
+    tokens.bin            the ids
+    tokens.json           dtype, and how many tokens, documents and bytes of text they are
+    tokens.tokenizer/     the tokenizer that wrote them
+
+They are mapped into memory window by window, each for as long as it is copied: what a process holds does not grow with the file. (A
+mapping of the whole file would count every page read for as long as it lasts, and neighbours that the system maps along.)
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..config import Text, Training
+from ..errors import CheckpointError, ConfigError, DataError
+from .batches import FileBatches, Validation, end_to_stop_at, file_batches, held_out_part
+from .sources import Piece
+from .tokenizer import Tokenizer, build
+
+SUFFIX = ".bin"
+TRAIN, VALIDATION = "train.bin", "val.bin"  # nanoGPT's names: of two files beside each other, the second is held out
+MOST = 200_000  # held-out tokens that "all" means here
+DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+
+
+def is_token_file(data: str) -> bool:
+    return data.endswith(SUFFIX) and "://" not in data
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """The tokens `first` to `last` of a file."""
+
+    path: Path
+    dtype: np.dtype
+    vocabulary: int
+    first: int
+    last: int
+
+    @classmethod
+    def open(cls, path: str | Path, tokenizer: Tokenizer) -> TokenFile:
+        """All of a file that this tokenizer wrote. Raises DataError if it cannot be read, is cut short, or is another tokenizer's."""
+        path = Path(path)
+        size, said = _size(path), _described(path)
+        dtype = DTYPES[said["dtype"] if said else "uint16"]
+        if size % dtype.itemsize or not size or (said and size != said["tokens"] * dtype.itemsize):
+            wanted = f"{said['tokens'] * dtype.itemsize:,} bytes" if said else "an even number of bytes, and some"
+            raise DataError(f"{path}: no whole token file, {size:,} bytes where {wanted} are wanted; write it again")
+        if said and _tokenizer_beside(path).pieces != tokenizer.pieces:
+            raise DataError(f"{path}: another tokenizer wrote it than the model's; use the text itself, or a file of that tokenizer")
+        return cls(path, dtype, tokenizer.vocabulary, 0, size // dtype.itemsize)
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def between(self, first: int, last: int) -> TokenFile:
+        """The tokens `first` to `last` of these."""
+        return TokenFile(self.path, self.dtype, self.vocabulary, self.first + first, self.first + last)
+
+    def part(self, first: int, last: int) -> np.ndarray:
+        """The tokens `first` to `last`, as far as there are so many, [tokens] int32.
+
+        Raises DataError for one beyond the vocabulary, and where the file cannot be read.
+        """
+        with self._opened() as file:
+            return self._checked(self._window(file, first, min(last, len(self))))
+
+    def windows(self, heads: np.ndarray, length: int) -> np.ndarray:
+        """`length` tokens from each of the places `heads` [B] on, [length, B] int32; the first follows the last. Raises as `part`."""
+        n = len(self)
+        block = np.empty((length, len(heads)), self.dtype)
+        with self._opened() as file:
+            for b, head in enumerate(heads.tolist()):
+                here = min(length, n - head)
+                block[:here, b] = self._window(file, head, head + here)
+                block[here:, b] = self._window(file, 0, length - here)
+        return self._checked(block)
+
+    def _opened(self):
+        try:
+            return open(self.path, "rb", buffering=0)
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read any more ({error.strerror}); put it back, then go on with --resume") from None
+
+    def _window(self, file, first, last):
+        """A copy of some tokens. The pages that they are on are mapped for no longer than it takes."""
+        if first >= last:
+            return np.empty(0, self.dtype)
+        at = (self.first + first) * self.dtype.itemsize
+        before = at % mmap.ALLOCATIONGRANULARITY  # a mapping begins at a multiple of it
+        size = before + (last - first) * self.dtype.itemsize
+        try:
+            with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ, offset=at - before) as mapped:
+                return np.frombuffer(mapped[before:], self.dtype)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.path}: cannot be read any more ({error}); put it back, then go on with --resume") from None
+
+    def _checked(self, ids):
+        if ids.size and ids.max() >= self.vocabulary:
+            raise DataError(
+                f"{self.path}: token {ids.max()} is beyond the vocabulary of {self.vocabulary}; it is of another tokenizer or number format"
+            )
+        return ids.astype(np.int32)
+
+
+class MappedBatches(FileBatches):
+    """Read heads in a TokenFile."""
+
+    def _look(self):
+        return self._tokens.windows(self._heads, self._length + 1)
+
+
+class TokenFileCorpus:
+    """A token file; its last `text.validation` is held out, or val.bin beside a train.bin.
+
+    Raises DataError if it cannot be used, ConfigError if its tokenizer cannot.
+    """
+
+    def __init__(self, text: Text, training: Training, tokenizer: Tokenizer | None = None):
+        path = Path(text.data)
+        self._path, self._training = text.data, training
+        self.tokenizer = tokenizer or _tokenizer_of(path, text)
+        self._end = end_to_stop_at(text, self.tokenizer)
+        self._kept = TokenFile.open(path, self.tokenizer)
+        beside = path.with_name(VALIDATION)
+        if path.name == TRAIN and beside.is_file():
+            self._held_out = TokenFile.open(beside, self.tokenizer)
+        else:
+            n = len(self._kept)
+            cut = int(n * (1 - text.validation))
+            self._kept, self._held_out = self._kept.between(0, cut), self._kept.between(cut, n)
+
+    def batches(self, position: dict | None = None) -> MappedBatches:
+        """The training part, endlessly, from its start or from a saved position. Raises as `file_batches`."""
+        return file_batches(self._path, self._kept, self._training, position, self._end, MappedBatches)
+
+    def validation(self, tokens_wanted: int | None = None) -> Validation:
+        """The first `tokens_wanted` held-out targets (at least a segment), or MOST. Raises DataError if there are too few."""
+        wanted = min(MOST, tokens_wanted or MOST)
+        tokens = self._held_out.part(0, max(wanted, self._training.segment) + 1)
+        return held_out_part(self._path, tokens, self._training, self.tokenizer, wanted)
+
+
+def write(path: Path, encoded: Iterable[tuple[Piece, np.ndarray]], tokenizer: Tokenizer, tell: Callable[[dict], None]) -> dict:
+    """Write a token file, whole or not at all, and what belongs beside it. Returns what its .json says.
+
+    encoded: pieces with their ids; one at a time is held in memory. tell: is called now and then with the counts so far.
+    Raises DataError if there are no tokens, or the files cannot be written.
+    """
+    name = "uint16" if tokenizer.vocabulary <= 2**16 else "uint32"
+    said = {"format": "neurogen-tokens", "dtype": name, "vocabulary": tokenizer.vocabulary, "tokens": 0, "documents": 0, "bytes": 0}
+    part, description = path.with_name(path.name + ".part"), path.with_suffix(".json")
+    description_part = description.with_name(description.name + ".part")
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(part, "wb") as file:
+                for piece, ids in encoded:
+                    file.write(ids.astype(DTYPES[name]).tobytes())
+                    said["tokens"] += len(ids)
+                    said["documents"] += piece.ends
+                    said["bytes"] += len(piece.text.encode())
+                    tell(said)
+                file.flush()
+                os.fsync(file.fileno())
+            if not said["tokens"]:
+                raise DataError(f"{path} was not written: there is no text to tokenize; give one with text in it")
+            description_part.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+            description.unlink(missing_ok=True)  # until the new one is there, the old one would speak of other tokens
+            os.replace(part, path)
+            tokenizer.save(_tokenizer_folder(path))
+            os.replace(description_part, description)
+        finally:
+            part.unlink(missing_ok=True)
+            description_part.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{path} was not written: {error.strerror}; make room, or choose another --out") from None
+    return said
+
+
+def _described(path):
+    """What the .json of a token file says; None where there is none."""
+    description = path.with_suffix(".json")
+    try:
+        said = json.loads(description.read_bytes())
+        if said["dtype"] not in DTYPES or not isinstance(said["tokens"], int):
+            raise ValueError
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DataError(f"{description}: cannot be read ({error.strerror}); it belongs to {path.name}") from None
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{description}: not what `neurogen tokenize` writes beside {path.name}; write both again") from None
+    return said
+
+
+def _tokenizer_of(path, text):
+    """The tokenizer beside a token file, or for one from elsewhere the one that --tokenizer names."""
+    _size(path)
+    if _described(path):
+        return _tokenizer_beside(path)
+    if text.tokenizer in ("sentencepiece", "char", "word"):
+        raise ConfigError(f"{path}: no {path.stem}.json beside it says which tokenizer wrote it; name it: --tokenizer FILE.model, or byte")
+    return build(text.tokenizer, [], text.vocabulary, True)
+
+
+def _size(path):
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); `neurogen tokenize TEXT --out {path.name}` writes one") from None
+
+
+def _tokenizer_beside(path):
+    try:
+        return Tokenizer.load(_tokenizer_folder(path))
+    except CheckpointError:
+        raise DataError(f"{path}: its tokenizer, {_tokenizer_folder(path).name} beside it, is gone or damaged; write both again") from None
+
+
+def _tokenizer_folder(path):
+    return path.with_suffix(".tokenizer")

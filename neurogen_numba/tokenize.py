@@ -1,0 +1,61 @@
+"""`neurogen tokenize`: text -> a token file, which `neurogen train --data` reads at the speed of the disk."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from .cli import COMMANDS, Parser, command
+from .config import Text
+from .errors import ConfigError
+
+
+def parser() -> Parser:
+    flags = Parser("tokenize", description=f"{COMMANDS['tokenize'].capitalize()}.")
+    flags.add_argument("data", metavar="IN", help="file, folder, glob, URL, hf:NAME[:CONFIG][@SPLIT], or - for standard input")
+    flags.add_argument("--out", type=Path, required=True, metavar="FILE.bin", help="where the tokens go")
+    flags.add_argument("--tokenizer", default=Text.tokenizer, help="sentencepiece, char, byte, word, or the path of a SentencePiece .model")
+    flags.add_argument("--vocab-size", type=int, default=Text.vocabulary, help="pieces of a SentencePiece tokenizer, or words known")
+    flags.add_argument("--text-field", default=Text.field, help="name of the text in JSON lines, parquet and data sets of the hub")
+    flags.add_argument(
+        "--workers", type=int, default=None, metavar="N", help="processes that tokenize; 0: none but this one (default: one for each core)"
+    )
+    return flags
+
+
+@command("tokenize")
+def main(argv=None):
+    args = parser().parse_args(argv)
+    if args.out.suffix != ".bin":
+        raise ConfigError(f"--out {args.out}: a name that ends with .bin is wanted")
+    cores = os.cpu_count() or 1
+    workers = (cores if cores > 1 else 0) if args.workers is None else args.workers
+    text = Text(data=args.data, field=args.text_field, tokenizer=args.tokenizer, vocabulary=args.vocab_size, workers=workers)
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from .text.encoding import encoded
+    from .text.sources import open_source
+    from .text.stream import tokenizer_for
+    from .text.tokenfile import write
+
+    source = open_source(text.data, text.field)
+    began = time.monotonic()
+    tokenizer, pieces = tokenizer_for(text, source, source.read(), 1 - text.validation)
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("text read", total=source.size if source.plain else None)
+        tokens = encoded(pieces, tokenizer, not source.single, workers)
+        said = write(args.out, tokens, tokenizer, lambda said: progress.update(task, completed=said["bytes"]))
+    seconds = time.monotonic() - began
+    print(
+        f"{args.out}: {said['tokens']:,} tokens of {tokenizer.vocabulary:,} kinds ({said['dtype']}), {said['documents']:,} documents, "
+        f"{said['bytes']:,} bytes of text, in {seconds:.1f} s. To train on it: neurogen train --data {args.out}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,235 @@
+"""Token files: nanoGPT's layout, whole or not there, read without being held; and the command that writes them."""
+
+import io
+import json
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tiny
+from neurogen_numba.config import Text, Training
+from neurogen_numba.errors import CheckpointError, ConfigError, DataError
+from neurogen_numba.text.batches import FileBatches, FileCorpus, open_corpus, text_to_score
+from neurogen_numba.text.sources import Piece
+from neurogen_numba.text.tokenfile import MOST, TokenFileCorpus, write
+from neurogen_numba.text.tokenizer import Tokenizer, build
+from neurogen_numba.tokenize import main as tokenize
+
+BYTES = build("byte", [], 0, True)
+SHEEP = "".join(f"{number} sheep went home.\n" for number in range(400))
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sheep.txt").write_text(SHEEP)
+    (tmp_path / "sheep.jsonl").write_text("".join(json.dumps({"text": line, "body": "no"}) + "\n" for line in SHEEP.splitlines()))
+    return tmp_path
+
+
+def refused(code, capsys, *words):
+    said = capsys.readouterr().err
+    assert code == 2 and said.count("\n") == 1 and all(word in said for word in words), said
+    return True
+
+
+def test_a_text_becomes_its_tokens(place, capsys):
+    assert tokenize(["sheep.txt", "--out", "deep/tokens.bin", "--tokenizer", "char", "--workers", "0"]) == 0
+    tokens = np.fromfile("deep/tokens.bin", "<u2")  # nanoGPT reads it so
+    tokenizer = Tokenizer.load("deep/tokens.tokenizer")
+    assert tokenizer.decode(tokens) == SHEEP and tokenizer.end_of_text is None
+    said = json.loads(Path("deep/tokens.json").read_text())
+    assert said == {
+        "format": "neurogen-tokens",
+        "dtype": "uint16",
+        "vocabulary": tokenizer.vocabulary,
+        "tokens": len(SHEEP),
+        "documents": 1,
+        "bytes": len(SHEEP),
+    }
+    assert f"deep/tokens.bin: {len(SHEEP):,} tokens" in capsys.readouterr().out
+    assert sorted(path.name for path in Path("deep").iterdir()) == ["tokens.bin", "tokens.json", "tokens.tokenizer"]
+
+
+def test_documents_end_with_the_end_of_text_whoever_encodes(place):
+    for workers in "02":
+        assert tokenize(["sheep.jsonl", "--out", f"{workers}.bin", "--vocab-size", "300", "--workers", workers]) == 0
+    tokenizer, tokens = Tokenizer.load("0.tokenizer"), np.fromfile("0.bin", "<u2")
+    assert (
+        tokenizer.vocabulary == 300
+        and (tokens == tokenizer.end_of_text).sum() == 400 == json.loads(Path("0.json").read_text())["documents"]
+    )
+    assert tokenizer.decode(tokens) == SHEEP.replace("\n", "")
+    for name in ("bin", "json", "tokenizer/tokenizer.model", "tokenizer/tokenizer.json"):
+        assert Path(f"0.{name}").read_bytes() == Path(f"2.{name}").read_bytes()
+
+
+def test_the_tokenizer_does_not_see_what_will_be_held_out(place):
+    (place / "a.txt").write_text("abcd " * 360 + "xyz? " * 40)
+    assert tokenize(["a.txt", "--out", "a.bin", "--vocab-size", "263", "--workers", "0"]) == 0
+    assert not any(b"x" in piece and piece != b"x" for piece in Tokenizer.load("a.tokenizer").pieces)
+
+
+def test_standard_input_and_a_given_model(place, monkeypatch):
+    assert tokenize(["sheep.txt", "--out", "a.bin", "--vocab-size", "300", "--workers", "0"]) == 0
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(SHEEP.encode()))))
+    assert tokenize(["-", "--out", "b.bin", "--tokenizer", "a.tokenizer/tokenizer.model", "--workers", "0"]) == 0
+    assert Path("a.bin").read_bytes() == Path("b.bin").read_bytes()
+
+
+def test_many_kinds_of_tokens_need_32_bits(place):
+    class Wide:
+        vocabulary = 2**16 + 1
+
+        def save(self, folder):
+            BYTES.save(folder)
+
+    said = write(place / "wide.bin", [(Piece("a", True, {}), np.array([2**16, 1], np.int32))], Wide(), lambda said: None)
+    assert said["dtype"] == "uint32" and np.fromfile(place / "wide.bin", "<u4").tolist() == [2**16, 1]
+    Wide.vocabulary -= 1
+    assert write(place / "wide.bin", [(Piece("a", True, {}), np.array([2**16 - 1]))], Wide(), lambda said: None)["dtype"] == "uint16"
+    assert np.fromfile(place / "wide.bin", "<u2").tolist() == [2**16 - 1]
+
+
+def test_a_file_is_whole_or_not_there(place, capsys):
+    assert tokenize(["sheep.txt", "--out", "a.bin", "--tokenizer", "byte", "--workers", "0"]) == 0
+    before = {path.name: path.read_bytes() for path in place.glob("a.*") if path.is_file()}
+    (place / "bad.jsonl").write_text('{"text": "fine"}\nbroken')
+    capsys.readouterr()
+    refused(tokenize(["bad.jsonl", "--out", "a.bin", "--tokenizer", "byte"]), capsys, "bad.jsonl: the line at byte 17")
+    refused(tokenize(["bad.jsonl", "--out", "new.bin", "--tokenizer", "byte"]), capsys, "bad.jsonl: the line at byte 17")
+    (place / "empty.jsonl").write_text("\n")
+    refused(tokenize(["empty.jsonl", "--out", "a.bin", "--tokenizer", "byte"]), capsys, "a.bin was not written: there is no text")
+    assert {path.name: path.read_bytes() for path in place.glob("a.*") if path.is_file()} == before
+    assert not list(place.glob("new.*")) and not list(place.glob("*.part"))
+
+
+def test_bad_flags_are_one_sentence(place, capsys):
+    refused(tokenize(["sheep.txt"]), capsys, "--out")
+    refused(tokenize(["sheep.txt", "--out", "sheep.txt"]), capsys, "--out sheep.txt: a name that ends with .bin is wanted")
+    refused(tokenize(["sheep.txt", "--out", "a.bin", "--workers", "-1"]), capsys, "workers: at least 0, not -1")
+    refused(tokenize(["missing.txt", "--out", "a.bin"]), capsys, "missing.txt: no such file or folder")
+    refused(tokenize(["sheep.jsonl", "--out", "a.bin", "--text-field", "id"]), capsys, "no field 'id', but text, body")
+    refused(tokenize(["-", "--out", "a.bin", "--tokenizer", "char"]), capsys, "all of standard input would have to be known")
+    refused(tokenize(["sheep.txt", "--out", "sheep.txt/a.bin", "--tokenizer", "byte"]), capsys, "a.bin was not written: ")
+    assert Path("sheep.txt").read_text() == SHEEP
+
+
+# Reading
+
+
+def training(**settings):
+    return Training(**{"batch": 3, "segment": 7, **settings})
+
+
+def test_a_token_file_is_read_as_the_same_tokens_in_memory(place):
+    assert tokenize(["sheep.jsonl", "--out", "a.bin", "--tokenizer", "byte", "--workers", "0"]) == 0
+    corpus = open_corpus(tiny.config({"data": "a.bin"}, batch=3, segment=7))
+    assert isinstance(corpus, TokenFileCorpus) and corpus.tokenizer.kind == "byte"
+    tokens = np.fromfile("a.bin", "<u2").astype(np.int32)
+    cut = int(len(tokens) * 0.9)
+    batches, same = corpus.batches(), FileBatches(tokens[:cut], training(), None)
+    for _ in range(900):
+        (inputs, targets), (same_inputs, same_targets) = batches.next(), same.next()
+        assert inputs.dtype == targets.dtype == np.int32
+        assert np.array_equal(inputs, same_inputs) and np.array_equal(targets, same_targets)
+    assert batches.position() == same.position()
+    assert np.array_equal(corpus.batches(json.loads(json.dumps(batches.position()))).next(), same.next())
+    validation = corpus.validation()
+    assert np.array_equal(validation.tokens, tokens[cut:]) and validation.bytes == (tokens[cut + 1 :] < 256).sum()
+    assert np.array_equal(corpus.validation(20).tokens, tokens[cut : cut + 21]) and len(corpus.validation(1).tokens) == 8
+    assert np.array_equal(text_to_score(Text(data="a.bin"), BYTES).tokens, tokens)
+    assert np.array_equal(text_to_score(Text(data="a.bin"), BYTES, 9).tokens, tokens[:10])
+
+
+def test_what_is_held_out_of_a_large_file_has_a_bound(place):
+    np.zeros(30 * MOST, "<u2").tofile("a.bin")
+    corpus = TokenFileCorpus(Text(data="a.bin", tokenizer="byte"), training())
+    assert len(corpus.validation().tokens) == MOST + 1 == len(corpus.validation(2 * MOST).tokens)
+
+
+def test_a_file_is_not_held_in_memory(place):
+    np.zeros(20_000_000, "<u2").tofile("a.bin")
+    tracemalloc.start()
+    batches = TokenFileCorpus(Text(data="a.bin", tokenizer="byte"), training()).batches()
+    for _ in range(50):
+        batches.next()
+    assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    assert "a.bin" not in Path("/proc/self/maps").read_text() if Path("/proc/self/maps").exists() else True
+    tracemalloc.stop()
+
+
+def test_nanogpt_train_and_val(place):
+    np.arange(200, dtype="<u2").tofile("train.bin")
+    np.arange(30, dtype="<u2").tofile("val.bin")
+    corpus = TokenFileCorpus(Text(data="train.bin", tokenizer="byte"), training())
+    assert corpus.validation().tokens.tolist() == list(range(30)) and corpus.tokenizer.end_of_text == 256
+    assert len(corpus.batches()._tokens) == 200
+    Path("val.bin").unlink()
+    assert TokenFileCorpus(Text(data="train.bin", tokenizer="byte"), training()).validation().tokens.tolist() == list(range(180, 200))
+
+
+def test_a_file_of_characters_trains_as_its_text_does(place):
+    assert tokenize(["sheep.txt", "--out", "a.bin", "--tokenizer", "char", "--workers", "0"]) == 0
+    mapped = TokenFileCorpus(Text(data="a.bin"), training())
+    held = FileCorpus(Text(data="sheep.txt", tokenizer="char"), training())
+    assert mapped.tokenizer.pieces == held.tokenizer.pieces
+    assert np.array_equal(mapped.batches().next(), held.batches().next()) and mapped.batches().position() == held.batches().position()
+
+
+def opened(path="a.bin", tokenizer=None, **text):
+    return TokenFileCorpus(Text(data=path, **text), training(), tokenizer)
+
+
+def test_damaged_token_files_are_one_sentence(place):
+    with pytest.raises(DataError, match=r"a\.bin: cannot be read \(No such file or directory\); `neurogen tokenize"):
+        opened()
+    Path("a.bin").write_bytes(b"")
+    with pytest.raises(DataError, match=r"a\.bin: no whole token file, 0 bytes where an even number"):
+        opened(tokenizer=BYTES)
+    Path("a.bin").write_bytes(b"a" * 501)
+    with pytest.raises(DataError, match=r"a\.bin: no whole token file, 501 bytes where an even number"):
+        opened(tokenizer=BYTES)
+    Path("a.bin").write_bytes(b"a" * 500)
+    with pytest.raises(ConfigError, match=r"no a\.json beside it says which tokenizer wrote it; name it: --tokenizer"):
+        opened()
+    with pytest.raises(DataError, match=r"a\.bin: token 24929 is beyond the vocabulary of 257"):
+        opened(tokenizer=BYTES).batches().next()
+    with pytest.raises(DataError, match=r"a\.bin: token 24929 is beyond the vocabulary of 257"):
+        opened(tokenizer=BYTES).validation()
+
+
+def test_what_lies_beside_must_fit(place):
+    assert tokenize(["sheep.txt", "--out", "a.bin", "--tokenizer", "byte", "--workers", "0"]) == 0
+    whole, said = Path("a.bin").read_bytes(), Path("a.json").read_text()
+    Path("a.bin").write_bytes(whole[:-2])
+    with pytest.raises(DataError, match=r"a\.bin: no whole token file, .* where .* bytes are wanted; write it again"):
+        opened()
+    Path("a.bin").write_bytes(whole)
+    with pytest.raises(DataError, match="another tokenizer wrote it than the model's"):
+        opened(tokenizer=build("byte", [], 0, True))
+    with pytest.raises(CheckpointError, match="saved place in the text is for tokens"):
+        opened().batches({"tokens": 5, "batch": 3, "heads": [0, 0, 0]})
+    Path("a.json").write_text(said.replace("uint16", "uint32"))
+    with pytest.raises(DataError, match=r"a\.bin: no whole token file"):
+        opened()
+    for broken in (said.replace("uint16", "int8"), said[:-9], "[]"):
+        Path("a.json").write_text(broken)
+        with pytest.raises(DataError, match=r"a\.json: not what `neurogen tokenize` writes beside a\.bin"):
+            opened()
+    Path("a.json").write_text(said)
+    Path("a.tokenizer/tokenizer.json").unlink()
+    with pytest.raises(DataError, match=r"a\.bin: its tokenizer, a\.tokenizer beside it, is gone or damaged"):
+        opened()
+
+
+def test_a_file_that_goes_away_while_it_is_read(place):
+    np.zeros(1000, "<u2").tofile("a.bin")
+    batches = opened(tokenizer=BYTES).batches()
+    batches.next()
+    Path("a.bin").unlink()
+    with pytest.raises(DataError, match=r"a\.bin: cannot be read any more .*; put it back, then go on with --resume"):
+        batches.next()
