@@ -67,6 +67,12 @@ PHYSICS = {  # argument types of every function that all backends share
     "sampling.order_of": (NUMBER, BITS),
     "adamw.clipping": (NUMBER, NUMBER),
     "adamw.adamw_step": (NUMBER,) * 8,
+    "adamw8bit.decode": (types.int64, NUMBER, NUMBER),
+    "adamw8bit.encode": (NUMBER,) * 4,
+    "adamw8bit.mean_of": (types.int8, NUMBER),
+    "adamw8bit.square_of": (types.uint8, NUMBER),
+    "adamw8bit.mean_code": (NUMBER, NUMBER, BITS),
+    "adamw8bit.root_code": (NUMBER, NUMBER, BITS),
 }
 
 

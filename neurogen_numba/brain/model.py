@@ -118,15 +118,21 @@ class NeuroGenModel:
             act.token_rows.gradient[...] = 0
         if decoder.apart:
             learn_by_blocks(decoder, act, self.optimizer)
-        for first, last in () if decoder.apart else decoder.blocks(act):
-            logits = decoder.logits(act, first, last)
-            d_logits = act.d_logits[: len(logits)]
-            self._score(act, first, last, logits, d_logits[:, : logits.shape[1]])
-            decoder.backward(act, first, last, d_logits)
+        else:
+            self._learn_decoder(act)
         brain.think_back(act)
         self.optimizer.apply(*([(act.token_rows,)] if act.token_rows else []))
         brain.refresh()
         act.advance(act.length)
+
+    def _learn_decoder(self, act):
+        """Losses, hits and the gradient of the decoder, for which no more logits are held than the backend wants."""
+        decoder = self.brain.decoder
+        for first, last in decoder.blocks(act):
+            logits = decoder.logits(act, first, last)
+            d_logits = act.d_logits[: len(logits)]
+            self._score(act, first, last, logits, d_logits[:, : logits.shape[1]])
+            decoder.backward(act, first, last, d_logits)
 
     def score(self, act: Activity, inputs, targets):
         """(nats [T, B] float32, hits [T, B] bool), NumPy, of time-major inputs and targets [T, B] int32, 0 where a target is below 0; `act`

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 
 from ..brain.buffers import Parameters
@@ -9,7 +11,7 @@ from ..kernels.adamw import BETA1, BETA2
 from ..kernels.reduce import BLOCK
 
 
-class Optimizer:
+class Optimizer(ABC):
     """Holds the number of updates made, and what is kept of each parameter. An update is `prepare`, the way back, `apply`, `finish`."""
 
     apart: frozenset[str] = frozenset()  # parameters whose gradient is never whole (frugal.py)
@@ -24,9 +26,9 @@ class Optimizer:
         self._numbers = backend.zeros(4)
         self._squares = backend.zeros(-(-parameters.flat_gradient.size // BLOCK), "float64")
 
+    @abstractmethod
     def tensors(self) -> dict:
         """What a checkpoint keeps beside the number of updates: name -> array of the device."""
-        raise NotImplementedError
 
     def prepare(self, rate: float):
         """Set what changes from update to update: the next one will be made at this rate."""
@@ -34,9 +36,9 @@ class Optimizer:
         numbers = (rate, 1 / (1 - BETA1**steps), 1 / (1 - BETA2**steps), self.clip)
         self._numbers[...] = self.backend.asarray(numbers, "float32")
 
+    @abstractmethod
     def apply(self):
         """One update from the gradients at hand; where their norm is not finite, nothing is changed."""
-        raise NotImplementedError
 
     def finish(self) -> float:
         """The norm of the gradient of the update just made, which counts if it is finite."""
