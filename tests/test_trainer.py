@@ -228,15 +228,12 @@ def test_what_may_change_in_the_middle_of_a_run(tmp_path, sheep):
 # Saving
 
 
-def test_every_checkpoint_is_scored_and_the_best_is_kept(tmp_path, sheep):
+def test_every_checkpoint_is_scored_and_the_best_is_kept(tmp_path, sheep, monkeypatch):
     run = tmp_path / "run"
     trainer = begin(run, sheep, steps=12, checkpoint_interval=2, eval_interval=100, keep_checkpoints=1)
-    losses = iter([3.0, 1.0, 2.0, 4.0, 5.0, 6.0])
-    real = loop.evaluate
-    loop_evaluate = lambda model, text: dataclasses.replace(real(model, text), loss=next(losses, 9.0))  # noqa: E731
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "evaluate", loop_evaluate)
-        reports = end(trainer)
+    losses, score = iter([3.0, 1.0, 2.0, 4.0, 5.0, 6.0]), loop.evaluate
+    monkeypatch.setattr(loop, "evaluate", lambda *text: dataclasses.replace(score(*text), loss=next(losses, 9.0)))
+    reports = end(trainer)
     assert [(report.step, report.loss) for report in of(EvalReport, reports)] == [(2, 3), (4, 1), (6, 2), (8, 4), (10, 5), (12, 9)]
     assert kept(run) == [4, 12] and checkpoint.best(run)[0] == checkpoint.step_folder(run, 4)
     saved = of(CheckpointReport, reports)
