@@ -1,4 +1,4 @@
-"""A bias on every row: x [R, N] += bias [N], float32."""
+"""A bias on every row: x [R, N] += bias [N], float32. The rows of the array may be longer."""
 
 import numba
 from numba import cuda
@@ -13,7 +13,7 @@ ROWS = 16  # that a thread goes through with the bias in a register
 def add_bias(x, bias):
     """A thread per column and ROWS rows; a block per some columns and as many rows."""
     n, first = cuda.grid(1), cuda.blockIdx.y * ROWS
-    if n < x.shape[1]:
+    if n < bias.size:
         own = bias[n]
         for r in range(first, min(first + ROWS, x.shape[0])):
             x[r, n] += own

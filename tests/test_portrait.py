@@ -87,3 +87,17 @@ def test_pieces_are_parts_of_documents(tokens, end):
         assert any(np.array_equal(whole, tokens[first : first + len(whole)]) for first in range(len(tokens)))
         if end is not None and long_enough:
             assert end not in piece.prompt and end not in piece.truth
+
+
+def test_of_a_segment_that_is_not_kept_the_last_chunk_is_drawn():
+    model = NeuroGenModel.from_config(tiny.config(brain={"chunk": 4}, activation_memory="recompute"), backend="cpu")
+    act, whole = model.activity(16, 2, learning=True), model.activity(16, 2)
+    ids = np.random.default_rng(0).integers(0, model.config.brain.vocabulary, (11, 2)).astype(np.int32)
+    for each in (act, whole):
+        each.hear(ids)
+        model.brain.think(each)
+    report, expected = portrait(model, act, 1), portrait(model, whole, 1)
+    for name in MODULES:
+        np.testing.assert_array_equal(report.events[name], expected.events[name][8:])
+    np.testing.assert_array_equal(report.memory, expected.memory[8:])
+    np.testing.assert_array_equal(report.working_memory, expected.working_memory[8:])

@@ -173,7 +173,8 @@ class Run:
 
     def result(self):
         parameters, numpy = self.model.brain.parameters, self.backend.to_numpy
-        flat = {name: numpy(getattr(parameters, f"flat_{name}")) for name in ("value", "gradient", "m", "v")}
+        flat = {name: numpy(getattr(parameters, f"flat_{name}")) for name in ("value", "gradient")}
+        flat |= {name: numpy(kept) for name, kept in self.model.optimizer.tensors().items()}
         return flat | self.act.state() | {"losses": np.array(self.losses)}
 
 

@@ -390,7 +390,7 @@ class CudaBackend(Backend):
 
     def add_bias(self, x, own):
         threads = 8 if SIMULATED else THREADS
-        self.launch(bias.add_bias, (blocks(x.shape[1], threads), blocks(len(x), bias.ROWS)), threads, x, own)
+        self.launch(bias.add_bias, (blocks(own.size, threads), blocks(len(x), bias.ROWS)), threads, self._whole_rows(x), own)
 
     def cross_entropy(self, loss, hit, d_logits, logits, targets, weight):
         size = logits.shape[1]

@@ -10,18 +10,19 @@ SAMPLE = 4096  # time constants of a module, weights of a projection; neuromodul
 
 
 def portrait(model, act, step: int) -> BrainReport:
-    """The brain of `model` after the segment that `act` has just run; of what happened in it, the first sequence."""
-    value, numpy, length = model.brain.parameters.value, model.backend.to_numpy, act.length
-    ids = numpy(act.ids[:length, 0])
+    """The brain of `model` after the segment that `act` has just run; of what happened in it, the first sequence, as far as it is kept."""
+    value, numpy = model.brain.parameters.value, model.backend.to_numpy
+    first = (act.length - 1) // act.chunk * act.chunk if act.keeping else 0  # otherwise there is room for the last chunk alone
+    length, ids = act.length - first, numpy(act.ids[first : act.length, 0])
 
     def some(array, most):
         return numpy(array[:: -(-len(array) // most)])
 
     return BrainReport(
         step=step,
-        levels={name: float(level.mean()) for name, level in act.levels.items()},
+        levels={name: float(numpy(level).mean()) for name, level in act.levels.items()},
         text=model.tokenizer.decode(ids) if model.tokenizer else "",
-        events={name: some(act.v[name][1 : length + 1, 0].T > 1, NEURONS).T for name in MODULES},
+        events={name: some(act.v[name][1 : length + 1, 0].T, NEURONS).T > 1 for name in MODULES},
         membrane={name: some(value[f"{name}.log_tau_v"], SAMPLE) for name in MODULES},
         adaptation={name: some(value[f"{name}.log_tau_a"], SAMPLE) for name in MODULES},
         weights={arc.name: some(value[f"{arc.name}.weight"].reshape(-1), SAMPLE) for arc in model.brain.arcs},
