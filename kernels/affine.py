@@ -1,7 +1,7 @@
 """The logits of a single sequence: one row times a matrix, and a bias: out [1, V] = x [1, K] @ weight [V, K].T + bias [V].
 
-Every number of the matrix is used once, so its time is that of reading the matrix. cuBLAS reads as fast, but wants the row in 16 bits before
-and the bias added after it: three launches, and 3,051 tokens/s in one stream become 2,860 (docs/performance.md).
+Every number of the matrix is used once, so its time is that of reading the matrix. cuBLAS reads as fast, but wants the row in 16 bits
+before and the bias added after it: three launches, and 3,051 tokens/s in one stream become 2,860 (docs/performance.md).
 """
 
 import numba

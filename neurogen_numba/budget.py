@@ -92,6 +92,9 @@ def what_would_fit(config: Config, card: Card, limit: int) -> Iterator[Change]:
         whole = getattr(getattr(config, section), field)
         now = whole if section == "training" else whole.neurons
 
+        if field == "broca" and config.brain.tied and not whole.outputs:
+            continue  # the embedding is as large as what Broca says
+
         def changed(value, section=section, field=field, whole=whole):
             return config.replace(**{section: {field: value if section == "training" else replace(whole, neurons=value)}})
 

@@ -11,6 +11,7 @@ from .config import Config
 from .configure import add_config_flags, config_of
 from .errors import ConfigError
 from .presets import get_preset
+from .text.sources import absolute
 
 
 def parser() -> Parser:
@@ -32,12 +33,13 @@ def configure(args, old: Config) -> Config:
         raise ConfigError("the new size is missing; give --preset, --config or --set")
     config = config_of(args)
     default = get_preset(config.preset).text
-    text = {name: value for name, value in dataclasses.asdict(config.text).items() if value != getattr(default, name)}
+    said = {word.partition("=")[0].strip().removeprefix("text.") for word in args.assignments}
+    text = {name: value for name, value in dataclasses.asdict(config.text).items() if name in said or value != getattr(default, name)}
     for name in ("tokenizer", "vocabulary"):
         if name in text:
             raise ConfigError(f"text.{name}: the tokens are those that the old model has learned; leave it out")
     if "data" in text:
-        text["data"] = str(Path(text["data"]).resolve())  # a resumed run may start in another folder
+        text["data"] = absolute(text["data"])  # a resumed run may start in another folder
     config = dataclasses.replace(config, text=dataclasses.replace(old.text, **text))
     return config.replace(brain={"vocabulary": old.brain.vocabulary})
 

@@ -88,6 +88,9 @@ def configure(args) -> Config:
         sections = _quick(config_of(args, sections), sections)
     config = config_of(args, sections)
     data = config.text.data
+    given = [flag for flag in ("--tokenizer", "--vocab-size") if getattr(args, TEXT_FLAGS[flag][0]) is not None]
+    if given and data.endswith(".bin") and Path(data).with_suffix(".json").is_file():
+        raise ConfigError(f"{', '.join(given)}: the tokens of {data} are those of the tokenizer that wrote it; leave it out")
     try:
         return config.replace(text={"data": absolute(data)})  # a resumed run may start in another folder
     except ValueError as error:

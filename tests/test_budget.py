@@ -14,7 +14,7 @@ from neurogen_numba.backends.cuda import CudaBackend
 from neurogen_numba.backends.paper import Sheet
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.cli import main
-from neurogen_numba.config import size_of
+from neurogen_numba.config import Module, size_of
 from neurogen_numba.configure import config_of
 from neurogen_numba.errors import BackendError, ConfigError
 from neurogen_numba.learning.trainer import Trainer
@@ -207,3 +207,9 @@ def test_mistakes(words, said, capsys):
     assert main(["plan", "--backend", "cpu", *words]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("broca", [Module(2048, outputs=768), Module(768)])
+def test_a_tied_brain_is_advised_too(broca):
+    config = get_preset("wikitext").replace(brain={"vocabulary": 33278, "broca": broca})
+    assert list(budget.what_would_fit(config, CARD, int(0.8 * total(config))))

@@ -161,6 +161,7 @@ def test_a_run_on_many_files_and_on_its_token_file(place, capsys, monkeypatch):
     flags = ["--text-field", "body", "--tokens-per-chunk", "500", "--workers", "1", "--reset-at-documents"]
     assert train(["--preset", "tiny", "--data", "parts/*.jsonl", *flags]) == 0
     assert tokenize(["parts", "--text-field", "body", "--tokenizer", "char", "--out", "sheep.bin"]) == 0
+    refused(train(["--preset", "tiny", "--data", "sheep.bin", "--vocab-size", "300"]), capsys, "--vocab-size", "sheep.bin", "leave it out")
     assert train(["--preset", "tiny", "--data", "sheep.bin"]) == 0
     (place / "elsewhere").mkdir()
     monkeypatch.chdir(place / "elsewhere")

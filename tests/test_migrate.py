@@ -82,5 +82,8 @@ def test_the_text_may_be_another_one(place):
     assert migrate(["tiny-1", "runs/x", "--preset", "large", "--set", "text.data=other.txt"]) == 0
     config = json.loads((place / "runs/x/config.json").read_text())
     assert config["text"]["data"] == str(place / "other.txt") and config["text"]["tokenizer"] == "char"
+    for number, (data, kept) in enumerate({"hf:some/set": "hf:some/set", "-": "-", "": ""}.items()):
+        assert migrate(["tiny-1", f"runs/y{number}", "--preset", "large", "--set", f"text.data='{data}'"]) == 0
+        assert json.loads((place / f"runs/y{number}/config.json").read_text())["text"]["data"] == kept
     (place / "other.txt").write_text("sheep went home.\n" * 99)
     assert train(["--resume", "x"]) == 0

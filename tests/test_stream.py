@@ -1,6 +1,7 @@
 """Streams of any length: no document is lost or told twice, held-out ones stay out, and a position goes on bit for bit."""
 
 import json
+import multiprocessing
 
 import numpy as np
 import pytest
@@ -260,3 +261,14 @@ def test_text_to_score(tmp_path, monkeypatch):
         text_to_score(Text(data="hf:a/b"), BYTES)
     with pytest.raises(DataError, match="0 tokens; scoring needs at least 2"):
         text_to_score(Text(data=lines(tmp_path / "b.jsonl", [])), BYTES)
+
+
+def test_a_worker_that_is_killed_costs_a_sentence(monkeypatch):
+    monkeypatch.setattr(encoding, "PARCEL", 50)
+    pieces = (Piece("sheep " * 20, True, {"at": number}) for number in range(1000))
+    going = encoded(pieces, BYTES, True, 1)
+    next(going)
+    for child in multiprocessing.active_children():
+        child.kill()
+    with pytest.raises(DataError, match="a process that encodes text was killed.*--workers"):
+        list(going)

@@ -673,3 +673,13 @@ def test_the_watchdog_is_handed_what_it_judges(tmp_path, sheep, monkeypatch):
     assert [text for _, text in warnings] == [" the text comes too slowly", " pfc is silent", " the disk is slow"]
     texts = [report.text for report in of(Notice, reports)]
     assert "40 seconds waited for it, 100 % of the time" in texts[1] and "took 30 seconds, after 100 seconds of training" in texts[3]
+
+
+def test_who_stops_during_the_last_look_need_not_wait_for_it(tmp_path, sheep, monkeypatch):
+    trainer = begin(tmp_path / "run", sheep, steps=4)
+    validation = trainer.corpus.validation
+    monkeypatch.setattr(trainer.corpus, "validation", lambda: trainer.stop() or validation())
+    reports = end(trainer)
+    assert isinstance(reports[-1], Notice) and "--resume" in reports[-1].text
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert isinstance(end(Trainer.resume(tmp_path / "run", backend="cpu"))[-1], FinalReport)

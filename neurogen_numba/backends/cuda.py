@@ -190,12 +190,13 @@ class CudaBackend(Backend):
             self._cublas.product(self._current, out, a, b, add, scale)
 
     def affine(self, out, x, weight, bias, rounded=None):
-        one_row = len(x) == 1 and str(weight.dtype) == "bfloat16" and weight.flags.c_contiguous and weight.shape[1] % affine.QUAD == 0
-        if not one_row:
+        K, contiguous = weight.shape[1], weight.flags.c_contiguous
+        fits = K % affine.QUAD == 0 and self.shared_memory >= 4 * K
+        if not (len(x) == 1 and str(weight.dtype) == "bfloat16" and contiguous and fits):
             return super().affine(out, x, weight, bias, rounded)
         grid = min(affine.BLOCKS * self.multiprocessors, blocks(len(weight), affine.ROWS))
         words = self.bits(weight).view("uint64")
-        self.launch(affine.affine_of_one, grid, affine.THREADS, out, x, words, bias, shared=4 * weight.shape[1])
+        self.launch(affine.affine_of_one, grid, affine.THREADS, out, x, words, bias, shared=4 * K)
 
     def stream_of(self, lane):
         """The stream of a lane: the same one each time."""

@@ -101,12 +101,21 @@ def _embedding(old, new):
     before, now, senses = old.parameters.value, new.parameters.value, old.components[0]
     thalamus = proportional(old.config.thalamus.neurons, new.config.thalamus.neurons)
     rows, of_rows = senses.weight * senses.gain, None if senses.tied else senses.weight.shape
+    if new.config.tied and not senses.tied:
+        if through in now:
+            yield Row(
+                through, before[through].shape if through in before else None, now[through].shape, "reset: it hears the decoder's rows"
+            )
+        return
     if through in now:
         columns = proportional(rows.shape[1], now[through].shape[0])
         projection = before[through] if through in before else np.eye(rows.shape[1], dtype=np.float32)
-        now[through][...] = columns.spread(projection)[:, thalamus.parent]
+        # the decoder has shared its rows out among the children already, and makes them larger by another gain
+        larger = new.components[0].gain / senses.gain
+        spread = projection[columns.parent] / larger if new.config.tied else columns.spread(projection)
+        now[through][...] = spread[:, thalamus.parent]
         yield Row(through, before[through].shape if through in before else None, now[through].shape, _changed(projection, now[through]))
-    if new.config.tied:  # its rows are the decoder's
+    if new.config.tied:
         return
     if through in now:
         how, now[name][...] = _changed(rows, now[name]), rows[:, columns.parent]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +31,8 @@ def streams_of(training: Training) -> int:
     return min(STREAMS, training.batch)
 
 
-def evaluate(model, validation: Validation) -> Score:
-    """Score held-out tokens: every one but the first is a target, and none is left out of the mean.
+def evaluate(model, validation: Validation, stopping: Callable[[], bool] = lambda: False) -> Score | None:
+    """Score held-out tokens: every one but the first is a target, and none is left out of the mean. None where `stopping()` became true.
 
     They are cut into `streams_of` pieces (fewer for a short text), read side by side, each from a fresh state that is carried to its end.
     """
@@ -45,6 +46,8 @@ def evaluate(model, validation: Validation) -> Score:
     act = model.activity(model.config.brain.chunk, streams)
     nats = hits = 0.0
     for first in range(0, length, act.tokens):
+        if stopping():
+            return None
         losses, right = model.score(act, inputs[first : first + act.tokens], targets[first : first + act.tokens])
         nats += losses.sum(dtype=np.float64)
         hits += right.sum()

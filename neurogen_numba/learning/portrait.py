@@ -10,10 +10,10 @@ SAMPLE = 4096  # time constants of a module, weights of a projection; neuromodul
 
 
 def portrait(model, act, step: int) -> BrainReport:
-    """The brain of `model` after the segment that `act` has just run; of what happened in it, the first sequence, as far as it is kept."""
+    """The brain of `model` after an update on the segment of `act`; of what happened in it, the first sequence."""
     value, numpy = model.brain.parameters.value, model.backend.to_numpy
-    first = (act.length - 1) // act.chunk * act.chunk if act.keeping else 0  # otherwise there is room for the last chunk alone
-    length, ids = act.length - first, numpy(act.ids[first : act.length, 0])
+    length = min(act.length, act.chunk) if act.keeping else act.length  # with room for one chunk, the way back ends in the first
+    ids = numpy(act.ids[:length, 0])
 
     def some(array, most):
         return numpy(array[:: -(-len(array) // most)])

@@ -47,8 +47,9 @@ def beginning(config: Config) -> dict:
 class Trainer:
     """A run in its directory. `Trainer(config, run)` begins one, `Trainer.resume(run)` goes on from its last checkpoint, bit for bit."""
 
-    def __init__(self, config: Config, run: Path, backend="auto", fit: bool = False):
-        """fit: make the first change that lets the run fit into the memory there is. Raises BackendError where it does not fit."""
+    def __init__(self, config: Config, run: Path, backend="auto", fit: bool = False, begun: bool = False):
+        """fit: make the first change that lets the run fit into the memory there is. begun: it has begun before, perhaps on another
+        backend. Raises BackendError where it does not fit."""
         corpus = open_corpus(config)
         corpus.batches()  # refuses a text that is too short before the brain is drawn, which may take a while
         config = config.replace(brain={"vocabulary": corpus.tokenizer.vocabulary})
@@ -60,7 +61,7 @@ class Trainer:
             if fit:
                 config, self._fitted = budget.fit(config, budget.Card.of(backend), backend.memory()[0])
             budget.check(config, backend)
-        elif fit or config.training.memory_limit:
+        elif fit or (config.training.memory_limit and not begun):
             raise ConfigError("--fit and --memory-limit are about a GPU's memory, and this run is on the CPU; leave them out")
         model = NeuroGenModel.from_config(config, corpus.tokenizer, backend=backend)
         self._setup(model, corpus, run, beginning(config))
@@ -75,11 +76,17 @@ class Trainer:
         """
         changes = {**(saving or {}), **({} if steps is None else {"steps": steps, "max_minutes": 0.0})}
         if folder is None and not checkpoint.saved(run) and (run / CONFIG).is_file():
-            trainer = cls(read_config(run).replace(training=changes), run, backend)
+            trainer = cls(read_config(run).replace(training=changes), run, backend, begun=True)
             trainer.steps = steps or trainer.steps  # `text.max_chunks` does not hold back whoever asks for more
             trainer._notices = ["no checkpoint had been saved yet: the run begins again"]
             return trainer
         folder, passed_over = (folder, []) if folder else checkpoint.newest(run)
+        backend = backend if isinstance(backend, Backend) else backends.get(backend)
+        if backend.name == "cuda" and (run / CONFIG).is_file():
+            config = read_config(run)
+            if config.training.memory_limit:
+                backend.limit_memory(size_of(config.training.memory_limit))
+            budget.check(config, backend)
         model, state, saved = NeuroGenModel.restore(folder, backend=backend)
         if model.tokenizer is None:
             raise CheckpointError(f"{folder}: no tokenizer was saved with it; it was not made by `neurogen train`")
@@ -288,7 +295,10 @@ class Trainer:
         return Snapshot(self.step, tensors, documents, self.model.tokenizer, loss)
 
     def _finish(self, tokens):
-        score = evaluate(self.model, self.corpus.validation())
+        score = evaluate(self.model, self.corpus.validation(), lambda: self._stopping)
+        if score is None:
+            yield Notice("stopped before the last look at all of the held-out text; --resume looks at it, everything else is done")
+            return
         yield EvalReport(self.step, *dataclasses.astuple(score))
         summary = {
             "preset": self.config.preset,

@@ -9,9 +9,11 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 
+from ..errors import DataError
 from .sources import Piece
 from .tokenizer import Tokenizer
 
@@ -25,7 +27,7 @@ def encoded(pieces: Iterable[Piece], tokenizer: Tokenizer, ends: bool, workers: 
     """Each piece with its token ids [tokens] int32, with the end of text behind each document if `ends` and there is one.
 
     workers: processes that encode; 0: this one does. The ids and their order are the same.
-    Raises ConfigError for a character that has no token.
+    Raises ConfigError for a character that has no token, DataError if somebody kills one of the processes.
     """
     if not workers:
         yield from ((piece, encode(tokenizer, piece, ends)) for piece in pieces)
@@ -41,6 +43,8 @@ def encoded(pieces: Iterable[Piece], tokenizer: Tokenizer, ends: bool, workers: 
                 yield from _result(under_way)
         while under_way:
             yield from _result(under_way)
+    except BrokenProcessPool:
+        raise DataError("a process that encodes text was killed, perhaps for want of memory; use fewer --workers, or none") from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # whichever thread drops this iterator, possibly one of the pool's own
 

@@ -190,10 +190,9 @@ def _work(pipe):
         os.nice(10)  # training goes first
     while True:
         try:
-            request = pipe.recv()
-        except (EOFError, OSError):
+            pipe.send(_attempt(*pipe.recv()))
+        except (EOFError, OSError):  # whoever asks has ended
             return
-        pipe.send(_attempt(*request))
 
 
 def _attempt(run, brain, step) -> str:
