@@ -114,7 +114,11 @@ def _fits(config, card, limit):
 def advice(config: Config, card: Card, limit: int) -> str:
     """The end of a sentence: what would make a run fit into `limit` bytes."""
     fitting = [change.words for change in what_would_fit(config, card, limit)]
-    return f"any of these would: {', '.join(fitting)}" if fitting else HOPELESS
+    if fitting:
+        return f"any of these would: {', '.join(fitting)}"
+    if not config.brain.tied and _fits(config.replace(training={"optimizer": "adafactor", "activation_memory": "recompute"}), card, limit):
+        return "--optimizer adafactor and --activation-memory recompute together would make it fit"
+    return HOPELESS
 
 
 def fit(config: Config, card: Card, limit: int) -> tuple[Config, str]:

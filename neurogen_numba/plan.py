@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .backends import NAMES
 from .cli import COMMANDS, Parser, command
-from .config import size_of
+from .config import ACTIVATION_MEMORY, OPTIMIZERS, size_of
 from .configure import add_config_flags, config_of
 from .errors import BackendError, ConfigError
 
@@ -20,6 +20,8 @@ def parser() -> Parser:
     add_config_flags(flags)
     flags.add_argument("--batch-size", type=int, default=None, help="sequences trained side by side (default: the preset's)")
     flags.add_argument("--seq-length", type=int, default=None, help="tokens of a segment (default: the preset's)")
+    flags.add_argument("--optimizer", default=None, help=f"{', '.join(OPTIMIZERS)} (default: the preset's)")
+    flags.add_argument("--activation-memory", default=None, help=f"{', '.join(ACTIVATION_MEMORY)} (default: the preset's)")
     flags.add_argument("--vocab-size", type=int, default=None, help="tokens known (default: the preset's)")
     limit = "such as 3.2GB: exit code 2 if the run needs more, and what would fit"
     flags.add_argument("--memory-limit", default=None, metavar="SIZE", help=limit)
@@ -36,6 +38,7 @@ def main(argv=None):
     limit = size_of(args.memory_limit) if args.memory_limit else None
     config = config_of(args)
     training = {"batch": args.batch_size, "segment": args.seq_length}
+    training |= {"optimizer": args.optimizer, "activation_memory": args.activation_memory}
     config = config.replace(
         brain={"vocabulary": args.vocab_size or config.text.vocabulary},
         training={name: value for name, value in training.items() if value is not None},

@@ -213,3 +213,10 @@ def test_mistakes(words, said, capsys):
 def test_a_tied_brain_is_advised_too(broca):
     config = get_preset("wikitext").replace(brain={"vocabulary": 33278, "broca": broca})
     assert list(budget.what_would_fit(config, CARD, int(0.8 * total(config))))
+
+
+def test_where_no_single_change_suffices_the_frugal_settings_are_named():
+    config = get_preset("scale-4gb").replace(training={"optimizer": "adamw"})
+    limit = 4 * 10**9
+    assert budget.advice(config, budget.Card(limit, "float32"), limit).startswith("--optimizer adafactor and --activation-memory recompute")
+    assert budget.advice(config, budget.Card(limit, "float32"), 10**9) == budget.HOPELESS

@@ -125,6 +125,8 @@ def documents(data: str | Path) -> list[str]:
     kept = [text for text in texts if text.strip()]
     if not kept:
         what = "every text file in the folder is" if Path(data).is_dir() else "the file is" if Path(data).exists() else "what is there is"
+        if data == "-":
+            raise DataError("-: standard input is empty; give the text again: neurogen ... < FILE")
         raise DataError(f"{data}: {what} empty; give one with text in it")
     return kept
 
