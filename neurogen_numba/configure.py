@@ -31,8 +31,9 @@ def add_config_flags(flags: argparse.ArgumentParser) -> None:
 def config_of(args, flags: dict | None = None) -> Config:
     """The preset, or the one that the file names; then what the file sets, what --set does, and what `flags` do: {section: {field: value}}.
 
-    Whoever asks for so many steps is not held to the preset's time limit, but to one of their own. Raises ConfigError for a file that
-    cannot be read, and for a setting that is unknown, mistyped or out of range: it names where it stands.
+    Whoever asks for so many steps is held to no time limit but one of their own: not to the preset's, nor to a file's who asks on the
+    command line. Raises ConfigError for a file that cannot be read, and for a setting that is unknown, mistyped or out of range: it names
+    where it stands.
     """
     values = read(args.config) if args.config else {}
     name = args.preset or values.get("preset", "nano")
@@ -44,7 +45,7 @@ def config_of(args, flags: dict | None = None) -> Config:
         config = get_preset(name)
     except ConfigError as error:
         raise (error if args.preset else ConfigError(f"{args.config}: {error}")) from None
-    asked = [values.get("training")]
+    asked = [(0, values.get("training"))]  # in the file (0) or on the command line (1), and what was named there
     if args.config:
         config = _overlay(config, values | {"preset": name}, str(args.config))
     for assignment in args.assignments:
@@ -53,11 +54,11 @@ def config_of(args, flags: dict | None = None) -> Config:
             raise ConfigError(f"--set {assignment}: SECTION.KEY=VALUE is wanted, such as training.steps=500")
         values = _nested(setting.strip(), _value(value.strip()))
         config = _overlay(config, values, f"--set {assignment}")
-        asked.append(values.get("training"))
+        asked.append((1, values.get("training")))
     config = config.replace(**(flags or {}))
-    asked.append((flags or {}).get("training"))
-    named = {field for fields in asked if isinstance(fields, dict) for field in fields}
-    return config.replace(training={"max_minutes": 0.0}) if "steps" in named and "max_minutes" not in named else config
+    asked.append((1, (flags or {}).get("training")))
+    named = {name: where for where, fields in asked if isinstance(fields, dict) for name in fields}
+    return config.replace(training={"max_minutes": 0.0}) if named.get("steps", -1) > named.get("max_minutes", -1) else config
 
 
 def read(path: Path) -> dict:

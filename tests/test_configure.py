@@ -149,3 +149,19 @@ def test_every_command_that_builds_a_model_takes_them(command, capsys):
 def test_a_resumed_run_keeps_its_own_settings(words, flag, tmp_path, capsys):
     assert main(["train", "--resume", "--out", str(tmp_path), *words]) == 2
     assert flag in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, minutes",
+    [
+        ([], 4),
+        (["--steps", "9"], 0),
+        (["--set", "training.steps=9"], 0),
+        (["--steps", "9", "--max-minutes", "3"], 3),
+        (["--steps", "9", "--set", "training.max_minutes=2"], 2),
+    ],
+)
+def test_steps_on_the_command_line_lift_the_time_limit_of_a_file(tmp_path, words, minutes):
+    file = tmp_path / "mine.toml"
+    file.write_text("[training]\nmax_minutes = 4.0\nsteps = 7\n")
+    assert train.configure(train.parser().parse_args(["--config", str(file), *words])).training.max_minutes == minutes
