@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import reduce
 from pathlib import Path
 
 from .cli import COMMANDS, Parser, command
@@ -48,17 +49,36 @@ def config_of(args, flags: dict | None = None) -> Config:
     asked = [(0, values.get("training"))]  # in the file (0) or on the command line (1), and what was named there
     if args.config:
         config = _overlay(config, values | {"preset": name}, str(args.config))
-    for assignment in args.assignments:
-        setting, equals, value = assignment.partition("=")
-        if not equals or "." not in setting:
-            raise ConfigError(f"--set {assignment}: SECTION.KEY=VALUE is wanted, such as training.steps=500")
-        values = _nested(setting.strip(), _value(value.strip()))
-        config = _overlay(config, values, f"--set {assignment}")
-        asked.append((1, values.get("training")))
-    config = config.replace(**(flags or {}))
-    asked.append((1, (flags or {}).get("training")))
+    given = [(f"--set {assignment}", _assigned(assignment)) for assignment in args.assignments]
+    asked += [(1, values.get("training")) for _, values in given] + [(1, (flags or {}).get("training"))]
+    config = _together(config, [values for _, values in given], flags or {}) or _one_by_one(config, given, flags or {})
     named = {name: where for where, fields in asked if isinstance(fields, dict) for name in fields}
     return config.replace(training={"max_minutes": 0.0}) if named.get("steps", -1) > named.get("max_minutes", -1) else config
+
+
+def _assigned(assignment: str) -> dict:
+    """SECTION.KEY=VALUE as tables."""
+    setting, equals, value = assignment.partition("=")
+    if not equals or "." not in setting:
+        raise ConfigError(f"--set {assignment}: SECTION.KEY=VALUE is wanted, such as training.steps=500")
+    return _nested(setting.strip(), _value(value.strip()))
+
+
+def _together(config: Config, given: list[dict], flags: dict) -> Config | None:
+    """All that was asked for at once, since one setting may need another; None where something is wrong with it."""
+    if any("vocabulary" in values["brain"] for values in given if isinstance(values.get("brain"), dict)):
+        return None
+    try:
+        return Config.from_dict(reduce(_merged, [*given, flags], config.to_dict()))
+    except ConfigError:
+        return None
+
+
+def _one_by_one(config: Config, given: list[tuple[str, dict]], flags: dict) -> Config:
+    """The same in its order. Raises ConfigError, which names what is wrong."""
+    for source, values in given:
+        config = _overlay(config, values, source)
+    return config.replace(**flags)
 
 
 def read(path: Path) -> dict:

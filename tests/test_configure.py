@@ -165,3 +165,12 @@ def test_steps_on_the_command_line_lift_the_time_limit_of_a_file(tmp_path, words
     file = tmp_path / "mine.toml"
     file.write_text("[training]\nmax_minutes = 4.0\nsteps = 7\n")
     assert train.configure(train.parser().parse_args(["--config", str(file), *words])).training.max_minutes == minutes
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_settings_that_need_each_other_may_come_in_any_order(order):
+    words = [word for setting in ["brain.embedding=512", "brain.tied=true"][::order] for word in ("--set", setting)]
+    config = train.configure(
+        train.parser().parse_args([*words, "--preset", "gtx1650", "--optimizer", "adamw", "--set", "brain.embedding=8192"])
+    )
+    assert (config.brain.tied, config.brain.embedding, config.training.optimizer) == (True, 8192, "adamw")
