@@ -18,18 +18,18 @@ def parser() -> Parser:
 
 
 def portrait_of(run: Path, backend):
-    """A BrainReport of a run's last checkpoint, fresh, after the text of the run's last sample; None where it has written none yet."""
+    """A BrainReport of a run's last sound checkpoint, fresh, after the text of the run's last sample; None where either is missing yet."""
     import numpy as np
 
     from . import checkpoint
     from .learning.portrait import portrait
-    from .show import load
+    from .show import find, load
     from .ui.history import read_history
 
     samples = read_history(run).samples
-    if not samples:
+    if not samples or not checkpoint.saved(run):
         return None
-    model = load(checkpoint.latest(run), backend)
+    model = load(find(str(run), run.parent), backend)
     ids = model.tokenizer.encode(samples[-1].prompt + (samples[-1].truth or samples[-1].text))
     act = model.activity(model.config.training.segment, 1)
     model.brain.forward(act, np.asarray(ids[: act.tokens], np.int32)[:, None])
@@ -50,7 +50,7 @@ def main(argv=None):
         raise BackendError(f"no figures can be written in {run}: {error.strerror}; make room or change its permissions") from None
     print("\n".join(map(str, files)))
     if brain is None:
-        print("No figure of the brain: the run has written no text yet that it could be shown reading.")
+        print("No figure of the brain: the run has no checkpoint yet, or no text that it could be shown reading.")
     return 0
 
 

@@ -111,6 +111,16 @@ def test_train_draws_figures_and_figures_draws_them_once_more(place, capsys):
     assert "brain_step_000006.png" in {path.name for path in folder.iterdir()} and len(listed) == 6
 
 
+def test_figures_pass_over_a_damaged_checkpoint(place, capsys):
+    assert trained() == 0
+    newest = checkpoint.saved(place / "runs/tiny-1")[-1] / "state.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    capsys.readouterr()
+    assert figures(["tiny-1"]) == 0
+    said = capsys.readouterr()
+    assert "is passed over" in said.err and "No figure of the brain" not in said.out
+
+
 def test_figures_of_a_run_that_has_written_no_text(place, capsys):
     assert trained() == 0
     log = place / "runs/tiny-1/metrics.jsonl"
