@@ -209,12 +209,6 @@ def load(folder: Path, groups: list[str] | None = None) -> Checkpoint:
     return Checkpoint({group: _tensors(folder, group, files) for group in groups}, documents, folder)
 
 
-def load_tensors(folder: Path, group: str) -> dict[str, np.ndarray]:
-    """Read one group of tensors, for example "brain". Raises CheckpointError as `load` does."""
-    folder = _readable(Path(folder))
-    return _tensors(folder, group, _check(folder))
-
-
 def _readable(folder):
     """The folder itself, or what it was renamed to by a save that was killed between its two renames."""
     old = _beside(folder, ".old")

@@ -25,7 +25,7 @@ from . import checkpoint
 from .config import Config
 from .errors import BackendError, CheckpointError, ConfigError
 
-LOCK, CONFIG, METRICS = "lock", "config.json", "metrics.jsonl"
+LOCK, CONFIG, METRICS, SUMMARY = "lock", "config.json", "metrics.jsonl", "summary.json"
 LATEST, BEST = "latest", "@best"  # how a command may be told which run, and which checkpoint of it
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .brain.model import NeuroGenModel
 from .errors import CheckpointError
-from .rundir import find_checkpoint
+from .rundir import SUMMARY, find_checkpoint
 
 
 def find(path: str | None, out: Path) -> Path:
@@ -30,7 +30,7 @@ def load(folder: Path, backend="auto") -> NeuroGenModel:
 def summary_of(model: NeuroGenModel, folder: Path) -> dict:
     """What to show of it: preset, parameters, updates, and the figures of its run's end, where it is that."""
     facts = {"preset": model.config.preset, "parameters": model.parameters, "steps": model.optimizer.steps}
-    ended = folder.parent.parent / "summary.json"
+    ended = folder.parent.parent / SUMMARY
     if ended.is_file():
         try:
             summary = json.loads(ended.read_text())

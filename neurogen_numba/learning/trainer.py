@@ -18,7 +18,7 @@ from ..brain.model import NeuroGenModel
 from ..config import Config, size_of
 from ..errors import CheckpointError, ConfigError, DataError, TrainingError
 from ..generation import Sampling, Session, stream
-from ..rundir import CONFIG, MetricsLog, read_config, set_aside, write_json
+from ..rundir import CONFIG, METRICS, SUMMARY, MetricsLog, read_config, set_aside, write_json
 from ..text.batches import open_corpus
 from ..text.prefetch import Prefetch
 from .evaluation import answer_questions, evaluate
@@ -29,7 +29,6 @@ from .saver import Saver, Snapshot, save
 from .schedule import learning_rate
 from .watchdog import Watchdog
 
-SUMMARY = "summary.json"
 PLAN_AT = 50  # updates after which the speed is known well enough to plan a run of `max_minutes`
 MARGIN = 0.03  # of the time limit, kept free for what takes longer than foreseen
 QUESTIONS = 300  # asked at the end about held-out stories
@@ -140,7 +139,7 @@ class Trainer:
             self._notices.append(f"the checkpoints after step {self.step:,} were moved to {aside}, with a copy of the log")
         write_json(self.run / CONFIG, self.config.to_dict())
         (self.run / SUMMARY).unlink(missing_ok=True)  # of an end that is none any more
-        log, saver = MetricsLog(self.run / "metrics.jsonl", self.step), Saver(self.run, self.config.training.keep_checkpoints)
+        log, saver = MetricsLog(self.run / METRICS, self.step), Saver(self.run, self.config.training.keep_checkpoints)
         with log, saver, contextlib.closing(self.batches):
             for report in self._train(saver):
                 trouble = log.write(report.to_record())

@@ -12,8 +12,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..learning.report import EvalReport, SampleReport, StepReport
-
-METRICS = "metrics.jsonl"
+from ..rundir import METRICS
 
 
 @dataclass(frozen=True)
