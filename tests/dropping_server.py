@@ -1,11 +1,11 @@
 """An HTTP server on this machine that breaks connections in the middle of what it sends, as networks do."""
 
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from local_server import Handler, LocalServer
 
 
-class DroppingServer:
+class DroppingServer(LocalServer):
     """Serves `files` {path: bytes}: `with DroppingServer(files, sends) as server: ... server.url`.
 
     sends: function of the number of the request, from 1 -> bytes that it sends before the connection breaks; None: all that are left.
@@ -17,10 +17,10 @@ class DroppingServer:
         self.files, self.sends, self.ranges, self.length = files, sends, ranges, length
         self.requests = self.broken = 0
 
-    def __enter__(self):
+    def handler(self):
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Answers(Handler):
             def do_GET(self):
                 outer.requests += 1
                 body = outer.files.get(self.path)
@@ -44,14 +44,4 @@ class DroppingServer:
                 self.wfile.write(part)
                 self.close_connection = True
 
-            def log_message(self, *_):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        return self
-
-    def __exit__(self, *_):
-        self._server.shutdown()
-        self._server.server_close()
+        return Answers

@@ -2,13 +2,13 @@
 
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from local_server import Handler, LocalServer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-class HubServer:
+class HubServer(LocalServer):
     """Serves the data set `name` with `files` {path: bytes}: `with HubServer(...) as server: ... server.url`.
 
     breaks: function of the number of a request for a part of a file, from 1 -> whether its answer breaks half way.
@@ -18,10 +18,10 @@ class HubServer:
         self.name, self.files, self.breaks = name, files, breaks
         self.requests = self.broken = 0
 
-    def __enter__(self):
+    def handler(self):
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Answers(Handler):
             def do_HEAD(self):
                 self.answer()
 
@@ -79,14 +79,4 @@ class HubServer:
                 self.wfile.write(part)
                 self.close_connection = True
 
-            def log_message(self, *_):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        return self
-
-    def __exit__(self, *_):
-        self._server.shutdown()
-        self._server.server_close()
+        return Answers

@@ -69,7 +69,7 @@ class Prefetch:
         while True:
             try:
                 made = (*self._batches.next(), self._batches.position())
-            except BaseException as error:
+            except BaseException as error:  # `next` raises it
                 made = error
             with self._changed:
                 self._ready.append(made)
