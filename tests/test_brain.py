@@ -272,10 +272,11 @@ def wrong_gradients(loss, params, gradients, eps=1e-6):
         (PLAIN, "graded", True, 0.3),
         (PLAIN, "binary", True, 0.0),
         (READOUTS, "binary", True, 0.3),
+        (TIED, "graded", True, 0.3),
         (READOUTS, "graded", False, 0.0),
         (PLAIN, "binary", False, 0.3),
     ],
-    ids=["graded", "graded plain dropout", "binary plain", "binary dropout", "hard graded", "hard binary plain dropout"],
+    ids=["graded", "graded plain dropout", "binary plain", "binary dropout", "tied dropout", "hard graded", "hard binary plain dropout"],
 )
 def test_every_gradient_agrees_with_differences(sizes, events, smooth, rate, monkeypatch):
     brain = lively(dataclasses.replace(sizes, events=events))

@@ -91,13 +91,16 @@ def test_pieces_are_parts_of_documents(tokens, end):
 
 @pytest.mark.parametrize("kept", ["half", "recompute"])
 def test_of_a_segment_that_is_not_kept_the_first_chunk_is_drawn(kept):
-    ids = np.random.default_rng(0).integers(0, 20, (12, 2)).astype(np.int32)
+    tokenizer = build("byte", [], 0, documents=False)
+    ids = np.stack([tokenizer.encode(text) for text in ("one two three", "a second one.")], 1)
     reports = {}
     for memory in ("full", kept):
-        model = NeuroGenModel.from_config(tiny.config(brain={"chunk": 4, "vocabulary": 20}, activation_memory=memory), backend="cpu")
+        config = tiny.config(brain={"chunk": 4, "vocabulary": tokenizer.vocabulary}, activation_memory=memory)
+        model = NeuroGenModel.from_config(config, tokenizer, backend="cpu")
         act = model.activity(16, 2, learning=True)
         model.learn(act, ids[:-1], ids[1:], 0.0)
         reports[memory] = portrait(model, act, 1)
+    assert (reports[kept].text, reports["full"].text) == ("one ", "one two thre")
     for name in MODULES:
         np.testing.assert_array_equal(reports[kept].events[name], reports["full"].events[name][:4])
     np.testing.assert_allclose(reports[kept].memory, reports["full"].memory[:4], rtol=1e-2, atol=1e-2)
