@@ -108,7 +108,8 @@ class Training:
     final_rate: float = 0.05  # of learning_rate, where the cosine ends
     weight_decay: float = 0.1  # on synapses and decoder
     clip: float = 1.0  # global norm of the gradient
-    dropout: float = 0.0  # on embedding, axons and readout
+    dropout: float = 0.0  # on embedding and readout
+    axon_dropout: float = 0.0  # on what neurons send
     fresh: float = 0.02  # share of the sequences that begin a segment in the fresh state, as a conversation will
     optimizer: str = "adamw"  # adamw; adamw8bit, adafactor: less memory, see learning/frugal.py
     activation_memory: str = "full"  # kept of a segment for the way back: full; half: 16 bits; recompute: run again (brain/keeping.py)
@@ -139,8 +140,9 @@ class Training:
             raise ConfigError(f"training.clip: a positive norm, not {self.clip}")
         if not 0 <= self.fresh <= 1:
             raise ConfigError(f"training.fresh: a share from 0 to 1, not {self.fresh}")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"training.dropout: at least 0 and below 1, not {self.dropout}")
+        for name in ("dropout", "axon_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"training.{name}: at least 0 and below 1, not {getattr(self, name)}")
         if self.optimizer not in OPTIMIZERS:
             raise ConfigError(f"training.optimizer: unknown {self.optimizer!r}; {did_you_mean(self.optimizer, OPTIMIZERS)}")
         if self.activation_memory not in ACTIVATION_MEMORY:
@@ -200,6 +202,9 @@ class Config:
     @classmethod
     def from_dict(cls, values: dict) -> Config:
         """Inverse of `to_dict`. Raises ConfigError for a missing, unknown or mistyped field."""
+        training = values.get("training") if isinstance(values, dict) else None
+        if isinstance(training, dict) and "axon_dropout" not in training:  # written when there was one rate for all
+            values = {**values, "training": {**training, "axon_dropout": training.get("dropout", 0.0)}}
         return _build(cls, values, "config")
 
 

@@ -98,8 +98,8 @@ def masks_of(brain, dropout, length):
     masks = {}
     for what, n in size.items():
         key = places.key(dropout.seed, dropout.step, zlib.crc32(what.encode()))
-        kept = places.uniform(key, np.arange(length * dropout.batch * n, dtype=np.uint64)) >= dropout.rate
-        masks[what.removesuffix(".axon")] = kept.reshape(length, dropout.batch, n) / (1 - float(dropout.rate))
+        kept = places.uniform(key, np.arange(length * dropout.batch * n, dtype=np.uint64)) >= (rate := dropout.at(what, 0, n)[0])
+        masks[what.removesuffix(".axon")] = kept.reshape(length, dropout.batch, n) / (1 - float(rate))
     return masks
 
 
@@ -129,7 +129,7 @@ def run(brain, seed=0, *, smooth=False, warm=True, rate=0.0, batch=2, learning=F
         act.advance(T)
         state = act.state() | {name: (level / np.arange(1, batch + 1)).astype(np.float32) for name, level in LEVELS.items()}
         act.load_state(state)
-    act.dropout = Dropout(brain.backend, batch, rate, seed=5, step=seed)
+    act.dropout = Dropout(brain.backend, batch, rate, rate / 2, seed=5, step=seed)
     ids = tokens(seed, batch=batch)
     logits = brain.forward(act, ids).reshape(T, batch, -1)
     return Run(brain, act, ids, state, logits, masks_of(brain, act.dropout, T) if rate else {})
@@ -442,7 +442,7 @@ def test_a_loaded_state_goes_on_bit_for_bit(sizes):
     brain = lively(sizes)
     d_logits = np.random.default_rng(3).normal(size=(T, 17, 23)).astype(np.float32)
     act, loaded = Activity(brain, T, 17, learning=True), Activity(brain, T, 17, learning=True)
-    act.dropout = loaded.dropout = Dropout(backends.get("cpu"), 17, 0.2)
+    act.dropout = loaded.dropout = Dropout(backends.get("cpu"), 17, 0.2, 0.2)
     brain.forward(act, tokens(0, batch=17))
     act.advance(T)
     state = act.state()
@@ -603,25 +603,25 @@ def places_of(dropout):
 
 
 def test_a_mask_is_a_matter_of_seed_step_and_place():
-    dropout, names = Dropout(backends.get("cpu"), 3, 0.2, seed=5, step=8), set(Dropout.PLACES)
+    dropout, names = Dropout(backends.get("cpu"), 3, 0.2, 0.1, seed=5, step=8), set(Dropout.PLACES)
     assert names == {"embedding", "decoder", *(f"{name}.axon" for name in MODULES)} and len(names) == len(Dropout.PLACES)
     for (what, first), (rate, key, place) in places_of(dropout).items():
-        assert rate == np.float32(0.2) and place == first * 3 * 7
+        assert rate == np.float32(0.1 if what.endswith(".axon") else 0.2) and place == first * 3 * 7
         assert (key.shape, key.dtype) == ((1,), "uint64")
         assert key[0] == places.key(5, 8, zlib.crc32(what.encode()))
-    drawn = [Dropout(backends.get("cpu"), 3, 0.2, seed, step).keys for seed, step in ((5, 8), (5, 9), (6, 8), (8, 5))]
+    drawn = [Dropout(backends.get("cpu"), 3, 0.2, 0.1, seed, step).keys for seed, step in ((5, 8), (5, 9), (6, 8), (8, 5))]
     assert len(set(np.concatenate(drawn))) == 4 * len(names), "no two masks are the same"
 
 
 def test_begin_brings_the_masks_of_another_step_to_the_same_place():
     """The arrays stay where they are: a recorded step reads them there."""
-    dropout = Dropout(backends.get("cpu"), 3, 0.2, seed=5)
+    dropout = Dropout(backends.get("cpu"), 3, 0.2, 0.1, seed=5)
     keys, before = dropout.keys, places_of(dropout)
     old = dropout.keys.copy()
     for step in (1, 2**40, 0):
         dropout.begin(step)
         assert dropout.step == step and dropout.keys is keys
-        np.testing.assert_array_equal(keys, Dropout(backends.get("cpu"), 3, 0.2, seed=5, step=step).keys)
+        np.testing.assert_array_equal(keys, Dropout(backends.get("cpu"), 3, 0.2, 0.1, seed=5, step=step).keys)
         assert (step == 0) == np.array_equal(keys, old) == np.isin(keys, old).any()
         for where, (_, key, _) in places_of(dropout).items():
             assert np.shares_memory(key, before[where][1]) and key[0] == before[where][1][0], where
@@ -629,22 +629,22 @@ def test_begin_brings_the_masks_of_another_step_to_the_same_place():
 
 def test_a_brain_drops_what_its_step_says():
     brain, ids, found = lively(READOUTS), tokens(0), {}
-    act = Activity(brain, T, 2, learning=True, dropout=0.3, seed=9)
-    assert (act.dropout.batch, act.dropout.rate, act.dropout.seed) == (2, np.float32(0.3), 9)
+    act = Activity(brain, T, 2, learning=True, dropout=0.3, axon_dropout=0.2, seed=9)
+    assert (act.dropout.batch, act.dropout.rate, act.dropout.axon_rate, act.dropout.seed) == (2, np.float32(0.3), np.float32(0.2), 9)
     for step in (0, 1, 0):
         act.reset()
         act.dropout.begin(step)
         logits = brain.forward(act, ids).copy()
         np.testing.assert_array_equal(found.setdefault(step, logits), logits)
         other = Activity(brain, T, 2, learning=True)
-        other.dropout = Dropout(brain.backend, 2, 0.3, 9, step)
+        other.dropout = Dropout(brain.backend, 2, 0.3, 0.2, 9, step)
         np.testing.assert_array_equal(brain.forward(other, ids), logits)
     assert (found[0] != found[1]).any()
 
 
 def test_without_dropout_no_step_changes_anything():
     brain, act = lively(READOUTS), Activity(lively(READOUTS), T, 2, learning=True, seed=9)
-    assert act.dropout.rate == 0
+    assert act.dropout.rate == act.dropout.axon_rate == 0
     expected = brain.forward(act, tokens(0)).copy()
     act.reset()
     act.dropout.begin(3)
@@ -729,7 +729,7 @@ def test_no_result_depends_on_the_number_of_threads():
         for threads in (1, 2):
             numba.set_num_threads(threads)
             act = Activity(brain, T, 17, learning=True)
-            act.dropout = Dropout(backends.get("cpu"), 17, 0.2)
+            act.dropout = Dropout(backends.get("cpu"), 17, 0.2, 0.2)
             brain.forward(act, tokens(1, batch=17))
             act.advance(T)
             gradient = gradient_of(brain, act, tokens(0, batch=17), d_logits)

@@ -106,9 +106,15 @@ def test_numbers_have_a_lowest_value(section, name, refused, allowed):
 
 def test_every_number_is_checked():
     """A number that nobody looks at would only show where it is used, if at all."""
-    elsewhere = {"clip", "dropout", "fresh", "validation"}  # the tests below
+    elsewhere = {"clip", "dropout", "axon_dropout", "fresh", "validation"}  # the tests below
     numbers = {field.name for section in (Brain, Training, Text) for field in dataclasses.fields(section) if field.type in ("int", "float")}
     assert numbers == {name for _, name, _, _ in LOWEST} | elsewhere
+
+
+def test_a_config_from_when_dropout_had_one_rate_keeps_it():
+    old = CONFIG.to_dict()
+    del old["training"]["axon_dropout"]
+    assert Config.from_dict(old).training.axon_dropout == old["training"]["dropout"] == 0.25
 
 
 @pytest.mark.parametrize(
@@ -119,6 +125,9 @@ def test_every_number_is_checked():
         (Training, {"dropout": 1.0}),
         (Training, {"dropout": -0.1}),
         (Training, {"dropout": float("nan")}),
+        (Training, {"axon_dropout": 1.0}),
+        (Training, {"axon_dropout": -0.1}),
+        (Training, {"axon_dropout": float("nan")}),
         (Training, {"fresh": -0.1}),
         (Training, {"fresh": 1.1}),
         (Training, {"fresh": float("nan")}),

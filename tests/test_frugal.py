@@ -47,7 +47,7 @@ def test_every_name_has_an_optimiser():
 def test_gradients_made_in_parts_are_those_made_whole(logits, monkeypatch):
     """Loss, hits and gradients of two segments with dropout; the second has other tokens, whose rows are other ones."""
     monkeypatch.setattr(CpuBackend, "logits", logits)
-    whole, parts = model("adamw", dropout=0.2), model("adafactor", dropout=0.2)
+    whole, parts = model("adamw", dropout=0.2, axon_dropout=0.2), model("adafactor", dropout=0.2, axon_dropout=0.2)
     acts = [made.activity(TOKENS, BATCH, learning=True) for made in (whole, parts)]
     blocks = {}
 
@@ -91,7 +91,7 @@ def test_it_learns_a_text_by_heart(optimizer):
 
 @pytest.mark.parametrize("optimizer", FRUGAL)
 def test_a_saved_model_learns_on_bit_for_bit(optimizer, tmp_path):
-    straight = model(optimizer, dropout=0.1)
+    straight = model(optimizer, dropout=0.1, axon_dropout=0.1)
     for seed in (0, 1):
         straight.train_step(*(ids.T for ids in text(seed)))
     straight.save(tmp_path / "saved")
@@ -144,7 +144,7 @@ def test_the_moments_of_the_large_matrices_are_small():
 def test_on_a_gpu_as_on_the_cpu(optimizer, memory):
     if SIMULATED and optimizer == "adamw8bit":
         pytest.skip("the other one launches the same kernels, and each takes the simulator most of a minute")
-    settings = {"optimizer": optimizer, "activation_memory": memory, "dropout": 0.1}
+    settings = {"optimizer": optimizer, "activation_memory": memory, "dropout": 0.1, "axon_dropout": 0.1}
     config = tiny.config(brain={"vocabulary": 130, "chunk": 2}, **settings)
     inputs, targets = (ids[:5, :2] for ids in text(vocabulary=130))
     found, compiled = [], {(kernel, tuple(map(str, types))) for kernel, signatures in KERNELS.items() for types in signatures}

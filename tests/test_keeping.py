@@ -25,7 +25,7 @@ BRAINS = {
 
 def learned(memory, brain, tokens=21, batch=3):
     """(losses, gradients, state) of three segments; in the second one sequence begins afresh."""
-    config = tiny.config(brain={"vocabulary": 40, **BRAINS[brain]}, activation_memory=memory, dropout=0.1)
+    config = tiny.config(brain={"vocabulary": 40, **BRAINS[brain]}, activation_memory=memory, dropout=0.1, axon_dropout=0.1)
     made = NeuroGenModel.from_config(config, backend="cpu")
     act, draw, losses, gradients = made.activity(tokens, batch, learning=True), np.random.default_rng(0), [], []
     for segment in range(3):

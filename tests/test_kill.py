@@ -24,7 +24,7 @@ from same import assert_equal_runs
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).resolve().parent.parent
-TRAINING = {"steps": 100, "eval_interval": 25, "sample_interval": 50, "checkpoint_interval": 10, "dropout": 0.1}
+TRAINING = {"steps": 100, "eval_interval": 25, "sample_interval": 50, "checkpoint_interval": 10, "dropout": 0.1, "axon_dropout": 0.1}
 
 
 def pytest_generate_tests(metafunc):

@@ -221,7 +221,7 @@ def test_state_is_carried_when_asked_for_and_only_then():
 
 
 def test_dropout_is_for_learning_only():
-    dropped, whole = model(dropout=0.5), model()
+    dropped, whole = model(dropout=0.5, axon_dropout=0.5), model()
     np.testing.assert_array_equal(dropped.logits(text(8)), whole.logits(text(8)))
     losses = [dropped.train_step(text(8), text(8), 0.0)[0] for _ in range(2)]
     expected = whole.train_step(text(8), text(8), 0.0)[0]
@@ -240,7 +240,7 @@ def test_where_the_loss_is_no_number_nothing_is_updated(value):
 
 
 def test_where_the_gradient_is_no_number_nothing_is_updated(monkeypatch):
-    made, twin = model(dropout=0.2), model(dropout=0.2)
+    made, twin = model(dropout=0.2, axon_dropout=0.2), model(dropout=0.2, axon_dropout=0.2)
     before, back = values(made), made.brain.think_back
 
     def poisoned(act):
@@ -295,7 +295,7 @@ def test_a_step_is_recorded_once_for_each_length():
 def test_however_many_logits_are_held_at_a_time_the_update_is_the_same(tokens, monkeypatch):
     """Blocks of tokens: loss, dropout of what is read, gradients, and what is only scored."""
     batch, inputs, targets = 3, text(7, 3), text(7, 3, seed=1)
-    whole, blocks = model(dropout=0.3), model(dropout=0.3)
+    whole, blocks = model(dropout=0.3, axon_dropout=0.3), model(dropout=0.3, axon_dropout=0.3)
     act = whole.activity(7, batch, learning=True)
     monkeypatch.setattr(CpuBackend, "logits", (tokens * batch + 1) * VOCABULARY)  # not quite one token more
     cut = blocks.activity(7, batch, learning=True)
@@ -327,10 +327,11 @@ def test_what_is_scored_is_the_text_token_by_token():
 
 
 def test_an_activity_drops_the_training_s_share_while_learning_and_only_then():
-    made = model(dropout=0.3, seed=8)
+    made = model(dropout=0.3, axon_dropout=0.2, seed=8)
     dropout = made.activity(6, 2, learning=True).dropout
-    assert (dropout.batch, dropout.rate, dropout.seed) == (2, np.float32(0.3), 8)
-    assert made.activity(6, 2).dropout.rate == 0
+    assert (dropout.batch, dropout.rate, dropout.axon_rate, dropout.seed) == (2, np.float32(0.3), np.float32(0.2), 8)
+    idle = made.activity(6, 2).dropout
+    assert idle.rate == idle.axon_rate == 0
 
 
 @pytest.mark.parametrize(
@@ -406,7 +407,7 @@ def test_generation_leaves_the_model_and_its_training_alone():
 
 @pytest.fixture(scope="module")
 def trained():
-    made = model(dropout=0.1)
+    made = model(dropout=0.1, axon_dropout=0.1)
     for seed in range(3):
         made.train_step(text(2, 9, seed=seed), text(2, 9, seed=seed + 10))
     return made
@@ -420,7 +421,7 @@ def test_a_saved_model_comes_back_and_learns_on_bit_for_bit(trained, tmp_path):
     np.testing.assert_array_equal(loaded.logits(text(2, 9)), trained.logits(text(2, 9)))
     # `trained` is shared: its twin takes the step.
     twin = NeuroGenModel.load(tmp_path / "saved")
-    straight = model(dropout=0.1)
+    straight = model(dropout=0.1, axon_dropout=0.1)
     for seed in range(3):
         straight.train_step(text(2, 9, seed=seed), text(2, 9, seed=seed + 10))
     steps = [made.train_step(text(2, 9, seed=7), text(2, 9, seed=8)) for made in (loaded, twin, straight)]
@@ -571,4 +572,4 @@ def test_the_card_is_checked_on_the_way_back_too(trained, tmp_path):
 def test_a_config_survives_as_a_dataclass(trained, tmp_path):
     trained.save(tmp_path / "saved")
     loaded = NeuroGenModel.load(tmp_path / "saved").config
-    assert dataclasses.asdict(loaded) == TINY.replace(training={"dropout": 0.1}).to_dict()
+    assert dataclasses.asdict(loaded) == TINY.replace(training={"dropout": 0.1, "axon_dropout": 0.1}).to_dict()

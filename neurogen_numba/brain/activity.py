@@ -19,8 +19,8 @@ class Dropout:
 
     PLACES = ("embedding", "decoder", *(f"{name}.axon" for name in MODULES))
 
-    def __init__(self, backend, batch: int, rate: float = 0.0, seed: int = 0, step: int = 0):
-        self.batch, self.rate, self.seed = batch, np.float32(rate), seed
+    def __init__(self, backend, batch: int, rate: float = 0.0, axon_rate: float = 0.0, seed: int = 0, step: int = 0):
+        self.batch, self.rate, self.axon_rate, self.seed = batch, np.float32(rate), np.float32(axon_rate), seed
         self.keys = backend.zeros(len(self.PLACES), "uint64")
         self._backend = backend
         self.begin(step)
@@ -28,21 +28,22 @@ class Dropout:
     def begin(self, step: int):
         """The masks of another step."""
         self.step = step
-        if self.rate:
+        if self.rate or self.axon_rate:
             keys = [rng.key(self.seed, step, zlib.crc32(what.encode())) for what in self.PLACES]
             self.keys[...] = self._backend.asarray(keys, "uint64")
 
     def at(self, what: str, first: int, size: int):
         """(rate, key [1] uint64, first place) for `size` numbers per column from token `first` on."""
         place = self.PLACES.index(what)
-        return self.rate, self.keys[place : place + 1], np.uint64(first * self.batch * size)
+        rate = self.axon_rate if what.endswith(".axon") else self.rate
+        return rate, self.keys[place : place + 1], np.uint64(first * self.batch * size)
 
 
 class Activity:
     """Arrays of one batch of B sequences for segments of at most T tokens.
 
-    learning: keep what the backward pass needs, `memory` says how (keeping.py). smooth: the test mode of the event function. dropout: share
-    and seed of its masks.
+    learning: keep what the backward pass needs, `memory` says how (keeping.py). smooth: the test mode of the event function. dropout,
+    axon_dropout: shares of what is dropped, and seed of the masks.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Activity:
         learning: bool = False,
         smooth: bool = False,
         dropout: float = 0.0,
+        axon_dropout: float = 0.0,
         seed: int = 0,
         memory: str = "full",
     ):
@@ -62,7 +64,7 @@ class Activity:
         keep = KEEPING[memory] if learning and tokens > self.chunk else None  # else there is nothing to save
         self.span = self.chunk if keep else tokens  # tokens that neurons and currents have room for
         backend = brain.backend
-        self.dropout = Dropout(backend, batch, dropout, seed)
+        self.dropout = Dropout(backend, batch, dropout, axon_dropout, seed)
         self.ids, self.targets = backend.zeros((tokens, batch), "int32"), backend.zeros((tokens, batch), "int32")
         self.losses, self.hits = backend.zeros((tokens, batch)), backend.zeros((tokens, batch), "uint8")
         self.weight = backend.zeros(1)  # of a target in the mean: 1 / number of targets

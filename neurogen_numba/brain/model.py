@@ -74,8 +74,8 @@ class NeuroGenModel:
     def activity(self, tokens: int, batch: int, learning: bool = False) -> Activity:
         """Fresh activity of `batch` sequences, for segments of at most `tokens` tokens. Dropout is the training's, while learning."""
         training = self.config.training
-        dropout = training.dropout if learning else 0.0
-        return Activity(self.brain, tokens, batch, learning, dropout=dropout, seed=training.seed, memory=training.activation_memory)
+        dropout = {"dropout": training.dropout, "axon_dropout": training.axon_dropout} if learning else {}
+        return Activity(self.brain, tokens, batch, learning, **dropout, seed=training.seed, memory=training.activation_memory)
 
     def train_step(self, input_ids, target_ids, learning_rate: float | None = None, carry_state: bool = False) -> tuple[float, float]:
         """One update on one sequence [T] or a batch of them [B, T]: (loss in nats per token, accuracy 0 to 1), from before the update.

@@ -120,7 +120,7 @@ class Population:
         name, here, before = self.name, act.here(first, last), self._rows(act, first, last)
         x, v, a = act.x[name][here], act.v[name][before], act.a[name][before]
         ds = act.signals[f"{name}.axon"].gradient[: last - first]
-        if act.dropout.rate:
+        if act.dropout.axon_rate:
             self.backend.dropout(ds.reshape(-1, self.size), *act.dropout.at(f"{name}.axon", first, self.size))
         if self.traced:
             dy, y = act.signals[f"{name}.trace"].gradient[: last - first], act.y[name][before]
