@@ -32,7 +32,7 @@ from .watchdog import Watchdog
 
 PLAN_AT = 50  # updates after which the speed is known well enough to plan a run of `max_minutes`
 MARGIN = 0.03  # of the time limit, kept free for what takes longer than foreseen
-QUESTIONS = 300  # asked at the end about held-out stories
+QUESTIONS = 300  # asked in the end about the held-out stories that were looked at, at most
 SAMPLING = Sampling(temperature=0.7, top_p=0.95)
 
 
@@ -310,9 +310,10 @@ class Trainer:
         return Snapshot(self.step, tensors, documents, self.model.tokenizer, loss)
 
     def _finish(self):
-        score = evaluate(self.model, self.corpus.validation(), lambda: self._stopping)
+        validation = self.corpus.validation(self.config.training.final_eval_tokens or None)
+        score = evaluate(self.model, validation, lambda: self._stopping)
         if score is None:
-            yield Notice("stopped before the last look at all of the held-out text; --resume looks at it, everything else is done")
+            yield Notice("stopped before the last look at the held-out text; --resume looks at it, everything else is done")
             return
         yield EvalReport(self.step, *dataclasses.astuple(score))
         summary = {
@@ -326,8 +327,8 @@ class Trainer:
             "val_accuracy": score.accuracy,
             "val_bits_per_byte": score.bits_per_byte,
         }
-        if score.floor_bits_per_byte is not None:
-            right, chance = answer_questions(self.model, self.corpus.questions(QUESTIONS))
+        if validation.questions:
+            right, chance = answer_questions(self.model, validation.questions[:QUESTIONS])
             summary |= {"entropy_floor_bits_per_byte": score.floor_bits_per_byte, "question_accuracy": right, "chance_accuracy": chance}
         yield self.sample()
         write_json(self.run / SUMMARY, summary)
