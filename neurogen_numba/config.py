@@ -117,7 +117,8 @@ class Training:
     seed: int = 0
     max_minutes: float = 0.0  # of training; 0: no limit; otherwise fewer steps are made where `steps` do not fit
     eval_interval: int = 250  # steps
-    eval_tokens: int = 20000  # held-out tokens looked at during training; the end looks at all
+    eval_tokens: int = 20000  # held-out tokens looked at during training
+    final_eval_tokens: int = 0  # held-out tokens looked at in the end; 0: all
     checkpoint_interval: int = 2000  # steps
     keep_checkpoints: int = 5  # the newest ones, and the best by validation besides
     sample_interval: int = 100  # steps
@@ -129,7 +130,7 @@ class Training:
             _at_least(self, "training", name, 1)
         for name in ("sample_interval", "log_interval"):
             _at_least(self, "training", name, 1)
-        for name in ("learning_rate", "warmup", "final_rate", "weight_decay", "max_minutes", "seed", "viz_interval"):
+        for name in ("learning_rate", "warmup", "final_rate", "weight_decay", "max_minutes", "seed", "viz_interval", "final_eval_tokens"):
             _at_least(self, "training", name, 0)
         for name in ("batch", "segment"):
             if getattr(self, name) > MOST:

@@ -31,16 +31,15 @@ def main(argv=None):
     from .learning.evaluation import answer_questions, evaluate
     from .learning.trainer import QUESTIONS
     from .show import find, load
-    from .text.batches import StoryCorpus, open_corpus, text_to_score
+    from .text.batches import open_corpus, text_to_score
     from .ui.plain import figure, words
 
     folder = find(args.run, args.out)
     model = load(folder, backend_of(args))
-    corpus = None if args.data else open_corpus(model.config, model.tokenizer)
-    if corpus:
-        validation = corpus.validation(args.max_tokens or None)
-    else:
+    if args.data:
         validation = text_to_score(Text(data=args.data, field=args.text_field), model.tokenizer, args.max_tokens)
+    else:
+        validation = open_corpus(model.config, model.tokenizer).validation(args.max_tokens or None)
     score = evaluate(model, validation)
     result = {
         "checkpoint": str(folder),
@@ -51,8 +50,8 @@ def main(argv=None):
         "accuracy": score.accuracy,
         "bits_per_byte": score.bits_per_byte,
     }
-    if isinstance(corpus, StoryCorpus):
-        right, chance = answer_questions(model, corpus.questions(QUESTIONS))
+    if validation.questions:
+        right, chance = answer_questions(model, validation.questions[:QUESTIONS])
         result |= {"entropy_floor_bits_per_byte": score.floor_bits_per_byte, "question_accuracy": right, "chance_accuracy": chance}
     if args.json:
         print(json.dumps(result, indent=2))

@@ -5,6 +5,27 @@ from __future__ import annotations
 from .config import Brain, Config, Module, Text, Training, did_you_mean
 from .errors import ConfigError
 
+
+def _four_gb(preset: str, thalamus: int, broca: Module, embedding: int, segment: int) -> Config:
+    """A preset for a card of 4 GB: many neurons with few synapses, in proportion to the Thalamus, and what trains them in little memory."""
+    return Config(
+        preset=preset,
+        brain=Brain(
+            thalamus=Module(thalamus, lateral=64),
+            wernicke=Module(10 * thalamus, outputs=2 * thalamus, lateral=96),
+            hippocampus=Module(5 * thalamus, lateral=96),
+            pfc=Module(10 * thalamus, outputs=2 * thalamus, lateral=128),
+            basal_ganglia=Module(5 * thalamus // 2, outputs=thalamus // 2, lateral=96),
+            broca=broca,
+            embedding=embedding,
+            fan_in=16,
+            late_delays=2,
+        ),
+        training=Training(steps=10000, batch=1, segment=segment, optimizer="adafactor", activation_memory="recompute", learning_rate=2e-3),
+        text=Text(vocabulary=32000),
+    )
+
+
 PRESETS = {
     "nano": Config(  # the built-in stories, on two CPU cores, in minutes
         preset="nano",
@@ -127,22 +148,8 @@ PRESETS = {
         training=Training(steps=10000, batch=128, segment=64, learning_rate=2e-3),
         text=Text(vocabulary=50257),
     ),
-    "scale-4gb": Config(  # four times as many neurons, for a card of 4 GB
-        preset="scale-4gb",
-        brain=Brain(
-            thalamus=Module(4096, lateral=64),
-            wernicke=Module(40960, outputs=8192, lateral=96),
-            hippocampus=Module(20480, lateral=96),
-            pfc=Module(40960, outputs=8192, lateral=128),
-            basal_ganglia=Module(10240, outputs=2048, lateral=96),
-            broca=Module(40960, outputs=8192, lateral=96),
-            embedding=1024,
-            fan_in=16,
-            late_delays=2,
-        ),
-        training=Training(steps=10000, batch=1, segment=128, optimizer="adafactor", activation_memory="recompute", learning_rate=2e-3),
-        text=Text(vocabulary=32000),
-    ),
+    # four times as many neurons as llm, for a card of 4 GB
+    "scale-4gb": _four_gb("scale-4gb", 4096, broca=Module(40960, outputs=8192, lateral=96), embedding=1024, segment=128),
     "scale-max": Config(  # the most neurons, with few synapses each; decoder and embedding alone are 294.9 million parameters
         preset="scale-max",
         brain=Brain(
@@ -160,54 +167,12 @@ PRESETS = {
         training=Training(steps=10000, batch=8, segment=128, optimizer="adafactor", activation_memory="recompute", learning_rate=2e-3),
         text=Text(vocabulary=32000),
     ),
-    "gtx1650": Config(  # a card of 4 GB without tensor cores: scale-4gb with a Broca that the decoder reads itself
-        preset="gtx1650",
-        brain=Brain(
-            thalamus=Module(4096, lateral=64),
-            wernicke=Module(40960, outputs=8192, lateral=96),
-            hippocampus=Module(20480, lateral=96),
-            pfc=Module(40960, outputs=8192, lateral=128),
-            basal_ganglia=Module(10240, outputs=2048, lateral=96),
-            broca=Module(8192, lateral=96),
-            embedding=768,
-            fan_in=16,
-            late_delays=2,
-        ),
-        training=Training(steps=10000, batch=1, segment=256, optimizer="adafactor", activation_memory="recompute", learning_rate=2e-3),
-        text=Text(vocabulary=32000),
-    ),
-    "gtx1650-conservative": Config(  # room left for a desktop: three quarters of Broca, half of all else
-        preset="gtx1650-conservative",
-        brain=Brain(
-            thalamus=Module(2048, lateral=64),
-            wernicke=Module(20480, outputs=4096, lateral=96),
-            hippocampus=Module(10240, lateral=96),
-            pfc=Module(20480, outputs=4096, lateral=128),
-            basal_ganglia=Module(5120, outputs=1024, lateral=96),
-            broca=Module(6144, lateral=96),
-            embedding=512,
-            fan_in=16,
-            late_delays=2,
-        ),
-        training=Training(steps=10000, batch=1, segment=128, optimizer="adafactor", activation_memory="recompute", learning_rate=2e-3),
-        text=Text(vocabulary=32000),
-    ),
-    "gtx1650-aggressive": Config(  # what the card holds: half as much again of Broca and decoder, three quarters of the rest
-        preset="gtx1650-aggressive",
-        brain=Brain(
-            thalamus=Module(3072, lateral=64),
-            wernicke=Module(30720, outputs=6144, lateral=96),
-            hippocampus=Module(15360, lateral=96),
-            pfc=Module(30720, outputs=6144, lateral=128),
-            basal_ganglia=Module(7680, outputs=1536, lateral=96),
-            broca=Module(12288, lateral=96),
-            embedding=1024,
-            fan_in=16,
-            late_delays=2,
-        ),
-        training=Training(steps=10000, batch=1, segment=256, optimizer="adafactor", activation_memory="recompute", learning_rate=2e-3),
-        text=Text(vocabulary=32000),
-    ),
+    # a card of 4 GB without tensor cores: scale-4gb with a Broca that the decoder reads itself
+    "gtx1650": _four_gb("gtx1650", 4096, broca=Module(8192, lateral=96), embedding=768, segment=256),
+    # room left for a desktop: three quarters of Broca, half of all else
+    "gtx1650-conservative": _four_gb("gtx1650-conservative", 2048, broca=Module(6144, lateral=96), embedding=512, segment=128),
+    # what the card holds: half as much again of Broca and decoder, three quarters of the rest
+    "gtx1650-aggressive": _four_gb("gtx1650-aggressive", 3072, broca=Module(12288, lateral=96), embedding=1024, segment=256),
 }
 
 

@@ -4,6 +4,7 @@ nano-1/
     lock               held by the process that trains
     config.json        every setting, written when training begins
     metrics.jsonl      one record per line
+    summary.json       what came out of it, written at the end
     checkpoints/       step-00000100, ...: see checkpoint.py
     aside-1/           what came after a checkpoint that the run went on from: its checkpoints, and metrics.jsonl as it was
     training_viz/      figures: see ui/pictures.py

@@ -51,6 +51,7 @@ TEXT_FLAGS = {
 }
 TEST_STEPS = 20  # updates of --test, in TEST_CHUNKS chunks
 TEST_CHUNKS = 2
+TEST_LOOK = 2000  # held-out tokens that each of its evaluations takes
 
 
 def parser() -> Parser:
@@ -63,7 +64,10 @@ def parser() -> Parser:
     flags.add_argument("--fit", action="store_const", const=True, default=None, help=fit)
     begins = "let each document begin a segment of its own, in the fresh state"
     flags.add_argument("--reset-at-documents", action="store_const", const=True, default=None, help=begins)
-    quick = f"a quick run to see that everything works: {TEST_CHUNKS} chunks in {TEST_STEPS} updates, evaluation, sample and checkpoint"
+    quick = (
+        f"a quick run to see that everything works: {TEST_CHUNKS} chunks in {TEST_STEPS} updates, samples, checkpoints, "
+        f"and evaluations on {TEST_LOOK:,} tokens"
+    )
     flags.add_argument("--test", action="store_const", const=True, default=None, help=quick)
     flags.add_argument("--name", default=None, help="name of the run (default: PRESET-1, PRESET-2, ...); with --resume, which run")
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
@@ -101,7 +105,8 @@ def configure(args) -> Config:
 def _quick(config, sections):
     """The flags of --test, under those that were given."""
     half = TEST_STEPS // 2
-    training = {"steps": TEST_STEPS, "eval_interval": half, "sample_interval": half, "checkpoint_interval": half, "eval_tokens": 2000}
+    training = {"steps": TEST_STEPS, "eval_interval": half, "sample_interval": half, "checkpoint_interval": half}
+    training |= {"eval_tokens": TEST_LOOK, "final_eval_tokens": TEST_LOOK}
     tokens = TEST_STEPS * config.training.batch * config.training.segment
     text = {"max_chunks": TEST_CHUNKS, "chunk_tokens": tokens // TEST_CHUNKS}
     return {"training": training | sections["training"], "text": text | sections["text"]}

@@ -149,17 +149,11 @@ def test_validation_of_stories_is_whole_held_out_stories_with_their_bits():
     assert [part.decode() for part in told[1:-1]] == [text.text for text in texts[:count]]
     assert validation.floor_bits == pytest.approx(sum(text.bits for text in texts[:count]))
     assert validation.bytes == sum(len(text.text.encode()) for text in texts[:count])
+    assert list(validation.questions) == [question for text in texts[:count] for question in text.questions]
     assert len(validation.tokens) - 1 >= 2000 > len(validation.tokens) - 1 - len(told[-2]) - 1  # one story less would not do
     assert len(corpus.validation().tokens) > 50_000
     other_seed = StoryCorpus(Text(), Training(segment=8, seed=4), BYTES)
     assert np.array_equal(other_seed.validation(2000).tokens, validation.tokens)
-
-
-def test_questions_are_about_held_out_stories():
-    corpus = StoryCorpus(Text(), Training(), BYTES)
-    questions = corpus.questions(7)
-    expected = [question for index in range(7) for question in story(HELD_OUT_SEED, index, "held-out").questions]
-    assert len(questions) == 7 and questions == expected[:7]
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "char"])

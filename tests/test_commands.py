@@ -154,9 +154,11 @@ def test_tensorboard_without_its_package_is_refused_before_anything_is_made(plac
 
 
 def test_a_quick_run_to_see_that_everything_works(place, capsys):
+    (place / "sheep.txt").write_text(TEXT * 8)  # a tenth, twice as much as is looked at, is held out
     assert trained("--test") == 0
     said = capsys.readouterr().out
     assert "step 20/20" in said and said.count("validation at step 10 ") == said.count("sample at step 10 ") == 1
+    assert re.findall(r"validation at step (\d+) .* ([\d,]+) tokens\n", said) == [("10", "2,000"), ("20", "2,000")]
     settings = json.loads((place / "runs/tiny-1/config.json").read_text())
     batch, segment, text = settings["training"]["batch"], settings["training"]["segment"], settings["text"]
     assert text["max_chunks"] * text["chunk_tokens"] == 20 * batch * segment and settings["training"]["checkpoint_interval"] == 10

@@ -13,6 +13,7 @@ import pytest
 
 from neurogen_numba import checkpoint
 from neurogen_numba.brain.model import NeuroGenModel
+from neurogen_numba.learning.report import StepReport
 from neurogen_numba.learning.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -47,5 +48,7 @@ def test_a_checkpoint_of_every_format_speaks_as_it_did(version):
 def test_a_run_of_every_format_goes_on(version, tmp_path, monkeypatch):
     monkeypatch.chdir(FIXTURES)  # where its text is
     shutil.copytree(fixture(version), checkpoint.step_folder(tmp_path, 300))
-    list(Trainer.resume(tmp_path, 302, "cpu").reports())
+    trainer = Trainer.resume(tmp_path, 302, "cpu")
+    *_, step = (report for report in trainer.reports() if isinstance(report, StepReport))
+    assert step.tokens == 302 * trainer.config.training.batch * trainer.config.training.segment  # of which 300 did not say how many
     assert [checkpoint.step_of(folder) for folder in checkpoint.saved(tmp_path)] == [300, 302]

@@ -127,6 +127,42 @@ def test_what_has_no_counterpart_is_said(learned):
     assert (gone.new, gone.how) == (None, "left out: the new brain has none")
 
 
+def synapses(projection):
+    """(source, delay in tokens, target, weight) of each, and how many sources and targets there are."""
+    arc, weight = projection.arc, projection.weight
+    if arc.dense:
+        return weight.tolist(), arc.sources, arc.targets
+    pair = np.repeat(np.arange(arc.sources * arc.delays), np.diff(projection.row_start.astype(int)))
+    delay = pair // arc.sources + arc.first_delay
+    each = (array.tolist() for array in (pair % arc.sources, delay, projection.target, weight))
+    return {*zip(*each, strict=True)}, arc.sources, arc.targets
+
+
+@pytest.mark.parametrize(
+    "brain",
+    [brain_of({"pfc": 2}), brain_of(delays=12), brain_of(chunk=4), brain_of(memory_heads=4, memory_width=4, fan_in=20), brain_of(fan_in=6)],
+    ids=["another PFC", "more delays", "earlier feedback", "other heads", "fewer synapses"],
+)
+def test_carried_over_is_said_where_the_same_neurons_hear_the_same_ones_as_before(learned, brain):
+    model, rows = resized(learned, brain)
+    old = {projection.arc.name: projection for projection in learned.brain.projections}
+    same = {projection.arc.name for projection in model.brain.projections if synapses(projection) == synapses(old[projection.arc.name])}
+    assert len(same) > 5
+    assert same == {name for name in old if rows[f"{name}.weight"].how == "carried over"}
+
+
+def test_the_table_tells_weights_from_wiring(learned):
+    def told(name, *modules, **settings):
+        return resized(learned, brain_of(*modules, **settings))[1][f"{name}.weight"].how
+
+    assert told("pfc_broca", {"pfc": 2}) == "weights carried over, wired anew"
+    assert told("hippocampus_pfc", {"pfc": 2}) == "spread in proportion"  # more of them hear the same neurons
+    assert told("lateral_pfc", {"pfc": 2}) == "spread in proportion, wired anew"
+    assert told("lateral_hippocampus", chunk=4).startswith("weights carried over, 38 % had another delay")
+    assert told("pfc_broca", fan_in=6) == "weights carried over, the strongest 6 of 8 per target"
+    assert told("pfc_broca", fan_in=10) == "weights carried over, 20 % of the synapses are new and begin at 0"
+
+
 def test_each_takes_after_the_one_in_its_place():
     assert in_proportion(4, 8).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert in_proportion(5, 3).tolist() == [0, 1, 3]

@@ -604,6 +604,18 @@ def test_the_summary_of_stories(tmp_path, monkeypatch):
     assert any(sample.prompt and text.startswith(sample.prompt + sample.truth) for text in told)
 
 
+def test_the_last_look_may_be_short(tmp_path, sheep):
+    assert of(EvalReport, end(begin(tmp_path / "run", sheep, steps=2, final_eval_tokens=50)))[-1].tokens == 50
+
+
+def test_a_short_last_look_at_stories_asks_about_these(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(loop, "answer_questions", lambda model, questions: asked.append(questions) or (0.0, 0.0))
+    trainer = begin(tmp_path / "run", {"tokenizer": "byte"}, steps=2, final_eval_tokens=1500)
+    final, seen = of(EvalReport, end(trainer))[-1], trainer.corpus.validation(1500)
+    assert final.tokens == len(seen.tokens) - 1 < 2500 and asked == [seen.questions]
+
+
 # Figures and warnings
 
 
@@ -678,7 +690,7 @@ def test_the_watchdog_is_handed_what_it_judges(tmp_path, sheep, monkeypatch):
 def test_who_stops_during_the_last_look_need_not_wait_for_it(tmp_path, sheep, monkeypatch):
     trainer = begin(tmp_path / "run", sheep, steps=4)
     validation = trainer.corpus.validation
-    monkeypatch.setattr(trainer.corpus, "validation", lambda: trainer.stop() or validation())
+    monkeypatch.setattr(trainer.corpus, "validation", lambda wanted: trainer.stop() or validation(wanted))
     reports = end(trainer)
     assert isinstance(reports[-1], Notice) and "--resume" in reports[-1].text
     assert not (tmp_path / "run" / "summary.json").exists()

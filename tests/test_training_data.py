@@ -11,12 +11,12 @@ import tiny
 from dropping_server import DroppingServer
 from neurogen_numba import checkpoint
 from neurogen_numba.errors import DataError
-from neurogen_numba.learning.report import CheckpointReport, StepReport
+from neurogen_numba.learning.report import CheckpointReport, FinalReport, StepReport
 from neurogen_numba.learning.trainer import Trainer
 from neurogen_numba.text import prefetch, remote
 from neurogen_numba.tokenize import main as tokenize
 from same import assert_equal_runs
-from test_trainer import begin, end, of
+from test_trainer import Clock, begin, end, of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -66,6 +66,21 @@ def test_a_document_begins_in_the_fresh_state(tmp_path, data):
     assert begins.sum() > 20 and np.array_equal(fresh, begins | drawn)
     without = begin(tmp_path / "other", data["stream"] | {"reset_at_documents": True}, steps=1, fresh=0.0)
     assert without._fresh(np.full((16, 4), ends)).all() and not without._fresh(np.zeros((16, 4), int)).any()
+
+
+def test_what_is_left_behind_a_document_counts_for_no_speed(tmp_path, data, monkeypatch):
+    Clock(monkeypatch, pace=0.1)
+    trainer = begin(tmp_path / "run", data["stream"] | {"reset_at_documents": True}, steps=30, checkpoint_interval=100)
+    learn, predicted = trainer.model.learn, []
+    trainer.model.learn = lambda act, inputs, targets, *rest: (
+        predicted.append(int((targets >= 0).sum())) or learn(act, inputs, targets, *rest)
+    )
+    reports = end(trainer)
+    assert sum(predicted) < 30 * 64 - 100
+    assert [report.tokens for report in of(StepReport, reports)] == np.cumsum(predicted).tolist()
+    assert of(StepReport, reports)[-1].tokens_per_second == pytest.approx(sum(predicted[-10:]) / (10 * 0.1))
+    summary = of(FinalReport, reports)[0].summary
+    assert summary["tokens"] == sum(predicted) and summary["tokens_per_second"] == pytest.approx(sum(predicted) / (30 * 0.1), rel=0.02)
 
 
 def test_a_network_that_fails_for_good_costs_nothing(tmp_path, data, monkeypatch):

@@ -46,6 +46,11 @@ class Line:
         self.n_children = np.bincount(parent, minlength=len(heir))
         self._children, self._first = np.argsort(parent, kind="stable"), np.cumsum(self.n_children) - self.n_children
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether there are as many as before, each in the place of its parent."""
+        return np.array_equal(self.parent, np.arange(len(self.heir)))
+
     def child(self, old: np.ndarray, which: np.ndarray) -> np.ndarray:
         """Child number `which`, counted round, of each old one; its heir, where it has none."""
         number = self._first[old] + which % np.maximum(1, self.n_children[old])
@@ -163,21 +168,36 @@ def _projections(old, new, seed):
         targets = line(arc.target, old.config, new.config, (theirs.arc.targets, arc.targets))
         if arc.dense:
             mine.weight[...] = sources.spread(_matrix(theirs))[:, targets.parent]
-            yield Row(name, theirs.weight.shape, mine.weight.shape, _changed(theirs.weight, mine.weight))
+            same = theirs.arc.dense and sources.unchanged and targets.unchanged
+            yield Row(name, theirs.weight.shape, mine.weight.shape, "carried over" if same else "spread in proportion")
             continue
-        pair, weight, share = descend(*_by_target(theirs), theirs.arc, arc, sources, targets, generator(seed, f"{arc.name}.resize"))
+        before = _by_target(theirs)
+        pair, weight, share = descend(*before, theirs.arc, arc, sources, targets, generator(seed, f"{arc.name}.resize"))
         order = np.argsort(pair.ravel(), kind="stable")
         mine.weight[...] = weight.ravel()[order]
         row_start = np.zeros(arc.sources * arc.delays + 1, np.uint32)
         row_start[1:] = np.cumsum(np.bincount(pair.ravel(), minlength=arc.sources * arc.delays))
         mine.set_structure(row_start, np.repeat(np.arange(arc.targets), arc.synapses_per_target)[order])
-        how = _changed(theirs.weight, mine.weight)
-        if arc.synapses_per_target < theirs.arc.synapses_per_target:
-            how += f", the strongest {arc.synapses_per_target} of {theirs.arc.synapses_per_target} per target"
-        if share < 1:
-            how += f", {100 * (1 - share):.0f} % of the synapses are new and begin at 0"
+        how = _descended(before[0], theirs.arc, arc, sources, targets, share)
         yield Row(name, theirs.weight.shape, mine.weight.shape, how)
     new.synapses.wire()
+
+
+def _descended(pair, old: Arc, new: Arc, sources: Line, targets: Line, share: float) -> str:
+    """What became of the synapses of an arc, arguments as of `descend`: the same weights may be of synapses that lead elsewhere now."""
+    K, slots = old.synapses_per_target, new.synapses_per_target
+    delay = pair // old.sources + old.first_delay
+    moved = ((delay < new.first_delay) | (delay > new.longest_delay)).mean()
+    notes = {
+        "wired anew": not sources.unchanged,
+        f"{_percent(moved)} had another delay": moved > 0,
+        f"the strongest {slots} of {K} per target": slots < K,
+        f"{_percent(1 - share)} of the synapses are new and begin at 0": share < 1,
+    }
+    said = [note for note, holds in notes.items() if holds]
+    spread = not targets.unchanged or (slots > K and not sources.unchanged)
+    carried = "weights carried over" if said else "carried over"
+    return ", ".join(["spread in proportion" if spread else carried, *said])
 
 
 def descend(pair, weight, old: Arc, new: Arc, sources: Line, targets: Line, rng) -> tuple[np.ndarray, np.ndarray, float]:
@@ -238,3 +258,7 @@ def _matrix(projection):
 def _changed(old, new):
     """How an array that has a counterpart came into the new brain."""
     return "carried over" if old.shape == new.shape else "spread in proportion"
+
+
+def _percent(share):
+    return "under 1 %" if share < 0.01 else f"{100 * share:.0f} %"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +55,7 @@ def evaluate(model, validation: Validation, stopping: Callable[[], bool] = lambd
     return Score(float(nats / n), float(hits / n), float(nats / math.log(2) / validation.bytes), floor, n)
 
 
-def answer_questions(model, questions: list[Question]) -> tuple[float, float]:
+def answer_questions(model, questions: Sequence[Question]) -> tuple[float, float]:
     """(share of the questions answered right, share that guessing would get), 0 to 1.
 
     An answer is right when the most probable token is the true one all along it: then, and only then, greedy generation says it, word

@@ -32,7 +32,7 @@ class StepReport(Report):
     kind: ClassVar[str] = "step"
     step: int  # done so far, over the run's life
     steps: int  # planned in all
-    tokens: int  # trained on so far
+    tokens: int  # trained on so far; what is left of a segment behind the end of a document is none
     loss: float  # nats per token
     accuracy: float  # share of tokens predicted right, 0 to 1
     bits_per_byte: float

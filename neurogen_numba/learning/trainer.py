@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,7 +32,7 @@ from .watchdog import Watchdog
 
 PLAN_AT = 50  # updates after which the speed is known well enough to plan a run of `max_minutes`
 MARGIN = 0.03  # of the time limit, kept free for what takes longer than foreseen
-QUESTIONS = 300  # asked at the end about held-out stories
+QUESTIONS = 300  # asked in the end about the held-out stories that were looked at, at most
 SAMPLING = Sampling(temperature=0.7, top_p=0.95)
 
 
@@ -40,7 +41,17 @@ def beginning(config: Config) -> dict:
     training, text = config.training, config.text
     enough = max(1, text.max_chunks * text.chunk_tokens // (training.batch * training.segment))
     steps = min(training.steps, enough) if text.max_chunks else training.steps
-    return {"step": 0, "steps": steps, "planned": not training.max_minutes, "seconds": 0.0, "looking": 0.0, "position": None}
+    start = {"step": 0, "tokens": 0, "seconds": 0.0, "looking": 0.0, "position": None}
+    return start | {"steps": steps, "planned": not training.max_minutes}
+
+
+class Mark(NamedTuple):
+    """Where a run was at a moment; between two of them its speed is measured."""
+
+    step: int
+    tokens: int
+    moment: float  # seconds on the clock
+    waited: float  # seconds, for text
 
 
 class Trainer:
@@ -116,6 +127,8 @@ class Trainer:
         self._bytes_per_token = self._glimpse.bytes / (len(self._glimpse.tokens) - 1)
         self.act: Activity = model.activity(training.segment, training.batch, learning=True)
         self.step = saved["step"]
+        # targets so far; older checkpoints do not say how many, and their runs counted padding with them
+        self.tokens = saved.get("tokens", self.step * training.batch * training.segment)
         self.steps = saved["steps"]
         self.planned = saved["planned"]  # whether `steps` is final; with a time limit it is not until the speed is known
         self.seconds = saved["seconds"]
@@ -149,14 +162,13 @@ class Trainer:
 
     def _train(self, saver):
         training = self.config.training
-        tokens = training.batch * training.segment
         yield from map(Notice, self._notices)
         if self._fitted:
             yield Notice(self._fitted)
         yield Notice("preparing the kernels: compiled at their first use, then kept")
         began = time.monotonic() - self.seconds
         plan_at = max(PLAN_AT, self.step + min(PLAN_AT, 12))  # by then a resumed run has its compilation behind it, too
-        marks = [(self.step, began + self.seconds, 0.0)]  # steps, times and waiting between which the speed is measured
+        marks = [Mark(self.step, self.tokens, began + self.seconds, 0.0)]
         watchdog, waited = Watchdog(), 0.0
         judged = self._last_saved = time.monotonic()
         while self.step < self.steps:
@@ -174,27 +186,30 @@ class Trainer:
                 yield from saver.wait()
                 raise self._broken(loss, norm)
             self.step += 1
+            self.tokens += int((segment[1] >= 0).sum())
             now = time.monotonic()
             self.seconds = now - began
-            marks = [*marks[-10:], (self.step, now, self.batches.waited)]
+            marks = [*marks[-10:], Mark(self.step, self.tokens, now, self.batches.waited)]
             if not self.planned and self.step >= plan_at:
                 yield self._plan(marks)
             if training.max_minutes and self.seconds > training.max_minutes * 60:
                 self.steps = self.step
             if self.step % training.log_interval == 0 or self.step == self.steps or self._stopping:
+                first, last = marks[0], marks[-1]
+                elapsed = max(1e-9, last.moment - first.moment)
                 report = StepReport(
                     step=self.step,
                     steps=self.steps,
-                    tokens=self.step * tokens,
+                    tokens=self.tokens,
                     loss=loss,
                     accuracy=accuracy,
                     bits_per_byte=loss / math.log(2) / self._bytes_per_token,
                     learning_rate=rate,
                     gradient_norm=norm,
-                    tokens_per_second=(marks[-1][0] - marks[0][0]) * tokens / max(1e-9, marks[-1][1] - marks[0][1]),
+                    tokens_per_second=(last.tokens - first.tokens) / elapsed,
                     seconds=self.seconds,
                     activity=self.act.rates(training.segment),
-                    waited=(marks[-1][2] - marks[0][2]) / max(1e-9, marks[-1][1] - marks[0][1]),
+                    waited=(last.waited - first.waited) / elapsed,
                 )
                 yield report
                 yield from watchdog.step(report)
@@ -218,12 +233,12 @@ class Trainer:
                 yield from self._written(saver.begin(lambda loss=score.loss: self._snapshot(loss)), watchdog)
             pause = time.monotonic() - began_looking
             self._looking += pause
-            marks = [(step, moment + pause, waiting) for step, moment, waiting in marks]
+            marks = [mark._replace(moment=mark.moment + pause) for mark in marks]
             judged += pause
         yield from saver.wait()
         yield self.save()
         if self.step == self.steps:
-            yield from self._finish(tokens)
+            yield from self._finish()
 
     def _written(self, reports, watchdog):
         """What the saver says, and what the watchdog says to it."""
@@ -247,7 +262,7 @@ class Trainer:
     def _plan(self, marks):
         """Take only as many steps as fit into the time limit at the speed seen, looks at held-out text included."""
         training = self.config.training
-        pace = (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
+        pace = (marks[-1].moment - marks[0].moment) / (marks[-1].step - marks[0].step)
         glimpse = (len(self._glimpse.tokens) - 1) / (training.batch * training.segment) * pace / 2  # no way back: half the time at most
         left = training.max_minutes * 60 * (1 - MARGIN) - self.seconds
         fitting = self.step + max(1, int(left / (pace + glimpse / training.eval_interval)))
@@ -284,6 +299,7 @@ class Trainer:
     def _snapshot(self, loss):
         trainer = {
             "step": self.step,
+            "tokens": self.tokens,
             "steps": self.steps,
             "planned": self.planned,
             "seconds": self.seconds,
@@ -293,25 +309,26 @@ class Trainer:
         tensors, documents = self.model.snapshot(self.act.state(), trainer)
         return Snapshot(self.step, tensors, documents, self.model.tokenizer, loss)
 
-    def _finish(self, tokens):
-        score = evaluate(self.model, self.corpus.validation(), lambda: self._stopping)
+    def _finish(self):
+        validation = self.corpus.validation(self.config.training.final_eval_tokens or None)
+        score = evaluate(self.model, validation, lambda: self._stopping)
         if score is None:
-            yield Notice("stopped before the last look at all of the held-out text; --resume looks at it, everything else is done")
+            yield Notice("stopped before the last look at the held-out text; --resume looks at it, everything else is done")
             return
         yield EvalReport(self.step, *dataclasses.astuple(score))
         summary = {
             "preset": self.config.preset,
             "parameters": self.model.parameters,
             "steps": self.step,
-            "tokens": self.step * tokens,
+            "tokens": self.tokens,
             "seconds": round(self.seconds, 1),
-            "tokens_per_second": round(self.step * tokens / max(1e-9, self.seconds - self._looking)),
+            "tokens_per_second": round(self.tokens / max(1e-9, self.seconds - self._looking)),
             "val_loss": score.loss,
             "val_accuracy": score.accuracy,
             "val_bits_per_byte": score.bits_per_byte,
         }
-        if score.floor_bits_per_byte is not None:
-            right, chance = answer_questions(self.model, self.corpus.questions(QUESTIONS))
+        if validation.questions:
+            right, chance = answer_questions(self.model, validation.questions[:QUESTIONS])
             summary |= {"entropy_floor_bits_per_byte": score.floor_bits_per_byte, "question_accuracy": right, "chance_accuracy": chance}
         yield self.sample()
         write_json(self.run / SUMMARY, summary)

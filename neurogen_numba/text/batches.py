@@ -31,11 +31,13 @@ class Validation:
     tokens: [n + 1] int32.
     bytes: UTF-8 bytes of the text of the n targets.
     floor_bits: entropy of the n targets in bits, where the process that wrote them is known: no model can need fewer on average.
+    questions: about what it tells, where it consists of stories.
     """
 
     tokens: np.ndarray
     bytes: int
     floor_bits: float | None = None
+    questions: tuple[Question, ...] = ()
 
 
 class Batches(ABC):
@@ -220,20 +222,16 @@ class StoryCorpus:
         The first token is an end of text, so that every token of every story is a target.
         """
         wanted = max(self._training.segment, HELD_OUT_TOKENS if tokens_wanted is None else tokens_wanted)
-        parts, bits, targets = [np.array([self.tokenizer.end_of_text], np.int32)], 0.0, 0
+        parts, bits, targets, questions = [np.array([self.tokenizer.end_of_text], np.int32)], 0.0, 0, []
         for held_out in stories(HELD_OUT_SEED, split="held-out"):
             if targets >= wanted:
                 break
             parts.append(self._encode(held_out.text))
             bits += held_out.bits
             targets += len(parts[-1])
+            questions += held_out.questions
         tokens = np.concatenate(parts)
-        return Validation(tokens, self.tokenizer.byte_count(tokens[1:]), bits)
-
-    def questions(self, count: int) -> list[Question]:
-        """The first `count` questions about held-out stories, which are also the stories that `validation` starts with."""
-        asked = (question for held_out in stories(HELD_OUT_SEED, split="held-out") for question in held_out.questions)
-        return list(islice(asked, count))
+        return Validation(tokens, self.tokenizer.byte_count(tokens[1:]), bits, tuple(questions))
 
     def _read(self, index: int) -> np.ndarray:
         return self._encode(story(self._training.seed, index).text)
