@@ -182,6 +182,14 @@ def list_values(value, start, place, rows, first, x):
 
 
 @gpu
+def spread_events(x, index, value, count):
+    """The lists of a token back to activity: x [B, M], zeros before, from index and value [B, M] and count [B, 2]. A thread per entry."""
+    e, b = cuda.grid(1), cuda.blockIdx.y
+    if e < count[b, 0]:
+        x[b, index[b, e]] = value[b, e]
+
+
+@gpu
 def turn_ring(start, rows, tokens):
     """start [S] int32: go on by so many tokens in the rings of all S signals, of rows [S] int32. A thread per signal."""
     i = cuda.grid(1)

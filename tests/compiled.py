@@ -74,6 +74,7 @@ u16, u32, u32_2, k1, l1, l2, i3 = (
     types.int64[:, ::1],
     types.int32[:, :, ::1],
 )
+u16_2 = types.uint16[:, ::1]
 
 
 def walk(index, target):
@@ -93,6 +94,7 @@ KERNELS |= {
     "events.list_events": [(index, f1, i1, i1, size, size, size, size, f3, number, k1, types.uint64, flag, flag) for index in (u16, u32)],
     "events.clear_counts": [(i1, i1, *[size] * 4)],
     "events.list_values": [(f1, i1, size, size, size, f3)],
+    "events.spread_events": [(f2, index, f2, i2) for index in (u16_2, u32_2)],
     "events.turn_ring": [(i1, i1, size)],
     "tiles.list_sources": [
         (u32, u32_2, i2, owed, i1, size, size, size, flag, index, f1, i1, *[size] * 6) for index in (u16, u32) for owed in (u16, f1)

@@ -66,7 +66,9 @@ def test_a_matrix_is_of_float32_unless_said_otherwise_and_products_take_it():
     np.testing.assert_array_equal(out, np.full((5, 3), 514, np.float32))
 
 
-@pytest.mark.parametrize("move", [lambda a: backend.asarray(a), lambda a: backend.to_numpy(a)], ids=["asarray", "to_numpy"])
+@pytest.mark.parametrize(
+    "move", [lambda a: backend.asarray(a), lambda a: backend.to_numpy(a), lambda a: backend.fetch(a)], ids=["asarray", "to_numpy", "fetch"]
+)
 def test_arrays_cross_over_as_copies(move):
     there = np.arange(6, dtype=np.float32)
     there.flags.writeable = False  # as NumPy has what it reads from a file
@@ -271,3 +273,15 @@ def test_no_result_depends_on_the_number_of_threads(threads):
         found.append((out, norm_of(x)))
     np.testing.assert_array_equal(found[0][0], found[1][0])
     np.testing.assert_array_equal(found[0][1], found[1][1])
+
+
+@pytest.mark.gpu
+def test_what_is_fetched_from_a_gpu_is_a_copy():
+    gpu = backends.get("cuda", precision="fp32")
+    there = gpu.asarray(np.arange(6), "float32")
+    here, other = gpu.fetch(there), gpu.fetch(there)
+    there[...] = 0
+    np.testing.assert_array_equal(here, np.arange(6, dtype=np.float32), strict=True)
+    here[...] = 7
+    np.testing.assert_array_equal(other, np.arange(6))
+    np.testing.assert_array_equal(gpu.fetch(there), np.zeros(6))

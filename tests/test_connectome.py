@@ -138,6 +138,8 @@ def test_a_projection_is_dense_where_every_target_hears_every_plain_value():
     assert dense == {"go_broca"}  # 5 outputs of the basal ganglia, fan-in 6
     covered = Arc("covered", "a.axon", "b.current", 4, 10, 4)
     assert not covered.dense, "what fires stays sparse"
+    late = Arc("late", "readout_wernicke.out", "working_memory.retain", 5, 9, 5, first_delay=16)
+    assert not late.dense, "what comes later stays sparse"
 
 
 def test_a_brain_of_a_seed_is_the_same_brain():

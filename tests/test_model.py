@@ -485,7 +485,13 @@ def test_a_checkpoint_of_another_model_is_refused(change, said, trained, tmp_pat
 
 def wiring(change):
     """Tamper with the wiring of one projection: change(row_start, target)."""
-    return lambda tensors, documents: change(*(tensors["brain"][f"wernicke_pfc.{what}"] for what in ("row_start", "target")))
+
+    def tamper(tensors, documents):
+        names = [f"wernicke_pfc.{what}" for what in ("row_start", "target")]
+        tensors["brain"] |= {name: tensors["brain"][name].copy() for name in names}
+        change(*(tensors["brain"][name] for name in names))
+
+    return tamper
 
 
 def a_target_too_many(row_start, target):

@@ -75,6 +75,11 @@ class Backend(ABC):
     def to_numpy(self, array):
         """A copy of a device's array as NumPy."""
 
+    def fetch(self, array):
+        """As `to_numpy`, for what is large and copied again and again: into memory that the device reaches directly, where there is such.
+        It is used again once nobody holds the copy."""
+        return self.to_numpy(array)
+
     @abstractmethod
     def matrix(self, rows, columns, dtype="float32"):
         """Zeros [rows, columns], with the rows spaced as products like them."""

@@ -159,6 +159,15 @@ class CudaBackend(Backend):
         self.synchronize()
         return np.array(array) if SIMULATED else self._xp.asnumpy(array)
 
+    def fetch(self, array):
+        if SIMULATED:
+            return self.to_numpy(array)
+        import cupyx
+
+        self._mine()
+        self.synchronize()
+        return self._xp.asnumpy(array, out=cupyx.empty_pinned(array.shape, array.dtype))
+
     def bits(self, array):
         """An array as kernels take it: bfloat16, which Numba does not know, as its bits (kernels/half.py)."""
         return array.view("uint16") if str(array.dtype) == "bfloat16" else array

@@ -402,15 +402,14 @@ class CudaTraffic(Traffic):
 
     def past(self, signal):
         size, history = self.signals[signal]
-        past = np.zeros((history, self.batch, size), np.float32)
+        past = self.backend.zeros((history, self.batch, size))
         for row, h in self._past_columns(signal):
-            index, value, count = (None if x is None else self.backend.to_numpy(x) for x in self._column_arrays(signal, row))
-            for b in range(self.batch):
-                if index is None:
-                    past[h, b] = value[b]
-                else:
-                    past[h, b, index[b, : count[b, 0]]] = value[b, : count[b, 0]]
-        return past
+            index, value, count = self._column_arrays(signal, row)
+            if index is None:
+                past[h] = value
+            else:
+                self.backend.launch(events.spread_events, (blocks(size), self.batch), THREADS, past[h], index, value, count)
+        return self.backend.fetch(past)
 
     def set_past(self, signal, past):
         for row, h in self._past_columns(signal):

@@ -162,7 +162,7 @@ class Activity:
         """A copy of the state as NumPy arrays: `{module}.v`, `.a`, `.y` [B, N], `{module}.history` [H, B, N] (what the axons carried, the
         newest token last), `{module}.out_history`, `memory.S` [B, heads, W, W], `memory.key` [B, heads W], `working_memory.m` [B, slots],
         and the neuromodulators [B]; float32."""
-        state = {name: self.brain.backend.to_numpy(array) for name, array in self._carried().items()}
+        state = {name: self.brain.backend.fetch(array) for name, array in self._carried().items()}
         return state | {name: self.traffic.past(signal) for name, signal in self._histories().items()}
 
     def load_state(self, state: dict[str, np.ndarray]):

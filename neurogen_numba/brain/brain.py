@@ -89,12 +89,13 @@ class Brain:
         return any(not arc.dense for arc in self.arcs if arc.target == current)
 
     def structure(self) -> dict[str, np.ndarray]:
-        """What is fixed but not learned, as NumPy arrays: `{projection}.row_start`, `{projection}.target`, `{module}.input_scale`."""
+        """What is fixed but not learned, as NumPy arrays: `{projection}.row_start`, `{projection}.target`, `{module}.input_scale`.
+        Synapses are not copied, and can only be read."""
         fixed = {f"{population.name}.input_scale": self.backend.to_numpy(population.input_scale) for population in self.populations}
         for projection in self.projections:
             if not projection.arc.dense:
                 name = projection.arc.name
-                fixed |= {f"{name}.row_start": projection.row_start.copy(), f"{name}.target": projection.target.copy()}
+                fixed |= {f"{name}.row_start": projection.row_start, f"{name}.target": projection.target}
         return fixed
 
     def structure_shapes(self) -> dict[str, tuple]:

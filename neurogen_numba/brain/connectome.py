@@ -34,7 +34,7 @@ class Arc:
     @property
     def dense(self) -> bool:
         """A product of matrices: plain values without delay, all of them heard by every target. What fires stays sparse."""
-        return not self.source.endswith(".axon") and self.delays == 1 and self.fan_in >= self.sources
+        return not self.source.endswith(".axon") and self.longest_delay == 0 and self.fan_in >= self.sources
 
     @property
     def synapses_per_target(self) -> int:

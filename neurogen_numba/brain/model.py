@@ -212,11 +212,11 @@ class NeuroGenModel:
 
     def snapshot(self, state: dict | None = None, trainer: dict | None = None) -> tuple[dict, dict]:
         """(tensors, documents) of a checkpoint, as `checkpoint.save` takes them: copies, which the next update leaves alone."""
-        tables, numpy = self.brain.parameters, self.backend.to_numpy
+        tables, fetch = self.brain.parameters, self.backend.fetch
         tensors = {"brain": self.brain.structure(), "embeddings": {}, "decoder": {}, "optimizer": {}, "state": state or {}}
         for name, parameter in tables.table.items():
-            tensors[parameter.file][name] = numpy(tables.value[name])
-        tensors["optimizer"] = {name: numpy(x) for name, x in self.optimizer.tensors().items()}
+            tensors[parameter.file][name] = fetch(tables.value[name])
+        tensors["optimizer"] = {name: fetch(x) for name, x in self.optimizer.tensors().items()}
         return tensors, {"config": self.config.to_dict(), "trainer": {"updates": self.optimizer.steps, **(trainer or {})}}
 
     @classmethod

@@ -53,6 +53,8 @@ class Projection:
     def set_structure(self, row_start, target):
         """Structure as `draw_synapses` returns it, NumPy."""
         self.row_start, self.target = np.array(row_start, np.uint32), np.array(target, self.index_dtype)
+        for array in (self.row_start, self.target):
+            array.flags.writeable = False
 
     def bind(self, parameters: Parameters):
         self.weight, self.d_weight = parameters.value[f"{self.arc.name}.weight"], parameters.gradient[f"{self.arc.name}.weight"]

@@ -166,6 +166,7 @@ class Trainer:
         if self._fitted:
             yield Notice(self._fitted)
         yield Notice("preparing the kernels: compiled at their first use, then kept")
+        self._snapshot(None)  # to make room for the copies of checkpoints now, not while training waits
         began = time.monotonic() - self.seconds
         plan_at = max(PLAN_AT, self.step + min(PLAN_AT, 12))  # by then a resumed run has its compilation behind it, too
         marks = [Mark(self.step, self.tokens, began + self.seconds, 0.0)]
