@@ -43,10 +43,11 @@ class Stretch(IntEnum):
     PARTS = 2  # entries of row_start from a source to the next
     OWED = 3  # where the gradients of the part's first neuron begin in `owed`
     LEAD = 4  # numbers from a sequence of these to the next
-    SIZE = 5  # neurons of the part
+    SIZE = 5  # neurons of the part; of the whole module where it is walked at once (wide.py)
+    PART_SIZE = 6  # neurons of a part that is not the last
 
 
-DELAY, ROW_START, PARTS, OWED, LEAD, SIZE = (int(field) for field in Stretch)
+DELAY, ROW_START, PARTS, OWED, LEAD, SIZE, PART_SIZE = (int(field) for field in Stretch)
 
 
 def columns_in(owed) -> int:
@@ -99,31 +100,31 @@ def unpack(numbers, owed, words, first):
 
 
 @device
-def word_of(words, place, token, length):
-    """words[place], zero where the token is none of the segment's."""
-    return words[np.uint64(place)] if 0 <= token < length else _NONE
+def word_of(words, place, column, columns):
+    """words[place], zero where there is no such column."""
+    return words[np.uint64(place)] if 0 <= column < columns else _NONE
 
 
 @device
-def load_owed(tile, owed, words, place, lead, token, length, size):
-    """Fill a tile with the gradients of `size` neurons from place on, of tokens from `token` on; zeros where there is no such token.
+def load_owed(tile, owed, words, place, lead, column, columns, size):
+    """Fill a tile with the gradients of `size` neurons from place on, of columns from `column` on; zeros where there is no such column.
 
-    lead: numbers from a token to the next; words: `owed` as uint32. Places and leads are even, so that two bfloat16 come at once.
+    lead: numbers from a column to the next; words: `owed` as uint32. Places and leads are even, so that two bfloat16 come at once.
     """
     i = np.uint64(cuda.threadIdx.x)
     if owed.dtype == BFLOAT16:
         while i < np.uint64((size + 1) >> 1):
             for q in range(QUADS):
-                t, at = token + 2 * q, i * WORDS * np.uint64(2) + np.uint64(q)
-                one = word_of(words, ((place + t * lead) >> 1) + np.int64(i), t, length)
-                other = word_of(words, ((place + (t + 1) * lead) >> 1) + np.int64(i), t + 1, length)
+                c, at = column + 2 * q, i * WORDS * np.uint64(2) + np.uint64(q)
+                one = word_of(words, ((place + c * lead) >> 1) + np.int64(i), c, columns)
+                other = word_of(words, ((place + (c + 1) * lead) >> 1) + np.int64(i), c + 1, columns)
                 tile[at] = np.uint32((one & _LOWER) | np.uint32(other << _HALF))
                 tile[at + WORDS] = np.uint32((one >> _HALF) | (other & _UPPER))
             i += np.uint64(TILERS)
     else:
         while i < np.uint64(size):
             for q in range(QUADS):
-                tile[i * WORDS + np.uint64(q)] = word_of(words, place + (token + q) * lead + np.int64(i), token + q, length)
+                tile[i * WORDS + np.uint64(q)] = word_of(words, place + (column + q) * lead + np.int64(i), column + q, columns)
             i += np.uint64(TILERS)
 
 
@@ -141,13 +142,13 @@ if SIMULATED:  # a lane for all columns
     def lanes_of(owed):
         return 1
 
-    def total_of(total, place, lane):
-        return None
+    def total_of(total, place, lane, begun):
+        return begun
 
-    def add_up(total, place, wanted, before, sums, lane, owed):
+    def add_up(total, place, wanted, begun, sums, lane, owed):
         for j in range(columns_of(owed)):
             if wanted:
-                total[place + j] += sums[j]
+                total[place + j] = (total[place + j] if begun else ZERO) + sums[j]
 
 else:
 
@@ -157,13 +158,13 @@ else:
         return columns_of(owed)
 
     @device
-    def total_of(total, place, lane):
+    def total_of(total, place, lane, begun):
         """What the lane's column has so far."""
-        return total[place + np.uint64(lane)]
+        return total[place + np.uint64(lane)] if begun else ZERO
 
     @device
     def add_up(total, place, wanted, before, sums, lane, owed):
-        """total[place + j] += the sum of sums[j] over the lanes; the lane that is to have column j has read the total before."""
+        """total[place + j] = what was there before, and the sum of sums[j] over the lanes; the lane that is to have column j knows it."""
         if owed.dtype == BFLOAT16:
             swap_halves(sums, lane, 4)
         swap_halves(sums, lane, 2)
@@ -173,14 +174,17 @@ else:
 
 
 @device
-def first_token(earliest, batch, columns):
-    """First token of the block's tile. Tiles of different sequences come one after the other, then those of the next tokens."""
-    return earliest + np.int64(cuda.blockIdx.x) // batch * columns
+def first_column(tile, earliest, batch, columns, abreast):
+    """(token, sequence) of a tile's first column. Tiles of different sequences come one after the other, then those of later tokens."""
+    if abreast:
+        groups = (batch + columns - 1) // columns
+        return earliest + tile // groups, tile % groups * columns
+    return earliest + tile // batch * columns, tile % batch
 
 
 @gpu(max_registers=REGISTERS)
 def list_sources(
-    source_at, sent, found, owed, start, lists, counts, rows, plain, index, value, count, M, earliest, first, last, batch, span
+    source_at, sent, found, owed, start, lists, counts, rows, plain, index, value, count, M, earliest, first, last, batch, abreast, span
 ):
     """List the sources of every tile: those that fired in any of its columns from the front, those that are near the threshold in one of
     them from the back; in no order that matters.
@@ -188,7 +192,7 @@ def list_sources(
     source_at [tiles M] uint32; sent [WORDS, tiles M] uint32: what the columns sent, where a source fired; found [tiles, 2] int32: how many
     fired and how many are near, zeros before. The ring as in events.py; plain: of values, all of which are listed. Tiles begin with token
     `earliest`, which may be before the segment; from `first` on, where a gradient is wanted, those near the threshold count; `last`: where
-    the tokens end; batch: number of sequences.
+    the tokens end; batch: number of sequences; abreast: a tile's columns are sequences at one token, instead of tokens of one sequence.
     A block per (tile, `span` sources), with shared memory for these.
     """
     tile = cuda.shared.array(0, numba.uint32, ALIGNED)
@@ -206,9 +210,13 @@ def list_sources(
     cuda.syncthreads()
     own_threads = TILERS // columns  # of a column
     j, own = np.uint64(thread // own_threads), thread % own_threads
-    token = first_token(earliest, batch, columns) + np.int64(j)
-    if token < last:
-        at = (start[0] + token + rows) % rows * batch + np.int64(cuda.blockIdx.x) % batch
+    token, b = first_column(np.int64(cuda.blockIdx.x), earliest, batch, columns, abreast)
+    if abreast:
+        b += np.int64(j)
+    else:
+        token += np.int64(j)
+    if token < last and b < batch:
+        at = (start[0] + token + rows) % rows * batch + b
         base = lists + at * M
         if plain:
             for n in range(own, size, own_threads):
@@ -294,8 +302,10 @@ def take_sent(words, sent, place):
 
 
 @device
-def walk_rows(learning, first, last, total, d_weight, owed, tile, source_at, sent, row_place, parts, row_start, target, weight, units):
-    """Places first ... last - 1 of the lists: add to their totals, and where `learning` to d_weight.
+def walk_rows(
+    learning, begun, first, last, total, d_weight, owed, tile, source_at, sent, row_place, parts, row_start, target, weight, units
+):
+    """Places first ... last - 1 of the lists: add to their totals, where these have begun, and where `learning` to d_weight.
 
     A group of lanes walks one row after the other; what memory has of the next one is on its way meanwhile.
     """
@@ -328,7 +338,7 @@ def walk_rows(learning, first, last, total, d_weight, owed, tile, source_at, sen
         for i in range(turns):
             peer, e = np.uint32(leader + np.uint32(i)), min(np.uint32(own + np.uint32(i)), np.uint32(last - _ONE))
             k, end = np.uint32(np.uint32(from_lane(own_first, peer)) + lane), np.uint32(from_lane(own_last, peer))
-            before = total_of(total, np.uint64(e) * np.uint64(columns), lane)
+            before = total_of(total, np.uint64(e) * np.uint64(columns), lane, begun)
             for q in range(AHEAD):
                 words[q], weights[q] = next_words[q], next_weights[q]
             if learning:
@@ -357,6 +367,15 @@ def share_of(begin, places, more):
     return np.uint32(begin + np.uint32(np.uint32(np.uint32(places) * np.uint32(cuda.blockIdx.y + more)) // np.uint32(cuda.gridDim.y)))
 
 
+@device
+def clear(total, columns, begin, places):
+    """The block's share of the totals of so many places is 0."""
+    i = np.uint64(share_of(np.uint32(begin), places, _NONE)) * np.uint64(columns) + np.uint64(cuda.threadIdx.x)
+    while i < np.uint64(share_of(np.uint32(begin), places, _ONE)) * np.uint64(columns):
+        total[i] = ZERO
+        i += np.uint64(TILERS)
+
+
 @gpu(max_registers=REGISTERS)
 def synapse_backward(
     total,
@@ -376,40 +395,49 @@ def synapse_backward(
     earliest,
     length,
     batch,
+    abreast,
     units,
 ):
-    """Add to the totals [tiles M columns] of every tile's sources, and to d_weight (int64, `units` to 1), by stretches first_stretch
+    """The totals [tiles M columns] of every tile's sources, and what is added to d_weight (int64, `units` to 1), by stretches first_stretch
     ... last_stretch - 1.
 
     Lists and tiles as `list_sources` made them; owed: gradients of the currents, of `length` tokens, and the same as uint32 `words`. A
     block per (tile, share of its sources), with shared memory for a part of a module.
     """
     tile = cuda.shared.array(0, numba.uint32, ALIGNED)
+    columns, begun = np.int64(columns_of(owed)), False
     for p in range(first_stretch, last_stretch):
-        token = first_token(earliest, batch, np.int64(columns_of(owed))) + table[p, DELAY]
-        if token + np.int64(columns_of(owed)) > 0 and token < length:
-            place, lead = table[p, OWED] + np.int64(cuda.blockIdx.x) % batch * table[p, LEAD], table[p, LEAD] * batch
+        token, b = first_column(np.int64(cuda.blockIdx.x), earliest, batch, columns, abreast)
+        token += table[p, DELAY]
+        # columns are told apart by sequence or by token: which there are, and which is the tile's first
+        column, all_columns, lead = (b, batch, table[p, LEAD]) if abreast else (token, length, table[p, LEAD] * batch)
+        if (token >= 0 if abreast else token + columns > 0) and token < length:
+            place = table[p, OWED] + (token * batch if abreast else b) * table[p, LEAD]
             cuda.syncthreads()
-            load_owed(tile, owed, words, place, lead, token, length, table[p, SIZE])
+            load_owed(tile, owed, words, place, lead, column, all_columns, table[p, SIZE])
             cuda.syncthreads()
             rows = source_at, sent, np.uint32(table[p, ROW_START]), np.uint32(table[p, PARTS]), row_start, target, weight, units
             begin, fired = np.uint32(cuda.blockIdx.x * M), found[cuda.blockIdx.x, 0]
-            walk_rows(True, share_of(begin, fired, _NONE), share_of(begin, fired, _ONE), total, d_weight, owed, tile, *rows)
+            walk_rows(True, begun, share_of(begin, fired, _NONE), share_of(begin, fired, _ONE), total, d_weight, owed, tile, *rows)
             near = found[cuda.blockIdx.x, 1]
             begin = np.uint32((cuda.blockIdx.x + 1) * M - near)
-            walk_rows(False, share_of(begin, near, _NONE), share_of(begin, near, _ONE), total, d_weight, owed, tile, *rows)
+            walk_rows(False, begun, share_of(begin, near, _NONE), share_of(begin, near, _ONE), total, d_weight, owed, tile, *rows)
+            begun = True
+    if not begun:  # all of it arrives after the segment
+        clear(total, columns, cuda.blockIdx.x * M, found[cuda.blockIdx.x, 0])
+        clear(total, columns, (cuda.blockIdx.x + 1) * M - found[cuda.blockIdx.x, 1], found[cuda.blockIdx.x, 1])
 
 
 @gpu
-def hand_out(gradient, total, found, source_at, owed, first, batch):
+def hand_out(gradient, total, found, source_at, owed, first, batch, abreast):
     """Put the totals of the sources listed into gradient [C, B, M] of tokens from `first` on, zeros before. A block per (tile, some places
     of its list)."""
     e, columns, M = np.int64(cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x), np.int64(columns_of(owed)), gradient.shape[2]
-    token, b = first_token(first, batch, columns), np.uint64(cuda.blockIdx.x % batch)
+    token, b = first_column(np.int64(cuda.blockIdx.x), first, batch, columns, abreast)
     if e < M and (e < found[cuda.blockIdx.x, 0] or M - e <= found[cuda.blockIdx.x, 1]):
         place = np.uint64(cuda.blockIdx.x * M + e)
         source = np.uint64(source_at[place])
         for j in range(columns):
-            t = token + j - first
-            if 0 <= t < gradient.shape[0]:
-                gradient[np.uint64(t), b, source] = total[place * np.uint64(columns) + np.uint64(j)]
+            t, own_b = (token - first, b + j) if abreast else (token - first + j, b)
+            if 0 <= t < gradient.shape[0] and own_b < batch:
+                gradient[np.uint64(t), np.uint64(own_b), source] = total[place * np.uint64(columns) + np.uint64(j)]

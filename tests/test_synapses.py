@@ -1,5 +1,6 @@
 """The sparse synapses of every backend, held to a sum over all pairs of neurons in float64: events forward, gradients back, the past."""
 
+import sys
 import types
 from dataclasses import dataclass
 
@@ -144,9 +145,13 @@ def near(name, v):
 
 @pytest.fixture
 def parts(request, monkeypatch, backend):
-    """Modules of more than one part, too."""
+    """Modules of more than one part, too; and such as are wide, in parts that are no block's, with sequences for more than one tile."""
     if request.param and backend.name != "cpu":
-        monkeypatch.setattr(backend, "shared_memory", request.param * cuda_synapses.TILE_BYTES)
+        monkeypatch.setattr(backend, "shared_memory", 5 * cuda_synapses.TILE_BYTES)
+    if request.param in ("mixed", "wide"):
+        monkeypatch.setattr(cuda_synapses, "SHORT", 0.55 if request.param == "mixed" else 1000)
+        monkeypatch.setattr(cuda_synapses, "WIDE_PART", 8)
+        monkeypatch.setattr(sys.modules[__name__], "B", 5)
     return request.param
 
 
@@ -160,10 +165,12 @@ def columns(request, monkeypatch, backend):
     return request.param
 
 
-@pytest.mark.parametrize("parts", [None, 5], indirect=True, ids=["whole", "parts"])
+@pytest.mark.parametrize("parts", [None, "parts", "mixed", "wide"], indirect=True)
 def test_events_arrive_and_gradients_return(backend, parts, columns):
     if backend.name == "cpu" and (parts, columns) != (None, "few"):
         pytest.skip("the CPU has one way only")
+    if parts in ("mixed", "wide") and columns == "many":
+        pytest.skip("wide currents are brought as those of few columns are")
     made = wired(backend)
     traffic = made.traffic()
     rng = np.random.default_rng(5)

@@ -1,5 +1,6 @@
 """Sparse synapses on a GPU: a list of events for each column, rings instead of moved histories, one launch for all arcs into a current
-(kernels/events.py, synapse.py), and back one for all arcs of a signal (tiles.py)."""
+(kernels/events.py, synapse.py), and back one for all arcs of a signal (tiles.py), or a second one for modules of very many neurons with few
+synapses (wide.py)."""
 
 from __future__ import annotations
 
@@ -8,27 +9,31 @@ import math
 import numpy as np
 
 from ..errors import CheckpointError
-from ..kernels import events, fixed, synapse, tiles
+from ..kernels import events, fixed, synapse, tiles, wide
 from ..kernels.launch import SIMULATED, THREADS, WARP, blocks
 from ..kernels.synapse import WALKERS, Field, Share
 from ..kernels.tiles import TILERS, WORDS, Stretch
 from .base import Synapses, Traffic
 
 PART = 10_240  # neurons of a current that a block holds at most
+WIDE_PART = 65_534  # neurons of a part that no block has to hold: as many as 16 bits can tell apart
+SHORT = 1  # synapses: where rows of parts that a block holds are shorter on average, the current is wide
 TILE_BYTES = 4 * int(WORDS)  # of shared memory for a neuron, on the way back; forward it is a number of 4 bytes
 FEW = 512  # columns: for fewer, many blocks share one
 EVENTS, PASSED = 1 / 10, 1024  # share of the axons that fire, more or less; synapses that a block then passes, each thread a few
 UNIT_BITS = 36  # a gradient of a single token is resolved to 2^-36 of the loss's unit
 MATRIX_COLUMNS = 8  # plain values of so many columns or more go through matrices
 MATRIX_BYTES = 8  # of a synapse that could be: a weight, a gradient, and a little more
-MATRIX_SHARE = 1 / 16  # of the card's memory, which the matrices may take
+MATRIX_SHARE = 1 / 64  # of the card's memory, which the matrices may take
+MATRIX_PAIRS = 512  # of sources and targets, of which one has a synapse at least, where a matrix is faster than a walk
 
 
 class CudaSynapses(Synapses):
     """Structure, weights and tables of all sparse projections, sorted by the current that they bring.
 
-    Plain values are never silent, so nothing is gained by walking their synapses one by one: where there is room, those without delay are
-    spread out as matrices, and cuBLAS multiplies them (`Matrix`).
+    Plain values are never silent, so little is gained by walking their synapses one by one: those without delay are spread out as matrices,
+    and cuBLAS multiplies them (`Matrix`), the fullest first, as far as there is room.
+    Currents of so many neurons and so few synapses that the parts of a source would be rows of hardly any are `wide`.
     """
 
     def __init__(self, backend, projections, index_dtype, parameters):
@@ -36,13 +41,19 @@ class CudaSynapses(Synapses):
         # float16 is too short for gradients that have come a long way
         self.back_dtype = "bfloat16" if backend.product_dtype == "bfloat16" else "float32"
         plain = [p for p in projections if not p.arc.source.endswith(".axon") and p.arc.longest_delay == 0]
-        fits = sum(p.arc.sources * p.arc.targets for p in plain) * MATRIX_BYTES <= MATRIX_SHARE * backend.memory()[1]
-        self.matrices = {p.arc.name: Matrix(self, p) for p in plain} if fits else {}
+        self.matrices, room = {}, MATRIX_SHARE * backend.memory()[1]
+        for p in sorted(plain, key=lambda p: p.arc.sources / p.arc.fan_in):
+            room -= p.arc.sources * p.arc.targets * MATRIX_BYTES
+            if room < 0 or p.arc.sources > p.arc.fan_in * MATRIX_PAIRS:
+                break
+            self.matrices[p.arc.name] = Matrix(self, p)
         self.projections = sorted(projections, key=lambda p: (p.arc.target, p.arc.name in self.matrices))
         offsets = [(parameters.offset[f"{p.arc.name}.weight"], p.weight.size) for p in projections]
         self.first_weight, self.end = min(start for start, _ in offsets), max(start + size for start, size in offsets)
         self.weight, self.gradient = (flat[self.first_weight : self.end] for flat in (parameters.flat_value, parameters.flat_gradient))
         self.room = self.backend.shared_memory // TILE_BYTES // 2 * 2  # neurons, for which a block has shared memory on the way back
+        self.wide = set()
+        self.wide = {p.arc.target for p in projections if self._rows_are_short(p.arc.target)}
         self.row_places = {}  # arc -> where its rows begin in row_start
         self.d_weight = None  # fixed-point gradients, made when somebody learns
 
@@ -50,16 +61,23 @@ class CudaSynapses(Synapses):
         """Where the synapses of a projection begin in weight, target and d_weight."""
         return self.parameters.offset[f"{p.arc.name}.weight"] - self.first_weight
 
-    def parts(self, size):
+    def parts(self, current, size):
         """(number of parts, neurons of a part) of a current, so that a part fits into a block's shared memory, forward and back."""
-        parts = blocks(size, min(PART, self.room))
+        parts = blocks(size, WIDE_PART if current in self.wide else min(PART, self.room))
         return parts, 2 * blocks(size, 2 * parts)  # even: numbers of 16 bits are read in pairs
+
+    def _rows_are_short(self, current):
+        arcs = [p.arc for p in self.projections if p.arc.target == current and p.arc.name not in self.matrices]
+        if not arcs or self.parts(current, arcs[0].targets)[0] == 1:
+            return False
+        rows = sum(arc.sources * arc.delays * self.parts(current, arc.targets)[0] for arc in arcs)
+        return sum(arc.targets * arc.synapses_per_target for arc in arcs) < SHORT * rows
 
     def wire(self):
         row_starts, rows_end = [], 0
         target = np.zeros(self.end - self.first_weight, np.uint16)
         for p in self.projections:
-            parts, part_size = self.parts(p.arc.targets)
+            parts, part_size = self.parts(p.arc.target, p.arc.targets)
             row_starts.append(split_rows(p.arc, p.row_start, p.target, parts, part_size) + np.uint32(self.place(p)))
             self.row_places[p.arc.name] = rows_end
             rows_end += row_starts[-1].size
@@ -151,7 +169,7 @@ class CudaTraffic(Traffic):
         self.ring = asarray([self.rows[name] for name in order], "int32")
         self.plain = plain
         self.tokens = self.length = tokens
-        self._table, self._arriving, self._factors, self._shares, self._passed = None, {}, {}, {}, []
+        self._table, self._factors, self._shares, self._passed = None, {}, {}, []
         self._matrices_into, self._matrices_from = {}, {}
         for matrix in synapses.matrices.values():
             self._matrices_into.setdefault(matrix.arc.target, []).append(matrix)
@@ -166,9 +184,19 @@ class CudaTraffic(Traffic):
         """The gradients of the currents of a whole segment: matrices [T B, N] one after the other, as the products want them."""
         self.owed_place, self.owed_lead, end = {}, {}, 0
         for name, size in currents.items():
-            self.owed_place[name], self.owed_lead[name] = end, blocks(size, self.backend.whole_rows) * self.backend.whole_rows
-            end += self.tokens * self.batch * self.owed_lead[name]
-        self._owed = self.backend.zeros(end, self.synapses.back_dtype)
+            if name not in self.synapses.wide or name in self._matrices_into:
+                self.owed_place[name], self.owed_lead[name] = end, blocks(size, self.backend.whole_rows) * self.backend.whole_rows
+                end += self.tokens * self.batch * self.owed_lead[name]
+        self._owed = self.backend.zeros(max(2, end), self.synapses.back_dtype)
+        self.columns = tiles.columns_in(self.backend.bits(self._owed))  # of a tile
+        # of wide currents, 16 bytes of a tile for each neuron: [T, tiles of sequences, N] one after the other
+        self.wide_place, self.groups, end = {}, blocks(self.batch, self.columns), 0
+        for name, size in currents.items():
+            if name in self.synapses.wide:
+                self.wide_place[name] = end
+                end += self.tokens * self.groups * size
+        self._wide = self.backend.zeros(max(1, end) * int(WORDS), "uint32")
+        self.abreast = bool(self.wide_place)  # the columns of a tile are sequences, not tokens
         self._stretches = None
 
     def _owed_of(self, current, first, last, size):
@@ -178,30 +206,37 @@ class CudaTraffic(Traffic):
         return whole[first * self.batch : last * self.batch, :size]
 
     def _stretches_of(self, signal):
-        """(first, end of those that are walked where there are matrices, end of all) of a signal's rows in the table of stretches."""
+        """{wide: (first, end of those that are walked where there are matrices, end of all)} of a signal's rows in the table of stretches."""
         self._stretch_table()
-        return self._from.get(signal, (0, 0, 0))
+        return {wide: self._from.get((signal, wide), (0, 0, 0)) for wide in (False, True)}
 
     def _stretch_table(self):
         """The table of stretches (kernels/tiles.py), sorted by signal; made at first use, when the synapses are wired."""
         if self._stretches is None:
             synapses, table, self._from = self.synapses, [], {}
-            for p in sorted(synapses.projections, key=lambda p: (p.arc.source, p.arc.name in synapses.matrices)):
-                arc = p.arc
-                parts, part_size = synapses.parts(arc.targets)
-                first, walked, _ = self._from.get(arc.source, (len(table), len(table), 0))
+            order = sorted(
+                synapses.projections, key=lambda p: (p.arc.source, p.arc.target in synapses.wide, p.arc.name in synapses.matrices)
+            )
+            for arc in (p.arc for p in order):
+                is_wide = arc.target in synapses.wide
+                parts, part_size = synapses.parts(arc.target, arc.targets)
+                first, walked, _ = self._from.get((arc.source, is_wide), (len(table), len(table), 0))
                 for d in range(arc.delays):
-                    for part in range(parts):
+                    for part in range(1 if is_wide else parts):
                         row = np.zeros(len(Stretch), np.int64)
                         row[Stretch.DELAY], row[Stretch.PARTS] = arc.first_delay + d, parts
                         row[Stretch.ROW_START] = synapses.row_places[arc.name] + d * arc.sources * parts + part
-                        row[Stretch.OWED] = self.owed_place[arc.target] + part * part_size
-                        row[Stretch.LEAD] = self.owed_lead[arc.target]
-                        row[Stretch.SIZE] = min(part_size, arc.targets - part * part_size)
+                        row[Stretch.PART_SIZE] = part_size
+                        if is_wide:
+                            row[Stretch.OWED], row[Stretch.SIZE] = self.wide_place[arc.target], arc.targets
+                        else:
+                            row[Stretch.OWED] = self.owed_place[arc.target] + part * part_size
+                            row[Stretch.LEAD] = self.owed_lead[arc.target]
+                            row[Stretch.SIZE] = min(part_size, arc.targets - part * part_size)
                         table.append(row)
                 if arc.name not in synapses.matrices:
                     walked = len(table)
-                self._from[arc.source] = first, walked, len(table)
+                self._from[arc.source, is_wide] = first, walked, len(table)
             self._stretches = self.backend.asarray(np.stack(table))
         return self._stretches
 
@@ -212,7 +247,7 @@ class CudaTraffic(Traffic):
             synapses, table, self._pairs = self.synapses, [], {}
             for p in synapses.projections:
                 arc, source = p.arc, p.arc.source
-                parts = synapses.parts(arc.targets)[0]
+                parts = synapses.parts(arc.target, arc.targets)[0]
                 first, walked, _, synapses_, rows = self._pairs.get(arc.target, (len(table), len(table), 0, 0, 0))
                 for d in range(arc.delays):
                     row = np.zeros(len(Field), np.int64)
@@ -272,13 +307,14 @@ class CudaTraffic(Traffic):
 
     def receive(self, values, first, last):
         tokens = last - first
-        if tokens * self.batch >= FEW:
-            for current, value in values.items():
-                parts, part_size = self.synapses.parts(value.shape[2])
+        few = {name: value for name, value in values.items() if tokens * self.batch < FEW or name in self.synapses.wide}
+        if few:
+            self._receive_few(few, first, last)
+        for current, value in values.items():
+            if current not in few:
+                parts, part_size = self.synapses.parts(current, value.shape[2])
                 grid, walk = (self.batch, tokens, parts), self._walk(current, first, last)
                 self.backend.launch(synapse.synapse_forward, grid, WALKERS, value, *walk, part_size, shared=4 * part_size)
-        else:
-            self._receive_few(values, first, last)
         if self._by_matrix(tokens):
             for current, value in values.items():
                 for matrix in self._matrices_into.get(current, ()):
@@ -292,7 +328,7 @@ class CudaTraffic(Traffic):
             table, rows, place = self._tables(), [], 0
             for current, value in values.items():
                 size, (first, walked, end, synapses, of_rows) = value.shape[2], self._pairs.get(current, (0, 0, 0, 1, 1))
-                own = (place, size, *self.synapses.parts(size), width_of(synapses / of_rows))
+                own = (place, size, *self.synapses.parts(current, size), width_of(synapses / of_rows))
                 for pair in range(first, walked if by_matrix else end):
                     passed, plain = self._passed[pair]
                     of = blocks(int(passed * (1 if plain else EVENTS)), PASSED)
@@ -305,10 +341,8 @@ class CudaTraffic(Traffic):
 
     def _receive_few(self, values, first, last):
         tokens, sizes, synapses = last - first, [value.shape[2] for value in values.values()], self.synapses
-        key = *values, tokens
-        if key not in self._arriving:
-            self._arriving[key] = self.backend.zeros(tokens * self.batch * sum(sizes), "int32")
-        arriving, shares = self._arriving[key], self._shares_of(values, self._by_matrix(tokens))
+        arriving = self.backend._scratch("arriving", (tokens * self.batch * sum(sizes),), "int32")
+        shares = self._shares_of(values, self._by_matrix(tokens))
         if shares is not None:
             lists = self.start, first, self.index, self.value, self.count
             walk = shares, *lists, synapses.row_start, synapses.target, synapses.weight
@@ -322,6 +356,11 @@ class CudaTraffic(Traffic):
 
     def owe(self, current, first, last, gradient):
         size = gradient.shape[2]
+        if current in self.wide_place:
+            grid, place = (blocks(size), self.groups, last - first), self.wide_place[current]
+            self.backend.launch(wide.lay_out, grid, THREADS, self._wide, self.backend.bits(self._owed), place, gradient, first)
+        if current not in self.owed_place:
+            return
         owed = self._owed_of(current, first, last, size)
         self.backend.round_rows(owed, gradient.reshape(-1, size))
         if self._by_matrix(last - first):
@@ -330,49 +369,60 @@ class CudaTraffic(Traffic):
 
     def owed(self, signal, first, last, gradient):
         gradient[...] = 0
-        begin, walked, end = self._stretches_of(signal)
-        self._walk_back(signal, first, last, begin, walked if self._by_matrix(last - first) else end, gradient)
+        self._walk_back(signal, first, last, self._by_matrix(last - first), gradient)
         if self._by_matrix(last - first):
             for matrix in self._matrices_from.get(signal, ()):
                 owed = self._owed_of(matrix.arc.target, first, last, matrix.arc.targets)
                 self.backend.product(gradient.reshape(-1, gradient.shape[2]), owed, matrix.weight.T, add=True)
 
-    def _walk_back(self, signal, first, last, first_stretch, last_stretch, gradient):
-        """Gradient [C, B, M], zeros before, of the signal's tokens through some stretches of synapses, and that of their weights. Without
-        `gradient`, of the weights only."""
-        if first_stretch == last_stretch:
+    def _tiles(self, tokens):
+        """How many tiles so many tokens have."""
+        return tokens * self.groups if self.abreast else blocks(tokens, self.columns) * self.batch
+
+    def _walk_back(self, signal, first, last, by_matrix, gradient):
+        """Gradient [C, B, M], zeros before, of the signal's tokens through its synapses, without those that have a matrix where by_matrix,
+        and that of their weights. Without `gradient`, of the weights only."""
+        stretches = {is_wide: (begin, walked if by_matrix else end) for is_wide, (begin, walked, end) in self._stretches_of(signal).items()}
+        if all(begin == end for begin, end in stretches.values()):
             return
         backend, synapses, batch, size = self.backend, self.synapses, self.batch, self.signals[signal][0]
-        owed = backend.bits(self._owed)
-        columns = tiles.columns_in(owed)
-        count, ranges = blocks(last - first, columns) * batch, blocks(size, synapses.room)
+        owed, columns = backend.bits(self._owed), self.columns
+        count, ranges = self._tiles(last - first), blocks(size, synapses.room)
         span = -(-size // ranges)
-        most = max(blocks(max(self.chunk, history), columns) * batch * sources for sources, history in self.signals.values())
+        most = max(self._tiles(max(self.chunk, history)) * sources for sources, history in self.signals.values())
         source_at, sent, total = (
             backend._scratch(f"back, {what}", (most * numbers,), dtype)[: count * size * numbers]
             for what, numbers, dtype in (("source_at", 1, "uint32"), ("sent", int(WORDS), "uint32"), ("total", columns, "float32"))
         )
         found = backend._scratch("back, found", (count, 2), "int32")
-        found[...], total[...] = 0, 0
+        found[...] = 0
         start, place, rows = self._ring(signal)
         ring = start, place, self.counts[signal], rows, signal in self.plain, self.index, self.value, self.count
         lists, tokens = (source_at, sent.reshape(int(WORDS), -1), found), (first, first if gradient is not None else last, last, batch)
-        backend.launch(tiles.list_sources, (count, ranges), TILERS, *lists, owed, *ring, size, *tokens, span, shared=TILE_BYTES * span)
-        widest = max(synapses.parts(p.arc.targets)[1] for p in synapses.projections if p.arc.source == signal)
-        grid, threads = (count, blocks(backend.multiprocessors, count)), TILERS
-        stretches = self._stretch_table(), first_stretch, last_stretch
-        back = total, synapses.d_weight, owed, owed.view("uint32"), *stretches, synapses.row_start, synapses.target, synapses.weight
-        where = size, first, self.length, batch, self.units
-        backend.launch(tiles.synapse_backward, grid, threads, *back, *lists, *where, shared=TILE_BYTES * widest)
+        form, room = (*tokens, self.abreast, span), TILE_BYTES * span
+        backend.launch(tiles.list_sources, (count, ranges), TILERS, *lists, owed, *ring, size, *form, shared=room)
+        table, walk = self._stretch_table(), (synapses.row_start, synapses.target, synapses.weight)
+        where = size, first, self.length, batch
+        begun = stretches[False][0] < stretches[False][1]
+        if begun:
+            own = (p.arc for p in synapses.projections if p.arc.source == signal and p.arc.target not in synapses.wide)
+            room = TILE_BYTES * max(synapses.parts(arc.target, arc.targets)[1] for arc in own)
+            back = total, synapses.d_weight, owed, owed.view("uint32"), table, *stretches[False], *walk
+            grid = count, blocks(backend.multiprocessors, count)
+            backend.launch(tiles.synapse_backward, grid, TILERS, *back, *lists, *where, self.abreast, self.units, shared=room)
+        if stretches[True][0] < stretches[True][1]:
+            back = total, synapses.d_weight, owed, self._wide, table, *stretches[True], *walk
+            # blocks of one tile are near each other: what they look for is what the others have brought into the cache
+            backend.launch(wide.synapse_backward_wide, (blocks(size), count), THREADS, *back, *lists, *where, begun, self.units)
         if gradient is not None:
-            backend.launch(tiles.hand_out, (count, blocks(size)), THREADS, gradient, total, found, source_at, owed, first, batch)
+            across = count, blocks(size)
+            backend.launch(tiles.hand_out, across, THREADS, gradient, total, found, source_at, owed, first, batch, self.abreast)
 
     def settle(self, length):
         """The synapses' gradient, also from events before the segment; that of those events themselves goes nowhere."""
         for signal, (_, history) in self.signals.items():
-            begin, walked, _ = self._stretches_of(signal)  # what goes through matrices has no delay
             if history:
-                self._walk_back(signal, -history, 0, begin, walked, None)
+                self._walk_back(signal, -history, 0, True, None)  # what has a matrix has no delay
         x, total = self.synapses.gradient, self.synapses.d_weight
         across = (2, 8) if SIMULATED else (blocks(x.size), THREADS)
         self.backend.launch(fixed.take_fixed, *across, x, total, np.float32(1) / self.units)

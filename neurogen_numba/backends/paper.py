@@ -124,7 +124,7 @@ class PaperSynapses(CudaSynapses):
         zeros, size, rows = self.backend.zeros, self.end - self.first_weight, 0
         for p in self.projections:
             self.row_places[p.arc.name] = rows
-            rows += p.arc.sources * p.arc.delays * self.parts(p.arc.targets)[0] + 1
+            rows += p.arc.sources * p.arc.delays * self.parts(p.arc.target, p.arc.targets)[0] + 1
         self.row_start, self._target = zeros(rows, "uint32"), zeros(size, "uint16")
         self.packed = self.backend.product_dtype == "bfloat16"
         self.target = zeros(size, "uint32") if self.packed else self._target

@@ -1,0 +1,136 @@
+"""The way back through modules that no block has shared memory for, and whose rows are short.
+
+As tiles.py has it, but a tile's gradients stay in global memory, where those of its columns lie side by side, too (`lay_out`). Cut into
+parts that fit a block, the synapses of a source would be rows of less than one, and most of the work to find that out. A thread has a source
+and walks all its synapses, whatever module they end in, so that its sums never leave the registers.
+
+Columns are sequences at one token here: whatever the delay, what they need begins where 16 bytes do.
+"""
+
+import numpy as np
+from numba import cuda
+
+from .fixed import to_int64
+from .half import BFLOAT16
+from .jit import ZERO
+from .launch import gpu
+from .stream import read_quad
+from .synapse import synapse_at
+from .tiles import (
+    DELAY,
+    MOST_COLUMNS,
+    OWED,
+    PART_SIZE,
+    PARTS,
+    QUADS,
+    REGISTERS,
+    ROW_START,
+    SIZE,
+    WORDS,
+    bits_of,
+    columns_of,
+    first_column,
+    take_sent,
+    unpack,
+)
+
+ONE_PART, HALF_WORD = np.uint64(1), np.uint32(16)
+
+
+@gpu
+def lay_out(words, owed, place, gradient, first):
+    """The gradient [C, B, N] of tokens from `first` on as tiles have it: 16 bytes of `words` for each neuron, [T, tiles of sequences, N], the
+    first of which is number `place`.
+
+    owed: an array of the type that the gradients are to have. A thread per (neuron, tile of sequences, token).
+    """
+    n, group, t = np.uint64(cuda.grid(1)), np.uint64(cuda.blockIdx.y), np.uint64(cuda.blockIdx.z)
+    B, N = np.uint64(gradient.shape[1]), np.uint64(gradient.shape[2])
+    if n >= N:
+        return
+    at = (np.uint64(place) + ((np.uint64(first) + t) * np.uint64(cuda.gridDim.y) + group) * N + n) * WORDS
+    b = group * np.uint64(columns_of(owed))
+    for q in range(QUADS):
+        word = bits_of(owed, gradient[t, b, n]) if b < B else np.uint32(0)
+        b += ONE_PART
+        if owed.dtype == BFLOAT16:
+            other = bits_of(owed, gradient[t, b, n]) if b < B else np.uint32(0)
+            word = np.uint32(word | np.uint32(other << HALF_WORD))
+            b += ONE_PART
+        words[at + np.uint64(q)] = word
+
+
+@gpu(max_registers=REGISTERS)
+def synapse_backward_wide(
+    total,
+    d_weight,
+    owed,
+    words,
+    table,
+    first_stretch,
+    last_stretch,
+    row_start,
+    target,
+    weight,
+    source_at,
+    sent,
+    found,
+    M,
+    earliest,
+    length,
+    batch,
+    begun,
+    units,
+):
+    """The totals of every tile's sources, and what is added to d_weight, as `tiles.synapse_backward` makes them, by stretches first_stretch
+    ... last_stretch - 1, each of which is all of a module. words: what `lay_out` made; begun: the totals have something to be added to.
+    A thread per (place of a list, tile).
+    """
+    sums = cuda.local.array(MOST_COLUMNS, np.float32)
+    s = cuda.local.array(MOST_COLUMNS, np.float32)
+    d = cuda.local.array(MOST_COLUMNS, np.float32)
+    own_sent = cuda.local.array(QUADS, np.uint32)
+    own_owed = cuda.local.array(QUADS, np.uint32)
+    e, tile, columns = np.int64(cuda.grid(1)), np.int64(cuda.blockIdx.y), np.int64(columns_of(owed))
+    fired, listed = np.int64(found[tile, 0]), np.int64(found[tile, 0] + found[tile, 1])
+    if e >= listed:
+        return
+    learning = e < fired
+    place = np.uint64(tile * M + (e if learning else M - 1 - (e - fired)))
+    source, groups = np.uint64(source_at[place]), (batch + columns - 1) // columns
+    token_0, _ = first_column(tile, earliest, batch, columns, True)
+    totals = place * np.uint64(columns)
+    for j in range(MOST_COLUMNS):
+        sums[j] = s[j] = ZERO
+        if begun and j < columns:
+            sums[j] = total[totals + np.uint64(j)]
+    if learning:
+        take_sent(own_sent, sent, place)
+        unpack(s, owed, own_sent, np.uint64(0))
+    for p in range(first_stretch, last_stretch):
+        token = token_0 + table[p, DELAY]
+        if 0 <= token < length:
+            owing = np.uint64(table[p, OWED] + (token * groups + tile % groups) * table[p, SIZE])
+            row = np.uint64(np.uint32(table[p, ROW_START]) + np.uint32(source) * np.uint32(table[p, PARTS]))
+            k = np.uint64(row_start[row])
+            for _ in range(table[p, PARTS]):
+                row += ONE_PART
+                end = np.uint64(row_start[row])
+                while k < end:
+                    n, w = synapse_at(target, weight, k)
+                    quad = read_quad(words, (owing + n) * WORDS)
+                    for q in range(QUADS):
+                        own_owed[q] = quad[q]
+                    unpack(d, owed, own_owed, np.uint64(0))
+                    learned = ZERO
+                    for j in range(MOST_COLUMNS):
+                        if j < columns_of(owed):
+                            sums[j] += w * d[j]
+                            learned += s[j] * d[j]
+                    if learning:
+                        cuda.atomic.add(d_weight, k, to_int64(learned * units))
+                    k += ONE_PART
+                owing += np.uint64(table[p, PART_SIZE])
+    for j in range(MOST_COLUMNS):
+        if j < columns:
+            total[totals + np.uint64(j)] = sums[j]
