@@ -1,8 +1,8 @@
 """The way back through modules that no block has shared memory for, and whose rows are short.
 
 As tiles.py has it, but a tile's gradients stay in global memory, where those of its columns lie side by side, too (`lay_out`). Cut into
-parts that fit a block, the synapses of a source would be rows of less than one, and most of the work to find that out. A thread has a source
-and walks all its synapses, whatever module they end in, so that its sums never leave the registers.
+parts that fit a block, the synapses of a source would be rows of less than one, and most of the work to find that out. A thread has a
+source and walks all its synapses, whatever module they end in, so that its sums never leave the registers.
 
 Columns are sequences at one token here: whatever the delay, what they need begins where 16 bytes do.
 """
@@ -39,8 +39,8 @@ ONE_PART, HALF_WORD = np.uint64(1), np.uint32(16)
 
 @gpu
 def lay_out(words, owed, place, gradient, first):
-    """The gradient [C, B, N] of tokens from `first` on as tiles have it: 16 bytes of `words` for each neuron, [T, tiles of sequences, N], the
-    first of which is number `place`.
+    """The gradient [C, B, N] of tokens from `first` on as tiles have it: 16 bytes of `words` for each neuron, [T, tiles of sequences, N],
+    the first of which is number `place`.
 
     owed: an array of the type that the gradients are to have. A thread per (neuron, tile of sequences, token).
     """

@@ -206,7 +206,7 @@ class CudaTraffic(Traffic):
         return whole[first * self.batch : last * self.batch, :size]
 
     def _stretches_of(self, signal):
-        """{wide: (first, end of those that are walked where there are matrices, end of all)} of a signal's rows in the table of stretches."""
+        """A signal's rows in the table of stretches: {wide: (first, end of those that are walked where there are matrices, end of all)}."""
         self._stretch_table()
         return {wide: self._from.get((signal, wide), (0, 0, 0)) for wide in (False, True)}
 
