@@ -62,7 +62,7 @@ def lay_out(words, owed, place, gradient, first):
 
 @gpu(max_registers=REGISTERS)
 def synapse_backward_wide(
-    total,
+    gradient,
     d_weight,
     owed,
     words,
@@ -79,13 +79,10 @@ def synapse_backward_wide(
     earliest,
     length,
     batch,
-    begun,
     units,
 ):
-    """The totals of every tile's sources, and what is added to d_weight, as `tiles.synapse_backward` makes them, by stretches first_stretch
-    ... last_stretch - 1, each of which is all of a module. words: what `lay_out` made; begun: the totals have something to be added to.
-    A thread per (place of a list, tile).
-    """
+    """Add to gradient [C, B, M] of tokens from `earliest` on, and to d_weight as `tiles.synapse_backward` does, by stretches first_stretch
+    ... last_stretch - 1, each of which is all of a module. words: what `lay_out` made. A thread per (place of a list, tile)."""
     sums = cuda.local.array(MOST_COLUMNS, np.float32)
     s = cuda.local.array(MOST_COLUMNS, np.float32)
     d = cuda.local.array(MOST_COLUMNS, np.float32)
@@ -98,12 +95,9 @@ def synapse_backward_wide(
     learning = e < fired
     place = np.uint64(tile * M + (e if learning else M - 1 - (e - fired)))
     source, groups = np.uint64(source_at[place]), (batch + columns - 1) // columns
-    token_0, _ = first_column(tile, earliest, batch, columns, True)
-    totals = place * np.uint64(columns)
+    token_0, b = first_column(tile, earliest, batch, columns, True)
     for j in range(MOST_COLUMNS):
         sums[j] = s[j] = ZERO
-        if begun and j < columns:
-            sums[j] = total[totals + np.uint64(j)]
     if learning:
         take_sent(own_sent, sent, place)
         unpack(s, owed, own_sent, np.uint64(0))
@@ -131,6 +125,7 @@ def synapse_backward_wide(
                         cuda.atomic.add(d_weight, k, to_int64(learned * units))
                     k += ONE_PART
                 owing += np.uint64(table[p, PART_SIZE])
+    t = np.uint64(token_0 - earliest)
     for j in range(MOST_COLUMNS):
-        if j < columns:
-            total[totals + np.uint64(j)] = sums[j]
+        if j < columns and b + j < batch and t < np.uint64(gradient.shape[0]):
+            gradient[t, np.uint64(b + j), source] += sums[j]

@@ -106,7 +106,7 @@ PRESETS = {
             delays=12,
         ),
         training=Training(
-            steps=8000,
+            steps=10000,
             batch=64,
             segment=64,
             warmup=300,
@@ -162,7 +162,8 @@ PRESETS = {
             embedding=1024,
             fan_in=8,
             feedback=8,
-            late_delays=2,
+            late_delays=1,
+            delays=8,
         ),
         training=Training(steps=10000, batch=8, segment=128, optimizer="adafactor", activation_memory="recompute", learning_rate=2e-3),
         text=Text(vocabulary=32000),
