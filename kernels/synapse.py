@@ -36,7 +36,7 @@ from .launch import SIMULATED, device, gpu
 
 NEXT, TWO = np.uint32(1), np.uint32(2)
 ONE_PLACE, TWICE = np.uint64(1), np.uint64(2)
-PACKED, LOWER, UPPER, HALF_WORD = np.dtype(np.uint32), np.uint32(0xFFFF), np.uint32(0xFFFF0000), np.uint32(16)
+PACKED, LOWER, HALF_WORD = np.dtype(np.uint32), np.uint32(0xFFFF), np.uint32(16)
 UNLISTED = np.uint32(2**31)  # said of rows whose source has no list: all of it is sent
 
 
@@ -189,7 +189,7 @@ def decode(target, fetched):
     """(target within its part, weight) of a synapse that was fetched."""
     word, weight = fetched
     if target.dtype == PACKED:
-        return np.uint64(word & LOWER), np.uint32(word & UPPER).view(np.float32)
+        return np.uint64(word & LOWER), half.upper(word)
     return np.uint64(word), weight
 
 
