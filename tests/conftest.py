@@ -15,6 +15,23 @@ settings.register_profile("simulated", settings.get_profile("neurogen"), max_exa
 settings.load_profile("simulated" if SIMULATED else "neurogen")
 
 
+def shared_array(self, shape, dtype, alignment=None):
+    """What the simulator makes of `cuda.shared.array`: one array for all that ask from one line.
+
+    Its own looks whether there is one and then makes it, so threads that come at once may have one each.
+    """
+    if shape == 0 or alignment is not None:  # dynamic: there from the beginning, or an error
+        return numbas_shared_array(self, shape, dtype, alignment)
+    caller = sys._getframe(1)
+    return self._allocations.setdefault((caller.f_code.co_filename, caller.f_lineno), np.empty(shape, dtype))
+
+
+if SIMULATED:
+    from numba.cuda.simulator.kernelapi import FakeCUDAShared
+
+    numbas_shared_array, FakeCUDAShared.array = FakeCUDAShared.array, shared_array
+
+
 def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=5, help="moments at which test_kill.py kills a run")
 
