@@ -37,8 +37,8 @@ def _drop_stale_cache(folder: Path):
     all."""
     newest = max(source.stat().st_mtime for source in folder.glob("*.py"))
     for index in (folder / "__pycache__").glob("*.nbi"):
-        if index.stat().st_mtime < newest:
-            with contextlib.suppress(OSError):  # a folder that may not be written to: its files are not renewed either
+        with contextlib.suppress(OSError):  # another process was faster; or nothing may be written here, and nothing is renewed either
+            if index.stat().st_mtime < newest:
                 index.unlink()
 
 

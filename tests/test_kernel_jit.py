@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import os
 import pkgutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from numba import types
 
 from neurogen_numba import kernels
+from neurogen_numba.kernels.jit import _drop_stale_cache
 from neurogen_numba.kernels.lanes import lanes
 
 NUMBER, ROW, SQUARE, FLAG, BITS = types.float32, types.float32[::1], types.float32[:, ::1], types.boolean, types.uint64
@@ -119,3 +121,15 @@ def test_a_loop_that_sums_into_a_number_stores_nothing():
             if stores and any(not isinstance(part.value, ast.Constant) for part in sums):  # counting by ones has one order only
                 mixed.append(f"{source.name}:{loop.lineno}")
     assert mixed == []
+
+
+def test_a_newer_source_drops_what_was_compiled_before_even_where_another_process_does_so_too(tmp_path):
+    kept = tmp_path / "__pycache__"
+    kept.mkdir()
+    for time, path in enumerate([kept / "old.nbi", kept / "older.nbi", tmp_path / "source.py", kept / "new.nbi"]):
+        path.touch()
+        os.utime(path, (time, time))
+    for name in ("a.nbi", "p.nbi", "z.nbi"):  # listed, and no longer there when asked for their time
+        (kept / name).symlink_to(tmp_path / "nowhere")
+    _drop_stale_cache(tmp_path)
+    assert {path.name for path in kept.iterdir() if path.exists()} == {"new.nbi"}
