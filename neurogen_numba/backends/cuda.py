@@ -220,7 +220,8 @@ class CudaBackend(Backend):
         return CudaSynapses(self, projections, index_dtype, parameters)
 
     def record(self, step):
-        """The first call runs the step, which compiles its kernels; the second captures it as a CUDA graph; from then on the graph runs."""
+        """The first call runs the step, which compiles its kernels; the second captures it as a CUDA graph; from then on the graph runs.
+        Of a step that raises nothing is kept: the next call captures it anew."""
         if SIMULATED:
             return step
         graph, warm = None, False
@@ -235,8 +236,11 @@ class CudaBackend(Backend):
                 self._cupy_stream.begin_capture()
                 try:
                     step()
-                finally:
-                    graph = self._cupy_stream.end_capture()
+                except BaseException:
+                    with contextlib.suppress(Exception):  # a capture that was spoilt says so once more when it ends
+                        self._cupy_stream.end_capture()
+                    raise
+                graph = self._cupy_stream.end_capture()
             graph.launch(self._cupy_stream)
 
         return run
