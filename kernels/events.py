@@ -190,8 +190,11 @@ def spread_events(x, index, value, count):
 
 
 @gpu
-def turn_ring(start, rows, tokens):
-    """start [S] int32: go on by so many tokens in the rings of all S signals, of rows [S] int32. A thread per signal."""
+def turn_ring(start, rows, tokens, spoilt):
+    """start [S] int32: go on by so many tokens in the rings of all S signals, of rows [S] int32; and clear the flags `spoilt`. A thread per
+    signal and flag."""
     i = cuda.grid(1)
     if i < start.size:
         start[i] = (start[i] + tokens) % rows[i]
+    if i < spoilt.size:
+        spoilt[i] = 0

@@ -29,7 +29,7 @@ from numba import cuda
 from numba.extending import register_jitable
 
 from . import half
-from .fixed import CURRENT, current_of, to_int32
+from .fixed import CURRENT, NAN, current_of, fair, to_int32
 from .jit import ZERO, cpu, cpu_serial
 from .lanes import add_scaled, dot, load, store
 from .launch import SIMULATED, device, gpu
@@ -154,10 +154,11 @@ class Share(IntEnum):
     PARTS = NUMBER + 4  # of the current
     PART_SIZE = NUMBER + 5
     WIDTH = NUMBER + 6  # threads that walk a row together
+    SPOILT = NUMBER + 7  # where the flags of the current's sequences begin
 
 
 SOURCES, PLAIN, DELAY, ROWS, START, LISTS, COUNTS, ROW_START = (int(field) for field in Field)
-NUMBER, OF, PLACE, SIZE, PARTS, PART_SIZE, WIDTH = (int(field) for field in Share)
+NUMBER, OF, PLACE, SIZE, PARTS, PART_SIZE, WIDTH, SPOILT = (int(field) for field in Share)
 WALKERS = 8 if SIMULATED else 256  # threads of a block, and rows that they look up at a time
 ENTRIES = WALKERS + 1
 PAIRS = 2 if SIMULATED else 64  # that a block has room for at a time
@@ -211,12 +212,19 @@ def running_ends(ends, counts, pairs):
     cuda.syncthreads()
 
 
+@device
+def bring(arriving, n, units):
+    """Add so many units (float32) to arriving[n]; whether they spoil the sum, which cannot show it."""
+    cuda.atomic.add(arriving, n, to_int32(units))
+    return not fair(units)
+
+
 @gpu(max_registers=REGISTERS)
 def synapse_forward(current, table, first_pair, last_pair, start, first, index, value, count, row_start, target, weight, width, part_size):
     """Overwrite current [C, B, N], from token `first` of the segment on, with what pairs first_pair ... last_pair - 1 bring.
 
     A block per (sequence, token, part), with part_size int32 of dynamic shared memory. It looks up the rows of many events at a time, then
-    `width` threads walk a row together.
+    `width` threads walk a row together. If what one synapse brings is not `fair`, all currents of the block are NaN.
     """
     arriving = cuda.shared.array(0, numba.int32)
     bases = cuda.shared.array(PAIRS, np.uint64)
@@ -233,6 +241,7 @@ def synapse_forward(current, table, first_pair, last_pair, start, first, index, 
     group, lane, groups = np.uint32(thread // lanes), np.uint32(thread % lanes), np.uint32(np.uint32(WALKERS) // lanes)
     for n in range(thread, size, WALKERS):
         arriving[n] = 0
+    spoilt = False
     row_first[WALKERS] = row_last[WALKERS] = np.uint32(0)
     for round_ in range(first_pair, last_pair, PAIRS):
         pairs = np.uint32(min(PAIRS, last_pair - round_))
@@ -277,22 +286,23 @@ def synapse_forward(current, table, first_pair, last_pair, start, first, index, 
                     if k2 < last2:
                         n2, w2 = synapse_at(target, weight, np.uint64(k2))
                     if k < last:
-                        cuda.atomic.add(arriving, n, to_int32(w * s))
+                        spoilt |= bring(arriving, n, w * s)
                     if k2 < last2:
-                        cuda.atomic.add(arriving, n2, to_int32(w2 * s2))
+                        spoilt |= bring(arriving, n2, w2 * s2)
                     k, k2 = np.uint32(k + lanes), np.uint32(k2 + lanes)
                 i = np.uint32(i + TWO * groups)
             cuda.syncthreads()
             batch = np.uint32(batch + np.uint32(WALKERS))
-    cuda.syncthreads()
+    spoilt_by_any = cuda.syncthreads_or(np.int32(spoilt))
     for n in range(thread, size, WALKERS):
-        current[t, b, low + n] = current_of(arriving[n])
+        current[t, b, low + n] = NAN if spoilt_by_any else current_of(arriving[n])
 
 
 @gpu(max_registers=REGISTERS)
-def synapse_forward_few(arriving, shares, start, first, index, value, count, row_start, target, weight):
+def synapse_forward_few(arriving, spoilt, shares, start, first, index, value, count, row_start, target, weight):
     """The same for a few columns, and for several currents at once: add to arriving, int32, in global memory, so that many blocks can share
-    a column. It holds [C, B, N] for each current, one after the other.
+    a column. It holds [C, B, N] for each current, one after the other. If what one synapse brings is not `fair`, the current's flag of that
+    sequence in `spoilt` is set.
 
     A block per (share, sequence, token), told by shares [gridDim.x, len(Field) + len(Share)] int64: the blocks of a column come one after
     the other, so that what they add to stays in the cache. Where there are more threads than walk the rows of its events, several groups
@@ -310,7 +320,7 @@ def synapse_forward_few(arriving, shares, start, first, index, value, count, row
     place = np.uint64(shares[own, PLACE]) * columns + of_current * np.uint64(shares[own, SIZE])
     slices = max(NEXT, np.uint32(groups // max(NEXT, fired)))
     row_place, e, step = np.uint32(shares[own, ROW_START]), np.uint32(group // slices), np.uint32(lanes * slices)
-    lane = np.uint32(lane + np.uint32(group % slices) * lanes)
+    lane, unfair = np.uint32(lane + np.uint32(group % slices) * lanes), False
     while e < fired:
         source = e if plain else np.uint32(index[base + np.uint64(e)])
         s = value[base + np.uint64(e)] * CURRENT
@@ -323,20 +333,23 @@ def synapse_forward_few(arriving, shares, start, first, index, value, count, row
                 n2, w2, other = np.uint64(0), ZERO, np.uint32(k + step)
                 if other < last:
                     n2, w2 = synapse_at(target, weight, np.uint64(other))
-                cuda.atomic.add(arriving, of_part + n, to_int32(w * s))
+                unfair |= bring(arriving, of_part + n, w * s)
                 if other < last:
-                    cuda.atomic.add(arriving, of_part + n2, to_int32(w2 * s))
+                    unfair |= bring(arriving, of_part + n2, w2 * s)
                 k = np.uint32(other + step)
             part, of_part = np.uint32(part + NEXT), of_part + np.uint64(shares[own, PART_SIZE])
         e = np.uint32(e + np.uint32(groups // slices))
+    if unfair:
+        spoilt[np.uint64(shares[own, SPOILT]) + np.uint64(b)] = 1
 
 
 @gpu
-def take_currents(current, arriving):
-    """current [C, B, N] float32 from arriving int32, which is cleared. A thread per number."""
+def take_currents(current, arriving, spoilt):
+    """current [C, B, N] float32 from arriving int32, which is cleared; NaN for sequences whose flag in spoilt [B] is set. A thread per
+    number."""
     n, b, t = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
     if n < current.shape[2]:
-        current[t, b, n] = current_of(arriving[t, b, n])
+        current[t, b, n] = NAN if spoilt[b] else current_of(arriving[t, b, n])
         arriving[t, b, n] = 0
 
 

@@ -86,8 +86,8 @@ KINDS = [(index, target) for index in (u16, u32) for target in (u16, u32)]  # ta
 
 KERNELS |= {
     "synapse.synapse_forward": [(f3, *walk(*kinds), size) for kinds in KINDS],
-    "synapse.synapse_forward_few": [(i1, l2, i1, size, index, f1, i1, u32, target, f1) for index, target in KINDS],
-    "synapse.take_currents": [(f3, i3)],
+    "synapse.synapse_forward_few": [(i1, i1, l2, i1, size, index, f1, i1, u32, target, f1) for index, target in KINDS],
+    "synapse.take_currents": [(f3, i3, i1)],
     "synapse.pack_synapses": [(u32, u16, f1)],
     "synapse.spread_weights": [(kind, l1, f1) for kind in (f2, b2)],
     "synapse.gather_gradients": [(f1, f1, l1)],
@@ -95,7 +95,7 @@ KERNELS |= {
     "events.clear_counts": [(i1, i1, *[size] * 4)],
     "events.list_values": [(f1, i1, size, size, size, f3)],
     "events.spread_events": [(f2, index, f2, i2) for index in (u16_2, u32_2)],
-    "events.turn_ring": [(i1, i1, size)],
+    "events.turn_ring": [(i1, i1, size, i1)],
     "tiles.list_sources": [
         (u32, u32_2, i2, owed, i1, size, size, size, flag, index, f1, i1, *[size] * 5, flag, size)
         for index in (u16, u32)

@@ -259,6 +259,83 @@ def test_dropped_axons_are_silent_and_the_others_louder(backend):
             np.testing.assert_allclose(traffic.past(name), want, rtol=1e-6)
 
 
+def silent(loud=(), x=0, tokens=slice(None)):
+    """What is sent by signals that are all silent, but for some in the first sequence at some tokens: x by each of their neurons."""
+    sent = {name: np.full((T, B, size), -5 if name.endswith(".axon") else 0, np.float32) for name, size in SIZES.items()}
+    for name in loud:
+        sent[name][tokens, 0] = x
+    return sent
+
+
+def all_ones(backend):
+    """Synapses of weight 1, the fixed-point sums of which are exact."""
+    made = wired(backend)
+    for arc in ARCS:
+        made.parameters.value[f"{arc.name}.weight"][...] = 1
+        made.dense[arc.name][...] = 0
+        np.add.at(made.dense[arc.name], made.rows[arc.name], 1)
+    made.synapses.refresh()
+    return made
+
+
+SILENT_PAST = {name: np.zeros((HISTORY[name], 2, size)) for name, size in SIZES.items()}
+NOTHING_OWED = {name: np.zeros((T, 2, size)) for name, size in CURRENTS.items()}
+
+
+@pytest.mark.parametrize("columns", ["few", "many"], indirect=True)
+@pytest.mark.parametrize("x", [np.nan, -np.inf, 2047.5, -1365])  # two or three of them are 4,095
+def test_what_a_whole_number_cannot_hold_is_nan_and_forgotten_with_the_segment(backend, columns, x):
+    if backend.name == "cpu":
+        pytest.skip("its currents are float32")
+    made, sent = all_ones(backend), silent(["p.out"], np.float32(x), slice(1, 2))
+    traffic = made.traffic()
+    with np.errstate(invalid="ignore"):
+        found = forward(made, traffic, sent)
+        want, _, _ = expected(made, SILENT_PAST, sent, NOTHING_OWED)
+    reached = 0
+    for name in CURRENTS:
+        fits = abs(want[name]) < 1024
+        by_matrix = columns == "many" and name == "a.current" and np.isfinite(x)
+        if not by_matrix:
+            assert np.isnan(found[name][~fits]).all()
+            reached += (~fits).sum()
+        np.testing.assert_array_equal(found[name][:, 1], 0)  # the other sequence
+    assert reached
+    traffic.advance(T)
+    for name, zeros in forward(made, traffic, silent()).items():
+        assert not zeros.any(), name
+
+
+@pytest.mark.parametrize("columns", ["few", "many"], indirect=True)
+@pytest.mark.parametrize("x", [60, 127])
+def test_a_current_may_be_large_as_long_as_it_fits(backend, columns, x):
+    if backend.name == "cpu":
+        pytest.skip("its currents are float32")
+    made, sent = all_ones(backend), silent(SIZES, x)
+    found, (want, _, _) = forward(made, made.traffic(), sent), expected(made, SILENT_PAST, sent, NOTHING_OWED)
+    assert (want["b.current"].max() > 1024) == (x == 127)
+    for name in CURRENTS:
+        np.testing.assert_array_equal(found[name], np.where(want[name] < 1024, want[name], np.nan))
+
+
+@pytest.mark.parametrize("columns", ["few", "many"], indirect=True)
+@pytest.mark.parametrize("owed", [np.nan, -np.inf])
+def test_a_gradient_that_is_no_number_is_none_for_the_synapses_either(backend, columns, owed):
+    made, sent = wired(backend), silent(["b.axon"], 2, slice(1, 2))
+    traffic = made.traffic()
+    forward(made, traffic, sent)
+    d_currents = {name: np.zeros((T, B, size), np.float32) for name, size in CURRENTS.items()}
+    d_currents["b.current"][5, 0] = owed
+    made.parameters.clear_gradient()
+    backward(made, traffic, d_currents)
+    d_currents["b.current"][5, 0] = 1
+    _, _, reached = expected(made, SILENT_PAST, sent, d_currents)
+    assert reached["own"].any()
+    for arc in ARCS:
+        found = backend.to_numpy(made.parameters.gradient[f"{arc.name}.weight"])
+        assert not np.isfinite(found[reached[arc.name] != 0]).any()
+
+
 def test_a_current_that_nobody_brings_is_zero(backend):
     made = wired(backend)
     value = backend.asarray(np.full((C, B, 9), np.nan, np.float32))

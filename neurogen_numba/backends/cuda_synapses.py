@@ -171,6 +171,9 @@ class CudaTraffic(Traffic):
         self.start = zeros(len(order), "int32")
         self.ring = asarray([self.rows[name] for name in order], "int32")
         self.plain = plain
+        # flags [currents, B] of those that `_receive_few` brings and that are NaN until the segment ends; the last row: of what nobody brings
+        self.flags_of = {name: row for row, name in enumerate(currents)}
+        self.spoilt = zeros((len(currents) + 1, batch), "int32")
         self.tokens = self.length = tokens
         self._table, self._factors, self._shares, self._passed = None, {}, {}, []
         self._matrices_into, self._matrices_from = {}, {}
@@ -331,7 +334,8 @@ class CudaTraffic(Traffic):
             table, rows, place = self._tables(), [], 0
             for current, value in values.items():
                 size, (first, walked, end, synapses, of_rows) = value.shape[2], self._pairs.get(current, (0, 0, 0, 1, 1))
-                own = (place, size, *self.synapses.parts(current, size), width_of(synapses / of_rows))
+                flags = self._flags(current) * self.batch
+                own = (place, size, *self.synapses.parts(current, size), width_of(synapses / of_rows), flags)
                 for pair in range(first, walked if by_matrix else end):
                     passed, plain = self._passed[pair]
                     of = blocks(int(passed * (1 if plain else EVENTS)), PASSED)
@@ -342,6 +346,10 @@ class CudaTraffic(Traffic):
             self._shares[key] = self.backend.asarray(shares) if len(shares) else None
         return self._shares[key]
 
+    def _flags(self, current):
+        """Which row of `spoilt` has the flags of a current."""
+        return self.flags_of.get(current, len(self.flags_of))
+
     def _receive_few(self, values, first, last):
         tokens, sizes, synapses = last - first, [value.shape[2] for value in values.values()], self.synapses
         arriving = self.backend._scratch("arriving", (tokens * self.batch * sum(sizes),), "int32")
@@ -349,10 +357,12 @@ class CudaTraffic(Traffic):
         if shares is not None:
             lists = self.start, first, self.index, self.value, self.count
             walk = shares, *lists, synapses.row_start, synapses.target, synapses.weight
-            self.backend.launch(synapse.synapse_forward_few, (len(shares), self.batch, tokens), WALKERS, arriving, *walk)
-        for value, size in zip(values.values(), sizes, strict=True):
+            added = arriving, self.spoilt.reshape(-1)
+            self.backend.launch(synapse.synapse_forward_few, (len(shares), self.batch, tokens), WALKERS, *added, *walk)
+        for (current, value), size in zip(values.items(), sizes, strict=True):
             own, arriving = arriving[: value.size].reshape(value.shape), arriving[value.size :]
-            self.backend.launch(synapse.take_currents, (blocks(size), self.batch, tokens), THREADS, value, own)
+            grid, flags = (blocks(size), self.batch, tokens), self.spoilt[self._flags(current)]
+            self.backend.launch(synapse.take_currents, grid, THREADS, value, own, flags)
 
     def turn_back(self, length):
         self.length = length
@@ -433,7 +443,8 @@ class CudaTraffic(Traffic):
             matrix.settle()
 
     def advance(self, length):
-        self.backend.launch(events.turn_ring, blocks(len(self.ring)), THREADS, self.start, self.ring, length)
+        numbers = max(self.ring.size, self.spoilt.size)
+        self.backend.launch(events.turn_ring, blocks(numbers), THREADS, self.start, self.ring, length, self.spoilt.reshape(-1))
 
     def _past_columns(self, signal):
         """(ring row, history index) of the past of a signal, oldest first."""
