@@ -291,6 +291,30 @@ def test_a_step_is_recorded_once_for_each_length():
     assert len(recorded) == 6 == len(act.recorded)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])  # the decoder whole, and in blocks
+def test_the_share_of_a_target_fits_into_float16_and_is_taken_back(optimizer, monkeypatch):
+    """As long as nothing is rounded to 16 bits, a factor that is a power of two and taken back leaves no trace."""
+    plain, scaled = model(optimizer=optimizer), model(optimizer=optimizer)
+    acts = [made.activity(8, 4, learning=True) for made in (plain, scaled)]
+    monkeypatch.setattr(scaled.brain.decoder, "dtype", "float16")  # of the arrays that are there already, none is
+    recorded = {}
+
+    def run(act, what, step):
+        assert recorded.setdefault(what, act.loss_scale) == act.loss_scale  # what is recorded keeps its numbers
+        step()
+
+    monkeypatch.setattr(scaled, "run", run)
+    for counted in (32, 1, 3, 32, 4, 0):
+        inputs, targets = text(8, 4), text(8, 4, seed=1)
+        targets.reshape(-1)[counted:] = -1
+        for made, act in zip((plain, scaled), acts, strict=True):
+            made.learn(act, inputs, targets, 0.01)
+        assert 32 <= acts[1].weight[0] < 64 and acts[1].weight[0] == acts[0].weight[0] * acts[1].loss_scale
+        for name, value in plain.brain.parameters.value.items():
+            np.testing.assert_array_equal(scaled.brain.parameters.value[name], value, name)
+    assert set(recorded.values()) == {2.0**10, 2.0**7, 2.0**5}
+
+
 @pytest.mark.parametrize("tokens", [1, 2, 4])
 def test_however_many_logits_are_held_at_a_time_the_update_is_the_same(tokens, monkeypatch):
     """Blocks of tokens: loss, dropout of what is read, gradients, and what is only scored."""

@@ -56,8 +56,7 @@ class Decoder:
             self.factor[...] = self.weight
 
     def allocate(self, act):
-        # float16 ends at 6e-8: there the gradient of the logits is made larger by about the number of targets, times 32
-        act.loss_scale = 2.0 ** (5 + math.ceil(math.log2(act.tokens * act.batch))) if self.dtype == "float16" else 1.0
+        act.loss_scale = 1.0  # how much larger the gradient of the logits is made on its way
         act.read = self.backend.zeros((act.tokens, act.batch, self.shape[1]))  # what is read; on the way back, what is owed for it
         if self.apart and act.learning:
             act.ones = self.backend.zeros((act.tokens * act.batch, 1), self.dtype)
@@ -71,6 +70,11 @@ class Decoder:
         act.ones[...] = 1
         act.factor = zeros((rows, size), self.dtype) if self.dtype != "float32" else None
         act.d_logits = act.logits if self.dtype == "float32" or not act.learning else zeros(act.logits.shape, self.dtype)
+
+    def loss_scale(self, counted: int) -> float:
+        """What the gradient of the logits is multiplied by where so many targets count, and divided by again: float16 goes from 6e-8 to
+        65,504, and so the share of a target is 32 to 64 in it, however many there are."""
+        return 2.0 ** (5 + math.ceil(math.log2(counted))) if self.dtype == "float16" else 1.0
 
     def blocks(self, act):
         """(first, last) of the blocks of tokens that a segment is cut into."""

@@ -104,7 +104,8 @@ class NeuroGenModel:
             act.fresh[...] = self.backend.asarray(fresh, "uint8")
         act.dropout.begin(self.optimizer.steps)
         self.optimizer.prepare(rate)
-        self.run(act, ("learn", act.length, fresh is not None), lambda: self._learn(act, fresh is not None))
+        # the scale is a number of the host, and recorded with the step: one of a few powers of two
+        self.run(act, ("learn", act.length, fresh is not None, act.loss_scale), lambda: self._learn(act, fresh is not None))
         losses, hits = self._result(act)
         return float(losses.sum(dtype=np.float64) / counted), float(hits.sum() / counted), self.optimizer.finish()
 
@@ -155,6 +156,7 @@ class NeuroGenModel:
         act.hear(inputs)
         act.targets[: act.length] = self.backend.asarray(targets, "int32")
         counted = max(1, int((np.asarray(targets) >= 0).sum()))
+        act.loss_scale = self.brain.decoder.loss_scale(counted)
         act.weight[...] = np.float32(act.loss_scale / counted)
         return counted
 
