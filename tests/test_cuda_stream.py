@@ -5,7 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import tiny
 from neurogen_numba.backends import cuda
+from neurogen_numba.brain.activity import Activity
+from neurogen_numba.brain.model import NeuroGenModel
 
 pytestmark = pytest.mark.skipif(cuda.SIMULATED, reason="the simulator has no streams")
 
@@ -107,3 +110,100 @@ def test_a_capture_that_cannot_be_ended_is_not_kept(recorded):
     stream.spoilt = False
     run()
     assert stream.done == 2 * ["a", "b"]
+
+
+# What comes after what in pipelined mode
+
+
+class Stream:
+    """`before`: all that is done before whatever this stream is asked for next. The work itself is done in the order of the calls."""
+
+    def __init__(self, non_blocking=True):
+        self.before = set()
+
+    def wait_event(self, event):
+        self.before |= event.before
+
+
+class Event:
+    def __init__(self, disable_timing):
+        self.before = set()
+
+    def record(self, stream):
+        self.before = set(stream.before)
+
+
+class Pipelined:
+    """A brain of three chunks, the last one short, on the CPU, whose components are told where they are in a pipeline of streams.
+
+    done: (component, chunk, what was before it) in the order of the calls.
+    """
+
+    def __init__(self, monkeypatch):
+        self.brain = brain = NeuroGenModel.from_config(tiny.config(brain={"vocabulary": 9}), backend="cpu").brain
+        self.chunk, self.tokens = brain.config.chunk, 2 * brain.config.chunk + 3
+        self.chunks = range(3)
+        self.streams = streams = object.__new__(cuda.CudaBackend)
+        streams.mode, streams._lane_streams, streams._cupy_stream = "pipelined", {}, Stream()
+        streams._xp = SimpleNamespace(cuda=SimpleNamespace(Stream=Stream, Event=Event))
+        streams._go_to = lambda stream: setattr(streams, "_current", stream)
+        monkeypatch.setattr(brain.backend, "lanes", streams.lanes)
+        self.main, self.done = streams._cupy_stream, []
+        for component in brain.components:
+            for way in ("forward", "backward"):
+                monkeypatch.setattr(component, way, self.noting(component, getattr(component, way)))
+        self.main.before.add("the beginning")
+        self.act = Activity(brain, self.tokens, 1, learning=True)
+        self.act.hear(np.arange(self.tokens, dtype=np.int32)[:, None] % 9)
+
+    def noting(self, component, work):
+        def noted(act, first, last):
+            before = self.streams._current.before
+            self.done.append((component, first // self.chunk, set(before)))
+            work(act, first, last)
+            before.add((component, first // self.chunk))
+
+        return noted
+
+    def everything(self):
+        return {"the beginning"} | {(component, chunk) for component in self.brain.components for chunk in self.chunks}
+
+
+@pytest.fixture
+def pipelined(monkeypatch):
+    return Pipelined(monkeypatch)
+
+
+def test_who_hears_comes_after_who_is_heard(pipelined):
+    pipelined.brain.think(pipelined.act)
+    lanes, chunk = {component.lane for component in pipelined.brain.components}, pipelined.chunk
+    assert len(pipelined.done) == 3 * len(pipelined.brain.components) and len(lanes) == 6
+    for component, own, before in pipelined.done:
+        assert "the beginning" in before
+        last = min((own + 1) * chunk, pipelined.tokens) - 1
+        for arc in pipelined.brain.arcs:
+            for source in pipelined.brain.components:
+                if arc.target in component.inputs and arc.source in source.outputs:
+                    for heard in range(max(0, (last - arc.first_delay) // chunk + 1)):
+                        assert (source, heard) in before, arc.name
+    assert pipelined.main.before == pipelined.everything()
+    assert any((component, own) not in before for component, own, _ in pipelined.done for _, later, before in pipelined.done if later > own)
+
+
+def test_whoever_is_owed_comes_after_those_who_owe(pipelined):
+    pipelined.brain.think(pipelined.act)
+    pipelined.done.clear()
+    pipelined.main.before = {"the beginning"}
+    for stream in pipelined.streams._lane_streams.values():
+        stream.before.clear()
+    pipelined.brain.think_back(pipelined.act)
+    assert len(pipelined.done) == 3 * len(pipelined.brain.components)
+    for component, own, before in pipelined.done:
+        assert "the beginning" in before
+        for arc in pipelined.brain.arcs:
+            for target in pipelined.brain.components:
+                if arc.source in component.outputs and arc.target in target.inputs:
+                    for owing in range((own * pipelined.chunk + arc.first_delay) // pipelined.chunk, 3):
+                        assert (target, owing) in before, arc.name
+    assert pipelined.main.before == pipelined.everything()
+    assert any((component, own) not in before for component, own, _ in pipelined.done for _, later, before in pipelined.done if later < own)
