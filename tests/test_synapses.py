@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+import reference as ref
 from neurogen_numba.backends import cuda_synapses
 from neurogen_numba.brain.buffers import Parameter, Parameters
 from neurogen_numba.brain.connectome import Arc, draw_synapses
@@ -334,6 +335,28 @@ def test_a_gradient_that_is_no_number_is_none_for_the_synapses_either(backend, c
     for arc in ARCS:
         found = backend.to_numpy(made.parameters.gradient[f"{arc.name}.weight"])
         assert not np.isfinite(found[reached[arc.name] != 0]).any()
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("graded", [False, True])
+def test_what_an_axon_carries_and_who_gets_a_gradient_depend_on_the_mode(backend, graded, smooth):
+    made, sent = wired(backend), membranes(7)
+    traffic = made.traffic()
+    nobody = np.float32(0), backend.asarray([0], "uint64"), np.uint64(0)
+    for first, last in chunks():
+        for name in ("a.axon", "b.axon"):
+            traffic.send_events(name, first, last, backend.asarray(sent[name][first:last]), nobody, graded, smooth)
+        traffic.send_values("p.out", first, last, backend.asarray(sent["p.out"][first:last]))
+    owed = {name: np.ones((T, B, size), np.float32) for name, size in CURRENTS.items()}
+    ds = backward(made, traffic, owed)
+    _, want_ds, _ = expected(made, SILENT_PAST, sent, owed)
+    traffic.advance(T)
+    for name in ("a.axon", "b.axon"):
+        z = ref.event(sent[name], smooth)
+        s = z * sent[name] if graded else z
+        np.testing.assert_allclose(traffic.past(name), s[-HISTORY[name] :], rtol=1e-6, atol=1e-7)
+        wanted = (s != 0) | (ref.psi(sent[name]) > 0)
+        np.testing.assert_allclose(ds[name][wanted], want_ds[name][wanted], rtol=1e-4, atol=1e-4)
 
 
 def test_a_current_that_nobody_brings_is_zero(backend):
