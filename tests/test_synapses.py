@@ -198,6 +198,27 @@ def test_events_arrive_and_gradients_return(backend, parts, columns):
             np.testing.assert_array_equal(traffic.past(name), past[name].astype(np.float32))
 
 
+@pytest.mark.parametrize("columns", ["few", "many"], indirect=True)
+def test_small_numbers_are_as_fine_as_promised(backend, columns):
+    """Half a unit for each addend: 2^-20 of a current, and of a gradient 2^-36 of a token's share, the 16th part here."""
+    made, sent = wired(backend), membranes(3)
+    for arc in ARCS:
+        made.parameters.value[f"{arc.name}.weight"][...] *= np.float32(2.0**-10)
+        made.dense[arc.name] *= 2.0**-10
+    made.synapses.refresh()
+    rng, traffic = np.random.default_rng(6), made.traffic()
+    d_currents = {name: short(rng.standard_normal((T, B, size))) * np.float32(2.0**-24) for name, size in CURRENTS.items()}
+    currents = forward(made, traffic, sent)
+    backward(made, traffic, d_currents)
+    want, _, want_d_weight = expected(made, SILENT_PAST, sent, d_currents)
+    for name in CURRENTS:
+        most = sum(arc.synapses_per_target for arc in ARCS if arc.target == name)
+        np.testing.assert_allclose(currents[name], want[name], rtol=1e-6, atol=most * 2.0**-21)
+    for arc in ARCS:
+        found = backend.to_numpy(made.parameters.gradient[f"{arc.name}.weight"])
+        np.testing.assert_allclose(found, want_d_weight[arc.name], rtol=1e-5, atol=T * B * 2.0 ** -(36 + 4 + 1))
+
+
 def test_gradients_are_added_to_what_is_there_and_nothing_is_left_behind(backend):
     made, sent = wired(backend), membranes(0)
     rng, traffic = np.random.default_rng(1), made.traffic()
