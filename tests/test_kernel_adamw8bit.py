@@ -94,6 +94,22 @@ def test_where_and_when_decide_how_a_byte_is_rounded(op):
     assert (codes() != codes(seed=1)).any() and (codes() != codes(first=BLOCK)).any()
 
 
+def test_every_parameter_has_a_random_number_of_its_own(op):
+    """Of each share one parameter is at the top and the others are alike: what tells their codes apart is their place, and nothing else."""
+    g = np.full(BLOCK, 0.3, np.float32)
+    g[::SHARE] = 1
+
+    def codes(first):
+        moments = Moments()
+        moments.update(op, np.zeros(BLOCK, np.float32), g, 1, first=first)
+        return [x.reshape(-1, SHARE)[:, 1:] for x in (moments.m, moments.v)]
+
+    for here, later in zip(codes(0), codes(SHARE), strict=True):
+        assert all(len(set(share)) == 2 for share in here)  # the two codes next to the same number
+        assert len({share.tobytes() for share in here}) == BLOCK // SHARE
+        np.testing.assert_array_equal(here[1:], later[:-1])
+
+
 def test_a_gradient_is_clipped_to_a_norm(op):
     g, (clipped, plain) = single(np.random.default_rng(1).normal(0, 3, BLOCK)), (Moments(), Moments())
     for moments, gradient, norm in ((clipped, g, 8.0), (plain, g / 4, 2.0)):
