@@ -171,7 +171,7 @@ class CudaTraffic(Traffic):
         self.start = zeros(len(order), "int32")
         self.ring = asarray([self.rows[name] for name in order], "int32")
         self.plain = plain
-        # flags [currents, B] of those that `_receive_few` brings and that are NaN until the segment ends; the last row: of what nobody brings
+        # flags [currents, B] of those that `_receive_few` brings and that are NaN until the segment ends; last, of what nobody brings
         self.flags_of = {name: row for row, name in enumerate(currents)}
         self.spoilt = zeros((len(currents) + 1, batch), "int32")
         self.tokens = self.length = tokens
