@@ -11,8 +11,10 @@ from .brain.model import NeuroGenModel
 from .config import Config
 from .errors import BackendError
 from .learning.evaluation import streams_of
+from .presets import FOUR_GB
 
 HOPELESS = "no single change makes it fit; take a smaller --preset or --vocab-size"
+SMALL, LARGE = 4 * 2**30, 24 * 2**30  # bytes of a card that is assumed
 CUBLAS = 64 * 2**20  # bytes: cuBLAS' own workspace and that of the stream
 KNOBS = (  # what may be made smaller, in this order: (what a person sets, section, field)
     ("--set brain.pfc.neurons=", "brain", "pfc"),
@@ -25,12 +27,19 @@ KNOBS = (  # what may be made smaller, in this order: (what a person sets, secti
 
 @dataclass(frozen=True)
 class Card:
-    """What of a GPU decides what is allocated on it."""
+    """What of a GPU decides what is allocated on it. What is not said is as on a large card of Ampere (2020) or newer."""
 
     memory: int  # bytes
     product_dtype: str = "bfloat16"
     shared_memory: int = 98 * 2**10  # bytes, of a block
     multiprocessors: int = 80
+
+    @classmethod
+    def assumed(cls, config: Config, limit: int | None = None) -> Card:
+        """What is planned for where there is no GPU to ask: a card of `limit` bytes, or as large as those that the preset is made for.
+        One of 4 GiB or less is taken for one of Turing (GTX 1650), which has no bfloat16."""
+        memory = limit or (SMALL if config.preset in FOUR_GB else LARGE)
+        return cls(memory, "float32", 63 * 2**10, 14) if memory <= SMALL else cls(memory)
 
     @classmethod
     def of(cls, backend, limit: int | None = None) -> Card:

@@ -146,6 +146,23 @@ def test_the_memory_of_the_cpu_is_not_limited(settings, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ([], "in bf16 for a GPU with 24.00 GiB, 80 multiprocessors and 98 KiB"),
+        (["--preset", "gtx1650"], "in fp32 for a GPU with 4.00 GiB, 14 multiprocessors and 63 KiB"),
+        (["--preset", "gtx1650", "--memory-limit", "2.5GB"], "in fp32 for a GPU with 2.33 GiB, 14 "),  # into which it fits in fp32 alone
+        (["--preset", "gtx1650", "--memory-limit", "8GiB"], "in bf16 for a GPU with 8.00 GiB, 80 "),
+        (["--memory-limit", "8GiB", "--precision", "fp16"], "in fp16 for a GPU with 8.00 GiB, 80 "),
+        (["--memory-limit", "2GiB", "--precision", "bf16"], "in bf16 for a GPU with 2.00 GiB, 14 "),
+    ],
+)
+def test_a_plan_says_for_which_card_it_holds(words, said, capsys):
+    assert main(["plan", "--backend", "cpu", *words]) == 0
+    shown = capsys.readouterr().out
+    assert said in shown and "No GPU was asked: --memory-limit and --precision say" in shown
+
+
 def test_nothing_may_help():
     assert "take a smaller --preset" in budget.advice(get_preset("llm"), CARD, 10**6)
 
@@ -197,7 +214,7 @@ def test_the_command_draws_a_table_and_writes_it_down(tmp_path, capsys):
         (["--memory-limit", "0GB"], "--memory-limit 0GB: a size is wanted"),
         (["--memory-limit", "-3GB"], "expected one argument"),
         (["--batch-size", "0"], "training.batch: at least 1, not 0"),
-        (["--memory-limit", "150MB"], "do not fit into 150MB; any of these would: --batch-size"),
+        (["--memory-limit", "150MB"], "in fp32 do not fit into 150MB; any of these would: --batch-size"),
         (["--fit"], "--fit: into what? there is no GPU here; give a --memory-limit"),
         (["--fit", "--memory-limit", "1MB"], "do not fit into 0.00 GiB; no single change makes it fit"),
         (["--json", "/nowhere/plan.json"], "--json /nowhere/plan.json: No such file or directory"),
