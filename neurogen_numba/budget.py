@@ -64,8 +64,8 @@ def gib(size: int) -> str:
 def plan(config: Config, card: Card) -> dict[str, int]:
     """Bytes of a training run with this configuration, by component, with `--mode sequential`; brain.vocabulary must be the tokenizer's."""
     paper, training = Paper(**asdict(card)), config.training
-    paper.label = "neurons"
-    model = NeuroGenModel.on_paper(config, paper)
+    with paper.part("neurons"):
+        model = NeuroGenModel.on_paper(config, paper)
     parameters = model.brain.parameters
     paper.used["optimiser"] = sum(kept.nbytes for kept in model.optimizer.tensors().values())
     paper.used["neurons"] -= paper.used["optimiser"]
@@ -76,15 +76,15 @@ def plan(config: Config, card: Card) -> dict[str, int]:
     if model.brain.decoder.factor is not model.brain.decoder.weight:
         paper.used["neurons"] -= model.brain.decoder.factor.nbytes
         paper.used["decoder"] += model.brain.decoder.factor.nbytes
-    paper.label = "synapses"
-    model.brain.synapses.wire()
-    paper.label = "activity"
-    act = model.activity(training.segment, training.batch, learning=True)
-    model._learn(act, True)
-    paper.label = "evaluation, samples"
-    for streams in (streams_of(training), 1):
-        look = model.activity(config.brain.chunk, streams)
-        model.brain.think(look)
+    with paper.part("synapses"):
+        model.brain.synapses.wire()
+    with paper.part("activity"):
+        act = model.activity(training.segment, training.batch, learning=True)
+        model._learn(act, True)
+    with paper.part("evaluation, samples"):
+        for streams in (streams_of(training), 1):
+            look = model.activity(config.brain.chunk, streams)
+            model.brain.think(look)
     paper.used["workspace"] += CUBLAS
     return dict(paper.used)
 

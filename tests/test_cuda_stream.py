@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from neurogen_numba.backends import cuda
+from neurogen_numba.cli import command
+from neurogen_numba.errors import OutOfMemory
 
 pytestmark = pytest.mark.skipif(cuda.SIMULATED, reason="the simulator has no streams")
 
@@ -35,3 +37,41 @@ def test_arrays_are_made_on_the_stream_of_the_kernels(backend, asked):
 def test_nothing_is_read_before_the_kernels_have_written_it(backend, asked):
     backend.to_numpy(np.ones(3))
     assert asked == ["use", "wait", "copy back"]
+
+
+def full(*_):
+    raise MemoryError("Out of memory allocating 4,096 bytes")
+
+
+@pytest.mark.parametrize(
+    "make, what",
+    [
+        (lambda backend: backend.zeros((2**18, 1024)), r"decoder, an array \[262144, 1024\] float32 needs 1.00 GiB"),
+        (lambda backend: backend.asarray(np.ones(2**27, np.int8)), r"decoder, an array \[134217728\] int8 needs 0.12 GiB"),
+        (lambda backend: backend._scratch("tops", 2**28), r"decoder, workspace, tops, an array \[268435456\] float32 needs 1.00 GiB"),
+    ],
+)
+def test_an_array_without_room_is_named(backend, make, what, monkeypatch):
+    backend._xp, backend._kept, backend._current.ptr = SimpleNamespace(zeros=full, array=full), {}, 5
+    monkeypatch.setattr(backend, "memory", lambda: (2**28, 2**30))
+    with backend.part("activity"), pytest.raises(OutOfMemory, match=f"^out of GPU memory: activity, {what}, 0.25 of 1.00 GiB are free$"):
+        with backend.part("decoder"):
+            make(backend)
+    assert backend.parts == ()
+
+
+@pytest.mark.parametrize(
+    "name, advice",
+    [
+        ("train", "lower --batch-size or --seq-length, or take a smaller --preset"),
+        ("sim", "lower --batch-size, or take a smaller --preset"),
+        ("chat", "take a smaller model"),
+    ],
+)
+def test_the_advice_names_flags_that_the_command_has(name, advice, capsys):
+    @command(name)
+    def body(argv=None):
+        raise OutOfMemory("out of GPU memory: of everything")
+
+    assert body([]) == 2
+    assert capsys.readouterr().err == f"neurogen {name}: out of GPU memory: of everything; {advice}\n"

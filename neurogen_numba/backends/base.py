@@ -21,6 +21,8 @@ class Backend(ABC):
     logits: int  # so many are held at a time
     product_dtype: str  # of the factors of the decoder's products; sums are float32
 
+    parts: tuple[str, ...] = ()  # what arrays are being made for, from the whole to the part
+
     # kernels/neuron.py, normalize.py
     lif_forward: Callable
     lif_backward: Callable
@@ -62,6 +64,16 @@ class Backend(ABC):
     add_rows: Callable
     carry: Callable
     forget: Callable
+
+    @contextlib.contextmanager
+    def part(self, name: str):
+        """A context: arrays made in it are for `name`. It is said where there is no room for one, and plans count by it
+        (backends/paper.py)."""
+        before, self.parts = self.parts, (*self.parts, name)
+        try:
+            yield
+        finally:
+            self.parts = before
 
     @abstractmethod
     def zeros(self, shape, dtype="float32"):

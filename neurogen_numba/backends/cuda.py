@@ -8,7 +8,7 @@ import math
 import numpy as np
 from numba import cuda
 
-from ..errors import BackendError, ConfigError
+from ..errors import BackendError, ConfigError, OutOfMemory
 from ..kernels import (
     adafactor,
     adamw,
@@ -89,7 +89,7 @@ class CudaBackend(Backend):
             _MAIN[device] = cupy.cuda.Stream(non_blocking=True)
         self._cupy_stream = _MAIN[device]
         self._go_to(self._cupy_stream)
-        self._cublas = Cublas()
+        self._cublas = Cublas(lambda size: self._scratch("cuBLAS", size, "uint8"))
 
     def _go_to(self, stream):
         """Queue what follows on a CuPy stream."""
@@ -114,13 +114,15 @@ class CudaBackend(Backend):
         try:
             return self._xp.zeros(shape, _dtype(dtype))
         except MemoryError as error:  # CuPy's OutOfMemoryError is one
-            shape = (shape,) if isinstance(shape, int) else tuple(shape)
-            size = math.prod(shape) * np.dtype(_dtype(dtype)).itemsize
-            free, total = self.memory()
-            raise BackendError(
-                f"out of GPU memory: an array {list(shape)} {dtype} needs {size / 2**30:.2f} GiB, "
-                f"{free / 2**30:.2f} of {total / 2**30:.2f} GiB are free; lower --batch-size or --seq-length, or take a smaller --preset"
-            ) from error
+            raise self._no_room(shape, dtype) from error
+
+    def _no_room(self, shape, dtype):
+        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        size = math.prod(shape) * np.dtype(_dtype(dtype)).itemsize
+        free, total = self.memory()
+        what = ", ".join((*self.parts, f"an array {list(shape)} {dtype}"))
+        gib = f"{size / 2**30:.2f} GiB, {free / 2**30:.2f} of {total / 2**30:.2f} GiB are free"
+        return OutOfMemory(f"out of GPU memory: {what} needs {gib}")
 
     def memory(self) -> tuple[int, int]:
         """(free, total) bytes of the card, or of the limit; memory that CuPy keeps for itself is free."""
@@ -152,7 +154,11 @@ class CudaBackend(Backend):
 
     def asarray(self, values, dtype=None):
         self._mine()
-        return self._xp.array(np.ascontiguousarray(values, dtype))
+        values = np.ascontiguousarray(values, dtype)
+        try:
+            return self._xp.array(values)
+        except MemoryError as error:
+            raise self._no_room(values.shape, values.dtype) from error
 
     def to_numpy(self, array):
         self._mine()
@@ -181,7 +187,8 @@ class CudaBackend(Backend):
         """An array for a kernel's own use: the same one whenever it is asked for by this name and shape on the same stream."""
         key = (name, shape, dtype, None if SIMULATED else self._current.ptr)
         if key not in self._kept:
-            self._kept[key] = self.zeros(shape, dtype)
+            with self.part(f"workspace, {name}"):
+                self._kept[key] = self.zeros(shape, dtype)
         return self._kept[key]
 
     def matrix(self, rows, columns, dtype="float32"):

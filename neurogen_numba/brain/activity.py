@@ -74,24 +74,31 @@ class Activity:
         self.dv, self.da, self.dy = {}, {}, {}  # per module: gradients carried from chunk to chunk
         self.levels = {name: backend.zeros(batch) for name in neuromodulation.NAMES}
         self.gain_scale, self.beta_scale, self.write_scale = (backend.zeros(batch) for _ in range(3))
-        self.currents = {name: Current(backend, self.span, batch, size, self.chunk, learning) for name, size in brain.current_sizes.items()}
-        self.signals = {name: Signal(backend, batch, size, self.chunk, learning) for name, size in brain.signal_sizes.items()}
-        self.traffic = brain.synapses.traffic(
-            {name: (size, brain.history(name)) for name, size in brain.signal_sizes.items() if brain.sparse_output(name)},
-            {name: size for name, size in brain.current_sizes.items() if brain.sparse_input(name)},
-            tokens,
-            batch,
-            self.chunk,
-            learning,
-        )
+        with backend.part("currents and signals"):
+            currents, signals, form = brain.current_sizes, brain.signal_sizes, (self.chunk, learning)
+            self.currents = {name: Current(backend, self.span, batch, size, *form) for name, size in currents.items()}
+            self.signals = {name: Signal(backend, batch, size, *form) for name, size in signals.items()}
+        with backend.part("events under way"):
+            self.traffic = brain.synapses.traffic(
+                {name: (size, brain.history(name)) for name, size in signals.items() if brain.sparse_output(name)},
+                {name: size for name, size in currents.items() if brain.sparse_input(name)},
+                tokens,
+                batch,
+                *form,
+            )
         self.token_rows = None  # of the embedding, where these have a gradient and the rest has none
         self.recorded = {}  # what was recorded of the steps on these arrays (model.py)
         kept = [size for component in brain.components for size in component.kept]
-        self._rows, self._table = backend.zeros((self.span + 1) * batch * sum(kept)), []
-        for part in (*brain.components, brain.decoder):
-            part.allocate(self)
+        with backend.part("membranes, adaptation, traces"):
+            self._rows, self._table = backend.zeros((self.span + 1) * batch * sum(kept)), []
+        for component in brain.components:
+            with backend.part(component.lane):
+                component.allocate(self)
+        with backend.part("decoder"):
+            brain.decoder.allocate(self)
         self._table = backend.asarray(self._table, "int64")
-        self.keeping = keep(self) if keep else None
+        with backend.part("kept for the way back"):
+            self.keeping = keep(self) if keep else None
         self._modulate()
 
     def here(self, first, last):

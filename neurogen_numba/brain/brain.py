@@ -68,7 +68,11 @@ class Brain:
         """Draw wiring and first weights."""
         for part in (*self.components, *self.projections, self.decoder):
             part.initialise(self.parameters, seed)
-        self.synapses.wire()
+        self._wire()
+
+    def _wire(self):
+        with self.backend.part("synapses"):
+            self.synapses.wire()
         self.refresh()
 
     def refresh(self):
@@ -116,8 +120,7 @@ class Brain:
                 row_start, target = fixed[f"{projection.arc.name}.row_start"], fixed[f"{projection.arc.name}.target"]
                 check_synapses(projection.arc, row_start, target)
                 projection.set_structure(row_start, target)
-        self.synapses.wire()
-        self.refresh()
+        self._wire()
 
     def forward(self, act: Activity, ids):
         """Run token ids [T', B] int32, T' at most act.tokens. Returns logits [T' B, V] float32, rows in the order of the ids."""
