@@ -54,9 +54,9 @@ def full(*_):
 def test_an_array_without_room_is_named(backend, make, what, monkeypatch):
     backend._xp, backend._kept, backend._current.ptr = SimpleNamespace(zeros=full, array=full), {}, 5
     monkeypatch.setattr(backend, "memory", lambda: (2**28, 2**30))
-    with backend.part("activity"), pytest.raises(OutOfMemory, match=f"^out of GPU memory: activity, {what}, 0.25 of 1.00 GiB are free$"):
-        with backend.part("decoder"):
-            make(backend)
+    words = f"^out of GPU memory: activity, {what}, 0.25 of 1.00 GiB are free$"
+    with pytest.raises(OutOfMemory, match=words), backend.part("activity"), backend.part("decoder"):
+        make(backend)
     assert backend.parts == ()
 
 
