@@ -115,6 +115,10 @@ class Backend(ABC):
         """The sparse synapses of a brain: its projections that are not dense (brain/projection.py)."""
 
     @abstractmethod
+    def ring(self, traffic: Traffic, signal: str) -> dict:
+        """What a signal sent lately, as views of the lists that the synapses read; `Activity.rings` says what they mean."""
+
+    @abstractmethod
     def lanes(self) -> Lanes:
         """Lanes for work of which some parts may overlap."""
 

@@ -162,8 +162,18 @@ class Activity:
 
     def views(self) -> dict:
         """The arrays of the state themselves, not copies: name -> array of the device (DLPack, and on a GPU `__cuda_array_interface__`),
-        as `state` names them, without the histories. Whoever changes `levels` calls `load_state` or `reset` to be heard."""
+        as `state` names them, without the histories (`rings`). Whoever changes `levels` calls `load_state` or `reset` to be heard."""
         return self._carried()
+
+    def rings(self) -> dict[str, dict]:
+        """What was sent lately and may still be on its way, as the synapses read it: the names of histories in `state` -> views.
+
+        Token t of a segment stands in row (start[0] + t) % rows, and between segments the last token is t = -1. On a GPU index and value
+        [rows, B, M] hold for each sequence first the neurons that fired, count [rows, B] of them, and what their axons carry; plain values
+        have no index and no use for count: value holds all of them, in order. On the CPU G groups of LANES sequences share an index
+        [rows, G, M], count [rows, G], and value [rows, G, M, LANES] is 0 where a sequence was silent. To be read, not to be written.
+        """
+        return {name: self.brain.backend.ring(self.traffic, signal) for name, signal in self._histories().items()}
 
     def state(self) -> dict[str, np.ndarray]:
         """A copy of the state as NumPy arrays: `{module}.v`, `.a`, `.y` [B, N], `{module}.history` [H, B, N] (what the axons carried, the
