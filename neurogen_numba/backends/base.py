@@ -21,7 +21,7 @@ class Backend(ABC):
     logits: int  # so many are held at a time
     product_dtype: str  # of the factors of the decoder's products; sums are float32
 
-    parts: tuple[str, ...] = ()  # what arrays are being made for, from the whole to the part
+    parts = ()  # what arrays are being made for, from the whole to the part
 
     # kernels/neuron.py, normalize.py
     lif_forward: Callable
