@@ -76,7 +76,7 @@ class CudaBackend(Backend):
             return
         import cupy
 
-        self._xp = cupy
+        self._xp, self._device = cupy, device
         cupy.cuda.Device(device).use()
         cuda.select_device(device)
         attributes = cupy.cuda.Device(device).attributes
@@ -100,14 +100,26 @@ class CudaBackend(Backend):
         """grid: a number of blocks or a tuple of up to three; shared: bytes of dynamic shared memory, at most `shared_memory`."""
         if SIMULATED:  # which otherwise copies every array there and back, and loses what two views of one array share
             arguments = [FakeCUDAArray(x) if isinstance(x, np.ndarray) else x for x in arguments]
+        self._on_card()
         if shared > SHARED and not SIMULATED:
             allow_shared(kernel, arguments, shared)
         kernel[grid, threads, self._stream, shared](*arguments)
 
+    def _on_card(self):
+        """CuPy and Numba work on this backend's card, whatever another one made current in between. To ask is cheap, to change is not."""
+        if not SIMULATED and self._xp.cuda.runtime.getDevice() != self._device:
+            self._xp.cuda.runtime.setDevice(self._device)
+
     def _mine(self):
-        """CuPy queues its own work on this backend's stream, whatever another user of CuPy made current in between."""
+        """CuPy queues its own work on this backend's card and stream, whatever another user of CuPy made current in between."""
         if not SIMULATED:
+            self._on_card()
             self._current.use()
+
+    def _pool(self):
+        """CuPy's memory of this card."""
+        self._on_card()
+        return self._xp.get_default_memory_pool()
 
     def zeros(self, shape, dtype="float32"):
         self._mine()
@@ -128,8 +140,8 @@ class CudaBackend(Backend):
         """(free, total) bytes of the card, or of the limit; memory that CuPy keeps for itself is free."""
         if SIMULATED:
             return 2**30, 2**30
+        pool = self._pool()
         free, total = self._xp.cuda.runtime.memGetInfo()
-        pool = self._xp.get_default_memory_pool()
         free += pool.free_bytes()
         if not pool.get_limit():
             return free, total
@@ -140,17 +152,16 @@ class CudaBackend(Backend):
         """From now on this process takes at most so many bytes of the card, but for what the driver keeps for itself."""
         if SIMULATED:
             return
-        pool = self._xp.get_default_memory_pool()
-        pool.set_limit(size=max(1, size - WORKSPACE))  # cuBLAS takes its own without asking CuPy
+        self._pool().set_limit(size=max(1, size - WORKSPACE))  # cuBLAS takes its own without asking CuPy
         self.logits = min(self.logits, size // LOGITS_SHARE)
 
     def device_name(self):
         if SIMULATED:
             return "Numba's CUDA simulator"
-        return self._xp.cuda.runtime.getDeviceProperties(self._xp.cuda.Device().id)["name"].decode()
+        return self._xp.cuda.runtime.getDeviceProperties(self._device)["name"].decode()
 
     def memory_used(self):
-        return 0 if SIMULATED else self._xp.get_default_memory_pool().total_bytes()
+        return 0 if SIMULATED else self._pool().total_bytes()
 
     def asarray(self, values, dtype=None):
         self._mine()
@@ -203,6 +214,7 @@ class CudaBackend(Backend):
         if SIMULATED:
             out[...] = (out if add else 0) + np.float32(scale) * (a @ b)
         else:
+            self._on_card()
             self._cublas.product(self._current, out, a, b, add, scale)
 
     def affine(self, out, x, weight, bias, rounded=None):
