@@ -168,7 +168,8 @@ class Bench:
 
     def _bandwidth(self):
         """Bytes read and written in a second by a copy."""
-        size = COPY // (1 if self.backend.name == "cuda" else SMALL)
+        memory = self.backend.memory()
+        size = min(COPY, memory[0] // 32) if memory else COPY // SMALL  # numbers; two such arrays take a quarter of what is free
         a, b = self.backend.zeros(size), self.backend.zeros(size)
 
         def copy():
@@ -178,7 +179,7 @@ class Bench:
 
     def _matrix_rate(self):
         """Operations in a second in a product of large matrices of the decoder's type."""
-        rows = SQUARE // (1 if self.backend.name == "cuda" else SMALL)
+        rows = SQUARE // (1 if self.backend.memory() else SMALL)
         a, out = self.backend.matrix(rows, rows, self.backend.product_dtype), self.backend.matrix(rows, rows)
         a[...] = self.backend.asarray(np.random.default_rng(0).standard_normal((rows, rows), np.float32))
         return 2 * rows**3 / float(np.median(self._times(lambda: self.backend.product(out, a, a))))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 from .backends.paper import Paper
 from .brain.model import NeuroGenModel
-from .config import Config
+from .config import Config, size_of
 from .errors import BackendError
 from .learning.evaluation import streams_of
 from .presets import FOUR_GB
@@ -42,7 +42,7 @@ class Card:
         return cls(memory, "float32", 63 * 2**10, 14) if memory <= SMALL else cls(memory)
 
     @classmethod
-    def of(cls, backend, limit: int | None = None) -> Card:
+    def of(cls, backend, limit: float | None = None) -> Card:
         """The backend's, with at most `limit` bytes of its memory."""
         memory = min(limit or math.inf, backend.memory()[1])
         return cls(memory, backend.product_dtype, backend.shared_memory, backend.multiprocessors)
@@ -144,12 +144,21 @@ def fit(config: Config, card: Card, limit: int) -> tuple[Config, str]:
     return change.config, f"made to fit into {gib(limit)}: {change.words}"
 
 
-def check(config: Config, backend):
-    """Raises BackendError where a training run does not fit into what is free on the card: what is largest, and what would fit."""
-    rows, (free, _) = plan(config, Card.of(backend)), backend.memory()
+def settle(config: Config, backend, make_fit: bool = False) -> tuple[Config, str | None]:
+    """(the configuration of a training run on a backend whose memory is planned, what was changed of it). make_fit: make the first change
+    that lets it fit.
+
+    Raises BackendError where it does not fit into what is free, nor into its own limit: what is largest, and what would fit.
+    """
+    limit = size_of(config.training.memory_limit) if config.training.memory_limit else math.inf
+    card, room, change = Card.of(backend, limit), min(limit, backend.memory()[0]), None
+    if make_fit:
+        config, change = fit(config, card, room)
+    rows = plan(config, card)
     total, largest = sum(rows.values()), max(rows, key=rows.get)
-    if total > free:
+    if total > room:
         raise BackendError(
-            f"out of GPU memory: training needs {gib(total)}, {gib(free)} are free; the largest part is {largest}, {gib(rows[largest])}; "
-            + advice(config, Card.of(backend), free)
+            f"out of GPU memory: training needs {gib(total)}, {gib(room)} are free; the largest part is {largest}, {gib(rows[largest])}; "
+            + advice(config, card, room)
         )
+    return config, change

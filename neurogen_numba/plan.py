@@ -48,8 +48,8 @@ def main(argv=None):
     from .backends.cuda import DTYPES
 
     backend = backends.get(args.backend)
-    if backend.name == "cuda":
-        card, free = budget.Card.of(backend, limit), backend.memory()[0]
+    if memory := backend.memory():
+        card, free = budget.Card.of(backend, limit), memory[0]
     else:
         card, free = budget.Card.assumed(config, limit), None
     if DTYPES[args.precision]:

@@ -106,8 +106,14 @@ def test_what_does_not_fit_is_refused_before_anything_is_allocated():
 
     config = get_preset("shakespeare").replace(brain={"vocabulary": 65})
     with pytest.raises(BackendError, match=r"needs .* GiB, 1.00 GiB are free; the largest part is activity, .*: --batch-size \d+, "):
-        budget.check(config, Small())
-    budget.check(config.replace(training={"batch": 8}), Small())
+        budget.settle(config, Small())
+    smaller = config.replace(training={"batch": 8})
+    assert budget.settle(smaller, Small()) == (smaller, None)
+    with pytest.raises(BackendError, match="needs .* GiB, 0.28 GiB are free"):  # its own limit counts, too
+        budget.settle(smaller.replace(training={"memory_limit": "300MB"}), Small())
+    fitted, change = budget.settle(config, Small(), make_fit=True)
+    assert change.startswith("made to fit into 1.00 GiB: ")
+    assert total(fitted, budget.Card(2**31, "bfloat16", 2**16, 40)) <= 2**30 < total(config, budget.Card(2**31, "bfloat16", 2**16, 40))
 
 
 def test_the_prefrontal_cortex_gives_way_first():

@@ -127,6 +127,14 @@ class Backend(ABC):
         """What a person calls the device."""
 
     @abstractmethod
+    def memory(self) -> tuple[int, int] | None:
+        """(free, total) bytes that a run has to fit into; None where it uses the host's memory, which is not planned."""
+
+    @abstractmethod
+    def limit_memory(self, size: int):
+        """From now on this process takes at most so many bytes of the memory that is planned, but for what a driver keeps for itself."""
+
+    @abstractmethod
     def memory_used(self) -> int:
         """Bytes that this process holds on the device, as far as they are known."""
 

@@ -138,6 +138,12 @@ class CpuBackend(Backend):
     def device_name(self):
         return f"{platform.processor() or platform.machine()}, {numba.get_num_threads()} threads"
 
+    def memory(self):
+        return None
+
+    def limit_memory(self, size):
+        pass  # a run that was begun on a GPU goes on here without its limit
+
     def memory_used(self):
         return resident_bytes()
 

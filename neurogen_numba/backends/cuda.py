@@ -137,7 +137,7 @@ class CudaBackend(Backend):
         return OutOfMemory(f"out of GPU memory: {what} needs {gib}")
 
     def memory(self) -> tuple[int, int]:
-        """(free, total) bytes of the card, or of the limit; memory that CuPy keeps for itself is free."""
+        """Of the card, or of the limit; memory that CuPy keeps for itself is free."""
         if SIMULATED:
             return 2**30, 2**30
         pool = self._pool()
@@ -149,7 +149,6 @@ class CudaBackend(Backend):
         return min(free, limit - pool.used_bytes()), min(total, limit)
 
     def limit_memory(self, size: int):
-        """From now on this process takes at most so many bytes of the card, but for what the driver keeps for itself."""
         if SIMULATED:
             return
         self._pool().set_limit(size=max(1, size - WORKSPACE))  # cuBLAS takes its own without asking CuPy

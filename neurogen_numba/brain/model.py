@@ -59,7 +59,7 @@ class NeuroGenModel:
             raise ConfigError(f"gpu_device: cards are numbered from 0; there is no {gpu_device}")
         self.config, self.tokenizer = config, tokenizer
         self.backend = backend if isinstance(backend, Backend) else backends.get(backend, gpu_device)
-        if config.training.memory_limit and self.backend.name == "cuda":
+        if config.training.memory_limit:
             self.backend.limit_memory(size_of(config.training.memory_limit))
         optimizer = OPTIMIZERS[config.training.optimizer]
         self.brain = Brain(config.brain, self.backend, apart=optimizer.apart)
