@@ -630,6 +630,21 @@ def test_views_and_rings_are_arrays_of_the_card_that_others_can_take():
         assert cupy.from_dlpack(array).data.ptr == cupy.asarray(array).data.ptr == address
 
 
+def test_a_gradient_that_is_no_number_is_found_where_it_began():
+    """What is on the way back behind it may be broken by it."""
+    brain = lively(READOUTS)
+    assert brain.broken_gradient() == ""
+    order = "embedding.weight thalamus.bias memory.decay working_memory_pfc.weight pfc.gain broca.beta decoder.bias".split()
+    for name in order:
+        brain.parameters.gradient[name].reshape(-1)[-1] = np.inf
+        assert brain.broken_gradient() == name.split(".")[0]
+    brain.parameters.clear_gradient()
+    for name, gradient in brain.parameters.gradient.items():  # nobody is passed over
+        gradient.reshape(-1)[0] = np.nan
+        assert brain.broken_gradient() == name.split(".")[0]
+        gradient[...] = 0
+
+
 def test_levels_written_to_a_view_are_heard_once_the_state_is_loaded():
     brain = lively(READOUTS)
     act, other = Activity(brain, T, 2), Activity(brain, T, 2)

@@ -166,6 +166,17 @@ class Brain:
             if projection.arc.target in component.inputs:
                 projection.forward(act, first, last)
 
+    def broken_gradient(self) -> str:
+        """Whose parameters are the first on the way back with a gradient that is no finite number; empty where there are none. What has no
+        whole gradient is not looked at."""
+        parts = [self.decoder]
+        for component in reversed(self.components):
+            parts += [component, *(projection for projection in self.projections if projection.arc.target in component.inputs)]
+        for name in (parameter.name for part in parts for parameter in part.parameters()):
+            if name in self.parameters.gradient and not bool(np.isfinite(self.parameters.gradient[name]).all()):
+                return name.partition(".")[0]
+        return ""
+
     def _lanes(self, act):
         """Modules at different chunks overlap only where there is room for more than one."""
         return Lanes() if act.keeping else self.backend.lanes()

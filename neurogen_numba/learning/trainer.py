@@ -265,7 +265,11 @@ class Trainer:
 
     def _broken(self, loss, norm):
         """What to say when loss or gradient are no numbers: nothing of that was learned or saved."""
-        where = f" (first in the membranes of {broken[0]})" if (broken := self.act.broken()) else ""
+        where = ""
+        if modules := self.act.broken():
+            where = f" (first in the membranes of {modules[0]})"
+        elif owner := self.model.brain.broken_gradient():
+            where = f" (on the way back first in the gradient of {owner})"
         try:
             kept = f"the last good checkpoint is kept: {checkpoint.latest(self.run)}"
         except CheckpointError:
