@@ -8,6 +8,7 @@ import numba
 import numpy as np
 from numba import cuda
 
+from . import half
 from .jit import ZERO
 from .launch import SIMULATED, WARP, device, gpu, lanes_sum
 from .stream import read_once
@@ -18,16 +19,13 @@ WARPS = THREADS // WARP
 ROWS = 2 * WARPS  # that a block has at a time
 _LANES, _TWICE, _WARPS, _QUAD = np.uint32(WARP), np.uint32(2 * WARP), np.uint32(WARPS), np.uint32(QUAD)
 _SECOND, _THIRD, _WORD = np.uint32(2), np.uint32(3), np.uint64(32)
-_UPPER, _HALF_WORD = np.uint32(0xFFFF0000), np.uint32(16)
 
 
 @device
 def four_times(quad, x, x1, x2, x3):
     """The sum of four bfloat16, the first in the lowest bits of a uint64, each times a number."""
     low, high = np.uint32(quad), np.uint32(quad >> _WORD)
-    first, second = np.uint32(low << _HALF_WORD).view(np.float32), np.uint32(low & _UPPER).view(np.float32)
-    third, fourth = np.uint32(high << _HALF_WORD).view(np.float32), np.uint32(high & _UPPER).view(np.float32)
-    return (first * x + second * x1) + (third * x2 + fourth * x3)
+    return (half.lower(low) * x + half.upper(low) * x1) + (half.lower(high) * x2 + half.upper(high) * x3)
 
 
 @gpu(max_registers=32)

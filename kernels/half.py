@@ -12,6 +12,7 @@ from .launch import gpu
 
 BFLOAT16 = np.dtype(np.uint16)  # what its bits are kept in
 _HALF, _LESS, _ODD, _NAN = np.uint32(16), np.uint32(0x7FFF), np.uint32(1), np.uint16(0x7FC0)
+_UPPER = np.uint32(0xFFFF0000)
 
 
 @register_jitable
@@ -25,7 +26,19 @@ def to_bfloat16(x):
 
 @register_jitable
 def from_bfloat16(bits):
-    return np.uint32(np.uint32(bits) << _HALF).view(np.float32)
+    return lower(np.uint32(bits))
+
+
+@register_jitable
+def lower(word):
+    """The bfloat16 in the lower half of a word (uint32), as float32."""
+    return np.uint32(word << _HALF).view(np.float32)
+
+
+@register_jitable
+def upper(word):
+    """The bfloat16 in the upper half of a word (uint32), as float32."""
+    return np.uint32(word & _UPPER).view(np.float32)
 
 
 @register_jitable

@@ -358,8 +358,9 @@ def draw_listed(orders, weights, listed, b, top_k, top_p, part, partial):
         weight = np.int64(weight_of(np.uint32(own >> _NUMBER_BITS).view(np.float32)))
     orders[thread], weights[thread] = own, weight
     cuda.syncthreads()
+    others = count if thread < count else np.uint64(0)  # that this thread looks at: idle warps would hold up those that have a token
     more, heavier, i = np.int64(0), np.int64(0), np.uint64(0)
-    while i < count:
+    while i < others:
         if orders[i] < own:
             more, heavier = more + np.int64(1), heavier + weights[i]
         i += ONCE
@@ -371,7 +372,7 @@ def draw_listed(orders, weights, listed, b, top_k, top_p, part, partial):
     weights[thread] = weight
     cuda.syncthreads()
     i = np.uint64(0)
-    while i < count:
+    while i < others:
         if np.uint32(orders[i]) < np.uint32(own):
             left -= weights[i]
         i += ONCE

@@ -36,7 +36,7 @@ from .launch import SIMULATED, device, gpu
 
 NEXT, TWO = np.uint32(1), np.uint32(2)
 ONE_PLACE, TWICE = np.uint64(1), np.uint64(2)
-PACKED, LOWER, UPPER, HALF_WORD = np.dtype(np.uint32), np.uint32(0xFFFF), np.uint32(0xFFFF0000), np.uint32(16)
+PACKED, LOWER, HALF_WORD = np.dtype(np.uint32), np.uint32(0xFFFF), np.uint32(16)
 UNLISTED = np.uint32(2**31)  # said of rows whose source has no list: all of it is sent
 
 
@@ -189,7 +189,7 @@ def decode(target, fetched):
     """(target within its part, weight) of a synapse that was fetched."""
     word, weight = fetched
     if target.dtype == PACKED:
-        return np.uint64(word & LOWER), np.uint32(word & UPPER).view(np.float32)
+        return np.uint64(word & LOWER), half.upper(word)
     return np.uint64(word), weight
 
 
@@ -294,18 +294,19 @@ def synapse_forward_few(arriving, shares, start, first, index, value, count, row
     """The same for a few columns, and for several currents at once: add to arriving, int32, in global memory, so that many blocks can share
     a column. It holds [C, B, N] for each current, one after the other.
 
-    A block per (sequence, token, share), told by shares [gridDim.z, len(Field) + len(Share)] int64. Where there are more threads than walk
-    the rows of its events, several groups have a slice of each row.
+    A block per (share, sequence, token), told by shares [gridDim.x, len(Field) + len(Share)] int64: the blocks of a column come one after
+    the other, so that what they add to stays in the cache. Where there are more threads than walk the rows of its events, several groups
+    have a slice of each row.
     """
-    b, t, own, threads = cuda.blockIdx.x, cuda.blockIdx.y, cuda.blockIdx.z, np.uint32(cuda.blockDim.x)
-    B, of, lanes = np.uint32(cuda.gridDim.x), np.uint32(shares[own, OF]), np.uint32(shares[own, WIDTH])
+    own, b, t, threads = cuda.blockIdx.x, cuda.blockIdx.y, cuda.blockIdx.z, np.uint32(cuda.blockDim.x)
+    B, of, lanes = np.uint32(cuda.gridDim.y), np.uint32(shares[own, OF]), np.uint32(shares[own, WIDTH])
     thread = np.uint32(np.uint32(shares[own, NUMBER]) * threads + np.uint32(cuda.threadIdx.x))
     group, lane, groups = np.uint32(thread // lanes), np.uint32(thread % lanes), np.uint32(np.uint32(of * threads) // lanes)
     sources, plain, parts = np.uint32(shares[own, SOURCES]), shares[own, PLAIN] != 0, np.uint32(shares[own, PARTS])
     column = column_of(shares, own, start, np.int32(np.int32(first) + t - np.int32(shares[own, DELAY])), b, B)
     base = np.uint64(shares[own, LISTS]) + column * np.uint64(sources)
     fired = sources if plain else np.uint32(count[np.uint64(shares[own, COUNTS]) + TWICE * column])
-    columns, of_current = np.uint64(np.uint32(cuda.gridDim.y) * B), np.uint64(np.uint32(np.uint32(t) * B) + np.uint32(b))
+    columns, of_current = np.uint64(np.uint32(cuda.gridDim.z) * B), np.uint64(np.uint32(np.uint32(t) * B) + np.uint32(b))
     place = np.uint64(shares[own, PLACE]) * columns + of_current * np.uint64(shares[own, SIZE])
     slices = max(NEXT, np.uint32(groups // max(NEXT, fired)))
     row_place, e, step = np.uint32(shares[own, ROW_START]), np.uint32(group // slices), np.uint32(lanes * slices)

@@ -19,7 +19,7 @@ import numpy as np
 from numba import cuda
 
 from .fixed import to_int64
-from .half import BFLOAT16, to_bfloat16
+from .half import BFLOAT16, lower, to_bfloat16, upper
 from .jit import ZERO
 from .launch import SIMULATED, WARP, ballot, bits, device, from_lane, gpu, shuffle_xor
 from .synapse import decode, fetch
@@ -94,7 +94,7 @@ def unpack(numbers, owed, words, first):
     for q in range(4):
         word = np.uint32(words[first + np.uint64(q)])
         if owed.dtype == BFLOAT16:
-            numbers[2 * q], numbers[2 * q + 1] = np.uint32(word << _HALF).view(np.float32), np.uint32(word & _UPPER).view(np.float32)
+            numbers[2 * q], numbers[2 * q + 1] = lower(word), upper(word)
         else:
             numbers[q] = word.view(np.float32)
 

@@ -1,8 +1,8 @@
 """The way back through modules that no block has shared memory for, and whose rows are short.
 
 As tiles.py has it, but a tile's gradients stay in global memory, where those of its columns lie side by side, too (`lay_out`). Cut into
-parts that fit a block, the synapses of a source would be rows of less than one, and most of the work to find that out. A thread has a source
-and walks all its synapses, whatever module they end in, so that its sums never leave the registers.
+parts that fit a block, the synapses of a source would be rows of less than one, and most of the work to find that out. A thread has a
+source and walks all its synapses, whatever module they end in, so that its sums never leave the registers.
 
 Columns are sequences at one token here: whatever the delay, what they need begins where 16 bytes do.
 """
@@ -39,8 +39,8 @@ ONE_PART, HALF_WORD = np.uint64(1), np.uint32(16)
 
 @gpu
 def lay_out(words, owed, place, gradient, first):
-    """The gradient [C, B, N] of tokens from `first` on as tiles have it: 16 bytes of `words` for each neuron, [T, tiles of sequences, N], the
-    first of which is number `place`.
+    """The gradient [C, B, N] of tokens from `first` on as tiles have it: 16 bytes of `words` for each neuron, [T, tiles of sequences, N],
+    the first of which is number `place`.
 
     owed: an array of the type that the gradients are to have. A thread per (neuron, tile of sequences, token).
     """
@@ -62,7 +62,7 @@ def lay_out(words, owed, place, gradient, first):
 
 @gpu(max_registers=REGISTERS)
 def synapse_backward_wide(
-    total,
+    gradient,
     d_weight,
     owed,
     words,
@@ -79,13 +79,10 @@ def synapse_backward_wide(
     earliest,
     length,
     batch,
-    begun,
     units,
 ):
-    """The totals of every tile's sources, and what is added to d_weight, as `tiles.synapse_backward` makes them, by stretches first_stretch
-    ... last_stretch - 1, each of which is all of a module. words: what `lay_out` made; begun: the totals have something to be added to.
-    A thread per (place of a list, tile).
-    """
+    """Add to gradient [C, B, M] of tokens from `earliest` on, and to d_weight as `tiles.synapse_backward` does, by stretches first_stretch
+    ... last_stretch - 1, each of which is all of a module. words: what `lay_out` made. A thread per (place of a list, tile)."""
     sums = cuda.local.array(MOST_COLUMNS, np.float32)
     s = cuda.local.array(MOST_COLUMNS, np.float32)
     d = cuda.local.array(MOST_COLUMNS, np.float32)
@@ -98,12 +95,9 @@ def synapse_backward_wide(
     learning = e < fired
     place = np.uint64(tile * M + (e if learning else M - 1 - (e - fired)))
     source, groups = np.uint64(source_at[place]), (batch + columns - 1) // columns
-    token_0, _ = first_column(tile, earliest, batch, columns, True)
-    totals = place * np.uint64(columns)
+    token_0, b = first_column(tile, earliest, batch, columns, True)
     for j in range(MOST_COLUMNS):
         sums[j] = s[j] = ZERO
-        if begun and j < columns:
-            sums[j] = total[totals + np.uint64(j)]
     if learning:
         take_sent(own_sent, sent, place)
         unpack(s, owed, own_sent, np.uint64(0))
@@ -131,6 +125,7 @@ def synapse_backward_wide(
                         cuda.atomic.add(d_weight, k, to_int64(learned * units))
                     k += ONE_PART
                 owing += np.uint64(table[p, PART_SIZE])
+    t = np.uint64(token_0 - earliest)
     for j in range(MOST_COLUMNS):
-        if j < columns:
-            total[totals + np.uint64(j)] = sums[j]
+        if j < columns and b + j < batch and t < np.uint64(gradient.shape[0]):
+            gradient[t, np.uint64(b + j), source] += sums[j]

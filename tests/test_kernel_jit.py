@@ -56,6 +56,8 @@ PHYSICS = {  # argument types of every function that all backends share
     "softmax.is_finite": (NUMBER,),
     "half.to_bfloat16": (NUMBER,),
     "half.from_bfloat16": (types.uint16,),
+    "half.lower": (types.uint32,),
+    "half.upper": (types.uint32,),
     "half.load": (SQUARE, BITS, BITS),
     "half.store": (SQUARE, BITS, BITS, NUMBER),
     "sampling.weight_of": (NUMBER,),

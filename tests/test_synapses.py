@@ -150,6 +150,7 @@ def parts(request, monkeypatch, backend):
         monkeypatch.setattr(backend, "shared_memory", 5 * cuda_synapses.TILE_BYTES)
     if request.param in ("mixed", "wide"):
         monkeypatch.setattr(cuda_synapses, "SHORT", 0.55 if request.param == "mixed" else 1000)
+        monkeypatch.setattr(cuda_synapses, "SHORTER", 1000)
         monkeypatch.setattr(cuda_synapses, "WIDE_PART", 8)
         monkeypatch.setattr(sys.modules[__name__], "B", 5)
     return request.param

@@ -104,7 +104,7 @@ def test_loss_and_norm_are_the_cpu_s(cpu, gpu):
 
 def test_every_gradient_is_the_cpu_s(cpu, gpu):
     assert gpu.gradient.keys() == cpu.gradient.keys()
-    assert {name: d for name in cpu.gradient if (d := distance(cpu.gradient[name], gpu.gradient[name])) > 1e-4} == {}
+    assert {name: d for name in cpu.gradient if (d := distance(cpu.gradient[name], gpu.gradient[name])) > 3e-4} == {}
     silent = [name for name, array in cpu.gradient.items() if not array.any()]
     assert len(silent) < len(cpu.gradient) / 4, f"a segment in which nothing happens proves nothing: {silent}"
 

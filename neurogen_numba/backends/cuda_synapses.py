@@ -17,7 +17,7 @@ from .base import Synapses, Traffic
 
 PART = 10_240  # neurons of a current that a block holds at most
 WIDE_PART = 65_534  # neurons of a part that no block has to hold: as many as 16 bits can tell apart
-SHORT = 1  # synapses: where rows of parts that a block holds are shorter on average, the current is wide
+SHORT, SHORTER = 3, 1  # synapses: short rows, on average, and such as must not be
 TILE_BYTES = 4 * int(WORDS)  # of shared memory for a neuron, on the way back; forward it is a number of 4 bytes
 FEW = 512  # columns: for fewer, many blocks share one
 EVENTS, PASSED = 1 / 10, 1024  # share of the axons that fire, more or less; synapses that a block then passes, each thread a few
@@ -33,7 +33,8 @@ class CudaSynapses(Synapses):
 
     Plain values are never silent, so little is gained by walking their synapses one by one: those without delay are spread out as matrices,
     and cuBLAS multiplies them (`Matrix`), the fullest first, as far as there is room.
-    Currents of so many neurons and so few synapses that the parts of a source would be rows of hardly any are `wide`.
+    Where a current would have to be cut into parts that make rows shorter than SHORTER, all currents with SHORT rows are `wide`: their
+    synapses are walked by source, not by part.
     """
 
     def __init__(self, backend, projections, index_dtype, parameters):
@@ -52,8 +53,10 @@ class CudaSynapses(Synapses):
         self.first_weight, self.end = min(start for start, _ in offsets), max(start + size for start, size in offsets)
         self.weight, self.gradient = (flat[self.first_weight : self.end] for flat in (parameters.flat_value, parameters.flat_gradient))
         self.room = self.backend.shared_memory // TILE_BYTES // 2 * 2  # neurons, for which a block has shared memory on the way back
-        self.wide = set()
-        self.wide = {p.arc.target for p in projections if self._rows_are_short(p.arc.target)}
+        self.wide = set()  # while it is found out
+        rows = {p.arc.target: self._row(p.arc.target) for p in projections if p.arc.name not in self.matrices}
+        if any(parts > 1 and synapses < SHORTER for parts, synapses in rows.values()):
+            self.wide = {current for current, (_, synapses) in rows.items() if synapses < SHORT}
         self.row_places = {}  # arc -> where its rows begin in row_start
         self.d_weight = None  # fixed-point gradients, made when somebody learns
 
@@ -66,12 +69,12 @@ class CudaSynapses(Synapses):
         parts = blocks(size, WIDE_PART if current in self.wide else min(PART, self.room))
         return parts, 2 * blocks(size, 2 * parts)  # even: numbers of 16 bits are read in pairs
 
-    def _rows_are_short(self, current):
+    def _row(self, current):
+        """(parts of a current, synapses of a row on average)."""
         arcs = [p.arc for p in self.projections if p.arc.target == current and p.arc.name not in self.matrices]
-        if not arcs or self.parts(current, arcs[0].targets)[0] == 1:
-            return False
-        rows = sum(arc.sources * arc.delays * self.parts(current, arc.targets)[0] for arc in arcs)
-        return sum(arc.targets * arc.synapses_per_target for arc in arcs) < SHORT * rows
+        parts = self.parts(current, arcs[0].targets)[0]
+        rows = sum(arc.sources * arc.delays * parts for arc in arcs)
+        return parts, sum(arc.targets * arc.synapses_per_target for arc in arcs) / rows
 
     def wire(self):
         row_starts, rows_end = [], 0
@@ -206,7 +209,7 @@ class CudaTraffic(Traffic):
         return whole[first * self.batch : last * self.batch, :size]
 
     def _stretches_of(self, signal):
-        """{wide: (first, end of those that are walked where there are matrices, end of all)} of a signal's rows in the table of stretches."""
+        """A signal's rows in the table of stretches: {wide: (first, end of those that are walked where there are matrices, end of all)}."""
         self._stretch_table()
         return {wide: self._from.get((signal, wide), (0, 0, 0)) for wide in (False, True)}
 
@@ -346,7 +349,7 @@ class CudaTraffic(Traffic):
         if shares is not None:
             lists = self.start, first, self.index, self.value, self.count
             walk = shares, *lists, synapses.row_start, synapses.target, synapses.weight
-            self.backend.launch(synapse.synapse_forward_few, (self.batch, tokens, len(shares)), WALKERS, arriving, *walk)
+            self.backend.launch(synapse.synapse_forward_few, (len(shares), self.batch, tokens), WALKERS, arriving, *walk)
         for value, size in zip(values.values(), sizes, strict=True):
             own, arriving = arriving[: value.size].reshape(value.shape), arriving[value.size :]
             self.backend.launch(synapse.take_currents, (blocks(size), self.batch, tokens), THREADS, value, own)
@@ -403,20 +406,20 @@ class CudaTraffic(Traffic):
         backend.launch(tiles.list_sources, (count, ranges), TILERS, *lists, owed, *ring, size, *form, shared=room)
         table, walk = self._stretch_table(), (synapses.row_start, synapses.target, synapses.weight)
         where = size, first, self.length, batch
-        begun = stretches[False][0] < stretches[False][1]
-        if begun:
+        if stretches[False][0] < stretches[False][1]:
             own = (p.arc for p in synapses.projections if p.arc.source == signal and p.arc.target not in synapses.wide)
             room = TILE_BYTES * max(synapses.parts(arc.target, arc.targets)[1] for arc in own)
             back = total, synapses.d_weight, owed, owed.view("uint32"), table, *stretches[False], *walk
             grid = count, blocks(backend.multiprocessors, count)
             backend.launch(tiles.synapse_backward, grid, TILERS, *back, *lists, *where, self.abreast, self.units, shared=room)
+            if gradient is not None:
+                across = count, blocks(size)
+                backend.launch(tiles.hand_out, across, THREADS, gradient, total, found, source_at, owed, first, batch, self.abreast)
         if stretches[True][0] < stretches[True][1]:
-            back = total, synapses.d_weight, owed, self._wide, table, *stretches[True], *walk
+            sums = total[:0].reshape(0, batch, size) if gradient is None else gradient
+            back = sums, synapses.d_weight, owed, self._wide, table, *stretches[True], *walk
             # blocks of one tile are near each other: what they look for is what the others have brought into the cache
-            backend.launch(wide.synapse_backward_wide, (blocks(size), count), THREADS, *back, *lists, *where, begun, self.units)
-        if gradient is not None:
-            across = count, blocks(size)
-            backend.launch(tiles.hand_out, across, THREADS, gradient, total, found, source_at, owed, first, batch, self.abreast)
+            backend.launch(wide.synapse_backward_wide, (blocks(size), count), THREADS, *back, *lists, *where, self.units)
 
     def settle(self, length):
         """The synapses' gradient, also from events before the segment; that of those events themselves goes nowhere."""
