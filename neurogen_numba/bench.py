@@ -14,7 +14,7 @@ WHAT = {
     "decode": "tokens drawn one after the other",
     "sim": "neurons and synapses alone, driven by noise",
     "decoder": "the decoder for one token, with softmax and sampling",
-    "kernels": "the synapses, by current and signal",
+    "kernels": "the synapses, by current and signal, and every other operation of an update",
 }
 
 

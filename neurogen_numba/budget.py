@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass, replace
 
 from .backends.paper import Paper
 from .brain.model import NeuroGenModel
-from .config import Config
+from .config import Config, size_of
 from .errors import BackendError
 from .learning.evaluation import streams_of
+from .presets import FOUR_GB
 
 HOPELESS = "no single change makes it fit; take a smaller --preset or --vocab-size"
+SMALL, LARGE = 4 * 2**30, 24 * 2**30  # bytes of a card that is assumed
 CUBLAS = 64 * 2**20  # bytes: cuBLAS' own workspace and that of the stream
 KNOBS = (  # what may be made smaller, in this order: (what a person sets, section, field)
     ("--set brain.pfc.neurons=", "brain", "pfc"),
@@ -25,7 +27,7 @@ KNOBS = (  # what may be made smaller, in this order: (what a person sets, secti
 
 @dataclass(frozen=True)
 class Card:
-    """What of a GPU decides what is allocated on it."""
+    """What of a GPU decides what is allocated on it. What is not said is as on a large card of Ampere (2020) or newer."""
 
     memory: int  # bytes
     product_dtype: str = "bfloat16"
@@ -33,7 +35,14 @@ class Card:
     multiprocessors: int = 80
 
     @classmethod
-    def of(cls, backend, limit: int | None = None) -> Card:
+    def assumed(cls, config: Config, limit: int | None = None) -> Card:
+        """What is planned for where there is no GPU to ask: a card of `limit` bytes, or as large as those that the preset is made for.
+        One of 4 GiB or less is taken for one of Turing (GTX 1650), which has no bfloat16."""
+        memory = limit or (SMALL if config.preset in FOUR_GB else LARGE)
+        return cls(memory, "float32", 63 * 2**10, 14) if memory <= SMALL else cls(memory)
+
+    @classmethod
+    def of(cls, backend, limit: float | None = None) -> Card:
         """The backend's, with at most `limit` bytes of its memory."""
         memory = min(limit or math.inf, backend.memory()[1])
         return cls(memory, backend.product_dtype, backend.shared_memory, backend.multiprocessors)
@@ -55,8 +64,8 @@ def gib(size: int) -> str:
 def plan(config: Config, card: Card) -> dict[str, int]:
     """Bytes of a training run with this configuration, by component, with `--mode sequential`; brain.vocabulary must be the tokenizer's."""
     paper, training = Paper(**asdict(card)), config.training
-    paper.label = "neurons"
-    model = NeuroGenModel.on_paper(config, paper)
+    with paper.part("neurons"):
+        model = NeuroGenModel.on_paper(config, paper)
     parameters = model.brain.parameters
     paper.used["optimiser"] = sum(kept.nbytes for kept in model.optimizer.tensors().values())
     paper.used["neurons"] -= paper.used["optimiser"]
@@ -67,15 +76,15 @@ def plan(config: Config, card: Card) -> dict[str, int]:
     if model.brain.decoder.factor is not model.brain.decoder.weight:
         paper.used["neurons"] -= model.brain.decoder.factor.nbytes
         paper.used["decoder"] += model.brain.decoder.factor.nbytes
-    paper.label = "synapses"
-    model.brain.synapses.wire()
-    paper.label = "activity"
-    act = model.activity(training.segment, training.batch, learning=True)
-    model._learn(act, True)
-    paper.label = "evaluation, samples"
-    for streams in (streams_of(training), 1):
-        look = model.activity(config.brain.chunk, streams)
-        model.brain.think(look)
+    with paper.part("synapses"):
+        model.brain.synapses.wire()
+    with paper.part("activity"):
+        act = model.activity(training.segment, training.batch, learning=True)
+        model._learn(act, True)
+    with paper.part("evaluation, samples"):
+        for streams in (streams_of(training), 1):
+            look = model.activity(config.brain.chunk, streams)
+            model.brain.think(look)
     paper.used["workspace"] += CUBLAS
     return dict(paper.used)
 
@@ -135,12 +144,21 @@ def fit(config: Config, card: Card, limit: int) -> tuple[Config, str]:
     return change.config, f"made to fit into {gib(limit)}: {change.words}"
 
 
-def check(config: Config, backend):
-    """Raises BackendError where a training run does not fit into what is free on the card: what is largest, and what would fit."""
-    rows, (free, _) = plan(config, Card.of(backend)), backend.memory()
+def settle(config: Config, backend, make_fit: bool = False) -> tuple[Config, str | None]:
+    """(the configuration of a training run on a backend whose memory is planned, what was changed of it). make_fit: make the first change
+    that lets it fit.
+
+    Raises BackendError where it does not fit into what is free, nor into its own limit: what is largest, and what would fit.
+    """
+    limit = size_of(config.training.memory_limit) if config.training.memory_limit else math.inf
+    card, room, change = Card.of(backend, limit), min(limit, backend.memory()[0]), None
+    if make_fit:
+        config, change = fit(config, card, room)
+    rows = plan(config, card)
     total, largest = sum(rows.values()), max(rows, key=rows.get)
-    if total > free:
+    if total > room:
         raise BackendError(
-            f"out of GPU memory: training needs {gib(total)}, {gib(free)} are free; the largest part is {largest}, {gib(rows[largest])}; "
-            + advice(config, Card.of(backend), free)
+            f"out of GPU memory: training needs {gib(total)}, {gib(room)} are free; the largest part is {largest}, {gib(rows[largest])}; "
+            + advice(config, card, room)
         )
+    return config, change

@@ -11,7 +11,8 @@ A command is a row of COMMANDS and a module of that name (or the one in FILES), 
         args = parser.parse_args(argv)
         ...  # imports that take time come here, so that --help is quick
 
-`main` may raise any NeuroGenError: `command` prints it in one line, "neurogen train: ...", and returns 2; so it does for a MemoryError.
+`main` may raise any NeuroGenError: `command` prints it in one line, "neurogen train: ...", and returns 2; so it does for a MemoryError, and
+where memory is short it names those flags of the command that ask for less.
 Exit codes: 0 done, 2 something that the user can mend, 130 interrupted, 141 the reader of a pipe has gone.
 A bug keeps its traceback.
 """
@@ -26,7 +27,7 @@ import sys
 
 from . import __version__
 from .config import did_you_mean
-from .errors import ConfigError, NeuroGenError
+from .errors import ConfigError, NeuroGenError, OutOfMemory
 
 COMMANDS = {
     "train": "train a model, on the built-in stories or on your text",
@@ -57,11 +58,12 @@ def command(name: str):
                 finally:
                     sys.stdout.flush()  # a pipe without reader breaks here, not when Python shuts down
             except NeuroGenError as error:
-                print(f"{_prog(name)}: {' '.join(str(error).splitlines())}", file=sys.stderr)
+                advice = f"; {_smaller(name)}" if isinstance(error, OutOfMemory) else ""
+                print(f"{_prog(name)}: {' '.join(str(error).splitlines())}{advice}", file=sys.stderr)
                 return 2
             except MemoryError as error:
-                mend = "lower --batch-size or --seq-length, or take a smaller --preset"
-                print(f"{_prog(name)}: out of memory: {' '.join(str(error).split()) or 'no more of it'}; {mend}", file=sys.stderr)
+                what = " ".join(str(error).split()) or "no more of it"
+                print(f"{_prog(name)}: out of memory: {what}; {_smaller(name)}", file=sys.stderr)
                 return 2
             except KeyboardInterrupt:
                 print(f"\n{_prog(name)}: interrupted", file=sys.stderr)
@@ -121,6 +123,18 @@ def backend_of(args):
     return backends.get(args.backend, args.gpu_device, args.precision, args.mode)
 
 
+def _smaller(name):
+    """What to do where memory is short: the flags of the command that ask for less of it."""
+    flags = _module(name).parser()._option_string_actions
+    lower = " or ".join(flag for flag in ("--batch-size", "--seq-length") if flag in flags)
+    take = "take a smaller --preset" if "--preset" in flags else "take a smaller model"
+    return f"lower {lower}, or {take}" if lower else take
+
+
+def _module(name):
+    return importlib.import_module(f".{FILES.get(name, name)}", __package__)
+
+
 def _prog(name):
     return f"neurogen {name}".strip()
 
@@ -145,4 +159,4 @@ def main(argv=None):
     elif name not in COMMANDS:
         raise ConfigError(f"unknown command {name!r}; {did_you_mean(name, COMMANDS)}")
     else:
-        return importlib.import_module(f".{FILES.get(name, name)}", __package__).main(rest)
+        return _module(name).main(rest)

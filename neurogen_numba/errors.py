@@ -17,6 +17,10 @@ class BackendError(NeuroGenError, RuntimeError):
     """The machine cannot do what was asked of it."""
 
 
+class OutOfMemory(BackendError):
+    """A GPU has no room for an array. What to do about it depends on who asked: a command adds which of its flags would ask for less."""
+
+
 class CheckpointError(NeuroGenError, RuntimeError):
     """A checkpoint that is damaged, foreign, of another shape, or cannot be written."""
 

@@ -36,22 +36,22 @@ class Session:
 
     def __init__(self, model, sampling: Sampling, batch: int = 1):
         self.model, self.sampling = model, sampling
-        self._act = model.activity(model.config.brain.chunk, batch)
+        self.act = model.activity(model.config.brain.chunk, batch)
         self._drawn = model.backend.zeros(batch, "uint64")  # how many tokens each sequence has drawn
         self.heard = ()  # the tokens heard last, of the first sequence
 
     def reset(self):
         """Forget everything heard and said."""
-        self._act.reset()
+        self.act.reset()
         self._drawn[...] = 0
         self.heard = ()
 
     def feed(self, ids):
         """Hear tokens [T, B] int32."""
-        for first in range(0, len(ids), self._act.tokens):
-            part = ids[first : first + self._act.tokens]
-            self._act.hear(part)
-            self.model.run(self._act, ("hear", len(part)), self._hear)
+        for first in range(0, len(ids), self.act.tokens):
+            part = ids[first : first + self.act.tokens]
+            self.act.hear(part)
+            self.model.run(self.act, ("hear", len(part)), self._hear)
             self.heard = part[:, 0]
 
     def draw(self):
@@ -61,7 +61,7 @@ class Session:
     def write(self, count: int):
         """`count` tokens, each drawn and heard: [count, B] int32. A drawn token goes straight on to the neurons; all of them are looked at
         in the end."""
-        act, backend = self._act, self.model.backend
+        act, backend = self.act, self.model.backend
         written = backend.zeros((count, act.batch), "int32")
         for t in range(count):
             act.length = 1
@@ -72,13 +72,13 @@ class Session:
         return written
 
     def _hear(self):
-        act, brain = self._act, self.model.brain
+        act, brain = self.act, self.model.brain
         brain.think(act)
         brain.decoder.logits(act, act.length - 1, act.length)  # of the token to come, the first rows of act.logits
         act.advance(act.length)
 
     def _draw(self):
-        act, how = self._act, self.sampling
+        act, how = self.act, self.sampling
         key = rng.key(how.seed & 0xFFFFFFFF, how.seed >> 32)
         numbers = np.float32(how.temperature), how.top_k, np.float32(how.top_p)
         logits = act.logits[: act.batch, : self.model.config.brain.vocabulary]

@@ -6,13 +6,11 @@ import dataclasses
 import json
 from pathlib import Path
 
-from .backends import NAMES
+from .backends import NAMES, PRECISIONS
 from .cli import COMMANDS, Parser, command
 from .config import ACTIVATION_MEMORY, OPTIMIZERS, size_of
 from .configure import add_config_flags, config_of
 from .errors import BackendError, ConfigError
-
-UNKNOWN_CARD = 24 * 2**30  # bytes: what is planned for where there is neither GPU nor limit
 
 
 def parser() -> Parser:
@@ -26,7 +24,8 @@ def parser() -> Parser:
     limit = "such as 3.2GB: exit code 2 if the run needs more, and what would fit"
     flags.add_argument("--memory-limit", default=None, metavar="SIZE", help=limit)
     flags.add_argument("--fit", action="store_true", help="make the first change that makes it fit into the limit, or into the GPU")
-    flags.add_argument("--precision", choices=("fp32", "bf16"), default=None, help="of what is multiplied (default: the card's, or bf16)")
+    precision = "of what is multiplied; auto: the card's; without a GPU fp32 for a card of 4 GiB or less, else bf16"
+    flags.add_argument("--precision", choices=PRECISIONS, default="auto", help=precision)
     flags.add_argument("--backend", choices=NAMES, default="auto", help="cpu: do not look for a GPU, plan for any")
     flags.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures to FILE, too")
     return flags
@@ -46,14 +45,15 @@ def main(argv=None):
     if not limit and config.training.memory_limit:
         limit = size_of(config.training.memory_limit)
     from . import backends, budget
+    from .backends.cuda import DTYPES
 
     backend = backends.get(args.backend)
-    if backend.name == "cuda":
-        card, free = budget.Card.of(backend, limit), backend.memory()[0]
+    if memory := backend.memory():
+        card, free = budget.Card.of(backend, limit), memory[0]
     else:
-        card, free = budget.Card(limit or UNKNOWN_CARD), None
-    if args.precision:
-        card = dataclasses.replace(card, product_dtype={"fp32": "float32", "bf16": "bfloat16"}[args.precision])
+        card, free = budget.Card.assumed(config, limit), None
+    if DTYPES[args.precision]:
+        card = dataclasses.replace(card, product_dtype=DTYPES[args.precision])
     if args.fit:
         if not (limit or free):
             raise ConfigError("--fit: into what? there is no GPU here; give a --memory-limit")
@@ -61,7 +61,14 @@ def main(argv=None):
         print(change)
     rows = budget.plan(config, card)
     total = sum(rows.values())
+    precision = next(name for name, dtype in DTYPES.items() if dtype == card.product_dtype)
     _show(rows, total, config)
+    print(
+        f"Planned in {precision} for {backend.device_name() if free else 'a GPU'} with {budget.gib(card.memory)}, {card.multiprocessors} "
+        f"multiprocessors and {card.shared_memory // 2**10} KiB of shared memory for a block."
+    )
+    if not free:
+        print("No GPU was asked: --memory-limit and --precision say what to plan for.")
     if args.json:
         try:
             args.json.write_text(json.dumps(rows | {"total": total}, indent=2) + "\n", encoding="utf-8")
@@ -69,7 +76,7 @@ def main(argv=None):
             raise ConfigError(f"--json {args.json}: {error.strerror}") from None
     if limit and total > limit:
         size = args.memory_limit or config.training.memory_limit
-        raise BackendError(f"{budget.gib(total)} do not fit into {size}; {budget.advice(config, card, limit)}")
+        raise BackendError(f"{budget.gib(total)} in {precision} do not fit into {size}; {budget.advice(config, card, limit)}")
     return 0
 
 

@@ -177,6 +177,9 @@ PRESETS = {
 }
 
 
+FOUR_GB = "scale-4gb", "gtx1650", "gtx1650-conservative", "gtx1650-aggressive"  # made for a card of that size
+
+
 def get_preset(name: str) -> Config:
     """The preset called `name`. Raises ConfigError, naming the nearest, where there is none."""
     if name not in PRESETS:

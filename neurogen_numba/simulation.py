@@ -52,7 +52,8 @@ class Simulation:
         self.brain = Brain(mute, backend, senses=Stimulus(backend, rate, strength, seed))
         self.brain.initialise(seed)
         self.segment = config.chunk * CHUNKS  # ticks
-        self.act = Activity(self.brain, self.segment, batch)
+        with backend.part(f"activity of {batch} copies for {self.segment} ticks"):
+            self.act = Activity(self.brain, self.segment, batch)
         self._run = backend.record(self._think)
 
     def run(self):

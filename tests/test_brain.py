@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference as ref
+from conftest import SIMULATED
 from neurogen_numba import backends
 from neurogen_numba.brain.activity import Activity, Dropout
 from neurogen_numba.brain.brain import Brain
@@ -21,6 +22,7 @@ from neurogen_numba.config import Brain as BrainConfig
 from neurogen_numba.errors import CheckpointError
 from neurogen_numba.generation import Sampling, Session
 from neurogen_numba.kernels import rng as places
+from neurogen_numba.kernels.lanes import LANES
 from neurogen_numba.learning.optimizer import AdamW
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -579,6 +581,68 @@ def test_what_is_written_to_a_view_is_what_the_brain_goes_on_from(sizes):
     one, two = brain.forward(act, tokens(0)), brain.forward(other, tokens(0))
     np.testing.assert_array_equal(one, two)
     assert (one != fresh).any()
+
+
+def past_in(ring, history, batch, size, in_groups):
+    """[history, B, M]: what was sent before the segment, read from a ring's NumPy arrays as it is documented."""
+    value, start, past = ring["value"], int(ring["start"][0]), np.zeros((history, batch, size), np.float32)
+    for h, b in np.ndindex(history, batch):
+        row = (start + h - history) % len(value)
+        if "index" not in ring:
+            past[h, b] = value[row, b]
+            continue
+        group = b // LANES if in_groups else b
+        fired = slice(0, ring["count"][row, group])
+        past[h, b, ring["index"][row, group, fired]] = value[row, group, fired, b % LANES] if in_groups else value[row, group, fired]
+    return past
+
+
+def test_rings_hold_what_is_still_on_its_way(backend):
+    brain = Brain(READOUTS, backend)
+    brain.initialise(0)
+    for population in brain.populations:
+        population.value["bias"][:] = 1
+    act = Activity(brain, T, 2)
+    for segment in (0, 1):
+        brain.forward(act, tokens(segment))
+        act.advance(T)
+    rings, state = act.rings(), act.state()
+    assert rings.keys() == {name for name in state if name not in act.views()}
+    for name, ring in rings.items():
+        ring = {what: backend.to_numpy(view) for what, view in ring.items()}
+        np.testing.assert_array_equal(past_in(ring, *state[name].shape, backend.name == "cpu"), state[name], err_msg=name)
+    assert any(state[name].any() for name in rings)
+    if backend.name == "cpu":
+        ring = act.rings()["wernicke.history"]
+        assert np.shares_memory(ring["value"], act.rings()["wernicke.history"]["value"])
+        assert np.shares_memory(np.from_dlpack(ring["index"]), ring["index"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(SIMULATED, reason="the simulator has NumPy arrays")
+def test_views_and_rings_are_arrays_of_the_card_that_others_can_take():
+    import cupy
+
+    act = Activity(Brain(READOUTS, backends.get("cuda", 0, "fp32")), T, 2)
+    arrays = [*act.views().values(), *(view for ring in act.rings().values() for view in ring.values())]
+    for array in arrays:
+        address = array.__cuda_array_interface__["data"][0]
+        assert cupy.from_dlpack(array).data.ptr == cupy.asarray(array).data.ptr == address
+
+
+def test_a_gradient_that_is_no_number_is_found_where_it_began():
+    """What is on the way back behind it may be broken by it."""
+    brain = lively(READOUTS)
+    assert brain.broken_gradient() == ""
+    order = "embedding.weight thalamus.bias memory.decay working_memory_pfc.weight pfc.gain broca.beta decoder.bias".split()
+    for name in order:
+        brain.parameters.gradient[name].reshape(-1)[-1] = np.inf
+        assert brain.broken_gradient() == name.split(".")[0]
+    brain.parameters.clear_gradient()
+    for name, gradient in brain.parameters.gradient.items():  # nobody is passed over
+        gradient.reshape(-1)[0] = np.nan
+        assert brain.broken_gradient() == name.split(".")[0]
+        gradient[...] = 0
 
 
 def test_levels_written_to_a_view_are_heard_once_the_state_is_loaded():

@@ -106,8 +106,14 @@ def test_what_does_not_fit_is_refused_before_anything_is_allocated():
 
     config = get_preset("shakespeare").replace(brain={"vocabulary": 65})
     with pytest.raises(BackendError, match=r"needs .* GiB, 1.00 GiB are free; the largest part is activity, .*: --batch-size \d+, "):
-        budget.check(config, Small())
-    budget.check(config.replace(training={"batch": 8}), Small())
+        budget.settle(config, Small())
+    smaller = config.replace(training={"batch": 8})
+    assert budget.settle(smaller, Small()) == (smaller, None)
+    with pytest.raises(BackendError, match="needs .* GiB, 0.28 GiB are free"):  # its own limit counts, too
+        budget.settle(smaller.replace(training={"memory_limit": "300MB"}), Small())
+    fitted, change = budget.settle(config, Small(), make_fit=True)
+    assert change.startswith("made to fit into 1.00 GiB: ")
+    assert total(fitted, budget.Card(2**31, "bfloat16", 2**16, 40)) <= 2**30 < total(config, budget.Card(2**31, "bfloat16", 2**16, 40))
 
 
 def test_the_prefrontal_cortex_gives_way_first():
@@ -144,6 +150,23 @@ def test_the_memory_of_the_cpu_is_not_limited(settings, tmp_path, capsys):
     assert main(["train", "--backend", "cpu", "--out", str(tmp_path), *settings]) == 2
     assert "are about a GPU's memory, and this run is on the CPU" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ([], "in bf16 for a GPU with 24.00 GiB, 80 multiprocessors and 98 KiB"),
+        (["--preset", "gtx1650"], "in fp32 for a GPU with 4.00 GiB, 14 multiprocessors and 63 KiB"),
+        (["--preset", "gtx1650", "--memory-limit", "2.5GB"], "in fp32 for a GPU with 2.33 GiB, 14 "),  # into which it fits in fp32 alone
+        (["--preset", "gtx1650", "--memory-limit", "8GiB"], "in bf16 for a GPU with 8.00 GiB, 80 "),
+        (["--memory-limit", "8GiB", "--precision", "fp16"], "in fp16 for a GPU with 8.00 GiB, 80 "),
+        (["--memory-limit", "2GiB", "--precision", "bf16"], "in bf16 for a GPU with 2.00 GiB, 14 "),
+    ],
+)
+def test_a_plan_says_for_which_card_it_holds(words, said, capsys):
+    assert main(["plan", "--backend", "cpu", *words]) == 0
+    shown = capsys.readouterr().out
+    assert said in shown and "No GPU was asked: --memory-limit and --precision say" in shown
 
 
 def test_nothing_may_help():
@@ -197,7 +220,7 @@ def test_the_command_draws_a_table_and_writes_it_down(tmp_path, capsys):
         (["--memory-limit", "0GB"], "--memory-limit 0GB: a size is wanted"),
         (["--memory-limit", "-3GB"], "expected one argument"),
         (["--batch-size", "0"], "training.batch: at least 1, not 0"),
-        (["--memory-limit", "150MB"], "do not fit into 150MB; any of these would: --batch-size"),
+        (["--memory-limit", "150MB"], "in fp32 do not fit into 150MB; any of these would: --batch-size"),
         (["--fit"], "--fit: into what? there is no GPU here; give a --memory-limit"),
         (["--fit", "--memory-limit", "1MB"], "do not fit into 0.00 GiB; no single change makes it fit"),
         (["--json", "/nowhere/plan.json"], "--json /nowhere/plan.json: No such file or directory"),

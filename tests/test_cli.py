@@ -90,7 +90,8 @@ def test_an_error_that_the_user_can_mend_is_one_line(capsys):
 
 def test_too_little_memory_is_one_line(capsys):
     assert raises(MemoryError("Unable to allocate 2.28 PiB"))([]) == 2
-    assert capsys.readouterr().err.startswith("neurogen train: out of memory: Unable to allocate 2.28 PiB; lower --batch-size")
+    advice = "lower --batch-size or --seq-length, or take a smaller --preset"
+    assert capsys.readouterr().err == f"neurogen train: out of memory: Unable to allocate 2.28 PiB; {advice}\n"
     assert raises(MemoryError())([]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 

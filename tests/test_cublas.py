@@ -152,7 +152,7 @@ class Library:
 def cublas():
     made = Cublas.__new__(Cublas)
     made._library, made._handle = Library(), ctypes.c_void_p(1)
-    made._workspaces = {STREAM.ptr: SimpleNamespace(data=SimpleNamespace(ptr=77))}
+    made._workspaces, made._room = {}, lambda size: SimpleNamespace(data=SimpleNamespace(ptr=77), size=size)
     return made
 
 

@@ -1,11 +1,13 @@
 """`neurogen doctor`: every check where all is well, where there is no GPU, and where something is missing."""
 
+import contextlib
 import json
 import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import fakegpu
@@ -14,6 +16,8 @@ from neurogen_numba import doctor
 from neurogen_numba.backends import probe
 from neurogen_numba.doctor import CHECKS, Check, examine, verdict
 from neurogen_numba.doctor import main as run
+
+MULTIPLIES = doctor._multiplies  # before a test puts another in its place
 
 
 @pytest.fixture
@@ -252,6 +256,23 @@ def test_the_documentation_explains_every_line():
     text = (Path(__file__).resolve().parent.parent / "docs" / "gpu.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
     assert [name for row in rows for name in re.findall("`(.*?)`", row)] == list(CHECKS)
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_the_product_that_is_tried_is_that_of_training(monkeypatch, wrong):
+    class Product:
+        def __init__(self, room):
+            room(1)
+
+        def product(self, stream, out, a, b, add, scale):
+            assert stream == "current" and not add
+            out[...] = scale * (a @ b) + wrong
+
+    monkeypatch.setattr("neurogen_numba.backends.cublas.Cublas", Product)
+    cuda = SimpleNamespace(Device=lambda device: contextlib.nullcontext(), get_current_stream=lambda: "current")
+    arrays = SimpleNamespace(asarray=np.asarray, asnumpy=np.asarray, empty=np.empty, cuda=cuda)
+    monkeypatch.setitem(sys.modules, "cupy", arrays)
+    assert MULTIPLIES(0) is not bool(wrong)
 
 
 # For real, where there is a GPU

@@ -38,7 +38,7 @@ def test_a_row_is_true(name):
     assert numbers(synapses) == [sum(arc.targets * arc.synapses_per_target for arc in arcs(brain))]
     for gigabytes in re.findall(r"([0-9.]+) GB planned", made_for):
         config = PRESETS[name].replace(brain={"vocabulary": PRESETS[name].text.vocabulary})
-        planned = sum(budget.plan(config, budget.Card(4 * 2**30, "float32", 2**16 - 1024, 14)).values())
+        planned = sum(budget.plan(config, budget.Card.assumed(config)).values())
         assert gigabytes == f"{planned / 1e9:.1f}"
     assert parameters == f"{learned(PRESETS[name]) / 1e6:.1f} M"
 

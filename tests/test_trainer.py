@@ -435,8 +435,8 @@ def break_it(brain, what):
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_checkpoint(tmp_path, sheep, broken):
     run = tmp_path / "run"
     trainer = begin(run, sheep, steps=9, checkpoint_interval=4)
-    where = r" \(first in the membranes of thalamus\)" if broken == "weights" else ""
-    with pytest.raises(TrainingError, match=rf"step 6: loss .*nan{where}; start again with a lower --learning-rate") as error:
+    where = {"weights": "first in the membranes of thalamus", "gradient": "on the way back first in the gradient of pfc"}[broken]
+    with pytest.raises(TrainingError, match=rf"step 6: loss .*nan \({where}\); start again with a lower --learning-rate") as error:
         for report in trainer.reports():
             if isinstance(report, StepReport) and report.step == 5:
                 break_it(trainer.model.brain, broken)

@@ -21,6 +21,8 @@ class Backend(ABC):
     logits: int  # so many are held at a time
     product_dtype: str  # of the factors of the decoder's products; sums are float32
 
+    parts = ()  # what arrays are being made for, from the whole to the part
+
     # kernels/neuron.py, normalize.py
     lif_forward: Callable
     lif_backward: Callable
@@ -63,6 +65,16 @@ class Backend(ABC):
     carry: Callable
     forget: Callable
 
+    @contextlib.contextmanager
+    def part(self, name: str):
+        """A context: arrays made in it are for `name`. It is said where there is no room for one, and plans count by it
+        (backends/paper.py)."""
+        before, self.parts = self.parts, (*self.parts, name)
+        try:
+            yield
+        finally:
+            self.parts = before
+
     @abstractmethod
     def zeros(self, shape, dtype="float32"):
         """A new array of zeros on the device."""
@@ -103,12 +115,24 @@ class Backend(ABC):
         """The sparse synapses of a brain: its projections that are not dense (brain/projection.py)."""
 
     @abstractmethod
+    def ring(self, traffic: Traffic, signal: str) -> dict:
+        """What a signal sent lately, as views of the lists that the synapses read; `Activity.rings` says what they mean."""
+
+    @abstractmethod
     def lanes(self) -> Lanes:
         """Lanes for work of which some parts may overlap."""
 
     @abstractmethod
     def device_name(self) -> str:
         """What a person calls the device."""
+
+    @abstractmethod
+    def memory(self) -> tuple[int, int] | None:
+        """(free, total) bytes that a run has to fit into; None where it uses the host's memory, which is not planned."""
+
+    @abstractmethod
+    def limit_memory(self, size: int):
+        """From now on this process takes at most so many bytes of the memory that is planned, but for what a driver keeps for itself."""
 
     @abstractmethod
     def memory_used(self) -> int:

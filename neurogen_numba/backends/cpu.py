@@ -128,11 +128,21 @@ class CpuBackend(Backend):
     def synapses(self, projections, index_dtype, parameters):
         return CpuSynapses(projections, index_dtype)
 
+    def ring(self, traffic, signal):
+        index, value, fired, _ = traffic.lists[signal]
+        return {"index": index, "value": value, "count": fired, "start": np.array([traffic.history[signal]], np.int32)}
+
     def lanes(self):
         return Lanes()
 
     def device_name(self):
         return f"{platform.processor() or platform.machine()}, {numba.get_num_threads()} threads"
+
+    def memory(self):
+        return None
+
+    def limit_memory(self, size):
+        pass  # a run that was begun on a GPU goes on here without its limit
 
     def memory_used(self):
         return resident_bytes()

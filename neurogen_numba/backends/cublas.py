@@ -8,29 +8,27 @@ from __future__ import annotations
 
 import ctypes
 
-import numpy as np
-
 TYPES = {"float32": 0, "float16": 2, "bfloat16": 14}  # cudaDataType
 COMPUTE_32F, DEFAULT = 68, -1  # cublasComputeType_t, cublasGemmAlgo_t
 WORKSPACE = 32 * 2**20  # bytes, what NVIDIA recommends for Hopper
 
 
 class Cublas:
-    def __init__(self):
+    """`room(bytes)` makes a workspace, for the stream of the product that asks for it first."""
+
+    def __init__(self, room):
         from cuda.pathfinder import load_nvidia_dynamic_lib
         from cupy.cuda import device
 
         self._library = ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
         self._handle = ctypes.c_void_p(device.get_cublas_handle())
-        self._workspaces = {}
+        self._room, self._workspaces = room, {}
 
     def product(self, stream, out, a, b, add, scale):
         """out [m, n] float32 = (or +=, where `add`) scale a [m, k] @ b [k, n] on a CuPy stream. Rows may be spaced out; a and b may be
         transposed views. Raises ValueError for any other layout."""
         if stream.ptr not in self._workspaces:
-            import cupy
-
-            self._workspaces[stream.ptr] = cupy.empty(WORKSPACE, np.uint8)
+            self._workspaces[stream.ptr] = self._room(WORKSPACE)
         workspace = ctypes.c_void_p(self._workspaces[stream.ptr].data.ptr)
         self._call("cublasSetStream_v2", ctypes.c_void_p(stream.ptr))
         self._call("cublasSetWorkspace_v2", workspace, ctypes.c_size_t(WORKSPACE))

@@ -8,7 +8,7 @@ import math
 import numpy as np
 from numba import cuda
 
-from ..errors import BackendError, ConfigError
+from ..errors import BackendError, ConfigError, OutOfMemory
 from ..kernels import (
     adafactor,
     adamw,
@@ -76,7 +76,7 @@ class CudaBackend(Backend):
             return
         import cupy
 
-        self._xp = cupy
+        self._xp, self._device = cupy, device
         cupy.cuda.Device(device).use()
         cuda.select_device(device)
         attributes = cupy.cuda.Device(device).attributes
@@ -89,7 +89,7 @@ class CudaBackend(Backend):
             _MAIN[device] = cupy.cuda.Stream(non_blocking=True)
         self._cupy_stream = _MAIN[device]
         self._go_to(self._cupy_stream)
-        self._cublas = Cublas()
+        self._cublas = Cublas(lambda size: self._scratch("cuBLAS", size, "uint8"))
 
     def _go_to(self, stream):
         """Queue what follows on a CuPy stream."""
@@ -100,34 +100,48 @@ class CudaBackend(Backend):
         """grid: a number of blocks or a tuple of up to three; shared: bytes of dynamic shared memory, at most `shared_memory`."""
         if SIMULATED:  # which otherwise copies every array there and back, and loses what two views of one array share
             arguments = [FakeCUDAArray(x) if isinstance(x, np.ndarray) else x for x in arguments]
+        self._on_card()
         if shared > SHARED and not SIMULATED:
             allow_shared(kernel, arguments, shared)
         kernel[grid, threads, self._stream, shared](*arguments)
 
+    def _on_card(self):
+        """CuPy and Numba work on this backend's card, whatever another one made current in between. To ask is cheap, to change is not."""
+        if not SIMULATED and self._xp.cuda.runtime.getDevice() != self._device:
+            self._xp.cuda.runtime.setDevice(self._device)
+
     def _mine(self):
-        """CuPy queues its own work on this backend's stream, whatever another user of CuPy made current in between."""
+        """CuPy queues its own work on this backend's card and stream, whatever another user of CuPy made current in between."""
         if not SIMULATED:
+            self._on_card()
             self._current.use()
+
+    def _pool(self):
+        """CuPy's memory of this card."""
+        self._on_card()
+        return self._xp.get_default_memory_pool()
 
     def zeros(self, shape, dtype="float32"):
         self._mine()
         try:
             return self._xp.zeros(shape, _dtype(dtype))
         except MemoryError as error:  # CuPy's OutOfMemoryError is one
-            shape = (shape,) if isinstance(shape, int) else tuple(shape)
-            size = math.prod(shape) * np.dtype(_dtype(dtype)).itemsize
-            free, total = self.memory()
-            raise BackendError(
-                f"out of GPU memory: an array {list(shape)} {dtype} needs {size / 2**30:.2f} GiB, "
-                f"{free / 2**30:.2f} of {total / 2**30:.2f} GiB are free; lower --batch-size or --seq-length, or take a smaller --preset"
-            ) from error
+            raise self._no_room(shape, dtype) from error
+
+    def _no_room(self, shape, dtype):
+        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        size = math.prod(shape) * np.dtype(_dtype(dtype)).itemsize
+        free, total = self.memory()
+        what = ", ".join((*self.parts, f"an array {list(shape)} {dtype}"))
+        gib = f"{size / 2**30:.2f} GiB, {free / 2**30:.2f} of {total / 2**30:.2f} GiB are free"
+        return OutOfMemory(f"out of GPU memory: {what} needs {gib}")
 
     def memory(self) -> tuple[int, int]:
-        """(free, total) bytes of the card, or of the limit; memory that CuPy keeps for itself is free."""
+        """Of the card, or of the limit; memory that CuPy keeps for itself is free."""
         if SIMULATED:
             return 2**30, 2**30
+        pool = self._pool()
         free, total = self._xp.cuda.runtime.memGetInfo()
-        pool = self._xp.get_default_memory_pool()
         free += pool.free_bytes()
         if not pool.get_limit():
             return free, total
@@ -135,24 +149,26 @@ class CudaBackend(Backend):
         return min(free, limit - pool.used_bytes()), min(total, limit)
 
     def limit_memory(self, size: int):
-        """From now on this process takes at most so many bytes of the card, but for what the driver keeps for itself."""
         if SIMULATED:
             return
-        pool = self._xp.get_default_memory_pool()
-        pool.set_limit(size=max(1, size - WORKSPACE))  # cuBLAS takes its own without asking CuPy
+        self._pool().set_limit(size=max(1, size - WORKSPACE))  # cuBLAS takes its own without asking CuPy
         self.logits = min(self.logits, size // LOGITS_SHARE)
 
     def device_name(self):
         if SIMULATED:
             return "Numba's CUDA simulator"
-        return self._xp.cuda.runtime.getDeviceProperties(self._xp.cuda.Device().id)["name"].decode()
+        return self._xp.cuda.runtime.getDeviceProperties(self._device)["name"].decode()
 
     def memory_used(self):
-        return 0 if SIMULATED else self._xp.get_default_memory_pool().total_bytes()
+        return 0 if SIMULATED else self._pool().total_bytes()
 
     def asarray(self, values, dtype=None):
         self._mine()
-        return self._xp.array(np.ascontiguousarray(values, dtype))
+        values = np.ascontiguousarray(values, dtype)
+        try:
+            return self._xp.array(values)
+        except MemoryError as error:
+            raise self._no_room(values.shape, values.dtype) from error
 
     def to_numpy(self, array):
         self._mine()
@@ -181,7 +197,8 @@ class CudaBackend(Backend):
         """An array for a kernel's own use: the same one whenever it is asked for by this name and shape on the same stream."""
         key = (name, shape, dtype, None if SIMULATED else self._current.ptr)
         if key not in self._kept:
-            self._kept[key] = self.zeros(shape, dtype)
+            with self.part(f"workspace, {name}"):
+                self._kept[key] = self.zeros(shape, dtype)
         return self._kept[key]
 
     def matrix(self, rows, columns, dtype="float32"):
@@ -196,6 +213,7 @@ class CudaBackend(Backend):
         if SIMULATED:
             out[...] = (out if add else 0) + np.float32(scale) * (a @ b)
         else:
+            self._on_card()
             self._cublas.product(self._current, out, a, b, add, scale)
 
     def affine(self, out, x, weight, bias, rounded=None):
@@ -219,6 +237,14 @@ class CudaBackend(Backend):
     def synapses(self, projections, index_dtype, parameters):
         return CudaSynapses(self, projections, index_dtype, parameters)
 
+    def ring(self, traffic, signal):
+        (size, _), rows, batch = traffic.signals[signal], traffic.rows[signal], traffic.batch
+        number, place, counts = traffic.number[signal], traffic.lists[signal], traffic.counts[signal]
+        own = slice(place, place + rows * batch * size)
+        ring = {} if signal in traffic.plain else {"index": traffic.index[own].reshape(rows, batch, size)}
+        ring |= {"value": traffic.value[own].reshape(rows, batch, size), "start": traffic.start[number : number + 1]}
+        return ring | {"count": traffic.count[counts : counts + rows * batch * 2].reshape(rows, batch, 2)[:, :, 0]}
+
     def record(self, step):
         """The first call runs the step, which compiles its kernels; the second captures it as a CUDA graph; from then on the graph runs.
         Of a step that raises nothing is kept: the next call captures it anew."""
@@ -228,6 +254,7 @@ class CudaBackend(Backend):
 
         def run():
             nonlocal graph, warm
+            self._mine()
             if not warm:
                 step()
                 warm = True

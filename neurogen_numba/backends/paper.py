@@ -61,17 +61,17 @@ class Sheet(np.lib.mixins.NDArrayOperatorsMixin):
 
 
 class Paper(CudaBackend):
-    """A card with so many bytes of memory, and with shared memory and multiprocessors as given. `used` counts bytes by the label of the
-    moment."""
+    """A card with so many bytes of memory, and with shared memory and multiprocessors as given. `used` counts bytes by what they are for,
+    the whole of it: the first of `parts`."""
 
     def __init__(self, memory: int, product_dtype: str, shared_memory: int, multiprocessors: int):
         self._kept, self.mode, self.product_dtype = {}, "sequential", product_dtype
         self.shared_memory, self.multiprocessors, self.logits = shared_memory, multiprocessors, memory // LOGITS_SHARE
-        self._memory, self.used, self.label = memory, Counter(), "other"
+        self._memory, self.used = memory, Counter()
 
     def zeros(self, shape, dtype="float32"):
         sheet = Sheet(shape, dtype)
-        self.used[self.label] += sheet.nbytes
+        self.used[(*self.parts, "other")[0]] += sheet.nbytes
         return sheet
 
     def asarray(self, values, dtype=None):
@@ -91,9 +91,8 @@ class Paper(CudaBackend):
 
     def _scratch(self, name, shape, dtype="float32"):
         if (name, shape, dtype) not in self._kept:
-            label, self.label = self.label, "workspace"
-            self._kept[name, shape, dtype] = self.zeros(shape, dtype)
-            self.label = label
+            self._kept[name, shape, dtype] = sheet = Sheet(shape, dtype)
+            self.used["workspace"] += sheet.nbytes  # whoever asked for it
         return self._kept[name, shape, dtype]
 
     def _whole_rows(self, x):

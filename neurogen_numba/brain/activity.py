@@ -74,24 +74,31 @@ class Activity:
         self.dv, self.da, self.dy = {}, {}, {}  # per module: gradients carried from chunk to chunk
         self.levels = {name: backend.zeros(batch) for name in neuromodulation.NAMES}
         self.gain_scale, self.beta_scale, self.write_scale = (backend.zeros(batch) for _ in range(3))
-        self.currents = {name: Current(backend, self.span, batch, size, self.chunk, learning) for name, size in brain.current_sizes.items()}
-        self.signals = {name: Signal(backend, batch, size, self.chunk, learning) for name, size in brain.signal_sizes.items()}
-        self.traffic = brain.synapses.traffic(
-            {name: (size, brain.history(name)) for name, size in brain.signal_sizes.items() if brain.sparse_output(name)},
-            {name: size for name, size in brain.current_sizes.items() if brain.sparse_input(name)},
-            tokens,
-            batch,
-            self.chunk,
-            learning,
-        )
+        with backend.part("currents and signals"):
+            currents, signals, form = brain.current_sizes, brain.signal_sizes, (self.chunk, learning)
+            self.currents = {name: Current(backend, self.span, batch, size, *form) for name, size in currents.items()}
+            self.signals = {name: Signal(backend, batch, size, *form) for name, size in signals.items()}
+        with backend.part("events under way"):
+            self.traffic = brain.synapses.traffic(
+                {name: (size, brain.history(name)) for name, size in signals.items() if brain.sparse_output(name)},
+                {name: size for name, size in currents.items() if brain.sparse_input(name)},
+                tokens,
+                batch,
+                *form,
+            )
         self.token_rows = None  # of the embedding, where these have a gradient and the rest has none
         self.recorded = {}  # what was recorded of the steps on these arrays (model.py)
         kept = [size for component in brain.components for size in component.kept]
-        self._rows, self._table = backend.zeros((self.span + 1) * batch * sum(kept)), []
-        for part in (*brain.components, brain.decoder):
-            part.allocate(self)
+        with backend.part("membranes, adaptation, traces"):
+            self._rows, self._table = backend.zeros((self.span + 1) * batch * sum(kept)), []
+        for component in brain.components:
+            with backend.part(component.lane):
+                component.allocate(self)
+        with backend.part("decoder"):
+            brain.decoder.allocate(self)
         self._table = backend.asarray(self._table, "int64")
-        self.keeping = keep(self) if keep else None
+        with backend.part("kept for the way back"):
+            self.keeping = keep(self) if keep else None
         self._modulate()
 
     def here(self, first, last):
@@ -155,8 +162,18 @@ class Activity:
 
     def views(self) -> dict:
         """The arrays of the state themselves, not copies: name -> array of the device (DLPack, and on a GPU `__cuda_array_interface__`),
-        as `state` names them, without the histories. Whoever changes `levels` calls `load_state` or `reset` to be heard."""
+        as `state` names them, without the histories (`rings`). Whoever changes `levels` calls `load_state` or `reset` to be heard."""
         return self._carried()
+
+    def rings(self) -> dict[str, dict]:
+        """What was sent lately and may still be on its way, as the synapses read it: the names of histories in `state` -> views.
+
+        Token t of a segment stands in row (start[0] + t) % rows, and between segments the last token is t = -1. On a GPU index and value
+        [rows, B, M] hold for each sequence first the neurons that fired, count [rows, B] of them, and what their axons carry; plain values
+        have no index and no use for count: value holds all of them, in order. On the CPU G groups of LANES sequences share an index
+        [rows, G, M], count [rows, G], and value [rows, G, M, LANES] is 0 where a sequence was silent. To be read, not to be written.
+        """
+        return {name: self.brain.backend.ring(self.traffic, signal) for name, signal in self._histories().items()}
 
     def state(self) -> dict[str, np.ndarray]:
         """A copy of the state as NumPy arrays: `{module}.v`, `.a`, `.y` [B, N], `{module}.history` [H, B, N] (what the axons carried, the

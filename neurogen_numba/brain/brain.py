@@ -68,7 +68,11 @@ class Brain:
         """Draw wiring and first weights."""
         for part in (*self.components, *self.projections, self.decoder):
             part.initialise(self.parameters, seed)
-        self.synapses.wire()
+        self._wire()
+
+    def _wire(self):
+        with self.backend.part("synapses"):
+            self.synapses.wire()
         self.refresh()
 
     def refresh(self):
@@ -116,8 +120,7 @@ class Brain:
                 row_start, target = fixed[f"{projection.arc.name}.row_start"], fixed[f"{projection.arc.name}.target"]
                 check_synapses(projection.arc, row_start, target)
                 projection.set_structure(row_start, target)
-        self.synapses.wire()
-        self.refresh()
+        self._wire()
 
     def forward(self, act: Activity, ids):
         """Run token ids [T', B] int32, T' at most act.tokens. Returns logits [T' B, V] float32, rows in the order of the ids."""
@@ -162,6 +165,17 @@ class Brain:
         for projection in self.dense:
             if projection.arc.target in component.inputs:
                 projection.forward(act, first, last)
+
+    def broken_gradient(self) -> str:
+        """Whose parameters are the first on the way back with a gradient that is no finite number; empty where there are none. What has no
+        whole gradient is not looked at."""
+        parts = [self.decoder]
+        for component in reversed(self.components):
+            parts += [component, *(projection for projection in self.projections if projection.arc.target in component.inputs)]
+        for name in (parameter.name for part in parts for parameter in part.parameters()):
+            if name in self.parameters.gradient and not bool(np.isfinite(self.parameters.gradient[name]).all()):
+                return name.partition(".")[0]
+        return ""
 
     def _lanes(self, act):
         """Modules at different chunks overlap only where there is room for more than one."""

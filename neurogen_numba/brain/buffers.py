@@ -65,7 +65,8 @@ class Parameters:
             self.offset[name] = end
             end += self.numbers(parameter)
             whole = whole if parameter.apart else end
-        self.flat_value, self.flat_gradient = backend.zeros(end), backend.zeros(whole)
+        with backend.part("parameters"):
+            self.flat_value, self.flat_gradient = backend.zeros(end), backend.zeros(whole)
         self.value, self.gradient = self.views(self.flat_value), self.views(self.flat_gradient)
 
     def views(self, flat) -> dict:

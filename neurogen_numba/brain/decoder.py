@@ -48,7 +48,8 @@ class Decoder:
         self.weight = of(parameters.flat_value, "decoder.weight").reshape(whole)
         self.d_weight = None if self.apart else of(parameters.flat_gradient, "decoder.weight").reshape(whole)
         self.bias, self.d_bias = (of(flat, "decoder.bias") for flat in (parameters.flat_value, parameters.flat_gradient))
-        self.factor = self.weight if self.dtype == "float32" else self.backend.zeros(whole, self.dtype)
+        with self.backend.part("decoder"):
+            self.factor = self.weight if self.dtype == "float32" else self.backend.zeros(whole, self.dtype)
 
     def refresh(self):
         """Round the weights to what the products take."""

@@ -59,11 +59,12 @@ class NeuroGenModel:
             raise ConfigError(f"gpu_device: cards are numbered from 0; there is no {gpu_device}")
         self.config, self.tokenizer = config, tokenizer
         self.backend = backend if isinstance(backend, Backend) else backends.get(backend, gpu_device)
-        if config.training.memory_limit and self.backend.name == "cuda":
+        if config.training.memory_limit:
             self.backend.limit_memory(size_of(config.training.memory_limit))
         optimizer = OPTIMIZERS[config.training.optimizer]
         self.brain = Brain(config.brain, self.backend, apart=optimizer.apart)
-        self.optimizer = optimizer(self.brain.parameters, self.backend, config.training.weight_decay, config.training.clip)
+        with self.backend.part("optimiser"):
+            self.optimizer = optimizer(self.brain.parameters, self.backend, config.training.weight_decay, config.training.clip)
         self._activity = None
 
     @property
@@ -75,7 +76,8 @@ class NeuroGenModel:
         """Fresh activity of `batch` sequences, for segments of at most `tokens` tokens. Dropout is the training's, while learning."""
         training = self.config.training
         dropout = {"dropout": training.dropout, "axon_dropout": training.axon_dropout} if learning else {}
-        return Activity(self.brain, tokens, batch, learning, **dropout, seed=training.seed, memory=training.activation_memory)
+        with self.backend.part(f"activity of {batch} sequences of {tokens} tokens"):
+            return Activity(self.brain, tokens, batch, learning, **dropout, seed=training.seed, memory=training.activation_memory)
 
     def train_step(self, input_ids, target_ids, learning_rate: float | None = None, carry_state: bool = False) -> tuple[float, float]:
         """One update on one sequence [T] or a batch of them [B, T]: (loss in nats per token, accuracy 0 to 1), from before the update.

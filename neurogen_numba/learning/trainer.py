@@ -16,7 +16,7 @@ from .. import backends, budget, checkpoint
 from ..backends.base import Backend
 from ..brain.activity import Activity
 from ..brain.model import NeuroGenModel
-from ..config import Config, size_of
+from ..config import Config
 from ..errors import CheckpointError, ConfigError, DataError, TrainingError
 from ..generation import Sampling, Session, stream
 from ..rundir import CONFIG, METRICS, SUMMARY, MetricsLog, read_config, set_aside, write_json
@@ -65,12 +65,8 @@ class Trainer:
         config = config.replace(brain={"vocabulary": corpus.tokenizer.vocabulary})
         backend = backend if isinstance(backend, Backend) else backends.get(backend)
         self._fitted = None
-        if backend.name == "cuda":
-            if config.training.memory_limit:
-                backend.limit_memory(size_of(config.training.memory_limit))
-            if fit:
-                config, self._fitted = budget.fit(config, budget.Card.of(backend), backend.memory()[0])
-            budget.check(config, backend)
+        if backend.memory():
+            config, self._fitted = budget.settle(config, backend, fit)
         elif fit or (config.training.memory_limit and not begun):
             raise ConfigError("--fit and --memory-limit are about a GPU's memory, and this run is on the CPU; leave them out")
         model = NeuroGenModel.from_config(config, corpus.tokenizer, backend=backend)
@@ -92,11 +88,8 @@ class Trainer:
             return trainer
         folder, passed_over = (folder, []) if folder else checkpoint.newest(run)
         backend = backend if isinstance(backend, Backend) else backends.get(backend)
-        if backend.name == "cuda" and (run / CONFIG).is_file():
-            config = read_config(run)
-            if config.training.memory_limit:
-                backend.limit_memory(size_of(config.training.memory_limit))
-            budget.check(config, backend)
+        if backend.memory() and (run / CONFIG).is_file():
+            budget.settle(read_config(run), backend)
         model, state, saved = NeuroGenModel.restore(folder, backend=backend)
         if model.tokenizer is None:
             raise CheckpointError(f"{folder}: no tokenizer was saved with it; it was not made by `neurogen train`")
@@ -272,7 +265,11 @@ class Trainer:
 
     def _broken(self, loss, norm):
         """What to say when loss or gradient are no numbers: nothing of that was learned or saved."""
-        where = f" (first in the membranes of {broken[0]})" if (broken := self.act.broken()) else ""
+        where = ""
+        if modules := self.act.broken():
+            where = f" (first in the membranes of {modules[0]})"
+        elif owner := self.model.brain.broken_gradient():
+            where = f" (on the way back first in the gradient of {owner})"
         try:
             kept = f"the last good checkpoint is kept: {checkpoint.latest(self.run)}"
         except CheckpointError:

@@ -1,0 +1,119 @@
+"""What operations move and compute: counted on shapes small enough to count by hand."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+import tiny
+from neurogen_numba import backends
+from neurogen_numba.brain.model import NeuroGenModel
+from neurogen_numba.costs import OF_ROWS, OPERATIONS, READ_AND_WRITTEN, TRAFFIC, Call, Passing, cost, noted
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def zeros(*shape):
+    return np.zeros(shape, np.float32)
+
+
+def of(name, *arguments, **how):
+    return cost(Call(name, partial(print, *arguments, **how)))
+
+
+def test_bytes_and_operations_by_hand():
+    out, a, b = zeros(3, 5), zeros(3, 4), zeros(4, 5)
+    assert of("product", out, a, b) == (4 * (15 + 12 + 20), 2 * 3 * 4 * 5)
+    assert of("product", out, a, b, add=True) == (4 * (2 * 15 + 12 + 20), 2 * 3 * 4 * 5)
+    assert of("affine", out, a, b.T, zeros(5), None) == (4 * (15 + 12 + 20 + 5), 2 * 3 * 4 * 5)
+    assert of("dropout", out, np.float32(0.5), zeros(1), np.uint64(0)) == (4 * (2 * 15 + 1), 0)
+    tokens = np.zeros((2, 3), np.int32)
+    assert of("embedding_forward", zeros(2, 3, 8), zeros(100, 8), tokens) == (4 * (6 * 8 + 6 * 8 + 6), 0)
+    assert of("embedding_backward", zeros(100, 8), zeros(2, 3, 8), tokens) == (4 * (2 * 6 * 8 + 6 * 8 + 6), 0)
+    S, x = zeros(2, 3, 4, 4), zeros(5, 2, 12)  # sequences, heads, width; tokens
+    assert of("memory_forward", x, S, zeros(2, 12), x, x) == (4 * (3 * x.size + 2 * S.size + 2 * 24), 7 * 5 * S.size)
+
+
+@pytest.fixture(scope="module", params=["adamw", "adamw8bit", "adafactor"])
+def update(request):
+    """(model, activity, what an update asks for), after some that let the neurons fire."""
+    config = tiny.config(optimizer=request.param, dropout=0.3, axon_dropout=0.3, brain={"vocabulary": 40})
+    model = NeuroGenModel.from_config(config, backend="cpu")
+    act = model.activity(16, 4, learning=True)
+    ids = np.random.default_rng(0).integers(0, 40, (17, 4)).astype(np.int32)
+    for _ in range(3):
+        model.learn(act, ids[:-1], ids[1:], 1e-2)
+    with noted(model.backend, act.traffic) as calls:
+        model.learn(act, ids[:-1], ids[1:], 1e-2)
+    return model, act, calls
+
+
+def run(call, changed=None):
+    """(arrays that an operation might be given, the same as it leaves them); number `changed` is another one than usual."""
+    draw, given = np.random.default_rng(0), []
+    for place, x in enumerate(call.again.args):
+        if isinstance(x, np.ndarray):
+            x = x + draw.random(x.shape, np.float32) / 100 if x.dtype == np.float32 else x.copy()  # what was used up is there again
+            x -= x.dtype.type(place == changed)
+        given.append(x)
+    left = [x.copy() if isinstance(x, np.ndarray) else x for x in given]
+    call.again.func(*left, **call.again.keywords)
+    return given, left
+
+
+def same(a, b):
+    return np.array_equal(a, b, equal_nan=True) if isinstance(a, np.ndarray) else True
+
+
+def test_what_is_read_and_written_counts_twice(update):
+    """An array that is changed, and whose content makes a difference to what an operation leaves."""
+    seen = set()
+    for call in update[2]:
+        if call.name in (*TRAFFIC, "product", "affine", "sample") or call.name in seen:
+            continue
+        seen.add(call.name)
+        given, left = run(call)
+        for place, x in enumerate(call.again.args):
+            if not isinstance(x, np.ndarray) or x.size < 2 or OF_ROWS.get(call.name) == place:
+                continue
+            if call.name in ("lif_forward", "trace_forward", "working_memory_forward") and x.ndim == 3:
+                continue  # the row of the token before the chunk is read, the others are written
+            other_given, other_left = run(call, place)
+            written = not (same(left[place], given[place]) and same(other_left[place], other_given[place]))
+            outputs = [p for p, y in enumerate(given) if not same(left[p], y)]
+            read = any(not same(left[p], other_left[p]) for p in outputs)
+            assert (place in READ_AND_WRITTEN.get(call.name, ())) == (written and read), (call.name, place)
+    assert len(seen) > 15
+
+
+def test_an_operation_that_asks_for_others_counts_once(update):
+    model, _, calls = update
+    assert not any(name in vars(model.backend) for name in OPERATIONS)  # nothing is left behind
+    names = [call.name for call in calls]
+    if model.config.training.optimizer == "adamw":
+        assert names.count("affine") == 1 and names.count("add_bias") == 0  # the CPU adds the bias by itself
+    assert names.count("lif_forward") == names.count("lif_backward") == 2 * 6  # chunks, modules
+
+
+def test_synapses_are_passed_by_events(update):
+    model, act, calls = update
+    passing = Passing(model.brain, act, 16)
+    arc = next(arc for arc in passing.arcs if arc.target == "wernicke.current" and arc.source == "thalamus.axon")
+    events = 8 * 4 * arc.targets * arc.synapses_per_target
+    assert passing.passed([arc], 8, {"thalamus": 0.25}) == events / 4 and passing.passed([arc], 8, {}) == events
+    gradient = zeros(8, 4, 24)
+    moved, operations = passing.back("thalamus.axon", gradient)
+    arcs = [arc for arc in passing.arcs if arc.source == "thalamus.axon"]
+    passed, walked = (passing.passed(arcs, 8, rates) for rates in (passing.fired, passing.heard))
+    assert 0 < passed < walked and (moved, operations) == (6 * walked + 8 * passed + gradient.nbytes, 2 * (walked + passed))
+    assert passing.total(calls) == tuple(np.sum([passing.cost(call) for call in calls], axis=0))
+
+
+def test_what_is_noted_is_done():
+    backend, out = backends.get("cpu"), zeros(2, 2)
+    with noted(backend) as calls:
+        backend.product(out, np.eye(2, dtype=np.float32), np.full((2, 2), 3, np.float32))
+    assert (out == 3).all() and [call.name for call in calls] == ["product"]
+    out[...] = 0
+    calls[0].again()
+    assert (out == 3).all()
