@@ -106,11 +106,11 @@ PRESETS = {
             delays=12,
         ),
         training=Training(
-            steps=12000,
+            steps=10000,
             batch=64,
             segment=64,
             warmup=300,
-            dropout=0.55,
+            dropout=0.5,
             weight_decay=1.6,
             final_rate=0.01,
             fresh=0.005,
