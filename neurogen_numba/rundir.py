@@ -27,6 +27,7 @@ from .config import Config
 from .errors import BackendError, CheckpointError, ConfigError
 
 LOCK, CONFIG, METRICS, SUMMARY = "lock", "config.json", "metrics.jsonl", "summary.json"
+SAVING = ".saving"  # ends the name of a file until it is whole
 LATEST, BEST = "latest", "@best"  # how a command may be told which run, and which checkpoint of it
 
 
@@ -44,11 +45,16 @@ def create(out: Path, name: str | None, preset: str) -> Path:
             raise ConfigError(f"--name {name!r}: a plain folder name is needed; the folder that it goes in is --out")
         run = out / name
         run.mkdir(exist_ok=True)
-        if any(path.name != LOCK for path in run.iterdir()):
+        if _begun(run):
             raise ConfigError(f"{run} already holds a run; go on with it by --resume, or choose another --name")
         return run
     except OSError as error:
         raise ConfigError(f"no run can be started under {out}: {error.strerror}; choose another --out or --name") from None
+
+
+def _begun(run):
+    """Whether anything of a run is there. The first that is written is its configuration; a kill may leave it half done."""
+    return any(path.name not in (LOCK, CONFIG + SAVING) for path in Path(run).iterdir())
 
 
 def _next_free(out, preset):
@@ -63,7 +69,7 @@ def _next_free(out, preset):
 
 def discard(run: Path) -> None:
     """Remove a run directory in which nothing has been written yet; any other is left alone."""
-    if all(path.name == LOCK for path in Path(run).iterdir()):
+    if not _begun(run):
         shutil.rmtree(run, ignore_errors=True)
 
 
@@ -236,7 +242,7 @@ def write_json(path: Path, values: dict) -> None:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file, or leave the one before as it was. Raises OSError if it cannot be written."""
-    temporary = path.with_name(path.name + ".saving")
+    temporary = path.with_name(path.name + SAVING)
     try:
         with open(temporary, "wb") as file:
             file.write(data)

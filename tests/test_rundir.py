@@ -43,6 +43,8 @@ def test_a_named_run_is_made_once(tmp_path):
     with rundir.lock(run):
         pass
     assert rundir.create(tmp_path, "mine", "nano") == run  # nothing in it but the lock: it never came to anything
+    (run / "config.json.saving").write_text('{"pre')  # a kill in its first moment leaves that
+    assert rundir.create(tmp_path, "mine", "nano") == run
     rundir.write_json(run / "config.json", {})
     with pytest.raises(ConfigError, match="mine already holds a run; go on with it by --resume, or choose another --name"):
         rundir.create(tmp_path, "mine", "nano")
