@@ -88,7 +88,7 @@ def save(folder: Path, tensors: dict[str, dict[str, np.ndarray]], documents: dic
             if old.exists() and not folder.exists():
                 old.rename(folder)
     except OSError as error:
-        raise CheckpointError(f"{folder} was not saved: {_reason(error, folder, needed)}; earlier checkpoints are intact") from None
+        raise CheckpointError(f"{folder} was not saved: {_reason(error, folder, needed)}; what was saved before is intact") from None
     shutil.rmtree(old, ignore_errors=True)  # what cannot be removed now is removed by `prune`
     return size
 

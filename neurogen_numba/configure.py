@@ -29,8 +29,9 @@ def add_config_flags(flags: argparse.ArgumentParser) -> None:
     )
 
 
-def config_of(args, flags: dict | None = None) -> Config:
-    """The preset, or the one that the file names; then what the file sets, what --set does, and what `flags` do: {section: {field: value}}.
+def config_of(args, flags: dict | None = None, base: Config | None = None) -> Config:
+    """The preset, or the one that the file names, else `base` if there is one, else nano; then what the file sets, what --set does, and
+    what `flags` do: {section: {field: value}}.
 
     Whoever asks for so many steps is held to no time limit but one of their own: not to the preset's, nor to a file's who asks on the
     command line. Raises ConfigError for a file that cannot be read, and for a setting that is unknown, mistyped or out of range: it names
@@ -43,7 +44,7 @@ def config_of(args, flags: dict | None = None) -> Config:
     if not isinstance(name, str):
         raise ConfigError(f"{args.config}: preset: the name of one is wanted, not {name!r}")
     try:
-        config = get_preset(name)
+        config = base if base and not (args.preset or args.config) else get_preset(name)
     except ConfigError as error:
         raise (error if args.preset else ConfigError(f"{args.config}: {error}")) from None
     asked = [(0, values.get("training"))]  # in the file (0) or on the command line (1), and what was named there

@@ -25,14 +25,13 @@ def parser() -> Parser:
 
 
 def configure(args, old: Config) -> Config:
-    """Preset, file and --set; the text is the old one's, apart from what was asked for, and so are the tokens.
+    """Preset or file, else the old configuration, and --set; the text is the old one's, apart from what was asked for, and so are the
+    tokens.
 
-    Raises ConfigError where no size is named, or another tokenizer is asked for.
+    Raises ConfigError where the brain would be the old one, or another tokenizer is asked for.
     """
-    if not (args.preset or args.config or args.assignments):
-        raise ConfigError("the new size is missing; give --preset, --config or --set")
-    config = config_of(args)
-    default = get_preset(config.preset).text
+    config = config_of(args, base=old)
+    default = (get_preset(config.preset) if args.preset or args.config else old).text
     said = {word.partition("=")[0].strip().removeprefix("text.") for word in args.assignments}
     text = {name: value for name, value in dataclasses.asdict(config.text).items() if name in said or value != getattr(default, name)}
     for name in ("tokenizer", "vocabulary"):
@@ -41,7 +40,10 @@ def configure(args, old: Config) -> Config:
     if "data" in text:
         text["data"] = absolute(text["data"])  # a resumed run may start in another folder
     config = dataclasses.replace(config, text=dataclasses.replace(old.text, **text))
-    return config.replace(brain={"vocabulary": old.brain.vocabulary})
+    config = config.replace(brain={"vocabulary": old.brain.vocabulary})
+    if config.brain == old.brain:
+        raise ConfigError("the new size is missing; give --preset, --config or --set brain.MODULE.neurons=N")
+    return config
 
 
 @command("migrate")

@@ -133,7 +133,7 @@ PRESETS = {
         training=Training(steps=10000, batch=16, segment=128, dropout=0.1, axon_dropout=0.1),
         text=Text(vocabulary=8000),
     ),
-    "llm": Config(  # as large as the old system: words of large texts, on a GPU
+    "llm": Config(  # as large as NeuroGen 2.0: words of large texts, on a GPU
         preset="llm",
         brain=Brain(
             thalamus=Module(1024, lateral=48),

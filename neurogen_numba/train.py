@@ -104,11 +104,13 @@ def configure(args) -> Config:
 
 def _quick(config, sections):
     """The flags of --test, under those that were given."""
-    half = TEST_STEPS // 2
-    training = {"steps": TEST_STEPS, "eval_interval": half, "sample_interval": half, "checkpoint_interval": half}
+    steps = sections["training"].get("steps", TEST_STEPS)
+    half = max(1, steps // 2)
+    training = {"steps": steps, "eval_interval": half, "sample_interval": half, "checkpoint_interval": half}
     training |= {"eval_tokens": TEST_LOOK, "final_eval_tokens": TEST_LOOK}
-    tokens = TEST_STEPS * config.training.batch * config.training.segment
-    text = {"max_chunks": TEST_CHUNKS, "chunk_tokens": tokens // TEST_CHUNKS}
+    tokens = steps * config.training.batch * config.training.segment
+    chunks = sections["text"].get("max_chunks", TEST_CHUNKS)
+    text = {"max_chunks": chunks, "chunk_tokens": -(-tokens // max(1, chunks))}
     return {"training": training | sections["training"], "text": text | sections["text"]}
 
 

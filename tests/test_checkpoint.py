@@ -205,7 +205,7 @@ def test_a_full_disk_leaves_the_former_checkpoint(tmp_path, monkeypatch, nth):
     monkeypatch.undo()
     assert str(caught.value) == (
         f"{tmp_path / 'best'} was not saved: the disk is full, over 120 bytes are needed and 12 are free, so make room; "
-        "earlier checkpoints are intact"
+        "what was saved before is intact"
     )
     assert number_in(tmp_path / "best") == 1
     assert names(tmp_path) == ["best"]
@@ -219,7 +219,7 @@ def test_a_write_that_the_system_refuses_leaves_the_former_checkpoint(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with pytest.raises(CheckpointError, match="best was not saved: File too large; earlier checkpoints are intact"):
+        with pytest.raises(CheckpointError, match="best was not saved: File too large; what was saved before is intact"):
             checkpoint.save(tmp_path / "best", {"brain": {"v": np.zeros(100_000, np.float32)}}, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -164,6 +164,8 @@ def test_a_quick_run_to_see_that_everything_works(place, capsys):
     assert text["max_chunks"] * text["chunk_tokens"] == 20 * batch * segment and settings["training"]["checkpoint_interval"] == 10
     assert trained("--test", "--steps", "3", "--max-chunks", "1") == 0  # what is said besides has precedence
     assert json.loads((place / "runs/tiny-2/summary.json").read_text())["steps"] == 3
+    assert trained("--test", "--steps", "23") == 0
+    assert json.loads((place / "runs/tiny-3/summary.json").read_text())["steps"] == 23
 
 
 def test_a_run_on_many_files_and_on_its_token_file(place, capsys, monkeypatch):

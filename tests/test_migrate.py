@@ -67,9 +67,19 @@ def test_a_migration_is_a_matter_of_its_seed(place):
     assert_equal_runs(place / "runs/a", place / "runs/b")
 
 
+def test_what_is_not_asked_for_stays_as_it_was(place):
+    """Not as the preset nano has it."""
+    old = json.loads((place / "runs/tiny-1/config.json").read_text())
+    assert migrate(["tiny-1", "runs/set", "--set", f"brain.pfc.neurons={old['brain']['pfc']['neurons'] + 3}"]) == 0
+    new = json.loads((place / "runs/set/config.json").read_text())
+    old["brain"]["pfc"]["neurons"] += 3
+    assert new == old
+
+
 def test_bad_requests_cost_a_sentence(place, capsys):
     capsys.readouterr()
     refused(migrate(["tiny-1", "runs/x"]), capsys, "the new size is missing; give --preset")
+    refused(migrate(["tiny-1", "runs/x", "--set", "training.steps=7"]), capsys, "the new size is missing")
     refused(migrate(["tiny-1", "runs/tiny-1", "--preset", "large"]), capsys, "runs/tiny-1 is not empty")
     refused(migrate(["nowhere", "runs/x", "--preset", "large"]), capsys, "nowhere")
     refused(migrate(["tiny-1", "runs/x", "--preset", "lagre"]), capsys, "'large'")

@@ -84,6 +84,8 @@ class CudaBackend(Backend):
         self.multiprocessors = attributes["MultiProcessorCount"]
         self.logits = self.memory()[1] // LOGITS_SHARE
         capability = int(cupy.cuda.Device(device).compute_capability)
+        if precision == "bf16" and capability < 80:
+            raise BackendError("--precision bf16: this GPU is older than Ampere and has no bfloat16; use fp16 or fp32")
         self.product_dtype = DTYPES[precision] or ("bfloat16" if capability >= 80 else "float32")
         if device not in _MAIN:
             _MAIN[device] = cupy.cuda.Stream(non_blocking=True)
@@ -182,7 +184,11 @@ class CudaBackend(Backend):
 
         self._mine()
         self.synchronize()
-        return self._xp.asnumpy(array, out=cupyx.empty_pinned(array.shape, array.dtype))
+        try:
+            room = cupyx.empty_pinned(array.shape, array.dtype)
+        except self._xp.cuda.runtime.CUDARuntimeError:  # the system lets no more memory be locked
+            room = None
+        return self._xp.asnumpy(array, out=room)
 
     def bits(self, array):
         """An array as kernels take it: bfloat16, which Numba does not know, as its bits (kernels/half.py)."""
