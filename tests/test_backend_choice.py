@@ -217,6 +217,13 @@ def test_the_oldest_gpu_that_will_do(machine):
     assert backends.get("cuda").name == "cuda"
 
 
+def test_a_gpu_without_bfloat16(machine, name):
+    machine.driver = FakeDriver(H100, ("NVIDIA T4", (7, 5)))
+    with pytest.raises(ConfigError, match=r"^precision bf16: GPU 1 \(NVIDIA T4\) has no bfloat16; leave it out, or use fp16$"):
+        backends.get(name, 1, "bf16")
+    assert backends.get(name, 1, "fp16").name == backends.get(name, 0, "bf16").name == "cuda"
+
+
 @pytest.mark.parametrize("library", ["numba-cuda", "CuPy", "NVVM", "NVRTC", "cuBLAS"])
 def test_a_library_that_is_missing(machine, name, library):
     machine.driver = FakeDriver(H100)

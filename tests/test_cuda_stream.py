@@ -67,6 +67,26 @@ def test_nothing_is_read_before_the_kernels_have_written_it(backend, asked):
     assert asked == ["use", "wait", "copy back"]
 
 
+def test_where_no_memory_can_be_locked_copies_come_all_the_same(backend, runtime, monkeypatch):
+    class Refused(Exception):
+        pass
+
+    rooms, locked = [], [np.zeros(3)]
+
+    def lock(shape, dtype):
+        if locked:
+            return locked.pop()
+        raise Refused
+
+    cupyx = pytest.importorskip("cupyx")
+    monkeypatch.setattr(cupyx, "empty_pinned", lock)
+    runtime.CUDARuntimeError, room = Refused, locked[0]
+    backend._xp.asnumpy = lambda array, out: rooms.append(out)
+    backend.fetch(np.ones(3))
+    backend.fetch(np.ones(3))
+    assert rooms[0] is room and rooms[1] is None
+
+
 class Capturing:
     """A stream that captures: what a step asks of `queue` meanwhile is a graph, which does it when it is launched."""
 

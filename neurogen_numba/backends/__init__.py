@@ -37,6 +37,8 @@ def get(name: str = "auto", device: int = 0, precision: str = "auto", mode: str 
         if name == "auto" and not found.present:
             return _cpu(precision, mode)
         _demand(probe.problem(found, device))
+        if precision == "bf16" and found.gpus[device].capability < (8, 0):
+            raise ConfigError(f"precision bf16: GPU {device} ({found.gpus[device].name}) has no bfloat16; leave it out, or use fp16")
     return _cuda(*settings)
 
 

@@ -84,8 +84,6 @@ class CudaBackend(Backend):
         self.multiprocessors = attributes["MultiProcessorCount"]
         self.logits = self.memory()[1] // LOGITS_SHARE
         capability = int(cupy.cuda.Device(device).compute_capability)
-        if precision == "bf16" and capability < 80:
-            raise BackendError("--precision bf16: this GPU is older than Ampere and has no bfloat16; use fp16 or fp32")
         self.product_dtype = DTYPES[precision] or ("bfloat16" if capability >= 80 else "float32")
         if device not in _MAIN:
             _MAIN[device] = cupy.cuda.Stream(non_blocking=True)
