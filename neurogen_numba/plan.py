@@ -27,6 +27,7 @@ def parser() -> Parser:
     precision = "of what is multiplied; auto: the card's; without a GPU fp32 for a card of 4 GiB or less, else bf16"
     flags.add_argument("--precision", choices=PRECISIONS, default="auto", help=precision)
     flags.add_argument("--backend", choices=NAMES, default="auto", help="cpu: do not look for a GPU, plan for any")
+    flags.add_argument("--gpu-device", type=int, default=0, metavar="N", help="which GPU, counted from 0")
     flags.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures to FILE, too")
     return flags
 
@@ -47,7 +48,7 @@ def main(argv=None):
     from . import backends, budget
     from .backends.cuda import DTYPES
 
-    backend = backends.get(args.backend)
+    backend = backends.get(args.backend, args.gpu_device)
     if memory := backend.memory():
         card, free = budget.Card.of(backend, limit), memory[0]
     else:

@@ -98,8 +98,10 @@ def _when(run, begun):
 
 
 def find_run(path: str, out: Path) -> Path:
-    """The run meant by `path`: a folder, or the name of a run under `out`."""
+    """The run meant by `path`: a folder, or the name of a run under `out`. Raises ConfigError if there is neither."""
     named = Path(out) / path
+    if not (named.exists() or Path(path).exists()):
+        raise ConfigError(f"there is no {path}: neither a folder, nor a run of that name under {out}")
     return named if ((named / "checkpoints").is_dir() or (named / CONFIG).is_file()) and not Path(path).exists() else Path(path)
 
 

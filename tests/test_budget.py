@@ -9,7 +9,7 @@ import pytest
 
 import tiny
 from conftest import SIMULATED
-from neurogen_numba import budget
+from neurogen_numba import backends, budget
 from neurogen_numba.backends.cuda import CudaBackend
 from neurogen_numba.backends.paper import Sheet
 from neurogen_numba.brain.model import NeuroGenModel
@@ -167,6 +167,13 @@ def test_a_plan_says_for_which_card_it_holds(words, said, capsys):
     assert main(["plan", "--backend", "cpu", *words]) == 0
     shown = capsys.readouterr().out
     assert said in shown and "No GPU was asked: --memory-limit and --precision say" in shown
+
+
+def test_a_plan_is_for_the_card_that_is_named(monkeypatch):
+    asked, cpu = [], backends.get("cpu")
+    monkeypatch.setattr(backends, "get", lambda *how: asked.append(how) or cpu)
+    assert main(["plan", "--gpu-device", "1"]) == 0
+    assert asked == [("auto", 1)]
 
 
 def test_nothing_may_help():
