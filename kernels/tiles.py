@@ -6,7 +6,8 @@
 Nearly a third of the neurons sit near the threshold, and the gradient goes through them all. So a synapse is walked once for a tile of
 columns, which are neighbouring tokens of a sequence: one load brings weight and target, and a second the gradients of the tile's columns at
 that target, which lie side by side in 16 bytes of shared memory, four of float32 or eight of bfloat16. A source is walked if any of the
-tile's columns lists it (events.py); neighbouring tokens list much the same ones. As many lanes as there are columns share out a row, and
+tile's columns lists it (events.py); neighbouring tokens list much the same ones. Where some module is wide (wide.py), a tile's columns are
+sequences at one token instead: they lie `abreast`. As many lanes as there are columns share out a row, and
 fold their sums so that each ends with that of one column.
 
 What `s` and `d_current` are kept in, float32 or bfloat16, the array `owed` decides.
