@@ -300,9 +300,9 @@ def synapse_forward(current, table, first_pair, last_pair, start, first, index, 
 
 @gpu(max_registers=REGISTERS)
 def synapse_forward_few(arriving, spoilt, shares, start, first, index, value, count, row_start, target, weight):
-    """The same for a few columns, and for several currents at once: add to arriving, int32, in global memory, so that many blocks can share
-    a column. It holds [C, B, N] for each current, one after the other. If what one synapse brings is not `fair`, the current's flag of that
-    sequence in `spoilt` is set.
+    """The same for a few columns or wide currents, and for several currents at once: add to arriving, int32, in global memory, so that many
+    blocks can share a column. It holds [C, B, N] for each current, one after the other. If what one synapse brings is not `fair`, the
+    current's flag of that sequence in `spoilt` is set.
 
     A block per (share, sequence, token), told by shares [gridDim.x, len(Field) + len(Share)] int64: the blocks of a column come one after
     the other, so that what they add to stays in the cache. Where there are more threads than walk the rows of its events, several groups

@@ -115,10 +115,6 @@ class Backend(ABC):
         """The sparse synapses of a brain: its projections that are not dense (brain/projection.py)."""
 
     @abstractmethod
-    def ring(self, traffic: Traffic, signal: str) -> dict:
-        """What a signal sent lately, as views of the lists that the synapses read; `Activity.rings` says what they mean."""
-
-    @abstractmethod
     def lanes(self) -> Lanes:
         """Lanes for work of which some parts may overlap."""
 
@@ -219,6 +215,10 @@ class Traffic(ABC):
     @abstractmethod
     def advance(self, length):
         """The segment ends after `length` tokens: its last ones are the past of the next one."""
+
+    @abstractmethod
+    def ring(self, signal) -> dict:
+        """What a signal sent lately, as views of the lists that the synapses read; `Activity.rings` says what they mean."""
 
     @abstractmethod
     def past(self, signal):

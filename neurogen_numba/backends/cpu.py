@@ -128,10 +128,6 @@ class CpuBackend(Backend):
     def synapses(self, projections, index_dtype, parameters):
         return CpuSynapses(projections, index_dtype)
 
-    def ring(self, traffic, signal):
-        index, value, fired, _ = traffic.lists[signal]
-        return {"index": index, "value": value, "count": fired, "start": np.array([traffic.history[signal]], np.int32)}
-
     def lanes(self):
         return Lanes()
 

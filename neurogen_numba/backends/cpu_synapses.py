@@ -113,6 +113,10 @@ class CpuTraffic(Traffic):
             value[:history] += np.float32(0)  # a silent lane may hold -0, which a state that is saved and loaded does not
             listed[:history] = fired[:history]  # no gradient reaches back before a segment
 
+    def ring(self, signal):
+        index, value, fired, _ = self.lists[signal]
+        return {"index": index, "value": value, "count": fired, "start": np.array([self.history[signal]], np.int32)}
+
     def past(self, signal):
         index, value, fired, _ = self._rows(signal, -self.history[signal], 0)
         past = np.zeros((self.history[signal], self.batch, self.sizes[signal]), np.float32)

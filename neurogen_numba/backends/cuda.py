@@ -241,14 +241,6 @@ class CudaBackend(Backend):
     def synapses(self, projections, index_dtype, parameters):
         return CudaSynapses(self, projections, index_dtype, parameters)
 
-    def ring(self, traffic, signal):
-        (size, _), rows, batch = traffic.signals[signal], traffic.rows[signal], traffic.batch
-        number, place, counts = traffic.number[signal], traffic.lists[signal], traffic.counts[signal]
-        own = slice(place, place + rows * batch * size)
-        ring = {} if signal in traffic.plain else {"index": traffic.index[own].reshape(rows, batch, size)}
-        ring |= {"value": traffic.value[own].reshape(rows, batch, size), "start": traffic.start[number : number + 1]}
-        return ring | {"count": traffic.count[counts : counts + rows * batch * 2].reshape(rows, batch, 2)[:, :, 0]}
-
     def record(self, step):
         """The first call runs the step, which compiles its kernels; the second captures it as a CUDA graph; from then on the graph runs.
         Of a step that raises nothing is kept: the next call captures it anew."""

@@ -464,6 +464,14 @@ class CudaTraffic(Traffic):
             self.count[counts : counts + 2 * batch].reshape(batch, 2),
         )
 
+    def ring(self, signal):
+        (size, _), rows, batch, counts = self.signals[signal], self.rows[signal], self.batch, self.counts[signal]
+        start, place, _ = self._ring(signal)
+        own = slice(place, place + rows * batch * size)
+        ring = {} if signal in self.plain else {"index": self.index[own].reshape(rows, batch, size)}
+        ring |= {"value": self.value[own].reshape(rows, batch, size), "start": start}
+        return ring | {"count": self.count[counts : counts + rows * batch * 2].reshape(rows, batch, 2)[:, :, 0]}
+
     def past(self, signal):
         size, history = self.signals[signal]
         past = self.backend.zeros((history, self.batch, size))

@@ -173,7 +173,7 @@ class Activity:
         have no index and no use for count: value holds all of them, in order. On the CPU G groups of LANES sequences share an index
         [rows, G, M], count [rows, G], and value [rows, G, M, LANES] is 0 where a sequence was silent. To be read, not to be written.
         """
-        return {name: self.brain.backend.ring(self.traffic, signal) for name, signal in self._histories().items()}
+        return {name: self.traffic.ring(signal) for name, signal in self._histories().items()}
 
     def state(self) -> dict[str, np.ndarray]:
         """A copy of the state as NumPy arrays: `{module}.v`, `.a`, `.y` [B, N], `{module}.history` [H, B, N] (what the axons carried, the
