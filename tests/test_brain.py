@@ -123,7 +123,7 @@ class Run:
         return ref.model_forward(settings, params or own, structure, self.ids, state, smooth=self.act.smooth, masks=self.masks)
 
 
-def run(brain, seed=0, *, smooth=False, warm=True, rate=0.0, batch=2, learning=False):
+def run(brain, seed=0, *, smooth=False, warm=True, rates=(0.0, 0.0), batch=2, learning=False):
     """warm: with a segment heard before, and neuromodulators that are not neutral."""
     act, state = Activity(brain, T, batch, learning, smooth), {}
     if warm:
@@ -131,10 +131,10 @@ def run(brain, seed=0, *, smooth=False, warm=True, rate=0.0, batch=2, learning=F
         act.advance(T)
         state = act.state() | {name: (level / np.arange(1, batch + 1)).astype(np.float32) for name, level in LEVELS.items()}
         act.load_state(state)
-    act.dropout = Dropout(brain.backend, batch, rate, rate / 2, seed=5, step=seed)
+    act.dropout = Dropout(brain.backend, batch, *rates, seed=5, step=seed)
     ids = tokens(seed, batch=batch)
     logits = brain.forward(act, ids).reshape(T, batch, -1)
-    return Run(brain, act, ids, state, logits, masks_of(brain, act.dropout, T) if rate else {})
+    return Run(brain, act, ids, state, logits, masks_of(brain, act.dropout, T) if any(rates) else {})
 
 
 def away_from_threshold(attempt, margin):
@@ -149,14 +149,14 @@ def away_from_threshold(attempt, margin):
 # Against the reference
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.3], ids=["", "dropout"])
+@pytest.mark.parametrize("rates", [(0.0, 0.0), (0.3, 0.2)], ids=["", "dropout"])
 @pytest.mark.parametrize("warm", [False, True], ids=["fresh", "warm"])
 @pytest.mark.parametrize("smooth", [False, True], ids=["hard", "smooth"])
 @EVENTS
 @CONFIGS
-def test_the_brain_is_the_reference(sizes, events, smooth, warm, rate):
+def test_the_brain_is_the_reference(sizes, events, smooth, warm, rates):
     brain = lively(dataclasses.replace(sizes, events=events))
-    found = away_from_threshold(lambda seed: run(brain, seed, smooth=smooth, warm=warm, rate=rate), 0 if smooth else 1e-4)
+    found = away_from_threshold(lambda seed: run(brain, seed, smooth=smooth, warm=warm, rates=rates), 0 if smooth else 1e-4)
     expected, act = found.reference(), found.act
     assert all(activity["z"].any() for name, activity in expected["activity"].items() if name in MODULES), "a module is silent"
 
@@ -177,7 +177,7 @@ def test_the_brain_is_the_reference(sizes, events, smooth, warm, rate):
 
 
 def test_two_groups_of_lanes_are_the_reference():
-    found = away_from_threshold(lambda seed: run(lively(READOUTS), seed, batch=18, rate=0.2), 1e-5)
+    found = away_from_threshold(lambda seed: run(lively(READOUTS), seed, batch=18, rates=(0.2, 0.1)), 1e-5)
     expected = found.reference()
     np.testing.assert_allclose(found.logits, expected["logits"], rtol=0, atol=2e-4)
     found.act.advance(T)
@@ -268,21 +268,29 @@ def wrong_gradients(loss, params, gradients, eps=1e-6):
 
 
 @pytest.mark.parametrize(
-    "sizes, events, smooth, rate",
+    "sizes, events, smooth, rates",
     [
-        (READOUTS, "graded", True, 0.0),
-        (PLAIN, "graded", True, 0.3),
-        (PLAIN, "binary", True, 0.0),
-        (READOUTS, "binary", True, 0.3),
-        (TIED, "graded", True, 0.3),
-        (READOUTS, "graded", False, 0.0),
-        (PLAIN, "binary", False, 0.3),
+        (READOUTS, "graded", True, (0.0, 0.0)),
+        (PLAIN, "graded", True, (0.3, 0.2)),
+        (PLAIN, "binary", True, (0.0, 0.0)),
+        (READOUTS, "binary", True, (0.0, 0.3)),
+        (TIED, "graded", True, (0.3, 0.0)),
+        (READOUTS, "graded", False, (0.0, 0.0)),
+        (PLAIN, "binary", False, (0.3, 0.2)),
     ],
-    ids=["graded", "graded plain dropout", "binary plain", "binary dropout", "tied dropout", "hard graded", "hard binary plain dropout"],
+    ids=[
+        "graded",
+        "graded plain dropout",
+        "binary plain",
+        "binary axon dropout",
+        "tied dropout",
+        "hard graded",
+        "hard binary plain dropout",
+    ],
 )
-def test_every_gradient_agrees_with_differences(sizes, events, smooth, rate, monkeypatch):
+def test_every_gradient_agrees_with_differences(sizes, events, smooth, rates, monkeypatch):
     brain = lively(dataclasses.replace(sizes, events=events))
-    found = away_from_threshold(lambda seed: run(brain, seed, smooth=smooth, rate=rate, learning=True), 0 if smooth else 1e-4)
+    found = away_from_threshold(lambda seed: run(brain, seed, smooth=smooth, rates=rates, learning=True), 0 if smooth else 1e-4)
     d_logits = np.random.default_rng(3).normal(size=(T * 2, 23)).astype(np.float32)
     brain.parameters.clear_gradient()
     brain.backward(found.act, d_logits)

@@ -169,7 +169,7 @@ class CudaTraffic(Traffic):
         self.index = zeros(max(1, indices), synapses.index_dtype)
         self.value, self.count = zeros(max(1, lists)), zeros(max(2, counts), "int32")
         self.start = zeros(len(order), "int32")
-        self.ring = asarray([self.rows[name] for name in order], "int32")
+        self.ring_rows = asarray([self.rows[name] for name in order], "int32")
         self.plain = plain
         # flags [currents, B] of those that `_receive_few` brings and that are NaN until the segment ends; last, of what nobody brings
         self.flags_of = {name: row for row, name in enumerate(currents)}
@@ -443,8 +443,8 @@ class CudaTraffic(Traffic):
             matrix.settle()
 
     def advance(self, length):
-        numbers = max(self.ring.size, self.spoilt.size)
-        self.backend.launch(events.turn_ring, blocks(numbers), THREADS, self.start, self.ring, length, self.spoilt.reshape(-1))
+        numbers = max(self.ring_rows.size, self.spoilt.size)
+        self.backend.launch(events.turn_ring, blocks(numbers), THREADS, self.start, self.ring_rows, length, self.spoilt.reshape(-1))
 
     def _past_columns(self, signal):
         """(ring row, history index) of the past of a signal, oldest first."""
