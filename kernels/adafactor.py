@@ -19,7 +19,9 @@ from numba import cuda
 
 from .adamw import BETA2, EPS, clipping
 from .jit import ONE, ZERO, cpu, cpu_serial, cpu_sums
-from .launch import block_sum, gpu
+from .launch import block_sum, device, gpu
+from .reduce import MOST, fold_rows
+from .stream import AHEAD, THRICE, TWICE
 
 FLOOR = np.float32(0.01)
 COLUMNS = 64  # that a CPU task owns
@@ -107,19 +109,32 @@ def adafactor_cpu(p, g, row, spread, where, decay, norm, numbers):
                 p_i[j] = p_i[j] * (ONE - rate * decay) - rate_i * g_own[j] * scale / (root * spread[j] + EPS)
 
 
+@device
+def _square(g, where, scale, i, j):
+    return (g[i, j] * scale) ** 2 if i < np.uint64(where.size) and where[i] >= 0 else ZERO
+
+
 @gpu
 def column_squares(total, g, where, norm, numbers):
-    """Add to total [C] float32 the squares of the columns of g [P, C], clipped; where, norm, numbers: as for `adafactor`. A thread has a
-    column."""
-    j = np.uint64(cuda.grid(1))
-    if j >= np.uint64(g.shape[1]) or not norm[0] < _ENDLESS:
+    """Add to total [C] float32 the squares of the columns of g [P, C], clipped; where, norm, numbers: as for `adafactor`.
+
+    A block has a column for each of its columns of threads, whose threads take turns at the rows; there is a power of two of them.
+    """
+    shared = cuda.shared.array(MOST, np.float32)
+    if not norm[0] < _ENDLESS:
         return
-    scale, added, i = clipping(norm[0], numbers[3]), ZERO, np.uint64(0)
-    while i < np.uint64(where.size):
-        if where[i] >= 0:
-            added += (g[i, j] * scale) ** 2
-        i += np.uint64(1)
-    total[j] += added
+    i, step, width = np.uint64(cuda.threadIdx.y), np.uint64(cuda.blockDim.y), np.uint64(cuda.blockDim.x)
+    j, thread = np.uint64(cuda.grid(1)), i * width + np.uint64(cuda.threadIdx.x)
+    scale, added, inside = clipping(norm[0], numbers[3]), ZERO, j < np.uint64(total.size)
+    while inside and i < np.uint64(where.size):
+        a, b = _square(g, where, scale, i, j), _square(g, where, scale, i + step, j)
+        c, d = _square(g, where, scale, i + TWICE * step, j), _square(g, where, scale, i + THRICE * step, j)
+        added += (a + b) + (c + d)
+        i += AHEAD * step
+    shared[thread] = added
+    fold_rows(shared, thread, width, step)
+    if thread < width and inside:
+        total[j] += shared[thread]
 
 
 @cpu()

@@ -75,6 +75,18 @@ def norm_cpu(norm, partial):
 
 
 @device
+def fold_rows(shared, thread, width, rows):
+    """shared[column] = sum over the rows of threads of shared[row width + column], in an order that is always the same; there is a power of
+    two of rows. Every thread of the block takes part, the first row may read its sums."""
+    half = rows * width // TWICE
+    while half >= width:
+        cuda.syncthreads()
+        if thread < half:
+            shared[thread] += shared[thread + half]
+        half //= TWICE
+
+
+@device
 def _entry(x, row, column):
     return load(x, row, column) if row < np.uint64(x.shape[0]) else ZERO
 
@@ -97,12 +109,7 @@ def add_rows(total, x):
         added += (a + b) + (c + d)
         row += AHEAD * step
     shared[thread] = added
-    half = step * width // TWICE
-    while half >= width:
-        cuda.syncthreads()
-        if thread < half:
-            shared[thread] += shared[thread + half]
-        half //= TWICE
+    fold_rows(shared, thread, width, step)
     if thread < width and inside:
         total[column] += shared[thread]
 

@@ -489,7 +489,8 @@ class CudaBackend(Backend):
         self.launch(adafactor.spread_columns, 1, 8 if SIMULATED else reduce.MOST, spread, column)
 
     def column_squares(self, total, g, where, norm, numbers):
-        self.launch(adafactor.column_squares, *self._across(total.size), total, g, where, norm, numbers)
+        threads = (2, 4) if SIMULATED else (32, reduce.MOST // 32)
+        self.launch(adafactor.column_squares, blocks(total.size, threads[0]), threads, total, g, where, norm, numbers)
 
     def column_step(self, column, total, norm):
         self.launch(adafactor.column_step, *self._across(total.size), column, total, norm)
