@@ -35,7 +35,7 @@ PER_NAT, OWN_BINS = np.float32(PER_NAT), np.uint64(BINS // SAMPLERS)
 STRETCHES = 2 if SIMULATED else 32  # of a row, at most
 LISTED = SAMPLERS  # tokens that a list has room for: one for each thread
 NOBODY = np.int32(2**31 - 1)
-_LANES, _NUMBER_BITS = np.uint64(WARP), np.uint64(32)
+NONE, _LANES, _NUMBER_BITS = np.uint64(0), np.uint64(WARP), np.uint64(32)
 _SHARE_BITS, _SHARE_MASK, _SHARES, _TO_SHARE = np.int64(31), np.int64(2**31 - 1), np.float32(2.0**31), np.uint64(33)
 _HALF_BITS, _HALF_MASK = np.int32(15), np.int32(2**15 - 1)
 
@@ -291,14 +291,16 @@ def tally_distances(tally, tops, places, logits, temperature, top_p, size):
     own = cuda.shared.array((3, BINS), np.uint32)
     b, row, V, scale = cuda.blockIdx.y, logits[cuda.blockIdx.y], np.uint64(size), ONE / temperature
     thread, threads = np.uint64(cuda.threadIdx.x), np.uint64(cuda.blockDim.x)
+    j, step = np.uint64(cuda.blockIdx.x) * threads + thread, np.uint64(cuda.gridDim.x) * threads
+    logit = read(row, j, V, NOTHING)  # the first one is on its way meanwhile
     top, _ = first_of(tops[b], places[b], np.uint64(tops.shape[1]))
     clear(own)
-    j = np.uint64(cuda.blockIdx.x) * threads + thread
     while j < V:
-        distance = distance_of(top, row[j], scale)
+        distance = distance_of(top, logit, scale)
         if distance < FARTHEST:
             put(own, np.uint32(distance * PER_NAT), distance, top_p < ONE)
-        j += np.uint64(cuda.gridDim.x) * threads
+        j += step
+        logit = read(row, j, V, NOTHING)
     cuda.syncthreads()
     i = thread
     while i < np.uint64(BINS):
@@ -321,6 +323,8 @@ def list_probable(listed, tally, tops, places, logits, temperature, top_k, top_p
     found = cuda.shared.array(5, np.int64)
     b, row, V, scale = cuda.blockIdx.y, logits[cuda.blockIdx.y], np.uint64(size), ONE / temperature
     thread, threads = np.uint64(cuda.threadIdx.x), np.uint64(cuda.blockDim.x)
+    j, step = np.uint64(cuda.blockIdx.x) * threads + thread, np.uint64(cuda.gridDim.x) * threads
+    logit = read(row, j, V, NOTHING)  # the first one is on its way meanwhile
     top, _ = first_of(tops[b], places[b], np.uint64(tops.shape[1]))
     take(far, tally[b])
     by_count, by_share = cuts(top_k, top_p, V)
@@ -335,26 +339,27 @@ def list_probable(listed, tally, tops, places, logits, temperature, top_k, top_p
         last, count = np.uint32(found[0]), found[1] + found[3]
     if count > LISTED:
         return
-    j = np.uint64(cuda.blockIdx.x) * threads + thread
     if j == 0 and not by_count:
         listed[b, LISTED + 1] = total
     while j < V:
-        distance = distance_of(top, row[j], scale)
+        distance = distance_of(top, logit, scale)
         if distance < FARTHEST and np.uint32(distance * PER_NAT) <= last:
             listed[b, cuda.atomic.add(listed, (b, LISTED), ONCE)] = order_of(distance, j)
-        j += np.uint64(cuda.gridDim.x) * threads
+        j += step
+        logit = read(row, j, V, NOTHING)
 
 
 @device
-def draw_listed(orders, weights, listed, b, top_k, top_p, part, partial):
+def draw_listed(orders, weights, own, count, all_weight, top_k, top_p, part, partial):
     """The token (int64) of a row's list that the random number points at, in the one thread that has it; -1 in all others.
 
-    orders, weights: shared, [LISTED]. Each thread has a token of the list and counts those that come before it.
+    own, count, all_weight: the thread's entry of the list, how many it has, and what stands behind that. orders, weights: shared, [LISTED].
+    Each thread has a token of the list and counts those that come before it.
     """
-    thread, count = np.uint64(cuda.threadIdx.x), listed[b, LISTED]
-    own, weight = ~np.uint64(0), np.int64(0)
-    if thread < count:
-        own = listed[b, thread]
+    thread, weight = np.uint64(cuda.threadIdx.x), np.int64(0)
+    if thread >= count:
+        own = ~np.uint64(0)
+    else:
         weight = np.int64(weight_of(np.uint32(own >> _NUMBER_BITS).view(np.float32)))
     orders[thread], weights[thread] = own, weight
     cuda.syncthreads()
@@ -366,7 +371,7 @@ def draw_listed(orders, weights, listed, b, top_k, top_p, part, partial):
         i += ONCE
     weight = weight if top_k == 0 or more < top_k else np.int64(0)
     if top_p < ONE:
-        total = max(block_sum(weight, partial), np.int64(listed[b, LISTED + 1]))
+        total = max(block_sum(weight, partial), np.int64(all_weight))
         weight = weight if heavier < enough(total, top_p) else np.int64(0)
     left = share(block_sum(weight, partial), part)
     weights[thread] = weight
@@ -403,20 +408,23 @@ def sample(tokens, logits, temperature, top_k, top_p, key, step, tops, places, t
     row, V = logits[b], np.uint64(size)
     thread, threads = np.uint64(cuda.threadIdx.x), np.uint64(cuda.blockDim.x)
 
+    by_count, by_share = cuts(top_k, top_p, V)
+    turn, own, count, all_weight = step[b], NONE, NONE, NONE
+    if by_count or by_share:  # they are on their way meanwhile
+        own, count, all_weight = listed[b, thread], listed[b, LISTED], listed[b, LISTED + 1]
     top, best = first_of(tops[b], places[b], np.uint64(tops.shape[1]))
     if thread == 0:
         tokens[b] = best if best < NOBODY else 0
-        part[0] = random_part(key, step[b], b, logits.shape[0])
-        step[b] += ONCE
+        part[0] = random_part(key, turn, b, logits.shape[0])
+        step[b] = turn + ONCE
     if temperature == ZERO:
         return
 
     cuda.syncthreads()
     scale, last = ONE / temperature, order_of(FARTHEST, 0)
-    by_count, by_share = cuts(top_k, top_p, V)
     if by_count or by_share:
-        if listed[b, LISTED] > 0:
-            drawn = draw_listed(orders, own_weights, listed, b, top_k, top_p, part[0], partial)
+        if count > 0:
+            drawn = draw_listed(orders, own_weights, own, count, all_weight, top_k, top_p, part[0], partial)
             if drawn >= 0:
                 tokens[b] = np.int32(drawn)
             return
