@@ -1,8 +1,9 @@
-"""The way back through modules that no block has shared memory for, and whose rows are short.
+"""Modules that no block has shared memory for, and whose rows are short.
 
-As tiles.py has it, but a tile's gradients stay in global memory, where those of its columns lie side by side, too (`lay_out`). Cut into
+The way back is as tiles.py has it, but a tile's gradients stay in global memory, where those of its columns lie side by side, too (`lay_out`). Cut into
 parts that fit a block, the synapses of a source would be rows of less than one, and most of the work to find that out. A thread has a
-source and walks all its synapses, whatever module they end in, so that its sums never leave the registers.
+source and walks all its synapses, whatever module they end in, so that its sums never leave the registers. Forward that is worth it for plain values, which are never silent:
+a thread has a target, and gathers the values of all its synapses, laid out in the same way.
 
 Columns are sequences at one token here: whatever the delay, what they need begins where 16 bytes do.
 """
@@ -13,7 +14,7 @@ from numba import cuda
 from .fixed import to_int64
 from .half import BFLOAT16
 from .jit import ZERO
-from .launch import gpu
+from .launch import device, gpu
 from .stream import read_quad
 from .synapse import synapse_at
 from .tiles import (
@@ -58,6 +59,77 @@ def lay_out(words, owed, place, gradient, first):
             word = np.uint32(word | np.uint32(other << HALF_WORD))
             b += ONE_PART
         words[at + np.uint64(q)] = word
+
+
+@gpu
+def pick_weights(picked, weight, place):
+    """picked[i] = weight[place[i]]. A thread per synapse."""
+    i = cuda.grid(1)
+    if i < picked.size:
+        picked[i] = weight[place[i]]
+
+
+@device
+def unpack_quad(numbers, owed, quad, own_words):
+    """numbers [MOST_COLUMNS] float32 = what four words hold."""
+    for q in range(QUADS):
+        own_words[q] = quad[q]
+    unpack(numbers, owed, own_words, np.uint64(0))
+
+
+@device
+def add_numbers(sums, w, quad, x, owed, own_words):
+    """sums[j] += w times the numbers of four words."""
+    unpack_quad(x, owed, quad, own_words)
+    for j in range(MOST_COLUMNS):
+        if j < columns_of(owed):
+            sums[j] += w * x[j]
+
+
+@gpu
+def synapse_gather(current, owed, words, source, weight, M, first):
+    """Add to current [C, B, N], from token `first` of the segment on, what M plain values bring without delay.
+
+    words: the values of the segment as `lay_out` has them, of the type of `owed`; source, weight [K, N]: the synapses of each neuron, which
+    are added up in their order. A thread per (neuron, tile of sequences, token).
+    """
+    sums = cuda.local.array(MOST_COLUMNS, np.float32)
+    x = cuda.local.array(MOST_COLUMNS, np.float32)
+    own_words = cuda.local.array(QUADS, np.uint32)
+    n, group, t = np.uint64(cuda.grid(1)), np.uint64(cuda.blockIdx.y), np.uint64(cuda.blockIdx.z)
+    if n >= np.uint64(current.shape[2]):
+        return
+    base = ((np.uint64(first) + t) * np.uint64(cuda.gridDim.y) + group) * np.uint64(M)
+    for j in range(MOST_COLUMNS):
+        sums[j] = ZERO
+    i, synapses = np.uint64(0), np.uint64(source.shape[0])
+    while i < synapses:  # two at a time, so that more loads are on their way
+        other = i + ONE_PART
+        w, at = weight[i, n], source[i, n]
+        w2, at2 = (weight[other, n], source[other, n]) if other < synapses else (w, at)
+        quad, quad2 = read_quad(words, (base + at) * WORDS), read_quad(words, (base + at2) * WORDS)
+        add_numbers(sums, w, quad, x, owed, own_words)
+        if other < synapses:
+            add_numbers(sums, w2, quad2, x, owed, own_words)
+        i = other + ONE_PART
+    b = group * np.uint64(columns_of(owed))
+    for j in range(MOST_COLUMNS):
+        if j < columns_of(owed) and b < np.uint64(current.shape[1]):
+            current[t, b, n] += sums[j]
+        b += ONE_PART
+
+
+@device
+def pass_synapse(learning, k, w, quad, sums, s, d, own_owed, d_weight, owed, units):
+    """Synapse k of weight w, whose target's gradients are `quad`: add to sums, and where `learning` to d_weight."""
+    unpack_quad(d, owed, quad, own_owed)
+    learned = ZERO
+    for j in range(MOST_COLUMNS):
+        if j < columns_of(owed):
+            sums[j] += w * d[j]
+            learned += s[j] * d[j]
+    if learning:
+        cuda.atomic.add(d_weight, k, to_int64(learned * units))
 
 
 @gpu(max_registers=REGISTERS)
@@ -110,20 +182,16 @@ def synapse_backward_wide(
             for _ in range(table[p, PARTS]):
                 row += ONE_PART
                 end = np.uint64(row_start[row])
-                while k < end:
+                while k < end:  # two synapses at a time, so that more loads are on their way
+                    other = k + ONE_PART
                     n, w = synapse_at(target, weight, k)
-                    quad = read_quad(words, (owing + n) * WORDS)
-                    for q in range(QUADS):
-                        own_owed[q] = quad[q]
-                    unpack(d, owed, own_owed, np.uint64(0))
-                    learned = ZERO
-                    for j in range(MOST_COLUMNS):
-                        if j < columns_of(owed):
-                            sums[j] += w * d[j]
-                            learned += s[j] * d[j]
-                    if learning:
-                        cuda.atomic.add(d_weight, k, to_int64(learned * units))
-                    k += ONE_PART
+                    n2, w2 = synapse_at(target, weight, other) if other < end else (n, ZERO)
+                    quad, quad2 = read_quad(words, (owing + n) * WORDS), read_quad(words, (owing + n2) * WORDS)
+                    pass_synapse(learning, k, w, quad, sums, s, d, own_owed, d_weight, owed, units)
+                    if other < end:
+                        pass_synapse(learning, other, w2, quad2, sums, s, d, own_owed, d_weight, owed, units)
+                    k = other + ONE_PART
+                k = end
                 owing += np.uint64(table[p, PART_SIZE])
     t = np.uint64(token_0 - earliest)
     for j in range(MOST_COLUMNS):

@@ -157,13 +157,15 @@ def parts(request, monkeypatch, backend):
     return request.param
 
 
-@pytest.fixture(params=["few", "many", "packed"])
+@pytest.fixture(params=["few", "many", "packed", "gathered", "gathered packed"])
 def columns(request, monkeypatch, backend):
-    """A column shared by several blocks, or a block for each column; plain values one by one, or through matrices; and weights packed with
-    their targets."""
+    """A column shared by several blocks, or a block for each column; plain values one by one, through matrices, or gathered; and weights
+    packed with their targets."""
     monkeypatch.setattr(cuda_synapses, "FEW", 1000 if request.param == "few" else 0)
-    monkeypatch.setattr(cuda_synapses, "MATRIX_COLUMNS", 0 if request.param == "many" else 1000)
-    monkeypatch.setattr(backend, "product_dtype", "bfloat16" if request.param == "packed" else "float32")
+    monkeypatch.setattr(cuda_synapses, "MATRIX_COLUMNS", 1000 if request.param in ("few", "packed") else 0)
+    monkeypatch.setattr(backend, "product_dtype", "bfloat16" if "packed" in request.param else "float32")
+    if "gathered" in request.param:
+        monkeypatch.setattr(cuda_synapses, "MATRIX_PAIRS", 0)
     return request.param
 
 
@@ -173,7 +175,11 @@ def test_events_arrive_and_gradients_return(backend, parts, columns):
         pytest.skip("the CPU has one way only")
     if parts in ("mixed", "wide") and columns == "many":
         pytest.skip("wide currents are brought as those of few columns are")
+    if parts != "wide" and "gathered" in columns:
+        pytest.skip("what is not wide is not gathered")
     made = wired(backend)
+    if backend.name != "cpu":
+        assert list(made.synapses.gathered) == (["prompt"] if "gathered" in columns else [])
     traffic = made.traffic()
     rng = np.random.default_rng(5)
     past = {name: np.zeros((HISTORY[name], B, size)) for name, size in SIZES.items()}

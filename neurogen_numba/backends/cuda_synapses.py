@@ -34,7 +34,7 @@ class CudaSynapses(Synapses):
     Plain values are never silent, so little is gained by walking their synapses one by one: those without delay are spread out as matrices,
     and cuBLAS multiplies them (`Matrix`), the fullest first, as far as there is room.
     Where a current would have to be cut into parts that make rows shorter than SHORTER, all currents with SHORT rows are `wide`: their
-    synapses are walked by source, not by part.
+    synapses are walked by source, not by part; and plain values without delay that have no matrix are gathered by target (`Gathered`).
     """
 
     def __init__(self, backend, projections, index_dtype, parameters):
@@ -42,21 +42,25 @@ class CudaSynapses(Synapses):
         # float16 is too short for gradients that have come a long way
         self.back_dtype = "bfloat16" if backend.product_dtype == "bfloat16" else "float32"
         plain = [p for p in projections if not p.arc.source.endswith(".axon") and p.arc.longest_delay == 0]
+        self.kind = backend.bits(backend.zeros(1, self.back_dtype))  # of the numbers that tiles are made of
         self.matrices, room = {}, MATRIX_SHARE * backend.memory()[1]
         for p in sorted(plain, key=lambda p: p.arc.sources / p.arc.fan_in):
             room -= p.arc.sources * p.arc.targets * MATRIX_BYTES
             if room < 0 or p.arc.sources > p.arc.fan_in * MATRIX_PAIRS:
                 break
             self.matrices[p.arc.name] = Matrix(self, p)
-        self.projections = sorted(projections, key=lambda p: (p.arc.target, p.arc.name in self.matrices))
         offsets = [(parameters.offset[f"{p.arc.name}.weight"], p.weight.size) for p in projections]
         self.first_weight, self.end = min(start for start, _ in offsets), max(start + size for start, size in offsets)
         self.weight, self.gradient = (flat[self.first_weight : self.end] for flat in (parameters.flat_value, parameters.flat_gradient))
         self.room = self.backend.shared_memory // TILE_BYTES // 2 * 2  # neurons, for which a block has shared memory on the way back
         self.wide = set()  # while it is found out
+        self.projections = projections  # until they are sorted
         rows = {p.arc.target: self._row(p.arc.target) for p in projections if p.arc.name not in self.matrices}
         if any(parts > 1 and synapses < SHORTER for parts, synapses in rows.values()):
             self.wide = {current for current, (_, synapses) in rows.items() if synapses < SHORT}
+        self.gathered = {p.arc.name: Gathered(self, p) for p in plain if p.arc.target in self.wide and p.arc.name not in self.matrices}
+        self.at_once = {**self.matrices, **self.gathered}  # whose synapses are not walked forward where there are many columns
+        self.projections = sorted(projections, key=lambda p: (p.arc.target, p.arc.name in self.at_once))
         self.row_places = {}  # arc -> where its rows begin in row_start
         self.d_weight = None  # fixed-point gradients, made when somebody learns
 
@@ -88,15 +92,15 @@ class CudaSynapses(Synapses):
         self.row_start, self._target = self.backend.asarray(np.concatenate(row_starts)), self.backend.asarray(target)
         self.packed = self.backend.product_dtype == "bfloat16"
         self.target = self.backend.zeros(target.size, "uint32") if self.packed else self._target
-        for matrix in self.matrices.values():
-            matrix.wire()
+        for made in self.at_once.values():
+            made.wire()
 
     def refresh(self):
         if self.packed:
             size = self.target.size
             self.backend.launch(synapse.pack_synapses, blocks(size), THREADS, self.target, self._target, self.weight)
-        for matrix in self.matrices.values():
-            matrix.refresh()
+        for made in self.at_once.values():
+            made.refresh()
 
     def traffic(self, signals, currents, tokens, batch, chunk, learning):
         return CudaTraffic(self, signals, currents, tokens, batch, chunk, learning)
@@ -112,12 +116,13 @@ class Matrix:
     def allocate(self):
         self.weight = self.backend.matrix(self.arc.sources, self.arc.targets, self.dtype)
         self.gradient = self.backend.matrix(self.arc.sources, self.arc.targets)
+        self.place = self.backend.zeros(self.projection.weight.size, "int64")
 
     def wire(self):
         self.allocate()
         arc, p, lead = self.arc, self.projection, self.weight.strides[0] // self.weight.itemsize
         source = np.repeat(np.arange(arc.sources), np.diff(p.row_start.astype(np.int64)))
-        self.place = self.backend.asarray(source * lead + p.target, "int64")
+        self.place[...] = self.backend.asarray(source * lead + p.target, "int64")
 
     def refresh(self):
         flat = self.backend.bits(self.weight.base).reshape(1, -1)
@@ -130,6 +135,28 @@ class Matrix:
 
     def _each(self, kernel, *arguments):
         self.backend.launch(kernel, blocks(self.place.size), THREADS, *arguments)
+
+
+class Gathered:
+    """Sparse synapses without delay by target: source and weight [K, N] of the K synapses of each of its N neurons."""
+
+    def __init__(self, synapses, projection):
+        self.backend, self.projection, self.arc = synapses.backend, projection, projection.arc
+
+    def allocate(self):
+        shape = self.arc.synapses_per_target, self.arc.targets
+        self.source, self.place, self.weight = (self.backend.zeros(shape, dtype) for dtype in ("uint32", "uint32", "float32"))
+
+    def wire(self):
+        self.allocate()
+        p = self.projection
+        place = np.argsort(p.target, kind="stable").reshape(self.arc.targets, -1).T  # every neuron has as many
+        source = np.repeat(np.arange(self.arc.sources), np.diff(p.row_start.astype(np.int64)))
+        self.place[...], self.source[...] = self.backend.asarray(place, "uint32"), self.backend.asarray(source[place], "uint32")
+
+    def refresh(self):
+        flat = self.weight.reshape(-1)
+        self.backend.launch(wide.pick_weights, blocks(flat.size), THREADS, flat, self.projection.weight, self.place.reshape(-1))
 
 
 def split_rows(arc, row_start, target, parts, part_size):
@@ -176,10 +203,14 @@ class CudaTraffic(Traffic):
         self.spoilt = zeros((len(currents) + 1, batch), "int32")
         self.tokens = self.length = tokens
         self._table, self._factors, self._shares, self._passed = None, {}, {}, []
-        self._matrices_into, self._matrices_from = {}, {}
+        self._matrices_into, self._matrices_from, self._gathered_into, self._laid_out = {}, {}, {}, {}
         for matrix in synapses.matrices.values():
             self._matrices_into.setdefault(matrix.arc.target, []).append(matrix)
             self._matrices_from.setdefault(matrix.arc.source, []).append(matrix)
+        for gathered in synapses.gathered.values():
+            self._gathered_into.setdefault(gathered.arc.target, []).append(gathered)
+        self.columns = tiles.columns_in(synapses.kind)  # of a tile
+        self.groups = blocks(batch, self.columns)  # of sequences
         if learning:
             self.units = np.float32(2.0 ** (UNIT_BITS + math.ceil(math.log2(tokens * batch))))
             if synapses.d_weight is None:
@@ -194,9 +225,8 @@ class CudaTraffic(Traffic):
                 self.owed_place[name], self.owed_lead[name] = end, blocks(size, self.backend.whole_rows) * self.backend.whole_rows
                 end += self.tokens * self.batch * self.owed_lead[name]
         self._owed = self.backend.zeros(max(2, end), self.synapses.back_dtype)
-        self.columns = tiles.columns_in(self.backend.bits(self._owed))  # of a tile
         # of wide currents, 16 bytes of a tile for each neuron: [T, tiles of sequences, N] one after the other
-        self.wide_place, self.groups, end = {}, blocks(self.batch, self.columns), 0
+        self.wide_place, end = {}, 0
         for name, size in currents.items():
             if name in self.synapses.wide:
                 self.wide_place[name] = end
@@ -248,7 +278,7 @@ class CudaTraffic(Traffic):
 
     def _tables(self):
         """Made at first use, when the synapses are wired: the table, and for each current the range of its rows, (first, end of those that
-        are walked where there are matrices, end of all), and the threads that walk a row together."""
+        are walked where there are many columns, end of all), and the threads that walk a row together."""
         if self._table is None:
             synapses, table, self._pairs = self.synapses, [], {}
             for p in synapses.projections:
@@ -263,7 +293,7 @@ class CudaTraffic(Traffic):
                     row[Field.ROW_START] = synapses.row_places[arc.name] + d * arc.sources * parts
                     table.append(row)
                     self._passed.append((p.weight.size / arc.delays, source in self.plain))
-                if p.arc.name not in synapses.matrices:
+                if p.arc.name not in synapses.at_once:
                     walked = len(table)
                 synapses_, rows = synapses_ + p.weight.size, rows + arc.sources * arc.delays * parts
                 self._pairs[arc.target] = first, walked, len(table), synapses_, rows
@@ -284,15 +314,20 @@ class CudaTraffic(Traffic):
         self.backend.launch(events.list_events, grid, events.LISTERS, *lists, *ring, v, *dropout, graded, smooth)
 
     def send_values(self, signal, first, last, x):
-        if self._by_matrix(last - first) and signal in self._matrices_from:
-            self.backend.round_rows(self._factor(signal, first, last), x.reshape(-1, x.shape[2]))
-            if all(p.arc.name in self.synapses.matrices for p in self.synapses.projections if p.arc.source == signal):
-                return  # nobody else listens
+        if self._at_once(last - first):
+            if signal in self._matrices_from:
+                self.backend.round_rows(self._factor(signal, first, last), x.reshape(-1, x.shape[2]))
+                if all(p.arc.name in self.synapses.matrices for p in self.synapses.projections if p.arc.source == signal):
+                    return  # nobody else listens
+            if any(gathered.arc.source == signal for gathered in self.synapses.gathered.values()):
+                grid, laid_out = (blocks(x.shape[2]), self.groups, last - first), self._values(signal)
+                self.backend.launch(wide.lay_out, grid, THREADS, laid_out, self.synapses.kind, 0, x, first)
         start, place, rows = self._ring(signal)
         grid = (blocks(x.shape[2]), self.batch, last - first)
         self.backend.launch(events.list_values, grid, THREADS, self.value, start, place, rows, first, x)
 
-    def _by_matrix(self, tokens):
+    def _at_once(self, tokens):
+        """Whether so many tokens make columns enough for plain values to go through what is `at_once`."""
         return tokens * self.batch >= MATRIX_COLUMNS
 
     def _factor(self, signal, first, last):
@@ -302,12 +337,19 @@ class CudaTraffic(Traffic):
             self._factors[signal] = self.backend.matrix(self.tokens * self.batch, self.signals[signal][0], dtype)
         return self._factors[signal][first * self.batch : last * self.batch]
 
+    def _values(self, signal):
+        """Plain values of a signal as `Gathered` reads them, 16 bytes of a tile for each: [T, tiles of sequences, M]."""
+        if signal not in self._laid_out:
+            size = self.tokens * self.groups * self.signals[signal][0]
+            self._laid_out[signal] = self.backend.zeros(size * int(WORDS), "uint32")
+        return self._laid_out[signal]
+
     def _walk(self, current, first, last):
         """What the kernels that walk the arcs into a current are told."""
         synapses = self.synapses
         table = self._tables()
         begin, walked, end, count, rows = self._pairs.get(current, (0, 0, 0, 1, 1))
-        pairs = (begin, walked if self._by_matrix(last - first) else end)
+        pairs = (begin, walked if self._at_once(last - first) else end)
         lists = (self.start, first, self.index, self.value, self.count)
         return table, *pairs, *lists, synapses.row_start, synapses.target, synapses.weight, width_of(count / rows)
 
@@ -321,11 +363,15 @@ class CudaTraffic(Traffic):
                 parts, part_size = self.synapses.parts(current, value.shape[2])
                 grid, walk = (self.batch, tokens, parts), self._walk(current, first, last)
                 self.backend.launch(synapse.synapse_forward, grid, WALKERS, value, *walk, part_size, shared=4 * part_size)
-        if self._by_matrix(tokens):
+        if self._at_once(tokens):
             for current, value in values.items():
                 for matrix in self._matrices_into.get(current, ()):
                     factor = self._factor(matrix.arc.source, first, last)
                     self.backend.product(value.reshape(-1, value.shape[2]), factor, matrix.weight, add=True)
+                for gathered in self._gathered_into.get(current, ()):
+                    grid, values = (blocks(value.shape[2]), self.groups, tokens), self._values(gathered.arc.source)
+                    told = self.synapses.kind, values, gathered.source, gathered.weight, gathered.arc.sources, first
+                    self.backend.launch(wide.synapse_gather, grid, THREADS, value, *told)
 
     def _shares_of(self, values, by_matrix):
         """Who walks what where there are few columns: the table of shares of some currents (kernels/synapse.py); None if nobody does."""
@@ -353,7 +399,7 @@ class CudaTraffic(Traffic):
     def _receive_few(self, values, first, last):
         tokens, sizes, synapses = last - first, [value.shape[2] for value in values.values()], self.synapses
         arriving = self.backend._scratch("arriving", (tokens * self.batch * sum(sizes),), "int32")
-        shares = self._shares_of(values, self._by_matrix(tokens))
+        shares = self._shares_of(values, self._at_once(tokens))
         if shares is not None:
             lists = self.start, first, self.index, self.value, self.count
             walk = shares, *lists, synapses.row_start, synapses.target, synapses.weight
@@ -376,14 +422,14 @@ class CudaTraffic(Traffic):
             return
         owed = self._owed_of(current, first, last, size)
         self.backend.round_rows(owed, gradient.reshape(-1, size))
-        if self._by_matrix(last - first):
+        if self._at_once(last - first):
             for matrix in self._matrices_into.get(current, ()):
                 self.backend.product(matrix.gradient, self._factor(matrix.arc.source, first, last).T, owed, add=True)
 
     def owed(self, signal, first, last, gradient):
         gradient[...] = 0
-        self._walk_back(signal, first, last, self._by_matrix(last - first), gradient)
-        if self._by_matrix(last - first):
+        self._walk_back(signal, first, last, self._at_once(last - first), gradient)
+        if self._at_once(last - first):
             for matrix in self._matrices_from.get(signal, ()):
                 owed = self._owed_of(matrix.arc.target, first, last, matrix.arc.targets)
                 self.backend.product(gradient.reshape(-1, gradient.shape[2]), owed, matrix.weight.T, add=True)
