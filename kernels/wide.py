@@ -1,9 +1,11 @@
 """Modules that no block has shared memory for, and whose rows are short.
 
-The way back is as tiles.py has it, but a tile's gradients stay in global memory, where those of its columns lie side by side, too (`lay_out`). Cut into
-parts that fit a block, the synapses of a source would be rows of less than one, and most of the work to find that out. A thread has a
-source and walks all its synapses, whatever module they end in, so that its sums never leave the registers. Forward that is worth it for plain values, which are never silent:
-a thread has a target, and gathers the values of all its synapses, laid out in the same way.
+The way back is as tiles.py has it, but a tile's gradients stay in global memory, where those of its columns lie side by side, too
+(`lay_out`). Cut into parts that fit a block, the synapses of a source would be rows of less than one, and most of the work to find that
+out. A thread has a source and walks all its synapses, whatever module they end in, so that its sums never leave the registers.
+
+Forward that is worth it for plain values, which are never silent: a thread has a target, and gathers the values at all its synapses, which
+are laid out in the same way.
 
 Columns are sequences at one token here: whatever the delay, what they need begins where 16 bytes do.
 """
