@@ -16,6 +16,8 @@ from compiled import KERNELS
 from conftest import SIMULATED
 from neurogen_numba import backends
 from neurogen_numba.brain.model import NeuroGenModel
+from neurogen_numba.presets import get_preset
+from neurogen_numba.text.stories import story
 
 pytestmark = pytest.mark.gpu
 on_a_card = pytest.mark.skipif(SIMULATED, reason="the simulator has no streams, no recorded steps and no 16-bit products")
@@ -122,6 +124,27 @@ def test_kernels_are_launched_with_the_types_that_are_compiled_without_a_gpu(gpu
     known = {(name, tuple(map(str, types_))) for name, signatures in KERNELS.items() for types_ in signatures}
     assert gpu.launches
     assert gpu.launches - known == set()
+
+
+def losses_on_stories(backend, updates=200, batch=8, tokens=32):
+    """Of updates of `nano` on the bytes of stories."""
+    text = np.frombuffer("".join(story(0, number).text for number in range(200)).encode(), np.uint8).astype(np.int32)
+    heads = np.arange(batch) * text.size // batch
+    model = NeuroGenModel.from_config(get_preset("nano").replace(brain={"vocabulary": 256}), backend=backend)
+    act, losses = model.activity(tokens, batch, learning=True), []
+    for update in range(updates):
+        ids = text[(heads + update * tokens + np.arange(tokens + 1)[:, None]) % text.size]
+        losses.append(model.learn(act, ids[:-1], ids[1:], 3e-3 * min(1, (update + 1) / 50))[0])
+    return losses
+
+
+@on_a_card
+def test_two_hundred_updates_end_where_the_cpu_s_end():
+    """Rounding makes other events, and in the end another brain; but no worse one."""
+    cpu, gpu = losses_on_stories(backends.get("cpu")), losses_on_stories(card())
+    assert gpu[0] == pytest.approx(cpu[0], rel=1e-5)
+    assert np.mean(gpu[-20:]) == pytest.approx(np.mean(cpu[-20:]), rel=0.02)
+    assert np.mean(gpu[-20:]) < 0.3 * gpu[0]
 
 
 # Itself again, on a card
