@@ -299,24 +299,26 @@ def synapse_forward(current, table, first_pair, last_pair, start, first, index, 
 
 
 @gpu(max_registers=REGISTERS)
-def synapse_forward_few(arriving, spoilt, shares, start, first, index, value, count, row_start, target, weight):
+def synapse_forward_few(arriving, spoilt, shares, start, first, index, value, count, row_start, target, weight, by_column):
     """The same for a few columns or wide currents, and for several currents at once: add to arriving, int32, in global memory, so that many
     blocks can share a column. It holds [C, B, N] for each current, one after the other. If what one synapse brings is not `fair`, the
     current's flag of that sequence in `spoilt` is set.
 
-    A block per (share, sequence, token), told by shares [gridDim.x, len(Field) + len(Share)] int64: the blocks of a column come one after
-    the other, so that what they add to stays in the cache. Where there are more threads than walk the rows of its events, several groups
-    have a slice of each row.
+    A block per (share and sequence, token), told by shares [shares, len(Field) + len(Share)] int64. by_column: the blocks of a column come
+    one after the other, so that what they add to stays in the cache; otherwise those of a share do, and what they read stays there. Where
+    there are more threads than walk the rows of its events, several groups have a slice of each row.
     """
-    own, b, t, threads = cuda.blockIdx.x, cuda.blockIdx.y, cuda.blockIdx.z, np.uint32(cuda.blockDim.x)
-    B, of, lanes = np.uint32(cuda.gridDim.y), np.uint32(shares[own, OF]), np.uint32(shares[own, WIDTH])
+    block, of_all, t, threads = np.uint32(cuda.blockIdx.x), np.uint32(shares.shape[0]), cuda.blockIdx.y, np.uint32(cuda.blockDim.x)
+    B = np.uint32(np.uint32(cuda.gridDim.x) // of_all)
+    own, b = (block % of_all, block // of_all) if by_column else (block // B, block % B)
+    of, lanes = np.uint32(shares[own, OF]), np.uint32(shares[own, WIDTH])
     thread = np.uint32(np.uint32(shares[own, NUMBER]) * threads + np.uint32(cuda.threadIdx.x))
     group, lane, groups = np.uint32(thread // lanes), np.uint32(thread % lanes), np.uint32(np.uint32(of * threads) // lanes)
     sources, plain, parts = np.uint32(shares[own, SOURCES]), shares[own, PLAIN] != 0, np.uint32(shares[own, PARTS])
     column = column_of(shares, own, start, np.int32(np.int32(first) + t - np.int32(shares[own, DELAY])), b, B)
     base = np.uint64(shares[own, LISTS]) + column * np.uint64(sources)
     fired = sources if plain else np.uint32(count[np.uint64(shares[own, COUNTS]) + TWICE * column])
-    columns, of_current = np.uint64(np.uint32(cuda.gridDim.z) * B), np.uint64(np.uint32(np.uint32(t) * B) + np.uint32(b))
+    columns, of_current = np.uint64(np.uint32(cuda.gridDim.y) * B), np.uint64(np.uint32(np.uint32(t) * B) + np.uint32(b))
     place = np.uint64(shares[own, PLACE]) * columns + of_current * np.uint64(shares[own, SIZE])
     slices = max(NEXT, np.uint32(groups // max(NEXT, fired)))
     row_place, e, step = np.uint32(shares[own, ROW_START]), np.uint32(group // slices), np.uint32(lanes * slices)

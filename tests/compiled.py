@@ -86,7 +86,7 @@ KINDS = [(index, target) for index in (u16, u32) for target in (u16, u32)]  # ta
 
 KERNELS |= {
     "synapse.synapse_forward": [(f3, *walk(*kinds), size) for kinds in KINDS],
-    "synapse.synapse_forward_few": [(i1, i1, l2, i1, size, index, f1, i1, u32, target, f1) for index, target in KINDS],
+    "synapse.synapse_forward_few": [(i1, i1, l2, i1, size, index, f1, i1, u32, target, f1, flag) for index, target in KINDS],
     "synapse.take_currents": [(f3, i3, i1)],
     "synapse.pack_synapses": [(u32, u16, f1)],
     "synapse.spread_weights": [(kind, l1, f1) for kind in (f2, b2)],

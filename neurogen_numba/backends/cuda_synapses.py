@@ -403,8 +403,8 @@ class CudaTraffic(Traffic):
         if shares is not None:
             lists = self.start, first, self.index, self.value, self.count
             walk = shares, *lists, synapses.row_start, synapses.target, synapses.weight
-            added = arriving, self.spoilt.reshape(-1)
-            self.backend.launch(synapse.synapse_forward_few, (len(shares), self.batch, tokens), WALKERS, *added, *walk)
+            added, by_column = (arriving, self.spoilt.reshape(-1)), any(current in synapses.wide for current in values)
+            self.backend.launch(synapse.synapse_forward_few, (len(shares) * self.batch, tokens), WALKERS, *added, *walk, by_column)
         for (current, value), size in zip(values.items(), sizes, strict=True):
             own, arriving = arriving[: value.size].reshape(value.shape), arriving[value.size :]
             grid, flags = (blocks(size), self.batch, tokens), self.spoilt[self._flags(current)]
