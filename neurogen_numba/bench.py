@@ -10,7 +10,7 @@ from .configure import add_config_flags, config_of
 from .errors import ConfigError
 
 WHAT = {
-    "train": "updates of a preset on random tokens",
+    "train": "updates of a preset, on random tokens or --text",
     "decode": "tokens drawn one after the other",
     "sim": "neurons and synapses alone, driven by noise",
     "decoder": "the decoder for one token, with softmax and sampling",
@@ -25,6 +25,8 @@ def parser() -> Parser:
     flags.add_argument("--batch-size", type=int, default=None, help="sequences side by side (default: the preset's; decode, sim: 1)")
     flags.add_argument("--seq-length", type=int, default=None, help="tokens of a segment (default: the preset's)")
     flags.add_argument("--vocab-size", type=int, default=None, help="tokens known (default: the preset's)")
+    flags.add_argument("--text", type=Path, metavar="FILE", help="train, kernels: learn the bytes of a file, not random tokens")
+    flags.add_argument("--after", type=int, default=0, metavar="N", help="with --text: updates before the measurements (default: 0)")
     flags.add_argument("--repeats", type=int, default=10, help="measurements, after three that warm up")
     flags.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures to FILE, too")
     add_backend_flag(flags)
@@ -37,6 +39,10 @@ def main(argv=None):
     for name in ("batch_size", "seq_length", "vocab_size", "repeats"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')}: at least 1, not {getattr(args, name)}")
+    if args.text and args.what not in ("train", "kernels"):
+        raise ConfigError(f"--text: {args.what} learns nothing; leave it out, or measure train or kernels")
+    if args.after < 0 or (args.after and not args.text):
+        raise ConfigError(f"--after {args.after}: a number of updates, at least 0, and a --text to learn from")
     if args.json and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
         raise ConfigError(f"--json {args.json}: name a file in a folder that there is")
     config = config_of(args)
@@ -44,6 +50,7 @@ def main(argv=None):
         brain={"vocabulary": args.vocab_size or config.text.vocabulary},
         training={name: value for name, value in (("batch", args.batch_size), ("segment", args.seq_length)) if value is not None},
     )
+    text = _bytes_of(args.text, config.brain.vocabulary) if args.text else b""
     backend = backend_of(args)
     from rich.console import Console
     from rich.status import Status
@@ -51,7 +58,7 @@ def main(argv=None):
     from . import benchmarks
 
     with Status("measuring; kernels are compiled at their first use, then kept", console=Console(stderr=True)):
-        bench = benchmarks.Bench(config, backend, args.repeats, args.batch_size or 1)
+        bench = benchmarks.Bench(config, backend, args.repeats, args.batch_size or 1, text, args.after)
         result = getattr(bench, args.what)()
     benchmarks.show(result)
     if args.json:
@@ -60,6 +67,18 @@ def main(argv=None):
         except OSError as error:
             raise ConfigError(f"--json {args.json}: {error.strerror}") from None
     return 0
+
+
+def _bytes_of(path, vocabulary):
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--text {path}: {error.strerror}") from None
+    if not text:
+        raise ConfigError(f"--text {path}: there is nothing in it")
+    if max(text) >= vocabulary:
+        raise ConfigError(f"--text {path}: bytes as tokens need --vocab-size {max(text) + 1} or more, not {vocabulary}")
+    return text
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ copy, which does not."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from functools import partial
 
@@ -24,10 +25,13 @@ SAMPLING = Sampling(temperature=0.8, top_k=40, top_p=0.9)
 
 
 class Bench:
-    """Measurements of a configuration on a backend; each returns a table {what: figure}."""
+    """Measurements of a configuration on a backend; each returns a table {what: figure}.
 
-    def __init__(self, config, backend, repeats: int, batch: int):
-        self.config, self.backend, self.repeats, self.batch = config, backend, repeats, batch
+    text: whose bytes are learned, before measurements by `after` updates; without it tokens are random, and nothing is learned.
+    """
+
+    def __init__(self, config, backend, repeats: int, batch: int, text: bytes = b"", after: int = 0):
+        self.config, self.backend, self.repeats, self.batch, self.text, self.after = config, backend, repeats, batch, text, after
 
     def train(self):
         """Whole updates: forward, backward, optimiser."""
@@ -35,6 +39,8 @@ class Bench:
         act, update = self._update(model)
         with noted(self.backend, act.traffic) as calls:
             update()  # the first one: later ones may be repeated as a whole
+        for _ in range(self.after):
+            update()
         times = self._times(update)
         return self._report("tokens", training.segment * training.batch, times, *Passing(model.brain, act, training.segment).total(calls))
 
@@ -76,6 +82,8 @@ class Bench:
         model, training, bandwidth, matrix = self._model(), self.config.training, self._bandwidth(), self._matrix_rate()
         act, update = self._update(model)
         with noted(self.backend, act.traffic) as calls:
+            update()
+        for _ in range(self.after):
             update()
         with noted(self.backend) as drawing:
             self._draw(model)()
@@ -119,11 +127,21 @@ class Bench:
         return self._machine() | rates | totals | {"currents": currents, "signals": signals, "operations": operations}
 
     def _update(self, model):
-        """(activity, a function that makes an update on random tokens)."""
+        """(activity, a function that makes an update on random tokens, always the same, or on the next ones of the text)."""
         training = self.config.training
-        act = model.activity(training.segment, training.batch, learning=True)
-        ids = np.random.default_rng(0).integers(0, self.config.brain.vocabulary, (training.segment + 1, training.batch)).astype(np.int32)
-        return act, lambda: model.learn(act, ids[:-1], ids[1:], 1e-4)
+        act, shape = model.activity(training.segment, training.batch, learning=True), (training.segment + 1, training.batch)
+        if not self.text:
+            ids = np.random.default_rng(0).integers(0, self.config.brain.vocabulary, shape).astype(np.int32)
+            return act, lambda: model.learn(act, ids[:-1], ids[1:], 1e-4)
+        text, updates = np.frombuffer(self.text, np.uint8).astype(np.int32), itertools.count()
+        heads, offsets = np.arange(training.batch) * text.size // training.batch, np.arange(training.segment + 1)[:, None]
+
+        def update():
+            done = next(updates)
+            ids = text[(heads + done * training.segment + offsets) % text.size]
+            return model.learn(act, ids[:-1], ids[1:], training.learning_rate * min(1, (done + 1) / max(1, training.warmup)))
+
+        return act, update
 
     def _draw(self, model):
         """A function that draws a token of each sequence from made-up activity."""
@@ -224,7 +242,7 @@ def show(result: dict):
     from .ui.plain import words
 
     def cell(value):
-        return value if isinstance(value, str) else f"{value:,.4g}"
+        return value if isinstance(value, str) else f"{value:,.0f}" if 1e4 <= value < 1e9 else f"{value:,.4g}"
 
     console = Console()
     figures = Table("figure", Column("value", justify="right", no_wrap=True))

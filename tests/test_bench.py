@@ -193,6 +193,22 @@ def test_what_is_measured_leaves_no_numbers_that_are_none(monkeypatch):
     assert np.isfinite(made[0].brain.parameters.flat_value).all() and made[0].optimizer.steps == 3
 
 
+def test_a_text_is_learned_on_and_on(monkeypatch):
+    """Byte by byte, each sequence from a place of its own; at the rate of a training that has just begun."""
+    learned, learn = [], NeuroGenModel.learn
+    monkeypatch.setattr(
+        NeuroGenModel, "learn", lambda model, act, x, y, rate: learned.append((x.copy(), y.copy(), rate)) or learn(model, act, x, y, rate)
+    )
+    with open("text", "wb") as file:
+        file.write(bytes(range(40)) * 5)
+    figures = measured("train", "--text", "text", "--after", "9", "--set", "training.learning_rate=0.01")
+    assert figures["tokens_per_second"] > 0 and len(learned) > 1 + 9 + 3
+    for update, (inputs, targets, rate) in enumerate(learned):
+        np.testing.assert_array_equal(inputs, (np.arange(4) * 50 + update * 16 + np.arange(16)[:, None]) % 200 % 40)
+        np.testing.assert_array_equal(targets, (inputs + 1) % 40)
+        assert rate == pytest.approx(0.01 * min(1, (update + 1) / 5))
+
+
 @pytest.mark.parametrize(
     "flags, words",
     [
@@ -209,9 +225,17 @@ def test_what_is_measured_leaves_no_numbers_that_are_none(monkeypatch):
         (["sim", "--backend", "cpu", "--mode", "pipelined"], ["pipelined"]),
         (["sim", "--json", "nowhere/figures.json"], ["--json nowhere/figures.json"]),
         (["sim", "--json", "."], ["--json ."]),
+        (["decode", "--text", "text"], ["--text: decode learns nothing"]),
+        (["train", "--after", "3"], ["--after 3", "--text"]),
+        (["train", "--text", "text", "--after", "-1"], ["--after -1", "at least 0"]),
+        (["train", "--text", "nowhere"], ["--text nowhere: No such file"]),
+        (["train", "--text", "empty"], ["--text empty: there is nothing in it"]),
+        (["train", "--preset", "tiny", "--text", "text"], ["--text text", "--vocab-size 123"]),
     ],
 )
-def test_bad_flags(flags, words, capsys, monkeypatch):
+def test_bad_flags(flags, words, capsys, monkeypatch, tmp_path):
+    (tmp_path / "text").write_bytes(b"fuzzy")
+    (tmp_path / "empty").write_bytes(b"")
     monkeypatch.setattr(benchmarks, "Bench", lambda *_: pytest.fail("measured"))
     assert main(flags) == 2
     said = capsys.readouterr()
