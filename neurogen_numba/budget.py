@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 from .backends.paper import Paper
 from .brain.model import NeuroGenModel
-from .config import Config, size_of
+from .config import Config, size_in_words, size_of
 from .errors import BackendError
 from .learning.evaluation import streams_of
 from .presets import FOUR_GB
@@ -54,11 +54,6 @@ class Change:
 
     words: str
     config: Config
-
-
-def gib(size: int) -> str:
-    """Bytes as a person reads them."""
-    return f"{size / 2**30:.2f} GiB"
 
 
 def plan(config: Config, card: Card) -> dict[str, int]:
@@ -137,11 +132,11 @@ def fit(config: Config, card: Card, limit: int) -> tuple[Config, str]:
     """
     total = sum(plan(config, card).values())
     if total <= limit:
-        return config, f"fits into {gib(limit)} as it is"
+        return config, f"fits into {size_in_words(limit)} as it is"
     change = next(what_would_fit(config, card, limit), None)
     if change is None:
-        raise BackendError(f"{gib(total)} do not fit into {gib(limit)}; {HOPELESS}")
-    return change.config, f"made to fit into {gib(limit)}: {change.words}"
+        raise BackendError(f"{size_in_words(total)} do not fit into {size_in_words(limit)}; {HOPELESS}")
+    return change.config, f"made to fit into {size_in_words(limit)}: {change.words}"
 
 
 def settle(config: Config, backend, make_fit: bool = False) -> tuple[Config, str | None]:
@@ -158,7 +153,7 @@ def settle(config: Config, backend, make_fit: bool = False) -> tuple[Config, str
     total, largest = sum(rows.values()), max(rows, key=rows.get)
     if total > room:
         raise BackendError(
-            f"out of GPU memory: training needs {gib(total)}, {gib(room)} are free; the largest part is {largest}, {gib(rows[largest])}; "
+            f"out of GPU memory: training needs {size_in_words(total)}, {size_in_words(room)} are free; the largest part is {largest}, {size_in_words(rows[largest])}; "
             + advice(config, card, room)
         )
     return config, change

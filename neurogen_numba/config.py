@@ -217,6 +217,13 @@ def size_of(text: str, what: str = "--memory-limit") -> int:
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 
+def size_in_words(size: int) -> str:
+    """Bytes as a person reads them: 3.20 GB."""
+    from rich.filesize import decimal
+
+    return decimal(size, precision=2)
+
+
 def did_you_mean(word: str, known) -> str:
     """A tail for an error message: names the nearest known word, or lists them all."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

@@ -17,6 +17,7 @@ from pathlib import Path
 from . import backends
 from .backends import probe
 from .cli import COMMANDS, Parser, command
+from .config import size_in_words
 from .errors import BackendError
 
 ROOM = 1_000_000_000  # bytes of disk: five checkpoints of up to a hundred MB, the best one, and one on its way
@@ -172,7 +173,7 @@ def gpu_memory(machine):
         free, total = probe.Driver().memory(machine.device)
     except probe.DriverError as error:
         return _failure(probe.explain(error, machine.device))
-    return Check(True, f"{_size(free)} free of {_size(total)}")
+    return Check(True, f"{size_in_words(free)} free of {size_in_words(total)}")
 
 
 def piece(machine, name):
@@ -210,14 +211,14 @@ def host_memory(machine):
         free, total = (1024 * int(rows[name].split()[0]) for name in ("MemAvailable", "MemTotal"))
     except (OSError, KeyError, ValueError):  # not Linux
         return Check(None, "not known on this system")
-    return Check(True, f"{_size(free)} free of {_size(total)}")
+    return Check(True, f"{size_in_words(free)} free of {size_in_words(total)}")
 
 
 def disk(machine):
     folder = machine.out.absolute()
     folder = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(folder).free
-    value = f"{_size(free)} free for {machine.out}"
+    value = f"{size_in_words(free)} free for {machine.out}"
     if not os.access(folder, os.W_OK):
         return Check(False, f"{value}, but {folder} may not be written to", "change its permissions, or name another folder with --out")
     return Check(free >= ROOM, value, "make room, or name a folder on another disk with --out")
@@ -319,12 +320,6 @@ def _multiplies(device):
         out, cublas = cupy.empty((96, 80), numpy.float32), Cublas(lambda size: cupy.empty(size, numpy.uint8))
         cublas.product(cupy.cuda.get_current_stream(), out, cupy.asarray(a), cupy.asarray(b), False, 1.0)
         return bool((cupy.asnumpy(out) == a @ b).all())
-
-
-def _size(count):
-    from rich.filesize import decimal
-
-    return decimal(count)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .backends import NAMES, PRECISIONS
 from .cli import COMMANDS, Parser, command
-from .config import ACTIVATION_MEMORY, OPTIMIZERS, size_of
+from .config import ACTIVATION_MEMORY, OPTIMIZERS, size_in_words, size_of
 from .configure import add_config_flags, config_of
 from .errors import BackendError, ConfigError
 
@@ -65,7 +65,7 @@ def main(argv=None):
     precision = next(name for name, dtype in DTYPES.items() if dtype == card.product_dtype)
     _show(rows, total, config)
     print(
-        f"Planned in {precision} for {backend.device_name() if free else 'a GPU'} with {budget.gib(card.memory)}, {card.multiprocessors} "
+        f"Planned in {precision} for {backend.device_name() if free else 'a GPU'} with {size_in_words(card.memory)}, {card.multiprocessors} "
         f"multiprocessors and {card.shared_memory // 2**10} KiB of shared memory for a block."
     )
     if not free:
@@ -77,7 +77,7 @@ def main(argv=None):
             raise ConfigError(f"--json {args.json}: {error.strerror}") from None
     if limit and total > limit:
         size = args.memory_limit or config.training.memory_limit
-        raise BackendError(f"{budget.gib(total)} in {precision} do not fit into {size}; {budget.advice(config, card, limit)}")
+        raise BackendError(f"{size_in_words(total)} in {precision} do not fit into {size}; {budget.advice(config, card, limit)}")
     return 0
 
 
@@ -87,11 +87,11 @@ def _show(rows, total, config):
 
     table = Table(title=f"{config.preset}: {config.training.batch} sequences of {config.training.segment} tokens")
     table.add_column("component")
-    table.add_column("MiB on a GPU", justify="right")
+    table.add_column("MB on a GPU", justify="right")
     for name, size in sorted(rows.items(), key=lambda row: -row[1]):
-        table.add_row(name, f"{size / 2**20:,.1f}")
+        table.add_row(name, f"{size / 1e6:,.1f}")
     table.add_section()
-    table.add_row("all, without the driver's own", f"{total / 2**20:,.1f}")
+    table.add_row("all, without the driver's own", f"{total / 1e6:,.1f}")
     Console().print(table)
 
 

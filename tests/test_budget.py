@@ -105,14 +105,14 @@ def test_what_does_not_fit_is_refused_before_anything_is_allocated():
             return 2**30, 2**31
 
     config = get_preset("shakespeare").replace(brain={"vocabulary": 65})
-    with pytest.raises(BackendError, match=r"needs .* GiB, 1.00 GiB are free; the largest part is activity, .*: --batch-size \d+, "):
+    with pytest.raises(BackendError, match=r"needs .* GB, 1.07 GB are free; the largest part is activity, .*: --batch-size \d+, "):
         budget.settle(config, Small())
     smaller = config.replace(training={"batch": 8})
     assert budget.settle(smaller, Small()) == (smaller, None)
-    with pytest.raises(BackendError, match="needs .* GiB, 0.28 GiB are free"):  # its own limit counts, too
+    with pytest.raises(BackendError, match="needs 539.51 MB, 300.00 MB are free"):  # its own limit counts, too
         budget.settle(smaller.replace(training={"memory_limit": "300MB"}), Small())
     fitted, change = budget.settle(config, Small(), make_fit=True)
-    assert change.startswith("made to fit into 1.00 GiB: ")
+    assert change.startswith("made to fit into 1.07 GB: ")
     assert total(fitted, budget.Card(2**31, "bfloat16", 2**16, 40)) <= 2**30 < total(config, budget.Card(2**31, "bfloat16", 2**16, 40))
 
 
@@ -155,12 +155,12 @@ def test_the_memory_of_the_cpu_is_not_limited(settings, tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, said",
     [
-        ([], "in bf16 for a GPU with 24.00 GiB, 80 multiprocessors and 98 KiB"),
-        (["--preset", "gtx1650"], "in fp32 for a GPU with 4.00 GiB, 14 multiprocessors and 63 KiB"),
-        (["--preset", "gtx1650", "--memory-limit", "2.5GB"], "in fp32 for a GPU with 2.33 GiB, 14 "),  # into which it fits in fp32 alone
-        (["--preset", "gtx1650", "--memory-limit", "8GiB"], "in bf16 for a GPU with 8.00 GiB, 80 "),
-        (["--memory-limit", "8GiB", "--precision", "fp16"], "in fp16 for a GPU with 8.00 GiB, 80 "),
-        (["--memory-limit", "2GiB", "--precision", "bf16"], "in bf16 for a GPU with 2.00 GiB, 14 "),
+        ([], "in bf16 for a GPU with 25.77 GB, 80 multiprocessors and 98 KiB"),
+        (["--preset", "gtx1650"], "in fp32 for a GPU with 4.29 GB, 14 multiprocessors and 63 KiB"),
+        (["--preset", "gtx1650", "--memory-limit", "2.5GB"], "in fp32 for a GPU with 2.50 GB, 14 "),  # into which it fits in fp32 alone
+        (["--preset", "gtx1650", "--memory-limit", "8GiB"], "in bf16 for a GPU with 8.59 GB, 80 "),
+        (["--memory-limit", "8GiB", "--precision", "fp16"], "in fp16 for a GPU with 8.59 GB, 80 "),
+        (["--memory-limit", "2GiB", "--precision", "bf16"], "in bf16 for a GPU with 2.15 GB, 14 "),
     ],
 )
 def test_a_plan_says_for_which_card_it_holds(words, said, capsys):
@@ -254,7 +254,7 @@ def test_the_command_draws_a_table_and_writes_it_down(tmp_path, capsys):
         (["--batch-size", "0"], "training.batch: at least 1, not 0"),
         (["--memory-limit", "150MB"], "in fp32 do not fit into 150MB; any of these would: --batch-size"),
         (["--fit"], "--fit: into what? there is no GPU here; give a --memory-limit"),
-        (["--fit", "--memory-limit", "1MB"], "do not fit into 0.00 GiB; no single change makes it fit"),
+        (["--fit", "--memory-limit", "1MB"], "do not fit into 1.00 MB; no single change makes it fit"),
         (["--json", "/nowhere/plan.json"], "--json /nowhere/plan.json: No such file or directory"),
     ],
 )

@@ -290,16 +290,16 @@ def full(*_):
 @pytest.mark.parametrize(
     "make, what",
     [
-        (lambda backend: backend.zeros((2**18, 1024)), r"decoder, an array \[262144, 1024\] float32 needs 1.00 GiB"),
-        (lambda backend: backend.asarray(np.ones(2**27, np.int8)), r"decoder, an array \[134217728\] int8 needs 0.12 GiB"),
-        (lambda backend: backend._scratch("tops", 2**28), r"decoder, workspace, tops, an array \[268435456\] float32 needs 1.00 GiB"),
+        (lambda backend: backend.zeros((2**18, 1024)), r"decoder, an array \[262144, 1024\] float32 needs 1.07 GB"),
+        (lambda backend: backend.asarray(np.ones(2**27, np.int8)), r"decoder, an array \[134217728\] int8 needs 134.22 MB"),
+        (lambda backend: backend._scratch("tops", 2**28), r"decoder, workspace, tops, an array \[268435456\] float32 needs 1.07 GB"),
     ],
 )
 def test_an_array_without_room_is_named(backend, make, what, monkeypatch):
     backend._xp.zeros = backend._xp.array = full
     backend._kept, backend._current.ptr = {}, 5
     monkeypatch.setattr(backend, "memory", lambda: (2**28, 2**30))
-    words = f"^out of GPU memory: activity, {what}, 0.25 of 1.00 GiB are free$"
+    words = f"^out of GPU memory: activity, {what}, 268.44 MB of 1.07 GB are free$"
     with pytest.raises(OutOfMemory, match=words), backend.part("activity"), backend.part("decoder"):
         make(backend)
     assert backend.parts == ()

@@ -8,6 +8,7 @@ import math
 import numpy as np
 from numba import cuda
 
+from ..config import size_in_words
 from ..errors import BackendError, ConfigError, OutOfMemory
 from ..kernels import (
     adafactor,
@@ -133,8 +134,8 @@ class CudaBackend(Backend):
         size = math.prod(shape) * np.dtype(_dtype(dtype)).itemsize
         free, total = self.memory()
         what = ", ".join((*self.parts, f"an array {list(shape)} {dtype}"))
-        gib = f"{size / 2**30:.2f} GiB, {free / 2**30:.2f} of {total / 2**30:.2f} GiB are free"
-        return OutOfMemory(f"out of GPU memory: {what} needs {gib}")
+        sizes = f"{size_in_words(size)}, {size_in_words(free)} of {size_in_words(total)} are free"
+        return OutOfMemory(f"out of GPU memory: {what} needs {sizes}")
 
     def memory(self) -> tuple[int, int]:
         """Of the card, or of the limit; memory that CuPy keeps for itself is free."""
