@@ -153,7 +153,7 @@ def settle(config: Config, backend, make_fit: bool = False) -> tuple[Config, str
     total, largest = sum(rows.values()), max(rows, key=rows.get)
     if total > room:
         raise BackendError(
-            f"out of GPU memory: training needs {size_in_words(total)}, {size_in_words(room)} are free; the largest part is {largest}, {size_in_words(rows[largest])}; "
-            + advice(config, card, room)
+            f"out of GPU memory: training needs {size_in_words(total)}, {size_in_words(room)} are free; the largest part is "
+            f"{largest}, {size_in_words(rows[largest])}; {advice(config, card, room)}"
         )
     return config, change

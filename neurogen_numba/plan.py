@@ -65,8 +65,8 @@ def main(argv=None):
     precision = next(name for name, dtype in DTYPES.items() if dtype == card.product_dtype)
     _show(rows, total, config)
     print(
-        f"Planned in {precision} for {backend.device_name() if free else 'a GPU'} with {size_in_words(card.memory)}, {card.multiprocessors} "
-        f"multiprocessors and {card.shared_memory // 2**10} KiB of shared memory for a block."
+        f"Planned in {precision} for {backend.device_name() if free else 'a GPU'} with {size_in_words(card.memory)}, "
+        f"{card.multiprocessors} multiprocessors and {card.shared_memory // 2**10} KiB of shared memory for a block."
     )
     if not free:
         print("No GPU was asked: --memory-limit and --precision say what to plan for.")

@@ -66,7 +66,7 @@ def test_all_is_well(machine):
     assert not any(check.mend for check in found.values())
     assert found["driver"].value == "550.54.15, runs CUDA up to 12.8"
     assert found["GPU"].value == "; ".join(f"{n}: NVIDIA H100 80GB HBM3, compute capability 9.0" for n in (0, 1))
-    assert found["GPU memory"].value == "70.0 GB free of 85.0 GB"
+    assert found["GPU memory"].value == "70.00 GB free of 85.00 GB"
     assert found["NVRTC"].value == "12.9, /cuda/libNVRTC.so"
     assert found["CuPy"].value == "14.2.0 (cupy-cuda12x)"
     assert found["backend"].value == "auto takes cuda, on GPU 0"
@@ -186,7 +186,7 @@ def test_a_numba_that_refuses_its_numpy(monkeypatch):
 
 def test_host_memory(monkeypatch):
     monkeypatch.setattr(Path, "read_text", lambda self: "MemTotal:   2000000 kB\nMemAvailable:  1000000 kB\n")
-    assert checks()["memory"].value == "1.0 GB free of 2.0 GB"
+    assert checks()["memory"].value == "1.02 GB free of 2.05 GB"
     monkeypatch.setattr(Path, "read_text", raising(FileNotFoundError()))
     assert checks()["memory"].ok is None
 
@@ -194,7 +194,7 @@ def test_host_memory(monkeypatch):
 def test_disk(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: asked.append(folder) or SimpleNamespace(free=5 * GB))
-    assert checks(out="not/there/yet")["disk"].value == f"5.0 GB free for {Path('not/there/yet')}"
+    assert checks(out="not/there/yet")["disk"].value == f"5.00 GB free for {Path('not/there/yet')}"
     assert asked == [tmp_path]
     monkeypatch.setattr(doctor.os, "access", lambda folder, mode: False)
     assert fails(checks(), "disk", "may not be written to", "--out")
