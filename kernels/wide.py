@@ -88,6 +88,15 @@ def add_numbers(sums, w, quad, x, owed, own_words):
             sums[j] += w * x[j]
 
 
+@device
+def add_columns(x, sums, owed, t, b, n):
+    """x[t, b + j, n] += sums[j] of the columns that there are."""
+    for j in range(MOST_COLUMNS):
+        if j < columns_of(owed) and b < np.uint64(x.shape[1]) and t < np.uint64(x.shape[0]):
+            x[t, b, n] += sums[j]
+        b += ONE_PART
+
+
 @gpu
 def synapse_gather(current, owed, words, source, weight, M, first):
     """Add to current [C, B, N], from token `first` of the segment on, what M plain values bring without delay.
@@ -114,11 +123,7 @@ def synapse_gather(current, owed, words, source, weight, M, first):
         if other < synapses:
             add_numbers(sums, w2, quad2, x, owed, own_words)
         i = other + ONE_PART
-    b = group * np.uint64(columns_of(owed))
-    for j in range(MOST_COLUMNS):
-        if j < columns_of(owed) and b < np.uint64(current.shape[1]):
-            current[t, b, n] += sums[j]
-        b += ONE_PART
+    add_columns(current, sums, owed, t, group * np.uint64(columns_of(owed)), n)
 
 
 @device
@@ -132,6 +137,53 @@ def pass_synapse(learning, k, w, quad, sums, s, d, own_owed, d_weight, owed, uni
             learned += s[j] * d[j]
     if learning:
         cuda.atomic.add(d_weight, k, to_int64(learned * units))
+
+
+@device
+def walk_back(
+    learning,
+    sums,
+    s,
+    d_weight,
+    owed,
+    words,
+    table,
+    first_stretch,
+    last_stretch,
+    row_start,
+    target,
+    weight,
+    source,
+    token,
+    group,
+    groups,
+    length,
+    units,
+):
+    """Add to sums what the synapses of a source bring back for a tile, the columns of which are sequences at one token, and where
+    `learning` to d_weight."""
+    d = cuda.local.array(MOST_COLUMNS, np.float32)
+    own_owed = cuda.local.array(QUADS, np.uint32)
+    for p in range(first_stretch, last_stretch):
+        arrival = token + table[p, DELAY]
+        if 0 <= arrival < length:
+            owing = np.uint64(table[p, OWED] + (arrival * groups + group) * table[p, SIZE])
+            row = np.uint64(np.uint32(table[p, ROW_START]) + np.uint32(source) * np.uint32(table[p, PARTS]))
+            k = np.uint64(row_start[row])
+            for _ in range(table[p, PARTS]):
+                row += ONE_PART
+                end = np.uint64(row_start[row])
+                while k < end:  # two synapses at a time, so that more loads are on their way
+                    other = k + ONE_PART
+                    n, w = synapse_at(target, weight, k)
+                    n2, w2 = synapse_at(target, weight, other) if other < end else (n, ZERO)
+                    quad, quad2 = read_quad(words, (owing + n) * WORDS), read_quad(words, (owing + n2) * WORDS)
+                    pass_synapse(learning, k, w, quad, sums, s, d, own_owed, d_weight, owed, units)
+                    if other < end:
+                        pass_synapse(learning, other, w2, quad2, sums, s, d, own_owed, d_weight, owed, units)
+                    k = other + ONE_PART
+                k = end
+                owing += np.uint64(table[p, PART_SIZE])
 
 
 @gpu(max_registers=REGISTERS)
@@ -159,9 +211,7 @@ def synapse_backward_wide(
     ... last_stretch - 1, each of which is all of a module. words: what `lay_out` made. A thread per (place of a list, tile)."""
     sums = cuda.local.array(MOST_COLUMNS, np.float32)
     s = cuda.local.array(MOST_COLUMNS, np.float32)
-    d = cuda.local.array(MOST_COLUMNS, np.float32)
     own_sent = cuda.local.array(QUADS, np.uint32)
-    own_owed = cuda.local.array(QUADS, np.uint32)
     e, tile, columns = np.int64(cuda.grid(1)), np.int64(cuda.blockIdx.y), np.int64(columns_of(owed))
     fired, listed = np.int64(found[tile, 0]), np.int64(found[tile, 0] + found[tile, 1])
     if e >= listed:
@@ -169,33 +219,34 @@ def synapse_backward_wide(
     learning = e < fired
     place = np.uint64(tile * M + (e if learning else M - 1 - (e - fired)))
     source, groups = np.uint64(source_at[place]), (batch + columns - 1) // columns
-    token_0, b = first_column(tile, earliest, batch, columns, True)
+    token, b = first_column(tile, earliest, batch, columns, True)
     for j in range(MOST_COLUMNS):
         sums[j] = s[j] = ZERO
     if learning:
         take_sent(own_sent, sent, place)
         unpack(s, owed, own_sent, np.uint64(0))
-    for p in range(first_stretch, last_stretch):
-        token = token_0 + table[p, DELAY]
-        if 0 <= token < length:
-            owing = np.uint64(table[p, OWED] + (token * groups + tile % groups) * table[p, SIZE])
-            row = np.uint64(np.uint32(table[p, ROW_START]) + np.uint32(source) * np.uint32(table[p, PARTS]))
-            k = np.uint64(row_start[row])
-            for _ in range(table[p, PARTS]):
-                row += ONE_PART
-                end = np.uint64(row_start[row])
-                while k < end:  # two synapses at a time, so that more loads are on their way
-                    other = k + ONE_PART
-                    n, w = synapse_at(target, weight, k)
-                    n2, w2 = synapse_at(target, weight, other) if other < end else (n, ZERO)
-                    quad, quad2 = read_quad(words, (owing + n) * WORDS), read_quad(words, (owing + n2) * WORDS)
-                    pass_synapse(learning, k, w, quad, sums, s, d, own_owed, d_weight, owed, units)
-                    if other < end:
-                        pass_synapse(learning, other, w2, quad2, sums, s, d, own_owed, d_weight, owed, units)
-                    k = other + ONE_PART
-                k = end
-                owing += np.uint64(table[p, PART_SIZE])
-    t = np.uint64(token_0 - earliest)
+    walk = table, first_stretch, last_stretch, row_start, target, weight, source
+    walk_back(learning, sums, s, d_weight, owed, words, *walk, token, tile % groups, groups, length, units)
+    add_columns(gradient, sums, owed, np.uint64(token - earliest), np.uint64(b), source)
+
+
+@gpu(max_registers=REGISTERS)
+def synapse_scatter(
+    gradient, d_weight, owed, words, table, first_stretch, last_stretch, row_start, target, weight, values, first, length, units
+):
+    """`synapse_gather` back: as `synapse_backward_wide`, for plain values, which need no lists. values: what `synapse_gather` read.
+
+    A thread per (source, tile of sequences, token)."""
+    sums = cuda.local.array(MOST_COLUMNS, np.float32)
+    s = cuda.local.array(MOST_COLUMNS, np.float32)
+    own_words = cuda.local.array(QUADS, np.uint32)
+    source, group, t = np.uint64(cuda.grid(1)), np.int64(cuda.blockIdx.y), np.int64(cuda.blockIdx.z)
+    M, groups, token = np.uint64(gradient.shape[2]), np.int64(cuda.gridDim.y), first + t
+    if source >= M:
+        return
     for j in range(MOST_COLUMNS):
-        if j < columns and b + j < batch and t < np.uint64(gradient.shape[0]):
-            gradient[t, np.uint64(b + j), source] += sums[j]
+        sums[j] = s[j] = ZERO
+    unpack_quad(s, owed, read_quad(values, (np.uint64(token * groups + group) * M + source) * WORDS), own_words)
+    walk = table, first_stretch, last_stretch, row_start, target, weight, source
+    walk_back(True, sums, s, d_weight, owed, words, *walk, token, group, groups, length, units)
+    add_columns(gradient, sums, owed, np.uint64(t), np.uint64(group * np.int64(columns_of(owed))), source)

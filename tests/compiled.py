@@ -109,6 +109,9 @@ KERNELS |= {
     "wide.lay_out": [(u32, owed, size, f3, size) for owed in (u16, f1)],
     "wide.pick_weights": [(f1, f1, u32)],
     "wide.synapse_gather": [(f3, owed, u32, u32_2, f2, size, size) for owed in (u16, f1)],
+    "wide.synapse_scatter": [
+        (f3, l1, owed, u32, l2, size, size, u32, target, f1, u32, size, size, number) for owed, target in ((u16, u32), (f1, u16))
+    ],
     "wide.synapse_backward_wide": [
         (f3, l1, owed, u32, l2, size, size, u32, target, f1, u32, u32_2, i2, *[size] * 4, number)
         for owed, target in ((u16, u32), (f1, u16))

@@ -200,7 +200,7 @@ def test_disk(monkeypatch, tmp_path):
     assert fails(checks(), "disk", "may not be written to", "--out")
     monkeypatch.undo()
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=GB // 2))
-    assert fails(checks(), "disk", "500.0 MB", "make room")
+    assert fails(checks(), "disk", "500.00 MB", "make room")
 
 
 @pytest.mark.parametrize("name", CHECKS)

@@ -59,8 +59,9 @@ class CudaSynapses(Synapses):
         if any(parts > 1 and synapses < SHORTER for parts, synapses in rows.values()):
             self.wide = {current for current, (_, synapses) in rows.items() if synapses < SHORT}
         self.gathered = {p.arc.name: Gathered(self, p) for p in plain if p.arc.target in self.wide and p.arc.name not in self.matrices}
-        self.at_once = {**self.matrices, **self.gathered}  # whose synapses are not walked forward where there are many columns
-        self.projections = sorted(projections, key=lambda p: (p.arc.target, p.arc.name in self.at_once))
+        # signals that nobody hears otherwise need neither ring nor lists
+        self.unlisted = {p.arc.source for p in plain} - {p.arc.source for p in projections if p.arc.name not in self.gathered}
+        self.projections = sorted(projections, key=lambda p: (p.arc.target, p.arc.name in self.matrices))
         self.row_places = {}  # arc -> where its rows begin in row_start
         self.d_weight = None  # fixed-point gradients, made when somebody learns
 
@@ -92,14 +93,14 @@ class CudaSynapses(Synapses):
         self.row_start, self._target = self.backend.asarray(np.concatenate(row_starts)), self.backend.asarray(target)
         self.packed = self.backend.product_dtype == "bfloat16"
         self.target = self.backend.zeros(target.size, "uint32") if self.packed else self._target
-        for made in self.at_once.values():
+        for made in (*self.matrices.values(), *self.gathered.values()):
             made.wire()
 
     def refresh(self):
         if self.packed:
             size = self.target.size
             self.backend.launch(synapse.pack_synapses, blocks(size), THREADS, self.target, self._target, self.weight)
-        for made in self.at_once.values():
+        for made in (*self.matrices.values(), *self.gathered.values()):
             made.refresh()
 
     def traffic(self, signals, currents, tokens, batch, chunk, learning):
@@ -138,7 +139,7 @@ class Matrix:
 
 
 class Gathered:
-    """Sparse synapses without delay by target: source and weight [K, N] of the K synapses of each of its N neurons."""
+    """Sparse synapses without delay by target: source and weight [K, N] of the K synapses of each of its N neurons (kernels/wide.py)."""
 
     def __init__(self, synapses, projection):
         self.backend, self.projection, self.arc = synapses.backend, projection, projection.arc
@@ -181,8 +182,9 @@ class CudaTraffic(Traffic):
         zeros, asarray = self.backend.zeros, self.backend.asarray
         self.signals = signals
         plain = {p.arc.source for p in synapses.projections if not p.arc.source.endswith(".axon")}
-        order = sorted(signals, key=lambda name: name in plain)  # plain values have no index: they come last
-        self.rows = {name: history + tokens for name, (_, history) in signals.items()}
+        # plain values have no index: they come last
+        order = sorted((name for name in signals if name not in synapses.unlisted), key=lambda name: name in plain)
+        self.rows = {name: signals[name][1] + tokens for name in order}
         self.number = {name: number for number, name in enumerate(order)}
         self.lists, self.counts = {}, {}
         lists = counts = indices = 0
@@ -203,7 +205,8 @@ class CudaTraffic(Traffic):
         self.spoilt = zeros((len(currents) + 1, batch), "int32")
         self.tokens = self.length = tokens
         self._table, self._factors, self._shares, self._passed = None, {}, {}, []
-        self._matrices_into, self._matrices_from, self._gathered_into, self._laid_out = {}, {}, {}, {}
+        self._matrices_into, self._matrices_from, self._gathered_into = {}, {}, {}
+        self._laid_out = dict.fromkeys(gathered.arc.source for gathered in synapses.gathered.values())  # made when they are sent
         for matrix in synapses.matrices.values():
             self._matrices_into.setdefault(matrix.arc.target, []).append(matrix)
             self._matrices_from.setdefault(matrix.arc.source, []).append(matrix)
@@ -278,10 +281,10 @@ class CudaTraffic(Traffic):
 
     def _tables(self):
         """Made at first use, when the synapses are wired: the table, and for each current the range of its rows, (first, end of those that
-        are walked where there are many columns, end of all), and the threads that walk a row together."""
+        are walked where there are matrices, end of all), and the threads that walk a row together."""
         if self._table is None:
             synapses, table, self._pairs = self.synapses, [], {}
-            for p in synapses.projections:
+            for p in (p for p in synapses.projections if p.arc.name not in synapses.gathered):
                 arc, source = p.arc, p.arc.source
                 parts = synapses.parts(arc.target, arc.targets)[0]
                 first, walked, _, synapses_, rows = self._pairs.get(arc.target, (len(table), len(table), 0, 0, 0))
@@ -293,7 +296,7 @@ class CudaTraffic(Traffic):
                     row[Field.ROW_START] = synapses.row_places[arc.name] + d * arc.sources * parts
                     table.append(row)
                     self._passed.append((p.weight.size / arc.delays, source in self.plain))
-                if p.arc.name not in synapses.at_once:
+                if p.arc.name not in synapses.matrices:
                     walked = len(table)
                 synapses_, rows = synapses_ + p.weight.size, rows + arc.sources * arc.delays * parts
                 self._pairs[arc.target] = first, walked, len(table), synapses_, rows
@@ -314,20 +317,20 @@ class CudaTraffic(Traffic):
         self.backend.launch(events.list_events, grid, events.LISTERS, *lists, *ring, v, *dropout, graded, smooth)
 
     def send_values(self, signal, first, last, x):
-        if self._at_once(last - first):
-            if signal in self._matrices_from:
-                self.backend.round_rows(self._factor(signal, first, last), x.reshape(-1, x.shape[2]))
-                if all(p.arc.name in self.synapses.matrices for p in self.synapses.projections if p.arc.source == signal):
-                    return  # nobody else listens
-            if any(gathered.arc.source == signal for gathered in self.synapses.gathered.values()):
-                grid, laid_out = (blocks(x.shape[2]), self.groups, last - first), self._values(signal)
-                self.backend.launch(wide.lay_out, grid, THREADS, laid_out, self.synapses.kind, 0, x, first)
+        if signal in self._laid_out:
+            grid, laid_out = (blocks(x.shape[2]), self.groups, last - first), self._values(signal)
+            self.backend.launch(wide.lay_out, grid, THREADS, laid_out, self.synapses.kind, 0, x, first)
+            if signal in self.synapses.unlisted:
+                return
+        if self._by_matrix(last - first) and signal in self._matrices_from:
+            self.backend.round_rows(self._factor(signal, first, last), x.reshape(-1, x.shape[2]))
+            if all(p.arc.name in self.synapses.matrices for p in self.synapses.projections if p.arc.source == signal):
+                return  # nobody else listens
         start, place, rows = self._ring(signal)
         grid = (blocks(x.shape[2]), self.batch, last - first)
         self.backend.launch(events.list_values, grid, THREADS, self.value, start, place, rows, first, x)
 
-    def _at_once(self, tokens):
-        """Whether so many tokens make columns enough for plain values to go through what is `at_once`."""
+    def _by_matrix(self, tokens):
         return tokens * self.batch >= MATRIX_COLUMNS
 
     def _factor(self, signal, first, last):
@@ -339,7 +342,7 @@ class CudaTraffic(Traffic):
 
     def _values(self, signal):
         """Plain values of a signal as `Gathered` reads them, 16 bytes of a tile for each: [T, tiles of sequences, M]."""
-        if signal not in self._laid_out:
+        if self._laid_out[signal] is None:
             size = self.tokens * self.groups * self.signals[signal][0]
             self._laid_out[signal] = self.backend.zeros(size * int(WORDS), "uint32")
         return self._laid_out[signal]
@@ -349,7 +352,7 @@ class CudaTraffic(Traffic):
         synapses = self.synapses
         table = self._tables()
         begin, walked, end, count, rows = self._pairs.get(current, (0, 0, 0, 1, 1))
-        pairs = (begin, walked if self._at_once(last - first) else end)
+        pairs = (begin, walked if self._by_matrix(last - first) else end)
         lists = (self.start, first, self.index, self.value, self.count)
         return table, *pairs, *lists, synapses.row_start, synapses.target, synapses.weight, width_of(count / rows)
 
@@ -363,15 +366,15 @@ class CudaTraffic(Traffic):
                 parts, part_size = self.synapses.parts(current, value.shape[2])
                 grid, walk = (self.batch, tokens, parts), self._walk(current, first, last)
                 self.backend.launch(synapse.synapse_forward, grid, WALKERS, value, *walk, part_size, shared=4 * part_size)
-        if self._at_once(tokens):
+        if self._by_matrix(tokens):
             for current, value in values.items():
                 for matrix in self._matrices_into.get(current, ()):
                     factor = self._factor(matrix.arc.source, first, last)
                     self.backend.product(value.reshape(-1, value.shape[2]), factor, matrix.weight, add=True)
-                for gathered in self._gathered_into.get(current, ()):
-                    grid, values = (blocks(value.shape[2]), self.groups, tokens), self._values(gathered.arc.source)
-                    told = self.synapses.kind, values, gathered.source, gathered.weight, gathered.arc.sources, first
-                    self.backend.launch(wide.synapse_gather, grid, THREADS, value, *told)
+        for current, value in values.items():
+            for gathered in self._gathered_into.get(current, ()):
+                grid, told = (blocks(value.shape[2]), self.groups, tokens), (gathered.source, gathered.weight, gathered.arc.sources, first)
+                self.backend.launch(wide.synapse_gather, grid, THREADS, value, self.synapses.kind, self._values(gathered.arc.source), *told)
 
     def _shares_of(self, values, by_matrix):
         """Who walks what where there are few columns: the table of shares of some currents (kernels/synapse.py); None if nobody does."""
@@ -399,7 +402,7 @@ class CudaTraffic(Traffic):
     def _receive_few(self, values, first, last):
         tokens, sizes, synapses = last - first, [value.shape[2] for value in values.values()], self.synapses
         arriving = self.backend._scratch("arriving", (tokens * self.batch * sum(sizes),), "int32")
-        shares = self._shares_of(values, self._at_once(tokens))
+        shares = self._shares_of(values, self._by_matrix(tokens))
         if shares is not None:
             lists = self.start, first, self.index, self.value, self.count
             walk = shares, *lists, synapses.row_start, synapses.target, synapses.weight
@@ -422,14 +425,14 @@ class CudaTraffic(Traffic):
             return
         owed = self._owed_of(current, first, last, size)
         self.backend.round_rows(owed, gradient.reshape(-1, size))
-        if self._at_once(last - first):
+        if self._by_matrix(last - first):
             for matrix in self._matrices_into.get(current, ()):
                 self.backend.product(matrix.gradient, self._factor(matrix.arc.source, first, last).T, owed, add=True)
 
     def owed(self, signal, first, last, gradient):
         gradient[...] = 0
-        self._walk_back(signal, first, last, self._at_once(last - first), gradient)
-        if self._at_once(last - first):
+        self._walk_back(signal, first, last, self._by_matrix(last - first), gradient)
+        if self._by_matrix(last - first):
             for matrix in self._matrices_from.get(signal, ()):
                 owed = self._owed_of(matrix.arc.target, first, last, matrix.arc.targets)
                 self.backend.product(gradient.reshape(-1, gradient.shape[2]), owed, matrix.weight.T, add=True)
@@ -446,6 +449,12 @@ class CudaTraffic(Traffic):
             return
         backend, synapses, batch, size = self.backend, self.synapses, self.batch, self.signals[signal][0]
         owed, columns = backend.bits(self._owed), self.columns
+        table, walk = self._stretch_table(), (synapses.row_start, synapses.target, synapses.weight)
+        if signal in synapses.unlisted:
+            back = gradient, synapses.d_weight, owed, self._wide, table, *stretches[True], *walk
+            grid = blocks(size), self.groups, last - first
+            backend.launch(wide.synapse_scatter, grid, THREADS, *back, self._values(signal), first, self.length, self.units)
+            return
         count, ranges = self._tiles(last - first), blocks(size, synapses.room)
         span = -(-size // ranges)
         most = max(self._tiles(max(self.chunk, history)) * sources for sources, history in self.signals.values())
@@ -460,7 +469,6 @@ class CudaTraffic(Traffic):
         lists, tokens = (source_at, sent.reshape(int(WORDS), -1), found), (first, first if gradient is not None else last, last, batch)
         form, room = (*tokens, self.abreast, span), TILE_BYTES * span
         backend.launch(tiles.list_sources, (count, ranges), TILERS, *lists, owed, *ring, size, *form, shared=room)
-        table, walk = self._stretch_table(), (synapses.row_start, synapses.target, synapses.weight)
         where = size, first, self.length, batch
         if stretches[False][0] < stretches[False][1]:
             own = (p.arc for p in synapses.projections if p.arc.source == signal and p.arc.target not in synapses.wide)
