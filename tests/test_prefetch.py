@@ -96,6 +96,19 @@ def test_waiting_is_measured_and_can_be_stopped(counting):
     assert len(asked) >= 3
 
 
+def test_one_can_wait_for_a_while_and_then_look_elsewhere(counting):
+    batches, ready = counting
+    assert ready.wait(20) and ready.next()[0][0, 0] == 1
+    batches.gate.clear()
+    while ready._ready:
+        ready.next()
+    before = ready.waited
+    assert not ready.wait(0.3) and ready.waited - before >= 0.3
+    assert not ready.wait(20, lambda: True)
+    batches.gate.set()
+    assert ready.wait(20)
+
+
 def test_closed_it_makes_no_more_and_loses_none(counting):
     batches, ready = counting
     assert ready.next()[0][0, 0] == 1

@@ -307,7 +307,7 @@ def test_a_server_that_drops_connections_costs_no_document_and_no_duplicate(hast
     assert "".join(read) == "\n".join(TOLD) if name == "a.txt" else read == TOLD
 
 
-def test_waits_grow_and_then_it_is_one_sentence(hasty):
+def test_waits_grow_and_are_told_and_then_it_is_one_sentence(hasty, caplog):
     lines = FILES["a.jsonl"]
     with DroppingServer({"/a.jsonl": lines}, lambda request: [100_000, 50_000, 0, 50_000][request - 1] if request < 5 else 0) as server:
         got, reading = [], open_source(f"{server.url}/a.jsonl", "text").read()
@@ -316,6 +316,9 @@ def test_waits_grow_and_then_it_is_one_sentence(hasty):
         ) as error:
             got.extend(reading)  # what came before the fault is kept
     assert hasty == [1, 1, 2, 1, 2, 4, 8, 16, 32] and "\n" not in str(error.value)
+    tries = [(2, 1), (2, 1), (3, 2), (2, 1), (3, 2), (4, 4), (5, 8), (6, 16), (7, 32)]
+    for text, (number, wait) in zip(caplog.messages, tries, strict=True):
+        assert text.startswith(server.url) and text.endswith(f"; the next try is in {wait} s, try {number} of 7")
     assert [piece.text for piece in got] == TOLD[: len(got)] and len(json_lines(TOLD[: len(got) + 1])) > 200_000
     with DroppingServer({"/a.jsonl": lines}) as server:
         rest = list(open_source(f"{server.url}/a.jsonl", "text").read(got[-1].after))
@@ -388,7 +391,8 @@ def of_the_hub(url, folder, name, position=None):
     settings = {"HF_ENDPOINT": url, "HF_HOME": str(folder), "HF_UPDATE_DOWNLOAD_COUNTS": "0", "PYTHONPATH": str(root)}
     command = [sys.executable, "-c", HUB, name, json.dumps(position)]
     done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert all("; the next try is in " in line for line in done.stderr.splitlines()), done.stderr
     return json.loads(done.stdout)
 
 

@@ -18,7 +18,7 @@ import tiny
 from neurogen_numba import checkpoint
 from neurogen_numba.config import Training
 from neurogen_numba.errors import CheckpointError, ConfigError, DataError, TrainingError
-from neurogen_numba.learning import saver
+from neurogen_numba.learning import saver, watchdog
 from neurogen_numba.learning import trainer as loop
 from neurogen_numba.learning.report import BrainReport, CheckpointReport, EvalReport, FinalReport, Notice, SampleReport, StepReport
 from neurogen_numba.learning.schedule import learning_rate
@@ -685,6 +685,18 @@ def test_the_watchdog_is_handed_what_it_judges(tmp_path, sheep, monkeypatch):
     assert [text for _, text in warnings] == [" the text comes too slowly", " pfc is silent", " the disk is slow"]
     texts = [report.text for report in of(Notice, reports)]
     assert "40 seconds waited for it, 100 % of the time" in texts[1] and "took 30 seconds, after 100 seconds of training" in texts[3]
+
+
+def test_a_loader_that_brings_nothing_is_told_of_while_training_waits(tmp_path, sheep, monkeypatch):
+    trainer, looks = begin(tmp_path / "run", sheep, steps=3), []
+    wait = trainer.batches.wait
+    monkeypatch.setattr(loop, "GLANCE", 0.0)
+    monkeypatch.setattr(watchdog, "STALLED", 0.0)
+    monkeypatch.setattr(trainer.batches, "wait", lambda seconds, stopping: wait(20) if len(looks) == 3 else bool(looks.append(seconds)))
+    reports = end(trainer)
+    (stalled,) = [number for number, report in enumerate(reports) if isinstance(report, Notice) and "no text for" in report.text]
+    (first, *_) = [number for number, report in enumerate(reports) if isinstance(report, StepReport)]
+    assert stalled < first
 
 
 def test_who_stops_during_the_last_look_need_not_wait_for_it(tmp_path, sheep, monkeypatch):

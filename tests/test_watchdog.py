@@ -10,9 +10,9 @@ from neurogen_numba.learning.report import Notice, StepReport
 from neurogen_numba.learning.watchdog import Watchdog
 
 
-def step(number, norm=1.0, **activity):
+def step(number, norm=1.0, loss=3.0, **activity):
     shares = {**dict.fromkeys(MODULES, 0.05), **activity}
-    return StepReport(number, 100, number * 64, 3.0, 0.2, 2.0, 1e-3, norm, 1000.0, 1.0, shares)
+    return StepReport(number, 100, number * 64, loss, 0.2, 2.0, 1e-3, norm, 1000.0, 1.0, shares)
 
 
 def told(watchdog, reports):
@@ -63,6 +63,35 @@ def test_a_large_gradient_is_no_explosion_where_it_is_usual_or_little_is_known()
     assert told(Watchdog(), [step(number, norm=rules.EXPLODED * 2.0 if number == 12 else 2.0) for number in range(1, 30)]) == []
     assert told(Watchdog(), [step(1, norm=1.0), step(2, norm=1e6)]) == []
     assert told(Watchdog(), [step(number, norm=1.05**number) for number in range(1, 60)]) == []
+
+
+def test_few_norms_are_enough_to_tell_an_explosion():
+    norms = [*[1.0] * rules.FEWEST_NORMS, 2.0 * rules.EXPLODED]
+    assert len(told(Watchdog(), [step(number, norm=norm) for number, norm in enumerate(norms, 1)])) == 1
+
+
+def rising(*losses):
+    return told(Watchdog(), [step(number, loss=loss) for number, loss in enumerate(losses, 1)])
+
+
+def test_a_loss_that_rises_is_named_once():
+    (text,) = rising(6.2, 5.0, 3.0, 3.1, 2.9, 4.0, 4.2, 4.3, 9.0, 9.0)
+    assert text.startswith("the loss rises: 4.17 nats in the last 3 reports, up to step 8, 1.17 more than it was;")
+    assert len(rising(*[3.0] * 5, *[3000.0] * 2)) == 1
+
+
+def test_a_loss_that_is_high_for_a_moment_or_falls_is_left_alone():
+    assert rising(7.0, 171.0, 9.0, 6.9, 6.5, 6.0) == []
+    assert rising(3.0, 3.1, 2.9, 5.5, 3.0, 3.0) == []
+    assert rising(*[3.0 + 0.1 * number for number in range(3)], *[3.1] * 20) == []
+
+
+def test_a_loader_that_brings_nothing_is_named_while_it_lasts():
+    watchdog = Watchdog()
+    assert watchdog.stalled(rules.STALLED - 1) == []
+    (notice,) = watchdog.stalled(rules.STALLED + 1)
+    assert "no text for 31 seconds" in notice.text and "--data" in notice.text
+    assert watchdog.stalled(rules.STALLED + 2) == []
 
 
 def test_a_loader_that_keeps_the_model_waiting_is_named_once():

@@ -32,6 +32,7 @@ from .watchdog import Watchdog
 
 PLAN_AT = 50  # updates after which the speed is known well enough to plan a run of `max_minutes`
 MARGIN = 0.03  # of the time limit, kept free for what takes longer than foreseen
+GLANCE = 1.0  # seconds of waiting for text between two looks at how long it lasts
 QUESTIONS = 300  # asked in the end about the held-out stories that were looked at, at most
 SAMPLING = Sampling(temperature=0.7, top_p=0.95)
 
@@ -167,6 +168,9 @@ class Trainer:
         judged = self._last_saved = time.monotonic()
         while self.step < self.steps:
             rate = learning_rate(training, self.step, self.steps)
+            asked = time.monotonic()
+            while not self.batches.wait(GLANCE, lambda: self._stopping) and not self._stopping:
+                yield from watchdog.stalled(time.monotonic() - asked)
             try:
                 segment = self.batches.next(lambda: self._stopping)
             except DataError as error:

@@ -11,8 +11,10 @@ from .report import Notice, StepReport
 PATIENCE = 3  # reports in a row before a module counts as silent or saturated
 SATURATED = 0.5  # share of a module's neurons with an event per token; healthy ones stay far below 0.2
 NORMS = 50  # gradient norms that "usual" is the median of
-FEWEST_NORMS = 10  # fewer do not say what is usual
+FEWEST_NORMS = 3  # fewer do not say what is usual
 EXPLODED = 10  # times the usual norm; from one report to the next healthy ones hardly double
+RISEN = 1.0  # nats that the loss of PATIENCE reports lies above the lowest such mean
+STALLED = 30.0  # seconds without a segment
 WINDOW = 30.0  # seconds over which waiting for text is judged
 WAITING = 0.5  # share of them
 SLOW_SAVE = 5.0  # seconds; what is quicker disturbs nobody
@@ -25,12 +27,22 @@ class Watchdog:
     def __init__(self):
         self._told = set()  # causes that have been named
         self._silent, self._saturated = {}, {}  # module -> reports in a row
-        self._norms = deque(maxlen=NORMS)
+        self._norms, self._losses, self._lowest = deque(maxlen=NORMS), deque(maxlen=PATIENCE), math.inf
         self._waited = self._elapsed = 0.0  # seconds of the window under way
 
     def step(self, report: StepReport) -> list[Notice]:
-        """Modules without events, modules with far too many, and a gradient that explodes."""
-        return [*self._modules(report), *self._gradient(report)]
+        """Modules without events, modules with far too many, a gradient that explodes, and a loss that rises."""
+        return [*self._modules(report), *self._gradient(report), *self._loss(report)]
+
+    def stalled(self, seconds: float) -> list[Notice]:
+        """A loader that has brought nothing for so long, while it lasts."""
+        if seconds < STALLED:
+            return []
+        return self._once(
+            "stalled",
+            f"no text for {seconds:.0f} seconds: training waits for what --data names; look at the disk or the network that it comes from. "
+            "Ctrl-C stops with a checkpoint",
+        )
 
     def loading(self, waited: float, elapsed: float) -> list[Notice]:
         """A loader that keeps the model waiting: `waited` of the last `elapsed` seconds went by without text to train on."""
@@ -86,6 +98,19 @@ class Watchdog:
             "gradient",
             f"the gradient explodes: norm {norm:.3g} at step {report.step}, {norm / usual:.0f} times the usual {usual:.3g}; it is "
             "clipped. Where the loss rises with it, start again with a lower --learning-rate",
+        )
+
+    def _loss(self, report):
+        self._losses.append(report.loss)
+        mean = sum(self._losses) / len(self._losses)
+        risen, full = mean - self._lowest, len(self._losses) == PATIENCE
+        self._lowest = min(self._lowest, mean) if full else self._lowest
+        if not (full and risen > RISEN):
+            return []
+        return self._once(
+            "loss",
+            f"the loss rises: {mean:.2f} nats in the last {PATIENCE} reports, up to step {report.step}, {risen:.2f} more than it was; where it "
+            "stays so, start again with a lower --learning-rate, or go on from an older checkpoint",
         )
 
     def _once(self, cause, text):

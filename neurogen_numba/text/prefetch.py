@@ -41,9 +41,7 @@ class Prefetch:
             while not self._ready:
                 if stopping():
                     return None
-                if self._thread is None or not self._thread.is_alive():
-                    self._closing, self._thread = False, threading.Thread(target=self._work, daemon=True)
-                    self._thread.start()
+                self._go()
                 self._changed.wait(GLANCE)
             self.waited += time.monotonic() - began
             made = self._ready.popleft()
@@ -52,6 +50,17 @@ class Prefetch:
             raise made
         inputs, targets, self._position = made
         return inputs, targets
+
+    def wait(self, seconds: float, stopping: Callable[[], bool] = lambda: False) -> bool:
+        """Whether `next` would find a segment, or what went wrong, at once; waits for that at most so many seconds, or until `stopping()`."""
+        began = now = time.monotonic()
+        with self._changed:
+            while not self._ready and now - began < seconds and not stopping():
+                self._go()
+                self._changed.wait(GLANCE)
+                now = time.monotonic()
+            self.waited += now - began
+            return bool(self._ready)
 
     def position(self) -> dict:
         """Where the segment after the last one handed out starts, as `Batches.position`: what was prepared since does not count."""
@@ -64,6 +73,11 @@ class Prefetch:
             self._changed.notify()
         if self._thread:
             self._thread.join(PATIENCE)  # one that waits for a network is left behind: it ends with the process
+
+    def _go(self):
+        if self._thread is None or not self._thread.is_alive():
+            self._closing, self._thread = False, threading.Thread(target=self._work, daemon=True)
+            self._thread.start()
 
     def _work(self):
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import logging
 import re
 import time
 import urllib.error
@@ -12,6 +13,7 @@ import urllib.request
 from ..errors import DataError
 
 WAITS = (1, 2, 4, 8, 16, 32)  # seconds before a connection is tried again, for the first time, the second ...
+LOG = logging.getLogger(__name__)  # who sets nothing up has its warnings on standard error
 SILENCE = 60  # seconds without a byte after which a connection counts as broken
 
 
@@ -32,6 +34,7 @@ def pause(name: str, failures: int, error: Exception) -> int:
             f"{name}: the connection failed {failures + 1} times in a row, the last time with {reason}; "
             "try again when the network is back, or give --data a local copy"
         ) from None
+    LOG.warning("%s: %s; the next try is in %d s, try %d of %d", name, reason, WAITS[failures], failures + 2, len(WAITS) + 1)
     time.sleep(WAITS[failures])
     return failures + 1
 
