@@ -34,7 +34,8 @@ TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
     "--keep-checkpoints": ("keep_checkpoints", int, "how many of the newest ones are kept, and besides them the best by validation"),
     "--viz-interval": ("viz_interval", int, "updates between figures in RUN/training_viz; 0: none"),
 }
-ON_RESUME = ("--steps", "--checkpoint-interval", "--keep-checkpoints")  # what may change in the middle of a run
+# what may change in the middle of a run: nothing else is learned because of it, and a text that has moved must still be the same
+ON_RESUME = ("--steps", "--checkpoint-interval", "--keep-checkpoints", "--sample-interval", "--viz-interval", "--data", "--workers")
 TEXT_FLAGS = {
     "--data": (
         "data",
@@ -133,9 +134,14 @@ def _to_resume(args) -> tuple[Path, Path | None]:
 def _resume(args, run, folder, backend):
     from .learning.trainer import Trainer
 
-    fields = ("checkpoint_interval", "keep_checkpoints")
-    saving = {field: getattr(args, field) for field in fields if getattr(args, field) is not None}
-    return Trainer.resume(run, args.steps, backend, folder, saving)
+    changes = {
+        section: {field: getattr(args, field) for flag, (field, _, _) in table.items() if flag in ON_RESUME and field != "steps"}
+        for section, table in (("training", TRAINING_FLAGS), ("text", TEXT_FLAGS))
+    }
+    given = {section: {field: value for field, value in fields.items() if value is not None} for section, fields in changes.items()}
+    if "data" in given["text"]:
+        given["text"]["data"] = absolute(given["text"]["data"])
+    return Trainer.resume(run, args.steps, backend, folder, **given)
 
 
 def _watch(trainer, title: str, plain: bool, tensorboard: bool):

@@ -448,6 +448,20 @@ def test_a_name_in_use_and_a_run_in_use(place, capsys):
         refused(train(["--resume", "runs/mine", "--steps", "9"]), capsys, "in use")
 
 
+def test_a_resumed_run_is_told_where_its_text_is_now(place, capsys):
+    assert trained("--steps", "2") == 0
+    (place / "sheep.txt").rename(place / "moved.txt")
+    capsys.readouterr()
+    refused(train(["--resume", "--steps", "3"]), capsys, "no such file or folder; check the path given to --data")
+    shown = "--viz-interval", "1", "--sample-interval", "1", "--workers", "1"
+    assert train(["--resume", "--steps", "3", "--data", "moved.txt", *shown]) == 0
+    assert "training_step_000003.png" in {path.name for path in (place / "runs/tiny-1/training_viz").iterdir()}
+    assert "sample at step 3" in capsys.readouterr().out
+    assert train(["--resume", "--steps", "4"]) == 0, "it stays there"
+    (place / "other.txt").write_text(TEXT[24:])
+    refused(train(["--resume", "--steps", "5", "--data", "other.txt"]), capsys, "resume with the same text")
+
+
 def test_resume_takes_its_settings_from_the_run(place, capsys):
     refused(train(["--resume", "--preset", "tiny"]), capsys, "--preset")
     refused(train(["--resume"]), capsys, "runs")
@@ -514,7 +528,7 @@ def test_a_full_disk_while_saving_costs_no_checkpoint(place, capsys, monkeypatch
         (evaluate, ["--data", "nowhere.txt"], "nowhere.txt"),
         (evaluate, ["--data", "hf:a/b"], "--max-tokens"),
         (evaluate, ["--max-tokens", "-1"], "--max-tokens"),
-        (train, ["--resume", "--workers", "0"], "--workers"),
+        (train, ["--resume", "--tokenizer", "char"], "--tokenizer"),
         (train, ["--resume", "--test"], "--test"),
         (train, ["--resume", "--reset-at-documents"], "--reset-at-documents"),
     ],

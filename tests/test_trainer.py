@@ -219,7 +219,7 @@ def test_a_run_goes_on_from_any_of_its_checkpoints_and_loses_none(tmp_path, shee
 def test_what_may_change_in_the_middle_of_a_run(tmp_path, sheep):
     run = tmp_path / "run"
     end(begin(run, sheep, steps=4, **LOOKS))
-    end(Trainer.resume(run, 8, saving={"checkpoint_interval": 1, "keep_checkpoints": 2}))
+    end(Trainer.resume(run, 8, training={"checkpoint_interval": 1, "keep_checkpoints": 2}))
     assert set(kept(run)) >= {7, 8} and len(kept(run)) <= 3
     training = Trainer.resume(run, 9).config.training
     assert (training.checkpoint_interval, training.keep_checkpoints) == (1, 2)

@@ -74,16 +74,17 @@ class Trainer:
         self._setup(model, corpus, run, beginning(config))
 
     @classmethod
-    def resume(cls, run: Path, steps: int | None = None, backend="auto", folder: Path | None = None, saving: dict | None = None) -> Trainer:
+    def resume(cls, run: Path, steps: int | None = None, backend="auto", folder: Path | None = None, **changes: dict) -> Trainer:
         """Go on from the newest sound checkpoint, or from `folder`, one of the run's; from the beginning, where none was saved yet.
 
-        steps: a new number of steps in all, for a run that is to go on longer; it also lifts a time limit. saving: other values of
-        `training.checkpoint_interval` and `keep_checkpoints`. Checkpoints after the one taken are set aside when training begins.
+        steps: a new number of steps in all, for a run that is to go on longer; it also lifts a time limit. changes: settings of
+        what is no part of learning, as `Config.replace` takes them: of saving and showing, or where the text lies now. Checkpoints after the one taken are set aside when training begins.
         Raises CheckpointError where there is no sound checkpoint or its text has changed since, ConfigError where nothing is left to do.
         """
-        changes = {**(saving or {}), **({} if steps is None else {"steps": steps, "max_minutes": 0.0})}
+        if steps is not None:
+            changes["training"] = changes.get("training", {}) | {"steps": steps, "max_minutes": 0.0}
         if folder is None and not checkpoint.saved(run) and (run / CONFIG).is_file():
-            trainer = cls(read_config(run).replace(training=changes), run, backend, begun=True)
+            trainer = cls(read_config(run).replace(**changes), run, backend, begun=True)
             trainer.steps = steps or trainer.steps  # `text.max_chunks` does not hold back whoever asks for more
             trainer._notices = ["no checkpoint had been saved yet: the run begins again"]
             return trainer
@@ -94,7 +95,7 @@ class Trainer:
         model, state, saved = NeuroGenModel.restore(folder, backend=backend)
         if model.tokenizer is None:
             raise CheckpointError(f"{folder}: no tokenizer was saved with it; it was not made by `neurogen train`")
-        model.config = model.config.replace(training=changes)
+        model.config = model.config.replace(**changes)
         trainer = cls.__new__(cls)
         trainer._fitted = None
         try:
