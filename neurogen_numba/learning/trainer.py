@@ -77,8 +77,9 @@ class Trainer:
     def resume(cls, run: Path, steps: int | None = None, backend="auto", folder: Path | None = None, **changes: dict) -> Trainer:
         """Go on from the newest sound checkpoint, or from `folder`, one of the run's; from the beginning, where none was saved yet.
 
-        steps: a new number of steps in all, for a run that is to go on longer; it also lifts a time limit. changes: settings of
-        what is no part of learning, as `Config.replace` takes them: of saving and showing, or where the text lies now. Checkpoints after the one taken are set aside when training begins.
+        steps: a new number of steps in all, for a run that is to go on longer; it also lifts a time limit. changes: settings that are no
+        part of learning, as `Config.replace` takes them: of saving and showing, or where the text lies now. Checkpoints after the one taken
+        are set aside when training begins.
         Raises CheckpointError where there is no sound checkpoint or its text has changed since, ConfigError where nothing is left to do.
         """
         if steps is not None:

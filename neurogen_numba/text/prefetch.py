@@ -52,7 +52,8 @@ class Prefetch:
         return inputs, targets
 
     def wait(self, seconds: float, stopping: Callable[[], bool] = lambda: False) -> bool:
-        """Whether `next` would find a segment, or what went wrong, at once; waits for that at most so many seconds, or until `stopping()`."""
+        """Whether `next` would find a segment, or what went wrong, at once. Waits for that, but at most so many seconds, or until
+        `stopping()`."""
         began = now = time.monotonic()
         with self._changed:
             while not self._ready and now - began < seconds and not stopping():
