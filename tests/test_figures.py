@@ -1,5 +1,6 @@
 """The figures show what was measured: read back from what was drawn, not from the files."""
 
+import dataclasses
 import json
 import math
 import warnings
@@ -90,6 +91,7 @@ def test_tables_for_json(tmp_path):
     history = history_of(tmp_path, [*reports, SampleReport(21, "a", "b")])
     columns = json.loads(json.dumps(history.columns(), allow_nan=False))
     assert columns["step"] == list(range(1, 22)) and columns["accuracy"] == [number / 1000 for number in range(1, 22)]
+    assert {type(number) for number in columns["step"]} == {int}
     assert columns["loss"][-2:] == [4.8, None] and columns["gradient_norm"][-1] is None
     assert columns["activity"]["thalamus"] == [0.01] * 21 and columns["validation"]["step"] == [10, 20]
     assert history.texts()[0] == {"step": 10, "prompt": "given 10", "continuation": "wrote 10", "truth": "truth 10"}
@@ -236,3 +238,17 @@ def test_the_panels_of_the_brain_page(tmp_path):
     (read,), (kept,) = shown["memory read"].images, shown["working memory"].images
     np.testing.assert_array_equal(read.get_array(), brain.memory.T)
     np.testing.assert_array_equal(kept.get_array(), brain.working_memory.T)
+
+
+def test_levels_that_nothing_moves_are_said_to_be_neutral(tmp_path):
+    brain = dataclasses.replace(histories.brain(20), levels=dict.fromkeys(histories.LEVELS, 0.0))
+    shown = panels(brain_page(brain, history_of(tmp_path, [histories.step(1), brain])))
+    assert not shown["neuromodulators"].get_lines() and "at 0" in shown["neuromodulators"].texts[0].get_text()
+
+
+def test_a_single_report_has_its_step_on_the_axis_once(tmp_path):
+    figure = training_page(history_of(tmp_path, [histories.step(1)]))
+    figure.canvas.draw()
+    for axes in figure.axes:
+        shown = [text.get_text() for axis in (axes.xaxis, axes.yaxis) for text in axis.get_ticklabels() if text.get_text() == "1"]
+        assert len(shown) <= 1, axes.get_label() or "colour bar"

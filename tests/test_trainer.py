@@ -505,6 +505,15 @@ def test_max_minutes_are_filled_and_kept(tmp_path, sheep, monkeypatch):
     assert of(FinalReport, reports)[0].summary["tokens_per_second"] == pytest.approx(640, rel=0.02)
 
 
+def test_the_update_that_compiles_is_no_measure_of_the_speed(tmp_path, sheep, monkeypatch):
+    clock, speeds = Clock(monkeypatch, pace=100.0), []
+    for report in begin(tmp_path / "run", sheep, steps=6, eval_interval=2).reports():
+        if isinstance(report, StepReport):
+            clock.pace = 0.1
+            speeds.append(report.tokens_per_second)
+    assert speeds == pytest.approx([0.64, *[640] * 5])
+
+
 def test_time_to_spare_makes_a_run_no_longer(tmp_path, sheep, monkeypatch):
     Clock(monkeypatch, pace=0.1)
     reports = end(begin(tmp_path / "run", sheep, max_minutes=0.25, **{**TIMED, "steps": 70}))

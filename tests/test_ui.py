@@ -139,7 +139,7 @@ def test_views_refuse_what_is_not_a_report(view):
 def test_live_view_shows_everything(width, height):
     screen, picture = live(NOTICE, STEP, EVAL, SAMPLE, BRAIN, CHECKPOINT, FINAL, width=width, height=height)
     facts = ["NeuroGen, nano", "1,240/2,310", "54 %", "3:05 gone", "2:56 left"]
-    facts += ["3.210", "average 3.210", "2.101", "floor 0.480", "31.2 %", "3.1e-03", "0.821", "3,120", "634,880 so far"]
+    facts += ["3.210", "average 3.210", "2.101", "floor 0.480", "31.2 %", "3.1e-03", "0.821", "3,120", "634,880 tokens", "waited"]
     facts += ["1.234", "at step 1,000", "validation 40.1 %", "the floor, 0.48"]
     facts += ["thalamus", "wernicke", "hippocampus", "PFC", "basal ganglia", "broca", "25.0 %", "0.1 %"]
     facts += ["it writes, at step 1,200", "The fox ran home.", "It slept.", "compiling kernels, once", "12.3 MB in 0.21 s"]

@@ -165,7 +165,7 @@ class Trainer:
         self._snapshot(None)  # to make room for the copies of checkpoints now, not while training waits
         began = time.monotonic() - self.seconds
         plan_at = max(PLAN_AT, self.step + min(PLAN_AT, 12))  # by then a resumed run has its compilation behind it, too
-        marks = [Mark(self.step, self.tokens, began + self.seconds, 0.0)]
+        begun, marks = self.step, [Mark(self.step, self.tokens, began + self.seconds, 0.0)]
         watchdog, waited = Watchdog(), 0.0
         judged = self._last_saved = time.monotonic()
         while self.step < self.steps:
@@ -190,6 +190,8 @@ class Trainer:
             now = time.monotonic()
             self.seconds = now - began
             marks = [*marks[-10:], Mark(self.step, self.tokens, now, self.batches.waited)]
+            if len(marks) == 3 and marks[0].step == begun:
+                del marks[0]  # the first update loads or compiles the kernels: as soon as there is another, it is no measure
             if not self.planned and self.step >= plan_at:
                 yield self._plan(marks)
             if training.max_minutes and self.seconds > training.max_minutes * 60:

@@ -109,8 +109,8 @@ class Watchdog:
             return []
         return self._once(
             "loss",
-            f"the loss rises: {mean:.2f} nats in the last {PATIENCE} reports, up to step {report.step}, {risen:.2f} more than it was; where "
-            "it stays so, start again with a lower --learning-rate, or go on from an older checkpoint",
+            f"the loss rises: {mean:.2f} nats in the last {PATIENCE} reports, up to step {report.step}, {risen:.2f} more than it was; "
+            "where it stays so, start again with a lower --learning-rate, or go on from an older checkpoint",
         )
 
     def _once(self, cause, text):

@@ -83,7 +83,7 @@ def _raster(axes, brain):
     axes.set_xlim(-1, max(len(events) for events in brain.events.values()))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_ylim(top - 0.5, -0.5)
-    axes.set_xlabel(f"token. It heard: {fitting(brain.text, HEARD, rows=2)}", fontsize=9)
+    axes.set_xlabel(f"token\nIt heard: {fitting(brain.text, HEARD, rows=2)}", fontsize=9)
 
 
 def _time_constants(axes, brain):
@@ -147,6 +147,8 @@ def _neuromodulators(axes, history):
     if not len(steps):
         return no_data(axes, "nothing measured yet")
     colors, levels = list(COLORS.values())[1:], {name: level for name, level in history.levels.items() if name != "step"}
+    if not any(level.any() for level in levels.values()):
+        return no_data(axes, "all of them at 0:\ntraining itself moves none")
     for number, (name, level) in enumerate(levels.items()):
         color, dash = colors[number % len(colors)], DASHES[number % len(DASHES)]  # dashed: they may lie on top of each other
         axes.plot(steps, level, color=color, linestyle=dash, marker=marker(steps), label=f"{name} {level[-1]:.3g}")

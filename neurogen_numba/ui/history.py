@@ -78,4 +78,7 @@ def _columns(records, names):
 
 
 def _lists(columns):
-    return {name: [None if math.isnan(value) else value for value in column.tolist()] for name, column in columns.items()}
+    def number(value):
+        return None if math.isnan(value) else int(value) if value.is_integer() and abs(value) < 2**53 else value
+
+    return {name: [number(value) for value in column.tolist()] for name, column in columns.items()}

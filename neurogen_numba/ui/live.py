@@ -135,9 +135,9 @@ class LiveView:
             rows.add_row("loss", f"{s.loss:.3f}", f"average {self.loss.value:.3f}")
             rows.add_row("bits per byte", f"{s.bits_per_byte:.3f}", Text(self._floor(), "yellow"))
             rows.add_row("accuracy", percent(s.accuracy), f"validation {percent(e.accuracy)}" if e else "")
-            rows.add_row("learning rate", f"{s.learning_rate:.1e}", "")
+            rows.add_row("learning rate", f"{s.learning_rate:.1e}", f"{s.tokens:,} tokens")
             rows.add_row("gradient norm", f"{s.gradient_norm:.3g}", "")
-            rows.add_row("tokens/s", f"{s.tokens_per_second:,.0f}", f"{s.tokens:,} so far, waited {percent(s.waited)}")
+            rows.add_row("tokens/s", f"{s.tokens_per_second:,.0f}", f"waited {percent(s.waited)}")
         if e:
             remark = f"at step {e.step:,}" if self.best is e else f"best {self.best.bits_per_byte:.3f}"
             rows.add_row(Text("validation", "green"), Text(f"{e.bits_per_byte:.3f}", "bold green"), remark)

@@ -108,7 +108,7 @@ def _cloud(figure, axes, history):
     if not len(step):
         return no_data(axes, "nothing measured yet")
     points = axes.scatter(100 * accuracy, loss, c=step, s=10 if len(step) > DOTS else 22, cmap="viridis", linewidths=0)
-    bar = figure.colorbar(points, ax=axes, pad=0.02, format="{x:,.0f}", ticks=MaxNLocator(6, integer=True))
+    bar = figure.colorbar(points, ax=axes, pad=0.02, format="{x:,.0f}", ticks=MaxNLocator(6, integer=True, min_n_ticks=1))
     bar.set_label("step")
     bar.outline.set_visible(False)
 
