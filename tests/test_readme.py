@@ -1,8 +1,10 @@
-"""What the README says of the presets is what they are."""
+"""What README and docs say of the presets is what they are."""
 
+import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from neurogen_numba import budget
@@ -13,13 +15,17 @@ from neurogen_numba.config import MODULES
 from neurogen_numba.presets import PRESETS
 
 CHARACTERS = 65  # of Shakespeare
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
-ROWS = {
-    name: columns
-    for name, *columns in (
-        re.split(r" *\| *", line[2:-2]) for line in README.splitlines() if line.startswith("| `") and line.count("|") == 7
-    )
-}
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def rows(file, columns):
+    """Those of the table with so many columns, by the preset that each is about."""
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    cells = (re.split(r" *\| *", line[2:-2]) for line in lines if line.startswith("| `") and line.count("|") == columns + 1)
+    return {name: rest for name, *rest in cells}
+
+
+ROWS, DISK = rows("README.md", 6), rows("docs/training.md", 4)
 
 
 def numbers(text):
@@ -27,7 +33,7 @@ def numbers(text):
 
 
 def test_every_preset_has_a_row():
-    assert {name.strip("`") for name in ROWS} == set(PRESETS)
+    assert {name.strip("`") for name in ROWS} == {name.strip("`") for name in DISK} == set(PRESETS)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -43,8 +49,34 @@ def test_a_row_is_true(name):
     assert parameters == f"{learned(PRESETS[name]) / 1e6:.1f} M"
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_checkpoints_are_as_large_as_is_said(name):
+    vocabulary, one, six = DISK[f"`{name}`"]
+    assert numbers(vocabulary) == [tokens(PRESETS[name])]
+    size = saved(PRESETS[name])
+    assert (one, six) == (f"{size / 1e6:,.0f} MB", f"{6 * size / 1e9:.1f} GB")
+
+
+def tokens(config):
+    return CHARACTERS if config.text.tokenizer == "char" else config.text.vocabulary
+
+
+def on_paper(config):
+    """A model that is counted without allocating it."""
+    paper = Paper(2**36, "float32", shared_memory=2**16, multiprocessors=16)
+    return NeuroGenModel.on_paper(config.replace(brain={"vocabulary": tokens(config)}), paper)
+
+
 def learned(config):
-    """How many numbers a preset learns, counted without allocating them."""
-    paper = Paper(2**32, "float32", shared_memory=2**16, multiprocessors=16)
-    vocabulary = CHARACTERS if config.text.tokenizer == "char" else config.text.vocabulary
-    return NeuroGenModel.on_paper(config.replace(brain={"vocabulary": vocabulary}), paper).parameters
+    """How many numbers a preset learns."""
+    return on_paper(config).parameters
+
+
+def saved(config):
+    """Bytes of the arrays in a checkpoint: weights, moments, wiring and the state of the neurons."""
+    model = on_paper(config)
+    brain, act = model.brain, model.activity(config.training.segment, config.training.batch, learning=True)
+    size = 4 * model.parameters + sum(kept.nbytes for kept in model.optimizer.tensors().values())
+    size += sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in brain.structure_shapes().values())
+    size += sum(array.nbytes for array in act.views().values())
+    return size + sum(4 * brain.history(name) * act.batch * brain.signal_sizes[name] for name in brain.signal_sizes)
