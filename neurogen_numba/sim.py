@@ -42,6 +42,7 @@ def main(argv=None):
     from rich.progress import Progress
 
     from .simulation import Simulation
+    from .ui.plain import label, percent
 
     simulation = Simulation(config, backend, args.batch_size, args.rate, args.strength, seed)
     segments, totals = -(-args.steps // simulation.segment), dict.fromkeys(MODULES, 0.0)
@@ -63,7 +64,7 @@ def main(argv=None):
     ticks = segments * simulation.segment
     print(f"{config.neurons:,} neurons, {args.batch_size} at once: {ticks:,} ticks in {seconds:.2f} s, {ticks / seconds:,.0f} ticks/s")
     for name, rate in totals.items():
-        print(f"  {name:15} {rate:6.2%} of the neurons fire in a tick")
+        print(f"  {label(name):15} {percent(rate):>7} of the neurons fire in a tick")
     return 0
 
 

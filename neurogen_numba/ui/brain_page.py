@@ -7,18 +7,13 @@ import numpy as np
 from ..learning.report import BrainReport
 from .figures import COLORS, DPI, FAINT, INK, WIDTH, marker, no_data, over_steps, styled
 from .history import History
-from .plain import percent, printable, words
+from .plain import label, percent, printable
 from .training_page import fitting
 
 TAUS = np.geomspace(np.exp(-2), np.exp(5), 57)  # edges of the histogram of time constants, tokens; the ends are their bounds
 QUANTILES = (5, 25, 50, 75, 95)  # percent of the weights of a projection that lie below
 DASHES = ("-", "--", ":")
 HEARD = 90  # cells of a line of the text under the raster
-
-
-def label(name: str) -> str:
-    """A module's or a projection's name as read by people."""
-    return "PFC" if name == "pfc" else words(name).replace("pfc", "PFC")
 
 
 @styled

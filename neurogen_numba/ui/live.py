@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..learning.report import BrainReport, CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
-from .plain import duration, figure, line, percent, printable, words
+from .plain import duration, figure, label, line, percent, printable, words
 
 BUSIEST = 0.2  # share of neurons with an event per token at the right end of an activity bar
 HEALTHY = (0.005, 0.15)  # activity outside is coloured: near silence, or too busy to be sparse
@@ -156,8 +156,7 @@ class LiveView:
         for name, share in (self.step.activity if self.step else {}).items():
             color = "green" if HEALTHY[0] <= share <= HEALTHY[1] else "red"
             length = min(share, BUSIEST) if math.isfinite(share) else 0
-            label = Text("PFC" if name == "pfc" else words(name))
-            rows.add_row(label, Bar(BUSIEST, 0, length, color=color, bgcolor="grey15"), percent(share))
+            rows.add_row(Text(label(name)), Bar(BUSIEST, 0, length, color=color, bgcolor="grey15"), percent(share))
         axis = Table.grid(expand=True)
         axis.add_column()
         axis.add_column(justify="right")

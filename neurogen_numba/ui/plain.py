@@ -90,6 +90,11 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
+def label(name: str) -> str:
+    """A module's or a projection's name as read by people."""
+    return words(name).replace("pfc", "PFC")
+
+
 def figure(value) -> str:
     """A number as read by people, four figures for a fraction; text as it is."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
