@@ -249,6 +249,13 @@ def test_standard_input(monkeypatch):
             read()
 
 
+@pytest.mark.parametrize(("content", "warned"), [(b'{"text": "one"}\n{"text": "two"}\n', 1), (b"{a set}\none\n", 0), (b"7\n8\n", 0)])
+def test_standard_input_that_looks_like_json_lines_is_warned_of(monkeypatch, caplog, content, warned):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(content))))
+    assert texts(open_source("-", "text")) == [content.decode()]
+    assert [text for text in caplog.messages if "read as one text" in text] == caplog.messages and len(caplog.messages) == warned
+
+
 def test_a_source_is_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert sources.absolute("a/*.txt") == str(tmp_path / "a" / "*.txt")

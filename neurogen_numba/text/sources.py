@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import DataError, NeuroGenError
-from .remote import RemoteFile, pause
+from .remote import LOG, RemoteFile, pause
 
 TEXT = (".txt", ".md")
 LINES = (".jsonl", ".ndjson", ".json")  # one JSON object per line
@@ -222,7 +222,11 @@ class Stdin(Source):
     single = True
 
     def read(self, position=None):
-        for text, ends, at in _pieces(_stdin(), 0, self.name):
+        for number, (text, ends, at) in enumerate(_pieces(_stdin(), 0, self.name)):
+            if number == 0 and _is_object(text.partition("\n")[0]):
+                LOG.warning(
+                    "%s looks like JSON lines, and is read as one text, braces and all; for its documents name a .jsonl file", self.name
+                )
             yield Piece(text, ends, {"at": at})
 
 
@@ -269,6 +273,14 @@ def _json_lines(path, at, field):
             _check_field(field, row, path)
             if (text := _text_of(row[field], path, place)) is not None:
                 yield text, True, at
+
+
+def _is_object(line):
+    """Whether a line is a JSON object."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _parquet(path, at, field):
