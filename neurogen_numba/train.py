@@ -204,6 +204,8 @@ def main(argv=None):
                 from .learning.trainer import Trainer
 
                 backend = backend_of(args)
+                if new and config.text.data.startswith(("hf:", "http:", "https:")):  # may take a while, and more so without a network
+                    print(f"reading {config.text.data}", file=sys.stderr, flush=True)
                 trainer = Trainer(config, run, backend, bool(args.fit)) if new else _resume(args, run, folder, backend)
         except BaseException:  # Ctrl-C too
             if new:
