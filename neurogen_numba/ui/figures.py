@@ -113,3 +113,5 @@ def no_data(axes, text: str):
     """Say in an empty panel why it is empty."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=FAINT, gid="no data")
     axes.grid(False)
+    axes.set_xticks([])
+    axes.set_yticks([])
