@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from neurogen_numba.config import Text, Training
 from neurogen_numba.errors import CheckpointError, ConfigError, DataError
 from neurogen_numba.presets import get_preset
-from neurogen_numba.text.batches import HELD_OUT_SEED, FileBatches, FileCorpus, StoryCorpus, Validation, open_corpus
+from neurogen_numba.text.batches import HELD_OUT_SEED, FileBatches, FileCorpus, StoryCorpus, Validation, open_corpus, text_to_score
 from neurogen_numba.text.stories import story
 from neurogen_numba.text.tokenizer import build
 
@@ -123,6 +123,35 @@ def test_bytes_count_the_targets_only_and_in_utf8(tmp_path):
     (tmp_path / "a.txt").write_text("é" * 100)
     corpus = FileCorpus(Text(data=str(tmp_path / "a.txt"), tokenizer="char", validation=0.5), Training(batch=1, segment=8))
     assert corpus.validation().bytes == 2 * 49
+
+
+def test_bytes_of_words_are_counted_in_the_text_known_or_not(tmp_path):
+    """A word that is not known stands as " <unk>", of six bytes: the text has as many as it has."""
+    text = "tell me \n" * 40 + "a hippopotamus \n" * 40
+    (tmp_path / "a.txt").write_text(text)
+    named = Text(data=str(tmp_path / "a.txt"), tokenizer="word", vocabulary=4, validation=0.6)
+    corpus = FileCorpus(named, Training(batch=1, segment=8))
+    tokenizer, held_out = corpus.tokenizer, text[int(len(text) * (1 - 0.6)) :]
+    whole = corpus.validation()
+    first = tokenizer.measured(held_out)[1][0]
+    assert (tokenizer.unknown == whole.tokens).any() and whole.bytes == len(held_out) - first
+    assert corpus.validation(8).bytes == tokenizer.measured(held_out)[1][1:9].sum()
+    scored = text_to_score(named, tokenizer)
+    assert scored.bytes == len(text) - 4 != tokenizer.byte_count(scored.tokens[1:])
+    assert text_to_score(named, tokenizer, 2).bytes == len(" me \n")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}))
+    streamed = text_to_score(Text(data=str(tmp_path / "a.jsonl")), tokenizer)
+    assert np.array_equal(streamed.tokens, scored.tokens) and streamed.bytes == scored.bytes
+
+
+def test_a_part_says_that_it_is_one(file):
+    corpus = corpora(file, 2, 8)[0]
+    n = len(corpus.validation().tokens) - 1
+    assert corpus.validation().whole and corpus.validation(n).whole and not corpus.validation(n - 1).whole
+    everything = text_to_score(Text(data=str(file)), corpus.tokenizer)
+    n = len(everything.tokens) - 1
+    assert everything.whole and text_to_score(Text(data=str(file)), corpus.tokenizer, n).whole
+    assert not text_to_score(Text(data=str(file)), corpus.tokenizer, n - 1).whole
 
 
 def test_documents_of_a_folder_end_with_the_end_of_text(tmp_path):

@@ -214,7 +214,7 @@ def test_of_a_large_source_only_so_much_is_held_out_or_looked_at(tmp_path, monke
     seen, text_of = [], sources._text_of
     monkeypatch.setattr(sources, "_text_of", lambda *given: seen.append(0) or text_of(*given))
     large = corpus(lines(tmp_path / "a.jsonl", texts))
-    assert BYTES.decode(large._held_out) == "".join(texts[:5]) and len(seen) == 50
+    assert BYTES.decode(large._held_out[0]) == "".join(texts[:5]) and len(seen) == 50
 
 
 def test_a_tokenizer_is_trained_on_what_is_not_held_out(tmp_path):

@@ -145,6 +145,31 @@ def test_a_token_file_is_read_as_the_same_tokens_in_memory(place):
     assert np.array_equal(text_to_score(Text(data="a.bin"), BYTES, 9).tokens, tokens[:10])
 
 
+def test_words_of_a_token_file_count_the_bytes_of_its_mean_word(place):
+    """The file has lost what was no known word; how many bytes all of it was, it says."""
+    (place / "words.txt").write_text("a hippopotamus \n" * 99 + "tell me \n" * 100)
+    assert tokenize(["words.txt", "--out", "w.bin", "--tokenizer", "word", "--vocab-size", "4", "--workers", "0"]) == 0
+    corpus = open_corpus(tiny.config({"data": "w.bin"}, batch=3, segment=7))
+    mean = (place / "words.txt").stat().st_size / (3 * 199)
+    for validation in (corpus.validation(), text_to_score(Text(data="w.bin"), corpus.tokenizer)):
+        assert validation.estimated and validation.bytes == round(mean * (len(validation.tokens) - 1))
+    said = json.loads((place / "w.json").read_text())
+    del said["bytes"]
+    (place / "w.json").write_text(json.dumps(said))
+    with pytest.raises(DataError, match="w.bin: nothing beside it says how many bytes"):
+        corpus.validation()
+
+
+def test_a_part_of_a_token_file_says_that_it_is_one(place):
+    assert tokenize(["sheep.txt", "--out", "a.bin", "--tokenizer", "byte", "--workers", "0"]) == 0
+    corpus, tokenizer = open_corpus(tiny.config({"data": "a.bin"}, batch=3, segment=7)), build("byte", [], 0, False)
+    n = len(corpus.validation().tokens) - 1
+    assert corpus.validation(n).whole and not corpus.validation(n - 1).whole and not corpus.validation().estimated
+    assert text_to_score(Text(data="a.bin"), tokenizer).whole
+    assert text_to_score(Text(data="a.bin"), tokenizer, len(SHEEP) - 1).whole
+    assert not text_to_score(Text(data="a.bin"), tokenizer, len(SHEEP) - 2).whole
+
+
 def test_what_is_held_out_of_a_large_file_has_a_bound(place):
     np.zeros(30 * MOST, "<u2").tofile("a.bin")
     corpus = TokenFileCorpus(Text(data="a.bin", tokenizer="byte"), training())

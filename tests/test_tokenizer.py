@@ -63,6 +63,30 @@ def test_words_of_a_word_level_text_come_back_as_it_was(lines):
     assert PIECES["word"].byte_count(ids) == len(text.encode())
 
 
+@given(words=st.lists(st.sampled_from(["the", "zebra", "Käse", "日本語", "<unk>", " ", "\t", "\n", "\u3000", "x"]), min_size=1))
+def test_the_bytes_of_words_are_those_of_the_text_known_or_not(words):
+    text = "".join(words)
+    ids, counts = PIECES["word"].measured(text)
+    assert np.array_equal(ids, PIECES["word"].encode(text)) and len(counts) == len(ids)
+    assert counts.sum() == (len(text.encode()) if len(ids) else 0)
+
+
+def test_each_word_counts_the_white_space_before_it():
+    tokenizer = build("word", ["the cat"], 9, True)
+    assert tokenizer.decode(tokenizer.encode("the  zebra\n")) == " the <unk> \n"
+    ids, counts = tokenizer.measured("the  zebra\n", ends=True)
+    assert counts.tolist() == [3, 7, 1, 0] and ids[1] == tokenizer.unknown and ids[3] == tokenizer.end_of_text
+    assert tokenizer.measured("")[1].tolist() == []
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_the_bytes_of_other_tokens_are_those_of_their_pieces(kind):
+    tokenizer = PIECES[kind]
+    ids, counts = tokenizer.measured("Käse 日本 \n")
+    assert np.array_equal(ids, tokenizer.encode("Käse 日本 \n")) and counts.tolist() == [len(tokenizer.pieces[i]) for i in ids]
+    assert tokenizer.unknown is None
+
+
 def test_the_most_frequent_words_are_known_and_others_are_one():
     corpus = ["b a a\nc a b", "d"]
     for size, known in ((8, "abcd"), (4, "ab"), (3, "a"), (2, "")):

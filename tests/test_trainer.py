@@ -581,6 +581,23 @@ def test_reports_come_in_order_and_are_all_in_the_log(tmp_path, sheep):
     assert sample.prompt + sample.truth in SHEEP[int(0.9 * len(SHEEP)) :], "held-out text: what is given, and how it goes on"
 
 
+def test_bits_per_byte_are_of_the_bytes_that_were_predicted(tmp_path):
+    """Of the text that is trained on each character has two bytes, of the held-out text one."""
+    (tmp_path / "a.txt").write_text("äöü" * 300 + "abc" * 33)
+    reports = end(begin(tmp_path / "run", {"data": str(tmp_path / "a.txt")}, steps=2))
+    assert [report.bits_per_byte for report in of(StepReport, reports)] == pytest.approx([x / math.log(2) / 2 for x in losses(reports)])
+    assert all(look.bits_per_byte == pytest.approx(look.loss / math.log(2)) for look in of(EvalReport, reports))
+
+
+def test_words_that_are_not_known_are_told_and_counted_as_they_stand_in_the_text(tmp_path):
+    (tmp_path / "a.txt").write_text(" a hippopotamus \n" * 300)
+    text = {"data": str(tmp_path / "a.txt"), "tokenizer": "word", "vocabulary": 3}
+    reports = end(begin(tmp_path / "run", text, steps=2))
+    assert "of the held-out words 33.3 % are <unk>; bits per byte count those of the text itself" in [n.text for n in of(Notice, reports)]
+    for report in of(StepReport, reports) + of(EvalReport, reports):
+        assert report.bits_per_byte == pytest.approx(report.loss / math.log(2) / (17 / 3), rel=0.05)
+
+
 PROMISED = {"preset", "parameters", "tokens", "seconds", "tokens_per_second", "val_loss", "val_bits_per_byte"}
 PROMISED_FOR_STORIES = {"entropy_floor_bits_per_byte", "question_accuracy", "chance_accuracy"}
 

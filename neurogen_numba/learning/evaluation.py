@@ -11,6 +11,7 @@ import numpy as np
 from ..config import Training
 from ..text.batches import Validation
 from ..text.stories import Question
+from ..text.tokenizer import Tokenizer
 
 STREAMS = 16  # a held-out text is read by so many read heads at once, at most, each with its state from its own beginning to its end
 
@@ -53,6 +54,11 @@ def evaluate(model, validation: Validation, stopping: Callable[[], bool] = lambd
         hits += right.sum()
     floor = None if validation.floor_bits is None else validation.floor_bits / validation.bytes
     return Score(float(nats / n), float(hits / n), float(nats / math.log(2) / validation.bytes), floor, n)
+
+
+def unknown_share(tokens: np.ndarray, tokenizer: Tokenizer) -> float:
+    """Share of tokens [n], words, that are <unk>: not known, or written so in the text. 0 to 1."""
+    return float((tokens == tokenizer.unknown).mean())
 
 
 def answer_questions(model, questions: Sequence[Question]) -> tuple[float, float]:

@@ -22,7 +22,7 @@ from ..generation import Sampling, Session, stream
 from ..rundir import CONFIG, METRICS, SUMMARY, MetricsLog, read_config, set_aside, write_json
 from ..text.batches import open_corpus
 from ..text.prefetch import Prefetch
-from .evaluation import answer_questions, evaluate
+from .evaluation import answer_questions, evaluate, unknown_share
 from .portrait import portrait
 from .report import CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
 from .samples import SAMPLE_TOKENS, pieces
@@ -120,7 +120,6 @@ class Trainer:
         self._fresh_at = corpus.tokenizer.end_of_text if self.config.text.reset_at_documents else None
         self._glimpse = corpus.validation(training.eval_tokens)
         self._pieces = pieces(self._glimpse.tokens, corpus.tokenizer.end_of_text)
-        self._bytes_per_token = self._glimpse.bytes / (len(self._glimpse.tokens) - 1)
         self.act: Activity = model.activity(training.segment, training.batch, learning=True)
         self.step = saved["step"]
         # targets so far; older checkpoints do not say how many, and their runs counted padding with them
@@ -161,6 +160,8 @@ class Trainer:
         yield from map(Notice, self._notices)
         if self._fitted:
             yield Notice(self._fitted)
+        if self.model.tokenizer.kind == "word":
+            yield self._unknown()
         yield Notice("preparing the kernels: compiled at their first use, then kept")
         self._snapshot(None)  # to make room for the copies of checkpoints now, not while training waits
         began = time.monotonic() - self.seconds
@@ -205,7 +206,7 @@ class Trainer:
                     tokens=self.tokens,
                     loss=loss,
                     accuracy=accuracy,
-                    bits_per_byte=loss / math.log(2) / self._bytes_per_token,
+                    bits_per_byte=loss / math.log(2) / self._bytes_per_token(segment[1]),
                     learning_rate=rate,
                     gradient_norm=norm,
                     tokens_per_second=(last.tokens - first.tokens) / elapsed,
@@ -260,6 +261,19 @@ class Trainer:
             return fresh
         begins = inputs[0] == self._fresh_at
         return begins if fresh is None else begins | fresh
+
+    def _bytes_per_token(self, targets):
+        """UTF-8 bytes of the text that each of targets [T, B] stands for, mean. Words count as held-out ones on average."""
+        if self.model.tokenizer.kind == "word":
+            return self._glimpse.bytes / (len(self._glimpse.tokens) - 1)
+        targets = targets[targets >= 0]
+        return max(1, self.model.tokenizer.byte_count(targets)) / len(targets)  # 1: there may be nothing but ends of texts
+
+    def _unknown(self):
+        """What to say of words that are not known."""
+        share = unknown_share(self._glimpse.tokens, self.model.tokenizer)
+        counted = "are those of its token file's mean word" if self._glimpse.estimated else "count those of the text itself"
+        return Notice(f"of the held-out words {100 * share:.1f} % are <unk>; bits per byte {counted}")
 
     def _plan(self, marks):
         """Take only as many steps as fit into the time limit at the speed seen, looks at held-out text included."""

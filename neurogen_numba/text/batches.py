@@ -16,6 +16,7 @@ import numpy as np
 from ..config import Config, Text, Training
 from ..errors import CheckpointError, ConfigError, DataError
 from . import sources
+from .encoding import joined
 from .stories import Question, stories, story
 from .tokenizer import Tokenizer, build
 
@@ -29,15 +30,19 @@ class Validation:
     """Held-out text: predict tokens[1:] from what comes before each.
 
     tokens: [n + 1] int32.
-    bytes: UTF-8 bytes of the text of the n targets.
+    bytes: UTF-8 bytes of the text of the n targets, counted in the text itself.
     floor_bits: entropy of the n targets in bits, where the process that wrote them is known: no model can need fewer on average.
     questions: about what it tells, where it consists of stories.
+    whole: whether it is all of the text that there was to score.
+    estimated: whether `bytes` is a mean, since the text itself is lost: words in a token file.
     """
 
     tokens: np.ndarray
     bytes: int
     floor_bits: float | None = None
     questions: tuple[Question, ...] = ()
+    whole: bool = True
+    estimated: bool = False
 
 
 class Batches(ABC):
@@ -95,7 +100,7 @@ class FileCorpus:
         self._path = text.data
         self._training, self._end = training, end_to_stop_at(text, self.tokenizer)
         self._kept = _encode(self.tokenizer, kept, len(documents) > 1)
-        self._held_out = _encode(self.tokenizer, held_out, len(documents) > 1)
+        self._held_out = joined([self.tokenizer.measured(text, len(documents) > 1) for text in held_out])
 
     def batches(self, position: dict | None = None) -> FileBatches:
         """The training part, endlessly, from its start or from a saved position.
@@ -106,7 +111,7 @@ class FileCorpus:
 
     def validation(self, tokens_wanted: int | None = None) -> Validation:
         """The held-out text: its first `tokens_wanted` targets (at least a segment), or all. Raises DataError if too short."""
-        return held_out_part(self._path, self._held_out, self._training, self.tokenizer, tokens_wanted)
+        return held_out_part(self._path, *self._held_out, self._training, tokens_wanted)
 
 
 def file_batches(path: str, tokens, training: Training, position: dict | None, end: int | None, kind=None) -> FileBatches:
@@ -121,15 +126,25 @@ def file_batches(path: str, tokens, training: Training, position: dict | None, e
     return (kind or FileBatches)(tokens, training, position, end)
 
 
-def held_out_part(path: str, tokens: np.ndarray, training: Training, tokenizer: Tokenizer, wanted: int | None) -> Validation:
-    """The first `wanted` targets (at least a segment) of held-out tokens [n] int32, or all. Raises DataError if there are too few."""
+def held_out_part(
+    path: str, tokens: np.ndarray, byte_counts: np.ndarray, training: Training, wanted: int | None, estimated: bool = False
+) -> Validation:
+    """The first `wanted` targets (at least a segment) of held-out tokens [n] int32, or all. Raises DataError if there are too few.
+
+    byte_counts: UTF-8 bytes of the text that each stands for [n]; a mean where it is `estimated`.
+    """
     needed = training.segment + 1
     if len(tokens) < needed:
         raise DataError(
             f"{path}: {len(tokens)} tokens held out, but --seq-length {training.segment} needs {needed}; lower it, or give more text"
         )
-    tokens = tokens if wanted is None else tokens[: max(wanted + 1, needed)]
-    return Validation(tokens, tokenizer.byte_count(tokens[1:]))
+    return _first(tokens, byte_counts, len(tokens) if wanted is None else max(wanted, training.segment), estimated)
+
+
+def _first(tokens, byte_counts, most, estimated):
+    """The first `most` targets of tokens [n]."""
+    bytes_ = round(byte_counts[1 : most + 1].sum(dtype=np.float64))
+    return Validation(tokens[: most + 1], bytes_, whole=len(tokens) <= most + 1, estimated=estimated)
 
 
 def text_to_score(text: Text, tokenizer: Tokenizer, most: int = 0) -> Validation:
@@ -138,29 +153,29 @@ def text_to_score(text: Text, tokenizer: Tokenizer, most: int = 0) -> Validation
     Raises DataError if it cannot be read or has fewer than two tokens, ConfigError for a data set of the hub without `most`: it may have
     no end.
     """
-    from . import encoding, tokenfile
+    from . import tokenfile
 
     if text.data.startswith("hf:") and not most:
         raise ConfigError(f"--data {text.data}: a data set of the hub may have no end; say by --max-tokens how much of it to score")
+    estimated = False
     if tokenfile.is_token_file(text.data):
-        tokens = tokenfile.TokenFile.open(text.data, tokenizer)
-        tokens = tokens.part(0, most + 1 if most else len(tokens))
+        file = tokenfile.TokenFile.open(text.data, tokenizer)
+        tokens = file.part(0, most + 2 if most else len(file))  # one more than is scored tells whether there are more
+        byte_counts, estimated = tokenfile.byte_counts(file.path, tokens, tokenizer)
     elif sources.in_memory(text.data):
         documents = sources.documents(text.data)
-        tokens = _encode(tokenizer, documents, len(documents) > 1)
+        tokens, byte_counts = joined([tokenizer.measured(document, len(documents) > 1) for document in documents])
     else:
-        source, parts = sources.open_source(text.data, text.field), [np.empty(0, np.int32)]
-        count = 0
+        source, parts, count = sources.open_source(text.data, text.field), [], 0
         for piece in source.read():
-            parts.append(encoding.encode(tokenizer, piece, not source.single))
-            count += len(parts[-1])
-            if most and count > most:
+            parts.append(tokenizer.measured(piece.text, piece.ends and not source.single))
+            count += len(parts[-1][0])
+            if most and count > most + 1:
                 break
-        tokens = np.concatenate(parts)
-    tokens = tokens[: most + 1] if most else tokens
+        tokens, byte_counts = joined(parts)
     if len(tokens) < 2:
         raise DataError(f"{text.data}: {len(tokens)} tokens; scoring needs at least 2")
-    return Validation(tokens, tokenizer.byte_count(tokens[1:]))
+    return _first(tokens, byte_counts, most or len(tokens), estimated)
 
 
 def _encode(tokenizer: Tokenizer, texts: list[str], ends: bool) -> np.ndarray:
@@ -222,16 +237,17 @@ class StoryCorpus:
         The first token is an end of text, so that every token of every story is a target.
         """
         wanted = max(self._training.segment, HELD_OUT_TOKENS if tokens_wanted is None else tokens_wanted)
-        parts, bits, targets, questions = [np.array([self.tokenizer.end_of_text], np.int32)], 0.0, 0, []
+        parts, bits, targets, questions = [], 0.0, 0, []
         for held_out in stories(HELD_OUT_SEED, split="held-out"):
             if targets >= wanted:
                 break
-            parts.append(self._encode(held_out.text))
+            parts.append(self.tokenizer.measured(held_out.text, ends=True))
             bits += held_out.bits
-            targets += len(parts[-1])
+            targets += len(parts[-1][0])
             questions += held_out.questions
-        tokens = np.concatenate(parts)
-        return Validation(tokens, self.tokenizer.byte_count(tokens[1:]), bits, tuple(questions))
+        tokens, byte_counts = joined(parts)
+        tokens = np.append(np.int32(self.tokenizer.end_of_text), tokens)
+        return Validation(tokens, int(byte_counts.sum()), bits, tuple(questions), whole=False)
 
     def _read(self, index: int) -> np.ndarray:
         return self._encode(story(self._training.seed, index).text)

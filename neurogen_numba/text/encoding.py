@@ -55,6 +55,13 @@ def encode(tokenizer: Tokenizer, piece: Piece, ends: bool) -> np.ndarray:
     return np.append(ids, np.int32(tokenizer.end_of_text)) if ends and piece.ends and tokenizer.end_of_text is not None else ids
 
 
+def joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """What `Tokenizer.measured` gave of texts that follow each other, as of one text."""
+    empty = np.empty(0, np.int32)
+    ids, counts = zip((empty, empty), *parts, strict=True)
+    return np.concatenate(ids), np.concatenate(counts)
+
+
 def _parcels(pieces):
     parcel, size = [], 0
     for piece in pieces:

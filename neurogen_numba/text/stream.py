@@ -11,7 +11,7 @@ import numpy as np
 from ..config import Text, Training
 from ..errors import ConfigError, DataError
 from .batches import HELD_OUT_TOKENS, Batches, Validation, check_position, end_to_stop_at, held_out_part, split
-from .encoding import encode, encoded
+from .encoding import encoded, joined
 from .sources import Piece, Source, open_source
 from .tokenizer import SAMPLE, Tokenizer, build
 
@@ -34,7 +34,8 @@ class StreamCorpus:
         self._start = held_out[-1].after
         self.tokenizer = tokenizer or tokenizer_for(text, self._source, chain(ahead, pieces), 1.0)[0]
         self._end = end_to_stop_at(text, self.tokenizer)
-        self._held_out = np.concatenate([encode(self.tokenizer, piece, not self._source.single) for piece in held_out])
+        ends = not self._source.single
+        self._held_out = joined([self.tokenizer.measured(piece.text, ends and piece.ends) for piece in held_out])
 
     def batches(self, position: dict | None = None) -> StreamBatches:
         """The training part, endlessly, from its start or from a saved position. Raises CheckpointError if that is of another source."""
@@ -43,7 +44,7 @@ class StreamCorpus:
     def validation(self, tokens_wanted: int | None = None) -> Validation:
         """The first `tokens_wanted` held-out targets (at least a segment), or 50,000. Raises DataError if there are too few."""
         wanted = HELD_OUT_TOKENS if tokens_wanted is None else tokens_wanted
-        return held_out_part(self._source.name, self._held_out, self._training, self.tokenizer, wanted)
+        return held_out_part(self._source.name, *self._held_out, self._training, wanted)
 
 
 class StreamBatches(Batches):

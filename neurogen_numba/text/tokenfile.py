@@ -145,8 +145,23 @@ class TokenFileCorpus:
     def validation(self, tokens_wanted: int | None = None) -> Validation:
         """The first `tokens_wanted` held-out targets (at least a segment), or MOST. Raises DataError if there are too few."""
         wanted = min(MOST, tokens_wanted or MOST)
-        tokens = self._held_out.part(0, max(wanted, self._training.segment) + 1)
-        return held_out_part(self._path, tokens, self._training, self.tokenizer, wanted)
+        tokens = self._held_out.part(0, max(wanted, self._training.segment) + 2)  # one more than is scored tells whether there are more
+        counts, estimated = byte_counts(self._held_out.path, tokens, self.tokenizer)
+        return held_out_part(self._path, tokens, counts, self._training, wanted, estimated)
+
+
+def byte_counts(path: Path, tokens: np.ndarray, tokenizer: Tokenizer) -> tuple[np.ndarray, bool]:
+    """(UTF-8 bytes of the text that each of these tokens of a file stands for [tokens], whether they are estimated).
+
+    Words do not tell: what was no known word is lost, so each token counts as many bytes as one of the file does on average.
+    Raises DataError where the .json beside the file does not say how many these are.
+    """
+    if tokenizer.kind != "word":
+        return tokenizer.byte_lengths[tokens], False
+    said = _described(path) or {}
+    if not isinstance(said.get("bytes"), int):
+        raise DataError(f"{path}: nothing beside it says how many bytes of text its words were; write it again by `neurogen tokenize`")
+    return np.full(len(tokens), said["bytes"] / said["tokens"]), True
 
 
 def write(path: Path, encoded: Iterable[tuple[Piece, np.ndarray]], tokenizer: Tokenizer, tell: Callable[[dict], None]) -> dict:

@@ -15,6 +15,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -37,15 +38,18 @@ class Tokenizer(ABC):
     kind: sentencepiece, char, byte or word.
     vocabulary: number of tokens.
     end_of_text: the id that ends a document and decodes to "", or None where nothing separates documents.
+    byte_lengths: UTF-8 bytes of each piece [vocabulary] int32.
+    unknown: the id of every word that is not known, or None where tokens are not words.
     """
 
     kind: str
+    unknown: int | None = None
 
     def __init__(self, pieces: list[bytes], end_of_text: int | None):
         self.pieces = pieces
         self.vocabulary = len(pieces)
         self.end_of_text = end_of_text
-        self._lengths = np.array([len(piece) for piece in pieces])
+        self.byte_lengths = np.array([len(piece) for piece in pieces], np.int32)
 
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
@@ -56,8 +60,20 @@ class Tokenizer(ABC):
         return b"".join(self.pieces[i] for i in self._checked(ids)).decode("utf-8", errors="replace")
 
     def byte_count(self, ids) -> int:
-        """UTF-8 bytes of the text that ids [tokens] stand for; the end of a document counts none. Raises ConfigError as `decode`."""
-        return int(self._lengths[self._checked(ids)].sum())
+        """UTF-8 bytes of what ids [tokens] decode to; the end of a document counts none. Raises ConfigError as `decode`."""
+        return int(self.byte_lengths[self._checked(ids)].sum())
+
+    def measured(self, text: str, ends: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """(token ids of a text, UTF-8 bytes of the text that each stands for), both [tokens] int32; with the end of text behind them, of no
+        bytes, if `ends` and there is one. Raises ConfigError as `encode`."""
+        ids = self.encode(text)
+        counts = self._byte_counts(text, ids)
+        if ends and self.end_of_text is not None:
+            ids, counts = np.append(ids, np.int32(self.end_of_text)), np.append(counts, np.int32(0))
+        return ids, counts
+
+    def _byte_counts(self, text, ids):
+        return self.byte_lengths[ids]
 
     def stream(self) -> Stream:
         """Decodes one token at a time."""
@@ -185,6 +201,7 @@ class WordTokenizer(Tokenizer):
         self._ids = {word: i for i, word in enumerate(self._words, 1)}
         if len(self._ids) < len(self._words) or not all(self._words) or UNKNOWN not in self._ids:
             raise ValueError("words that are empty, or there twice, or without <unk>")
+        self.unknown = self._ids[UNKNOWN]
         pieces = [b" \n"] + [b" " + _utf8(word) for word in self._words]
         super().__init__(pieces + [b""] * documents, len(pieces) if documents else None)
 
@@ -199,13 +216,19 @@ class WordTokenizer(Tokenizer):
 
     def encode(self, text: str) -> np.ndarray:
         _utf8(text)
-        unknown, ids = self._ids[UNKNOWN], []
+        ids = []
         lines = text.split("\n")
         for number, line in enumerate(lines, 1):
-            ids += [self._ids.get(word, unknown) for word in line.split()]
+            ids += [self._ids.get(word, self.unknown) for word in line.split()]
             if number < len(lines):
                 ids.append(0)
         return np.array(ids, np.int32)
+
+    def _byte_counts(self, text, ids):
+        """Those of the text, unlike the pieces': a word that is not known has its own length, and white space that of the text."""
+        ends = [token.end() for token in re.finditer(r"\n|\S+", text)]
+        ends[-1:] = [len(text)] * bool(ends)
+        return np.array([len(text[first:last].encode()) for first, last in pairwise([0, *ends])], np.int32)
 
     def _settings(self) -> dict:
         return super()._settings() | {"words": self._words}
