@@ -16,7 +16,7 @@ from neurogen_numba.learning.report import CheckpointReport, EvalReport, FinalRe
 from neurogen_numba.ui import open_view
 from neurogen_numba.ui.chat_screen import COMMANDS, ChatScreen, WordWrap, parse_command
 from neurogen_numba.ui.live import Curve, LiveView, MovingAverage, bars
-from neurogen_numba.ui.plain import PlainView, duration, figure, printable
+from neurogen_numba.ui.plain import PlainView, duration, figure, item, printable
 
 ACTIVITY = dict(zip(MODULES, (0.071, 0.04, 0.12, 0.001, 0.25, 0.033), strict=True))
 STEP = StepReport(1240, 2310, 634880, 3.21012, 0.3123, 2.10149, 3.1e-3, 0.8211, 3120.4, 185.0, ACTIVITY, 0.0123)
@@ -115,6 +115,18 @@ def test_plain_lines():
         "finished  steps 2,310  validation bits per byte 0.5912  checkpoint runs/a/step-2310",
     ]
     assert "floor" not in lines_of(EvalReport(1, 2.0, 0.1, 1.0, None, 5))[1]
+
+
+def test_shares_are_percentages_on_every_screen_and_losses_have_their_unit():
+    summary = {"val_loss": 6.92581, "val_accuracy": 0.001499, "question_accuracy": 0.0, "chance_accuracy": 0.06792}
+    wanted = {"val loss": "6.926 nats/token", "val accuracy": "0.1 %", "question accuracy": "0.0 %", "chance accuracy": "6.8 %"}
+    assert dict(item(name, value) for name, value in summary.items()) == wanted
+    assert item("unknown_words", 0.142) == ("unknown words", "14.2 %") and item("perplexity_per_word", None)[1] == "?"
+    assert lines_of(FinalReport(summary))[1] == "  ".join(["finished", *(f"{name} {value}" for name, value in wanted.items())])
+    screen, picture = live(STEP, FinalReport(summary))
+    summary_lines = [line.strip("│ ") for line in screen[screen.rindex("finished") :].splitlines()]
+    assert all(any(line.startswith(name) and line.endswith(value) for line in summary_lines) for name, value in wanted.items())
+    assert any("loss, nats" in line and "average 3.210" in line for line in picture)
 
 
 def test_plain_view_survives_hostile_text_and_narrow_encodings():

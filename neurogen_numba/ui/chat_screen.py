@@ -16,7 +16,7 @@ from rich.text import Text
 from ..config import did_you_mean
 from ..errors import ConfigError
 from . import can_draw
-from .plain import figure, forgiving, printable, words
+from .plain import forgiving, item, printable
 
 COMMANDS = {  # name -> argument, what it does
     "help": ("", "this list"),
@@ -44,7 +44,7 @@ class ChatScreen:
         if self.typed:
             with contextlib.suppress(ImportError):  # Windows has none
                 import readline  # noqa: F401  gives input() arrow keys and a history
-        self._header(title, {words(str(name)): figure(value) for name, value in facts.items()})
+        self._header(title, dict(item(str(name), value) for name, value in facts.items()))
 
     def read(self) -> str | None:
         """The next line; None at its end, by Ctrl-D or Ctrl-C."""

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..learning.report import BrainReport, CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
-from .plain import duration, figure, label, line, percent, printable, words
+from .plain import duration, item, label, line, percent, printable
 
 BUSIEST = 0.2  # share of neurons with an event per token at the right end of an activity bar
 HEALTHY = (0.005, 0.15)  # activity outside is coloured: near silence, or too busy to be sparse
@@ -132,7 +132,7 @@ class LiveView:
         rows.add_column(ratio=1, no_wrap=True, overflow="ellipsis", style="dim")
         s, e = self.step, self.evaluation
         if s:
-            rows.add_row("loss", f"{s.loss:.3f}", f"average {self.loss.value:.3f}")
+            rows.add_row("loss, nats", f"{s.loss:.3f}", f"average {self.loss.value:.3f}")
             rows.add_row("bits per byte", f"{s.bits_per_byte:.3f}", Text(self._floor(), "yellow"))
             rows.add_row("accuracy", percent(s.accuracy), f"validation {percent(e.accuracy)}" if e else "")
             rows.add_row("learning rate", f"{s.learning_rate:.1e}", f"{s.tokens:,} tokens")
@@ -252,5 +252,5 @@ def _summary(report):
     rows.add_column(style="dim", no_wrap=True)
     rows.add_column(style="bold", overflow="fold")
     for name, value in report.summary.items():
-        rows.add_row(Text(printable(words(str(name)))), Text(printable(figure(value))))
+        rows.add_row(*(Text(printable(part)) for part in item(str(name), value)))
     return Panel(rows, title="finished", title_align="left", border_style="green", expand=False)

@@ -69,7 +69,7 @@ def line(report: Report) -> str:
         case Notice():
             return report.text
         case FinalReport():
-            return "  ".join(["finished", *(f"{words(name)} {figure(value)}" for name, value in report.summary.items())])
+            return "  ".join(["finished", *(" ".join(item(name, value)) for name, value in report.summary.items())])
     raise TypeError(f"not a report: {report!r}")
 
 
@@ -95,8 +95,18 @@ def label(name: str) -> str:
     return words(name).replace("pfc", "PFC")
 
 
+def item(name: str, value) -> tuple[str, str]:
+    """A named result as read by people: shares in percent and losses with their unit, which files keep as fractions and plain numbers."""
+    if isinstance(value, float) and (name.endswith("accuracy") or name == "unknown_words"):
+        return words(name), percent(value)
+    unit = " nats/token" if name == "loss" or name.endswith("_loss") else ""
+    return words(name), figure(value) + unit
+
+
 def figure(value) -> str:
-    """A number as read by people, four figures for a fraction; text as it is."""
+    """A number as read by people, four figures for a fraction; text as it is; a question mark for what is not known."""
+    if value is None:
+        return "?"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     if isinstance(value, int) or 10_000 <= abs(value) < 1e15:
