@@ -10,6 +10,9 @@ from .cli import Parser, add_backend_flag, backend_of, command
 from .config import Text
 from .errors import ConfigError
 
+STREAMS = 16  # whatever the model was trained with: the same weights have the same score
+MOST_NATS = 700  # of which exp is a number
+
 
 def parser() -> Parser:
     flags = Parser("evaluate")
@@ -18,9 +21,27 @@ def parser() -> Parser:
     flags.add_argument("--data", default=None, help="text to score, named as for `neurogen train` (default: what the run held out)")
     flags.add_argument("--text-field", default="text", help="name of the text in JSON lines, parquet and data sets of the hub")
     flags.add_argument("--max-tokens", type=int, default=0, metavar="N", help="score no more than the first N tokens; 0: all")
+    side_by_side = f"pieces that the text is cut into, each read from a fresh state; fewer where they would be short (default: {STREAMS})"
+    flags.add_argument("--streams", type=int, default=STREAMS, metavar="N", help=side_by_side)
     flags.add_argument("--json", action="store_true", help="print one JSON object")
     add_backend_flag(flags)
     return flags
+
+
+def method(validation, text: str, streams: int, factors: str) -> str:
+    """How a score of a `text`, named in a word or two, came about, in a sentence. factors: dtype of what was multiplied."""
+    read = "one stream" if streams == 1 else f"{streams} streams side by side, each"
+    scored = f"all of the {text}" if validation.whole else f"the beginning of the {text}"
+    lost = ", as many as a token of the file has on average, which has lost its words" if validation.estimated else ""
+    return (
+        f"nats per token over {scored}, every token but the very first; {read} from a fresh state that is carried to its end; "
+        f"bytes of the text in UTF-8{lost}; factors of products {factors}"
+    )
+
+
+def perplexity(nats_per_word: float) -> float | None:
+    """None where it is beyond what a number holds, as in languages that put no space between words."""
+    return math.exp(nats_per_word) if nats_per_word < MOST_NATS else None
 
 
 @command("evaluate")
@@ -28,11 +49,13 @@ def main(argv=None):
     args = parser().parse_args(argv)
     if args.max_tokens < 0:
         raise ConfigError(f"--max-tokens: at least 0, not {args.max_tokens}")
-    from .learning.evaluation import answer_questions, evaluate
+    if args.streams < 1:
+        raise ConfigError(f"--streams: at least 1, not {args.streams}")
+    from .learning.evaluation import answer_questions, evaluate, streams_for, unknown_share, words_in
     from .learning.trainer import QUESTIONS
     from .show import find, load
     from .text.batches import open_corpus, text_to_score
-    from .ui.plain import figure, words
+    from .ui.plain import item
 
     folder = find(args.run, args.out)
     model = load(folder, backend_of(args))
@@ -40,24 +63,31 @@ def main(argv=None):
         validation = text_to_score(Text(data=args.data, field=args.text_field), model.tokenizer, args.max_tokens)
     else:
         validation = open_corpus(model.config, model.tokenizer).validation(args.max_tokens or None)
-    score = evaluate(model, validation)
+    score = evaluate(model, validation, most_streams=args.streams)
+    targets, tokenizer = validation.tokens[1:], model.tokenizer
+    words, streams = words_in(targets, tokenizer), streams_for(score.tokens, args.streams)
     result = {
         "checkpoint": str(folder),
         "text": args.data or model.config.text.data or "built-in stories, held out",
         "tokens": score.tokens,
         "loss": score.loss,
-        **({"perplexity_per_word": math.exp(score.loss)} if model.tokenizer.kind == "word" else {}),
+        "words": words,
+        "perplexity_per_word": perplexity(score.loss * (score.tokens / words) if words else math.inf),
+        **({} if tokenizer.unknown is None else {"unknown_words": unknown_share(targets, tokenizer)}),
         "accuracy": score.accuracy,
         "bits_per_byte": score.bits_per_byte,
     }
     if validation.questions:
-        right, chance = answer_questions(model, validation.questions[:QUESTIONS])
+        right, chance = answer_questions(model, validation.questions[:QUESTIONS], streams=args.streams)
         result |= {"entropy_floor_bits_per_byte": score.floor_bits_per_byte, "question_accuracy": right, "chance_accuracy": chance}
+    text = "text" if args.data else "held-out text"
+    result |= {"streams": streams, "method": method(validation, text, streams, model.backend.product_dtype)}
     if args.json:
         print(json.dumps(result, indent=2))
     else:
         for name, value in result.items():
-            print(f"{words(name):28} {figure(value)}")
+            label, shown = item(name, value)
+            print(f"{label:28} {shown}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -76,8 +77,20 @@ def test_train_then_generate_evaluate_and_chat(place, capsys, monkeypatch):
     assert evaluate(["--json"]) == 0
     score = json.loads(capsys.readouterr().out)
     assert score["tokens"] == len(TEXT) - int(0.9 * len(TEXT)) - 1 and score["bits_per_byte"] > 0
+    assert "all of the held-out text" in score["method"]
     assert evaluate(["--data", "sheep.txt", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["tokens"] == len(TEXT) - 1
+    score = json.loads(capsys.readouterr().out)
+    assert score["tokens"] == len(TEXT) - 1 and score["words"] == len(TEXT[1:].split())  # the first character has nothing before it
+    assert score["perplexity_per_word"] == pytest.approx(math.exp(score["loss"] * score["tokens"] / score["words"]))
+    assert score["streams"] == 16 and "16 streams side by side" in score["method"] and "all of the text" in score["method"]
+    assert 0 < score["accuracy"] < 1 and "unknown_words" not in score
+    assert evaluate(["--data", "sheep.txt"]) == 0
+    said = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    assert said["accuracy"].strip() == f"{100 * score['accuracy']:.1f} %" and said["loss"].endswith(" nats/token")
+    assert said["method"].strip() == score["method"]
+    assert evaluate(["--data", "sheep.txt", "--json", "--streams", "3"]) == 0
+    three = json.loads(capsys.readouterr().out)
+    assert three["streams"] == 3 and three["loss"] != score["loss"]
     (place / "sheep.jsonl").write_text(json.dumps({"body": TEXT}))
     for flags in (["--data", "sheep.jsonl", "--text-field", "body"], []):
         assert evaluate(["--max-tokens", "70", "--json", *flags]) == 0
@@ -89,6 +102,20 @@ def test_train_then_generate_evaluate_and_chat(place, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert said.count("Neo: ") == 1 and "temperature 0" in said and "nonsense" in said and "'é'" in said and "forgotten" in said
     assert next(lines) == "never read"
+
+
+def test_words_are_scored_by_the_word_and_by_the_bytes_of_the_text(place, capsys):
+    (place / "sheep.txt").write_text("".join(f" {number} sheep went home . \n" for number in range(300)))
+    assert trained("--tokenizer", "word", "--vocab-size", "50") == 0
+    assert "% are <unk>" in capsys.readouterr().out
+    assert evaluate(["--data", "sheep.txt", "--json"]) == 0
+    score = json.loads(capsys.readouterr().out)
+    assert score["words"] == score["tokens"] == 300 * 6 - 1 and score["perplexity_per_word"] == math.exp(score["loss"])
+    assert score["unknown_words"] == pytest.approx((300 - 44) / (300 * 6), abs=1e-3)
+    size = (place / "sheep.txt").stat().st_size - len(" 0")
+    assert score["bits_per_byte"] == pytest.approx(score["loss"] / math.log(2) * score["tokens"] / size)
+    assert evaluate(["--data", "sheep.txt"]) == 0
+    assert "unknown words                14.2 %" in capsys.readouterr().out
 
 
 def test_train_draws_figures_and_figures_draws_them_once_more(place, capsys):
@@ -528,6 +555,7 @@ def test_a_full_disk_while_saving_costs_no_checkpoint(place, capsys, monkeypatch
         (evaluate, ["--data", "nowhere.txt"], "nowhere.txt"),
         (evaluate, ["--data", "hf:a/b"], "--max-tokens"),
         (evaluate, ["--max-tokens", "-1"], "--max-tokens"),
+        (evaluate, ["--streams", "0"], "--streams"),
         (train, ["--resume", "--tokenizer", "char"], "--tokenizer"),
         (train, ["--resume", "--test"], "--test"),
         (train, ["--resume", "--reset-at-documents"], "--reset-at-documents"),

@@ -9,7 +9,8 @@ import pytest
 
 import tiny
 from neurogen_numba.brain.model import NeuroGenModel
-from neurogen_numba.learning.evaluation import answer_questions, evaluate, streams_of
+from neurogen_numba.evaluate import method, perplexity
+from neurogen_numba.learning.evaluation import answer_questions, evaluate, streams_for, streams_of, unknown_share, words_in
 from neurogen_numba.text.batches import Validation
 from neurogen_numba.text.stories import Question
 from neurogen_numba.text.tokenizer import build
@@ -138,6 +139,42 @@ def test_an_answer_is_right_if_greedy_generation_says_it(model):
     assert answer_questions(model, said) == (1, 0.5)
     other = [Question(q.prompt, q.answer[:-1] + ("b" if q.answer[-1] == "a" else "a"), 0.5) for q in said[:1]] + said[1:]
     assert answer_questions(model, other)[0] == pytest.approx(2 / 3)
+
+
+def test_a_score_may_be_asked_for_with_other_streams_than_those_of_training(model):
+    """What a model was trained with is then no part of its score."""
+    ids = np.random.default_rng(1).integers(0, len(LETTERS), 2049).astype(np.int32)
+    few = NeuroGenModel.from_config(CONFIG.replace(training={"batch": 1}), model.tokenizer)
+    few.brain.parameters.value.update(model.brain.parameters.value)
+    one, four = (evaluate(model, Validation(ids, 2048), most_streams=streams) for streams in (1, 4))
+    assert one.loss != four.loss and (streams_for(2048, 4), streams_for(2048, 16), streams_for(99, 4)) == (4, 8, 1)
+    stub = Stub()
+    stub.config = few.config
+    evaluate(stub, Validation(ids, 2048), most_streams=4)
+    assert stub.heard.shape[1] == 4
+
+
+def test_words_are_what_stands_between_white_space_in_each_document():
+    for tokenizer in (build("byte", [], 0, True), build("char", ["the cat\n"], 0, True)):
+        end = tokenizer.end_of_text
+        ids = np.concatenate([tokenizer.encode("the  cat\n"), [end], tokenizer.encode("the"), [end], tokenizer.encode("cat"), [end]])
+        assert words_in(ids, tokenizer) == 4 and words_in(ids[1:], tokenizer) == 4 and words_in(ids[3:4], tokenizer) == 0
+    words = build("word", ["the cat"], 9, False)
+    ids = words.encode("the dog \n <unk> cat")
+    assert words_in(ids, words) == 5  # with the end of the line, as tokens are counted
+    assert unknown_share(ids, words) == 2 / 5
+
+
+def test_the_method_of_a_score_is_a_sentence():
+    said = method(Validation(np.zeros(9, np.int32), 8), "text", 16, "float32")
+    assert said.startswith("nats per token over all of the text") and "16 streams side by side, each from a fresh state" in said
+    assert said.endswith("bytes of the text in UTF-8; factors of products float32")
+    said = method(Validation(np.zeros(9, np.int32), 8, whole=False, estimated=True), "text", 1, "bfloat16")
+    assert "the beginning of the text" in said and "; one stream from a fresh state" in said and "on average" in said
+
+
+def test_perplexity_is_no_number_where_words_have_no_end():
+    assert perplexity(math.log(97.7)) == pytest.approx(97.7) and perplexity(2000.0) is perplexity(math.inf) is None
 
 
 @pytest.mark.parametrize("batch, streams", [(1, 1), (3, 3), (40, 16)])

@@ -13,6 +13,7 @@ from ..text.batches import Validation
 from ..text.stories import Question
 from ..text.tokenizer import Tokenizer
 
+SHORTEST = 256  # targets of a read head, where there are several: in the fresh state a model knows little
 STREAMS = 16  # a held-out text is read by so many read heads at once, at most, each with its state from its own beginning to its end
 
 
@@ -32,13 +33,19 @@ def streams_of(training: Training) -> int:
     return min(STREAMS, training.batch)
 
 
-def evaluate(model, validation: Validation, stopping: Callable[[], bool] = lambda: False) -> Score | None:
+def streams_for(tokens: int, most: int) -> int:
+    """Pieces that a text of so many targets is cut into: `most`, or fewer where they would have less than SHORTEST."""
+    return min(most, max(1, tokens // SHORTEST))
+
+
+def evaluate(model, validation: Validation, stopping: Callable[[], bool] = lambda: False, most_streams: int | None = None) -> Score | None:
     """Score held-out tokens: every one but the first is a target, and none is left out of the mean. None where `stopping()` became true.
 
-    They are cut into `streams_of` pieces (fewer for a short text), read side by side, each from a fresh state that is carried to its end.
+    They are cut into `streams_for` pieces, read side by side, each from a fresh state that is carried to its end.
+    most_streams: `streams_of` training, if None.
     """
     ids, n = validation.tokens, len(validation.tokens) - 1
-    streams = min(streams_of(model.config.training), max(1, n // 256))
+    streams = streams_for(n, most_streams or streams_of(model.config.training))
     length = -(-n // streams)
     starts = np.arange(streams) * length
     places = starts + np.arange(length)[:, None]  # [T, B]
@@ -56,18 +63,27 @@ def evaluate(model, validation: Validation, stopping: Callable[[], bool] = lambd
     return Score(float(nats / n), float(hits / n), float(nats / math.log(2) / validation.bytes), floor, n)
 
 
+def words_in(tokens: np.ndarray, tokenizer: Tokenizer) -> int:
+    """Words of the text of tokens [n]: what stands between white space. Where tokens are words, the ends of lines count, too."""
+    if tokenizer.kind == "word":
+        return len(tokens)
+    ends = np.flatnonzero(tokens == tokenizer.end_of_text) if tokenizer.end_of_text is not None else []
+    return sum(len(tokenizer.decode(document).split()) for document in np.split(tokens, ends))
+
+
 def unknown_share(tokens: np.ndarray, tokenizer: Tokenizer) -> float:
     """Share of tokens [n], words, that are <unk>: not known, or written so in the text. 0 to 1."""
     return float((tokens == tokenizer.unknown).mean())
 
 
-def answer_questions(model, questions: Sequence[Question]) -> tuple[float, float]:
+def answer_questions(model, questions: Sequence[Question], streams: int | None = None) -> tuple[float, float]:
     """(share of the questions answered right, share that guessing would get), 0 to 1.
 
     An answer is right when the most probable token is the true one all along it: then, and only then, greedy generation says it, word
-    for word. Every question is asked from a fresh state, after the text that it is about.
+    for word. Every question is asked from a fresh state, after the text that it is about; so many `streams` side by side, `streams_of`
+    training if None.
     """
-    encode, right, streams = model.tokenizer.encode, 0, streams_of(model.config.training)
+    encode, right, streams = model.tokenizer.encode, 0, streams or streams_of(model.config.training)
     for first in range(0, len(questions), streams):
         asked = questions[first : first + streams]
         pairs = [(encode(question.prompt), encode(question.answer)) for question in asked]
