@@ -124,6 +124,15 @@ def test_the_panels_of_the_training_page(tmp_path):
     assert "nano-1" in words(figure) and any("step 600 of 100" in text and "(floor 0.500)" in text for text in words(figure))
 
 
+def test_the_last_look_is_no_point_of_the_curve_of_those_before(tmp_path):
+    last = dataclasses.replace(histories.evaluation(40), loss=9.0, bits_per_byte=4.5, last=True)
+    history = history_of(tmp_path, [*histories.life(40), last])
+    figure = training_page(history)
+    assert history.validation["last"].tolist() == [0, 0, 0, 0, 1]
+    assert lines(panels(figure)["loss"])["held-out text"][:, 1].tolist() == [4.0] * 4
+    assert any("held out 4.500" in text for text in words(figure))
+
+
 def test_the_table_has_the_newest_samples_on_top(tmp_path):
     figure = training_page(history_of(tmp_path, histories.life(80, samples=7)))
     cells = [text for text in panels(figure)["samples"].texts if text.get_gid()]

@@ -231,10 +231,12 @@ def test_what_may_change_in_the_middle_of_a_run(tmp_path, sheep):
 def test_every_checkpoint_is_scored_and_the_best_is_kept(tmp_path, sheep, monkeypatch):
     run = tmp_path / "run"
     trainer = begin(run, sheep, steps=12, checkpoint_interval=2, eval_interval=100, keep_checkpoints=1)
-    losses, score = iter([3.0, 1.0, 2.0, 4.0, 5.0, 6.0]), loop.evaluate
-    monkeypatch.setattr(loop, "evaluate", lambda *text: dataclasses.replace(score(*text), loss=next(losses, 9.0)))
+    losses, score = iter([3.0, 1.0, 2.0, 4.0, 5.0, 6.0, 0.5]), loop.evaluate
+    monkeypatch.setattr(loop, "evaluate", lambda *text: dataclasses.replace(score(*text), loss=next(losses)))
     reports = end(trainer)
-    assert [(report.step, report.loss) for report in of(EvalReport, reports)] == [(2, 3), (4, 1), (6, 2), (8, 4), (10, 5), (12, 9)]
+    looks = [(report.step, report.loss, report.last) for report in of(EvalReport, reports)]
+    assert [look[:2] for look in looks] == [(2, 3), (4, 1), (6, 2), (8, 4), (10, 5), (12, 6), (12, 0.5)]
+    assert [look[2] for look in looks] == [False] * 6 + [True], "the last one is at other text, and is not what the best is chosen by"
     assert kept(run) == [4, 12] and checkpoint.best(run)[0] == checkpoint.step_folder(run, 4)
     saved = of(CheckpointReport, reports)
     assert [report.kept for report in saved] == [1, 1, 2, 2, 2, 2]
@@ -500,7 +502,7 @@ def test_max_minutes_are_filled_and_kept(tmp_path, sheep, monkeypatch):
     assert 0.85 * 15 < steps[-1].seconds <= 15
     assert steps[-1].learning_rate == pytest.approx(0.05 * 4e-3, rel=0.05)  # the schedule ends with the run
     assert clock.now - 1000 < 1.3 * 15
-    assert len(of(EvalReport, reports)) == (trainer.steps - 1) // 20 + 1
+    assert len(of(EvalReport, reports)) == (trainer.steps - 1) // 20 + 2
     assert steps[-1].tokens_per_second == pytest.approx(640)  # looks at held-out text do not count as slowness
     assert of(FinalReport, reports)[0].summary["tokens_per_second"] == pytest.approx(640, rel=0.02)
 
@@ -555,7 +557,8 @@ def test_a_run_that_turns_slow_ends_with_its_time(tmp_path, sheep, monkeypatch):
 
 def test_reports_come_in_order_and_are_all_in_the_log(tmp_path, sheep):
     run = tmp_path / "run"
-    reports = end(begin(run, sheep, steps=7, log_interval=2, eval_interval=4, sample_interval=6, checkpoint_interval=3))
+    settings = {"log_interval": 2, "eval_interval": 4, "sample_interval": 6, "checkpoint_interval": 3, "eval_tokens": 300}
+    reports = end(begin(run, sheep, steps=7, **settings))
     written = [report.step for report in of(CheckpointReport, reports)]
     assert written == [3, 6, 7]  # when those beside training are told is a matter of the disk
     assert [(report.kind, getattr(report, "step", None)) for report in reports if getattr(report, "path", None) is None] == [
@@ -569,9 +572,15 @@ def test_reports_come_in_order_and_are_all_in_the_log(tmp_path, sheep):
         ("sample", 6),
         ("step", 7),
         ("evaluation", 7),
+        ("evaluation", 7),
         ("sample", 7),
         ("final", None),
     ]
+    kinds = [(report.kind, getattr(report, "last", None)) for report in reports if getattr(report, "step", 0) == 7]
+    assert kinds == [("step", None), ("evaluation", False), ("checkpoint", None), ("evaluation", True), ("sample", None)]
+    small, last = of(EvalReport, reports)[-2:]
+    assert small.tokens == 300 < last.tokens == len(SHEEP) - int(0.9 * len(SHEEP)) - 1
+    assert checkpoint.best(run)[0] and json.loads((checkpoint.latest(run) / "manifest.json").read_text())["validation_loss"] == small.loss
     assert [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] == [report.to_record() for report in reports]
     assert kept(run) == [3, 6, 7]
     step, sample = of(StepReport, reports)[0], of(SampleReport, reports)[0]
@@ -596,6 +605,14 @@ def test_words_that_are_not_known_are_told_and_counted_as_they_stand_in_the_text
     assert "of the held-out words 33.3 % are <unk>; bits per byte count those of the text itself" in [n.text for n in of(Notice, reports)]
     for report in of(StepReport, reports) + of(EvalReport, reports):
         assert report.bits_per_byte == pytest.approx(report.loss / math.log(2) / (17 / 3), rel=0.05)
+
+
+def test_the_end_looks_once_where_every_look_is_at_all_of_the_held_out_text(tmp_path, sheep):
+    run = tmp_path / "run"
+    reports = end(begin(run, sheep, steps=3, eval_tokens=100_000))
+    (look,) = of(EvalReport, reports)
+    assert not look.last and of(FinalReport, reports)[0].summary["val_loss"] == look.loss
+    assert [report.kind for report in reports][-4:] == ["evaluation", "checkpoint", "sample", "final"]
 
 
 PROMISED = {"preset", "parameters", "tokens", "seconds", "tokens_per_second", "val_loss", "val_bits_per_byte"}
@@ -648,7 +665,7 @@ def test_a_short_last_look_at_stories_asks_about_these(tmp_path, monkeypatch):
 def test_a_portrait_comes_at_each_interval_and_with_the_last_step(tmp_path, sheep):
     reports = end(begin(tmp_path / "run", sheep, steps=7, viz_interval=3))
     assert [report.step for report in of(BrainReport, reports)] == [3, 6, 7]
-    assert [report.kind for report in reports if getattr(report, "step", 0) == 7][:3] == ["step", "brain", "checkpoint"]
+    assert [report.kind for report in reports if getattr(report, "step", 0) == 7][:4] == ["step", "brain", "evaluation", "checkpoint"]
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [record for record in records if record["kind"] == "brain"] == [report.to_record() for report in of(BrainReport, reports)]
     assert not of(BrainReport, end(begin(tmp_path / "other", sheep, steps=7, viz_interval=0)))

@@ -82,6 +82,7 @@ def test_records_name_their_kind_and_hold_every_field():
         "bits_per_byte": 1.2345,
         "floor_bits_per_byte": 0.48,
         "tokens": 20000,
+        "last": False,
     }
     kinds = [report.to_record()["kind"] for report in (STEP, EVAL, SAMPLE, BRAIN, CHECKPOINT, NOTICE, FINAL)]
     assert kinds == ["step", "evaluation", "sample", "brain", "checkpoint", "notice", "final"]
@@ -167,6 +168,16 @@ def test_live_view_keeps_the_best_validation_in_sight():
     _, picture = live(STEP, EVAL, EvalReport(1500, 2.6, 0.3, 1.3, 0.48, 20000))
     row = next(line for line in picture if "validation " in line and "%" not in line.split("│")[1])
     assert "1.300" in row and "best 1.234" in row
+
+
+def test_the_last_look_is_called_so_and_is_not_compared_with_those_before():
+    last = EvalReport(2310, 2.4, 0.5, 1.1, 0.48, 50000, last=True)
+    assert lines_of(last)[1].startswith("last look at step 2310  loss 2.4000")
+    _, picture = live(STEP, EVAL, last)
+    row = next(line for line in picture if "validation " in line and "%" not in line.split("│")[1])
+    assert "1.100" in row and "the last look" in row
+    _, picture = live(STEP, EVAL, last, EvalReport(2400, 2.5, 0.4, 1.5, 0.48, 20000))
+    assert any("1.500" in line and "best 1.234" in line for line in picture)
 
 
 def test_live_view_activity_bars_are_as_long_as_the_activity():

@@ -62,6 +62,7 @@ class EvalReport(Report):
     bits_per_byte: float
     floor_bits_per_byte: float | None  # the entropy of the built-in corpus: no model gets below it; None for other text
     tokens: int  # looked at
+    last: bool = False  # the look at the end of a run, at other text than those before it, which it is not to be compared with
 
 
 @dataclass(frozen=True)

@@ -239,9 +239,13 @@ class Trainer:
             marks = [mark._replace(moment=mark.moment + pause) for mark in marks]
             judged += pause
         yield from saver.wait()
-        yield self.save()
-        if self.step == self.steps:
-            yield from self._finish()
+        if self.step < self.steps:  # who stops a run early does not wait for a look
+            yield self.save()
+            return
+        score = evaluate(self.model, self._glimpse)
+        yield EvalReport(self.step, *dataclasses.astuple(score))
+        yield self.save(score.loss)
+        yield from self._finish(score)
 
     def _written(self, reports, watchdog):
         """What the saver says, and what the watchdog says to it."""
@@ -308,12 +312,11 @@ class Trainer:
         text = "".join(stream(session, tokenizer, "", SAMPLE_TOKENS))
         return SampleReport(self.step, tokenizer.decode(piece.prompt), text, tokenizer.decode(piece.truth))
 
-    def save(self) -> CheckpointReport:
+    def save(self, loss: float | None = None) -> CheckpointReport:
         """Write a checkpoint of everything that a resumed run needs, and remove older ones. Raises CheckpointError.
 
-        Held-out text is only looked at where the run has ended: who stops it early waits for nothing else.
+        loss: on the held-out text that every look is at, where it was measured; the best checkpoint is the one with the lowest.
         """
-        loss = evaluate(self.model, self._glimpse).loss if self.step == self.steps else None
         return save(self.run, lambda: self._snapshot(loss), self.config.training.keep_checkpoints)
 
     def _snapshot(self, loss):
@@ -329,13 +332,15 @@ class Trainer:
         tensors, documents = self.model.snapshot(self.act.state(), trainer)
         return Snapshot(self.step, tensors, documents, self.model.tokenizer, loss)
 
-    def _finish(self):
+    def _finish(self, score):
+        """The last look, unless `score`, that of the looks before, is of the same text already, and the summary."""
         validation = self.corpus.validation(self.config.training.final_eval_tokens or None)
-        score = evaluate(self.model, validation, lambda: self._stopping)
-        if score is None:
-            yield Notice("stopped before the last look at the held-out text; --resume looks at it, everything else is done")
-            return
-        yield EvalReport(self.step, *dataclasses.astuple(score))
+        if not np.array_equal(validation.tokens, self._glimpse.tokens):
+            score = evaluate(self.model, validation, lambda: self._stopping)
+            if score is None:
+                yield Notice("stopped before the last look at the held-out text; --resume looks at it, everything else is done")
+                return
+            yield EvalReport(self.step, *dataclasses.astuple(score), last=True)
         summary = {
             "preset": self.config.preset,
             "parameters": self.model.parameters,
