@@ -13,7 +13,7 @@ from .cli import COMMANDS, Parser, add_backend_flag, backend_of, command
 from .config import Config
 from .configure import add_config_flags, config_of
 from .errors import ConfigError
-from .text.sources import absolute
+from .text.sources import absolute, open_source
 
 TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
     "--steps": ("steps", int, "updates, and no time limit but --max-minutes; with --resume, the new total"),
@@ -204,7 +204,8 @@ def main(argv=None):
                 from .learning.trainer import Trainer
 
                 backend = backend_of(args)
-                if new and config.text.data.startswith(("hf:", "http:", "https:")):  # may take a while, and more so without a network
+                if new and config.text.data.startswith(("hf:", "http:", "https:")):
+                    open_source(config.text.data, config.text.field)  # refuses what can be no name; the rest may take a while
                     print(f"reading {config.text.data}", file=sys.stderr, flush=True)
                 trainer = Trainer(config, run, backend, bool(args.fit)) if new else _resume(args, run, folder, backend)
         except BaseException:  # Ctrl-C too
