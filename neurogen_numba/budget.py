@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from .backends.paper import Paper
 from .brain.model import NeuroGenModel
-from .config import Config, size_in_words, size_of
+from .config import ACTIVATION_MEMORY, OPTIMIZERS, Config, size_in_words, size_of
 from .errors import BackendError
 from .learning.evaluation import streams_of
 from .presets import FOUR_GB
 
-HOPELESS = "no single change makes it fit; take a smaller --preset or --vocab-size"
+HOPELESS = "no single change makes it fit, nor do all together that leave the brain as it is; take a smaller --preset or --vocab-size"
 SMALL, LARGE = 4 * 2**30, 24 * 2**30  # bytes of a card that is assumed
 CUBLAS = 64 * 2**20  # bytes: cuBLAS' own workspace and that of the stream
-KNOBS = (  # what may be made smaller, in this order: (what a person sets, section, field)
-    ("--set brain.pfc.neurons=", "brain", "pfc"),
-    ("--set brain.wernicke.neurons=", "brain", "wernicke"),
-    ("--set brain.broca.neurons=", "brain", "broca"),
-    ("--batch-size ", "training", "batch"),
-    ("--seq-length ", "training", "segment"),
-)
+TRIED = 64  # numbers that a knob may be turned down to, at most
 
 
 @dataclass(frozen=True)
@@ -50,10 +45,83 @@ class Card:
 
 @dataclass(frozen=True)
 class Change:
-    """A single change: `words` as a person would make it, and the configuration that it leads to."""
+    """A change: `words` as a person would make it, and the configuration that it leads to."""
 
     words: str
     config: Config
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A knob: a flag of `training` and the words that it knows, of which later ones need less memory."""
+
+    flag: str
+    field: str
+    known: tuple[str, ...]
+
+    def less(self, config: Config) -> Sequence[str]:
+        """What it may be turned to, from the most memory to the least."""
+        return self.known[self.known.index(getattr(config.training, self.field)) + 1 :]
+
+    def turned(self, config: Config, value: str) -> Change:
+        return Change(f"{self.flag} {value}", config.replace(training={self.field: value}))
+
+
+@dataclass(frozen=True)
+class Optimizer(Choice):
+    """A knob: only adamw learns embeddings that are rows of the decoder."""
+
+    def less(self, config):
+        return () if config.brain.tied else super().less(config)
+
+
+@dataclass(frozen=True)
+class Count:
+    """A knob: a flag of `training` that is a number."""
+
+    flag: str
+    field: str
+
+    def less(self, config: Config) -> Sequence[int]:
+        # a gradient that goes back through fewer tokens than a chunk has reaches no feedback and no lateral synapse
+        return _down(getattr(config.training, self.field), config.brain.chunk if self.field == "segment" else 1)
+
+    def turned(self, config: Config, value: int) -> Change:
+        return Change(f"{self.flag} {value}", config.replace(training={self.field: value}))
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """A knob: the size of a module of the brain, of which a quarter is left at least, and no less than its readout."""
+
+    module: str
+
+    def less(self, config: Config) -> Sequence[int]:
+        module = getattr(config.brain, self.module)
+        if self.module == "broca" and config.brain.tied and not module.outputs:
+            return ()  # the embedding is as large as what Broca says
+        return _down(module.neurons, max(-(-module.neurons // 4), module.outputs))
+
+    def turned(self, config: Config, value: int) -> Change:
+        module = replace(getattr(config.brain, self.module), neurons=value)
+        return Change(f"--set brain.{self.module}.neurons={value}", config.replace(brain={self.module: module}))
+
+
+def _down(now, least):
+    """Smaller numbers, TRIED or fewer, the last of them `least`."""
+    step = max(1, -(-now // TRIED))
+    return (*range(now - step, least, -step), least) if now > least else ()
+
+
+# What can be changed, in the order in which a person would: first what costs time and leaves what is learned nearly as it was, then what
+# a gradient is made of, then the brain.
+TRAINING = (
+    Choice("--activation-memory", "activation_memory", ACTIVATION_MEMORY),
+    Optimizer("--optimizer", "optimizer", OPTIMIZERS),
+    Count("--batch-size", "batch"),
+    Count("--seq-length", "segment"),
+)
+KNOBS = (*TRAINING, Neurons("pfc"), Neurons("wernicke"), Neurons("broca"))
 
 
 def plan(config: Config, card: Card) -> dict[str, int]:
@@ -92,23 +160,29 @@ def _component(name: str, parameter) -> str:
 
 def what_would_fit(config: Config, card: Card, limit: int) -> Iterator[Change]:
     """Single changes that make a run fit into `limit` bytes, each as small as it may be; none, where none of them does."""
-    for words, section, field in KNOBS:
-        whole = getattr(getattr(config, section), field)
-        now = whole if section == "training" else whole.neurons
+    for knob in KNOBS:
+        if change := _least_change(knob, config, card, limit):
+            yield change
 
-        if field == "broca" and config.brain.tied and not whole.outputs:
-            continue  # the embedding is as large as what Broca says
 
-        def changed(value, section=section, field=field, whole=whole):
-            return config.replace(**{section: {field: value if section == "training" else replace(whole, neurons=value)}})
+def what_would_fit_together(config: Config, card: Card, limit: int) -> Change | None:
+    """As many changes as it takes of those that leave the brain as it is, in one; None where all of them are not enough."""
+    words = []
+    for knob in TRAINING:
+        if less := knob.less(config):
+            fitting = _least_change(knob, config, card, limit)
+            change = fitting or knob.turned(config, less[-1])
+            words.append(change.words)
+            if fitting:
+                return Change(" ".join(words), change.config)
+            config = change.config
+    return None
 
-        least = 1 if section == "training" else max(1, whole.outputs)  # a readout is no larger than its module
-        low, high = least - 1, now  # the first fits, or nothing does; the last does not
-        while high - low > max(1, now // 64):
-            middle = (low + high) // 2
-            low, high = (middle, high) if _fits(changed(middle), card, limit) else (low, middle)
-        if low >= least:
-            yield Change(f"{words}{low}", changed(low))
+
+def _least_change(knob, config, card, limit):
+    less = knob.less(config)
+    first = bisect_left(less, True, key=lambda value: _fits(knob.turned(config, value).config, card, limit))
+    return knob.turned(config, less[first]) if first < len(less) else None
 
 
 def _fits(config, card, limit):
@@ -116,24 +190,23 @@ def _fits(config, card, limit):
 
 
 def advice(config: Config, card: Card, limit: int) -> str:
-    """The end of a sentence: what would make a run fit into `limit` bytes."""
-    fitting = [change.words for change in what_would_fit(config, card, limit)]
-    if fitting:
-        return f"any of these would: {', '.join(fitting)}"
-    if not config.brain.tied and _fits(config.replace(training={"optimizer": "adafactor", "activation_memory": "recompute"}), card, limit):
-        return "--optimizer adafactor and --activation-memory recompute together would make it fit"
-    return HOPELESS
+    """The end of a sentence: what would make a run fit into `limit` bytes, first what `fit` does."""
+    if single := [change.words for change in what_would_fit(config, card, limit)]:
+        return f"{'any of these' if len(single) > 1 else 'this'} makes it fit: {', '.join(single)}"
+    together = what_would_fit_together(config, card, limit)
+    return f"no single change makes it fit, but together these do: {together.words}" if together else HOPELESS
 
 
 def fit(config: Config, card: Card, limit: int) -> tuple[Config, str]:
-    """(the configuration with the first change that makes it fit into `limit` bytes, a sentence that says which it was).
+    """(the configuration with the first change that makes it fit into `limit` bytes, or with several where no single one does, and a
+    sentence that says which).
 
-    Raises BackendError where no single change does.
+    Raises BackendError where nothing does.
     """
     total = sum(plan(config, card).values())
     if total <= limit:
         return config, f"fits into {size_in_words(limit)} as it is"
-    change = next(what_would_fit(config, card, limit), None)
+    change = next(what_would_fit(config, card, limit), None) or what_would_fit_together(config, card, limit)
     if change is None:
         raise BackendError(f"{size_in_words(total)} do not fit into {size_in_words(limit)}; {HOPELESS}")
     return change.config, f"made to fit into {size_in_words(limit)}: {change.words}"

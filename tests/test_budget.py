@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import weakref
 
 import numpy as np
@@ -15,11 +16,11 @@ from neurogen_numba.backends.paper import Paper, Sheet
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.cli import main
 from neurogen_numba.config import Module, size_of
-from neurogen_numba.configure import config_of
 from neurogen_numba.errors import BackendError, ConfigError
 from neurogen_numba.learning.trainer import Trainer
-from neurogen_numba.plan import parser
 from neurogen_numba.presets import PRESETS, get_preset
+from neurogen_numba.train import configure
+from neurogen_numba.train import parser as train_parser
 
 CARD = budget.Card(2**30)
 
@@ -85,15 +86,14 @@ def test_what_would_fit_fits_and_a_little_more_does_not():
         assert total(config.replace(training={field: value + 2})) > limit
 
 
-@pytest.mark.parametrize("preset, share", [("shakespeare", 0.97), ("llm", 0.95), ("llm", 0.8)])
-def test_advice_can_be_followed_word_by_word(preset, share):
+@pytest.mark.parametrize("preset, share, many", [("shakespeare", 0.97, 6), ("llm", 0.95, 7), ("llm", 0.8, 3), ("llm", 0.1, 1)])
+def test_advice_can_be_followed_word_by_word(preset, share, many):
     config = get_preset(preset)
     limit = int(share * total(config))
-    for change in budget.what_would_fit(config, CARD, limit):
-        flag, value = change.words.rsplit(" ", 1)
-        words = ["--preset", preset, *([flag, value] if flag == "--set" else [])]
-        training = {} if flag == "--set" else {{"--batch-size": "batch", "--seq-length": "segment"}[flag]: int(value)}
-        followed = config_of(parser().parse_args(words)).replace(training=training)
+    changes = list(budget.what_would_fit(config, CARD, limit)) or [budget.what_would_fit_together(config, CARD, limit)]
+    assert len(changes) >= many
+    for change in changes:
+        followed = configure(train_parser().parse_args(["--preset", preset, *change.words.split()]))
         assert followed == change.config and total(followed) <= limit
 
 
@@ -116,14 +116,55 @@ def test_what_does_not_fit_is_refused_before_anything_is_allocated():
     assert total(fitted, budget.Card(2**31, "bfloat16", 2**16, 40)) <= 2**30 < total(config, budget.Card(2**31, "bfloat16", 2**16, 40))
 
 
-def test_the_prefrontal_cortex_gives_way_first():
+ALREADY_FRUGAL = {"batch": 1, "segment": 16, "optimizer": "adafactor", "activation_memory": "recompute"}
+
+
+def kinds(config, limit):
+    """What would fit, in its order, without the numbers."""
+    return [re.sub("[ =][0-9]+$", "", change.words) for change in budget.what_would_fit(config, CARD, limit)]
+
+
+def test_what_leaves_the_brain_as_it_is_gives_way_first():
     config = get_preset("llm")
-    limit = int(0.95 * total(config))
+    brain = [f"--set brain.{name}.neurons" for name in ("pfc", "wernicke", "broca")]
+    frugal = ["--activation-memory half", "--optimizer adamw8bit"]
+    assert kinds(config, int(0.95 * total(config))) == [*frugal, "--batch-size", "--seq-length", *brain]
+    config = config.replace(training=ALREADY_FRUGAL)
+    assert kinds(config, int(0.98 * total(config))) == brain
+
+
+def test_of_two_frugal_settings_the_milder_one_is_taken_that_suffices():
+    config = get_preset("llm")
+    single = {"adamw8bit": {"batch": 1, "optimizer": "adamw8bit"}, "adafactor": {"batch": 1, "optimizer": "adafactor"}}
+    for name, training in single.items():
+        limit = total(config.replace(training=training))
+        fitted, said = budget.fit(config.replace(training={"batch": 1}), CARD, limit)
+        assert fitted == config.replace(training=training) and said.endswith(f": --optimizer {name}")
+    limit = total(config.replace(training={"activation_memory": "recompute"}))
+    assert budget.fit(config, CARD, limit)[1].endswith(": --activation-memory recompute")
+
+
+def test_of_the_modules_the_prefrontal_cortex_gives_way_first():
+    config = get_preset("llm").replace(training=ALREADY_FRUGAL)
+    limit = int(0.98 * total(config))
     fitted, said = budget.fit(config, CARD, limit)
-    assert total(fitted) <= limit and fitted.brain.pfc.neurons < config.brain.pfc.neurons
+    assert total(fitted) <= limit and config.brain.pfc.neurons / 4 <= fitted.brain.pfc.neurons < config.brain.pfc.neurons
     assert fitted == config.replace(brain={"pfc": fitted.brain.pfc})
     assert said.endswith(f"--set brain.pfc.neurons={fitted.brain.pfc.neurons}")
     assert budget.fit(fitted, CARD, limit)[0] == fitted
+
+
+@pytest.mark.parametrize("preset, limit", [("llm", 12 * 10**9), ("llm", 3 * 10**9), ("wikitext", 10**9), ("gtx1650", 10**9)])
+def test_what_is_advised_first_is_what_is_done(preset, limit):
+    config = get_preset(preset)
+    card = budget.Card.assumed(config, limit)
+    said = budget.advice(config, card, limit)
+    if said == budget.HOPELESS:
+        with pytest.raises(BackendError, match="nor do all together that leave the brain as it is"):
+            budget.fit(config, card, limit)
+    else:
+        fitted, done = budget.fit(config, card, limit)
+        assert total(fitted, card) <= limit and done.split(": ")[1] == said.split(": ")[1].split(", ")[0]
 
 
 @pytest.mark.gpu
@@ -252,7 +293,7 @@ def test_the_command_draws_a_table_and_writes_it_down(tmp_path, capsys):
         (["--memory-limit", "0GB"], "--memory-limit 0GB: a size is wanted"),
         (["--memory-limit", "-3GB"], "expected one argument"),
         (["--batch-size", "0"], "training.batch: at least 1, not 0"),
-        (["--memory-limit", "150MB"], "in fp32 do not fit into 150MB; any of these would: --batch-size"),
+        (["--memory-limit", "150MB"], "in fp32 do not fit into 150MB; any of these makes it fit: --batch-size"),
         (["--fit"], "--fit: into what? there is no GPU here; give a --memory-limit"),
         (["--fit", "--memory-limit", "1MB"], "do not fit into 1.00 MB; no single change makes it fit"),
         (["--json", "/nowhere/plan.json"], "--json /nowhere/plan.json: No such file or directory"),
@@ -270,8 +311,10 @@ def test_a_tied_brain_is_advised_too(broca):
     assert list(budget.what_would_fit(config, CARD, int(0.8 * total(config))))
 
 
-def test_where_no_single_change_suffices_the_frugal_settings_are_named():
-    config = get_preset("scale-4gb").replace(training={"optimizer": "adamw"})
-    limit = 4 * 10**9
-    assert budget.advice(config, budget.Card(limit, "float32"), limit).startswith("--optimizer adafactor and --activation-memory recompute")
-    assert budget.advice(config, budget.Card(limit, "float32"), 10**9) == budget.HOPELESS
+def test_where_no_single_change_suffices_several_are_made_together():
+    config = get_preset("llm")
+    card, limit = budget.Card(3 * 10**9), 3 * 10**9
+    assert not list(budget.what_would_fit(config, card, limit))
+    said = budget.advice(config, card, limit)
+    assert re.search("together these do: --activation-memory recompute --optimizer adafactor --batch-size [0-9]+$", said)
+    assert budget.advice(config, card, 5 * 10**8) == budget.HOPELESS
