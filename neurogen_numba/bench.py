@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from .cli import COMMANDS, Parser, add_backend_flag, backend_of, command
+from .cli import COMMANDS, STDOUT, Parser, add_backend_flag, add_json_flag, backend_of, command, write_json
 from .configure import add_config_flags, config_of
 from .errors import ConfigError
 
@@ -28,7 +27,7 @@ def parser() -> Parser:
     flags.add_argument("--text", type=Path, metavar="FILE", help="train, kernels: learn the bytes of a file, not random tokens")
     flags.add_argument("--after", type=int, default=0, metavar="N", help="with --text: updates before the measurements (default: 0)")
     flags.add_argument("--repeats", type=int, default=10, help="measurements, after three that warm up")
-    flags.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures to FILE, too")
+    add_json_flag(flags)
     add_backend_flag(flags)
     return flags
 
@@ -43,8 +42,6 @@ def main(argv=None):
         raise ConfigError(f"--text: {args.what} learns nothing; leave it out, or measure train or kernels")
     if args.after < 0 or (args.after and not args.text):
         raise ConfigError(f"--after {args.after}: a number of updates, at least 0, and a --text to learn from")
-    if args.json and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
-        raise ConfigError(f"--json {args.json}: name a file in a folder that there is")
     config = config_of(args)
     config = config.replace(
         brain={"vocabulary": args.vocab_size or config.text.vocabulary},
@@ -60,12 +57,9 @@ def main(argv=None):
     with Status("measuring; kernels are compiled at their first use, then kept", console=Console(stderr=True)):
         bench = benchmarks.Bench(config, backend, args.repeats, args.batch_size or 1, text, args.after)
         result = getattr(bench, args.what)()
-    benchmarks.show(result)
-    if args.json:
-        try:
-            args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"--json {args.json}: {error.strerror}") from None
+    if args.json != STDOUT:
+        benchmarks.show(result)
+    write_json(args.json, result)
     return 0
 
 

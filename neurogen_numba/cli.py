@@ -22,8 +22,10 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
+import json
 import os
 import sys
+from pathlib import Path
 
 from . import __version__
 from .config import did_you_mean
@@ -44,6 +46,7 @@ COMMANDS = {
     "doctor": "say what of this machine can be used, and how to mend the rest",
 }
 FILES = {"config": "configure"}  # commands whose module has another name
+STDOUT = "-"  # what --json is without a file
 
 
 def command(name: str):
@@ -121,6 +124,32 @@ def backend_of(args):
     from . import backends
 
     return backends.get(args.backend, args.gpu_device, args.precision, args.mode)
+
+
+def add_json_flag(parser: argparse.ArgumentParser) -> None:
+    """--json [FILE]: `args.json` is STDOUT, where the command prints one JSON object and nothing else there; or a file, which `write_json`
+    writes besides what is printed; or None."""
+    said = "print one JSON object and nothing else; with FILE (.json), print as usual and write it there"
+    parser.add_argument("--json", nargs="?", const=STDOUT, default=None, type=_json_file, metavar="FILE", help=said)
+
+
+def write_json(where: str | None, values: dict) -> None:
+    """What --json asks for, printed or written. Raises ConfigError where it cannot be written."""
+    text = json.dumps(values, indent=2) + "\n"
+    if where == STDOUT:
+        print(text, end="")
+    elif where:
+        try:
+            Path(where).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--json {where}: {error.strerror}") from None
+
+
+def _json_file(name):
+    """Refused before anything is computed. The ending tells a file from a word that is meant for the command, such as a run."""
+    if name != STDOUT and not (name.endswith(".json") and Path(name).absolute().parent.is_dir()):
+        raise argparse.ArgumentTypeError(f"{name}: a name that ends with .json is wanted, in a folder that there is, or none, to print")
+    return name
 
 
 def _smaller(name):

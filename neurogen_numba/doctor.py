@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import platform
 import shutil
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from . import backends
 from .backends import probe
-from .cli import COMMANDS, Parser, command
+from .cli import COMMANDS, STDOUT, Parser, add_json_flag, command, write_json
 from .config import size_in_words
 from .errors import BackendError
 
@@ -52,7 +51,7 @@ def parser() -> Parser:
     flags = Parser("doctor", description=f"{COMMANDS['doctor'].capitalize()}.")
     flags.add_argument("--gpu-device", type=int, default=0, metavar="N", help="which GPU to try, counted from 0")
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
-    flags.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json_flag(flags)
     return flags
 
 
@@ -61,10 +60,9 @@ def main(argv=None):
     args = parser().parse_args(argv)
     checks = list(examine(Machine(probe.look(), args.gpu_device, args.out)))
     fine = verdict(checks)
-    if args.json:
-        print(json.dumps({"ok": fine, "checks": [{"name": check.name, **dataclasses.asdict(check)} for check in checks]}, indent=2))
-    else:
+    if args.json != STDOUT:
         show(checks)
+    write_json(args.json, {"ok": fine, "checks": [{"name": check.name, **dataclasses.asdict(check)} for check in checks]})
     return 0 if fine else 2
 
 

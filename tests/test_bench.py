@@ -3,12 +3,13 @@
 import json
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tiny
-from neurogen_numba import backends, bench, benchmarks, presets
+from neurogen_numba import backends, benchmarks, presets
 from neurogen_numba.bench import main
 from neurogen_numba.brain.activity import Activity
 from neurogen_numba.brain.model import NeuroGenModel
@@ -223,8 +224,9 @@ def test_a_text_is_learned_on_and_on(monkeypatch):
         (["sim", "--stps", "3"], ["unknown flag '--stps'"]),
         (["sim", "--backend", "cpu", "--precision", "bf16"], ["fp32"]),
         (["sim", "--backend", "cpu", "--mode", "pipelined"], ["pipelined"]),
-        (["sim", "--json", "nowhere/figures.json"], ["--json nowhere/figures.json"]),
-        (["sim", "--json", "."], ["--json ."]),
+        (["sim", "--json", "nowhere/figures.json"], ["--json: nowhere/figures.json: a name that ends with .json is wanted"]),
+        (["sim", "--json", "."], ["--json: .: a name that ends with .json is wanted"]),
+        (["sim", "--json", "figures"], ["--json: figures: a name"]),
         (["decode", "--text", "text"], ["--text: decode learns nothing"]),
         (["train", "--after", "3"], ["--after 3", "--text"]),
         (["train", "--text", "text", "--after", "-1"], ["--after -1", "at least 0"]),
@@ -248,11 +250,16 @@ def test_a_file_that_cannot_be_written_is_one_sentence(capsys, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(bench.Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_text", full)
     flags = ["sim", "--backend", "cpu", "--preset", "tiny", "--repeats", "1", "--json", "figures.json"]
     assert main(flags) == 2
     said = capsys.readouterr()
     assert "ticks per second" in said.out and said.err.endswith("neurogen bench: --json figures.json: No space left on device\n")
+
+
+def test_the_figures_alone_go_through_a_pipe(capsys):
+    assert main(["sim", "--backend", "cpu", "--preset", "tiny", "--repeats", "1", "--json"]) == 0
+    assert "ticks_per_second" in json.loads(capsys.readouterr().out)
 
 
 def test_the_state_that_is_measured_is_of_one_token(monkeypatch):

@@ -252,6 +252,12 @@ def test_json(machine, capsys):
     assert (nvvm["ok"], nvvm["value"]) == (False, "missing") and nvvm["mend"].endswith('install "neurogen-numba[cuda]"')
 
 
+def test_json_beside_the_lines(tmp_path, capsys):
+    assert run(["--json", str(tmp_path / "doctor.json")]) == 0
+    assert json.loads((tmp_path / "doctor.json").read_text())["ok"] is True
+    assert "Python" in capsys.readouterr().out.splitlines()[0]
+
+
 def test_the_documentation_explains_every_line():
     text = (Path(__file__).resolve().parent.parent / "docs" / "gpu.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
