@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
+import sys
 
 from .backends import NAMES, PRECISIONS
-from .cli import COMMANDS, Parser, command
+from .cli import COMMANDS, STDOUT, Parser, add_json_flag, command, write_json
 from .config import ACTIVATION_MEMORY, OPTIMIZERS, size_in_words, size_of
 from .configure import add_config_flags, config_of
 from .errors import BackendError, ConfigError
@@ -28,7 +27,7 @@ def parser() -> Parser:
     flags.add_argument("--precision", choices=PRECISIONS, default="auto", help=precision)
     flags.add_argument("--backend", choices=NAMES, default="auto", help="cpu: do not look for a GPU, plan for any")
     flags.add_argument("--gpu-device", type=int, default=0, metavar="N", help="which GPU, counted from 0")
-    flags.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures to FILE, too")
+    add_json_flag(flags)
     return flags
 
 
@@ -49,35 +48,40 @@ def main(argv=None):
     from .backends.cuda import DTYPES
 
     backend = backends.get(args.backend, args.gpu_device)
-    if memory := backend.memory():
-        card, free = budget.Card.of(backend, limit), memory[0]
-    else:
-        card, free = budget.Card.assumed(config, limit), None
+    memory = backend.memory()
+    card = budget.Card.of(backend, limit) if memory else budget.Card.assumed(config, limit)
     if DTYPES[args.precision]:
         card = dataclasses.replace(card, product_dtype=DTYPES[args.precision])
+    given = limit or (memory[0] if memory else None)  # bytes that it has to fit into
+    words = sys.stderr if args.json == STDOUT else sys.stdout
     if args.fit:
-        if not (limit or free):
+        if not given:
             raise ConfigError("--fit: into what? there is no GPU here; give a --memory-limit")
-        config, change = budget.fit(config, card, limit or free)
-        print(change)
+        config, change = budget.fit(config, card, given)
+        print(change, file=words)
     rows = budget.plan(config, card)
     total = sum(rows.values())
     precision = next(name for name, dtype in DTYPES.items() if dtype == card.product_dtype)
-    _show(rows, total, config)
+    if args.json != STDOUT:
+        _show(rows, total, config)
+    write_json(args.json, rows | {"total": total})
     print(
-        f"Planned in {precision} for {backend.device_name() if free else 'a GPU'} with {size_in_words(card.memory)}, "
-        f"{card.multiprocessors} multiprocessors and {card.shared_memory // 2**10} KiB of shared memory for a block."
+        f"Planned in {precision} for {backend.device_name() if memory else 'a GPU'} with {size_in_words(card.memory)}, "
+        f"{card.multiprocessors} multiprocessors and {card.shared_memory // 2**10} KiB of shared memory for a block.",
+        file=words,
     )
-    if not free:
-        print("No GPU was asked: --memory-limit and --precision say what to plan for.")
-    if args.json:
-        try:
-            args.json.write_text(json.dumps(rows | {"total": total}, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"--json {args.json}: {error.strerror}") from None
-    if limit and total > limit:
-        size = args.memory_limit or config.training.memory_limit
-        raise BackendError(f"{size_in_words(total)} in {precision} do not fit into {size}; {budget.advice(config, card, limit)}")
+    if not memory:
+        print("No GPU was asked: --memory-limit and --precision say what to plan for.", file=words)
+    room = given or card.memory
+    fits = total <= room
+    size = size_in_words(room)
+    where = f"the limit of {size}" if limit else f"the {size} that are free" if memory else f"the {size} of such a card"
+    said = f"{size_in_words(total)} in {precision} {'fit' if fits else 'do not fit'} into {where}"
+    if not fits:
+        said += f"; {budget.advice(config, card, room)}"
+    if given and not fits:
+        raise BackendError(said)
+    print(f"{said}.", file=words)
     return 0
 
 

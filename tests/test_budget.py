@@ -25,6 +25,18 @@ from neurogen_numba.train import parser as train_parser
 CARD = budget.Card(2**30)
 
 
+class Small:
+    """A card of 2 GiB, half of it free."""
+
+    product_dtype, shared_memory, multiprocessors = "bfloat16", 2**16, 40
+
+    def memory(self):
+        return 2**30, 2**31
+
+    def device_name(self):
+        return "a small card"
+
+
 def total(config, card=CARD):
     return sum(budget.plan(config, card).values())
 
@@ -98,12 +110,6 @@ def test_advice_can_be_followed_word_by_word(preset, share, many):
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_allocated():
-    class Small:
-        product_dtype, shared_memory, multiprocessors = "bfloat16", 2**16, 40
-
-        def memory(self):
-            return 2**30, 2**31
-
     config = get_preset("shakespeare").replace(brain={"vocabulary": 65})
     with pytest.raises(BackendError, match=r"needs .* GB, 1.07 GB are free; the largest part is activity, .*: --batch-size \d+, "):
         budget.settle(config, Small())
@@ -210,6 +216,37 @@ def test_a_plan_says_for_which_card_it_holds(words, said, capsys):
     assert said in shown and "No GPU was asked: --memory-limit and --precision say" in shown
 
 
+LARGE = ["--preset", "scale-4gb", "--batch-size", "8", "--seq-length", "256"]
+
+
+@pytest.mark.parametrize(
+    "words, code, said",
+    [
+        ([], 0, "MB in fp16 fit into the 25.77 GB of such a card."),
+        (LARGE, 0, "do not fit into the 4.29 GB of such a card; this makes it fit: --batch-size "),
+        (["--memory-limit", "1GB"], 0, "MB in fp16 fit into the limit of 1.00 GB."),
+        ([*LARGE, "--memory-limit", "4GB"], 2, "do not fit into the limit of 4.00 GB; this makes it fit: --batch-size "),
+        ([*LARGE, "--memory-limit", "4GB", "--fit"], 0, "GB in fp16 fit into the limit of 4.00 GB."),
+        ([*LARGE, "--set", "training.memory_limit=4GB"], 2, "do not fit into the limit of 4.00 GB; "),
+    ],
+)
+def test_a_plan_ends_with_whether_it_fits(words, code, said, capsys):
+    assert main(["plan", "--backend", "cpu", "--precision", "fp16", *words]) == code
+    shown = capsys.readouterr()
+    assert said in (shown.err if code else shown.out).splitlines()[-1]
+
+
+@pytest.mark.parametrize("words, code, said", [([], 0, "fit into the 1.07 GB that are free."), (LARGE, 2, "do not fit into the 1.07 GB ")])
+def test_a_plan_for_a_card_is_held_against_what_is_free_on_it(words, code, said, monkeypatch, capsys):
+    monkeypatch.setattr(backends, "get", lambda *how: Small())
+    assert main(["plan", *words]) == code
+    shown = capsys.readouterr()
+    assert said in (shown.err if code else shown.out).splitlines()[-1] and "for a small card with 2.15 GB" in shown.out
+    if code:
+        assert main(["plan", "--memory-limit", "2GB", *words]) == code
+        assert "do not fit into the limit of 2.00 GB; " in capsys.readouterr().err
+
+
 def test_a_plan_is_for_the_card_that_is_named(monkeypatch):
     asked, cpu = [], backends.get("cpu")
     monkeypatch.setattr(backends, "get", lambda *how: asked.append(how) or cpu)
@@ -286,6 +323,13 @@ def test_the_command_draws_a_table_and_writes_it_down(tmp_path, capsys):
     assert "nano: 3 sequences of 64 tokens" in table and all(name in table for name in rows)
 
 
+def test_the_command_prints_its_figures_and_nothing_else(capsys):
+    assert main(["plan", "--backend", "cpu", "--memory-limit", "150MB", "--fit", "--json"]) == 0
+    shown = capsys.readouterr()
+    rows = json.loads(shown.out)
+    assert rows.pop("total") == sum(rows.values()) and "made to fit into 150.00 MB: " in shown.err
+
+
 @pytest.mark.parametrize(
     "words, said",
     [
@@ -293,10 +337,10 @@ def test_the_command_draws_a_table_and_writes_it_down(tmp_path, capsys):
         (["--memory-limit", "0GB"], "--memory-limit 0GB: a size is wanted"),
         (["--memory-limit", "-3GB"], "expected one argument"),
         (["--batch-size", "0"], "training.batch: at least 1, not 0"),
-        (["--memory-limit", "150MB"], "in fp32 do not fit into 150MB; any of these makes it fit: --batch-size"),
+        (["--memory-limit", "150MB"], "in fp32 do not fit into the limit of 150.00 MB; any of these makes it fit: --batch-size"),
         (["--fit"], "--fit: into what? there is no GPU here; give a --memory-limit"),
         (["--fit", "--memory-limit", "1MB"], "do not fit into 1.00 MB; no single change makes it fit"),
-        (["--json", "/nowhere/plan.json"], "--json /nowhere/plan.json: No such file or directory"),
+        (["--json", "/nowhere/plan.json"], "--json: /nowhere/plan.json: a name that ends with .json is wanted, in a folder that there is"),
     ],
 )
 def test_mistakes(words, said, capsys):
