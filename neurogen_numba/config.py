@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from .errors import ConfigError
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+LEAST_BYTES = 1_000_000  # of a size that is told without a unit
 MOST = 1_000_000  # sequences, tokens of a segment
 MOST_WORKERS = 61  # processes that Windows can wait for at once
 ACTIVATION_MEMORY = ("full", "half", "recompute")
@@ -210,10 +211,15 @@ class Config:
 
 
 def size_of(text: str, what: str = "--memory-limit") -> int:
-    """Bytes of a size such as 3.2GB, 500 MiB or 4000000000. Raises ConfigError for anything else; `what` begins the sentence."""
+    """Bytes of a size such as 3.2GB, 500 MiB or 4000000000. Raises ConfigError for anything else; `what` begins the sentence.
+
+    A number below LEAST_BYTES has lost its unit.
+    """
     match = re.fullmatch(r"([0-9]+(?:[.][0-9]+)?)\s*([A-Za-z]*)", text.strip())
     if not match or match[2].upper() not in UNITS or float(match[1]) == 0:
         raise ConfigError(f"{what} {text}: a size is wanted, such as 3.2GB or 500MiB")
+    if not match[2] and float(match[1]) < LEAST_BYTES:
+        raise ConfigError(f"{what} {text}: a unit is missing, as in {text.strip()}GB or {text.strip()}MB")
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 

@@ -303,7 +303,9 @@ def test_a_sheet_has_the_shape_that_an_array_would_have():
     sheet[...] = 3
 
 
-@pytest.mark.parametrize("text, size", [("3.2GB", 3_200_000_000), ("500 MiB", 500 * 2**20), ("7", 7), ("1gib", 2**30)])
+@pytest.mark.parametrize(
+    "text, size", [("3.2GB", 3_200_000_000), ("500 MiB", 500 * 2**20), ("4000000000", 4 * 10**9), ("7KB", 7000), ("1gib", 2**30)]
+)
 def test_sizes(text, size):
     assert size_of(text) == size
 
@@ -335,6 +337,9 @@ def test_the_command_prints_its_figures_and_nothing_else(capsys):
     [
         (["--memory-limit", "many"], "--memory-limit many: a size is wanted, such as 3.2GB or 500MiB"),
         (["--memory-limit", "0GB"], "--memory-limit 0GB: a size is wanted"),
+        (["--memory-limit", "3.2"], "--memory-limit 3.2: a unit is missing, as in 3.2GB or 3.2MB"),
+        (["--memory-limit", "999999"], "--memory-limit 999999: a unit is missing"),
+        (["--set", "training.memory_limit='4'"], "training.memory_limit 4: a unit is missing"),
         (["--memory-limit", "-3GB"], "expected one argument"),
         (["--batch-size", "0"], "training.batch: at least 1, not 0"),
         (["--memory-limit", "150MB"], "in fp32 do not fit into the limit of 150.00 MB; any of these makes it fit: --batch-size"),
