@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shlex
+import textwrap
 from pathlib import Path
 
 from .cli import COMMANDS, Parser, command
@@ -42,7 +44,10 @@ def configure(args, old: Config) -> Config:
     config = dataclasses.replace(config, text=dataclasses.replace(old.text, **text))
     config = config.replace(brain={"vocabulary": old.brain.vocabulary})
     if config.brain == old.brain:
-        raise ConfigError("the new size is missing; give --preset, --config or --set brain.MODULE.neurons=N")
+        asked = " ".join(filter(None, [args.preset and f"--preset {args.preset}", args.config and f"--config {args.config}"]))
+        asked = " ".join([asked, *(f"--set {word}" for word in args.assignments if word.strip().startswith("brain."))]).strip()
+        what = f"{asked}: the old model has that size already; give another" if asked else "the new size is missing; give"
+        raise ConfigError(f"{what} --preset, --config or --set brain.MODULE.neurons=N")
     return config
 
 
@@ -65,7 +70,8 @@ def main(argv=None):
         state = new.activity(1, config.training.batch).state()
         size = new.save(checkpoint.step_folder(run, 0), state, beginning(config))
         rundir.write_json(run / rundir.CONFIG, config.to_dict())
-    _show(rows, f"{folder} -> {run}")
+    print(f"{folder} -> {run}")
+    _show(rows)
     print(f"{old.parameters:,} parameters became {new.parameters:,}; saved {size / 1e6:,.1f} MB")
     print(f"To train it: neurogen train --resume {shlex.quote(str(run))}   To talk to it: neurogen chat {shlex.quote(str(run))}")
     return 0
@@ -81,17 +87,21 @@ def _new_folder(run):
     return run
 
 
-def _show(rows, title):
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title)
-    for column in ("tensor", "old", "new", "what became of it"):
-        table.add_column(column, overflow="fold")
+def _show(rows):
+    """Tensors under what became of them, in lines that fit into 80 columns."""
+    told = {}
     for row in rows:
-        shapes = ("-" if shape is None else " x ".join(f"{n:,}" for n in shape) for shape in (row.old, row.new))
-        table.add_row(row.name, *shapes, row.how)
-    Console().print(table)
+        told.setdefault(row.how, []).append((row.name, _shape(row.old), _shape(row.new)))
+    names, old, new = (max(map(len, column)) for column in zip(*itertools.chain(*told.values()), strict=True))
+    for how, tensors in told.items():
+        print(textwrap.fill(f"{how}:", 80, initial_indent="\n"))
+        for name, before, after in tensors:
+            print(f"  {name:{names}}  {before:>{old}} -> {after:>{new}}")
+    print()
+
+
+def _shape(shape):
+    return "none" if shape is None else " x ".join(f"{n:,}" for n in shape)
 
 
 if __name__ == "__main__":

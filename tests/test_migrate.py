@@ -44,7 +44,9 @@ def test_a_run_is_taken_over_talked_to_and_trained_on(place, capsys):
     capsys.readouterr()
     assert migrate(["tiny-1", "runs/more", "--preset", "large", "--set", "brain.embedding=20"]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"pfc\.beta\W+32\W+64\W+spread in proportion", said) and "decoder.bias" in said
+    assert re.search(r"(?m)^spread in proportion:\n(  .*\n)*  pfc\.beta +32 -> +64$", said)
+    assert re.search(r"(?m)^carried over:\n(  .*\n)*  decoder\.bias +(\d+) -> +\2$", said)
+    assert max(map(len, said.split("\n\n", 1)[1].rsplit("\n\n", 1)[0].splitlines())) <= 80
     assert "neurogen train --resume runs/more" in said and "neurogen chat runs/more" in said
     old, new = NeuroGenModel.load(checkpoint.latest(place / "runs/tiny-1")), NeuroGenModel.load(checkpoint.latest(place / "runs/more"))
     assert (new.config.preset, new.config.brain.pfc.neurons, new.config.brain.embedding) == ("large", 64, 20)
@@ -81,6 +83,9 @@ def test_bad_requests_cost_a_sentence(place, capsys):
     refused(migrate(["tiny-1", "runs/x"]), capsys, "the new size is missing; give --preset")
     refused(migrate(["tiny-1", "runs/x", "--set", "training.steps=7"]), capsys, "the new size is missing")
     refused(migrate(["tiny-1", "runs/tiny-1", "--preset", "large"]), capsys, "runs/tiny-1 is not empty")
+    refused(migrate(["tiny-1", "runs/x", "--preset", "tiny"]), capsys, "--preset tiny: the old model has that size already; give another")
+    same = f"brain.pfc.neurons={presets.PRESETS['tiny'].brain.pfc.neurons}"
+    refused(migrate(["tiny-1", "runs/x", "--set", same]), capsys, f"--set {same}: the old model has that size already")
     refused(migrate(["nowhere", "runs/x", "--preset", "large"]), capsys, "nowhere")
     refused(migrate(["tiny-1", "runs/x", "--preset", "lagre"]), capsys, "'large'")
     refused(migrate(["tiny-1", "sheep.txt/x", "--preset", "large"]), capsys, "sheep.txt/x cannot be made")
