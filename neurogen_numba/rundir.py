@@ -18,6 +18,7 @@ import errno
 import itertools
 import json
 import os
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -111,9 +112,12 @@ def find_checkpoint(path: str | None, out: Path) -> tuple[Path, list[str]]:
 
     Raises ConfigError if there is no run, CheckpointError if it has no such checkpoint.
     """
-    if path is not None and path.endswith(BEST):
-        return checkpoint.best(find_run(path.removesuffix(BEST), out))
-    run = latest_run(out) if path in (None, LATEST) else find_run(path, out)
+    best = path is not None and path.endswith(BEST)
+    run = latest_run(out) if path in (None, LATEST) else find_run(path.removesuffix(BEST) if best else path, out)
+    if (run / LOCK).is_file() and not checkpoint.saved(run):
+        raise CheckpointError(f"{run} has saved no checkpoint yet; train it first: neurogen train --resume {shlex.quote(str(run))}")
+    if best:
+        return checkpoint.best(run)
     return checkpoint.newest(run) if (run / "checkpoints").is_dir() else (run, [])
 
 

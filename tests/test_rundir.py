@@ -145,6 +145,20 @@ def test_the_checkpoint_that_is_meant(runs, path, found, passed_over):
     assert all(sentence.startswith("step-00000003 is passed over: ") for sentence in sentences)
 
 
+@pytest.mark.parametrize("path", ["new", "new@best", "runs/new", "latest"])
+@pytest.mark.parametrize("folder", [False, True], ids=["", "with a folder for them"])
+def test_a_run_that_has_saved_nothing_yet_is_said_to(path, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = rundir.create(Path("runs"), "new", "nano")
+    with rundir.lock(run):
+        rundir.write_json(run / rundir.CONFIG, {})
+    if folder:
+        (run / "checkpoints").mkdir()
+    said = "no trained run under runs" if path == "latest" else "^runs/new has saved no checkpoint yet; .* --resume runs/new$"
+    with pytest.raises((CheckpointError, ConfigError), match=said):
+        rundir.find_checkpoint(path, Path("runs"))
+
+
 @pytest.mark.parametrize(
     "path, run, folder",
     [
