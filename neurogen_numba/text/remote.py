@@ -25,14 +25,14 @@ def pause(name: str, failures: int, error: Exception) -> int:
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     status = getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, FileNotFoundError) or status == 404:
-        raise DataError(f"{name}: there is no such file or data set ({reason}); check the name given to --data") from None
+        raise DataError(f"{name}: there is no such file or data set ({reason}); check the name") from None
     refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)  # too slow, too many: worth another try
     if refused or isinstance(error, (ValueError, PermissionError)):
         raise DataError(f"{name}: cannot be read ({reason}); check the name, and whether access is granted") from None
     if failures == len(WAITS):
         raise DataError(
             f"{name}: the connection failed {failures + 1} times in a row, the last time with {reason}; "
-            "try again when the network is back, or give --data a local copy"
+            "try again when the network is back, or give a local copy"
         ) from None
     LOG.warning("%s: %s; the next try is in %d s, try %d of %d", name, reason, WAITS[failures], failures + 2, len(WAITS) + 1)
     time.sleep(WAITS[failures])

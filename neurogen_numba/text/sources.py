@@ -99,7 +99,7 @@ def find(data: str) -> list[str]:
     if glob.has_magic(data) and not path.exists():
         matching = sorted(file for file in glob.glob(data, recursive=True) if os.path.isfile(file))
         if not matching:
-            raise DataError(f"{data}: no file matches; check the pattern given to --data")
+            raise DataError(f"{data}: no file matches; check the pattern")
         return matching
     return [data]
 
@@ -158,7 +158,7 @@ class Files(Source):
             except NeuroGenError:
                 raise
             except FileNotFoundError:
-                raise DataError(f"{path}: no such file or folder; check the path given to --data") from None
+                raise DataError(f"{path}: no such file or folder; check the path") from None
             except Exception as error:  # of file systems and decoders: each has its own
                 reason = getattr(error, "strerror", None) or " ".join(f"{type(error).__name__}: {error}".split())
                 raise DataError(f"{path}: cannot be read ({reason}); check that it is whole and its permissions, or give another") from None
@@ -366,7 +366,7 @@ def _whole(path: Path) -> str:
     try:
         return _decoded(path.read_bytes(), path)
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file or folder; check the path given to --data") from None
+        raise DataError(f"{path}: no such file or folder; check the path") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions, or give another file") from None
 

@@ -301,7 +301,7 @@ def build(kind: str, texts: Iterable[str], vocabulary: int, documents: bool) -> 
         for text in texts:  # one at a time: they need not fit into memory together
             characters.update(text)
         if not characters:
-            raise DataError("the text is empty: a char tokenizer needs at least one character; give --data a file with text")
+            raise DataError("the text is empty: a char tokenizer needs at least one character; give a file with text in it")
         return CharTokenizer(characters, documents)
     if kind == "word":
         return WordTokenizer.of(texts, vocabulary, documents)
