@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .cli import COMMANDS, STDOUT, Parser, add_backend_flag, add_json_flag, backend_of, command, write_json
+from .cli import STDOUT, Parser, add_backend_flag, add_json_flag, backend_of, command, write_json
 from .configure import add_config_flags, config_of
 from .errors import ConfigError
 
@@ -18,14 +18,14 @@ WHAT = {
 
 
 def parser() -> Parser:
-    flags = Parser("bench", description=f"{COMMANDS['bench'].capitalize()}.")
+    flags = Parser("bench")
     flags.add_argument("what", choices=WHAT, help="; ".join(f"{name}: {text}" for name, text in WHAT.items()))
     add_config_flags(flags)
     flags.add_argument("--batch-size", type=int, default=None, help="sequences side by side (default: the preset's; decode, sim: 1)")
     flags.add_argument("--seq-length", type=int, default=None, help="tokens of a segment (default: the preset's)")
     flags.add_argument("--vocab-size", type=int, default=None, help="tokens known (default: the preset's)")
     flags.add_argument("--text", type=Path, metavar="FILE", help="train, kernels: learn the bytes of a file, not random tokens")
-    flags.add_argument("--after", type=int, default=0, metavar="N", help="with --text: updates before the measurements (default: 0)")
+    flags.add_argument("--after", type=int, default=0, help="with --text: updates before the measurements")
     flags.add_argument("--repeats", type=int, default=10, help="measurements, after three that warm up")
     add_json_flag(flags)
     add_backend_flag(flags)

@@ -47,6 +47,7 @@ COMMANDS = {
 }
 FILES = {"config": "configure"}  # commands whose module has another name
 STDOUT = "-"  # what --json is without a file
+METAVARS = {int: "N", float: "X", "--memory-limit": "SIZE", "--text-field": "FIELD", "--out": "FOLDER"}  # of a type, or of a flag
 
 
 def command(name: str):
@@ -81,11 +82,21 @@ def command(name: str):
 
 
 class Parser(argparse.ArgumentParser):
-    """The flags of `neurogen name`: help with defaults, no abbreviations, mistakes as ConfigError in one line."""
+    """The flags of `neurogen name`: help with defaults, no abbreviations, mistakes as ConfigError in one line.
 
-    def __init__(self, name: str, **settings):
-        settings = {"description": COMMANDS.get(name), "formatter_class": _Help, "allow_abbrev": False, **settings}
-        super().__init__(prog=_prog(name), **settings)
+    more: what its --help says after the row of COMMANDS.
+    """
+
+    def __init__(self, name: str, more: str = ""):
+        row = COMMANDS[name]
+        description = f"{row[0].upper()}{row[1:]}. {more}".strip()
+        super().__init__(prog=_prog(name), description=description, formatter_class=_Help, allow_abbrev=False)
+
+    def add_argument(self, *names, **how):
+        """As argparse's; the same flag is shown with the same METAVARS in every command, wherever its value goes."""
+        if metavar := METAVARS.get(names[0]) or METAVARS.get(how.get("type")):
+            how = {"metavar": metavar, **how}
+        return super().add_argument(*names, **how)
 
     def parse_args(self, args=None, namespace=None):
         parsed, unknown = self.parse_known_args(args, namespace)
@@ -100,11 +111,11 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Names a default only where there is one."""
+    """Names a default only where there is one, and once."""
 
     def _get_help_string(self, action):
-        empty = action.default is None or action.default is False or action.default == ""
-        return action.help if empty else super()._get_help_string(action)
+        empty = action.default is None or action.default is False or action.default in ("", [])
+        return action.help if empty or "(default: " in action.help else super()._get_help_string(action)
 
 
 def add_backend_flag(parser: argparse.ArgumentParser) -> None:
@@ -113,7 +124,7 @@ def add_backend_flag(parser: argparse.ArgumentParser) -> None:
 
     where = "where it runs; auto takes the GPU if there is one, else the CPU, and never the CPU in place of a GPU that fails"
     parser.add_argument("--backend", choices=NAMES, default="auto", help=where)
-    parser.add_argument("--gpu-device", type=int, default=0, metavar="N", help="which GPU, counted from 0")
+    parser.add_argument("--gpu-device", type=int, default=0, help="which GPU, counted from 0")
     factors = "of what the GPU multiplies: decoder, and with bf16 synapses too; sums and learned numbers are fp32; auto: bf16 where it can"
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help=factors)
     parser.add_argument("--mode", choices=MODES, default="sequential", help="whether modules may overlap on the GPU; the bits are the same")

@@ -230,6 +230,11 @@ def size_in_words(size: int) -> str:
     return decimal(size, precision=2)
 
 
+def counted(number: int, what: str) -> str:
+    """How many of `what`, which takes an s where there are more or none: 1 token, 2,000 tokens."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def did_you_mean(word: str, known) -> str:
     """A tail for an error message: names the nearest known word, or lists them all."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

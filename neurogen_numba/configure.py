@@ -7,7 +7,7 @@ import sys
 from functools import reduce
 from pathlib import Path
 
-from .cli import COMMANDS, Parser, command
+from .cli import Parser, command
 from .config import Config
 from .errors import ConfigError
 from .presets import PRESETS, get_preset
@@ -139,7 +139,7 @@ def _merged(base: dict, values: dict) -> dict:
 
 
 def parser() -> Parser:
-    flags = Parser("config", description=f"{COMMANDS['config'].capitalize()}.")
+    flags = Parser("config")
     flags.add_argument("name", nargs="?", default=None, metavar="PRESET", help=f"{', '.join(PRESETS)} (default: nano)")
     add_config_flags(flags)
     return flags

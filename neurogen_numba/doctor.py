@@ -15,7 +15,7 @@ from pathlib import Path
 
 from . import backends
 from .backends import probe
-from .cli import COMMANDS, STDOUT, Parser, add_json_flag, command, write_json
+from .cli import STDOUT, Parser, add_json_flag, command, write_json
 from .config import size_in_words
 from .errors import BackendError
 
@@ -48,8 +48,8 @@ class Machine:
 
 
 def parser() -> Parser:
-    flags = Parser("doctor", description=f"{COMMANDS['doctor'].capitalize()}.")
-    flags.add_argument("--gpu-device", type=int, default=0, metavar="N", help="which GPU to try, counted from 0")
+    flags = Parser("doctor")
+    flags.add_argument("--gpu-device", type=int, default=0, help="which GPU to try, counted from 0")
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
     add_json_flag(flags)
     return flags

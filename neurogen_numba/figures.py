@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .cli import COMMANDS, Parser, add_backend_flag, backend_of, command
+from .cli import Parser, add_backend_flag, backend_of, command
 from .errors import BackendError
 
 
 def parser() -> Parser:
     more = "The brain is that of the last checkpoint, while it reads the text of the last sample."
-    flags = Parser("figures", description=f"{COMMANDS['figures'].capitalize()}. {more}")
+    flags = Parser("figures", more)
     flags.add_argument("run", nargs="?", help="a run (default: the run trained last)")
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
     add_backend_flag(flags)

@@ -8,7 +8,7 @@ import shlex
 import textwrap
 from pathlib import Path
 
-from .cli import COMMANDS, Parser, command
+from .cli import Parser, command
 from .config import Config
 from .configure import add_config_flags, config_of
 from .errors import ConfigError
@@ -18,7 +18,7 @@ from .text.sources import absolute
 
 def parser() -> Parser:
     what = "Neurons, synapses and decoder take after the old ones in proportion; schedule, optimiser and neuron state begin anew."
-    flags = Parser("migrate", description=f"{COMMANDS['migrate'].capitalize()}. {what}")
+    flags = Parser("migrate", what)
     flags.add_argument("old", metavar="OLD", help="a run, RUN@best, or a checkpoint")
     flags.add_argument("new", metavar="NEW", type=Path, help="folder of the new run, such as runs/larger")
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where OLD is looked for, if it is the name of a run")

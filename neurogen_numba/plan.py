@@ -6,14 +6,14 @@ import dataclasses
 import sys
 
 from .backends import NAMES, PRECISIONS
-from .cli import COMMANDS, STDOUT, Parser, add_json_flag, command, write_json
-from .config import ACTIVATION_MEMORY, OPTIMIZERS, size_in_words, size_of
+from .cli import STDOUT, Parser, add_json_flag, command, write_json
+from .config import ACTIVATION_MEMORY, OPTIMIZERS, counted, size_in_words, size_of
 from .configure import add_config_flags, config_of
 from .errors import BackendError, ConfigError
 
 
 def parser() -> Parser:
-    flags = Parser("plan", description=f"{COMMANDS['plan'].capitalize()}.")
+    flags = Parser("plan")
     add_config_flags(flags)
     flags.add_argument("--batch-size", type=int, default=None, help="sequences trained side by side (default: the preset's)")
     flags.add_argument("--seq-length", type=int, default=None, help="tokens of a segment (default: the preset's)")
@@ -21,12 +21,12 @@ def parser() -> Parser:
     flags.add_argument("--activation-memory", default=None, help=f"{', '.join(ACTIVATION_MEMORY)} (default: the preset's)")
     flags.add_argument("--vocab-size", type=int, default=None, help="tokens known (default: the preset's)")
     limit = "such as 3.2GB: exit code 2 if the run needs more, and what would fit"
-    flags.add_argument("--memory-limit", default=None, metavar="SIZE", help=limit)
+    flags.add_argument("--memory-limit", default=None, help=limit)
     flags.add_argument("--fit", action="store_true", help="make the first change that makes it fit into the limit, or into the GPU")
     precision = "of what is multiplied; auto: the card's; without a GPU fp32 for a card of 4 GiB or less, else bf16"
     flags.add_argument("--precision", choices=PRECISIONS, default="auto", help=precision)
     flags.add_argument("--backend", choices=NAMES, default="auto", help="cpu: do not look for a GPU, plan for any")
-    flags.add_argument("--gpu-device", type=int, default=0, metavar="N", help="which GPU, counted from 0")
+    flags.add_argument("--gpu-device", type=int, default=0, help="which GPU, counted from 0")
     add_json_flag(flags)
     return flags
 
@@ -89,7 +89,7 @@ def _show(rows, total, config):
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{config.preset}: {config.training.batch} sequences of {config.training.segment} tokens")
+    table = Table(title=f"{config.preset}: {counted(config.training.batch, 'sequence')} of {counted(config.training.segment, 'token')}")
     table.add_column("component")
     table.add_column("MB on a GPU", justify="right")
     for name, size in sorted(rows.items(), key=lambda row: -row[1]):

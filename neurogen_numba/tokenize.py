@@ -7,20 +7,20 @@ import sys
 import time
 from pathlib import Path
 
-from .cli import COMMANDS, Parser, command
-from .config import Text
+from .cli import Parser, command
+from .config import Text, counted
 from .errors import ConfigError
 
 
 def parser() -> Parser:
-    flags = Parser("tokenize", description=f"{COMMANDS['tokenize'].capitalize()}.")
+    flags = Parser("tokenize")
     flags.add_argument("data", metavar="IN", help="file, folder, glob, URL, hf:NAME[:CONFIG][@SPLIT], or - for standard input")
     flags.add_argument("--out", type=Path, required=True, metavar="FILE.bin", help="where the tokens go")
     flags.add_argument("--tokenizer", default=Text.tokenizer, help="sentencepiece, char, byte, word, or the path of a SentencePiece .model")
     flags.add_argument("--vocab-size", type=int, default=Text.vocabulary, help="pieces of a SentencePiece tokenizer, or words known")
     flags.add_argument("--text-field", default=Text.field, help="name of the text in JSON lines, parquet and data sets of the hub")
     flags.add_argument(
-        "--workers", type=int, default=None, metavar="N", help="processes that tokenize; 0: none but this one (default: one for each core)"
+        "--workers", type=int, default=None, help="processes that tokenize; 0: none but this one (default: one for each core)"
     )
     return flags
 
@@ -51,8 +51,9 @@ def main(argv=None):
         said = write(args.out, tokens, tokenizer, lambda said: progress.update(task, completed=said["bytes"]))
     seconds = time.monotonic() - began
     print(
-        f"{args.out}: {said['tokens']:,} tokens of {tokenizer.vocabulary:,} kinds ({said['dtype']}), {said['documents']:,} documents, "
-        f"{said['bytes']:,} bytes of text, in {seconds:.1f} s. To train on it: neurogen train --data {args.out}"
+        f"{args.out}: {counted(said['tokens'], 'token')} of {counted(tokenizer.vocabulary, 'kind')} ({said['dtype']}), "
+        f"{counted(said['documents'], 'document')}, {counted(said['bytes'], 'byte')} of text, in {seconds:.1f} s. "
+        f"To train on it: neurogen train --data {args.out}"
     )
     return 0
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from . import rundir
-from .cli import COMMANDS, Parser, add_backend_flag, backend_of, command
+from .cli import Parser, add_backend_flag, backend_of, command
 from .config import Config
 from .configure import add_config_flags, config_of
 from .errors import ConfigError
@@ -57,7 +57,7 @@ TEST_LOOK = 2000  # held-out tokens that each of its evaluations takes
 
 def parser() -> Parser:
     order = "What is left out comes from --set, --config or the preset, in this order."
-    flags = Parser("train", description=f"{COMMANDS['train'].capitalize()}. {order}")
+    flags = Parser("train", order)
     add_config_flags(flags)
     for flag, (field, kind, text) in (TEXT_FLAGS | TRAINING_FLAGS).items():
         flags.add_argument(flag, dest=field, type=kind, default=None, help=text)

@@ -325,6 +325,11 @@ def test_the_command_draws_a_table_and_writes_it_down(tmp_path, capsys):
     assert "nano: 3 sequences of 64 tokens" in table and all(name in table for name in rows)
 
 
+def test_one_sequence_is_not_called_sequences(capsys):
+    assert main(["plan", "--backend", "cpu", "--batch-size", "1", "--seq-length", "1"]) == 0
+    assert "nano: 1 sequence of 1 token " in capsys.readouterr().out
+
+
 def test_the_command_prints_its_figures_and_nothing_else(capsys):
     assert main(["plan", "--backend", "cpu", "--memory-limit", "150MB", "--fit", "--json"]) == 0
     shown = capsys.readouterr()

@@ -1,6 +1,8 @@
 """The command line: the table of commands, and what `command` and `Parser` make of mistakes."""
 
+import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import neurogen_numba
-from neurogen_numba.cli import COMMANDS, Parser, command, main
+from neurogen_numba.cli import COMMANDS, FILES, Parser, command, main
+from neurogen_numba.config import counted
 from neurogen_numba.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -162,6 +165,40 @@ def test_help_names_the_defaults_that_there_are(capsys):
         example(["--help"])
     assert exit.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert COMMANDS["generate"] in text
+    assert "Continue a prompt. " in text
     assert "how many (default: 0)" in text
     assert "where to --quiet say less" in text and "say less (default" not in text
+
+
+def helps():
+    """The parser of every command."""
+    for name in COMMANDS:
+        yield name, importlib.import_module(f"neurogen_numba.{FILES.get(name, name)}").parser()
+
+
+def test_every_command_says_what_it_does_in_a_sentence():
+    for name, parser in helps():
+        first = COMMANDS[name][0].upper() + COMMANDS[name][1:] + "."
+        assert parser.description.startswith(first) and parser.description.endswith("."), name
+    assert "of a GPU's memory" in dict(helps())["plan"].description
+
+
+def test_help_shows_no_empty_default_and_no_default_twice():
+    for name, parser in helps():
+        rows = [" ".join(row.split()) for row in re.split(r"\n  (?=-)", parser.format_help())]
+        assert not any("(default: [])" in row or row.count("(default:") > 1 for row in rows), name
+
+
+def test_a_flag_has_the_same_metavar_in_every_command():
+    shown = {}
+    for name, parser in helps():
+        for action in parser._actions:
+            if action.option_strings and action.nargs != 0 and not action.choices:
+                metavar = action.metavar or action.dest.upper()
+                shown.setdefault(action.option_strings[0], {}).setdefault(metavar, []).append(name)
+    shown.pop("--out")  # a file for `tokenize`, else a folder
+    assert {flag: metavars for flag, metavars in shown.items() if len(metavars) > 1} == {}
+
+
+def test_numbers_of_things_agree_with_them():
+    assert [counted(number, "token") for number in (0, 1, 2, 2000)] == ["0 tokens", "1 token", "2 tokens", "2,000 tokens"]

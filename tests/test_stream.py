@@ -226,7 +226,7 @@ def test_a_tokenizer_is_trained_on_what_is_not_held_out(tmp_path):
 
 
 def test_too_little_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"a\.jsonl: 1 documents; one to hold out and one to train on"):
+    with pytest.raises(DataError, match=r"a\.jsonl: 1 document; one to hold out and one to train on"):
         corpus(lines(tmp_path / "a.jsonl", ["only one"]))
     with pytest.raises(DataError, match=r"a\.jsonl: 0 documents"):
         corpus(lines(tmp_path / "a.jsonl", []))

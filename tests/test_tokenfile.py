@@ -50,7 +50,8 @@ def test_a_text_becomes_its_tokens(place, capsys):
         "documents": 1,
         "bytes": len(SHEEP),
     }
-    assert f"deep/tokens.bin: {len(SHEEP):,} tokens" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"deep/tokens.bin: {len(SHEEP):,} tokens" in said and " 1 document, " in said
     assert sorted(path.name for path in Path("deep").iterdir()) == ["tokens.bin", "tokens.json", "tokens.tokenizer"]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import backends, checkpoint
 from ..backends.base import Backend
-from ..config import Config, size_of
+from ..config import Config, counted, size_of
 from ..errors import CheckpointError, ConfigError
 from ..learning.frugal import OPTIMIZERS
 from ..presets import get_preset
@@ -76,7 +76,7 @@ class NeuroGenModel:
         """Fresh activity of `batch` sequences, for segments of at most `tokens` tokens. Dropout is the training's, while learning."""
         training = self.config.training
         dropout = {"dropout": training.dropout, "axon_dropout": training.axon_dropout} if learning else {}
-        with self.backend.part(f"activity of {batch} sequences of {tokens} tokens"):
+        with self.backend.part(f"activity of {counted(batch, 'sequence')} of {counted(tokens, 'token')}"):
             return Activity(self.brain, tokens, batch, learning, **dropout, seed=training.seed, memory=training.activation_memory)
 
     def train_step(self, input_ids, target_ids, learning_rate: float | None = None, carry_state: bool = False) -> tuple[float, float]:

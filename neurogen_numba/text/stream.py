@@ -8,7 +8,7 @@ from itertools import chain
 
 import numpy as np
 
-from ..config import Text, Training
+from ..config import Text, Training, counted
 from ..errors import ConfigError, DataError
 from .batches import HELD_OUT_TOKENS, Batches, Validation, check_position, end_to_stop_at, held_out_part, split
 from .encoding import encoded, joined
@@ -177,7 +177,8 @@ def _hold_out(source, pieces, share):
         if size * share >= HELD_OUT_BYTES:
             break
     if len(ahead) < 2:
-        raise DataError(f"{source.name}: {len(ahead)} documents; one to hold out and one to train on are needed at least; give more text")
+        many = counted(len(ahead), "document")
+        raise DataError(f"{source.name}: {many}; one to hold out and one to train on are needed at least; give more text")
     count, held = 0, 0
     while count < len(ahead) - 1 and (not count or held < size * share):
         held += len(ahead[count].text.encode())
