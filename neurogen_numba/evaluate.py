@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
-from .cli import Parser, add_backend_flag, backend_of, command
+from .cli import STDOUT, Parser, add_backend_flag, add_json_flag, backend_of, command, write_json
 from .config import Text
 from .errors import ConfigError
 
@@ -23,7 +22,7 @@ def parser() -> Parser:
     flags.add_argument("--max-tokens", type=int, default=0, metavar="N", help="score no more than the first N tokens; 0: all")
     side_by_side = f"pieces that the text is cut into, each read from a fresh state; fewer where they would be short (default: {STREAMS})"
     flags.add_argument("--streams", type=int, default=STREAMS, metavar="N", help=side_by_side)
-    flags.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json_flag(flags)
     add_backend_flag(flags)
     return flags
 
@@ -82,12 +81,11 @@ def main(argv=None):
         result |= {"entropy_floor_bits_per_byte": score.floor_bits_per_byte, "question_accuracy": right, "chance_accuracy": chance}
     text = "text" if args.data else "held-out text"
     result |= {"streams": streams, "method": method(validation, text, streams, model.backend.product_dtype)}
-    if args.json:
-        print(json.dumps(result, indent=2))
-    else:
+    if args.json != STDOUT:
         for name, value in result.items():
             label, shown = item(name, value)
             print(f"{label:28} {shown}")
+    write_json(args.json, result)
     return 0
 
 
