@@ -84,7 +84,8 @@ def test_train_then_generate_evaluate_and_chat(place, capsys, monkeypatch):
     assert score["perplexity_per_word"] == pytest.approx(math.exp(score["loss"] * score["tokens"] / score["words"]))
     assert score["streams"] == 16 and "16 streams side by side" in score["method"] and "all of the text" in score["method"]
     assert 0 < score["accuracy"] < 1 and "unknown_words" not in score
-    assert evaluate(["--data", "sheep.txt"]) == 0
+    assert evaluate(["--data", "sheep.txt", "--json", "score.json"]) == 0
+    assert json.loads((place / "score.json").read_text()) == score
     said = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
     assert said["accuracy"].strip() == f"{100 * score['accuracy']:.1f} %" and said["loss"].endswith(" nats/token")
     assert said["method"].strip() == score["method"]
