@@ -85,7 +85,7 @@ def walk(index, target):
 KINDS = [(index, target) for index in (u16, u32) for target in (u16, u32)]  # targets with their weight in them have 32 bits
 
 KERNELS |= {
-    "synapse.synapse_forward": [(f3, *walk(*kinds), size) for kinds in KINDS],
+    **{f"synapse.synapse_forward{which}": [(f3, *walk(*kinds), size) for kinds in KINDS] for which in ("", "_wide")},
     "synapse.synapse_forward_few": [(i1, i1, l2, i1, size, index, f1, i1, u32, target, f1, flag) for index, target in KINDS],
     "synapse.take_currents": [(f3, i3, i1)],
     "synapse.pack_synapses": [(u32, u16, f1)],

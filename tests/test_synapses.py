@@ -161,11 +161,13 @@ def parts(request, monkeypatch, backend):
 
 @pytest.fixture(params=["few", "many", "packed", "gathered", "gathered packed"])
 def columns(request, monkeypatch, backend):
-    """A column shared by several blocks, or a block for each column; plain values one by one, through matrices, or gathered; and weights
-    packed with their targets."""
+    """A column shared by several blocks, or a block for each column and, where that has the room, part; plain values one by one, through
+    matrices, or gathered; and weights packed with their targets."""
     monkeypatch.setattr(cuda_synapses, "FEW", 1000 if request.param == "few" else 0)
     monkeypatch.setattr(cuda_synapses, "MATRIX_COLUMNS", 1000 if request.param in ("few", "packed") else 0)
     monkeypatch.setattr(backend, "product_dtype", "bfloat16" if "packed" in request.param else "float32")
+    if "packed" not in request.param:
+        monkeypatch.setattr(cuda_synapses, "MANY_SHARED", 0)
     if "gathered" in request.param:
         monkeypatch.setattr(cuda_synapses, "MATRIX_PAIRS", 0)
     return request.param
@@ -175,8 +177,6 @@ def columns(request, monkeypatch, backend):
 def test_events_arrive_and_gradients_return(backend, parts, columns):
     if backend.name == "cpu" and (parts, columns) != (None, "few"):
         pytest.skip("the CPU has one way only")
-    if parts in ("mixed", "wide") and columns == "many":
-        pytest.skip("wide currents are brought as those of few columns are")
     if parts != "wide" and "gathered" in columns:
         pytest.skip("what is not wide is not gathered")
     made = wired(backend)

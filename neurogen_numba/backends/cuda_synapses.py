@@ -11,12 +11,13 @@ import numpy as np
 from ..errors import CheckpointError
 from ..kernels import events, fixed, synapse, tiles, wide
 from ..kernels.launch import SIMULATED, THREADS, WARP, blocks
-from ..kernels.synapse import WALKERS, Field, Share
+from ..kernels.synapse import MANY_WALKERS, WALKERS, Field, Share
 from ..kernels.tiles import TILERS, WORDS, Stretch
 from .base import Synapses, Traffic
 
 PART = 10_240  # neurons of a current that a block holds at most
-WIDE_PART = 65_534  # neurons of a part that no block has to hold: as many as 16 bits can tell apart
+WIDE_PART = 51_200  # of a wide one: on a large card a block holds as many forward, and 16 bits can tell them apart
+MANY_SHARED = 2**14  # bytes of shared memory that such a block has besides
 SHORT, SHORTER = 3, 1  # synapses: short rows, on average, and such as must not be
 TILE_BYTES = 4 * int(WORDS)  # of shared memory for a neuron, on the way back; forward it is a number of 4 bytes
 FEW = 512  # columns: for fewer, many blocks share one
@@ -33,8 +34,8 @@ class CudaSynapses(Synapses):
 
     Plain values are never silent, so little is gained by walking their synapses one by one: those without delay are spread out as matrices,
     and cuBLAS multiplies them (`Matrix`), the fullest first, as far as there is room.
-    Where a current would have to be cut into parts that make rows shorter than SHORTER, all currents with SHORT rows are `wide`: their
-    synapses are walked by source, not by part; and plain values without delay that have no matrix are gathered by target (`Gathered`).
+    Where a current would have to be cut into parts that make rows shorter than SHORTER, all currents with SHORT rows are `wide`: the
+    way back is walked by source, not by part; and plain values without delay that have no matrix are gathered by target (`Gathered`).
     """
 
     def __init__(self, backend, projections, index_dtype, parameters):
@@ -358,14 +359,17 @@ class CudaTraffic(Traffic):
 
     def receive(self, values, first, last):
         tokens = last - first
-        few = {name: value for name, value in values.items() if tokens * self.batch < FEW or name in self.synapses.wide}
+        few = {name: value for name, value in values.items() if tokens * self.batch < FEW or not self._fits(name, value.shape[2])}
         if few:
             self._receive_few(few, first, last)
         for current, value in values.items():
             if current not in few:
                 parts, part_size = self.synapses.parts(current, value.shape[2])
                 grid, walk = (self.batch, tokens, parts), self._walk(current, first, last)
-                self.backend.launch(synapse.synapse_forward, grid, WALKERS, value, *walk, part_size, shared=4 * part_size)
+                how = (synapse.synapse_forward, grid, WALKERS)
+                if current in self.synapses.wide:
+                    how = (synapse.synapse_forward_wide, grid, MANY_WALKERS)
+                self.backend.launch(*how, value, *walk, part_size, shared=4 * part_size)
         if self._by_matrix(tokens):
             for current, value in values.items():
                 for matrix in self._matrices_into.get(current, ()):
@@ -375,6 +379,11 @@ class CudaTraffic(Traffic):
             for gathered in self._gathered_into.get(current, ()):
                 grid, told = (blocks(value.shape[2]), self.groups, tokens), (gathered.source, gathered.weight, gathered.arc.sources, first)
                 self.backend.launch(wide.synapse_gather, grid, THREADS, value, self.synapses.kind, self._values(gathered.arc.source), *told)
+
+    def _fits(self, current, size):
+        """Whether a block has room for the currents of a part, forward."""
+        wide = current in self.synapses.wide
+        return not wide or 4 * self.synapses.parts(current, size)[1] + MANY_SHARED <= self.backend.shared_memory
 
     def _shares_of(self, values, by_matrix):
         """Who walks what where there are few columns: the table of shares of some currents (kernels/synapse.py); None if nobody does."""
