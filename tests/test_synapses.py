@@ -398,6 +398,17 @@ def test_a_current_that_nobody_brings_is_zero(backend):
     assert not backend.to_numpy(value).any()
 
 
+def test_synapses_are_found_by_target_where_all_have_as_many():
+    arc = ARCS[4]
+    row_start, target = draw_synapses(arc, 0, "uint16")
+    place, source = cuda_synapses.by_target(arc, row_start, target)
+    pairs = [(int(s), int(n)) for s, n in zip(np.repeat(np.arange(5), np.diff(row_start.astype(int))), target, strict=True)]
+    assert [[pairs[k] for k in own] for own in place.T] == [[(s, n) for s in own] for n, own in enumerate(source.T.tolist())]
+    target[target == 3] = 4
+    with pytest.raises(CheckpointError, match="prompt: each of its 9 neurons must have 2 synapses"):
+        cuda_synapses.by_target(arc, row_start, target)
+
+
 def test_rows_are_split_by_parts_where_targets_ascend():
     arc = ARCS[0]
     row_start, target = draw_synapses(arc, 0, "uint16")

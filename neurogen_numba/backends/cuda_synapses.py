@@ -151,14 +151,24 @@ class Gathered:
 
     def wire(self):
         self.allocate()
-        p = self.projection
-        place = np.argsort(p.target, kind="stable").reshape(self.arc.targets, -1).T  # every neuron has as many
-        source = np.repeat(np.arange(self.arc.sources), np.diff(p.row_start.astype(np.int64)))
-        self.place[...], self.source[...] = self.backend.asarray(place, "uint32"), self.backend.asarray(source[place], "uint32")
+        place, source = by_target(self.arc, self.projection.row_start, self.projection.target)
+        self.place[...], self.source[...] = self.backend.asarray(place, "uint32"), self.backend.asarray(source, "uint32")
 
     def refresh(self):
         flat = self.weight.reshape(-1)
         self.backend.launch(wide.pick_weights, blocks(flat.size), THREADS, flat, self.projection.weight, self.place.reshape(-1))
+
+
+def by_target(arc, row_start, target):
+    """(which of the synapses belong to each neuron, and their sources), both [K, N]. Raises CheckpointError where some neuron has more of
+    them than others."""
+    synapses = np.argsort(target, kind="stable").reshape(arc.targets, -1)
+    if (target[synapses] != np.arange(arc.targets)[:, None]).any():
+        raise CheckpointError(
+            f"{arc.name}: each of its {arc.targets} neurons must have {arc.synapses_per_target} synapses; use another checkpoint"
+        )
+    source = np.repeat(np.arange(arc.sources), np.diff(row_start.astype(np.int64)))
+    return synapses.T, source[synapses.T]
 
 
 def split_rows(arc, row_start, target, parts, part_size):
