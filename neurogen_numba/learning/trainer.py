@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from ..rundir import CONFIG, METRICS, SUMMARY, MetricsLog, read_config, set_asid
 from ..text.batches import open_corpus
 from ..text.prefetch import Prefetch
 from .evaluation import answer_questions, evaluate, unknown_share
+from .pace import Mark, Pace
 from .portrait import portrait
 from .report import CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
 from .samples import SAMPLE_TOKENS, pieces
@@ -44,15 +44,6 @@ def beginning(config: Config) -> dict:
     steps = min(training.steps, enough) if text.max_chunks else training.steps
     start = {"step": 0, "tokens": 0, "seconds": 0.0, "looking": 0.0, "position": None}
     return start | {"steps": steps, "planned": not training.max_minutes}
-
-
-class Mark(NamedTuple):
-    """Where a run was at a moment; between two of them its speed is measured."""
-
-    step: int
-    tokens: int
-    moment: float  # seconds on the clock
-    waited: float  # seconds, for text
 
 
 class Trainer:
@@ -156,30 +147,16 @@ class Trainer:
                     yield Notice(trouble)
 
     def _train(self, saver):
-        training = self.config.training
-        yield from map(Notice, self._notices)
-        if self._fitted:
-            yield Notice(self._fitted)
-        if self.model.tokenizer.kind == "word":
-            yield self._unknown()
-        yield Notice("preparing the kernels: compiled at their first use, then kept")
+        training, watchdog, waited = self.config.training, Watchdog(), 0.0
+        yield from self._first_notices()
         self._snapshot(None)  # to make room for the copies of checkpoints now, not while training waits
         began = time.monotonic() - self.seconds
         plan_at = max(PLAN_AT, self.step + min(PLAN_AT, 12))  # by then a resumed run has its compilation behind it, too
-        begun, marks = self.step, [Mark(self.step, self.tokens, began + self.seconds, 0.0)]
-        watchdog, waited = Watchdog(), 0.0
+        pace = Pace(Mark(self.step, self.tokens, began + self.seconds, 0.0))
         judged = self._last_saved = time.monotonic()
         while self.step < self.steps:
             rate = learning_rate(training, self.step, self.steps)
-            asked = time.monotonic()
-            while not self.batches.wait(GLANCE, lambda: self._stopping) and not self._stopping:
-                yield from watchdog.stalled(time.monotonic() - asked)
-            try:
-                segment = self.batches.next(lambda: self._stopping)
-            except DataError as error:
-                yield from saver.wait()
-                yield self.save()
-                raise DataError(f"{error}; what was learned is kept in {self.run}, which --resume goes on with") from None
+            segment = yield from self._segment(saver, watchdog)
             if segment is None:  # stopped while it waited
                 break
             loss, accuracy, norm = self.model.learn(self.act, *segment, rate, self._fresh(segment[0]))
@@ -190,16 +167,12 @@ class Trainer:
             self.tokens += int((segment[1] >= 0).sum())
             now = time.monotonic()
             self.seconds = now - began
-            marks = [*marks[-10:], Mark(self.step, self.tokens, now, self.batches.waited)]
-            if len(marks) == 3 and marks[0].step == begun:
-                del marks[0]  # the first update loads or compiles the kernels: as soon as there is another, it is no measure
+            pace.add(Mark(self.step, self.tokens, now, self.batches.waited))
             if not self.planned and self.step >= plan_at:
-                yield self._plan(marks)
+                yield self._plan(pace)
             if training.max_minutes and self.seconds > training.max_minutes * 60:
                 self.steps = self.step
             if self.step % training.log_interval == 0 or self.step == self.steps or self._stopping:
-                first, last = marks[0], marks[-1]
-                elapsed = max(1e-9, last.moment - first.moment)
                 report = StepReport(
                     step=self.step,
                     steps=self.steps,
@@ -209,10 +182,10 @@ class Trainer:
                     bits_per_byte=loss / math.log(2) / self._bytes_per_token(segment[1]),
                     learning_rate=rate,
                     gradient_norm=norm,
-                    tokens_per_second=(last.tokens - first.tokens) / elapsed,
+                    tokens_per_second=pace.tokens_per_second,
                     seconds=self.seconds,
                     activity=self.act.rates(training.segment),
-                    waited=(last.waited - first.waited) / elapsed,
+                    waited=pace.waited,
                 )
                 yield report
                 yield from watchdog.step(report)
@@ -224,22 +197,51 @@ class Trainer:
                     yield portrait(self.model, self.act, self.step)
                 break
             began_looking = time.monotonic()
-            saving = self.step % training.checkpoint_interval == 0
-            if saving or self.step % training.eval_interval == 0:
-                score = evaluate(self.model, self._glimpse)
-                yield EvalReport(self.step, *dataclasses.astuple(score))
-            if self.step % training.sample_interval == 0:
-                yield self.sample()
-            if training.viz_interval and self.step % training.viz_interval == 0:
-                yield portrait(self.model, self.act, self.step)
-            if saving:
-                yield from self._written(saver.begin(lambda loss=score.loss: self._snapshot(loss)), watchdog)
+            yield from self._look(saver, watchdog)
             pause = time.monotonic() - began_looking
             self._looking += pause
-            marks = [mark._replace(moment=mark.moment + pause) for mark in marks]
+            pace.pause(pause)
             judged += pause
         yield from saver.wait()
-        if self.step < self.steps:  # who stops a run early does not wait for a look
+        yield from self._end()
+
+    def _first_notices(self):
+        yield from map(Notice, self._notices)
+        if self._fitted:
+            yield Notice(self._fitted)
+        if self.model.tokenizer.kind == "word":
+            yield self._unknown()
+        yield Notice("preparing the kernels: compiled at their first use, then kept")
+
+    def _segment(self, saver, watchdog):
+        """The next (inputs, targets), None where `stop` came before it; what there is to say meanwhile."""
+        asked = time.monotonic()
+        while not self.batches.wait(GLANCE, lambda: self._stopping) and not self._stopping:
+            yield from watchdog.stalled(time.monotonic() - asked)
+        try:
+            return self.batches.next(lambda: self._stopping)
+        except DataError as error:
+            yield from saver.wait()
+            yield self.save()
+            raise DataError(f"{error}; what was learned is kept in {self.run}, which --resume goes on with") from None
+
+    def _look(self, saver, watchdog):
+        """What is due after a step in the middle of a run: held-out text, a sample, a portrait, a checkpoint."""
+        training = self.config.training
+        saving = self.step % training.checkpoint_interval == 0
+        if saving or self.step % training.eval_interval == 0:
+            score = evaluate(self.model, self._glimpse)
+            yield EvalReport(self.step, *dataclasses.astuple(score))
+        if self.step % training.sample_interval == 0:
+            yield self.sample()
+        if training.viz_interval and self.step % training.viz_interval == 0:
+            yield portrait(self.model, self.act, self.step)
+        if saving:
+            yield from self._written(saver.begin(lambda: self._snapshot(score.loss)), watchdog)
+
+    def _end(self):
+        """The last checkpoint, and of a run that was not stopped the last look; who stops a run early does not wait for one."""
+        if self.step < self.steps:
             yield self.save()
             return
         score = evaluate(self.model, self._glimpse)
@@ -279,13 +281,12 @@ class Trainer:
         counted = "are those of its token file's mean word" if self._glimpse.estimated else "count those of the text itself"
         return Notice(f"of the held-out words {100 * share:.1f} % are <unk>; bits per byte {counted}")
 
-    def _plan(self, marks):
+    def _plan(self, pace):
         """Take only as many steps as fit into the time limit at the speed seen, looks at held-out text included."""
-        training = self.config.training
-        pace = (marks[-1].moment - marks[0].moment) / (marks[-1].step - marks[0].step)
-        glimpse = (len(self._glimpse.tokens) - 1) / (training.batch * training.segment) * pace / 2  # no way back: half the time at most
+        training, step = self.config.training, pace.seconds_per_step
+        glimpse = (len(self._glimpse.tokens) - 1) / (training.batch * training.segment) * step / 2  # no way back: half the time at most
         left = training.max_minutes * 60 * (1 - MARGIN) - self.seconds
-        fitting = self.step + max(1, int(left / (pace + glimpse / training.eval_interval)))
+        fitting = self.step + max(1, int(left / (step + glimpse / training.eval_interval)))
         self.steps, self.planned = min(self.steps, fitting), True
         return Notice(f"{fitting:,} steps fit into {training.max_minutes:g} minutes; {self.steps:,} will be made")
 
