@@ -20,7 +20,7 @@ from numba import cuda
 from .adamw import BETA2, EPS, clipping
 from .jit import ONE, ZERO, cpu, cpu_serial, cpu_sums
 from .launch import block_sum, device, gpu
-from .reduce import MOST, fold_rows
+from .reduce import MOST, add_column
 from .stream import AHEAD, THRICE, TWICE
 
 FLOOR = np.float32(0.01)
@@ -123,18 +123,14 @@ def column_squares(total, g, where, norm, numbers):
     shared = cuda.shared.array(MOST, np.float32)
     if not norm[0] < _ENDLESS:
         return
-    i, step, width = np.uint64(cuda.threadIdx.y), np.uint64(cuda.blockDim.y), np.uint64(cuda.blockDim.x)
-    j, thread = np.uint64(cuda.grid(1)), i * width + np.uint64(cuda.threadIdx.x)
+    j, i, step = np.uint64(cuda.grid(1)), np.uint64(cuda.threadIdx.y), np.uint64(cuda.blockDim.y)
     scale, added, inside = clipping(norm[0], numbers[3]), ZERO, j < np.uint64(total.size)
     while inside and i < np.uint64(where.size):
         a, b = _square(g, where, scale, i, j), _square(g, where, scale, i + step, j)
         c, d = _square(g, where, scale, i + TWICE * step, j), _square(g, where, scale, i + THRICE * step, j)
         added += (a + b) + (c + d)
         i += AHEAD * step
-    shared[thread] = added
-    fold_rows(shared, thread, width, step)
-    if thread < width and inside:
-        total[j] += shared[thread]
+    add_column(total, j, added, shared)
 
 
 @cpu()

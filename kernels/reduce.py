@@ -75,15 +75,23 @@ def norm_cpu(norm, partial):
 
 
 @device
-def fold_rows(shared, thread, width, rows):
-    """shared[column] = sum over the rows of threads of shared[row width + column], in an order that is always the same; there is a power of
-    two of rows. Every thread of the block takes part, the first row may read its sums."""
-    half = rows * width // TWICE
+def add_column(total, column, added, shared):
+    """total[column] += sum of `added` over the block's threads of that column, in an order that is always the same.
+
+    shared: float32, an entry for each thread. The block has a power of two of rows of threads, and all of them take part; a column that
+    total does not have is left out.
+    """
+    width = np.uint64(cuda.blockDim.x)
+    thread = np.uint64(cuda.threadIdx.y) * width + np.uint64(cuda.threadIdx.x)
+    shared[thread] = added
+    half = np.uint64(cuda.blockDim.y) * width // TWICE
     while half >= width:
         cuda.syncthreads()
         if thread < half:
             shared[thread] += shared[thread + half]
         half //= TWICE
+    if thread < width and column < np.uint64(total.size):
+        total[column] += shared[thread]
 
 
 @device
@@ -98,20 +106,14 @@ def add_rows(total, x):
     A block has a column for each of its columns of threads, whose threads take turns at the rows; there is a power of two of them.
     """
     shared = cuda.shared.array(MOST, np.float32)
-    thread, row, step = np.uint64(cuda.threadIdx.x), np.uint64(cuda.threadIdx.y), np.uint64(cuda.blockDim.y)
-    width = np.uint64(cuda.blockDim.x)
-    column, added = np.uint64(cuda.blockIdx.x) * width + thread, ZERO
-    thread += row * width
-    inside = column < np.uint64(total.size)
+    column, row, step = np.uint64(cuda.grid(1)), np.uint64(cuda.threadIdx.y), np.uint64(cuda.blockDim.y)
+    added, inside = ZERO, column < np.uint64(total.size)
     while inside and row < np.uint64(x.shape[0]):
         a, b = _entry(x, row, column), _entry(x, row + step, column)
         c, d = _entry(x, row + TWICE * step, column), _entry(x, row + THRICE * step, column)
         added += (a + b) + (c + d)
         row += AHEAD * step
-    shared[thread] = added
-    fold_rows(shared, thread, width, step)
-    if thread < width and inside:
-        total[column] += shared[thread]
+    add_column(total, column, added, shared)
 
 
 @cpu()

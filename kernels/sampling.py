@@ -35,7 +35,7 @@ PER_NAT, OWN_BINS = np.float32(PER_NAT), np.uint64(BINS // SAMPLERS)
 STRETCHES = 2 if SIMULATED else 32  # of a row, at most
 LISTED = SAMPLERS  # tokens that a list has room for: one for each thread
 NOBODY = np.int32(2**31 - 1)
-NONE, _LANES, _NUMBER_BITS = np.uint64(0), np.uint64(WARP), np.uint64(32)
+_NONE, _LANES, _NUMBER_BITS = np.uint64(0), np.uint64(WARP), np.uint64(32)
 _SHARE_BITS, _SHARE_MASK, _SHARES, _TO_SHARE = np.int64(31), np.int64(2**31 - 1), np.float32(2.0**31), np.uint64(33)
 _HALF_BITS, _HALF_MASK = np.int32(15), np.int32(2**15 - 1)
 
@@ -409,7 +409,7 @@ def sample(tokens, logits, temperature, top_k, top_p, key, step, tops, places, t
     thread, threads = np.uint64(cuda.threadIdx.x), np.uint64(cuda.blockDim.x)
 
     by_count, by_share = cuts(top_k, top_p, V)
-    turn, own, count, all_weight = step[b], NONE, NONE, NONE
+    turn, own, count, all_weight = step[b], _NONE, _NONE, _NONE
     if by_count or by_share:  # they are on their way meanwhile
         own, count, all_weight = listed[b, thread], listed[b, LISTED], listed[b, LISTED + 1]
     top, best = first_of(tops[b], places[b], np.uint64(tops.shape[1]))

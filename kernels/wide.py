@@ -140,28 +140,10 @@ def pass_synapse(learning, k, w, quad, sums, s, d, own_owed, d_weight, owed, uni
 
 
 @device
-def walk_back(
-    learning,
-    sums,
-    s,
-    d_weight,
-    owed,
-    words,
-    table,
-    first_stretch,
-    last_stretch,
-    row_start,
-    target,
-    weight,
-    source,
-    token,
-    group,
-    groups,
-    length,
-    units,
-):
+def walk_back(learning, sums, s, d_weight, owed, words, stretches, synapses, source, token, group, groups, length, units):
     """Add to sums what the synapses of a source bring back for a tile, the columns of which are sequences at one token, and where
-    `learning` to d_weight."""
+    `learning` to d_weight. stretches: (table, first, end); synapses: (row_start, target, weight)."""
+    (table, first_stretch, last_stretch), (row_start, target, weight) = stretches, synapses
     d = cuda.local.array(MOST_COLUMNS, np.float32)
     own_owed = cuda.local.array(QUADS, np.uint32)
     for p in range(first_stretch, last_stretch):
@@ -225,8 +207,8 @@ def synapse_backward_wide(
     if learning:
         take_sent(own_sent, sent, place)
         unpack(s, owed, own_sent, np.uint64(0))
-    walk = table, first_stretch, last_stretch, row_start, target, weight, source
-    walk_back(learning, sums, s, d_weight, owed, words, *walk, token, tile % groups, groups, length, units)
+    stretches, synapses = (table, first_stretch, last_stretch), (row_start, target, weight)
+    walk_back(learning, sums, s, d_weight, owed, words, stretches, synapses, source, token, tile % groups, groups, length, units)
     add_columns(gradient, sums, owed, np.uint64(token - earliest), np.uint64(b), source)
 
 
@@ -247,6 +229,6 @@ def synapse_scatter(
     for j in range(MOST_COLUMNS):
         sums[j] = s[j] = ZERO
     unpack_quad(s, owed, read_quad(values, (np.uint64(token * groups + group) * M + source) * WORDS), own_words)
-    walk = table, first_stretch, last_stretch, row_start, target, weight, source
-    walk_back(True, sums, s, d_weight, owed, words, *walk, token, group, groups, length, units)
+    stretches, synapses = (table, first_stretch, last_stretch), (row_start, target, weight)
+    walk_back(True, sums, s, d_weight, owed, words, stretches, synapses, source, token, group, groups, length, units)
     add_columns(gradient, sums, owed, np.uint64(t), np.uint64(group * np.int64(columns_of(owed))), source)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .cli import STDOUT, Parser, add_backend_flag, add_json_flag, backend_of, command, write_json
+from .cli import STDOUT, Parser, add_backend_flag, add_json_flag, backend_of, command, tell_json
 from .configure import add_config_flags, config_of
 from .errors import ConfigError
 
@@ -59,7 +59,7 @@ def main(argv=None):
         result = getattr(bench, args.what)()
     if args.json != STDOUT:
         benchmarks.show(result)
-    write_json(args.json, result)
+    tell_json(args.json, result)
     return 0
 
 

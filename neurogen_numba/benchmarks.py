@@ -4,7 +4,6 @@ copy, which does not."""
 
 from __future__ import annotations
 
-import itertools
 import time
 from functools import partial
 
@@ -14,7 +13,9 @@ from .brain.activity import Activity
 from .brain.model import NeuroGenModel
 from .costs import TRAFFIC, Passing, cost, noted
 from .generation import Sampling, Session
+from .learning.schedule import learning_rate
 from .simulation import Simulation
+from .text.batches import file_batches
 
 SHORTEST = 0.02  # seconds: shorter work is done several times between two looks at the clock
 COPY = 2**28  # numbers, 1 GiB
@@ -133,15 +134,8 @@ class Bench:
         if not self.text:
             ids = np.random.default_rng(0).integers(0, self.config.brain.vocabulary, shape).astype(np.int32)
             return act, lambda: model.learn(act, ids[:-1], ids[1:], 1e-4)
-        text, updates = np.frombuffer(self.text, np.uint8).astype(np.int32), itertools.count()
-        heads, offsets = np.arange(training.batch) * text.size // training.batch, np.arange(training.segment + 1)[:, None]
-
-        def update():
-            done = next(updates)
-            ids = text[(heads + done * training.segment + offsets) % text.size]
-            return model.learn(act, ids[:-1], ids[1:], training.learning_rate * min(1, (done + 1) / max(1, training.warmup)))
-
-        return act, update
+        batches = file_batches("--text", np.frombuffer(self.text, np.uint8).astype(np.int32), training, None, None)
+        return act, lambda: model.learn(act, *batches.next(), learning_rate(training, model.optimizer.steps, training.steps))
 
     def _draw(self, model):
         """A function that draws a token of each sequence from made-up activity."""

@@ -138,20 +138,22 @@ def backend_of(args):
 
 
 def add_json_flag(parser: argparse.ArgumentParser) -> None:
-    """--json [FILE]: `args.json` is STDOUT, where the command prints one JSON object and nothing else there; or a file, which `write_json`
+    """--json [FILE]: `args.json` is STDOUT, where the command prints one JSON object and nothing else there; or a file, which `tell_json`
     writes besides what is printed; or None."""
     said = "print one JSON object and nothing else; with FILE (.json), print as usual and write it there"
     parser.add_argument("--json", nargs="?", const=STDOUT, default=None, type=_json_file, metavar="FILE", help=said)
 
 
-def write_json(where: str | None, values: dict) -> None:
+def tell_json(where: str | None, values: dict) -> None:
     """What --json asks for, printed or written. Raises ConfigError where it cannot be written."""
+    from .rundir import write_whole
+
     text = json.dumps(values, indent=2) + "\n"
     if where == STDOUT:
         print(text, end="")
     elif where:
         try:
-            Path(where).write_text(text, encoding="utf-8")
+            write_whole(Path(where), text.encode())
         except OSError as error:
             raise ConfigError(f"--json {where}: {error.strerror}") from None
 

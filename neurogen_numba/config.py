@@ -17,6 +17,7 @@ from .errors import ConfigError
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 LEAST_BYTES = 1_000_000  # of a size that is told without a unit
 MOST = 1_000_000  # sequences, tokens of a segment
+STREAMS = 16  # a held-out text is read by so many read heads at once, at most, each with its state from its own beginning to its end
 MOST_WORKERS = 61  # processes that Windows can wait for at once
 ACTIVATION_MEMORY = ("full", "half", "recompute")
 OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from . import backends
 from .backends import probe
-from .cli import STDOUT, Parser, add_json_flag, command, write_json
+from .cli import STDOUT, Parser, add_json_flag, command, tell_json
 from .config import size_in_words
 from .errors import BackendError
 
@@ -62,7 +62,7 @@ def main(argv=None):
     fine = verdict(checks)
     if args.json != STDOUT:
         show(checks)
-    write_json(args.json, {"ok": fine, "checks": [{"name": check.name, **dataclasses.asdict(check)} for check in checks]})
+    tell_json(args.json, {"ok": fine, "checks": [{"name": check.name, **dataclasses.asdict(check)} for check in checks]})
     return 0 if fine else 2
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from .cli import STDOUT, Parser, add_backend_flag, add_json_flag, backend_of, command, write_json
-from .config import Text
+from .cli import STDOUT, Parser, add_backend_flag, add_json_flag, backend_of, command, tell_json
+from .config import STREAMS, Text
 from .errors import ConfigError
 
-STREAMS = 16  # whatever the model was trained with: the same weights have the same score
 MOST_NATS = 700  # of which exp is a number
 
 
@@ -20,6 +19,7 @@ def parser() -> Parser:
     flags.add_argument("--data", default=None, help="text to score, named as for `neurogen train` (default: what the run held out)")
     flags.add_argument("--text-field", default="text", help="name of the text in JSON lines, parquet and data sets of the hub")
     flags.add_argument("--max-tokens", type=int, default=0, metavar="N", help="score no more than the first N tokens; 0: all")
+    # whatever the model was trained with: the same weights have the same score
     side_by_side = f"pieces that the text is cut into, each read from a fresh state; fewer where they would be short (default: {STREAMS})"
     flags.add_argument("--streams", type=int, default=STREAMS, metavar="N", help=side_by_side)
     add_json_flag(flags)
@@ -85,7 +85,7 @@ def main(argv=None):
         for name, value in result.items():
             label, shown = item(name, value)
             print(f"{label:28} {shown}")
-    write_json(args.json, result)
+    tell_json(args.json, result)
     return 0
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import sys
 
 from .backends import NAMES, PRECISIONS
-from .cli import STDOUT, Parser, add_json_flag, command, write_json
+from .cli import STDOUT, Parser, add_json_flag, command, tell_json
 from .config import ACTIVATION_MEMORY, OPTIMIZERS, counted, size_in_words, size_of
 from .configure import add_config_flags, config_of
 from .errors import BackendError, ConfigError
@@ -64,7 +64,7 @@ def main(argv=None):
     precision = next(name for name, dtype in DTYPES.items() if dtype == card.product_dtype)
     if args.json != STDOUT:
         _show(rows, total, config)
-    write_json(args.json, rows | {"total": total})
+    tell_json(args.json, rows | {"total": total})
     print(
         f"Planned in {precision} for {backend.device_name() if memory else 'a GPU'} with {size_in_words(card.memory)}, "
         f"{card.multiprocessors} multiprocessors and {card.shared_memory // 2**10} KiB of shared memory for a block.",

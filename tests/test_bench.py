@@ -3,17 +3,18 @@
 import json
 import math
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tiny
-from neurogen_numba import backends, benchmarks, presets
+from neurogen_numba import backends, benchmarks, presets, rundir
 from neurogen_numba.bench import main
 from neurogen_numba.brain.activity import Activity
 from neurogen_numba.brain.model import NeuroGenModel
+from neurogen_numba.config import Training
 from neurogen_numba.kernels.adamw import BLOCK
+from neurogen_numba.learning.schedule import learning_rate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -204,10 +205,12 @@ def test_a_text_is_learned_on_and_on(monkeypatch):
         file.write(bytes(range(40)) * 5)
     figures = measured("train", "--text", "text", "--after", "9", "--set", "training.learning_rate=0.01")
     assert figures["tokens_per_second"] > 0 and len(learned) > 1 + 9 + 3
+    heads = learned[0][0][0]
+    assert len(set(heads)) == 4
     for update, (inputs, targets, rate) in enumerate(learned):
-        np.testing.assert_array_equal(inputs, (np.arange(4) * 50 + update * 16 + np.arange(16)[:, None]) % 200 % 40)
+        np.testing.assert_array_equal(inputs, (heads + update * 16 + np.arange(16)[:, None]) % 40)
         np.testing.assert_array_equal(targets, (inputs + 1) % 40)
-        assert rate == pytest.approx(0.01 * min(1, (update + 1) / 5))
+        assert rate == pytest.approx(learning_rate(Training(warmup=5, learning_rate=0.01), update, 1000))
 
 
 @pytest.mark.parametrize(
@@ -246,11 +249,18 @@ def test_bad_flags(flags, words, capsys, monkeypatch, tmp_path):
         assert word in said.err
 
 
+def test_a_text_too_short_for_the_batch_is_one_sentence(capsys):
+    with open("text", "wb") as file:
+        file.write(b"ab")
+    assert main(["train", "--preset", "nano", "--backend", "cpu", "--text", "text", "--repeats", "1"]) == 2
+    assert "--text: 2 tokens to train on" in capsys.readouterr().err
+
+
 def test_a_file_that_cannot_be_written_is_one_sentence(capsys, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(rundir, "write_whole", full)
     flags = ["sim", "--backend", "cpu", "--preset", "tiny", "--repeats", "1", "--json", "figures.json"]
     assert main(flags) == 2
     said = capsys.readouterr()

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import Training
+from ..config import STREAMS, Training
 from ..text.batches import Validation
 from ..text.stories import Question
 from ..text.tokenizer import Tokenizer
 
 SHORTEST = 256  # targets of a read head, where there are several: in the fresh state a model knows little
-STREAMS = 16  # a held-out text is read by so many read heads at once, at most, each with its state from its own beginning to its end
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import glob
 import gzip
 import io
 import json
+import logging
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -19,8 +20,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import DataError, NeuroGenError
-from .remote import LOG, RemoteFile, pause
+from .remote import RemoteFile, pause
 
+LOG = logging.getLogger(__name__)
 TEXT = (".txt", ".md")
 LINES = (".jsonl", ".ndjson", ".json")  # one JSON object per line
 PARQUET = (".parquet",)
