@@ -476,7 +476,7 @@ def test_a_name_in_use_and_a_run_in_use(place, capsys):
         refused(train(["--resume", "runs/mine", "--steps", "9"]), capsys, "in use")
 
 
-def test_a_resumed_run_is_told_where_its_text_is_now(place, capsys):
+def test_a_resumed_run_is_told_where_its_text_is_now(place, capsys, monkeypatch):
     assert trained("--steps", "2") == 0
     (place / "sheep.txt").rename(place / "moved.txt")
     capsys.readouterr()
@@ -485,7 +485,10 @@ def test_a_resumed_run_is_told_where_its_text_is_now(place, capsys):
     assert train(["--resume", "--steps", "3", "--data", "moved.txt", *shown]) == 0
     assert "training_step_000003.png" in {path.name for path in (place / "runs/tiny-1/training_viz").iterdir()}
     assert "sample at step 3" in capsys.readouterr().out
-    assert train(["--resume", "--steps", "4"]) == 0, "it stays there"
+    (place / "elsewhere").mkdir()
+    with monkeypatch.context() as away:
+        away.chdir(place / "elsewhere")
+        assert train(["--resume", "../runs/tiny-1", "--steps", "4"]) == 0, "it stays there, wherever one is"
     (place / "other.txt").write_text(TEXT[24:])
     refused(train(["--resume", "--steps", "5", "--data", "other.txt"]), capsys, "resume with the same text")
 

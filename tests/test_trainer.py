@@ -507,6 +507,16 @@ def test_max_minutes_are_filled_and_kept(tmp_path, sheep, monkeypatch):
     assert of(FinalReport, reports)[0].summary["tokens_per_second"] == pytest.approx(640, rel=0.02)
 
 
+def test_bits_per_byte_of_a_step_count_the_bytes_of_its_own_targets(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("".join("aé€"[number * number % 7 % 3] for number in range(3000)), encoding="utf-8")
+    trainer, targets = begin(tmp_path / "run", {"data": str(tmp_path / "a.txt")}, steps=3), []
+    learn = trainer.model.learn
+    monkeypatch.setattr(trainer.model, "learn", lambda act, x, y, *more: targets.append(y.copy()) or learn(act, x, y, *more))
+    for report, own in zip(of(StepReport, end(trainer)), targets, strict=True):
+        size = len(trainer.model.tokenizer.decode(own.T.ravel()).encode())
+        assert report.bits_per_byte == pytest.approx(report.loss / math.log(2) / (size / own.size)) and size > own.size
+
+
 def test_the_update_that_compiles_is_no_measure_of_the_speed(tmp_path, sheep, monkeypatch):
     clock, speeds = Clock(monkeypatch, pace=100.0), []
     for report in begin(tmp_path / "run", sheep, steps=6, eval_interval=2).reports():
