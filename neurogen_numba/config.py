@@ -52,7 +52,8 @@ class Brain:
     vocabulary: int = 50257  # tokens
     fan_in: int = 128  # synapses per target neuron and projection
     feedback: int = 16  # synapses per target of a feedback projection
-    late_delays: int = 8  # how many different delays, from a chunk on, feedback and lateral synapses have
+    late_delays: int = 8  # how many different delays lateral synapses have, from a chunk on, and feedback
+    feedback_chunks: int = 1  # after how many chunks feedback is heard; the more, the further modules may overlap in --mode pipelined
     delays: int = 24  # how many different delays, from 0 tokens on, the long arcs (from the Thalamus) have
     hypercolumn: int = 256  # neurons normalised together
     memory_heads: int = 8
@@ -76,6 +77,7 @@ class Brain:
             "fan_in",
             "delays",
             "late_delays",
+            "feedback_chunks",
             "hypercolumn",
             "memory_heads",
             "memory_width",

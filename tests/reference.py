@@ -296,11 +296,12 @@ def projections(config):
     """The table of section 4 for one configuration, without the projections whose fan-in is 0."""
     fan_in, feedback, memory = config["fan_in"], config["feedback"], config["memory_fan_in"]
     now, near, far, late = (0, 1), (0, 4), (0, config["delays"]), (config["chunk"], config["late_delays"])  # first delay, number of delays
+    back = (config["chunk"] * config["feedback_chunks"], config["late_delays"])
     out = {module: f"{module}.out" if has_readout(config, module) else module for module in MODULES}
     table = [
-        Projection("feedback_thalamus", "pfc", "thalamus", *late, feedback, inhibitory=True),
+        Projection("feedback_thalamus", "pfc", "thalamus", *back, feedback, inhibitory=True),
         Projection("thalamus_wernicke", "thalamus", "wernicke", *far, fan_in),
-        Projection("feedback_wernicke", "pfc", "wernicke", *late, feedback),
+        Projection("feedback_wernicke", "pfc", "wernicke", *back, feedback),
         Projection("memory_query", "thalamus", "memory.query", 0, config["memory_context"], memory),
         Projection("memory_value", "thalamus", "memory.value", *now, memory),
         Projection("memory_write", out["wernicke"], "memory.write", *now, memory),
@@ -310,7 +311,7 @@ def projections(config):
         Projection("wernicke_store", out["wernicke"], "working_memory.store", *now, fan_in),
         Projection("hippocampus_retain", out["hippocampus"], "working_memory.retain", *now, fan_in),
         Projection("hippocampus_store", out["hippocampus"], "working_memory.store", *now, fan_in),
-        Projection("go_retain", out["basal_ganglia"], "working_memory.retain", *late, feedback, inhibitory=True),
+        Projection("go_retain", out["basal_ganglia"], "working_memory.retain", *back, feedback, inhibitory=True),
         Projection("working_memory_pfc", "working_memory", "pfc", *now, fan_in),
         Projection("wernicke_pfc", "wernicke", "pfc", *near, fan_in),
         Projection("hippocampus_pfc", "hippocampus", "pfc", *now, fan_in),

@@ -50,7 +50,7 @@ def config(outputs, events="graded", **sizes):
 
 # Every readout there can be, a projected embedding, dense and sparse synapses; and none of them, with sparse synapses only; and
 # rows that are embedding and decoder at once.
-READOUTS = config({"wernicke": 11, "pfc": 7, "basal_ganglia": 5, "broca": 12}, embedding=10, memory_width=3)
+READOUTS = config({"wernicke": 11, "pfc": 7, "basal_ganglia": 5, "broca": 12}, embedding=10, memory_width=3, feedback_chunks=2)
 PLAIN = config({}, embedding=SIZES["thalamus"], memory_width=4)
 TIED = config({"wernicke": 11}, embedding=SIZES["broca"], tied=True, memory_width=3)
 CONFIGS = pytest.mark.parametrize("sizes", [READOUTS, PLAIN, TIED], ids=["readouts", "plain", "tied"])

@@ -80,7 +80,7 @@ def test_missing_settings_are_named():
 LOWEST = [
     *(
         (Brain, name, 0, 1)
-        for name in "embedding vocabulary fan_in delays late_delays hypercolumn chunk".split()
+        for name in "embedding vocabulary fan_in delays late_delays feedback_chunks hypercolumn chunk".split()
         + "memory_heads memory_width memory_fan_in memory_context".split()
     ),
     (Brain, "feedback", -1, 0),

@@ -186,8 +186,9 @@ class Pipelined:
     done: (component, chunk, what was before it) in the order of the calls.
     """
 
-    def __init__(self, monkeypatch):
-        self.brain = brain = NeuroGenModel.from_config(tiny.config(brain={"vocabulary": 9}), backend="cpu").brain
+    def __init__(self, monkeypatch, feedback_chunks):
+        config = tiny.config(brain={"vocabulary": 9, "feedback_chunks": feedback_chunks})
+        self.brain = brain = NeuroGenModel.from_config(config, backend="cpu").brain
         self.chunk, self.tokens = brain.config.chunk, 2 * brain.config.chunk + 3
         self.chunks = range(3)
         self.streams = streams = object.__new__(cuda.CudaBackend)
@@ -216,9 +217,9 @@ class Pipelined:
         return {"the beginning"} | {(component, chunk) for component in self.brain.components for chunk in self.chunks}
 
 
-@pytest.fixture
-def pipelined(monkeypatch):
-    return Pipelined(monkeypatch)
+@pytest.fixture(params=[1, 2], ids=lambda chunks: f"feedback after {chunks}")
+def pipelined(request, monkeypatch):
+    return Pipelined(monkeypatch, request.param)
 
 
 def test_who_hears_comes_after_who_is_heard(pipelined):
@@ -254,6 +255,15 @@ def test_whoever_is_owed_comes_after_those_who_owe(pipelined):
                         assert (target, owing) in before, arc.name
     assert pipelined.main.before == pipelined.everything()
     assert any((component, own) not in before for component, own, _ in pipelined.done for _, later, before in pipelined.done if later < own)
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_the_later_feedback_the_further_ahead_the_thalamus_may_be(monkeypatch, chunks):
+    pipelined = Pipelined(monkeypatch, chunks)
+    pipelined.brain.think(pipelined.act)
+    thalamus, pfc = (next(p for p in pipelined.brain.populations if p.name == name) for name in ("thalamus", "pfc"))
+    heard = {own: {(pfc, chunk) for chunk in pipelined.chunks} & before for component, own, before in pipelined.done if component is thalamus}
+    assert heard == {own: {(pfc, chunk) for chunk in range(own - chunks + 1)} for own in pipelined.chunks}
 
 
 def test_each_of_two_cards_is_made_current_before_it_is_used(backend, runtime, asked):

@@ -32,6 +32,7 @@ SPARSE = dataclasses.asdict(
         feedback=3,
         delays=3,
         late_delays=5,
+        feedback_chunks=2,
         hypercolumn=4,
         memory_heads=2,
         memory_width=3,
@@ -270,6 +271,7 @@ def test_the_connectome_is_the_table_of_the_specification():
         "0 … D−1": (0, SPARSE["delays"]),
         "0 … K−1": (0, SPARSE["memory_context"]),
         "C … C+L−1": (SPARSE["chunk"], SPARSE["late_delays"]),
+        "FC … FC+L−1": (SPARSE["feedback_chunks"] * SPARSE["chunk"], SPARSE["late_delays"]),
     }
     sources = {"PFC axon": "pfc", "Thalamus axon": "thalamus", "Wernicke axon": "wernicke", "Hippocampus axon": "hippocampus"}
     sources |= {"Wernicke out": "wernicke.out", "Hippocampus out": "hippocampus", "Basal ganglia out": "basal_ganglia.out"}
@@ -290,7 +292,7 @@ def test_projections_with_nothing_to_draw_do_not_exist():
     names = {p.name for p in ref.projections(DENSE)}
     assert not [name for name in names if name.startswith(("feedback", "lateral", "readout", "go_retain"))]
     assert ref.history_lengths(DENSE) == {"thalamus": max(DENSE["delays"], DENSE["memory_context"]) - 1, "wernicke": 3}
-    assert ref.history_lengths(SPARSE)["basal_ganglia.out"] == SPARSE["chunk"] + SPARSE["late_delays"] - 1
+    assert ref.history_lengths(SPARSE)["basal_ganglia.out"] == SPARSE["feedback_chunks"] * SPARSE["chunk"] + SPARSE["late_delays"] - 1
 
 
 def test_synapses_are_drawn_without_repetition():
@@ -370,7 +372,7 @@ def test_a_token_changes_only_what_comes_from_it_on_in_its_own_sequence(config):
 
 
 @pytest.mark.parametrize("projection", [p for p in ref.projections(SPARSE) if p.first_delay], ids=lambda p: p.name)
-def test_feedback_and_lateral_synapses_act_a_chunk_later(projection):
+def test_lateral_synapses_act_a_chunk_later_and_feedback_two(projection):
     params, structure, tokens = model(SPARSE, T=12)
     state, name, M = ref.fresh_state(SPARSE, B), projection.name, ref.sizes(SPARSE)[projection.source]
     state[ref.history_key(projection.source)][-1] = 1  # one volley, in the token before the segment
@@ -383,8 +385,9 @@ def test_feedback_and_lateral_synapses_act_a_chunk_later(projection):
         return activity["working_memory"]["m"] if name == "go_retain" else activity[projection.target]["v"]
 
     none = reached(0 * shortest)
-    assert first_difference(none, reached(shortest)) == SPARSE["chunk"] - 1
-    assert first_difference(none, reached(longer)) >= SPARSE["chunk"]
+    delay = SPARSE["chunk"] if name.startswith("lateral") else 2 * SPARSE["chunk"]
+    assert first_difference(none, reached(shortest)) == delay - 1
+    assert first_difference(none, reached(longer)) >= delay
 
 
 def test_masks_act_on_the_axon_but_not_on_the_trace():

@@ -57,8 +57,8 @@ class Brain:
         self.parameters = Parameters((parameter for part in parts for parameter in part.parameters()), backend)
         for part in parts:
             part.bind(self.parameters)
-        # component -> (signal that it hears, or current that hears it, and how many chunks it waits for that: none, or one)
-        late = {arc: int(arc.first_delay >= config.chunk) for arc in self.arcs}
+        # component -> (signal that it hears, or current that hears it, and how many chunks later it does)
+        late = {arc: arc.first_delay // config.chunk for arc in self.arcs}
         self._heard = {c: [(arc.source, late[arc]) for arc in self.arcs if arc.target in c.inputs] for c in self.components}
         self._hearers = {c: [(arc.target, late[arc]) for arc in self.arcs if arc.source in c.outputs] for c in self.components}
         sparse = [projection for projection in self.projections if not projection.arc.dense]

@@ -67,14 +67,15 @@ def arcs(brain: Brain) -> list[Arc]:
     size |= {"working_memory.retain": slots, "working_memory.store": slots, "working_memory.out": slots, "broca.gate": brain.broca.neurons}
     wernicke, hippocampus, go = (output_signal(brain, name) for name in ("wernicke", "hippocampus", "basal_ganglia"))
     late = {"first_delay": brain.chunk, "delays": brain.late_delays}
+    feedback = late | {"first_delay": brain.chunk * brain.feedback_chunks}
 
     def arc(name, source, target, fan_in=brain.fan_in, **delays):
         return Arc(name, source, target, size[source], size[target], fan_in, **delays)
 
     table = [
-        arc("feedback_thalamus", "pfc.axon", "thalamus.current", brain.feedback, inhibitory=True, **late),
+        arc("feedback_thalamus", "pfc.axon", "thalamus.current", brain.feedback, inhibitory=True, **feedback),
         arc("thalamus_wernicke", "thalamus.axon", "wernicke.current", delays=brain.delays),
-        arc("feedback_wernicke", "pfc.axon", "wernicke.current", brain.feedback, **late),
+        arc("feedback_wernicke", "pfc.axon", "wernicke.current", brain.feedback, **feedback),
         arc("memory_query", "thalamus.axon", "memory.query", brain.memory_fan_in, delays=brain.memory_context),
         arc("memory_value", "thalamus.axon", "memory.value", brain.memory_fan_in),
         arc("memory_write", wernicke, "memory.write", brain.memory_fan_in),
@@ -84,7 +85,7 @@ def arcs(brain: Brain) -> list[Arc]:
         arc("wernicke_store", wernicke, "working_memory.store"),
         arc("hippocampus_retain", hippocampus, "working_memory.retain"),
         arc("hippocampus_store", hippocampus, "working_memory.store"),
-        arc("go_retain", go, "working_memory.retain", brain.feedback, inhibitory=True, **late),
+        arc("go_retain", go, "working_memory.retain", brain.feedback, inhibitory=True, **feedback),
         arc("working_memory_pfc", "working_memory.out", "pfc.current"),
         arc("wernicke_pfc", "wernicke.axon", "pfc.current", delays=4),
         arc("hippocampus_pfc", "hippocampus.axon", "pfc.current"),
