@@ -1,4 +1,4 @@
-"""Reading long arrays: a thread has AHEAD numbers on their way at a time, since the first takes hundreds of cycles to come.
+"""Reading and writing long arrays: a thread has AHEAD numbers on their way at a time, since the first takes hundreds of cycles to come.
 
 Indices of such loops are unsigned, and the loops are `while` loops: where an index could be negative, Numba asks at every access whether it
 counts from the end, and its ranges count on beside the index.
@@ -31,6 +31,9 @@ if SIMULATED:
     def read_quad(words, i):
         return words[i], words[i + 1], words[i + 2], words[i + 3]
 
+    def write_quad(words, i, *quad):
+        words[i : i + 4] = quad
+
 else:
 
     @device
@@ -51,3 +54,18 @@ else:
             )
 
         return types.UniTuple(types.uint32, 4)(words, i), load
+
+    @intrinsic
+    def write_quad(typing, words, i, first, second, third, fourth):
+        """words[i] ... words[i + 3] = four words (uint32), by one store of 16 bytes: i uint64, a multiple of 4."""
+
+        def store(context, builder, signature, arguments):
+            array = context.make_array(signature.args[0])(context, builder, arguments[0])
+            place = builder.bitcast(builder.gep(array.data, [arguments[1]]), ir.VectorType(ir.IntType(32), 4).as_pointer())
+            quad = ir.Constant(ir.VectorType(ir.IntType(32), 4), ir.Undefined)
+            for n, word in enumerate(arguments[2:]):
+                quad = builder.insert_element(quad, word, ir.IntType(32)(n))
+            builder.store(quad, place, align=16)
+            return context.get_dummy_value()
+
+        return types.void(words, i, first, second, third, fourth), store

@@ -159,7 +159,8 @@ class Share(IntEnum):
 
 SOURCES, PLAIN, DELAY, ROWS, START, LISTS, COUNTS, ROW_START = (int(field) for field in Field)
 NUMBER, OF, PLACE, SIZE, PARTS, PART_SIZE, WIDTH, SPOILT = (int(field) for field in Share)
-WALKERS, MANY_WALKERS = (4, 8) if SIMULATED else (256, 1024)  # threads of a block, and rows that they look up at a time
+WALKERS = 4 if SIMULATED else 256  # threads of a block, and rows that they look up at a time
+ENTRIES, ALL_WALKERS = WALKERS + 1, np.uint32(WALKERS)
 PAIRS = 2 if SIMULATED else 64  # that a block has room for at a time
 REGISTERS = 48  # of a thread at most, so that five blocks share a multiprocessor
 
@@ -218,95 +219,90 @@ def bring(arriving, n, units):
     return not fair(units)
 
 
-def _forward_of(threads):
-    """The kernel for blocks of so many threads, which look up as many rows at a time."""
-    walkers, entries = np.uint32(threads), threads + 1
-
-    @gpu(max_registers=REGISTERS)
-    def synapse_forward(
-        current, table, first_pair, last_pair, start, first, index, value, count, row_start, target, weight, width, part_size
-    ):
-        """Overwrite current [C, B, N], from token `first` of the segment on, with what pairs first_pair ... last_pair - 1 bring.
-
-        A block per (sequence, token, part), with part_size int32 of dynamic shared memory. It looks up the rows of many events at a
-        time, then `width` threads walk a row together. If what one synapse brings is not `fair`, all currents of the block are NaN.
-        """
-        arriving = cuda.shared.array(0, numba.int32)
-        bases = cuda.shared.array(PAIRS, np.uint64)
-        row_places = cuda.shared.array(PAIRS, np.uint32)
-        counts = cuda.shared.array(PAIRS, np.uint32)
-        ends = cuda.shared.array(PAIRS, np.uint32)
-        row_first = cuda.shared.array(entries, np.uint32)
-        row_last = cuda.shared.array(entries, np.uint32)
-        sent = cuda.shared.array(entries, np.float32)
-        b, t, thread = cuda.blockIdx.x, cuda.blockIdx.y, np.uint32(cuda.threadIdx.x)
-        B, parts, lanes = np.uint32(current.shape[1]), np.uint32(cuda.gridDim.z), np.uint32(width)
-        low = cuda.blockIdx.z * part_size
-        size = min(part_size, current.shape[2] - low)
-        group, lane, groups = np.uint32(thread // lanes), np.uint32(thread % lanes), np.uint32(walkers // lanes)
-        for n in range(thread, size, walkers):
-            arriving[n] = 0
-        spoilt = False
-        row_first[walkers] = row_last[walkers] = np.uint32(0)
-        for round_ in range(first_pair, last_pair, PAIRS):
-            pairs = np.uint32(min(PAIRS, last_pair - round_))
-            if thread < pairs:
-                pair = round_ + np.int64(thread)
-                sources, token = np.uint64(table[pair, SOURCES]), np.int32(np.int32(first) + t - np.int32(table[pair, DELAY]))
-                column = column_of(table, pair, start, token, b, B)
-                plain = table[pair, PLAIN] != 0
-                bases[thread] = np.uint64(table[pair, LISTS]) + column * sources
-                row_places[thread] = np.uint32(table[pair, ROW_START] + cuda.blockIdx.z)
-                # plain values need no index: bit 31 says so
-                counts[thread] = np.uint32(sources) if plain else np.uint32(count[np.uint64(table[pair, COUNTS]) + TWICE * column])
-                if plain:
-                    row_places[thread] |= UNLISTED
-            running_ends(ends, counts, pairs)
-            total, pair_, begin = ends[pairs - np.uint32(1)], np.uint32(0), np.uint32(0)
-            batch = np.uint32(0)
-            while batch < total:
-                f = np.uint32(batch + thread)
-                row_first[thread] = row_last[thread] = np.uint32(0)
-                if f < total:
-                    while ends[pair_] <= f:
-                        begin = ends[pair_]
-                        pair_ = np.uint32(pair_ + np.uint32(1))
-                    e, place = np.uint32(f - begin), row_places[pair_]
-                    at = bases[pair_] + np.uint64(e)
-                    source = e if place & UNLISTED else np.uint32(index[at])
-                    row = np.uint64(np.uint32((place & ~UNLISTED) + source * parts))
-                    row_first[thread], row_last[thread] = row_start[row], row_start[row + ONE_PLACE]
-                    sent[thread] = value[at] * CURRENT
-                cuda.syncthreads()
-                i = group
-                while i < walkers:  # two rows at a time, so that more loads are on their way
-                    other = min(np.uint32(i + groups), walkers)  # the entry after the last one is empty
-                    k, last, s = np.uint32(row_first[i] + lane), row_last[i], sent[i]
-                    k2, last2, s2 = np.uint32(row_first[other] + lane), row_last[other], sent[other]
-                    while k < last or k2 < last2:
-                        n = n2 = np.uint64(0)
-                        w = w2 = ZERO
-                        if k < last:
-                            n, w = synapse_at(target, weight, np.uint64(k))
-                        if k2 < last2:
-                            n2, w2 = synapse_at(target, weight, np.uint64(k2))
-                        if k < last:
-                            spoilt |= bring(arriving, n, w * s)
-                        if k2 < last2:
-                            spoilt |= bring(arriving, n2, w2 * s2)
-                        k, k2 = np.uint32(k + lanes), np.uint32(k2 + lanes)
-                    i = np.uint32(i + TWO * groups)
-                cuda.syncthreads()
-                batch = np.uint32(batch + walkers)
-        spoilt_by_any = cuda.syncthreads_or(np.int32(spoilt))
-        for n in range(thread, size, walkers):
-            current[t, b, low + n] = NAN if spoilt_by_any else current_of(arriving[n])
-
-    return synapse_forward
+@device
+def look_up_pairs(bases, row_places, counts, ends, table, first_pair, pairs, token, start, count, b, B, part):
+    """Of pairs first_pair ... first_pair + pairs - 1, whose events arrive at a token of sequence b: where their lists begin, where their
+    rows do, with bit 31 set where the list has no index, how many events they have, and how many up to and with each. Shared arrays;
+    every thread takes part."""
+    thread = np.uint32(cuda.threadIdx.x)
+    if thread < pairs:
+        pair = first_pair + np.int64(thread)
+        sources, plain = np.uint64(table[pair, SOURCES]), table[pair, PLAIN] != 0
+        column = column_of(table, pair, start, np.int32(token - np.int32(table[pair, DELAY])), b, B)
+        bases[thread] = np.uint64(table[pair, LISTS]) + column * sources
+        row_places[thread] = np.uint32(table[pair, ROW_START] + part)
+        counts[thread] = np.uint32(sources) if plain else np.uint32(count[np.uint64(table[pair, COUNTS]) + TWICE * column])
+        if plain:
+            row_places[thread] |= UNLISTED
+    running_ends(ends, counts, pairs)
 
 
-synapse_forward = _forward_of(WALKERS)
-synapse_forward_wide = _forward_of(MANY_WALKERS)  # for parts so large that no second block has room beside them
+@gpu(max_registers=REGISTERS)
+def synapse_forward(current, table, first_pair, last_pair, start, first, index, value, count, row_start, target, weight, width, part_size):
+    """Overwrite current [C, B, N], from token `first` of the segment on, with what pairs first_pair ... last_pair - 1 bring.
+
+    A block per (sequence, token, part), with part_size int32 of dynamic shared memory. It looks up the rows of WALKERS events at a
+    time, then `width` threads walk a row together. If what one synapse brings is not `fair`, all currents of the block are NaN.
+    """
+    arriving = cuda.shared.array(0, numba.int32)
+    bases = cuda.shared.array(PAIRS, np.uint64)
+    row_places = cuda.shared.array(PAIRS, np.uint32)
+    counts = cuda.shared.array(PAIRS, np.uint32)
+    ends = cuda.shared.array(PAIRS, np.uint32)
+    row_first = cuda.shared.array(ENTRIES, np.uint32)
+    row_last = cuda.shared.array(ENTRIES, np.uint32)
+    sent = cuda.shared.array(ENTRIES, np.float32)
+    b, t, thread = cuda.blockIdx.x, cuda.blockIdx.y, np.uint32(cuda.threadIdx.x)
+    B, parts, lanes = np.uint32(current.shape[1]), np.uint32(cuda.gridDim.z), np.uint32(width)
+    low = cuda.blockIdx.z * part_size
+    size = min(part_size, current.shape[2] - low)
+    group, lane, groups = np.uint32(thread // lanes), np.uint32(thread % lanes), np.uint32(ALL_WALKERS // lanes)
+    for n in range(thread, size, ALL_WALKERS):
+        arriving[n] = 0
+    spoilt = False
+    row_first[ALL_WALKERS] = row_last[ALL_WALKERS] = np.uint32(0)
+    for round_ in range(first_pair, last_pair, PAIRS):
+        pairs = np.uint32(min(PAIRS, last_pair - round_))
+        look_up_pairs(bases, row_places, counts, ends, table, round_, pairs, np.int32(first) + t, start, count, b, B, cuda.blockIdx.z)
+        total, pair_, begin = ends[pairs - np.uint32(1)], np.uint32(0), np.uint32(0)
+        batch = np.uint32(0)
+        while batch < total:
+            f = np.uint32(batch + thread)
+            row_first[thread] = row_last[thread] = np.uint32(0)
+            if f < total:
+                while ends[pair_] <= f:
+                    begin = ends[pair_]
+                    pair_ = np.uint32(pair_ + np.uint32(1))
+                e, place = np.uint32(f - begin), row_places[pair_]
+                at = bases[pair_] + np.uint64(e)
+                source = e if place & UNLISTED else np.uint32(index[at])
+                row = np.uint64(np.uint32((place & ~UNLISTED) + source * parts))
+                row_first[thread], row_last[thread] = row_start[row], row_start[row + ONE_PLACE]
+                sent[thread] = value[at] * CURRENT
+            cuda.syncthreads()
+            i = group
+            while i < ALL_WALKERS:  # two rows at a time, so that more loads are on their way
+                other = min(np.uint32(i + groups), ALL_WALKERS)  # the entry after the last one is empty
+                k, last, s = np.uint32(row_first[i] + lane), row_last[i], sent[i]
+                k2, last2, s2 = np.uint32(row_first[other] + lane), row_last[other], sent[other]
+                while k < last or k2 < last2:
+                    n = n2 = np.uint64(0)
+                    w = w2 = ZERO
+                    if k < last:
+                        n, w = synapse_at(target, weight, np.uint64(k))
+                    if k2 < last2:
+                        n2, w2 = synapse_at(target, weight, np.uint64(k2))
+                    if k < last:
+                        spoilt |= bring(arriving, n, w * s)
+                    if k2 < last2:
+                        spoilt |= bring(arriving, n2, w2 * s2)
+                    k, k2 = np.uint32(k + lanes), np.uint32(k2 + lanes)
+                i = np.uint32(i + TWO * groups)
+            cuda.syncthreads()
+            batch = np.uint32(batch + ALL_WALKERS)
+    spoilt_by_any = cuda.syncthreads_or(np.int32(spoilt))
+    for n in range(thread, size, ALL_WALKERS):
+        current[t, b, low + n] = NAN if spoilt_by_any else current_of(arriving[n])
 
 
 @gpu(max_registers=REGISTERS)

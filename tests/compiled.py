@@ -85,7 +85,8 @@ def walk(index, target):
 KINDS = [(index, target) for index in (u16, u32) for target in (u16, u32)]  # targets with their weight in them have 32 bits
 
 KERNELS |= {
-    **{f"synapse.synapse_forward{which}": [(f3, *walk(*kinds), size) for kinds in KINDS] for which in ("", "_wide")},
+    "synapse.synapse_forward": [(f3, *walk(*kinds), size) for kinds in KINDS],
+    "wide.synapse_forward_wide": [(f3, *walk(*kinds)) for kinds in KINDS],  # part_size is where the width was
     "synapse.synapse_forward_few": [(i1, i1, l2, i1, size, index, f1, i1, u32, target, f1, flag) for index, target in KINDS],
     "synapse.take_currents": [(f3, i3, i1)],
     "synapse.pack_synapses": [(u32, u16, f1)],
@@ -108,13 +109,11 @@ KERNELS |= {
     "tiles.hand_out": [(f3, f1, i2, u32, owed, *[size] * 2, flag) for owed in (u16, f1)],
     "wide.lay_out": [(u32, owed, size, f3, size) for owed in (u16, f1)],
     "wide.pick_weights": [(f1, f1, u32)],
+    "wide.pick_words": [(u32, f1, u32)],
     "wide.synapse_gather": [(f3, owed, u32, u32_2, f2, size, size) for owed in (u16, f1)],
-    "wide.synapse_scatter": [
-        (f3, l1, owed, u32, l2, size, size, u32, target, f1, u32, size, size, number) for owed, target in ((u16, u32), (f1, u16))
-    ],
+    "wide.synapse_scatter": [(f3, l1, owed, u32, l2, size, size, u32, u32, u32, u32, size, size, number) for owed in (u16, f1)],
     "wide.synapse_backward_wide": [
-        (f3, l1, owed, u32, l2, size, size, u32, target, f1, u32, u32_2, i2, *[size] * 4, number)
-        for owed, target in ((u16, u32), (f1, u16))
+        (f3, l1, owed, u32, l2, size, size, u32, u32, u32, u32, u32_2, i2, *[size] * 4, number) for owed in (u16, f1)
     ],
     "fixed.take_fixed": [(f1, l1, number)],
     "carry.carry": [(f1, l2, size)],

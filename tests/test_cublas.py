@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
 
-from neurogen_numba.backends.cublas import COMPUTE_32F, TYPES, Cublas, _matrix
+from neurogen_numba.backends.cublas import COMPUTE_32F, FAST_TF32, TYPES, Cublas, _matrix
 
 STREAM = SimpleNamespace(ptr=5)
 
@@ -131,7 +131,8 @@ class Library:
         """C [m, n] = alpha op(A) [m, k] @ op(B) [k, n] + beta C, each with its columns one after the other."""
         if self.status:
             return self.status
-        assert (a_type, b_type, c_type, compute) == (0, 0, 0, COMPUTE_32F)
+        assert (a_type, b_type, c_type) == (0, 0, 0)
+        self.settings["compute"] = compute
         assert lda >= max(1, k if transa else m) and ldb >= max(1, n if transb else k) and ldc >= max(1, m)
 
         def column_major(pointer, rows, columns, lead):
@@ -152,7 +153,7 @@ class Library:
 def cublas():
     made = Cublas.__new__(Cublas)
     made._library, made._handle = Library(), ctypes.c_void_p(1)
-    made._workspaces, made._room = {}, lambda size: SimpleNamespace(data=SimpleNamespace(ptr=77), size=size)
+    made._tf32, made._workspaces, made._room = False, {}, lambda size: SimpleNamespace(data=SimpleNamespace(ptr=77), size=size)
     return made
 
 
@@ -169,6 +170,13 @@ def test_products_of_every_layout(cublas, m, k, n):
                 out = make(m, n)
                 cublas.product(STREAM, Array(out), Array(a), Array(b), False, 1.0)
                 np.testing.assert_allclose(out, a @ b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("tf32, compute", [(False, COMPUTE_32F), (True, FAST_TF32)])
+def test_float32_is_rounded_for_tensor_cores_only_where_it_may_be(cublas, tf32, compute):
+    cublas._tf32 = tf32
+    cublas.product(STREAM, *(Array(numbers(2, 2)) for _ in range(3)), False, 1.0)
+    assert cublas._library.settings["compute"] == compute
 
 
 def test_what_lies_between_the_rows_stays(cublas):
@@ -189,7 +197,7 @@ def test_adding_and_scaling(cublas):
 
 def test_the_stream_and_its_workspace(cublas):
     cublas.product(STREAM, Array(numbers(2, 2)), Array(numbers(2, 2)), Array(numbers(2, 2)), False, 1.0)
-    assert cublas._library.settings == {"stream": 5, "workspace": (77, 32 * 2**20)}
+    assert cublas._library.settings == {"compute": COMPUTE_32F, "stream": 5, "workspace": (77, 32 * 2**20)}
 
 
 def test_a_result_that_is_turned_is_refused(cublas):

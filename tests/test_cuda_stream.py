@@ -262,7 +262,9 @@ def test_the_later_feedback_the_further_ahead_the_thalamus_may_be(monkeypatch, c
     pipelined = Pipelined(monkeypatch, chunks)
     pipelined.brain.think(pipelined.act)
     thalamus, pfc = (next(p for p in pipelined.brain.populations if p.name == name) for name in ("thalamus", "pfc"))
-    heard = {own: {(pfc, chunk) for chunk in pipelined.chunks} & before for component, own, before in pipelined.done if component is thalamus}
+    heard = {
+        own: {(pfc, chunk) for chunk in pipelined.chunks} & before for component, own, before in pipelined.done if component is thalamus
+    }
     assert heard == {own: {(pfc, chunk) for chunk in range(own - chunks + 1)} for own in pipelined.chunks}
 
 

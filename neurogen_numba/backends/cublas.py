@@ -9,20 +9,21 @@ from __future__ import annotations
 import ctypes
 
 TYPES = {"float32": 0, "float16": 2, "bfloat16": 14}  # cudaDataType
-COMPUTE_32F, DEFAULT = 68, -1  # cublasComputeType_t, cublasGemmAlgo_t
+COMPUTE_32F, FAST_TF32, DEFAULT = 68, 77, -1  # cublasComputeType_t twice, cublasGemmAlgo_t
 WORKSPACE = 32 * 2**20  # bytes, what NVIDIA recommends for Hopper
 
 
 class Cublas:
-    """`room(bytes)` makes a workspace, for the stream of the product that asks for it first."""
+    """`room(bytes)` makes a workspace, for the stream of the product that asks for it first. tf32: factors of float32 may be rounded to the
+    11 bits that tensor cores take of them (Ampere or newer)."""
 
-    def __init__(self, room):
+    def __init__(self, room, tf32: bool = False):
         from cuda.pathfinder import load_nvidia_dynamic_lib
         from cupy.cuda import device
 
         self._library = ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
         self._handle = ctypes.c_void_p(device.get_cublas_handle())
-        self._room, self._workspaces = room, {}
+        self._room, self._workspaces, self._tf32 = room, {}, tf32
 
     def product(self, stream, out, a, b, add, scale):
         """out [m, n] float32 = (or +=, where `add`) scale a [m, k] @ b [k, n] on a CuPy stream. Rows may be spaced out; a and b may be
@@ -38,10 +39,10 @@ class Cublas:
         (a_turned, *a_matrix), (b_turned, *b_matrix), (out_turned, *out_matrix) = _matrix(a), _matrix(b), _matrix(out)
         if out_turned:
             raise ValueError("cuBLAS writes no transposed view")
-        sizes = (n, m, k)
+        sizes, compute = (n, m, k), FAST_TF32 if self._tf32 and a.dtype == "float32" else COMPUTE_32F
         self._call(
             "cublasGemmEx", b_turned, a_turned, *sizes, ctypes.byref(alpha), *b_matrix, *a_matrix, ctypes.byref(beta), *out_matrix,
-            COMPUTE_32F, DEFAULT,
+            compute, DEFAULT,
         )  # fmt: skip
 
     def _call(self, name, *arguments):

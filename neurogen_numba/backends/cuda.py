@@ -90,7 +90,7 @@ class CudaBackend(Backend):
             _MAIN[device] = cupy.cuda.Stream(non_blocking=True)
         self._cupy_stream = _MAIN[device]
         self._go_to(self._cupy_stream)
-        self._cublas = Cublas(lambda size: self._scratch("cuBLAS", size, "uint8"))
+        self._cublas = Cublas(lambda size: self._scratch("cuBLAS", size, "uint8"), tf32=self.product_dtype == "bfloat16")
 
     def _go_to(self, stream):
         """Queue what follows on a CuPy stream."""

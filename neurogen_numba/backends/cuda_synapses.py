@@ -11,8 +11,9 @@ import numpy as np
 from ..errors import CheckpointError
 from ..kernels import events, fixed, synapse, tiles, wide
 from ..kernels.launch import SIMULATED, THREADS, WARP, blocks
-from ..kernels.synapse import MANY_WALKERS, WALKERS, Field, Share
+from ..kernels.synapse import WALKERS, Field, Share
 from ..kernels.tiles import TILERS, WORDS, Stretch
+from ..kernels.wide import FANNERS, MANY_WALKERS, NEURONS, NO_LANDING, STRETCH, STRETCHES
 from .base import Synapses, Traffic
 
 PART = 10_240  # neurons of a current that a block holds at most
@@ -35,7 +36,8 @@ class CudaSynapses(Synapses):
     Plain values are never silent, so little is gained by walking their synapses one by one: those without delay are spread out as matrices,
     and cuBLAS multiplies them (`Matrix`), the fullest first, as far as there is room.
     Where a current would have to be cut into parts that make rows shorter than SHORTER, all currents with SHORT rows are `wide`: the
-    way back is walked by source, not by part; and plain values without delay that have no matrix are gathered by target (`Gathered`).
+    way back is walked by source, not by part (`Fan`); and plain values without delay that have no matrix are gathered by target
+    (`Gathered`).
     """
 
     def __init__(self, backend, projections, index_dtype, parameters):
@@ -59,12 +61,22 @@ class CudaSynapses(Synapses):
         rows = {p.arc.target: self._row(p.arc.target) for p in projections if p.arc.name not in self.matrices}
         if any(parts > 1 and synapses < SHORTER for parts, synapses in rows.values()):
             self.wide = {current for current, (_, synapses) in rows.items() if synapses < SHORT}
+            fans = [self._into_wide(source) for source in {p.arc.source for p in projections}]
+            if any(sum(p.arc.delays for p in fan) >= STRETCHES or any(p.arc.targets > NEURONS for p in fan) for fan in fans):
+                self.wide = set()  # a landing cannot tell so many apart
         self.gathered = {p.arc.name: Gathered(self, p) for p in plain if p.arc.target in self.wide and p.arc.name not in self.matrices}
         # signals that nobody hears otherwise need neither ring nor lists
         self.unlisted = {p.arc.source for p in plain} - {p.arc.source for p in projections if p.arc.name not in self.gathered}
         self.projections = sorted(projections, key=lambda p: (p.arc.target, p.arc.name in self.matrices))
         self.row_places = {}  # arc -> where its rows begin in row_start
+        fans = {p.arc.source: self._into_wide(p.arc.source) for p in self.projections}
+        self.fans = {source: Fan(self, own) for source, own in fans.items() if own}
         self.d_weight = None  # fixed-point gradients, made when somebody learns
+
+    def _into_wide(self, source):
+        """A signal's projections to wide modules, those that have a matrix last."""
+        own = (p for p in self.projections if p.arc.source == source and p.arc.target in self.wide)
+        return sorted(own, key=lambda p: p.arc.name in self.matrices)
 
     def place(self, p):
         """Where the synapses of a projection begin in weight, target and d_weight."""
@@ -94,14 +106,14 @@ class CudaSynapses(Synapses):
         self.row_start, self._target = self.backend.asarray(np.concatenate(row_starts)), self.backend.asarray(target)
         self.packed = self.backend.product_dtype == "bfloat16"
         self.target = self.backend.zeros(target.size, "uint32") if self.packed else self._target
-        for made in (*self.matrices.values(), *self.gathered.values()):
+        for made in (*self.matrices.values(), *self.gathered.values(), *self.fans.values()):
             made.wire()
 
     def refresh(self):
         if self.packed:
             size = self.target.size
             self.backend.launch(synapse.pack_synapses, blocks(size), THREADS, self.target, self._target, self.weight)
-        for made in (*self.matrices.values(), *self.gathered.values()):
+        for made in (*self.matrices.values(), *self.gathered.values(), *self.fans.values()):
             made.refresh()
 
     def traffic(self, signals, currents, tokens, batch, chunk, learning):
@@ -157,6 +169,51 @@ class Gathered:
     def refresh(self):
         flat = self.weight.reshape(-1)
         self.backend.launch(wide.pick_weights, blocks(flat.size), THREADS, flat, self.projection.weight, self.place.reshape(-1))
+
+
+class Fan:
+    """The synapses of a signal that end in wide modules, by source (kernels/wide.py)."""
+
+    def __init__(self, synapses, projections):
+        self.synapses, self.backend, self.projections = synapses, synapses.backend, projections
+
+    def allocate(self):
+        sources, size = self.projections[0].arc.sources, sum(p.weight.size for p in self.projections)
+        pairs = (size + sources) // 2  # as if every row were odd
+        self.row_start, self.words = self.backend.zeros(sources + 1, "uint32"), self.backend.zeros(4 * pairs, "uint32")
+        self.place = self.backend.zeros(2 * pairs, "uint32")
+
+    def wire(self):
+        self.allocate()
+        row_start, landing, place = fan_out([(p.arc, p.row_start, p.target, self.synapses.place(p)) for p in self.projections])
+        words = np.full((self.place.size, 2), NO_LANDING)
+        words[: landing.size, 0], place = landing, np.pad(place, (0, self.place.size - place.size))
+        for array, values in ((self.row_start, row_start), (self.words, words.reshape(-1)), (self.place, place)):
+            array[...] = self.backend.asarray(values, "uint32")
+
+    def refresh(self):
+        picked = self.words, self.synapses.weight, self.place
+        self.backend.launch(wide.pick_words, blocks(self.place.size), THREADS, *picked)
+
+
+def fan_out(projections):
+    """(row_start [M + 1], landing [2 pairs], place [2 pairs]) of a signal's synapses as `wide.walk_back` wants them, source after source.
+    projections: (arc, row_start, target, place of its first synapse) each."""
+    sources, landings, places, stretch = [], [], [], 0
+    for arc, row_start, target, place in projections:
+        row = np.repeat(np.arange(arc.delays * arc.sources), np.diff(row_start.astype(np.int64)))
+        sources.append(row % arc.sources)
+        landings.append((stretch + row // arc.sources) << STRETCH | target)
+        places.append(place + np.arange(target.size))
+        stretch += arc.delays
+    source, landing_of, place_of = (np.concatenate(parts) for parts in (sources, landings, places))
+    order = np.argsort(source, kind="stable")
+    counts = np.bincount(source, minlength=projections[0][0].sources)
+    row_start = np.concatenate([[0], np.cumsum((counts + 1) // 2)])
+    slot = np.arange(source.size) + np.repeat(2 * row_start[:-1] - np.cumsum(counts) + counts, counts)
+    landing, place = np.full(2 * row_start[-1], NO_LANDING), np.zeros(2 * row_start[-1], np.uint32)
+    landing[slot], place[slot] = landing_of[order], place_of[order]
+    return row_start, landing, place
 
 
 def by_target(arc, row_start, target):
@@ -329,8 +386,8 @@ class CudaTraffic(Traffic):
 
     def send_values(self, signal, first, last, x):
         if signal in self._laid_out:
-            grid, laid_out = (blocks(x.shape[2]), self.groups, last - first), self._values(signal)
-            self.backend.launch(wide.lay_out, grid, THREADS, laid_out, self.synapses.kind, 0, x, first)
+            grid, laid_out = (blocks(x.shape[2], FANNERS), self.groups, last - first), self._values(signal)
+            self.backend.launch(wide.lay_out, grid, FANNERS, laid_out, self.synapses.kind, 0, x, first)
             if signal in self.synapses.unlisted:
                 return
         if self._by_matrix(last - first) and signal in self._matrices_from:
@@ -376,10 +433,11 @@ class CudaTraffic(Traffic):
             if current not in few:
                 parts, part_size = self.synapses.parts(current, value.shape[2])
                 grid, walk = (self.batch, tokens, parts), self._walk(current, first, last)
-                how = (synapse.synapse_forward, grid, WALKERS)
                 if current in self.synapses.wide:
-                    how = (synapse.synapse_forward_wide, grid, MANY_WALKERS)
-                self.backend.launch(*how, value, *walk, part_size, shared=4 * part_size)
+                    *walk, _ = walk  # every thread has rows of its own
+                    self.backend.launch(wide.synapse_forward_wide, grid, MANY_WALKERS, value, *walk, part_size, shared=4 * part_size)
+                else:
+                    self.backend.launch(synapse.synapse_forward, grid, WALKERS, value, *walk, part_size, shared=4 * part_size)
         if self._by_matrix(tokens):
             for current, value in values.items():
                 for matrix in self._matrices_into.get(current, ()):
@@ -387,8 +445,9 @@ class CudaTraffic(Traffic):
                     self.backend.product(value.reshape(-1, value.shape[2]), factor, matrix.weight, add=True)
         for current, value in values.items():
             for gathered in self._gathered_into.get(current, ()):
-                grid, told = (blocks(value.shape[2]), self.groups, tokens), (gathered.source, gathered.weight, gathered.arc.sources, first)
-                self.backend.launch(wide.synapse_gather, grid, THREADS, value, self.synapses.kind, self._values(gathered.arc.source), *told)
+                grid, values_of = (blocks(value.shape[2], FANNERS), self.groups, tokens), self._values(gathered.arc.source)
+                told = gathered.source, gathered.weight, gathered.arc.sources, first
+                self.backend.launch(wide.synapse_gather, grid, FANNERS, value, self.synapses.kind, values_of, *told)
 
     def _fits(self, current, size):
         """Whether a block has room for the currents of a part, forward."""
@@ -438,8 +497,8 @@ class CudaTraffic(Traffic):
     def owe(self, current, first, last, gradient):
         size = gradient.shape[2]
         if current in self.wide_place:
-            grid, place = (blocks(size), self.groups, last - first), self.wide_place[current]
-            self.backend.launch(wide.lay_out, grid, THREADS, self._wide, self.backend.bits(self._owed), place, gradient, first)
+            grid, place = (blocks(size, FANNERS), self.groups, last - first), self.wide_place[current]
+            self.backend.launch(wide.lay_out, grid, FANNERS, self._wide, self.backend.bits(self._owed), place, gradient, first)
         if current not in self.owed_place:
             return
         owed = self._owed_of(current, first, last, size)
@@ -469,10 +528,11 @@ class CudaTraffic(Traffic):
         backend, synapses, batch, size = self.backend, self.synapses, self.batch, self.signals[signal][0]
         owed, columns = backend.bits(self._owed), self.columns
         table, walk = self._stretch_table(), (synapses.row_start, synapses.target, synapses.weight)
+        fan = synapses.fans.get(signal)
         if signal in synapses.unlisted:
-            back = gradient, synapses.d_weight, owed, self._wide, table, *stretches[True], *walk
-            grid = blocks(size), self.groups, last - first
-            backend.launch(wide.synapse_scatter, grid, THREADS, *back, self._values(signal), first, self.length, self.units)
+            back = gradient, synapses.d_weight, owed, self._wide, table, *stretches[True], fan.row_start, fan.words, fan.place
+            grid = blocks(size, FANNERS), self.groups, last - first
+            backend.launch(wide.synapse_scatter, grid, FANNERS, *back, self._values(signal), first, self.length, self.units)
             return
         count, ranges = self._tiles(last - first), blocks(size, synapses.room)
         span = -(-size // ranges)
@@ -500,9 +560,9 @@ class CudaTraffic(Traffic):
                 backend.launch(tiles.hand_out, across, THREADS, gradient, total, found, source_at, owed, first, batch, self.abreast)
         if stretches[True][0] < stretches[True][1]:
             sums = total[:0].reshape(0, batch, size) if gradient is None else gradient
-            back = sums, synapses.d_weight, owed, self._wide, table, *stretches[True], *walk
+            back = sums, synapses.d_weight, owed, self._wide, table, *stretches[True], fan.row_start, fan.words, fan.place
             # blocks of one tile are near each other: what they look for is what the others have brought into the cache
-            backend.launch(wide.synapse_backward_wide, (blocks(size), count), THREADS, *back, *lists, *where, self.units)
+            backend.launch(wide.synapse_backward_wide, (blocks(size, FANNERS), count), FANNERS, *back, *lists, *where, self.units)
 
     def settle(self, length):
         """The synapses' gradient, also from events before the segment; that of those events themselves goes nowhere."""
