@@ -6,9 +6,10 @@
 Nearly a third of the neurons sit near the threshold, and the gradient goes through them all. So a synapse is walked once for a tile of
 columns, which are neighbouring tokens of a sequence: one load brings weight and target, and a second the gradients of the tile's columns at
 that target, which lie side by side in 16 bytes of shared memory, four of float32 or eight of bfloat16. A source is walked if any of the
-tile's columns lists it (events.py); neighbouring tokens list much the same ones. Where some module is wide (wide.py), a tile's columns are
-sequences at one token instead: they lie `abreast`. As many lanes as there are columns share out a row, and
+tile's columns lists it (events.py); neighbouring tokens list much the same ones. As many lanes as there are columns share out a row, and
 fold their sums so that each ends with that of one column.
+
+Modules that are wide (wide.py) have tiles of their own, twice as many columns, which are sequences at one token.
 
 What `s` and `d_current` are kept in, float32 or bfloat16, the array `owed` decides.
 """
@@ -25,11 +26,11 @@ from .jit import ZERO
 from .launch import SIMULATED, WARP, ballot, bits, device, from_lane, gpu, shuffle_xor
 from .synapse import decode, fetch
 
-WORDS, QUADS = np.uint64(4), 4  # of 32 bits, that a tile has for a neuron
+WORDS, QUADS, LINE = np.uint64(4), 4, 8  # of 32 bits, that a tile has for a neuron; that of a wide module
 MOST_COLUMNS = 8
 AT_ONCE = 4  # entries of a list that a thread reads at a time
 AHEAD = 2  # synapses of a row that a lane fetches at a time
-TILERS = 8 if SIMULATED else 1024  # threads of a block
+TILERS = 16 if SIMULATED else 1024  # threads of a block
 ALIGNED = None if SIMULATED else 16  # bytes: a thread reads what a tile has for a neuron at once
 REGISTERS = 64
 _NONE, _ONE, _HALF, _LOWER, _UPPER = np.uint32(0), np.uint32(1), np.uint32(16), np.uint32(0xFFFF), np.uint32(0xFFFF0000)
@@ -81,12 +82,12 @@ def is_number(owed, word):
 
 
 @device
-def mark(tile, owed, n, j, number):
-    """Put the bits of a number where the tile has column j of neuron n, which was 0."""
+def mark(tile, owed, first, j, number):
+    """Put the bits of a number where the tile has column j of the neuron whose words begin at `first`, which was 0."""
     if owed.dtype == BFLOAT16:
-        cuda.atomic.or_(tile, n * WORDS + (j >> _ONCE), np.uint32(number << np.uint32((j & _ONCE) << _FOUR)))
+        cuda.atomic.or_(tile, first + (j >> _ONCE), np.uint32(number << np.uint32((j & _ONCE) << _FOUR)))
     else:
-        tile[n * WORDS + j] = number
+        tile[first + j] = number
 
 
 @device
@@ -175,94 +176,108 @@ else:
 
 
 @device
-def first_column(tile, earliest, batch, columns, abreast):
+def first_column(tile, earliest, batch, columns):
     """(token, sequence) of a tile's first column. Tiles of different sequences come one after the other, then those of later tokens."""
-    if abreast:
-        groups = (batch + columns - 1) // columns
-        return earliest + tile // groups, tile % groups * columns
     return earliest + tile // batch * columns, tile % batch
 
 
-@gpu(max_registers=REGISTERS)
-def list_sources(
-    source_at, sent, found, owed, start, lists, counts, rows, plain, index, value, count, M, earliest, first, last, batch, abreast, span
-):
-    """List the sources of every tile: those that fired in any of its columns from the front, those that are near the threshold in one of
-    them from the back; in no order that matters.
+@device
+def first_abreast(tile, earliest, batch, columns):
+    """The same where the columns of a tile are sequences at one token."""
+    groups = (batch + columns - 1) // columns
+    return earliest + tile // groups, tile % groups * columns
 
-    source_at [tiles M] uint32; sent [WORDS, tiles M] uint32: what the columns sent, where a source fired; found [tiles, 2] int32: how many
-    fired and how many are near, zeros before. The ring as in events.py; plain: of values, all of which are listed. Tiles begin with token
-    `earliest`, which may be before the segment; from `first` on, where a gradient is wanted, those near the threshold count; `last`: where
-    the tokens end; batch: number of sequences; abreast: a tile's columns are sequences at one token, instead of tokens of one sequence.
-    A block per (tile, `span` sources), with shared memory for these.
-    """
-    tile = cuda.shared.array(0, numba.uint32, ALIGNED)
-    names = cuda.local.array(AT_ONCE, np.int64)
-    numbers = cuda.local.array(AT_ONCE, np.uint32)
-    thread, columns = np.int64(cuda.threadIdx.x), np.int64(columns_of(owed))
-    lane = np.uint32(np.uint32(thread) % np.uint32(WARP))
-    earlier = np.uint32(np.uint32(_ONE << lane) - _ONE)
-    low = np.int64(cuda.blockIdx.y) * span
-    size = min(span, M - low)
-    i = np.uint64(thread)
-    while i < np.uint64(size) * WORDS:
-        tile[i] = _NONE
-        i += np.uint64(TILERS)
-    cuda.syncthreads()
-    own_threads = TILERS // columns  # of a column
-    j, own = np.uint64(thread // own_threads), thread % own_threads
-    token, b = first_column(np.int64(cuda.blockIdx.x), earliest, batch, columns, abreast)
-    if abreast:
-        b += np.int64(j)
-    else:
-        token += np.int64(j)
-    if token < last and b < batch:
-        at = (start[0] + token + rows) % rows * batch + b
-        base = lists + at * M
-        if plain:
-            for n in range(own, size, own_threads):
-                mark(tile, owed, np.uint64(n), j, bits_of(owed, value[np.uint64(base + low + n)]))
+
+def lister(words, abreast):
+    """The kernel that lists what is to be walked back, for tiles that have so many words for a neuron. abreast: their columns are sequences
+    at one token."""
+    own_words, times = np.uint64(words), words // QUADS
+
+    @gpu(max_registers=REGISTERS)
+    def list_sources(
+        source_at, sent, found, owed, start, lists, counts, rows, plain, index, value, count, M, earliest, first, last, batch, span
+    ):
+        """List the sources of every tile: those that fired in any of its columns from the front, those that are near the threshold in one
+        of them from the back; in no order that matters.
+
+        source_at [tiles M] uint32; sent [words, tiles M] uint32: what the columns sent, where a source fired; found [tiles, 2] int32: how
+        many fired and how many are near, zeros before. The ring as in events.py; plain: of values, all of which are listed. Tiles begin
+        with token `earliest`, which may be before the segment; from `first` on, where a gradient is wanted, those near the threshold
+        count; `last`: where the tokens end; batch: number of sequences. A block per (tile, `span` sources), with shared memory for these.
+        """
+        tile = cuda.shared.array(0, numba.uint32, ALIGNED)
+        names = cuda.local.array(AT_ONCE, np.int64)
+        numbers = cuda.local.array(AT_ONCE, np.uint32)
+        thread, columns = np.int64(cuda.threadIdx.x), np.int64(columns_of(owed)) * times
+        lane = np.uint32(np.uint32(thread) % np.uint32(WARP))
+        earlier = np.uint32(np.uint32(_ONE << lane) - _ONE)
+        low = np.int64(cuda.blockIdx.y) * span
+        size = min(span, M - low)
+        i = np.uint64(thread)
+        while i < np.uint64(size) * own_words:
+            tile[i] = _NONE
+            i += np.uint64(TILERS)
+        cuda.syncthreads()
+        own_threads = TILERS // columns  # of a column
+        j, own = np.uint64(thread // own_threads), thread % own_threads
+        if abreast:
+            token, b = first_abreast(np.int64(cuda.blockIdx.x), earliest, batch, columns)
+            b += np.int64(j)
         else:
-            fired, near = np.int64(count[np.uint64(counts + 2 * at)]), np.int64(count[np.uint64(counts + 2 * at + 1)])
-            for e in range(own, fired, own_threads * AT_ONCE):
-                for u in range(AT_ONCE):
-                    here, place = e + u * own_threads < fired, np.uint64(base + e + u * own_threads)
-                    names[u] = np.int64(index[place]) - low if here else -1
-                    numbers[u] = bits_of(owed, value[place]) if here else _NONE
-                for u in range(AT_ONCE):
-                    if 0 <= names[u] < size:
-                        mark(tile, owed, np.uint64(names[u]), j, numbers[u])
-            if token >= first:
-                for e in range(own, near, own_threads * AT_ONCE):
+            token, b = first_column(np.int64(cuda.blockIdx.x), earliest, batch, columns)
+            token += np.int64(j)
+        if token < last and b < batch:
+            at = (start[0] + token + rows) % rows * batch + b
+            base = lists + at * M
+            if plain:
+                for n in range(own, size, own_threads):
+                    mark(tile, owed, np.uint64(n) * own_words, j, bits_of(owed, value[np.uint64(base + low + n)]))
+            else:
+                fired, near = np.int64(count[np.uint64(counts + 2 * at)]), np.int64(count[np.uint64(counts + 2 * at + 1)])
+                for e in range(own, fired, own_threads * AT_ONCE):
                     for u in range(AT_ONCE):
-                        place = np.uint64(base + M - 1 - e - u * own_threads)
-                        names[u] = np.int64(index[place]) - low if e + u * own_threads < near else -1
+                        here, place = e + u * own_threads < fired, np.uint64(base + e + u * own_threads)
+                        names[u] = np.int64(index[place]) - low if here else -1
+                        numbers[u] = bits_of(owed, value[place]) if here else _NONE
                     for u in range(AT_ONCE):
                         if 0 <= names[u] < size:
-                            mark(tile, owed, np.uint64(names[u]), j, nearby(owed))
-    cuda.syncthreads()
-    slot = np.uint64(np.int64(cuda.blockIdx.x) * M)
-    for n0 in range(0, size, TILERS):
-        n, word, fired = np.uint64(n0 + thread), _NONE, False
-        if n < np.uint64(size):
-            for q in range(QUADS):
-                word |= tile[n * WORDS + np.uint64(q)]
-            fired = plain or is_number(owed, word)
-        near = word != 0 and not fired
-        fired_mask, near_mask, fired_at, near_at = ballot(fired), ballot(near), np.int32(0), np.int32(0)
-        if lane == 0:
-            fired_at = cuda.atomic.add(found, (cuda.blockIdx.x, 0), np.int32(bits(fired_mask)))
-            near_at = cuda.atomic.add(found, (cuda.blockIdx.x, 1), np.int32(bits(near_mask)))
-        fired_at, near_at = from_lane(fired_at, 0), from_lane(near_at, 0)
-        if fired or near:
-            e = np.int64(fired_at + np.int32(bits(np.uint32(fired_mask & earlier))))
-            if near:
-                e = M - 1 - np.int64(near_at + np.int32(bits(np.uint32(near_mask & earlier))))
-            place = slot + np.uint64(e)
-            source_at[place] = np.uint32(np.uint32(low) + np.uint32(n))
-            if fired:
-                for q in range(QUADS):
-                    sent[np.uint64(q), place] = tile[n * WORDS + np.uint64(q)]
+                            mark(tile, owed, np.uint64(names[u]) * own_words, j, numbers[u])
+                if token >= first:
+                    for e in range(own, near, own_threads * AT_ONCE):
+                        for u in range(AT_ONCE):
+                            place = np.uint64(base + M - 1 - e - u * own_threads)
+                            names[u] = np.int64(index[place]) - low if e + u * own_threads < near else -1
+                        for u in range(AT_ONCE):
+                            if 0 <= names[u] < size:
+                                mark(tile, owed, np.uint64(names[u]) * own_words, j, nearby(owed))
+        cuda.syncthreads()
+        slot = np.uint64(np.int64(cuda.blockIdx.x) * M)
+        for n0 in range(0, size, TILERS):
+            n, word, fired = np.uint64(n0 + thread), _NONE, False
+            if n < np.uint64(size):
+                for q in range(words):
+                    word |= tile[n * own_words + np.uint64(q)]
+                fired = plain or is_number(owed, word)
+            near = word != 0 and not fired
+            fired_mask, near_mask, fired_at, near_at = ballot(fired), ballot(near), np.int32(0), np.int32(0)
+            if lane == 0:
+                fired_at = cuda.atomic.add(found, (cuda.blockIdx.x, 0), np.int32(bits(fired_mask)))
+                near_at = cuda.atomic.add(found, (cuda.blockIdx.x, 1), np.int32(bits(near_mask)))
+            fired_at, near_at = from_lane(fired_at, 0), from_lane(near_at, 0)
+            if fired or near:
+                e = np.int64(fired_at + np.int32(bits(np.uint32(fired_mask & earlier))))
+                if near:
+                    e = M - 1 - np.int64(near_at + np.int32(bits(np.uint32(near_mask & earlier))))
+                place = slot + np.uint64(e)
+                source_at[place] = np.uint32(np.uint32(low) + np.uint32(n))
+                if fired:
+                    for q in range(words):
+                        sent[np.uint64(q), place] = tile[n * own_words + np.uint64(q)]
+
+    return list_sources
+
+
+list_sources, list_sources_wide = lister(QUADS, False), lister(LINE, True)
 
 
 @device
@@ -396,7 +411,6 @@ def synapse_backward(
     earliest,
     length,
     batch,
-    abreast,
     units,
 ):
     """The totals [tiles M columns] of every tile's sources, and what is added to d_weight (int64, `units` to 1), by stretches first_stretch
@@ -408,14 +422,11 @@ def synapse_backward(
     tile = cuda.shared.array(0, numba.uint32, ALIGNED)
     columns, begun = np.int64(columns_of(owed)), False
     for p in range(first_stretch, last_stretch):
-        token, b = first_column(np.int64(cuda.blockIdx.x), earliest, batch, columns, abreast)
+        token, b = first_column(np.int64(cuda.blockIdx.x), earliest, batch, columns)
         token += table[p, DELAY]
-        # columns are told apart by sequence or by token: which there are, and which is the tile's first
-        column, all_columns, lead = (b, batch, table[p, LEAD]) if abreast else (token, length, table[p, LEAD] * batch)
-        if (token >= 0 if abreast else token + columns > 0) and token < length:
-            place = table[p, OWED] + (token * batch if abreast else b) * table[p, LEAD]
+        if token + columns > 0 and token < length:
             cuda.syncthreads()
-            load_owed(tile, owed, words, place, lead, column, all_columns, table[p, SIZE])
+            load_owed(tile, owed, words, table[p, OWED] + b * table[p, LEAD], table[p, LEAD] * batch, token, length, table[p, SIZE])
             cuda.syncthreads()
             rows = source_at, sent, np.uint32(table[p, ROW_START]), np.uint32(table[p, PARTS]), row_start, target, weight, units
             begin, fired = np.uint32(cuda.blockIdx.x * M), found[cuda.blockIdx.x, 0]
@@ -430,15 +441,15 @@ def synapse_backward(
 
 
 @gpu
-def hand_out(gradient, total, found, source_at, owed, first, batch, abreast):
+def hand_out(gradient, total, found, source_at, owed, first, batch):
     """Put the totals of the sources listed into gradient [C, B, M] of tokens from `first` on, zeros before. A block per (tile, some places
     of its list)."""
     e, columns, M = np.int64(cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x), np.int64(columns_of(owed)), gradient.shape[2]
-    token, b = first_column(np.int64(cuda.blockIdx.x), first, batch, columns, abreast)
+    token, b = first_column(np.int64(cuda.blockIdx.x), first, batch, columns)
     if e < M and (e < found[cuda.blockIdx.x, 0] or M - e <= found[cuda.blockIdx.x, 1]):
         place = np.uint64(cuda.blockIdx.x * M + e)
         source = np.uint64(source_at[place])
         for j in range(columns):
-            t, own_b = (token - first, b + j) if abreast else (token - first + j, b)
-            if 0 <= t < gradient.shape[0] and own_b < batch:
-                gradient[np.uint64(t), np.uint64(own_b), source] = total[place * np.uint64(columns) + np.uint64(j)]
+            t = token - first + j
+            if 0 <= t < gradient.shape[0]:
+                gradient[np.uint64(t), np.uint64(b), source] = total[place * np.uint64(columns) + np.uint64(j)]

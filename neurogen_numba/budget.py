@@ -7,6 +7,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from .backends.cublas import WORKSPACE
+from .backends.cuda import OUTSIDE
 from .backends.paper import Paper
 from .brain.model import NeuroGenModel
 from .config import ACTIVATION_MEMORY, OPTIMIZERS, Config, size_in_words, size_of
@@ -16,7 +18,6 @@ from .presets import FOUR_GB
 
 HOPELESS = "no single change makes it fit, nor do all together that leave the brain as it is; take a smaller --preset or --vocab-size"
 SMALL, LARGE = 4 * 2**30, 24 * 2**30  # bytes of a card that is assumed
-CUBLAS = 64 * 2**20  # bytes: cuBLAS' own workspace and that of the stream
 TRIED = 64  # numbers that a knob may be turned down to, at most
 
 
@@ -148,7 +149,7 @@ def plan(config: Config, card: Card) -> dict[str, int]:
         for streams in (streams_of(training), 1):
             look = model.activity(config.brain.chunk, streams)
             model.brain.think(look)
-    paper.used["workspace"] += CUBLAS
+    paper.used["workspace"] += WORKSPACE + OUTSIDE
     return dict(paper.used)
 
 

@@ -144,6 +144,7 @@ PRESETS = {
             broca=Module(10240, outputs=2560, lateral=64),
             fan_in=64,
             late_delays=2,
+            feedback_chunks=3,
         ),
         training=Training(steps=10000, batch=128, segment=64, learning_rate=2e-3),
         text=Text(vocabulary=50257),

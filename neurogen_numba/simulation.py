@@ -11,7 +11,7 @@ from .brain.brain import Brain
 from .config import Brain as BrainConfig
 from .kernels import rng
 
-CHUNKS = 8  # of a segment
+CHUNKS = 16  # of a segment: in pipelined mode the first of them and the last have less to overlap with
 
 
 class Stimulus:

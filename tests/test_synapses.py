@@ -156,7 +156,7 @@ def parts(request, monkeypatch, backend):
         monkeypatch.setattr(cuda_synapses, "SHORT", 0.55 if request.param == "mixed" else 1000)
         monkeypatch.setattr(cuda_synapses, "SHORTER", 1000)
         monkeypatch.setattr(cuda_synapses, "WIDE_PART", 8)
-        monkeypatch.setattr(sys.modules[__name__], "B", 5)
+        monkeypatch.setattr(sys.modules[__name__], "B", 9)
     return request.param
 
 

@@ -34,7 +34,7 @@ from ..kernels import (
 )
 from ..kernels.launch import SHARED, SIMULATED, THREADS, WARP, allow_shared, blocks
 from .base import Backend, Lanes
-from .cublas import WORKSPACE, Cublas
+from .cublas import Cublas
 from .cuda_synapses import CudaSynapses
 
 if SIMULATED:
@@ -43,6 +43,7 @@ if SIMULATED:
 DTYPES = {"auto": None, "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _MAIN = {}  # device -> the stream that all backends on it share, and that is CuPy's current one
 LOGITS_SHARE = 1024  # bytes of the card's memory for each logit that is held at a time
+OUTSIDE = 80 * 2**20  # bytes that cuBLAS and the code of the kernels take without asking CuPy (86 MB on an H200)
 KEPT_SHARED = 1024  # bytes of a block's shared memory left for what kernels declare themselves, and for the driver
 ALIGN = 64  # numbers: tensor cores want rows that begin at multiples of 16 bytes, and fill whole tiles
 
@@ -146,13 +147,13 @@ class CudaBackend(Backend):
         free += pool.free_bytes()
         if not pool.get_limit():
             return free, total
-        limit = pool.get_limit() + WORKSPACE
+        limit = pool.get_limit() + OUTSIDE
         return min(free, limit - pool.used_bytes()), min(total, limit)
 
     def limit_memory(self, size: int):
         if SIMULATED:
             return
-        self._pool().set_limit(size=max(1, size - WORKSPACE))  # cuBLAS takes its own without asking CuPy
+        self._pool().set_limit(size=max(1, size - OUTSIDE))
         self.logits = min(self.logits, size // LOGITS_SHARE)
 
     def device_name(self):

@@ -12,13 +12,13 @@ from ..errors import CheckpointError
 from ..kernels import events, fixed, synapse, tiles, wide
 from ..kernels.launch import SIMULATED, THREADS, WARP, blocks
 from ..kernels.synapse import WALKERS, Field, Share
-from ..kernels.tiles import TILERS, WORDS, Stretch
-from ..kernels.wide import FANNERS, MANY_WALKERS, NEURONS, NO_LANDING, STRETCH, STRETCHES
+from ..kernels.tiles import LINE, QUADS, TILERS, WORDS, Stretch
+from ..kernels.wide import FANNERS, MANY_WALKERS, TIMES
 from .base import Synapses, Traffic
 
 PART = 10_240  # neurons of a current that a block holds at most
 WIDE_PART = 51_200  # of a wide one: on a large card a block holds as many forward, and 16 bits can tell them apart
-MANY_SHARED = 2**14  # bytes of shared memory that such a block has besides
+MANY_SHARED = 2**11  # bytes of shared memory that such a block has besides
 SHORT, SHORTER = 3, 1  # synapses: short rows, on average, and such as must not be
 TILE_BYTES = 4 * int(WORDS)  # of shared memory for a neuron, on the way back; forward it is a number of 4 bytes
 FEW = 512  # columns: for fewer, many blocks share one
@@ -36,8 +36,7 @@ class CudaSynapses(Synapses):
     Plain values are never silent, so little is gained by walking their synapses one by one: those without delay are spread out as matrices,
     and cuBLAS multiplies them (`Matrix`), the fullest first, as far as there is room.
     Where a current would have to be cut into parts that make rows shorter than SHORTER, all currents with SHORT rows are `wide`: the
-    way back is walked by source, not by part (`Fan`); and plain values without delay that have no matrix are gathered by target
-    (`Gathered`).
+    way back is walked by source, not by part; and plain values without delay that have no matrix are gathered by target (`Gathered`).
     """
 
     def __init__(self, backend, projections, index_dtype, parameters):
@@ -61,22 +60,12 @@ class CudaSynapses(Synapses):
         rows = {p.arc.target: self._row(p.arc.target) for p in projections if p.arc.name not in self.matrices}
         if any(parts > 1 and synapses < SHORTER for parts, synapses in rows.values()):
             self.wide = {current for current, (_, synapses) in rows.items() if synapses < SHORT}
-            fans = [self._into_wide(source) for source in {p.arc.source for p in projections}]
-            if any(sum(p.arc.delays for p in fan) >= STRETCHES or any(p.arc.targets > NEURONS for p in fan) for fan in fans):
-                self.wide = set()  # a landing cannot tell so many apart
         self.gathered = {p.arc.name: Gathered(self, p) for p in plain if p.arc.target in self.wide and p.arc.name not in self.matrices}
         # signals that nobody hears otherwise need neither ring nor lists
         self.unlisted = {p.arc.source for p in plain} - {p.arc.source for p in projections if p.arc.name not in self.gathered}
         self.projections = sorted(projections, key=lambda p: (p.arc.target, p.arc.name in self.matrices))
         self.row_places = {}  # arc -> where its rows begin in row_start
-        fans = {p.arc.source: self._into_wide(p.arc.source) for p in self.projections}
-        self.fans = {source: Fan(self, own) for source, own in fans.items() if own}
         self.d_weight = None  # fixed-point gradients, made when somebody learns
-
-    def _into_wide(self, source):
-        """A signal's projections to wide modules, those that have a matrix last."""
-        own = (p for p in self.projections if p.arc.source == source and p.arc.target in self.wide)
-        return sorted(own, key=lambda p: p.arc.name in self.matrices)
 
     def place(self, p):
         """Where the synapses of a projection begin in weight, target and d_weight."""
@@ -106,14 +95,14 @@ class CudaSynapses(Synapses):
         self.row_start, self._target = self.backend.asarray(np.concatenate(row_starts)), self.backend.asarray(target)
         self.packed = self.backend.product_dtype == "bfloat16"
         self.target = self.backend.zeros(target.size, "uint32") if self.packed else self._target
-        for made in (*self.matrices.values(), *self.gathered.values(), *self.fans.values()):
+        for made in (*self.matrices.values(), *self.gathered.values()):
             made.wire()
 
     def refresh(self):
         if self.packed:
             size = self.target.size
             self.backend.launch(synapse.pack_synapses, blocks(size), THREADS, self.target, self._target, self.weight)
-        for made in (*self.matrices.values(), *self.gathered.values(), *self.fans.values()):
+        for made in (*self.matrices.values(), *self.gathered.values()):
             made.refresh()
 
     def traffic(self, signals, currents, tokens, batch, chunk, learning):
@@ -169,51 +158,6 @@ class Gathered:
     def refresh(self):
         flat = self.weight.reshape(-1)
         self.backend.launch(wide.pick_weights, blocks(flat.size), THREADS, flat, self.projection.weight, self.place.reshape(-1))
-
-
-class Fan:
-    """The synapses of a signal that end in wide modules, by source (kernels/wide.py)."""
-
-    def __init__(self, synapses, projections):
-        self.synapses, self.backend, self.projections = synapses, synapses.backend, projections
-
-    def allocate(self):
-        sources, size = self.projections[0].arc.sources, sum(p.weight.size for p in self.projections)
-        pairs = (size + sources) // 2  # as if every row were odd
-        self.row_start, self.words = self.backend.zeros(sources + 1, "uint32"), self.backend.zeros(4 * pairs, "uint32")
-        self.place = self.backend.zeros(2 * pairs, "uint32")
-
-    def wire(self):
-        self.allocate()
-        row_start, landing, place = fan_out([(p.arc, p.row_start, p.target, self.synapses.place(p)) for p in self.projections])
-        words = np.full((self.place.size, 2), NO_LANDING)
-        words[: landing.size, 0], place = landing, np.pad(place, (0, self.place.size - place.size))
-        for array, values in ((self.row_start, row_start), (self.words, words.reshape(-1)), (self.place, place)):
-            array[...] = self.backend.asarray(values, "uint32")
-
-    def refresh(self):
-        picked = self.words, self.synapses.weight, self.place
-        self.backend.launch(wide.pick_words, blocks(self.place.size), THREADS, *picked)
-
-
-def fan_out(projections):
-    """(row_start [M + 1], landing [2 pairs], place [2 pairs]) of a signal's synapses as `wide.walk_back` wants them, source after source.
-    projections: (arc, row_start, target, place of its first synapse) each."""
-    sources, landings, places, stretch = [], [], [], 0
-    for arc, row_start, target, place in projections:
-        row = np.repeat(np.arange(arc.delays * arc.sources), np.diff(row_start.astype(np.int64)))
-        sources.append(row % arc.sources)
-        landings.append((stretch + row // arc.sources) << STRETCH | target)
-        places.append(place + np.arange(target.size))
-        stretch += arc.delays
-    source, landing_of, place_of = (np.concatenate(parts) for parts in (sources, landings, places))
-    order = np.argsort(source, kind="stable")
-    counts = np.bincount(source, minlength=projections[0][0].sources)
-    row_start = np.concatenate([[0], np.cumsum((counts + 1) // 2)])
-    slot = np.arange(source.size) + np.repeat(2 * row_start[:-1] - np.cumsum(counts) + counts, counts)
-    landing, place = np.full(2 * row_start[-1], NO_LANDING), np.zeros(2 * row_start[-1], np.uint32)
-    landing[slot], place[slot] = landing_of[order], place_of[order]
-    return row_start, landing, place
 
 
 def by_target(arc, row_start, target):
@@ -281,7 +225,7 @@ class CudaTraffic(Traffic):
         for gathered in synapses.gathered.values():
             self._gathered_into.setdefault(gathered.arc.target, []).append(gathered)
         self.columns = tiles.columns_in(synapses.kind)  # of a tile
-        self.groups = blocks(batch, self.columns)  # of sequences
+        self.groups = blocks(batch, TIMES * self.columns)  # of sequences, in tiles of wide modules
         if learning:
             self.units = np.float32(2.0 ** (UNIT_BITS + math.ceil(math.log2(tokens * batch))))
             if synapses.d_weight is None:
@@ -296,14 +240,14 @@ class CudaTraffic(Traffic):
                 self.owed_place[name], self.owed_lead[name] = end, blocks(size, self.backend.whole_rows) * self.backend.whole_rows
                 end += self.tokens * self.batch * self.owed_lead[name]
         self._owed = self.backend.zeros(max(2, end), self.synapses.back_dtype)
-        # of wide currents, 16 bytes of a tile for each neuron: [T, tiles of sequences, N] one after the other
+        # of wide currents, LINE words of a tile for each neuron: [T, tiles of sequences, N] one after the other
         self.wide_place, end = {}, 0
         for name, size in currents.items():
             if name in self.synapses.wide:
                 self.wide_place[name] = end
                 end += self.tokens * self.groups * size
-        self._wide = self.backend.zeros(max(1, end) * int(WORDS), "uint32")
-        self.abreast = bool(self.wide_place)  # the columns of a tile are sequences, not tokens
+        self._wide = self.backend.zeros(max(1, end) * LINE, "uint32")
+        self._nothing = self.backend.zeros(1)[:0]
         self._stretches = None
 
     def _owed_of(self, current, first, last, size):
@@ -409,10 +353,10 @@ class CudaTraffic(Traffic):
         return self._factors[signal][first * self.batch : last * self.batch]
 
     def _values(self, signal):
-        """Plain values of a signal as `Gathered` reads them, 16 bytes of a tile for each: [T, tiles of sequences, M]."""
+        """Plain values of a signal as `Gathered` reads them, LINE words of a tile for each: [T, tiles of sequences, M]."""
         if self._laid_out[signal] is None:
             size = self.tokens * self.groups * self.signals[signal][0]
-            self._laid_out[signal] = self.backend.zeros(size * int(WORDS), "uint32")
+            self._laid_out[signal] = self.backend.zeros(size * LINE, "uint32")
         return self._laid_out[signal]
 
     def _walk(self, current, first, last):
@@ -515,54 +459,70 @@ class CudaTraffic(Traffic):
                 owed = self._owed_of(matrix.arc.target, first, last, matrix.arc.targets)
                 self.backend.product(gradient.reshape(-1, gradient.shape[2]), owed, matrix.weight.T, add=True)
 
-    def _tiles(self, tokens):
-        """How many tiles so many tokens have."""
-        return tokens * self.groups if self.abreast else blocks(tokens, self.columns) * self.batch
-
     def _walk_back(self, signal, first, last, by_matrix, gradient):
         """Gradient [C, B, M], zeros before, of the signal's tokens through its synapses, without those that have a matrix where by_matrix,
         and that of their weights. Without `gradient`, of the weights only."""
-        stretches = {is_wide: (begin, walked if by_matrix else end) for is_wide, (begin, walked, end) in self._stretches_of(signal).items()}
-        if all(begin == end for begin, end in stretches.values()):
-            return
-        backend, synapses, batch, size = self.backend, self.synapses, self.batch, self.signals[signal][0]
-        owed, columns = backend.bits(self._owed), self.columns
-        table, walk = self._stretch_table(), (synapses.row_start, synapses.target, synapses.weight)
-        fan = synapses.fans.get(signal)
-        if signal in synapses.unlisted:
-            back = gradient, synapses.d_weight, owed, self._wide, table, *stretches[True], fan.row_start, fan.words, fan.place
-            grid = blocks(size, FANNERS), self.groups, last - first
-            backend.launch(wide.synapse_scatter, grid, FANNERS, *back, self._values(signal), first, self.length, self.units)
-            return
-        count, ranges = self._tiles(last - first), blocks(size, synapses.room)
-        span = -(-size // ranges)
-        most = max(self._tiles(max(self.chunk, history)) * sources for sources, history in self.signals.values())
-        source_at, sent, total = (
-            backend._scratch(f"back, {what}", (most * numbers,), dtype)[: count * size * numbers]
-            for what, numbers, dtype in (("source_at", 1, "uint32"), ("sent", int(WORDS), "uint32"), ("total", columns, "float32"))
-        )
+        for is_wide, (begin, walked, end) in self._stretches_of(signal).items():
+            if begin < (stop := walked if by_matrix else end):
+                how = self._walk_by_source if is_wide else self._walk_by_tiles
+                how(signal, first, last, gradient, (self._stretch_table(), begin, stop))
+
+    def _tiles(self, is_wide, tokens):
+        """How many tiles so many tokens have."""
+        return tokens * self.groups if is_wide else blocks(tokens, self.columns) * self.batch
+
+    def _listed(self, is_wide, what, numbers, dtype, size):
+        """So much scratch memory, of an array that has `numbers` for every source that a list of such tiles can have."""
+        heard = {signal for (signal, wide_too), _ in self._from.items() if wide_too == is_wide}
+        most = max(self._tiles(is_wide, max(self.chunk, self.signals[name][1])) * self.signals[name][0] for name in heard)
+        return self.backend._scratch(f"back, {what}", (most * numbers,), dtype)[: size * numbers]
+
+    def _lists(self, is_wide, signal, first, last, gradient):
+        """(source_at, sent, found) of a signal's tokens, as kernels/tiles.py and wide.py want them."""
+        backend, size, count = self.backend, self.signals[signal][0], self._tiles(is_wide, last - first)
+        kernel, words = (tiles.list_sources_wide, LINE) if is_wide else (tiles.list_sources, QUADS)
+        ranges = blocks(size, self.synapses.room * QUADS // words)
+        span = blocks(size, ranges)
+        source_at, sent = (self._listed(is_wide, *array, count * size) for array in (("source_at", 1, "uint32"), ("sent", words, "uint32")))
         found = backend._scratch("back, found", (count, 2), "int32")
         found[...] = 0
         start, place, rows = self._ring(signal)
         ring = start, place, self.counts[signal], rows, signal in self.plain, self.index, self.value, self.count
-        lists, tokens = (source_at, sent.reshape(int(WORDS), -1), found), (first, first if gradient is not None else last, last, batch)
-        form, room = (*tokens, self.abreast, span), TILE_BYTES * span
-        backend.launch(tiles.list_sources, (count, ranges), TILERS, *lists, owed, *ring, size, *form, shared=room)
-        where = size, first, self.length, batch
-        if stretches[False][0] < stretches[False][1]:
-            own = (p.arc for p in synapses.projections if p.arc.source == signal and p.arc.target not in synapses.wide)
-            room = TILE_BYTES * max(synapses.parts(arc.target, arc.targets)[1] for arc in own)
-            back = total, synapses.d_weight, owed, owed.view("uint32"), table, *stretches[False], *walk
-            grid = count, blocks(backend.multiprocessors, count)
-            backend.launch(tiles.synapse_backward, grid, TILERS, *back, *lists, *where, self.abreast, self.units, shared=room)
-            if gradient is not None:
-                across = count, blocks(size)
-                backend.launch(tiles.hand_out, across, THREADS, gradient, total, found, source_at, owed, first, batch, self.abreast)
-        if stretches[True][0] < stretches[True][1]:
-            sums = total[:0].reshape(0, batch, size) if gradient is None else gradient
-            back = sums, synapses.d_weight, owed, self._wide, table, *stretches[True], fan.row_start, fan.words, fan.place
-            # blocks of one tile are near each other: what they look for is what the others have brought into the cache
-            backend.launch(wide.synapse_backward_wide, (blocks(size, FANNERS), count), FANNERS, *back, *lists, *where, self.units)
+        lists, tokens = (source_at, sent.reshape(words, -1), found), (first, first if gradient is not None else last, last, self.batch)
+        told = *lists, backend.bits(self._owed), *ring, size, *tokens, span
+        backend.launch(kernel, (count, ranges), TILERS, *told, shared=4 * words * span)
+        return lists
+
+    def _walk_by_tiles(self, signal, first, last, gradient, stretches):
+        """What comes back through modules that are not wide."""
+        backend, synapses, batch, size, columns = self.backend, self.synapses, self.batch, self.signals[signal][0], self.columns
+        lists, count = self._lists(False, signal, first, last, gradient), self._tiles(False, last - first)
+        total = self._listed(False, "total", columns, "float32", count * size)
+        owed, walk = backend.bits(self._owed), (synapses.row_start, synapses.target, synapses.weight)
+        own = (p.arc for p in synapses.projections if p.arc.source == signal and p.arc.target not in synapses.wide)
+        room = TILE_BYTES * max(synapses.parts(arc.target, arc.targets)[1] for arc in own)
+        back = total, synapses.d_weight, owed, owed.view("uint32"), *stretches, *walk
+        grid = count, blocks(backend.multiprocessors, count)
+        backend.launch(tiles.synapse_backward, grid, TILERS, *back, *lists, size, first, self.length, batch, self.units, shared=room)
+        if gradient is not None:
+            source_at, _, found = lists
+            across = count, blocks(size)
+            backend.launch(tiles.hand_out, across, THREADS, gradient, total, found, source_at, owed, first, batch)
+
+    def _walk_by_source(self, signal, first, last, gradient, stretches):
+        """What comes back through wide modules, added."""
+        backend, synapses, batch, size = self.backend, self.synapses, self.batch, self.signals[signal][0]
+        sums = self._nothing.reshape(0, batch, size) if gradient is None else gradient
+        walk = synapses.row_start, synapses.target, synapses.weight
+        back = sums, synapses.d_weight, backend.bits(self._owed), self._wide, *stretches, *walk
+        if signal in synapses.unlisted:
+            grid = blocks(size, FANNERS), self.groups, last - first
+            backend.launch(wide.synapse_scatter, grid, FANNERS, *back, self._values(signal), first, self.length, self.units)
+            return
+        lists = self._lists(True, signal, first, last, gradient)
+        # blocks of one tile are near each other: what they look for is what the others have brought into the cache
+        grid = blocks(size, FANNERS), self._tiles(True, last - first)
+        backend.launch(wide.synapse_backward_wide, grid, FANNERS, *back, *lists, size, first, self.length, batch, self.units)
 
     def settle(self, length):
         """The synapses' gradient, also from events before the segment; that of those events themselves goes nowhere."""

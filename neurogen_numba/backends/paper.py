@@ -127,5 +127,5 @@ class PaperSynapses(CudaSynapses):
         self.row_start, self._target = zeros(rows, "uint32"), zeros(size, "uint16")
         self.packed = self.backend.product_dtype == "bfloat16"
         self.target = zeros(size, "uint32") if self.packed else self._target
-        for made in (*self.matrices.values(), *self.gathered.values(), *self.fans.values()):
+        for made in (*self.matrices.values(), *self.gathered.values()):
             made.allocate()
