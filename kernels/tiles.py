@@ -26,11 +26,11 @@ from .jit import ZERO
 from .launch import SIMULATED, WARP, ballot, bits, device, from_lane, gpu, shuffle_xor
 from .synapse import decode, fetch
 
-WORDS, QUADS, LINE = np.uint64(4), 4, 8  # of 32 bits, that a tile has for a neuron; that of a wide module
+WORDS, QUADS = np.uint64(4), 4  # of 32 bits, that a tile has for a neuron
 MOST_COLUMNS = 8
 AT_ONCE = 4  # entries of a list that a thread reads at a time
 AHEAD = 2  # synapses of a row that a lane fetches at a time
-TILERS = 16 if SIMULATED else 1024  # threads of a block
+TILERS = 8 if SIMULATED else 1024  # threads of a block
 ALIGNED = None if SIMULATED else 16  # bytes: a thread reads what a tile has for a neuron at once
 REGISTERS = 64
 _NONE, _ONE, _HALF, _LOWER, _UPPER = np.uint32(0), np.uint32(1), np.uint32(16), np.uint32(0xFFFF), np.uint32(0xFFFF0000)
@@ -82,12 +82,12 @@ def is_number(owed, word):
 
 
 @device
-def mark(tile, owed, first, j, number):
-    """Put the bits of a number where the tile has column j of the neuron whose words begin at `first`, which was 0."""
+def mark(tile, owed, n, j, number):
+    """Put the bits of a number where the tile has column j of neuron n, which was 0."""
     if owed.dtype == BFLOAT16:
-        cuda.atomic.or_(tile, first + (j >> _ONCE), np.uint32(number << np.uint32((j & _ONCE) << _FOUR)))
+        cuda.atomic.or_(tile, n * WORDS + (j >> _ONCE), np.uint32(number << np.uint32((j & _ONCE) << _FOUR)))
     else:
-        tile[first + j] = number
+        tile[n * WORDS + j] = number
 
 
 @device
@@ -181,103 +181,82 @@ def first_column(tile, earliest, batch, columns):
     return earliest + tile // batch * columns, tile % batch
 
 
-@device
-def first_abreast(tile, earliest, batch, columns):
-    """The same where the columns of a tile are sequences at one token."""
-    groups = (batch + columns - 1) // columns
-    return earliest + tile // groups, tile % groups * columns
+@gpu(max_registers=REGISTERS)
+def list_sources(
+    source_at, sent, found, owed, start, lists, counts, rows, plain, index, value, count, M, earliest, first, last, batch, span
+):
+    """List the sources of every tile: those that fired in any of its columns from the front, those that are near the threshold in one
+    of them from the back; in no order that matters.
 
-
-def lister(words, abreast):
-    """The kernel that lists what is to be walked back, for tiles that have so many words for a neuron. abreast: their columns are sequences
-    at one token."""
-    own_words, times = np.uint64(words), words // QUADS
-
-    @gpu(max_registers=REGISTERS)
-    def list_sources(
-        source_at, sent, found, owed, start, lists, counts, rows, plain, index, value, count, M, earliest, first, last, batch, span
-    ):
-        """List the sources of every tile: those that fired in any of its columns from the front, those that are near the threshold in one
-        of them from the back; in no order that matters.
-
-        source_at [tiles M] uint32; sent [words, tiles M] uint32: what the columns sent, where a source fired; found [tiles, 2] int32: how
-        many fired and how many are near, zeros before. The ring as in events.py; plain: of values, all of which are listed. Tiles begin
-        with token `earliest`, which may be before the segment; from `first` on, where a gradient is wanted, those near the threshold
-        count; `last`: where the tokens end; batch: number of sequences. A block per (tile, `span` sources), with shared memory for these.
-        """
-        tile = cuda.shared.array(0, numba.uint32, ALIGNED)
-        names = cuda.local.array(AT_ONCE, np.int64)
-        numbers = cuda.local.array(AT_ONCE, np.uint32)
-        thread, columns = np.int64(cuda.threadIdx.x), np.int64(columns_of(owed)) * times
-        lane = np.uint32(np.uint32(thread) % np.uint32(WARP))
-        earlier = np.uint32(np.uint32(_ONE << lane) - _ONE)
-        low = np.int64(cuda.blockIdx.y) * span
-        size = min(span, M - low)
-        i = np.uint64(thread)
-        while i < np.uint64(size) * own_words:
-            tile[i] = _NONE
-            i += np.uint64(TILERS)
-        cuda.syncthreads()
-        own_threads = TILERS // columns  # of a column
-        j, own = np.uint64(thread // own_threads), thread % own_threads
-        if abreast:
-            token, b = first_abreast(np.int64(cuda.blockIdx.x), earliest, batch, columns)
-            b += np.int64(j)
+    source_at [tiles M] uint32; sent [QUADS, tiles M] uint32: what the columns sent, where a source fired; found [tiles, 2] int32: how
+    many fired and how many are near, zeros before. The ring as in events.py; plain: of values, all of which are listed. Tiles begin
+    with token `earliest`, which may be before the segment; from `first` on, where a gradient is wanted, those near the threshold
+    count; `last`: where the tokens end; batch: number of sequences. A block per (tile, `span` sources), with shared memory for these.
+    """
+    tile = cuda.shared.array(0, numba.uint32, ALIGNED)
+    names = cuda.local.array(AT_ONCE, np.int64)
+    numbers = cuda.local.array(AT_ONCE, np.uint32)
+    thread, columns = np.int64(cuda.threadIdx.x), np.int64(columns_of(owed))
+    lane = np.uint32(np.uint32(thread) % np.uint32(WARP))
+    earlier = np.uint32(np.uint32(_ONE << lane) - _ONE)
+    low = np.int64(cuda.blockIdx.y) * span
+    size = min(span, M - low)
+    i = np.uint64(thread)
+    while i < np.uint64(size) * WORDS:
+        tile[i] = _NONE
+        i += np.uint64(TILERS)
+    cuda.syncthreads()
+    own_threads = TILERS // columns  # of a column
+    j, own = np.uint64(thread // own_threads), thread % own_threads
+    token, b = first_column(np.int64(cuda.blockIdx.x), earliest, batch, columns)
+    token += np.int64(j)
+    if token < last:
+        at = (start[0] + token + rows) % rows * batch + b
+        base = lists + at * M
+        if plain:
+            for n in range(own, size, own_threads):
+                mark(tile, owed, np.uint64(n), j, bits_of(owed, value[np.uint64(base + low + n)]))
         else:
-            token, b = first_column(np.int64(cuda.blockIdx.x), earliest, batch, columns)
-            token += np.int64(j)
-        if token < last and b < batch:
-            at = (start[0] + token + rows) % rows * batch + b
-            base = lists + at * M
-            if plain:
-                for n in range(own, size, own_threads):
-                    mark(tile, owed, np.uint64(n) * own_words, j, bits_of(owed, value[np.uint64(base + low + n)]))
-            else:
-                fired, near = np.int64(count[np.uint64(counts + 2 * at)]), np.int64(count[np.uint64(counts + 2 * at + 1)])
-                for e in range(own, fired, own_threads * AT_ONCE):
+            fired, near = np.int64(count[np.uint64(counts + 2 * at)]), np.int64(count[np.uint64(counts + 2 * at + 1)])
+            for e in range(own, fired, own_threads * AT_ONCE):
+                for u in range(AT_ONCE):
+                    here, place = e + u * own_threads < fired, np.uint64(base + e + u * own_threads)
+                    names[u] = np.int64(index[place]) - low if here else -1
+                    numbers[u] = bits_of(owed, value[place]) if here else _NONE
+                for u in range(AT_ONCE):
+                    if 0 <= names[u] < size:
+                        mark(tile, owed, np.uint64(names[u]), j, numbers[u])
+            if token >= first:
+                for e in range(own, near, own_threads * AT_ONCE):
                     for u in range(AT_ONCE):
-                        here, place = e + u * own_threads < fired, np.uint64(base + e + u * own_threads)
-                        names[u] = np.int64(index[place]) - low if here else -1
-                        numbers[u] = bits_of(owed, value[place]) if here else _NONE
+                        place = np.uint64(base + M - 1 - e - u * own_threads)
+                        names[u] = np.int64(index[place]) - low if e + u * own_threads < near else -1
                     for u in range(AT_ONCE):
                         if 0 <= names[u] < size:
-                            mark(tile, owed, np.uint64(names[u]) * own_words, j, numbers[u])
-                if token >= first:
-                    for e in range(own, near, own_threads * AT_ONCE):
-                        for u in range(AT_ONCE):
-                            place = np.uint64(base + M - 1 - e - u * own_threads)
-                            names[u] = np.int64(index[place]) - low if e + u * own_threads < near else -1
-                        for u in range(AT_ONCE):
-                            if 0 <= names[u] < size:
-                                mark(tile, owed, np.uint64(names[u]) * own_words, j, nearby(owed))
-        cuda.syncthreads()
-        slot = np.uint64(np.int64(cuda.blockIdx.x) * M)
-        for n0 in range(0, size, TILERS):
-            n, word, fired = np.uint64(n0 + thread), _NONE, False
-            if n < np.uint64(size):
-                for q in range(words):
-                    word |= tile[n * own_words + np.uint64(q)]
-                fired = plain or is_number(owed, word)
-            near = word != 0 and not fired
-            fired_mask, near_mask, fired_at, near_at = ballot(fired), ballot(near), np.int32(0), np.int32(0)
-            if lane == 0:
-                fired_at = cuda.atomic.add(found, (cuda.blockIdx.x, 0), np.int32(bits(fired_mask)))
-                near_at = cuda.atomic.add(found, (cuda.blockIdx.x, 1), np.int32(bits(near_mask)))
-            fired_at, near_at = from_lane(fired_at, 0), from_lane(near_at, 0)
-            if fired or near:
-                e = np.int64(fired_at + np.int32(bits(np.uint32(fired_mask & earlier))))
-                if near:
-                    e = M - 1 - np.int64(near_at + np.int32(bits(np.uint32(near_mask & earlier))))
-                place = slot + np.uint64(e)
-                source_at[place] = np.uint32(np.uint32(low) + np.uint32(n))
-                if fired:
-                    for q in range(words):
-                        sent[np.uint64(q), place] = tile[n * own_words + np.uint64(q)]
-
-    return list_sources
-
-
-list_sources, list_sources_wide = lister(QUADS, False), lister(LINE, True)
+                            mark(tile, owed, np.uint64(names[u]), j, nearby(owed))
+    cuda.syncthreads()
+    slot = np.uint64(np.int64(cuda.blockIdx.x) * M)
+    for n0 in range(0, size, TILERS):
+        n, word, fired = np.uint64(n0 + thread), _NONE, False
+        if n < np.uint64(size):
+            for q in range(QUADS):
+                word |= tile[n * WORDS + np.uint64(q)]
+            fired = plain or is_number(owed, word)
+        near = word != 0 and not fired
+        fired_mask, near_mask, fired_at, near_at = ballot(fired), ballot(near), np.int32(0), np.int32(0)
+        if lane == 0:
+            fired_at = cuda.atomic.add(found, (cuda.blockIdx.x, 0), np.int32(bits(fired_mask)))
+            near_at = cuda.atomic.add(found, (cuda.blockIdx.x, 1), np.int32(bits(near_mask)))
+        fired_at, near_at = from_lane(fired_at, 0), from_lane(near_at, 0)
+        if fired or near:
+            e = np.int64(fired_at + np.int32(bits(np.uint32(fired_mask & earlier))))
+            if near:
+                e = M - 1 - np.int64(near_at + np.int32(bits(np.uint32(near_mask & earlier))))
+            place = slot + np.uint64(e)
+            source_at[place] = np.uint32(np.uint32(low) + np.uint32(n))
+            if fired:
+                for q in range(QUADS):
+                    sent[np.uint64(q), place] = tile[n * WORDS + np.uint64(q)]
 
 
 @device

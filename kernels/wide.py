@@ -1,35 +1,37 @@
 """Modules that no block has shared memory for, and whose rows are short.
 
-The way back is as tiles.py has it, but a tile's gradients stay in global memory, where those of its columns lie side by side, too
-(`lay_out`): 32 bytes for a neuron, which is what the second-level cache is read in. Cut into parts that fit a block, the synapses of a
-source would be rows of less than one, and most of the work to find that out. A thread has a source and walks all its synapses, whatever
-module they end in, so that its sums never leave the registers.
+Cut into parts that fit a block, the synapses of a source would be rows of less than one, and most of the work to find that out. So on the
+way back a thread has a source and walks all its synapses, whatever module they end in, and its sums never leave the registers. What it
+needs of a tile lies in global memory, side by side: a *line* of 32 bytes for each neuron, which is what the second-level cache is read in,
+with what sixteen sequences (eight of float32) have sent, or are owed, at one token. Columns are sequences, so that a line is whole whatever
+the delay. There are lines [rows, tiles of sequences, N] of every signal that wide modules hear, in a ring as events are (events.py), and of
+every wide current's gradient.
 
 Forward a block has the currents of a part in shared memory, and each of its threads walks the rows of several events at a time. Plain
-values, which are never silent, are gathered instead: a thread has a target and looks at the values at all its synapses, which are laid out
-as gradients are.
-
-Columns are sequences at one token here: whatever the delay, what they need begins where 32 bytes do.
+values, which are never silent, are gathered instead: a thread has a target and looks at the lines of all its sources.
 """
 
 import numba
 import numpy as np
 from numba import cuda
 
+from .events import heard_as
 from .fixed import CURRENT, NAN, current_of, to_int64
 from .half import BFLOAT16, lower, upper
-from .jit import ZERO
-from .launch import SIMULATED, THREADS, device, gpu
+from .jit import ONE, ZERO
+from .launch import SIMULATED, THREADS, WARP, ballot, bits, device, from_lane, gpu
 from .stream import read_quad, write_quad
 from .synapse import NEXT, PAIRS, UNLISTED, bring, decode, fetch, look_up_pairs, synapse_at
-from .tiles import DELAY, LINE, OWED, PART_SIZE, PARTS, QUADS, REGISTERS, ROW_START, SIZE, bits_of, columns_of, first_abreast
+from .tiles import DELAY, OWED, PART_SIZE, PARTS, QUADS, REGISTERS, ROW_START, SIZE, bits_of, columns_of, is_number, nearby
 
 ONE_PART, HALF_WORD, NONE = np.uint64(1), np.uint32(16), np.uint32(0)
+LOWER_HALF, UPPER_HALF, EVERYTHING = np.uint32(0x0000FFFF), np.uint32(0xFFFF0000), np.uint32(0xFFFFFFFF)
 MANY_WALKERS, ROWS = (8, 2) if SIMULATED else (1024, 4)  # threads of a block forward, and rows that each of them walks at a time
 ALL_WALKERS = np.uint32(MANY_WALKERS)
 FANNERS = 8 if SIMULATED else THREADS  # threads of a block otherwise
-WORDS, QUAD = np.uint64(LINE), np.uint64(4)  # of 32 bits, that a tile has for a neuron
-TIMES, MOST = LINE // QUADS, 16  # as many columns as other tiles have; at most
+LINE, QUAD = 8, np.uint64(QUADS)  # words of 32 bits
+WORDS, TIMES, MOST = np.uint64(LINE), LINE // QUADS, 16  # a line has as many columns as other tiles have, times TIMES; MOST at most
+SPAN = FANNERS if SIMULATED else 4 * FANNERS  # sources of a block
 
 
 @device
@@ -38,30 +40,89 @@ def columns_abreast(owed):
     return np.int64(columns_of(owed)) * TIMES
 
 
-@gpu
-def lay_out(words, owed, place, gradient, first):
-    """The gradient [C, B, N] of tokens from `first` on as tiles have it: LINE of `words` for each neuron, [T, tiles of sequences, N], the
-    first of which is number `place`.
+@device
+def line_at(place, start, rows, token, tile, tiles, N, n):
+    """Which line of a ring that begins with number `place` is that of neuron n at a token of the segment (negative: before it)."""
+    row = np.uint64((np.int64(start[0]) + np.int64(token) + rows) % rows)
+    return np.uint64(place) + (row * np.uint64(tiles) + np.uint64(tile)) * np.uint64(N) + np.uint64(n)
 
-    owed: an array of the type that the gradients are to have. A thread per (neuron, tile of sequences, token).
+
+@device
+def write_line(words, place, line):
+    write_quad(words, place * WORDS, line[0], line[1], line[2], line[3])
+    write_quad(words, place * WORDS + QUAD, line[4], line[5], line[6], line[7])
+
+
+@gpu
+def lay_out(words, owed, place, start, rows, first, x):
+    """The lines of x [C, B, N] float32, the first of which is token `first` of the segment, in the ring of lines that begins with number
+    `place`: start [1] int32 and rows as in events.py.
+
+    owed: an array of the type that numbers are to have. A thread per (neuron, tile of sequences, token).
     """
     line = cuda.local.array(LINE, np.uint32)
-    n, group, t = np.uint64(cuda.grid(1)), np.uint64(cuda.blockIdx.y), np.uint64(cuda.blockIdx.z)
-    B, N = np.uint64(gradient.shape[1]), np.uint64(gradient.shape[2])
+    n, tile, t = np.uint64(cuda.grid(1)), np.uint64(cuda.blockIdx.y), np.uint64(cuda.blockIdx.z)
+    B, N = np.uint64(x.shape[1]), np.uint64(x.shape[2])
     if n >= N:
         return
-    at = (np.uint64(place) + ((np.uint64(first) + t) * np.uint64(cuda.gridDim.y) + group) * N + n) * WORDS
-    b = group * np.uint64(columns_abreast(owed))
+    b = tile * np.uint64(columns_abreast(owed))
     for q in range(LINE):
-        word = bits_of(owed, gradient[t, b, n]) if b < B else NONE
+        line[q] = bits_of(owed, x[t, b, n]) if b < B else NONE
         b += ONE_PART
         if owed.dtype == BFLOAT16:
-            other = bits_of(owed, gradient[t, b, n]) if b < B else NONE
-            word = np.uint32(word | np.uint32(other << HALF_WORD))
+            line[q] |= np.uint32((bits_of(owed, x[t, b, n]) if b < B else NONE) << HALF_WORD)
             b += ONE_PART
-        line[q] = word
-    write_quad(words, at, line[0], line[1], line[2], line[3])
-    write_quad(words, at + QUAD, line[4], line[5], line[6], line[7])
+    write_line(words, line_at(place, start, rows, first + np.int64(t), tile, cuda.gridDim.y, N, n), line)
+
+
+@device
+def heard_bits(owed, v, drop, key, place, graded, smooth):
+    """What a line says of a membrane potential: what the axon carries, -0 near the threshold, otherwise 0."""
+    s, fired, near = heard_as(v, drop, key, place, graded, smooth)
+    if fired:
+        return bits_of(owed, s * (ONE / (ONE - drop)))
+    return nearby(owed) if near else NONE
+
+
+@gpu
+def lay_events(words, owed, start, rows, first, v, drop, key, first_place, graded, smooth):
+    """The lines of the events of membrane potentials v [C, B, N]: as `lay_out`, with drop, key and first_place as in events.py. A thread
+    per (neuron, tile of sequences, token)."""
+    line = cuda.local.array(LINE, np.uint32)
+    n, tile, t = np.uint64(cuda.grid(1)), np.uint64(cuda.blockIdx.y), np.uint64(cuda.blockIdx.z)
+    B, N = np.uint64(v.shape[1]), np.uint64(v.shape[2])
+    if n >= N:
+        return
+    b = tile * np.uint64(columns_abreast(owed))
+    for q in range(LINE):
+        at = first_place + (t * B + b) * N + n
+        line[q] = heard_bits(owed, v[t, b, n], drop, key[0], at, graded, smooth) if b < B else NONE
+        b += ONE_PART
+        if owed.dtype == BFLOAT16:
+            other = heard_bits(owed, v[t, b, n], drop, key[0], at + N, graded, smooth) if b < B else NONE
+            line[q] |= np.uint32(other << HALF_WORD)
+            b += ONE_PART
+    write_line(words, line_at(0, start, rows, first + np.int64(t), tile, cuda.gridDim.y, N, n), line)
+
+
+@gpu
+def forget_lines(words, owed, N, sequences):
+    """0 in all lines [rows, tiles, N] for the sequences [B] that are not 0. A thread per (neuron, tile, row)."""
+    n, tile, row = np.uint64(cuda.grid(1)), np.uint64(cuda.blockIdx.y), np.uint64(cuda.blockIdx.z)
+    if n >= np.uint64(N):
+        return
+    at, b = ((row * np.uint64(cuda.gridDim.y) + tile) * np.uint64(N) + n) * WORDS, tile * np.uint64(columns_abreast(owed))
+    for q in range(LINE):
+        kept = LOWER_HALF if owed.dtype == BFLOAT16 else EVERYTHING
+        if b < np.uint64(sequences.size) and sequences[b]:
+            kept = NONE
+        b += ONE_PART
+        if owed.dtype == BFLOAT16:
+            if not (b < np.uint64(sequences.size) and sequences[b]):
+                kept |= UPPER_HALF
+            b += ONE_PART
+        if kept != EVERYTHING:
+            words[at + np.uint64(q)] &= kept
 
 
 @gpu
@@ -114,10 +175,10 @@ def add_columns(x, sums, owed, t, b, n):
 
 
 @gpu
-def synapse_gather(current, owed, words, source, weight, M, first):
+def synapse_gather(current, owed, words, start, rows, source, weight, M, first):
     """Add to current [C, B, N], from token `first` of the segment on, what M plain values bring without delay.
 
-    words: the values of the segment as `lay_out` has them, of the type of `owed`; source, weight [K, N]: the synapses of each neuron, which
+    words, start, rows: the values as `lay_out` has them, of the type of `owed`; source, weight [K, N]: the synapses of each neuron, which
     are added up in their order. A thread per (neuron, tile of sequences, token).
     """
     sums = cuda.local.array(MOST, np.float32)
@@ -126,7 +187,7 @@ def synapse_gather(current, owed, words, source, weight, M, first):
     n, group, t = np.uint64(cuda.grid(1)), np.uint64(cuda.blockIdx.y), np.uint64(cuda.blockIdx.z)
     if n >= np.uint64(current.shape[2]):
         return
-    base = ((np.uint64(first) + t) * np.uint64(cuda.gridDim.y) + group) * np.uint64(M)
+    base = line_at(0, start, rows, first + np.int64(t), group, cuda.gridDim.y, M, 0)
     for j in range(MOST):
         sums[j] = ZERO
     i, synapses = np.uint64(0), np.uint64(source.shape[0])
@@ -241,6 +302,18 @@ def walk_back(learning, sums, s, d_weight, owed, words, stretches, synapses, sou
                 owing += np.uint64(table[p, PART_SIZE])
 
 
+@device
+def put(listed, found, which, here, n):
+    """List n in shared memory where `here`: in the first part, from the front, or in the second, from the back. found [2] counts both.
+    Every thread takes part."""
+    mask, lane, at = ballot(here), np.uint32(np.uint32(cuda.threadIdx.x) % np.uint32(WARP)), np.int32(0)
+    if lane == 0:
+        at = cuda.atomic.add(found, which, np.int32(bits(mask)))
+    at = from_lane(at, 0) + np.int32(bits(np.uint32(mask & np.uint32(np.uint32(np.uint32(1) << lane) - np.uint32(1)))))
+    if here:
+        listed[at if which == 0 else SPAN - 1 - at] = n
+
+
 @gpu(launch_bounds=(FANNERS, 3))  # 80 registers for a thread
 def synapse_backward_wide(
     gradient,
@@ -253,9 +326,10 @@ def synapse_backward_wide(
     row_start,
     target,
     weight,
-    source_at,
     sent,
-    found,
+    start,
+    rows,
+    plain,
     M,
     earliest,
     length,
@@ -263,43 +337,48 @@ def synapse_backward_wide(
     units,
 ):
     """Add to gradient [C, B, M] of tokens from `earliest` on, and to d_weight as `tiles.synapse_backward` does, by stretches first_stretch
-    ... last_stretch - 1, each of which is all of a module. Lists as `list_sources_wide` made them; words: what `lay_out` made. A thread per
-    (place of a list, tile)."""
+    ... last_stretch - 1, each of which is all of a module.
+
+    words: lines of the gradients; sent, start, rows: of what M sources sent. plain: values, all of which are listed; of events those that
+    fired, and where a gradient is wanted (C is not 0) those near the threshold. A block per (SPAN sources, tile): first it lists its
+    sources, then a thread has one. The tiles of a group of sequences come token by token, for they want much the same gradients.
+    """
+    listed = cuda.shared.array(SPAN, np.uint32)
+    found = cuda.shared.array(2, np.int32)
     sums = cuda.local.array(MOST, np.float32)
     s = cuda.local.array(LINE, np.uint32)
-    e, tile, columns = np.int64(cuda.grid(1)), np.int64(cuda.blockIdx.y), columns_abreast(owed)
-    fired, listed = np.int64(found[tile, 0]), np.int64(found[tile, 0] + found[tile, 1])
-    if e >= listed:
-        return
-    learning = e < fired
-    place = np.uint64(tile * M + (e if learning else M - 1 - (e - fired)))
-    source, groups = np.uint64(source_at[place]), (batch + columns - 1) // columns
-    token, b = first_abreast(tile, earliest, batch, columns)
-    for j in range(MOST):
-        sums[j] = ZERO
-    for q in range(LINE):
-        s[q] = sent[np.uint64(q), place] if learning else NONE
+    columns, thread = columns_abreast(owed), np.int64(cuda.threadIdx.x)
+    groups = (batch + columns - 1) // columns
+    tokens = np.int64(cuda.gridDim.y) // groups
+    token, group = earliest + np.int64(cuda.blockIdx.y) % tokens, np.int64(cuda.blockIdx.y) // tokens
+    low = np.int64(cuda.blockIdx.x) * SPAN
+    base = line_at(0, start, rows, token, group, groups, M, 0)
+    if thread < 2:
+        found[thread] = 0
+    cuda.syncthreads()
+    for i in range(SPAN // FANNERS):
+        n, fired, near = low + i * FANNERS + thread, False, False
+        if n < M:
+            read_line(s, sent, base + np.uint64(n))
+            word = NONE
+            for q in range(LINE):
+                word |= s[q]
+            fired = plain or is_number(owed, word)
+            near = word != NONE and not fired and gradient.shape[0] > 0
+        put(listed, found, 0, fired, n)
+        put(listed, found, 1, near, n)
+    cuda.syncthreads()
     stretches, synapses = (table, first_stretch, last_stretch), (row_start, target, weight)
-    walk_back(learning, sums, s, d_weight, owed, words, stretches, synapses, source, token, tile % groups, groups, length, units)
-    add_columns(gradient, sums, owed, np.uint64(token - earliest), np.uint64(b), source)
-
-
-@gpu(launch_bounds=(FANNERS, 4))
-def synapse_scatter(
-    gradient, d_weight, owed, words, table, first_stretch, last_stretch, row_start, target, weight, values, first, length, units
-):
-    """`synapse_gather` back: as `synapse_backward_wide`, for plain values, which need no lists. values: what `synapse_gather` read.
-
-    A thread per (source, tile of sequences, token)."""
-    sums = cuda.local.array(MOST, np.float32)
-    s = cuda.local.array(LINE, np.uint32)
-    source, group, t = np.uint64(cuda.grid(1)), np.int64(cuda.blockIdx.y), np.int64(cuda.blockIdx.z)
-    M, groups, token = np.uint64(gradient.shape[2]), np.int64(cuda.gridDim.y), first + t
-    if source >= M:
-        return
-    for j in range(MOST):
-        sums[j] = ZERO
-    read_line(s, values, np.uint64(token * groups + group) * M + source)
-    stretches, synapses = (table, first_stretch, last_stretch), (row_start, target, weight)
-    walk_back(True, sums, s, d_weight, owed, words, stretches, synapses, source, token, group, groups, length, units)
-    add_columns(gradient, sums, owed, np.uint64(t), np.uint64(group * columns_abreast(owed)), source)
+    e, end = thread, np.int64(found[0] + found[1])
+    while e < end:
+        learning = e < found[0]
+        source = np.uint64(listed[e if learning else SPAN - 1 - (e - found[0])])
+        for j in range(MOST):
+            sums[j] = ZERO
+        for q in range(LINE):
+            s[q] = NONE
+        if learning:
+            read_line(s, sent, base + source)
+        walk_back(learning, sums, s, d_weight, owed, words, stretches, synapses, source, token, group, groups, length, units)
+        add_columns(gradient, sums, owed, np.uint64(token - earliest), np.uint64(group * columns), source)
+        e += FANNERS

@@ -97,23 +97,21 @@ KERNELS |= {
     "events.list_values": [(f1, i1, size, size, size, f3)],
     "events.spread_events": [(f2, index, f2, i2) for index in (u16_2, u32_2)],
     "events.turn_ring": [(i1, i1, size, i1)],
-    **dict.fromkeys(
-        ("tiles.list_sources", "tiles.list_sources_wide"),
-        [(u32, u32_2, i2, owed, i1, size, size, size, flag, index, f1, i1, *[size] * 6) for index in (u16, u32) for owed in (u16, f1)],
-    ),
+    "tiles.list_sources": [
+        (u32, u32_2, i2, owed, i1, size, size, size, flag, index, f1, i1, *[size] * 6) for index in (u16, u32) for owed in (u16, f1)
+    ],
     "tiles.synapse_backward": [
         (f1, l1, owed, u32, l2, size, size, u32, target, f1, u32, u32_2, i2, *[size] * 4, number)
         for owed, target in ((u16, u32), (f1, u16))
     ],
     "tiles.hand_out": [(f3, f1, i2, u32, owed, *[size] * 2) for owed in (u16, f1)],
-    "wide.lay_out": [(u32, owed, size, f3, size) for owed in (u16, f1)],
+    "wide.lay_out": [(u32, owed, size, i1, size, size, f3) for owed in (u16, f1)],
+    "wide.lay_events": [(u32, owed, i1, size, size, f3, number, k1, types.uint64, flag, flag) for owed in (u16, f1)],
+    "wide.forget_lines": [(u32, owed, size, types.uint8[::1]) for owed in (u16, f1)],
     "wide.pick_weights": [(f1, f1, u32)],
-    "wide.synapse_gather": [(f3, owed, u32, u32_2, f2, size, size) for owed in (u16, f1)],
-    "wide.synapse_scatter": [
-        (f3, l1, owed, u32, l2, size, size, u32, target, f1, u32, size, size, number) for owed, target in ((u16, u32), (f1, u16))
-    ],
+    "wide.synapse_gather": [(f3, owed, u32, i1, size, u32_2, f2, size, size) for owed in (u16, f1)],
     "wide.synapse_backward_wide": [
-        (f3, l1, owed, u32, l2, size, size, u32, target, f1, u32, u32_2, i2, *[size] * 4, number)
+        (f3, l1, owed, u32, l2, size, size, u32, target, f1, u32, i1, size, flag, *[size] * 4, number)
         for owed, target in ((u16, u32), (f1, u16))
     ],
     "fixed.take_fixed": [(f1, l1, number)],

@@ -244,27 +244,37 @@ def test_gradients_are_added_to_what_is_there_and_nothing_is_left_behind(backend
     np.testing.assert_allclose(backend.to_numpy(made.parameters.flat_gradient), 2 * after_once, rtol=1e-5)
 
 
-def test_a_past_can_be_set_and_some_of_it_forgotten(backend):
+@pytest.mark.parametrize("parts", [None, "wide"], indirect=True)
+def test_a_past_can_be_set_and_some_of_it_forgotten(backend, parts):
+    """And what is left of it is heard, and learned from."""
+    if backend.name == "cpu" and parts:
+        pytest.skip("the CPU has one way only")
     made = wired(backend)
     past = {
         name: np.maximum(0, np.random.default_rng(8).standard_normal((HISTORY[name], B, SIZES[name]))).astype(np.float32)
         for name in REMEMBERED
     }
-    traffic = made.traffic(learning=False)
+    traffic = made.traffic()
     forward(made, traffic, membranes(4))  # something that setting the past must overwrite
     traffic.advance(T)
     for name, values in past.items():
         traffic.set_past(name, values)
         np.testing.assert_array_equal(traffic.past(name), values)
-    traffic.forget(backend.asarray([0, 1], "uint8"))
+    traffic.forget(backend.asarray([0, 1] + [0] * (B - 2), "uint8"))
     for name, values in past.items():
         values[:, 1] = 0
         np.testing.assert_array_equal(traffic.past(name), values)
-    sent = membranes(6)
-    zero = {name: np.zeros((T, B, size), np.float32) for name, size in CURRENTS.items()}
-    currents, want = forward(made, traffic, sent), expected(made, SILENT_PAST | past, sent, zero)[0]
+    sent, rng = membranes(6), np.random.default_rng(9)
+    d_currents = {name: short(rng.standard_normal((T, B, size))) for name, size in CURRENTS.items()}
+    nothing = {name: np.zeros((HISTORY[name], B, size)) for name, size in SIZES.items()}
+    want, _, want_d_weight = expected(made, nothing | past, sent, d_currents)
+    currents = forward(made, traffic, sent)
+    backward(made, traffic, d_currents)
     for name in CURRENTS:
         np.testing.assert_allclose(currents[name], want[name], rtol=1e-5, atol=1e-5)
+    for arc in ARCS:
+        found = backend.to_numpy(made.parameters.gradient[f"{arc.name}.weight"])
+        np.testing.assert_allclose(found, want_d_weight[arc.name], rtol=1e-4, atol=1e-4)
 
 
 def test_a_past_that_was_set_is_the_same_to_the_bit(backend):

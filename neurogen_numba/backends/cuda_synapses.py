@@ -12,8 +12,8 @@ from ..errors import CheckpointError
 from ..kernels import events, fixed, synapse, tiles, wide
 from ..kernels.launch import SIMULATED, THREADS, WARP, blocks
 from ..kernels.synapse import WALKERS, Field, Share
-from ..kernels.tiles import LINE, QUADS, TILERS, WORDS, Stretch
-from ..kernels.wide import FANNERS, MANY_WALKERS, TIMES
+from ..kernels.tiles import QUADS, TILERS, WORDS, Stretch
+from ..kernels.wide import FANNERS, LINE, MANY_WALKERS, SPAN, TIMES
 from .base import Synapses, Traffic
 
 PART = 10_240  # neurons of a current that a block holds at most
@@ -218,7 +218,11 @@ class CudaTraffic(Traffic):
         self.tokens = self.length = tokens
         self._table, self._factors, self._shares, self._passed = None, {}, {}, []
         self._matrices_into, self._matrices_from, self._gathered_into = {}, {}, {}
-        self._laid_out = dict.fromkeys(gathered.arc.source for gathered in synapses.gathered.values())  # made when they are sent
+        # signals of which there are lines (kernels/wide.py), made when they are sent, and those that are sent so where there are matrices
+        own = [p.arc for p in synapses.projections if p.arc.target in synapses.wide and (learning or p.arc.name in synapses.gathered)]
+        self._lines = dict.fromkeys(arc.source for arc in own)
+        self._always_lines = {arc.source for arc in own if arc.name not in synapses.matrices}
+        self._still = zeros(1, "int32")  # where a ring begins that does not turn
         for matrix in synapses.matrices.values():
             self._matrices_into.setdefault(matrix.arc.target, []).append(matrix)
             self._matrices_from.setdefault(matrix.arc.source, []).append(matrix)
@@ -327,11 +331,14 @@ class CudaTraffic(Traffic):
         self.backend.launch(events.clear_counts, (blocks(2 * self.batch), last - first), THREADS, *clear)
         lists = self.index, self.value, self.count, start
         self.backend.launch(events.list_events, grid, events.LISTERS, *lists, *ring, v, *dropout, graded, smooth)
+        if self._as_lines(signal, last - first):
+            words, start, rows = self._lines_of(signal)
+            grid, kind = (blocks(v.shape[2], FANNERS), self.groups, last - first), self.synapses.kind
+            self.backend.launch(wide.lay_events, grid, FANNERS, words, kind, start, rows, first, v, *dropout, graded, smooth)
 
     def send_values(self, signal, first, last, x):
-        if signal in self._laid_out:
-            grid, laid_out = (blocks(x.shape[2], FANNERS), self.groups, last - first), self._values(signal)
-            self.backend.launch(wide.lay_out, grid, FANNERS, laid_out, self.synapses.kind, 0, x, first)
+        if self._as_lines(signal, last - first):
+            self._lay_out(signal, first, x)
             if signal in self.synapses.unlisted:
                 return
         if self._by_matrix(last - first) and signal in self._matrices_from:
@@ -342,6 +349,23 @@ class CudaTraffic(Traffic):
         grid = (blocks(x.shape[2]), self.batch, last - first)
         self.backend.launch(events.list_values, grid, THREADS, self.value, start, place, rows, first, x)
 
+    def _as_lines(self, signal, tokens):
+        return signal in (self._always_lines if self._by_matrix(tokens) else self._lines)
+
+    def _lines_of(self, signal):
+        """(words, start, rows) of a signal's lines: [rows, tiles of sequences, M], in a ring that turns with that of its lists."""
+        turns = signal in self.number
+        rows = self.rows[signal] if turns else self.tokens
+        if self._lines[signal] is None:
+            self._lines[signal] = self.backend.zeros(rows * self.groups * self.signals[signal][0] * LINE, "uint32")
+        return self._lines[signal], self.start[self.number[signal] :][:1] if turns else self._still, rows
+
+    def _lay_out(self, signal, first, x):
+        """The lines of plain values, or of what axons carried, x [C, B, M] from token `first` on."""
+        words, start, rows = self._lines_of(signal)
+        grid = blocks(x.shape[2], FANNERS), self.groups, len(x)
+        self.backend.launch(wide.lay_out, grid, FANNERS, words, self.synapses.kind, 0, start, rows, first, x)
+
     def _by_matrix(self, tokens):
         return tokens * self.batch >= MATRIX_COLUMNS
 
@@ -351,13 +375,6 @@ class CudaTraffic(Traffic):
             dtype = self._matrices_from[signal][0].dtype
             self._factors[signal] = self.backend.matrix(self.tokens * self.batch, self.signals[signal][0], dtype)
         return self._factors[signal][first * self.batch : last * self.batch]
-
-    def _values(self, signal):
-        """Plain values of a signal as `Gathered` reads them, LINE words of a tile for each: [T, tiles of sequences, M]."""
-        if self._laid_out[signal] is None:
-            size = self.tokens * self.groups * self.signals[signal][0]
-            self._laid_out[signal] = self.backend.zeros(size * LINE, "uint32")
-        return self._laid_out[signal]
 
     def _walk(self, current, first, last):
         """What the kernels that walk the arcs into a current are told."""
@@ -389,9 +406,9 @@ class CudaTraffic(Traffic):
                     self.backend.product(value.reshape(-1, value.shape[2]), factor, matrix.weight, add=True)
         for current, value in values.items():
             for gathered in self._gathered_into.get(current, ()):
-                grid, values_of = (blocks(value.shape[2], FANNERS), self.groups, tokens), self._values(gathered.arc.source)
+                grid, lines = (blocks(value.shape[2], FANNERS), self.groups, tokens), self._lines_of(gathered.arc.source)
                 told = gathered.source, gathered.weight, gathered.arc.sources, first
-                self.backend.launch(wide.synapse_gather, grid, FANNERS, value, self.synapses.kind, values_of, *told)
+                self.backend.launch(wide.synapse_gather, grid, FANNERS, value, self.synapses.kind, *lines, *told)
 
     def _fits(self, current, size):
         """Whether a block has room for the currents of a part, forward."""
@@ -441,8 +458,8 @@ class CudaTraffic(Traffic):
     def owe(self, current, first, last, gradient):
         size = gradient.shape[2]
         if current in self.wide_place:
-            grid, place = (blocks(size, FANNERS), self.groups, last - first), self.wide_place[current]
-            self.backend.launch(wide.lay_out, grid, FANNERS, self._wide, self.backend.bits(self._owed), place, gradient, first)
+            grid, ring = (blocks(size, FANNERS), self.groups, last - first), (self.wide_place[current], self._still, self.tokens)
+            self.backend.launch(wide.lay_out, grid, FANNERS, self._wide, self.synapses.kind, *ring, first, gradient)
         if current not in self.owed_place:
             return
         owed = self._owed_of(current, first, last, size)
@@ -467,62 +484,47 @@ class CudaTraffic(Traffic):
                 how = self._walk_by_source if is_wide else self._walk_by_tiles
                 how(signal, first, last, gradient, (self._stretch_table(), begin, stop))
 
-    def _tiles(self, is_wide, tokens):
-        """How many tiles so many tokens have."""
-        return tokens * self.groups if is_wide else blocks(tokens, self.columns) * self.batch
+    def _walk_by_tiles(self, signal, first, last, gradient, stretches):
+        """What comes back through modules that are not wide."""
+        backend, synapses, batch, size, columns = self.backend, self.synapses, self.batch, self.signals[signal][0], self.columns
 
-    def _listed(self, is_wide, what, numbers, dtype, size):
-        """So much scratch memory, of an array that has `numbers` for every source that a list of such tiles can have."""
-        heard = {signal for (signal, wide_too), _ in self._from.items() if wide_too == is_wide}
-        most = max(self._tiles(is_wide, max(self.chunk, self.signals[name][1])) * self.signals[name][0] for name in heard)
-        return self.backend._scratch(f"back, {what}", (most * numbers,), dtype)[: size * numbers]
+        def tiles_of(tokens):
+            return blocks(tokens, columns) * batch
 
-    def _lists(self, is_wide, signal, first, last, gradient):
-        """(source_at, sent, found) of a signal's tokens, as kernels/tiles.py and wide.py want them."""
-        backend, size, count = self.backend, self.signals[signal][0], self._tiles(is_wide, last - first)
-        kernel, words = (tiles.list_sources_wide, LINE) if is_wide else (tiles.list_sources, QUADS)
-        ranges = blocks(size, self.synapses.room * QUADS // words)
+        count, ranges = tiles_of(last - first), blocks(size, synapses.room)
         span = blocks(size, ranges)
-        source_at, sent = (self._listed(is_wide, *array, count * size) for array in (("source_at", 1, "uint32"), ("sent", words, "uint32")))
+        heard = {signal for signal, is_wide in self._from if not is_wide}
+        most = max(tiles_of(max(self.chunk, self.signals[name][1])) * self.signals[name][0] for name in heard)
+        source_at, sent, total = (
+            backend._scratch(f"back, {what}", (most * numbers,), dtype)[: count * size * numbers]
+            for what, numbers, dtype in (("source_at", 1, "uint32"), ("sent", QUADS, "uint32"), ("total", columns, "float32"))
+        )
         found = backend._scratch("back, found", (count, 2), "int32")
         found[...] = 0
         start, place, rows = self._ring(signal)
         ring = start, place, self.counts[signal], rows, signal in self.plain, self.index, self.value, self.count
-        lists, tokens = (source_at, sent.reshape(words, -1), found), (first, first if gradient is not None else last, last, self.batch)
-        told = *lists, backend.bits(self._owed), *ring, size, *tokens, span
-        backend.launch(kernel, (count, ranges), TILERS, *told, shared=4 * words * span)
-        return lists
-
-    def _walk_by_tiles(self, signal, first, last, gradient, stretches):
-        """What comes back through modules that are not wide."""
-        backend, synapses, batch, size, columns = self.backend, self.synapses, self.batch, self.signals[signal][0], self.columns
-        lists, count = self._lists(False, signal, first, last, gradient), self._tiles(False, last - first)
-        total = self._listed(False, "total", columns, "float32", count * size)
-        owed, walk = backend.bits(self._owed), (synapses.row_start, synapses.target, synapses.weight)
+        owed, lists = backend.bits(self._owed), (source_at, sent.reshape(QUADS, -1), found)
+        told = *lists, owed, *ring, size, first, first if gradient is not None else last, last, batch, span
+        backend.launch(tiles.list_sources, (count, ranges), TILERS, *told, shared=TILE_BYTES * span)
         own = (p.arc for p in synapses.projections if p.arc.source == signal and p.arc.target not in synapses.wide)
         room = TILE_BYTES * max(synapses.parts(arc.target, arc.targets)[1] for arc in own)
+        walk = synapses.row_start, synapses.target, synapses.weight
         back = total, synapses.d_weight, owed, owed.view("uint32"), *stretches, *walk
         grid = count, blocks(backend.multiprocessors, count)
         backend.launch(tiles.synapse_backward, grid, TILERS, *back, *lists, size, first, self.length, batch, self.units, shared=room)
         if gradient is not None:
-            source_at, _, found = lists
             across = count, blocks(size)
             backend.launch(tiles.hand_out, across, THREADS, gradient, total, found, source_at, owed, first, batch)
 
     def _walk_by_source(self, signal, first, last, gradient, stretches):
         """What comes back through wide modules, added."""
-        backend, synapses, batch, size = self.backend, self.synapses, self.batch, self.signals[signal][0]
+        synapses, batch, size = self.synapses, self.batch, self.signals[signal][0]
         sums = self._nothing.reshape(0, batch, size) if gradient is None else gradient
         walk = synapses.row_start, synapses.target, synapses.weight
-        back = sums, synapses.d_weight, backend.bits(self._owed), self._wide, *stretches, *walk
-        if signal in synapses.unlisted:
-            grid = blocks(size, FANNERS), self.groups, last - first
-            backend.launch(wide.synapse_scatter, grid, FANNERS, *back, self._values(signal), first, self.length, self.units)
-            return
-        lists = self._lists(True, signal, first, last, gradient)
-        # blocks of one tile are near each other: what they look for is what the others have brought into the cache
-        grid = blocks(size, FANNERS), self._tiles(True, last - first)
-        backend.launch(wide.synapse_backward_wide, grid, FANNERS, *back, *lists, size, first, self.length, batch, self.units)
+        back = sums, synapses.d_weight, synapses.kind, self._wide, *stretches, *walk
+        told = *self._lines_of(signal), signal in self.plain, size, first, self.length, batch, self.units
+        grid = blocks(size, SPAN), self.groups * (last - first)
+        self.backend.launch(wide.synapse_backward_wide, grid, FANNERS, *back, *told)
 
     def settle(self, length):
         """The synapses' gradient, also from events before the segment; that of those events themselves goes nowhere."""
@@ -590,6 +592,8 @@ class CudaTraffic(Traffic):
                 new_index[b, : heard.size], new_value[b, : heard.size] = heard, past[h, b, heard]
             for array, values in ((index, new_index), (value, new_value), (count, new_count)):
                 array[...] = self.backend.asarray(values)
+        if signal in self._always_lines and len(past):
+            self._lay_out(signal, -len(past), self.backend.asarray(past, "float32"))
 
     def forget(self, sequences):
         for signal, (size, history) in self.signals.items():
@@ -601,3 +605,8 @@ class CudaTraffic(Traffic):
             else:
                 ring, size = self.count[self.counts[signal] :][: rows * batch * 2], 2
             self.backend.forget(ring.reshape(rows, batch, size), sequences)
+        for signal in self._always_lines:
+            (size, history), (words, _, rows) = self.signals[signal], self._lines_of(signal)
+            if history:
+                grid = blocks(size, FANNERS), self.groups, rows
+                self.backend.launch(wide.forget_lines, grid, FANNERS, words, self.synapses.kind, size, sequences)
