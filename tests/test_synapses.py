@@ -304,6 +304,32 @@ def test_dropped_axons_are_silent_and_the_others_louder(backend):
             np.testing.assert_allclose(traffic.past(name), want, rtol=1e-6)
 
 
+@pytest.mark.parametrize("parts", [None, "wide"], indirect=True)
+def test_synapses_learn_from_what_dropout_leaves(backend, parts, monkeypatch):
+    from neurogen_numba.kernels.rng import uniform
+
+    if backend.name == "cpu" and parts:
+        pytest.skip("the CPU has one way only")
+    made, sent, rng = wired(backend), membranes(2), np.random.default_rng(4)
+    d_currents = {name: short(rng.standard_normal((T, B, size))) for name, size in CURRENTS.items()}
+    traffic = made.traffic()
+    with np.errstate(over="ignore"):
+        forward(made, traffic, sent, drop=0.25, key=9)
+        backward(made, traffic, d_currents)
+        kept = {name: uniform(np.uint64(9), np.arange(T * B * size, dtype=np.uint64)) >= 0.25 for name, size in SIZES.items()}
+
+    def left(name, v, whole=carried):
+        return whole(name, v) * (kept[name].reshape(v.shape) / 0.75 if name.endswith(".axon") else 1)
+
+    past = {name: np.zeros((HISTORY[name], B, size)) for name, size in SIZES.items()}
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.modules[__name__], "carried", left)
+        _, _, want = expected(made, past, sent, d_currents)
+    for arc in ARCS:
+        found = backend.to_numpy(made.parameters.gradient[f"{arc.name}.weight"])
+        np.testing.assert_allclose(found, want[arc.name], rtol=1e-4, atol=1e-4)
+
+
 def silent(loud=(), x=0, tokens=slice(None)):
     """What is sent by signals that are all silent, but for some in the first sequence at some tokens: x by each of their neurons."""
     sent = {name: np.full((T, B, size), -5 if name.endswith(".axon") else 0, np.float32) for name, size in SIZES.items()}
