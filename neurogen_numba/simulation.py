@@ -11,7 +11,10 @@ from .brain.brain import Brain
 from .config import Brain as BrainConfig
 from .kernels import rng
 
-CHUNKS = 16  # of a segment: in pipelined mode the first of them and the last have less to overlap with
+
+def chunks(batch: int) -> int:
+    """Chunks of a segment, fewer of more copies: in pipelined mode the first and the last of them have less to overlap with."""
+    return max(8, 32 // batch)
 
 
 class Stimulus:
@@ -51,7 +54,7 @@ class Simulation:
         mute = dataclasses.replace(config, vocabulary=1)  # nobody asks the decoder
         self.brain = Brain(mute, backend, senses=Stimulus(backend, rate, strength, seed))
         self.brain.initialise(seed)
-        self.segment = config.chunk * CHUNKS  # ticks
+        self.segment = config.chunk * chunks(batch)  # ticks
         with backend.part(f"activity of {batch} copies for {self.segment} ticks"):
             self.act = Activity(self.brain, self.segment, batch)
         self._run = backend.record(self._think)

@@ -16,12 +16,19 @@ from neurogen_numba.ui.plain import label
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TICKS = tiny.BRAIN.chunk * simulation.CHUNKS  # of a segment
+TICKS = tiny.BRAIN.chunk * 8  # of a segment
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setitem(presets.PRESETS, "tiny", tiny.config())
+    monkeypatch.setattr(simulation, "chunks", lambda batch: 8)
+
+
+@pytest.mark.parametrize("batch, chunks", [(1, 32), (2, 16), (5, 8), (128, 8)])
+def test_segments_of_few_copies_are_longer(monkeypatch, batch, chunks):
+    monkeypatch.undo()
+    assert simulated(batch=batch).segment == chunks * tiny.BRAIN.chunk
 
 
 def simulated(config=tiny.BRAIN, backend="cpu", segments=1, **settings):
@@ -64,7 +71,7 @@ def test_time_goes_on_from_run_to_run():
 
 def test_a_run_of_two_segments_is_a_longer_one(monkeypatch):
     two = simulated(segments=2, seed=5)
-    monkeypatch.setattr(simulation, "CHUNKS", 2 * simulation.CHUNKS)
+    monkeypatch.setattr(simulation, "chunks", lambda batch: 16)
     long = simulated(segments=1, seed=5)
     assert long.segment == 2 * two.segment
     for name, value in state(two).items():

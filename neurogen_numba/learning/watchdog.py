@@ -14,6 +14,7 @@ NORMS = 50  # gradient norms that "usual" is the median of
 FEWEST_NORMS = 3  # fewer do not say what is usual
 EXPLODED = 10  # times the usual norm; from one report to the next healthy ones hardly double
 RISEN = 1.0  # nats that the loss of PATIENCE reports lies above the lowest such mean
+NOISY, MOVES = 2, 20  # and times what it moves by from report to report, the median of so many: an update of few tokens has no steady loss
 STALLED = 30.0  # seconds without a segment
 WINDOW = 30.0  # seconds over which waiting for text is judged
 WAITING = 0.5  # share of them
@@ -28,6 +29,7 @@ class Watchdog:
         self._told = set()  # causes that have been named
         self._silent, self._saturated = {}, {}  # module -> reports in a row
         self._norms, self._losses, self._lowest = deque(maxlen=NORMS), deque(maxlen=PATIENCE), math.inf
+        self._moves = deque(maxlen=MOVES)  # of the loss, from report to report
         self._waited = self._elapsed = 0.0  # seconds of the window under way
 
     def step(self, report: StepReport) -> list[Notice]:
@@ -101,11 +103,13 @@ class Watchdog:
         )
 
     def _loss(self, report):
+        if self._losses:
+            self._moves.append(abs(report.loss - self._losses[-1]))
         self._losses.append(report.loss)
         mean = sum(self._losses) / len(self._losses)
         risen, full = mean - self._lowest, len(self._losses) == PATIENCE
         self._lowest = min(self._lowest, mean) if full else self._lowest
-        if not (full and risen > RISEN):
+        if not (full and risen > max(RISEN, NOISY * median(self._moves))):
             return []
         return self._once(
             "loss",
