@@ -23,7 +23,7 @@ chat: $(READY)  ## talk to the model trained last
 
 test: $(READY)  ## run the tests, then those of the CUDA kernels in Numba's simulator; some of them with ARGS="-k cli"
 	$(BIN)/python -m pytest $(ARGS)
-	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest -m gpu $(ARGS)$(if $(ARGS), || [ $$? = 5 ])  # 5: ARGS chose none of these
+	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest -m gpu -n auto $(ARGS)$(if $(ARGS), || [ $$? = 5 ])  # 5: ARGS chose none of these
 
 lint: $(READY)  ## check style and format
 	$(BIN)/ruff check .

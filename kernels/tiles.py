@@ -43,7 +43,7 @@ class Stretch(IntEnum):
     DELAY = 0
     ROW_START = 1  # where their rows begin in row_start
     PARTS = 2  # entries of row_start from a source to the next
-    OWED = 3  # where the gradients of the part's first neuron begin in `owed`
+    OWED = 3  # where the gradients of the part's first neuron begin in `owed`; of a wide module (wide.py), which line is its first neuron's
     LEAD = 4  # numbers from a sequence of these to the next
     SIZE = 5  # neurons of the part; of the whole module where it is walked at once (wide.py)
     PART_SIZE = 6  # neurons of a part that is not the last

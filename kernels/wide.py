@@ -4,8 +4,8 @@ Cut into parts that fit a block, the synapses of a source would be rows of less 
 way back a thread has a source and walks all its synapses, whatever module they end in, and its sums never leave the registers. What it
 needs of a tile lies in global memory, side by side: a *line* of 32 bytes for each neuron, which is what the second-level cache is read in,
 with what sixteen sequences (eight of float32) have sent, or are owed, at one token. Columns are sequences, so that a line is whole whatever
-the delay. There are lines [rows, tiles of sequences, N] of every signal that wide modules hear, in a ring as events are (events.py), and of
-every wide current's gradient.
+the delay. There are lines [rows, tiles of sequences, N] of every signal that wide modules learn from, in a ring as events are (events.py),
+and of every wide current's gradient.
 
 Forward a block has the currents of a part in shared memory, and each of its threads walks the rows of several events at a time. Plain
 values, which are never silent, are gathered instead: a thread has a target and looks at the lines of all its sources.
@@ -24,13 +24,13 @@ from .stream import read_quad, write_quad
 from .synapse import NEXT, PAIRS, UNLISTED, bring, decode, fetch, look_up_pairs, synapse_at
 from .tiles import DELAY, OWED, PART_SIZE, PARTS, QUADS, REGISTERS, ROW_START, SIZE, bits_of, columns_of, is_number, nearby
 
-ONE_PART, HALF_WORD, NONE = np.uint64(1), np.uint32(16), np.uint32(0)
+NEXT_ONE, HALF_WORD, NONE = np.uint64(1), np.uint32(16), np.uint32(0)
 LOWER_HALF, UPPER_HALF, EVERYTHING = np.uint32(0x0000FFFF), np.uint32(0xFFFF0000), np.uint32(0xFFFFFFFF)
 MANY_WALKERS, ROWS = (8, 2) if SIMULATED else (1024, 4)  # threads of a block forward, and rows that each of them walks at a time
 ALL_WALKERS = np.uint32(MANY_WALKERS)
 FANNERS = 8 if SIMULATED else THREADS  # threads of a block otherwise
 LINE, QUAD = 8, np.uint64(QUADS)  # words of 32 bits
-WORDS, TIMES, MOST = np.uint64(LINE), LINE // QUADS, 16  # a line has as many columns as other tiles have, times TIMES; MOST at most
+OF_LINE, TIMES, MOST = np.uint64(LINE), LINE // QUADS, 16  # a line has as many columns as other tiles have, times TIMES; MOST at most
 SPAN = FANNERS if SIMULATED else 4 * FANNERS  # sources of a block
 
 
@@ -49,8 +49,8 @@ def line_at(place, start, rows, token, tile, tiles, N, n):
 
 @device
 def write_line(words, place, line):
-    write_quad(words, place * WORDS, line[0], line[1], line[2], line[3])
-    write_quad(words, place * WORDS + QUAD, line[4], line[5], line[6], line[7])
+    write_quad(words, place * OF_LINE, line[0], line[1], line[2], line[3])
+    write_quad(words, place * OF_LINE + QUAD, line[4], line[5], line[6], line[7])
 
 
 @gpu
@@ -68,10 +68,10 @@ def lay_out(words, owed, place, start, rows, first, x):
     b = tile * np.uint64(columns_abreast(owed))
     for q in range(LINE):
         line[q] = bits_of(owed, x[t, b, n]) if b < B else NONE
-        b += ONE_PART
+        b += NEXT_ONE
         if owed.dtype == BFLOAT16:
             line[q] |= np.uint32((bits_of(owed, x[t, b, n]) if b < B else NONE) << HALF_WORD)
-            b += ONE_PART
+            b += NEXT_ONE
     write_line(words, line_at(place, start, rows, first + np.int64(t), tile, cuda.gridDim.y, N, n), line)
 
 
@@ -97,11 +97,11 @@ def lay_events(words, owed, start, rows, first, v, drop, key, first_place, grade
     for q in range(LINE):
         at = first_place + (t * B + b) * N + n
         line[q] = heard_bits(owed, v[t, b, n], drop, key[0], at, graded, smooth) if b < B else NONE
-        b += ONE_PART
+        b += NEXT_ONE
         if owed.dtype == BFLOAT16:
             other = heard_bits(owed, v[t, b, n], drop, key[0], at + N, graded, smooth) if b < B else NONE
             line[q] |= np.uint32(other << HALF_WORD)
-            b += ONE_PART
+            b += NEXT_ONE
     write_line(words, line_at(0, start, rows, first + np.int64(t), tile, cuda.gridDim.y, N, n), line)
 
 
@@ -111,16 +111,16 @@ def forget_lines(words, owed, N, sequences):
     n, tile, row = np.uint64(cuda.grid(1)), np.uint64(cuda.blockIdx.y), np.uint64(cuda.blockIdx.z)
     if n >= np.uint64(N):
         return
-    at, b = ((row * np.uint64(cuda.gridDim.y) + tile) * np.uint64(N) + n) * WORDS, tile * np.uint64(columns_abreast(owed))
+    at, b = ((row * np.uint64(cuda.gridDim.y) + tile) * np.uint64(N) + n) * OF_LINE, tile * np.uint64(columns_abreast(owed))
     for q in range(LINE):
         kept = LOWER_HALF if owed.dtype == BFLOAT16 else EVERYTHING
         if b < np.uint64(sequences.size) and sequences[b]:
             kept = NONE
-        b += ONE_PART
+        b += NEXT_ONE
         if owed.dtype == BFLOAT16:
             if not (b < np.uint64(sequences.size) and sequences[b]):
                 kept |= UPPER_HALF
-            b += ONE_PART
+            b += NEXT_ONE
         if kept != EVERYTHING:
             words[at + np.uint64(q)] &= kept
 
@@ -136,7 +136,7 @@ def pick_weights(picked, weight, place):
 @device
 def read_line(line, words, place):
     """line [LINE] = the words of a tile for the neuron at a place."""
-    first, second = read_quad(words, place * WORDS), read_quad(words, place * WORDS + QUAD)
+    first, second = read_quad(words, place * OF_LINE), read_quad(words, place * OF_LINE + QUAD)
     for q in range(4):
         line[q], line[q + 4] = first[q], second[q]
 
@@ -171,7 +171,7 @@ def add_columns(x, sums, owed, t, b, n):
     for j in range(MOST):
         if j < columns_abreast(owed) and b < np.uint64(x.shape[1]) and t < np.uint64(x.shape[0]):
             x[t, b, n] += sums[j]
-        b += ONE_PART
+        b += NEXT_ONE
 
 
 @gpu
@@ -192,7 +192,7 @@ def synapse_gather(current, owed, words, start, rows, source, weight, M, first):
         sums[j] = ZERO
     i, synapses = np.uint64(0), np.uint64(source.shape[0])
     while i < synapses:  # two at a time, so that more loads are on their way
-        other = i + ONE_PART
+        other = i + NEXT_ONE
         w, at = weight[i, n], source[i, n]
         w2, at2 = (weight[other, n], source[other, n]) if other < synapses else (w, at)
         read_line(line, words, base + at)
@@ -200,7 +200,7 @@ def synapse_gather(current, owed, words, start, rows, source, weight, M, first):
         add_line(sums, w, line, owed)
         if other < synapses:
             add_line(sums, w2, other_line, owed)
-        i = other + ONE_PART
+        i = other + NEXT_ONE
     add_columns(current, sums, owed, t, group * np.uint64(columns_abreast(owed)), n)
 
 
@@ -247,7 +247,7 @@ def synapse_forward_wide(current, table, first_pair, last_pair, start, first, in
                 s[r] = value[at[r]] * CURRENT
             for r in range(ROWS):
                 row = np.uint64(k[r])
-                k[r], last[r] = row_start[row], row_start[row + ONE_PART]
+                k[r], last[r] = row_start[row], row_start[row + NEXT_ONE]
                 if np.uint32(f + np.uint32(r) * ALL_WALKERS) >= total:
                     last[r] = k[r]
             left = True
@@ -282,10 +282,10 @@ def walk_back(learning, sums, s, d_weight, owed, words, stretches, synapses, sou
             row = np.uint64(np.uint32(table[p, ROW_START]) + np.uint32(source) * np.uint32(table[p, PARTS]))
             k = np.uint64(row_start[row])
             for _ in range(table[p, PARTS]):
-                row += ONE_PART
+                row += NEXT_ONE
                 end = np.uint64(row_start[row])
                 while k < end:  # two synapses at a time, so that more loads are on their way
-                    other = k + ONE_PART
+                    other = k + NEXT_ONE
                     n, w = synapse_at(target, weight, k)
                     n2, w2 = synapse_at(target, weight, other) if other < end else (n, ZERO)
                     read_line(line, words, owing + n)
@@ -297,7 +297,7 @@ def walk_back(learning, sums, s, d_weight, owed, words, stretches, synapses, sou
                         add_line(sums, w2, other_line, owed)
                         if learning:
                             cuda.atomic.add(d_weight, other, to_int64(product_of_lines(s, other_line, owed) * units))
-                    k = other + ONE_PART
+                    k = other + NEXT_ONE
                 k = end
                 owing += np.uint64(table[p, PART_SIZE])
 

@@ -84,7 +84,7 @@ class Count:
     field: str
 
     def less(self, config: Config) -> Sequence[int]:
-        # a gradient that goes back through fewer tokens than a chunk has reaches no feedback and no lateral synapse
+        # what is shorter than a chunk is not faster, and no gradient reaches a lateral synapse
         return _down(getattr(config.training, self.field), config.brain.chunk if self.field == "segment" else 1)
 
     def turned(self, config: Config, value: int) -> Change:

@@ -12,9 +12,9 @@ from .config import Brain as BrainConfig
 from .kernels import rng
 
 
-def chunks(batch: int) -> int:
-    """Chunks of a segment, fewer of more copies: in pipelined mode the first and the last of them have less to overlap with."""
-    return max(8, 32 // batch)
+def chunks(batch: int, mode: str) -> int:
+    """Chunks of a segment. In pipelined mode the first and the last have less to overlap with, so there are more of them for few copies."""
+    return max(8, 32 // batch) if mode == "pipelined" else 8
 
 
 class Stimulus:
@@ -54,7 +54,7 @@ class Simulation:
         mute = dataclasses.replace(config, vocabulary=1)  # nobody asks the decoder
         self.brain = Brain(mute, backend, senses=Stimulus(backend, rate, strength, seed))
         self.brain.initialise(seed)
-        self.segment = config.chunk * chunks(batch)  # ticks
+        self.segment = config.chunk * chunks(batch, backend.mode)  # ticks
         with backend.part(f"activity of {batch} copies for {self.segment} ticks"):
             self.act = Activity(self.brain, self.segment, batch)
         self._run = backend.record(self._think)

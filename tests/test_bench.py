@@ -79,7 +79,7 @@ def test_figures_agree_with_each_other(what):
     figures = measured(what)
     unit = "ticks" if what == "sim" else "tokens"
     count = figures[f"{unit}_per_second"] * figures["milliseconds"] / 1e3
-    assert count == pytest.approx({"train": 4 * 16, "decode": 100, "sim": 32 * 8, "decoder": 1}[what])
+    assert count == pytest.approx({"train": 4 * 16, "decode": 100, "sim": 8 * 8, "decoder": 1}[what])
     assert figures["slowest"] <= figures[f"{unit}_per_second"] <= figures["fastest"]
     assert figures["measurements"] == 2
     for share, of, rate in (

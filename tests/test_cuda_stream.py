@@ -253,6 +253,9 @@ def test_whoever_is_owed_comes_after_those_who_owe(pipelined):
                 if arc.source in component.outputs and arc.target in target.inputs:
                     for owing in range((own * pipelined.chunk + arc.first_delay) // pipelined.chunk, 3):
                         assert (target, owing) in before, arc.name
+                # where a product reads the gradient of a chunk, it has done so before the next one takes its place
+                if arc.dense and arc.target in component.inputs and arc.source in target.outputs and own + 1 in pipelined.chunks:
+                    assert (target, own + 1) in before, arc.name
     assert pipelined.main.before == pipelined.everything()
     assert any((component, own) not in before for component, own, _ in pipelined.done for _, later, before in pipelined.done if later < own)
 

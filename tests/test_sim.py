@@ -22,12 +22,11 @@ TICKS = tiny.BRAIN.chunk * 8  # of a segment
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setitem(presets.PRESETS, "tiny", tiny.config())
-    monkeypatch.setattr(simulation, "chunks", lambda batch: 8)
 
 
-@pytest.mark.parametrize("batch, chunks", [(1, 32), (2, 16), (5, 8), (128, 8)])
-def test_segments_of_few_copies_are_longer(monkeypatch, batch, chunks):
-    monkeypatch.undo()
+@pytest.mark.parametrize("batch, mode, chunks", [(1, "sequential", 8), (1, "pipelined", 32), (2, "pipelined", 16), (128, "pipelined", 8)])
+def test_segments_of_few_copies_are_longer_where_modules_overlap(monkeypatch, batch, mode, chunks):
+    monkeypatch.setattr(backends.get("cpu"), "mode", mode)
     assert simulated(batch=batch).segment == chunks * tiny.BRAIN.chunk
 
 
@@ -71,7 +70,7 @@ def test_time_goes_on_from_run_to_run():
 
 def test_a_run_of_two_segments_is_a_longer_one(monkeypatch):
     two = simulated(segments=2, seed=5)
-    monkeypatch.setattr(simulation, "chunks", lambda batch: 16)
+    monkeypatch.setattr(simulation, "chunks", lambda batch, mode: 16)
     long = simulated(segments=1, seed=5)
     assert long.segment == 2 * two.segment
     for name, value in state(two).items():

@@ -156,7 +156,7 @@ def parts(request, monkeypatch, backend):
         monkeypatch.setattr(cuda_synapses, "SHORT", 0.55 if request.param == "mixed" else 1000)
         monkeypatch.setattr(cuda_synapses, "SHORTER", 1000)
         monkeypatch.setattr(cuda_synapses, "WIDE_PART", 8)
-        monkeypatch.setattr(sys.modules[__name__], "B", 9)
+        monkeypatch.setattr(sys.modules[__name__], "B", 5 if SIMULATED else 17)
     return request.param
 
 
@@ -310,6 +310,7 @@ def test_synapses_learn_from_what_dropout_leaves(backend, parts, monkeypatch):
 
     if backend.name == "cpu" and parts:
         pytest.skip("the CPU has one way only")
+    monkeypatch.setattr(sys.modules[__name__], "B", 2 if not parts else 9 if SIMULATED else 17)  # more than one tile of wide modules
     made, sent, rng = wired(backend), membranes(2), np.random.default_rng(4)
     d_currents = {name: short(rng.standard_normal((T, B, size))) for name, size in CURRENTS.items()}
     traffic = made.traffic()

@@ -21,6 +21,7 @@ class Backend(ABC):
     logits: int  # so many are held at a time
     product_dtype: str  # of the factors of the decoder's products; sums are float32
 
+    mode = "sequential"  # or pipelined: modules may overlap
     parts = ()  # what arrays are being made for, from the whole to the part
 
     # kernels/neuron.py, normalize.py
@@ -181,7 +182,7 @@ class Traffic(ABC):
 
     `first` and `last` count tokens of the segment. While learning, gradients flow back, chunk by chunk from the last to the first. Before
     `owed` is asked for a chunk of a signal, `owe` has told this chunk of the currents that hear it sooner than a chunk later, and the next
-    chunk of the others. `settle` comes after all of them.
+    chunk, or the one so many later, of the others. `settle` comes after all of them.
     """
 
     @abstractmethod

@@ -493,7 +493,7 @@ class CudaTraffic(Traffic):
 
         count, ranges = tiles_of(last - first), blocks(size, synapses.room)
         span = blocks(size, ranges)
-        heard = {signal for signal, is_wide in self._from if not is_wide}
+        heard = {name for name, is_wide in self._from if not is_wide}
         most = max(tiles_of(max(self.chunk, self.signals[name][1])) * self.signals[name][0] for name in heard)
         source_at, sent, total = (
             backend._scratch(f"back, {what}", (most * numbers,), dtype)[: count * size * numbers]
@@ -606,7 +606,8 @@ class CudaTraffic(Traffic):
                 ring, size = self.count[self.counts[signal] :][: rows * batch * 2], 2
             self.backend.forget(ring.reshape(rows, batch, size), sequences)
         for signal in self._always_lines:
-            (size, history), (words, _, rows) = self.signals[signal], self._lines_of(signal)
+            size, history = self.signals[signal]
             if history:
+                words, _, rows = self._lines_of(signal)
                 grid = blocks(size, FANNERS), self.groups, rows
                 self.backend.launch(wide.forget_lines, grid, FANNERS, words, self.synapses.kind, size, sequences)

@@ -61,6 +61,8 @@ class Brain:
         late = {arc: arc.first_delay // config.chunk for arc in self.arcs}
         self._heard = {c: [(arc.source, late[arc]) for arc in self.arcs if arc.target in c.inputs] for c in self.components}
         self._hearers = {c: [(arc.target, late[arc]) for arc in self.arcs if arc.source in c.outputs] for c in self.components}
+        # component -> signals whose senders, a chunk earlier on the way back, must have read the gradients that it is about to overwrite
+        self._read_by = {c: [arc.source for arc in self.arcs if arc.dense and arc.target in c.inputs] for c in self.components}
         sparse = [projection for projection in self.projections if not projection.arc.dense]
         self.synapses = backend.synapses(sparse, self.index_dtype, self.parameters)
 
@@ -191,7 +193,9 @@ class Brain:
             if act.keeping:
                 act.keeping.back(chunk, first, last)
             for component in reversed(self.components):
-                with lanes.on(component.lane, [marks.get((name, chunk + late)) for name, late in self._hearers[component]]):
+                owing = [marks.get((name, chunk + late)) for name, late in self._hearers[component]]
+                read = [marks.get((name, chunk + 1)) for name in self._read_by[component]]
+                with lanes.on(component.lane, owing + read):
                     for name in component.outputs:
                         self._hear_back(act, name, first, last)
                     component.backward(act, first, last)
@@ -199,7 +203,7 @@ class Brain:
                         if self.sparse_input(name):
                             act.traffic.owe(name, first, last, act.currents[name].gradient[: last - first])
                 mark = lanes.mark(component.lane)
-                marks |= {(name, chunk): mark for name in component.inputs}
+                marks |= {(name, chunk): mark for name in (*component.inputs, *component.outputs)}
         lanes.join()
         act.traffic.settle(act.length)
         for population in self.populations:
