@@ -187,8 +187,9 @@ class Pipelined:
     """
 
     def __init__(self, monkeypatch, feedback_chunks):
-        config = tiny.config(brain={"vocabulary": 9, "feedback_chunks": feedback_chunks})
+        config = tiny.config(brain={"vocabulary": 9, "feedback_chunks": feedback_chunks, "fan_in": 16})
         self.brain = brain = NeuroGenModel.from_config(config, backend="cpu").brain
+        assert any(arc.dense and not arc.target.startswith("pfc") for arc in brain.arcs), "no product goes from lane to lane"
         self.chunk, self.tokens = brain.config.chunk, 2 * brain.config.chunk + 3
         self.chunks = range(3)
         self.streams = streams = object.__new__(cuda.CudaBackend)
