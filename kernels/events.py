@@ -104,14 +104,14 @@ SILENT = np.float32(-1e9)  # a potential that neither fires nor is near, whateve
 
 @register_jitable
 def heard_as(v, drop, key, place, graded, smooth):
-    """(s, fired, near): what an axon carries of a membrane potential, and in which part of the list it is, if in any. What dropout silences
-    is in none: nobody hears it, and it gets no gradient."""
+    """(s, fired, near): what an axon carries of a membrane potential, the more the more others dropout silences, and in which part of the
+    list it is, if in any. What dropout silences is in none: nobody hears it, and it gets no gradient."""
     s = carried(v, event(v, smooth), graded)
     fired = s != ZERO
     near = not fired and slope(v) > ZERO
     if drop > ZERO and (fired or near) and uniform(key, place) < drop:
         fired = near = False
-    return s, fired, near
+    return s * (ONE / (ONE - drop)), fired, near
 
 
 @gpu
@@ -166,7 +166,7 @@ def list_events(index, value, count, start, place, counts, rows, first, v, drop,
         if fired[i] & bit:
             at = np.uint64(base + fired_at[part] + np.int32(bits(np.uint32(fired[i] & earlier))))
             index[at] = n
-            value[at] = s[i] * (ONE / (ONE - drop))
+            value[at] = s[i]
         if near[i] & bit:
             index[np.uint64(base + M - 1 - near_at[part] - np.int32(bits(np.uint32(near[i] & earlier))))] = n
 

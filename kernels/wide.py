@@ -18,14 +18,13 @@ from numba import cuda
 from .events import heard_as
 from .fixed import CURRENT, NAN, current_of, to_int64
 from .half import BFLOAT16, lower, upper
-from .jit import ONE, ZERO
+from .jit import ZERO
 from .launch import SIMULATED, THREADS, WARP, ballot, bits, device, from_lane, gpu
 from .stream import read_quad, write_quad
-from .synapse import NEXT, PAIRS, UNLISTED, bring, decode, fetch, look_up_pairs, synapse_at
+from .synapse import LOWER, NEXT, ONE_PLACE, PAIRS, UNLISTED, bring, decode, fetch, look_up_pairs, synapse_at
 from .tiles import DELAY, OWED, PART_SIZE, PARTS, QUADS, REGISTERS, ROW_START, SIZE, bits_of, columns_of, is_number, nearby
 
-NEXT_ONE, HALF_WORD, NONE = np.uint64(1), np.uint32(16), np.uint32(0)
-LOWER_HALF, UPPER_HALF, EVERYTHING = np.uint32(0x0000FFFF), np.uint32(0xFFFF0000), np.uint32(0xFFFFFFFF)
+NONE, ALL_BITS = np.uint32(0), np.uint32(0xFFFFFFFF)
 MANY_WALKERS, ROWS = (8, 2) if SIMULATED else (1024, 4)  # threads of a block forward, and rows that each of them walks at a time
 ALL_WALKERS = np.uint32(MANY_WALKERS)
 FANNERS = 8 if SIMULATED else THREADS  # threads of a block otherwise
@@ -35,8 +34,8 @@ SPAN = FANNERS if SIMULATED else 4 * FANNERS  # sources of a block
 
 
 @device
-def columns_abreast(owed):
-    """Columns of a tile (int64): sequences at one token."""
+def columns_of_line(owed):
+    """Columns of a line (int64): sequences at one token."""
     return np.int64(columns_of(owed)) * TIMES
 
 
@@ -45,6 +44,15 @@ def line_at(place, start, rows, token, tile, tiles, N, n):
     """Which line of a ring that begins with number `place` is that of neuron n at a token of the segment (negative: before it)."""
     row = np.uint64((np.int64(start[0]) + np.int64(token) + rows) % rows)
     return np.uint64(place) + (row * np.uint64(tiles) + np.uint64(tile)) * np.uint64(N) + np.uint64(n)
+
+
+@device
+def set_column(line, owed, j, number):
+    """Put the bits (uint32) of a number where the line has column j, which was 0."""
+    if owed.dtype == BFLOAT16:
+        line[j // 2] |= np.uint32(number << np.uint32(16 * (j % 2)))
+    else:
+        line[j] = number
 
 
 @device
@@ -65,13 +73,13 @@ def lay_out(words, owed, place, start, rows, first, x):
     B, N = np.uint64(x.shape[1]), np.uint64(x.shape[2])
     if n >= N:
         return
-    b = tile * np.uint64(columns_abreast(owed))
+    first_sequence = tile * np.uint64(columns_of_line(owed))
     for q in range(LINE):
-        line[q] = bits_of(owed, x[t, b, n]) if b < B else NONE
-        b += NEXT_ONE
-        if owed.dtype == BFLOAT16:
-            line[q] |= np.uint32((bits_of(owed, x[t, b, n]) if b < B else NONE) << HALF_WORD)
-            b += NEXT_ONE
+        line[q] = NONE
+    for j in range(MOST):
+        b = first_sequence + np.uint64(j)
+        if j < columns_of_line(owed) and b < B:
+            set_column(line, owed, j, bits_of(owed, x[t, b, n]))
     write_line(words, line_at(place, start, rows, first + np.int64(t), tile, cuda.gridDim.y, N, n), line)
 
 
@@ -80,7 +88,7 @@ def heard_bits(owed, v, drop, key, place, graded, smooth):
     """What a line says of a membrane potential: what the axon carries, -0 near the threshold, otherwise 0."""
     s, fired, near = heard_as(v, drop, key, place, graded, smooth)
     if fired:
-        return bits_of(owed, s * (ONE / (ONE - drop)))
+        return bits_of(owed, s)
     return nearby(owed) if near else NONE
 
 
@@ -93,36 +101,35 @@ def lay_events(words, owed, start, rows, first, v, drop, key, first_place, grade
     B, N = np.uint64(v.shape[1]), np.uint64(v.shape[2])
     if n >= N:
         return
-    b = tile * np.uint64(columns_abreast(owed))
+    first_sequence = tile * np.uint64(columns_of_line(owed))
     for q in range(LINE):
-        at = first_place + (t * B + b) * N + n
-        line[q] = heard_bits(owed, v[t, b, n], drop, key[0], at, graded, smooth) if b < B else NONE
-        b += NEXT_ONE
-        if owed.dtype == BFLOAT16:
-            other = heard_bits(owed, v[t, b, n], drop, key[0], at + N, graded, smooth) if b < B else NONE
-            line[q] |= np.uint32(other << HALF_WORD)
-            b += NEXT_ONE
+        line[q] = NONE
+    for j in range(MOST):
+        b = first_sequence + np.uint64(j)
+        if j < columns_of_line(owed) and b < B:
+            number = heard_bits(owed, v[t, b, n], drop, key[0], first_place + (t * B + b) * N + n, graded, smooth)
+            set_column(line, owed, j, number)
     write_line(words, line_at(0, start, rows, first + np.int64(t), tile, cuda.gridDim.y, N, n), line)
 
 
 @gpu
 def forget_lines(words, owed, N, sequences):
     """0 in all lines [rows, tiles, N] for the sequences [B] that are not 0. A thread per (neuron, tile, row)."""
+    forgotten = cuda.local.array(LINE, np.uint32)
     n, tile, row = np.uint64(cuda.grid(1)), np.uint64(cuda.blockIdx.y), np.uint64(cuda.blockIdx.z)
     if n >= np.uint64(N):
         return
-    at, b = ((row * np.uint64(cuda.gridDim.y) + tile) * np.uint64(N) + n) * OF_LINE, tile * np.uint64(columns_abreast(owed))
+    at = ((row * np.uint64(cuda.gridDim.y) + tile) * np.uint64(N) + n) * OF_LINE
+    first_sequence = tile * np.uint64(columns_of_line(owed))
     for q in range(LINE):
-        kept = LOWER_HALF if owed.dtype == BFLOAT16 else EVERYTHING
-        if b < np.uint64(sequences.size) and sequences[b]:
-            kept = NONE
-        b += NEXT_ONE
-        if owed.dtype == BFLOAT16:
-            if not (b < np.uint64(sequences.size) and sequences[b]):
-                kept |= UPPER_HALF
-            b += NEXT_ONE
-        if kept != EVERYTHING:
-            words[at + np.uint64(q)] &= kept
+        forgotten[q] = NONE
+    for j in range(MOST):
+        b = first_sequence + np.uint64(j)
+        if j < columns_of_line(owed) and b < np.uint64(sequences.size) and sequences[b]:
+            set_column(forgotten, owed, j, LOWER if owed.dtype == BFLOAT16 else ALL_BITS)
+    for q in range(LINE):
+        if forgotten[q] != NONE:
+            words[at + np.uint64(q)] &= np.uint32(~forgotten[q])
 
 
 @gpu
@@ -137,8 +144,8 @@ def pick_weights(picked, weight, place):
 def read_line(line, words, place):
     """line [LINE] = the words of a tile for the neuron at a place."""
     first, second = read_quad(words, place * OF_LINE), read_quad(words, place * OF_LINE + QUAD)
-    for q in range(4):
-        line[q], line[q + 4] = first[q], second[q]
+    for q in range(QUADS):
+        line[q], line[q + QUADS] = first[q], second[q]
 
 
 @device
@@ -169,9 +176,9 @@ def product_of_lines(one, other, owed):
 def add_columns(x, sums, owed, t, b, n):
     """x[t, b + j, n] += sums[j] of the columns that there are."""
     for j in range(MOST):
-        if j < columns_abreast(owed) and b < np.uint64(x.shape[1]) and t < np.uint64(x.shape[0]):
+        if j < columns_of_line(owed) and b < np.uint64(x.shape[1]) and t < np.uint64(x.shape[0]):
             x[t, b, n] += sums[j]
-        b += NEXT_ONE
+        b += ONE_PLACE
 
 
 @gpu
@@ -192,7 +199,7 @@ def synapse_gather(current, owed, words, start, rows, source, weight, M, first):
         sums[j] = ZERO
     i, synapses = np.uint64(0), np.uint64(source.shape[0])
     while i < synapses:  # two at a time, so that more loads are on their way
-        other = i + NEXT_ONE
+        other = i + ONE_PLACE
         w, at = weight[i, n], source[i, n]
         w2, at2 = (weight[other, n], source[other, n]) if other < synapses else (w, at)
         read_line(line, words, base + at)
@@ -200,8 +207,8 @@ def synapse_gather(current, owed, words, start, rows, source, weight, M, first):
         add_line(sums, w, line, owed)
         if other < synapses:
             add_line(sums, w2, other_line, owed)
-        i = other + NEXT_ONE
-    add_columns(current, sums, owed, t, group * np.uint64(columns_abreast(owed)), n)
+        i = other + ONE_PLACE
+    add_columns(current, sums, owed, t, group * np.uint64(columns_of_line(owed)), n)
 
 
 @gpu(max_registers=REGISTERS)
@@ -247,7 +254,7 @@ def synapse_forward_wide(current, table, first_pair, last_pair, start, first, in
                 s[r] = value[at[r]] * CURRENT
             for r in range(ROWS):
                 row = np.uint64(k[r])
-                k[r], last[r] = row_start[row], row_start[row + NEXT_ONE]
+                k[r], last[r] = row_start[row], row_start[row + ONE_PLACE]
                 if np.uint32(f + np.uint32(r) * ALL_WALKERS) >= total:
                     last[r] = k[r]
             left = True
@@ -282,10 +289,10 @@ def walk_back(learning, sums, s, d_weight, owed, words, stretches, synapses, sou
             row = np.uint64(np.uint32(table[p, ROW_START]) + np.uint32(source) * np.uint32(table[p, PARTS]))
             k = np.uint64(row_start[row])
             for _ in range(table[p, PARTS]):
-                row += NEXT_ONE
+                row += ONE_PLACE
                 end = np.uint64(row_start[row])
                 while k < end:  # two synapses at a time, so that more loads are on their way
-                    other = k + NEXT_ONE
+                    other = k + ONE_PLACE
                     n, w = synapse_at(target, weight, k)
                     n2, w2 = synapse_at(target, weight, other) if other < end else (n, ZERO)
                     read_line(line, words, owing + n)
@@ -297,13 +304,13 @@ def walk_back(learning, sums, s, d_weight, owed, words, stretches, synapses, sou
                         add_line(sums, w2, other_line, owed)
                         if learning:
                             cuda.atomic.add(d_weight, other, to_int64(product_of_lines(s, other_line, owed) * units))
-                    k = other + NEXT_ONE
+                    k = other + ONE_PLACE
                 k = end
                 owing += np.uint64(table[p, PART_SIZE])
 
 
 @device
-def put(listed, found, which, here, n):
+def list_source(listed, found, which, here, n):
     """List n in shared memory where `here`: in the first part, from the front, or in the second, from the back. found [2] counts both.
     Every thread takes part."""
     mask, lane, at = ballot(here), np.uint32(np.uint32(cuda.threadIdx.x) % np.uint32(WARP)), np.int32(0)
@@ -347,7 +354,7 @@ def synapse_backward_wide(
     found = cuda.shared.array(2, np.int32)
     sums = cuda.local.array(MOST, np.float32)
     s = cuda.local.array(LINE, np.uint32)
-    columns, thread = columns_abreast(owed), np.int64(cuda.threadIdx.x)
+    columns, thread = columns_of_line(owed), np.int64(cuda.threadIdx.x)
     groups = (batch + columns - 1) // columns
     tokens = np.int64(cuda.gridDim.y) // groups
     token, group = earliest + np.int64(cuda.blockIdx.y) % tokens, np.int64(cuda.blockIdx.y) // tokens
@@ -365,8 +372,8 @@ def synapse_backward_wide(
                 word |= s[q]
             fired = plain or is_number(owed, word)
             near = word != NONE and not fired and gradient.shape[0] > 0
-        put(listed, found, 0, fired, n)
-        put(listed, found, 1, near, n)
+        list_source(listed, found, 0, fired, n)
+        list_source(listed, found, 1, near, n)
     cuda.syncthreads()
     stretches, synapses = (table, first_stretch, last_stretch), (row_start, target, weight)
     e, end = thread, np.int64(found[0] + found[1])
