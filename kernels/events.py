@@ -22,7 +22,7 @@ from numba.extending import register_jitable
 
 from .jit import ONE, ZERO, cpu
 from .lanes import LANES
-from .launch import SIMULATED, THREADS, WARP, ballot, bits, gpu
+from .launch import SIMULATED, THREADS, WARP, ballot, bits, from_lane, gpu
 from .rng import uniform
 from .surrogate import carried, event, slope
 
@@ -97,8 +97,7 @@ def spread_events_cpu(x, index, value, fired):
 
 
 LISTERS = 8 if SIMULATED else THREADS  # threads of a block
-WARPS, OWN = LISTERS // WARP, 2 if SIMULATED else 4
-PARTS = WARPS * OWN
+OWN = 2 if SIMULATED else 4  # neurons of a thread
 SILENT = np.float32(-1e9)  # a potential that neither fires nor is near, whatever the mode
 
 
@@ -128,47 +127,39 @@ def list_events(index, value, count, start, place, counts, rows, first, v, drop,
     """Add to the lists of the tokens of v [C, B, M], the first of which is token `first` of the segment, in one signal's ring.
 
     place, counts: where the ring begins in index and value, and in count; start [1] int32; drop, key, first_place as on the CPU. A thread
-    has OWN neurons; a block reserves room for its own, so that blocks come in no order, and nothing must depend on one.
+    has OWN neurons; a warp reserves room for its own, so that warps come in no order, and nothing must depend on one.
     """
-    fired_at = cuda.shared.array(PARTS, np.int32)
-    near_at = cuda.shared.array(PARTS, np.int32)
     s = cuda.local.array(OWN, np.float32)
     fired = cuda.local.array(OWN, np.uint32)
     near = cuda.local.array(OWN, np.uint32)
-    b, t, thread = cuda.blockIdx.x, cuda.blockIdx.y, cuda.threadIdx.x
-    B, M, first_neuron = v.shape[1], v.shape[2], cuda.blockIdx.z * LISTERS * OWN + thread
+    b, t, thread = cuda.blockIdx.x, cuda.blockIdx.y, np.int64(cuda.threadIdx.x)
+    B, M, lane = v.shape[1], v.shape[2], thread % WARP
+    first_neuron = (cuda.blockIdx.z * LISTERS + thread - lane) * OWN + lane
     column = (start[0] + first + t) % rows * B + b
-    base = place + np.int64(column) * M
-    warp, bit = thread // WARP, np.uint32(1) << np.uint32(thread % WARP)
+    base, bit = place + np.int64(column) * M, np.uint32(1) << np.uint32(lane)
     row = v[np.uint64(t), np.uint64(b)]
     for i in range(OWN):
-        n = np.uint64(first_neuron + i * LISTERS)
+        n = np.uint64(first_neuron + i * WARP)
         s[i] = row[n] if n < np.uint64(M) else SILENT
+    fired_at = near_at = np.int32(0)
     for i in range(OWN):
-        n = np.uint64(first_neuron + i * LISTERS)
+        n = np.uint64(first_neuron + i * WARP)
         s[i], fires, nears = heard_as(s[i], drop, key[0], first_place + np.uint64((t * B + b) * M) + n, graded, smooth)
         fired[i], near[i] = ballot(fires), ballot(nears)
-        if bit == 1:
-            fired_at[i * WARPS + warp], near_at[i * WARPS + warp] = bits(fired[i]), bits(near[i])
-    cuda.syncthreads()
-    if thread < 2:
-        of_part, end = (fired_at, 0) if thread == 0 else (near_at, 0)
-        for part in range(PARTS):
-            end += of_part[part]
-        end += cuda.atomic.add(count, counts + 2 * column + thread, np.int32(end))
-        for part in range(PARTS):
-            end -= of_part[part]
-            of_part[part] = end
-    cuda.syncthreads()
+        fired_at, near_at = np.int32(fired_at + np.int32(bits(fired[i]))), np.int32(near_at + np.int32(bits(near[i])))
+    if lane == 0:
+        fired_at, near_at = cuda.atomic.add(count, counts + 2 * column, fired_at), cuda.atomic.add(count, counts + 2 * column + 1, near_at)
+    fired_at, near_at = np.int64(from_lane(fired_at, 0)), np.int64(from_lane(near_at, 0))
     earlier = np.uint32(bit - np.uint32(1))
     for i in range(OWN):
-        n, part = np.uint32(first_neuron + i * LISTERS), i * WARPS + warp
+        n = np.uint32(first_neuron + i * WARP)
         if fired[i] & bit:
-            at = np.uint64(base + fired_at[part] + np.int32(bits(np.uint32(fired[i] & earlier))))
+            at = np.uint64(base + fired_at + np.int64(bits(np.uint32(fired[i] & earlier))))
             index[at] = n
             value[at] = s[i]
         if near[i] & bit:
-            index[np.uint64(base + M - 1 - near_at[part] - np.int32(bits(np.uint32(near[i] & earlier))))] = n
+            index[np.uint64(base + M - 1 - near_at - np.int64(bits(np.uint32(near[i] & earlier))))] = n
+        fired_at, near_at = fired_at + np.int64(bits(fired[i])), near_at + np.int64(bits(near[i]))
 
 
 @gpu

@@ -30,7 +30,6 @@ ALL_WALKERS = np.uint32(MANY_WALKERS)
 FANNERS = 8 if SIMULATED else THREADS  # threads of a block otherwise
 LINE, QUAD = 8, np.uint64(QUADS)  # words of 32 bits
 OF_LINE, TIMES, MOST = np.uint64(LINE), LINE // QUADS, 16  # a line has as many columns as other tiles have, times TIMES; MOST at most
-SPAN = FANNERS if SIMULATED else 4 * FANNERS  # sources of a block
 
 
 @device
@@ -318,7 +317,7 @@ def list_source(listed, found, which, here, n):
         at = cuda.atomic.add(found, which, np.int32(bits(mask)))
     at = from_lane(at, 0) + np.int32(bits(np.uint32(mask & np.uint32(np.uint32(np.uint32(1) << lane) - np.uint32(1)))))
     if here:
-        listed[at if which == 0 else SPAN - 1 - at] = n
+        listed[at if which == 0 else FANNERS - 1 - at] = n
 
 
 @gpu(launch_bounds=(FANNERS, 3))  # 80 registers for a thread
@@ -347,10 +346,11 @@ def synapse_backward_wide(
     ... last_stretch - 1, each of which is all of a module.
 
     words: lines of the gradients; sent, start, rows: of what M sources sent. plain: values, all of which are listed; of events those that
-    fired, and where a gradient is wanted (C is not 0) those near the threshold. A block per (SPAN sources, tile): first it lists its
-    sources, then a thread has one. The tiles of a group of sequences come token by token, for they want much the same gradients.
+    fired, and where a gradient is wanted (C is not 0) those near the threshold. A block per (FANNERS sources, tile) lists those of its
+    sources that have something to do, so that its first threads have one each and whole warps have none. The tiles of a group of sequences
+    come token by token, for they want much the same gradients.
     """
-    listed = cuda.shared.array(SPAN, np.uint32)
+    listed = cuda.shared.array(FANNERS, np.uint32)
     found = cuda.shared.array(2, np.int32)
     sums = cuda.local.array(MOST, np.float32)
     s = cuda.local.array(LINE, np.uint32)
@@ -358,34 +358,31 @@ def synapse_backward_wide(
     groups = (batch + columns - 1) // columns
     tokens = np.int64(cuda.gridDim.y) // groups
     token, group = earliest + np.int64(cuda.blockIdx.y) % tokens, np.int64(cuda.blockIdx.y) // tokens
-    low = np.int64(cuda.blockIdx.x) * SPAN
+    n, fired, near = np.int64(cuda.blockIdx.x) * FANNERS + thread, False, False
     base = line_at(0, start, rows, token, group, groups, M, 0)
     if thread < 2:
         found[thread] = 0
     cuda.syncthreads()
-    for i in range(SPAN // FANNERS):
-        n, fired, near = low + i * FANNERS + thread, False, False
-        if n < M:
-            read_line(s, sent, base + np.uint64(n))
-            word = NONE
-            for q in range(LINE):
-                word |= s[q]
-            fired = plain or is_number(owed, word)
-            near = word != NONE and not fired and gradient.shape[0] > 0
-        list_source(listed, found, 0, fired, n)
-        list_source(listed, found, 1, near, n)
-    cuda.syncthreads()
-    stretches, synapses = (table, first_stretch, last_stretch), (row_start, target, weight)
-    e, end = thread, np.int64(found[0] + found[1])
-    while e < end:
-        learning = e < found[0]
-        source = np.uint64(listed[e if learning else SPAN - 1 - (e - found[0])])
-        for j in range(MOST):
-            sums[j] = ZERO
+    if n < M:
+        read_line(s, sent, base + np.uint64(n))
+        word = NONE
         for q in range(LINE):
-            s[q] = NONE
-        if learning:
-            read_line(s, sent, base + source)
-        walk_back(learning, sums, s, d_weight, owed, words, stretches, synapses, source, token, group, groups, length, units)
-        add_columns(gradient, sums, owed, np.uint64(token - earliest), np.uint64(group * columns), source)
-        e += FANNERS
+            word |= s[q]
+        fired = plain or is_number(owed, word)
+        near = word != NONE and not fired and gradient.shape[0] > 0
+    list_source(listed, found, 0, fired, n)
+    list_source(listed, found, 1, near, n)
+    cuda.syncthreads()
+    learning = thread < found[0]
+    if thread >= found[0] + found[1]:
+        return
+    source = np.uint64(listed[thread if learning else FANNERS - 1 - (thread - found[0])])
+    for j in range(MOST):
+        sums[j] = ZERO
+    for q in range(LINE):
+        s[q] = NONE
+    if learning:
+        read_line(s, sent, base + source)
+    stretches, synapses = (table, first_stretch, last_stretch), (row_start, target, weight)
+    walk_back(learning, sums, s, d_weight, owed, words, stretches, synapses, source, token, group, groups, length, units)
+    add_columns(gradient, sums, owed, np.uint64(token - earliest), np.uint64(group * columns), source)

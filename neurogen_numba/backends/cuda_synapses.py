@@ -13,7 +13,7 @@ from ..kernels import events, fixed, synapse, tiles, wide
 from ..kernels.launch import SIMULATED, THREADS, WARP, blocks
 from ..kernels.synapse import WALKERS, Field, Share
 from ..kernels.tiles import QUADS, TILERS, WORDS, Stretch
-from ..kernels.wide import FANNERS, LINE, MANY_WALKERS, SPAN, TIMES
+from ..kernels.wide import FANNERS, LINE, MANY_WALKERS, TIMES
 from .base import Synapses, Traffic
 
 PART = 10_240  # neurons of a current that a block holds at most
@@ -523,7 +523,7 @@ class CudaTraffic(Traffic):
         walk = synapses.row_start, synapses.target, synapses.weight
         back = sums, synapses.d_weight, synapses.kind, self._wide, *stretches, *walk
         told = *self._lines_of(signal), signal in self.plain, size, first, self.length, batch, self.units
-        grid = blocks(size, SPAN), self.groups * (last - first)
+        grid = blocks(size, FANNERS), self.groups * (last - first)
         self.backend.launch(wide.synapse_backward_wide, grid, FANNERS, *back, *told)
 
     def settle(self, length):
