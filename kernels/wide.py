@@ -354,7 +354,7 @@ def synapse_backward_wide(
     found = cuda.shared.array(2, np.int32)
     sums = cuda.local.array(MOST, np.float32)
     s = cuda.local.array(LINE, np.uint32)
-    columns, thread = columns_of_line(owed), np.int64(cuda.threadIdx.x)
+    columns, thread = columns_of_line(owed), cuda.threadIdx.x
     groups = (batch + columns - 1) // columns
     tokens = np.int64(cuda.gridDim.y) // groups
     token, group = earliest + np.int64(cuda.blockIdx.y) % tokens, np.int64(cuda.blockIdx.y) // tokens

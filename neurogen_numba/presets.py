@@ -161,7 +161,7 @@ PRESETS = {
             basal_ganglia=Module(19200, outputs=2048, lateral=8),
             broca=Module(76800, outputs=8192, lateral=8),
             embedding=1024,
-            fan_in=8,
+            fan_in=4,
             feedback=8,
             late_delays=1,
             delays=8,
