@@ -12,7 +12,7 @@ A command is a row of COMMANDS and a module of that name (or the one in FILES), 
         ...  # imports that take time come here, so that --help is quick
 
 `main` may raise any NeuroGenError: `command` prints it in one line, "neurogen train: ...", and returns 2; so it does for a MemoryError, and
-where memory is short it names those flags of the command that ask for less.
+for a GPU that runs out of memory; where memory is short it names those flags of the command that ask for less.
 Exit codes: 0 done, 2 something that the user can mend, 130 interrupted, 141 the reader of a pipe has gone.
 A bug keeps its traceback.
 """
@@ -75,6 +75,13 @@ def command(name: str):
             except BrokenPipeError:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has nowhere to go
                 return 141
+            except Exception as error:
+                from .backends import probe
+
+                if not probe.is_short_of_memory(error):
+                    raise
+                print(f"{_prog(name)}: out of memory on the GPU: {probe.first_line(error)}; {_smaller(name)}", file=sys.stderr)
+                return 2
 
         return main
 
@@ -124,10 +131,20 @@ def add_backend_flag(parser: argparse.ArgumentParser) -> None:
 
     where = "where it runs; auto takes the GPU if there is one, else the CPU, and never the CPU in place of a GPU that fails"
     parser.add_argument("--backend", choices=NAMES, default="auto", help=where)
-    parser.add_argument("--gpu-device", type=int, default=0, help="which GPU, counted from 0")
+    add_gpu_flag(parser)
     factors = "of what the GPU multiplies: decoder, and with bf16 synapses too; sums and learned numbers are fp32; auto: bf16 where it can"
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help=factors)
     parser.add_argument("--mode", choices=MODES, default="sequential", help="whether modules may overlap on the GPU; the bits are the same")
+
+
+def add_gpu_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--gpu-device", type=_gpu_number, default=0, metavar="N", help="which GPU, counted from 0")
+
+
+def _gpu_number(text):
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: GPUs are counted from 0")
+    return int(text)
 
 
 def backend_of(args):
@@ -160,8 +177,10 @@ def tell_json(where: str | None, values: dict) -> None:
 
 def _json_file(name):
     """Refused before anything is computed. The ending tells a file from a word that is meant for the command, such as a run."""
-    if name != STDOUT and not (name.endswith(".json") and Path(name).absolute().parent.is_dir()):
-        raise argparse.ArgumentTypeError(f"{name}: a name that ends with .json is wanted, in a folder that there is, or none, to print")
+    if name != STDOUT and not name.endswith(".json"):
+        raise argparse.ArgumentTypeError(f"{name}: a name that ends with .json is wanted, or none, to print")
+    if not (folder := Path(name).absolute().parent).is_dir():
+        raise argparse.ArgumentTypeError(f"{name}: there is no folder {folder}")
     return name
 
 

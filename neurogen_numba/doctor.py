@@ -15,7 +15,7 @@ from pathlib import Path
 
 from . import backends
 from .backends import probe
-from .cli import STDOUT, Parser, add_json_flag, command, tell_json
+from .cli import STDOUT, Parser, add_gpu_flag, add_json_flag, command, tell_json
 from .config import size_in_words
 from .errors import BackendError
 
@@ -49,7 +49,7 @@ class Machine:
 
 def parser() -> Parser:
     flags = Parser("doctor")
-    flags.add_argument("--gpu-device", type=int, default=0, help="which GPU to try, counted from 0")
+    add_gpu_flag(flags)
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
     add_json_flag(flags)
     return flags

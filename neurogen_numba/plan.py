@@ -6,7 +6,7 @@ import dataclasses
 import sys
 
 from .backends import NAMES, PRECISIONS
-from .cli import STDOUT, Parser, add_json_flag, command, tell_json
+from .cli import STDOUT, Parser, add_gpu_flag, add_json_flag, command, tell_json
 from .config import ACTIVATION_MEMORY, OPTIMIZERS, counted, size_in_words, size_of
 from .configure import add_config_flags, config_of
 from .errors import BackendError, ConfigError
@@ -26,7 +26,7 @@ def parser() -> Parser:
     precision = "of what is multiplied; auto: the card's; without a GPU fp32 for a card of 4 GiB or less, else bf16"
     flags.add_argument("--precision", choices=PRECISIONS, default="auto", help=precision)
     flags.add_argument("--backend", choices=NAMES, default="auto", help="cpu: do not look for a GPU, plan for any")
-    flags.add_argument("--gpu-device", type=int, default=0, help="which GPU, counted from 0")
+    add_gpu_flag(flags)
     add_json_flag(flags)
     return flags
 

@@ -54,7 +54,7 @@ def test_the_gpu_where_there_is_one(machine):
 def test_the_same_object_each_time(machine):
     machine.driver = FakeDriver(H100, H100)
     assert backends.get() is backends.get("auto") is backends.get("cuda") is backends.get("cuda", 0)
-    assert backends.get("cpu") is backends.get("cpu", 1) is backends.get("cpu", 0, "fp32", "sequential")
+    assert backends.get("cpu") is backends.get("cpu", 0, "fp32", "sequential")
     assert backends.get("cuda", 1) is not backends.get("cuda", 0)
     assert (backends.get("cuda", 0).device, backends.get("cuda", 1).device) == (0, 1)
 
@@ -155,6 +155,13 @@ def test_gpus_hidden_on_purpose(machine, monkeypatch, value):
     machine.trace.touch()
     assert backends.get("auto").name == "cpu"
     assert refused("cuda", f"CUDA_VISIBLE_DEVICES={value!r} hides every GPU", "unset CUDA_VISIBLE_DEVICES")
+
+
+def test_who_names_a_gpu_does_not_get_the_cpu(machine):
+    assert backends.get("auto", 0).name == "cpu"
+    assert refused("auto", "there is no NVIDIA driver", "--backend cpu", device=1)
+    with pytest.raises(ConfigError, match="^GPU 1: the CPU is none"):
+        backends.get("cpu", 1)
 
 
 # A GPU that is there and cannot be used: auto says so too

@@ -352,7 +352,7 @@ def test_the_command_prints_its_figures_and_nothing_else(capsys):
         (["--memory-limit", "220MB"], "in fp32 do not fit into the limit of 220.00 MB; any of these makes it fit: --batch-size"),
         (["--fit"], "--fit: into what? there is no GPU here; give a --memory-limit"),
         (["--fit", "--memory-limit", "1MB"], "do not fit into 1.00 MB; no single change makes it fit"),
-        (["--json", "/nowhere/plan.json"], "--json: /nowhere/plan.json: a name that ends with .json is wanted, in a folder that there is"),
+        (["--json", "/nowhere/plan.json"], "--json: /nowhere/plan.json: there is no folder /nowhere"),
     ],
 )
 def test_mistakes(words, said, capsys):

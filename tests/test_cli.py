@@ -99,6 +99,17 @@ def test_too_little_memory_is_one_line(capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("said", ["[CUresult.CUDA_ERROR_OUT_OF_MEMORY] Call to cuLaunchKernel", "CUBLAS_STATUS_ALLOC_FAILED"])
+def test_a_gpu_without_room_for_more_than_arrays_is_one_line(capsys, said):
+    of_the_driver = type("CudaAPIError", (Exception,), {"__module__": "numba.cuda.cudadrv.driver"})
+    assert raises(of_the_driver(said))([]) == 2
+    assert capsys.readouterr().err.startswith(f"neurogen train: out of memory on the GPU: {said}; lower --batch-size")
+    with pytest.raises(of_the_driver, match="ILLEGAL_ADDRESS"):
+        raises(of_the_driver("CUDA_ERROR_ILLEGAL_ADDRESS"))([])
+    with pytest.raises(ValueError, match="out of memory"):
+        raises(ValueError("out of memory"))([])
+
+
 def test_interrupt_is_130(capsys):
     assert raises(KeyboardInterrupt())([]) == 130
     assert capsys.readouterr().err == "\nneurogen train: interrupted\n"

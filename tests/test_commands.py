@@ -380,7 +380,9 @@ def test_steps_that_are_asked_for_are_not_cut_by_the_time_of_the_preset(monkeypa
         (["--backend", "cpu", "--precision", "bf16"], ["precision bf16", "--backend cuda"]),
         (["--backend", "cpu", "--mode", "pipelined"], ["mode pipelined", "--backend cuda"]),
         (["--backend", "cpu", "--precision", "int8"], ["--precision", "'int8'"]),
-        (["--gpu-device", "one"], ["--gpu-device", "'one'"]),
+        (["--gpu-device", "one"], ["--gpu-device", "'one'", "counted from 0"]),
+        (["--gpu-device", "-1"], ["--gpu-device"]),
+        (["--backend", "cpu", "--gpu-device", "2"], ["GPU 2: the CPU is none"]),
     ],
 )
 def test_bad_flags_and_data(place, capsys, flags, words):

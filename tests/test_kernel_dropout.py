@@ -53,7 +53,7 @@ def test_some_rows_are_masked_as_they_are_among_all(op):
 
 @pytest.mark.parametrize("B", [1, 15, 16, 17])
 def test_axons_are_masked_as_their_gradients_are(op, B):
-    """Forward, list_events drops; backward, dropout does: it must be the same mask."""
+    """Forward, list_events_cpu drops; backward, dropout does: it must be the same mask. (What kernels drop: test_synapses.py.)"""
     C, M, rate = 3, 21, np.float32(0.4)
     v = single(np.random.default_rng(2).uniform(1.1, 2, (C, B, M)))  # all of them fire
     G = -(-B // LANES)

@@ -16,14 +16,21 @@ from neurogen_numba.errors import CheckpointError
 
 T, B, C = 6, 2, 4
 SIZES = {"a.axon": 9, "b.axon": 13, "p.out": 5, "q.out": 7}
-ARCS = (
-    Arc("far", "a.axon", "b.current", 9, 13, 6, first_delay=0, delays=3),
-    Arc("back", "b.axon", "a.current", 13, 9, 4, first_delay=4, delays=2),
-    Arc("own", "b.axon", "b.current", 13, 13, 3, first_delay=4, delays=3),
-    Arc("plain", "p.out", "b.current", 5, 13, 3, first_delay=1, delays=2),
-    Arc("prompt", "p.out", "a.current", 5, 9, 2),
-    Arc("aside", "q.out", "b.current", 7, 13, 3),
-)
+
+
+def arcs(a, b, p, q):
+    """Between modules of so many neurons, and two sources of plain values."""
+    return (
+        Arc("far", "a.axon", "b.current", a, b, 6, first_delay=0, delays=3),
+        Arc("back", "b.axon", "a.current", b, a, 4, first_delay=4, delays=2),
+        Arc("own", "b.axon", "b.current", b, b, 3, first_delay=4, delays=3),
+        Arc("plain", "p.out", "b.current", p, b, 3, first_delay=1, delays=2),
+        Arc("prompt", "p.out", "a.current", p, a, 2),
+        Arc("aside", "q.out", "b.current", q, b, 3),
+    )
+
+
+ARCS = arcs(*SIZES.values())
 HISTORY = {name: max(arc.longest_delay for arc in ARCS if arc.source == name) for name in SIZES}
 REMEMBERED = [name for name, history in HISTORY.items() if history]
 CURRENTS = {"a.current": 9, "b.current": 13}
@@ -208,6 +215,50 @@ def test_events_arrive_and_gradients_return(backend, parts, columns):
             past[name] = np.concatenate([past[name], carried(name, v)])[T:]
         for name in REMEMBERED:
             np.testing.assert_array_equal(traffic.past(name), past[name].astype(np.float32))
+
+
+@pytest.mark.parametrize("columns", ["few", "many", "packed"], indirect=True)
+@pytest.mark.parametrize("wide", [False, True])
+def test_modules_of_many_blocks_and_warps(backend, full_size, columns, wide, monkeypatch):
+    """As above; and once more from the start it is the same to the bit, in whatever order warps and blocks come."""
+    if backend.name == "cpu" and (columns, wide) != ("few", False):
+        pytest.skip("the CPU has one way only")
+    sizes = {"a.axon": 1100, "b.axon": 2050, "p.out": 300, "q.out": 700}
+    own = {"B": 17, "SIZES": sizes, "ARCS": arcs(*sizes.values()), "CURRENTS": {"a.current": 1100, "b.current": 2050}}
+    for name, value in own.items():
+        monkeypatch.setattr(sys.modules[__name__], name, value)
+    if wide:
+        monkeypatch.setattr(backend, "shared_memory", 1000 * cuda_synapses.TILE_BYTES)  # so that modules have parts
+        monkeypatch.setattr(cuda_synapses, "SHORT", 1000)
+        monkeypatch.setattr(cuda_synapses, "SHORTER", 1000)
+    made, rng, sent = wired(backend), np.random.default_rng(7), membranes(5)
+    assert backend.name == "cpu" or made.synapses.wide == (set(CURRENTS) if wide else set())
+    d_currents = {name: short(rng.standard_normal((T, B, size))) for name, size in CURRENTS.items()}
+
+    def passed():
+        made.parameters.clear_gradient()
+        traffic = made.traffic()
+        currents, ds = forward(made, traffic, sent), backward(made, traffic, d_currents)
+        traffic.advance(T)
+        ds = {name: np.where(near(name, v), ds[name], 0) for name, v in sent.items()}
+        return currents, ds, backend.to_numpy(made.parameters.flat_gradient).copy(), {name: traffic.past(name) for name in REMEMBERED}
+
+    currents, ds, gradient, past = passed()
+    nothing = {name: np.zeros((HISTORY[name], B, size)) for name, size in SIZES.items()}
+    want_currents, want_ds, want_d_weight = expected(made, nothing, sent, d_currents)
+    for name in CURRENTS:
+        np.testing.assert_allclose(currents[name], want_currents[name], rtol=1e-5, atol=1e-4)
+    for name, v in sent.items():
+        np.testing.assert_allclose(ds[name], np.where(near(name, v), want_ds[name], 0), rtol=1e-4, atol=1e-3)
+    for arc in ARCS:
+        found = backend.to_numpy(made.parameters.gradient[f"{arc.name}.weight"])
+        np.testing.assert_allclose(found, want_d_weight[arc.name], rtol=1e-4, atol=1e-3)
+    for name in REMEMBERED:
+        np.testing.assert_array_equal(past[name], carried(name, sent[name])[-HISTORY[name] :].astype(np.float32))
+    currents_again, ds_again, gradient_again, _ = passed()
+    assert gradient.tobytes() == gradient_again.tobytes()
+    assert all(currents[name].tobytes() == currents_again[name].tobytes() for name in CURRENTS)
+    assert all(ds[name].tobytes() == ds_again[name].tobytes() for name in SIZES)
 
 
 @pytest.mark.parametrize("columns", ["few", "many"], indirect=True)

@@ -22,7 +22,8 @@ def get(name: str = "auto", device: int = 0, precision: str = "auto", mode: str 
     """The backend of that name, the same object each time; "auto" is "cuda" if there is a GPU, else "cpu". device: which GPU, from 0 on;
     precision, mode: see cuda.py.
 
-    Raises BackendError if "cuda" cannot run, or "auto" finds a GPU that cannot be used: the CPU never takes its place unasked.
+    Raises BackendError if "cuda" cannot run, or "auto" finds a GPU that cannot be used, or none where another than the first is named: the
+    CPU never takes its place unasked.
     """
     if name not in NAMES:
         raise ConfigError(f"unknown backend {name!r}; {did_you_mean(_ALSO_CALLED.get(str(name).lower(), str(name).lower()), NAMES)}")
@@ -31,18 +32,20 @@ def get(name: str = "auto", device: int = 0, precision: str = "auto", mode: str 
             raise ConfigError(f"unknown {what} {value!r}; {did_you_mean(str(value), known)}")
     settings = device, precision, mode
     if name == "cpu" or (name == "auto" and probe.simulated()):
-        return _cpu(precision, mode)
+        return _cpu(device, precision, mode)
     if not probe.simulated() and ("cuda", *settings) not in _made:
         found = probe.look()
-        if name == "auto" and not found.present:
-            return _cpu(precision, mode)
+        if name == "auto" and not found.present and device == 0:
+            return _cpu(device, precision, mode)
         _demand(probe.problem(found, device))
         if precision == "bf16" and found.gpus[device].capability < (8, 0):
             raise ConfigError(f"precision bf16: GPU {device} ({found.gpus[device].name}) has no bfloat16; leave it out, or use fp16")
     return _cuda(*settings)
 
 
-def _cpu(precision, mode):
+def _cpu(device, precision, mode):
+    if device:
+        raise ConfigError(f"GPU {device}: the CPU is none; leave the number out, or use --backend cuda")
     if precision not in ("auto", "fp32"):
         raise ConfigError(f"precision {precision}: the CPU computes in fp32; leave it out, or use --backend cuda")
     if mode != "sequential":

@@ -372,6 +372,11 @@ def is_of_the_gpu(error: BaseException) -> bool:
     return type(error).__module__.startswith(("cupy.", "cupy_backends.", "cuda.", "numba.cuda.cudadrv."))
 
 
+def is_short_of_memory(error: BaseException) -> bool:
+    """Whether the driver or its libraries found no room for what they need besides arrays: a kernel's code, a graph, a workspace."""
+    return is_of_the_gpu(error) and any(word in str(error).lower() for word in ("out of memory", "out_of_memory", "alloc_failed"))
+
+
 def install_libraries(*flags: str) -> str:
     """The command that installs all that a GPU needs but its driver."""
     return pip(*flags, "neurogen-numba[cuda]") if version_of("neurogen-numba") else pip(*flags, "-e", ".[cuda]")
