@@ -5,6 +5,7 @@ alike. A bare `1.0` in such a function is a float64 constant to Numba and promot
 """
 
 import contextlib
+import os
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +31,11 @@ cpu_serial = partial(numba.njit, fastmath=_MATH, cache=True)  # a loop too small
 # A scan touches a dozen arrays; with its default limit LLVM gives up proving that they do not overlap and leaves the loop scalar (60 times
 # slower).
 llvm.set_option("neurogen", "--runtime-memory-check-threshold=128")
+
+
+# A thread that has done its part looks for more so many times and then sleeps, instead of keeping a core from whoever else wants it. GNU's
+# OpenMP reads this when it is loaded, with the first loop.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def _drop_stale_cache(folder: Path):

@@ -365,7 +365,10 @@ def _first_sound(run, folders: Iterable[Path]):
             return folder, passed_over
         except CheckpointError as error:
             passed_over.append(f"{folder.name} is passed over: {error}")
-    raise CheckpointError(f"{run} has no whole checkpoint: {passed_over[0] if passed_over else 'nothing has been saved there'}")
+    if not passed_over:
+        raise CheckpointError(f"{run} has no whole checkpoint: nothing has been saved there")
+    others = f" (and {len(passed_over) - 1} more)" if len(passed_over) > 1 else ""
+    raise CheckpointError(f"{run} has no whole checkpoint: {passed_over[0]}{others}; start anew under another --name")
 
 
 def _loss(folder):

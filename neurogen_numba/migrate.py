@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import shlex
+import shutil
 import textwrap
 from pathlib import Path
 
@@ -66,10 +67,14 @@ def main(argv=None):
     run = _new_folder(args.new)
     new = NeuroGenModel.from_config(config, old.tokenizer, backend="cpu")
     rows = carry_over(old.brain, new.brain, config.training.seed)
-    with rundir.lock(run):
-        state = new.activity(1, config.training.batch).state()
-        size = new.save(checkpoint.step_folder(run, 0), state, beginning(config))
-        rundir.write_json(run / rundir.CONFIG, config.to_dict())
+    try:
+        with rundir.lock(run):
+            state = new.activity(1, config.training.batch).state()
+            size = new.save(checkpoint.step_folder(run, 0), state, beginning(config))
+            rundir.write_json(run / rundir.CONFIG, config.to_dict())
+    except BaseException:
+        shutil.rmtree(run, ignore_errors=True)  # there was nothing in it
+        raise
     print(f"{folder} -> {run}")
     _show(rows)
     print(f"{old.parameters:,} parameters became {new.parameters:,}; saved {size / 1e6:,.1f} MB")

@@ -369,7 +369,7 @@ def test_steps_that_are_asked_for_are_not_cut_by_the_time_of_the_preset(monkeypa
         (["--data", "short.txt"], ["short.txt", "--seq-length"]),
         (["--data", "folder"], ["folder"]),
         (["--preset", "nanoo"], ["'nano'"]),
-        (["--tokenizer", "sentencepiece", "--vocab-size", "100000"], ["--vocab-size"]),
+        (["--tokenizer", "sentencepiece", "--vocab-size", "10"], ["--vocab-size 10: too few"]),
         (["--tokenizer", "missing.model"], ["missing.model"]),
         (["--steps", "-1"], ["steps"]),
         (["--steps", "many"], ["--steps"]),
@@ -394,6 +394,13 @@ def test_bad_flags_and_data(place, capsys, flags, words):
     (place / "folder").mkdir()
     refused(trained(*flags), capsys, *words)
     assert not (place / "runs").exists() or not list((place / "runs").iterdir()), "an empty run was left behind"
+
+
+def test_a_text_with_few_pieces_is_trained_on_with_as_many(place, capsys):
+    assert trained("--tokenizer", "sentencepiece", "--vocab-size", "100000", "--steps", "1") == 0
+    found = re.search(r"the text has ([\d,]+) pieces, fewer than the 100,000 asked for", capsys.readouterr().out)
+    (config,) = (place / "runs").glob("*/config.json")
+    assert json.loads(config.read_text())["brain"]["vocabulary"] == int(found[1].replace(",", ""))
 
 
 @pytest.fixture

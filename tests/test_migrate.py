@@ -10,6 +10,7 @@ import pytest
 import tiny
 from neurogen_numba import checkpoint, presets
 from neurogen_numba.brain.model import NeuroGenModel
+from neurogen_numba.errors import BackendError
 from neurogen_numba.evaluate import main as evaluate
 from neurogen_numba.generate import main as generate
 from neurogen_numba.migrate import main as migrate
@@ -91,6 +92,14 @@ def test_bad_requests_cost_a_sentence(place, capsys):
     refused(migrate(["tiny-1", "sheep.txt/x", "--preset", "large"]), capsys, "sheep.txt/x cannot be made")
     refused(migrate(["tiny-1", "runs/x", "--set", "text.tokenizer=byte", "--preset", "large"]), capsys, "text.tokenizer", "leave it out")
     assert sorted(path.name for path in (place / "runs").iterdir()) == ["tiny-1"]
+
+
+def test_what_cannot_be_saved_leaves_nothing_in_the_way(place, capsys, monkeypatch):
+    with monkeypatch.context() as full:
+        full.setattr("neurogen_numba.rundir.write_json", lambda *_: (_ for _ in ()).throw(BackendError("no space left")))
+        refused(migrate(["tiny-1", "runs/x", "--preset", "large"]), capsys, "no space left")
+    assert not (place / "runs/x").exists()
+    assert migrate(["tiny-1", "runs/x", "--preset", "large"]) == 0
 
 
 def test_the_text_may_be_another_one(place):

@@ -442,7 +442,8 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_checkpoint(tmp_pat
         for report in trainer.reports():
             if isinstance(report, StepReport) and report.step == 5:
                 break_it(trainer.model.brain, broken)
-    assert str(error.value).endswith(f"the last good checkpoint is kept: {run / 'checkpoints' / 'step-00000004'}")
+    kept = f"what was saved last is kept: {run / 'checkpoints' / 'step-00000004'}; the best of them by held-out text is step-00000004"
+    assert str(error.value).endswith(kept)
     assert broken == "weights" or np.isfinite(trainer.model.brain.parameters.flat_value).all(), "what is no number spreads"
     resumed = Trainer.resume(run)
     assert resumed.step == 4 and np.isfinite(resumed.model.brain.parameters.flat_value).all()

@@ -52,6 +52,14 @@ def test_a_saturated_module_is_named_once():
     assert told(Watchdog(), [step(number, wernicke=rules.SATURATED) for number in range(1, 20)]) == []
 
 
+def test_held_out_text_that_is_forgotten_is_named_once():
+    watchdog = Watchdog()
+    losses = [5.0, 4.0, 4.5, 3.9, 4.0, 3.99, 4.1, 4.2, 9.0]  # one bad look is nothing, nor is what lies a little above the best
+    said = [watchdog.looked(100 * number, loss) for number, loss in enumerate(losses)]
+    assert [len(notices) for notices in said] == [0] * 7 + [1, 0]
+    assert said[7][0].text.startswith("warning: the loss of held-out text rises: 4.20 nats at step 700, 3.90 before")
+
+
 @pytest.mark.parametrize("norm", [rules.EXPLODED * 2.1, math.inf])
 def test_a_gradient_far_above_the_usual_is_named_once(norm):
     usual = [step(number, norm=2.0) for number in range(1, 12)]

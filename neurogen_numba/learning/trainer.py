@@ -209,8 +209,11 @@ class Trainer:
         yield from map(Notice, self._notices)
         if self._fitted:
             yield Notice(self._fitted)
-        if self.model.tokenizer.kind == "word":
+        tokenizer, asked = self.model.tokenizer, self.config.text.vocabulary
+        if tokenizer.kind == "word":
             yield self._unknown()
+        if tokenizer.kind == self.config.text.tokenizer == "sentencepiece" and tokenizer.vocabulary < asked:
+            yield Notice(f"the text has {tokenizer.vocabulary:,} pieces, fewer than the {asked:,} asked for")
         yield Notice("preparing the kernels: compiled at their first use, then kept")
 
     def _segment(self, saver, watchdog):
@@ -232,6 +235,7 @@ class Trainer:
         if saving or self.step % training.eval_interval == 0:
             score = evaluate(self.model, self._glimpse)
             yield EvalReport(self.step, *dataclasses.astuple(score))
+            yield from watchdog.looked(self.step, score.loss)
         if self.step % training.sample_interval == 0:
             yield self.sample()
         if training.viz_interval and self.step % training.viz_interval == 0:
@@ -298,7 +302,9 @@ class Trainer:
         elif owner := self.model.brain.broken_gradient():
             where = f" (on the way back first in the gradient of {owner})"
         try:
-            kept = f"the last good checkpoint is kept: {checkpoint.latest(self.run)}"
+            kept = f"what was saved last is kept: {checkpoint.latest(self.run)}"
+            with contextlib.suppress(CheckpointError):
+                kept += f"; the best of them by held-out text is {checkpoint.best(self.run)[0].name}"
         except CheckpointError:
             kept = "no checkpoint had been saved yet"
         return TrainingError(

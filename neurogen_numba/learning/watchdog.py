@@ -15,6 +15,7 @@ FEWEST_NORMS = 3  # fewer do not say what is usual
 EXPLODED = 10  # times the usual norm; from one report to the next healthy ones hardly double
 RISEN = 1.0  # nats that the loss of PATIENCE reports lies above the lowest such mean
 NOISY, MOVES = 2, 20  # and times what it moves by from report to report, the median of so many: an update of few tokens has no steady loss
+FORGETS = 0.1  # nats that two looks at held-out text, one after the other, lie above the lowest
 STALLED = 30.0  # seconds without a segment
 WINDOW = 30.0  # seconds over which waiting for text is judged
 WAITING = 0.5  # share of them
@@ -30,11 +31,24 @@ class Watchdog:
         self._silent, self._saturated = {}, {}  # module -> reports in a row
         self._norms, self._losses, self._lowest = deque(maxlen=NORMS), deque(maxlen=PATIENCE), math.inf
         self._moves = deque(maxlen=MOVES)  # of the loss, from report to report
+        self._best, self._worse = math.inf, 0  # of the looks: the lowest loss, and how many in a row lie above it
         self._waited = self._elapsed = 0.0  # seconds of the window under way
 
     def step(self, report: StepReport) -> list[Notice]:
         """Modules without events, modules with far too many, a gradient that explodes, and a loss that rises."""
         return [*self._modules(report), *self._gradient(report), *self._loss(report)]
+
+    def looked(self, step: int, loss: float) -> list[Notice]:
+        """A loss of held-out text that rises: by over-fitting, or because learning goes wrong."""
+        self._worse = self._worse + 1 if loss > self._best + FORGETS else 0
+        self._best = min(self._best, loss)
+        if self._worse < 2:
+            return []
+        return self._once(
+            "held out",
+            f"the loss of held-out text rises: {loss:.2f} nats at step {step}, {self._best:.2f} before. Where the other one falls, the "
+            "text is learned by heart: stop, or start again with more text or --dropout; else with a lower --learning-rate",
+        )
 
     def stalled(self, seconds: float) -> list[Notice]:
         """A loader that has brought nothing for so long, while it lasts."""

@@ -332,6 +332,10 @@ def _train(texts: Iterable[str], vocabulary: int, documents: bool) -> bytes:
     # Newlines, tabs and U+2581 are left to the byte pieces, so that no piece spans two lines and a prompt may end anywhere in one.
     sample = _sample("\n".join(texts))
     lines = [line for line in re.split(f"[\n\t{SPACE}]", sample) if line]
+    if not sample:
+        raise DataError("there is no text to train a tokenizer on; give one with text in it")
+    if not lines:
+        raise DataError("the text has no words to train a tokenizer on; use --tokenizer byte")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -339,6 +343,7 @@ def _train(texts: Iterable[str], vocabulary: int, documents: bool) -> bytes:
             model_writer=model,
             model_type="bpe",
             vocab_size=min(vocabulary, 2 * len(sample) + FEWEST),  # room is made for them all; the text has fewer characters and merges
+            hard_vocab_limit=False,  # a small text has fewer pieces
             character_coverage=0.9995,  # the rarest characters are left to the bytes
             byte_fallback=True,
             normalization_rule_name="identity",
@@ -353,16 +358,10 @@ def _train(texts: Iterable[str], vocabulary: int, documents: bool) -> bytes:
             minloglevel=3,  # what goes wrong comes back as an exception
         )
     except (RuntimeError, OSError, ValueError) as error:
-        if allowed := re.search(r"too high .*<= (\d+)", str(error)):
-            raise ConfigError(
-                f"--vocab-size {vocabulary}: the text has fewer pieces than that; use --vocab-size {allowed[1]} or less"
-            ) from None
         if needed := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
             raise ConfigError(
                 f"--vocab-size {vocabulary}: too few for the characters of the text; use --vocab-size {needed[1]} or more"
             ) from None
-        if not lines:
-            raise DataError("the text has no words to train a tokenizer on; use --tokenizer byte") from None
         raise DataError(f"SentencePiece cannot be trained on this text ({error}); use --tokenizer char or byte") from None
     return model.getvalue()
 
