@@ -141,6 +141,15 @@ def test_the_table_has_the_newest_samples_on_top(tmp_path):
     assert table == [[f"{n}", f"given {n}", f"wrote {n}", f"truth {n}"] for n in (70, 60, 50, 40)]
 
 
+@pytest.mark.parametrize("word", ["word", "\u0700\u0780"])
+def test_lines_of_a_cell_have_their_places_whatever_is_in_them(tmp_path, word):
+    figure = training_page(history_of(tmp_path, [histories.step(1), SampleReport(1, "a", " ".join([word] * 90), "b")]))
+    cells = [text for text in panels(figure)["samples"].texts if text.get_gid() == "it wrote"]
+    places = [text.get_position()[1] for text in cells]
+    assert len(places) > 3 and {text.get_verticalalignment() for text in cells} == {"baseline"}
+    np.testing.assert_allclose(np.diff(places), -(0.94 / training.SAMPLES - 0.015) / training.LINES)
+
+
 def test_a_sample_without_its_truth_says_so(tmp_path):
     figure = training_page(history_of(tmp_path, [histories.step(1), SampleReport(1, "a", "b")]))
     assert "(not kept)" in words(figure)

@@ -141,8 +141,9 @@ def _table(axes, samples: list[SampleReport]):
     axes.set_ylim(0, 1)
     if not samples:
         return no_data(axes, "no text written yet")
-    font = {"family": fonts("DejaVu Sans Mono"), "fontsize": 8.5, "va": "top", "linespacing": 1.15}
+    font = {"family": fonts("DejaVu Sans Mono"), "fontsize": 8.5, "va": "baseline"}
     height = 0.94 / SAMPLES
+    line_height = (height - 0.015) / LINES
     for name, left, _ in COLUMNS:
         axes.text(left, 0.99, name, va="top", color=FAINT, weight="bold")
     for row, sample in enumerate(reversed(samples)):
@@ -155,10 +156,13 @@ def _table(axes, samples: list[SampleReport]):
             *(fitting(text, cells) for text, (_, _, cells) in zip((sample.text, truth), COLUMNS[2:], strict=True)),
         )
         for text, (name, left, _), (_, right, _) in zip(texts, COLUMNS, [*COLUMNS[1:], ("", 1.0, 0)], strict=True):
-            cell = axes.text(left, top - 0.015, text, color=FAINT if name == "it was given" else INK, gid=name, **font)
-            # boxes in place of a script that no font has are wider than its characters: none reaches into the next column
-            cell.set_clip_box(TransformedBbox(Bbox([[left, 0], [right, 1]]), axes.transAxes))
-            cell.set_clip_on(True)
+            color = FAINT if name == "it was given" else INK
+            for number, line in enumerate(text.split("\n")):
+                # boxes in place of a script that no font has are wider than its characters, and higher: none reaches into the next column,
+                # and each line has a baseline of its own
+                cell = axes.text(left, top - 0.01 - (number + 0.8) * line_height, line, color=color, gid=name, **font)
+                cell.set_clip_box(TransformedBbox(Bbox([[left, 0], [right, 1]]), axes.transAxes))
+                cell.set_clip_on(True)
 
 
 def fitting(text: str, width: int, last: bool = False, rows: int = LINES) -> str:
