@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import shlex
@@ -67,14 +68,14 @@ def main(argv=None):
     run = _new_folder(args.new)
     new = NeuroGenModel.from_config(config, old.tokenizer, backend="cpu")
     rows = carry_over(old.brain, new.brain, config.training.seed)
-    try:
-        with rundir.lock(run):
-            state = new.activity(1, config.training.batch).state()
-            size = new.save(checkpoint.step_folder(run, 0), state, beginning(config))
-            rundir.write_json(run / rundir.CONFIG, config.to_dict())
-    except BaseException:
-        shutil.rmtree(run, ignore_errors=True)  # there was nothing in it
-        raise
+    with rundir.lock(run), contextlib.ExitStack() as undo:
+        _new_folder(run)  # another process may have had it meanwhile
+        saved = checkpoint.step_folder(run, 0)
+        undo.callback(shutil.rmtree, saved.parent, ignore_errors=True)
+        state = new.activity(1, config.training.batch).state()
+        size = new.save(saved, state, beginning(config))
+        rundir.write_json(run / rundir.CONFIG, config.to_dict())
+        undo.pop_all()
     print(f"{folder} -> {run}")
     _show(rows)
     print(f"{old.parameters:,} parameters became {new.parameters:,}; saved {size / 1e6:,.1f} MB")
@@ -83,9 +84,12 @@ def main(argv=None):
 
 
 def _new_folder(run):
+    """The folder of a new run, made, with nothing in it but perhaps its lock."""
+    from .rundir import LOCK
+
     try:
         run.mkdir(parents=True, exist_ok=True)
-        if any(run.iterdir()):
+        if any(path.name != LOCK for path in run.iterdir()):
             raise ConfigError(f"{run} is not empty; choose another folder for the new run")
     except OSError as error:
         raise ConfigError(f"{run} cannot be made: {error.strerror}; choose another folder for the new run") from None

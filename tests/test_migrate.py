@@ -98,8 +98,23 @@ def test_what_cannot_be_saved_leaves_nothing_in_the_way(place, capsys, monkeypat
     with monkeypatch.context() as full:
         full.setattr("neurogen_numba.rundir.write_json", lambda *_: (_ for _ in ()).throw(BackendError("no space left")))
         refused(migrate(["tiny-1", "runs/x", "--preset", "large"]), capsys, "no space left")
-    assert not (place / "runs/x").exists()
+    assert [path.name for path in (place / "runs/x").iterdir()] == ["lock"]
     assert migrate(["tiny-1", "runs/x", "--preset", "large"]) == 0
+
+
+def test_a_folder_that_another_process_fills_is_left_to_it(place, capsys, monkeypatch):
+    from neurogen_numba.brain import resize
+
+    carry_over, words = resize.carry_over, ["tiny-1", "runs/x", "--preset", "large"]
+
+    def slow(*how):
+        monkeypatch.setattr(resize, "carry_over", carry_over)
+        assert migrate(words) == 0
+        return carry_over(*how)
+
+    monkeypatch.setattr(resize, "carry_over", slow)
+    refused(migrate(words), capsys, "runs/x is not empty")
+    assert checkpoint.newest(place / "runs/x")[0].name == "step-00000000"
 
 
 def test_the_text_may_be_another_one(place):

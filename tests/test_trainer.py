@@ -433,6 +433,13 @@ def break_it(brain, what):
     brain.think_back = poisoned
 
 
+def test_a_run_says_that_held_out_text_is_forgotten(tmp_path, sheep, monkeypatch):
+    rising, score = iter([3.0, 4.0, 5.0, 6.0, 6.0, 6.0, 6.0]), loop.evaluate
+    monkeypatch.setattr(loop, "evaluate", lambda *text: dataclasses.replace(score(*text), loss=next(rising)))
+    said = [notice.text for notice in of(Notice, end(begin(tmp_path / "run", sheep, steps=5, eval_interval=1)))]
+    assert any(text.startswith("warning: the loss of held-out text rises: 5.00 nats at step 3, 3.00 before") for text in said)
+
+
 @pytest.mark.parametrize("broken", ["weights", "gradient"])
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_checkpoint(tmp_path, sheep, broken):
     run = tmp_path / "run"
