@@ -27,6 +27,7 @@ from .launch import SIMULATED, WARP, ballot, bits, device, from_lane, gpu, shuff
 from .synapse import decode, fetch
 
 WORDS, QUADS = np.uint64(4), 4  # of 32 bits, that a tile has for a neuron
+PAIR = 2 * QUADS  # of two neurons
 MOST_COLUMNS = 8
 AT_ONCE = 4  # entries of a list that a thread reads at a time
 AHEAD = 2  # synapses of a row that a lane fetches at a time
@@ -113,15 +114,17 @@ def load_owed(tile, owed, words, place, lead, column, columns, size):
 
     lead: numbers from a column to the next; words: `owed` as uint32. Places and leads are even, so that two bfloat16 come at once.
     """
-    i = np.uint64(cuda.threadIdx.x)
+    i, pair = np.uint64(cuda.threadIdx.x), cuda.local.array(PAIR, np.uint32)
     if owed.dtype == BFLOAT16:
         while i < np.uint64((size + 1) >> 1):
             for q in range(QUADS):
-                c, at = column + 2 * q, i * WORDS * np.uint64(2) + np.uint64(q)
+                c = column + 2 * q
                 one = word_of(words, ((place + c * lead) >> 1) + np.int64(i), c, columns)
                 other = word_of(words, ((place + (c + 1) * lead) >> 1) + np.int64(i), c + 1, columns)
-                tile[at] = np.uint32((one & _LOWER) | np.uint32(other << _HALF))
-                tile[at + WORDS] = np.uint32((one >> _HALF) | (other & _UPPER))
+                pair[q] = np.uint32((one & _LOWER) | np.uint32(other << _HALF))
+                pair[QUADS + q] = np.uint32((one >> _HALF) | (other & _UPPER))
+            for q in range(PAIR):
+                tile[i * WORDS * np.uint64(2) + np.uint64(q)] = pair[q]
             i += np.uint64(TILERS)
     else:
         while i < np.uint64(size):
@@ -262,13 +265,12 @@ def list_sources(
 @device
 def fetch_ahead(words, weights, target, weight, k, end, lanes):
     """The synapses k, k + lanes, ... before `end`, AHEAD of them; what is missing weighs nothing."""
-    at = np.uint64(k)
     for q in range(AHEAD):
         words[q], weights[q] = _NONE, ZERO
-        if at < np.uint64(end):
-            word, own_weight = fetch(target, weight, at)
+        if k < end:
+            word, own_weight = fetch(target, weight, np.uint64(k))
             words[q], weights[q] = np.uint32(word), own_weight
-        at += np.uint64(lanes)
+        k = np.uint32(k + lanes)
 
 
 @device
@@ -298,11 +300,12 @@ def take_sent(words, sent, place):
 
 @device
 def walk_rows(
-    learning, begun, first, last, total, d_weight, owed, tile, source_at, sent, row_place, parts, row_start, target, weight, units
+    learning, begun, offset, first, last, total, d_weight, owed, tile, source_at, sent, row_place, parts, row_start, target, weight, units
 ):
     """Places first ... last - 1 of the lists: add to their totals, where these have begun, and where `learning` to d_weight.
 
-    A group of lanes walks one row after the other; what memory has of the next one is on its way meanwhile.
+    Groups of lanes take rows in turn, the first of them the group behind `offset` others. While a group is at some synapses, those that
+    come next, in the row or in its next one, are on their way from memory.
     """
     sums = cuda.local.array(MOST_COLUMNS, np.float32)
     s = cuda.local.array(MOST_COLUMNS, np.float32)
@@ -312,48 +315,48 @@ def walk_rows(
     next_words = cuda.local.array(AHEAD, np.uint32)
     next_weights = cuda.local.array(AHEAD, np.float32)
     next_s = cuda.local.array(QUADS, np.uint32)
-    if first == last:
-        return
     lanes, columns, thread = np.uint32(lanes_of(owed)), np.uint32(columns_of(owed)), np.uint32(cuda.threadIdx.x)
-    lane, group, groups = np.uint32(thread % lanes), np.uint32(thread // lanes), np.uint32(np.uint32(TILERS) // lanes)
+    lane, groups = np.uint32(thread % lanes), np.uint32(np.uint32(TILERS) // lanes)
+    group = np.uint32(np.uint32(np.uint32(thread // lanes) - offset) % groups)  # a power of two: wraps around as it should
     leader = np.uint32(np.uint32(thread % np.uint32(WARP)) - lane)  # first lane of the group
-    rounds = np.uint32((last - first + TILERS - 1) // TILERS)
-    turns = np.uint32((last - first + groups * rounds - _ONE) // np.uint32(groups * rounds))  # rows of a group in a round
-    own = np.uint32(first + group * turns)
-    while np.uint32(own - leader // lanes * turns) < last:  # as long as the warp's first group has one
+    own = np.uint32(first + group)
+    while np.uint32(own - leader // lanes) < last:  # as long as the warp's first group has one
         # a lane looks up one row for its group
+        turns = min(lanes, np.uint32(np.uint32(np.uint32(last - own) + np.uint32(leader // lanes + groups - _ONE)) // groups))
         own_first, own_last = np.int32(0), np.int32(0)
-        if lane < turns and own + lane < last:
-            row = np.uint64(np.uint32(row_place + np.uint32(source_at[np.uint64(np.uint32(own + lane))]) * parts))
+        at = np.uint32(own + lane * groups)
+        if at < last:
+            row = np.uint64(np.uint32(row_place + np.uint32(source_at[np.uint64(at)]) * parts))
             own_first, own_last = np.int32(row_start[row]), np.int32(row_start[row + _ONCE])
         k, end = np.uint32(np.uint32(from_lane(own_first, leader)) + lane), np.uint32(from_lane(own_last, leader))
         fetch_ahead(next_words, next_weights, target, weight, k, end, lanes)
         if learning:
             take_sent(next_s, sent, min(own, np.uint32(last - _ONE)))
-        for i in range(turns):
-            peer, e = np.uint32(leader + np.uint32(i)), min(np.uint32(own + np.uint32(i)), np.uint32(last - _ONE))
-            k, end = np.uint32(np.uint32(from_lane(own_first, peer)) + lane), np.uint32(from_lane(own_last, peer))
-            before = total_of(total, np.uint64(e) * np.uint64(columns), lane, begun)
-            for q in range(AHEAD):
-                words[q], weights[q] = next_words[q], next_weights[q]
+        turn = _NONE
+        while turn < turns:
+            before = total_of(total, np.uint64(min(own, np.uint32(last - _ONE))) * np.uint64(columns), lane, begun)
             if learning:
                 unpack(s, owed, next_s, np.uint64(0))
-            if i + 1 < turns:
-                peer = np.uint32(peer + _ONE)
-                next_k, next_end = np.uint32(np.uint32(from_lane(own_first, peer)) + lane), np.uint32(from_lane(own_last, peer))
-                fetch_ahead(next_words, next_weights, target, weight, next_k, next_end, lanes)
-                if learning:
-                    take_sent(next_s, sent, min(np.uint32(e + _ONE), np.uint32(last - _ONE)))
+            turn = np.uint32(turn + _ONE)
+            peer = np.uint32(leader + turn)  # what it finds behind the last turn is used for nothing
+            row_k, row_end = np.uint32(np.uint32(from_lane(own_first, peer)) + lane), np.uint32(from_lane(own_last, peer))
             for j in range(MOST_COLUMNS):
                 sums[j] = ZERO
-            while np.uint32(k - lane) < end:
+            more = True
+            while more:
+                for q in range(AHEAD):
+                    words[q], weights[q] = next_words[q], next_weights[q]
+                next_k, next_end = np.uint32(k + np.uint32(AHEAD) * lanes), end
+                more = np.uint32(next_k - lane) < end
+                if not more:
+                    next_k, next_end = row_k, row_end
+                fetch_ahead(next_words, next_weights, target, weight, next_k, next_end, lanes)
                 pass_fetched(learning, words, weights, k, end, sums, s, d, d_weight, owed, tile, target, lanes, units)
-                k = np.uint32(k + np.uint32(AHEAD) * lanes)
-                if np.uint32(k - lane) < end:
-                    fetch_ahead(words, weights, target, weight, k, end, lanes)
-            e = np.uint32(own + np.uint32(i))
-            add_up(total, np.uint64(e) * np.uint64(columns), e < last, before, sums, lane, owed)
-        own = np.uint32(own + groups * turns)
+                k, end = next_k, next_end
+            if learning:
+                take_sent(next_s, sent, min(np.uint32(own + groups), np.uint32(last - _ONE)))
+            add_up(total, np.uint64(own) * np.uint64(columns), own < last, before, sums, lane, owed)
+            own = np.uint32(own + groups)
 
 
 @device
@@ -400,6 +403,7 @@ def synapse_backward(
     """
     tile = cuda.shared.array(0, numba.uint32, ALIGNED)
     columns, begun = np.int64(columns_of(owed)), False
+    together = np.uint32(np.uint32(WARP) // np.uint32(lanes_of(owed)))  # rows that a warp walks at a time
     for p in range(first_stretch, last_stretch):
         token, b = first_column(np.int64(cuda.blockIdx.x), earliest, batch, columns)
         token += table[p, DELAY]
@@ -409,10 +413,12 @@ def synapse_backward(
             cuda.syncthreads()
             rows = source_at, sent, np.uint32(table[p, ROW_START]), np.uint32(table[p, PARTS]), row_start, target, weight, units
             begin, fired = np.uint32(cuda.blockIdx.x * M), found[cuda.blockIdx.x, 0]
-            walk_rows(True, begun, share_of(begin, fired, _NONE), share_of(begin, fired, _ONE), total, d_weight, owed, tile, *rows)
-            near = found[cuda.blockIdx.x, 1]
+            first, last = share_of(begin, fired, _NONE), share_of(begin, fired, _ONE)
+            walk_rows(True, begun, _NONE, first, last, total, d_weight, owed, tile, *rows)
+            # the warps that had a row less begin with these
+            offset, near = np.uint32(np.uint32(np.uint32(last - first) + together - _ONE) // together * together), found[cuda.blockIdx.x, 1]
             begin = np.uint32((cuda.blockIdx.x + 1) * M - near)
-            walk_rows(False, begun, share_of(begin, near, _NONE), share_of(begin, near, _ONE), total, d_weight, owed, tile, *rows)
+            walk_rows(False, begun, offset, share_of(begin, near, _NONE), share_of(begin, near, _ONE), total, d_weight, owed, tile, *rows)
             begun = True
     if not begun:  # all of it arrives after the segment
         clear(total, columns, cuda.blockIdx.x * M, found[cuda.blockIdx.x, 0])

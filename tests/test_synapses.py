@@ -227,6 +227,7 @@ def test_modules_of_many_blocks_and_warps(backend, full_size, columns, wide, mon
     own = {"B": 17, "SIZES": sizes, "ARCS": arcs(*sizes.values()), "CURRENTS": {"a.current": 1100, "b.current": 2050}}
     for name, value in own.items():
         monkeypatch.setattr(sys.modules[__name__], name, value)
+    monkeypatch.setattr(backend, "multiprocessors", 1, raising=False)  # so that a block has many rows
     if wide:
         monkeypatch.setattr(backend, "shared_memory", 1000 * cuda_synapses.TILE_BYTES)  # so that modules have parts
         monkeypatch.setattr(cuda_synapses, "SHORT", 1000)

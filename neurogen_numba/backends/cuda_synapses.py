@@ -510,7 +510,7 @@ class CudaTraffic(Traffic):
         room = TILE_BYTES * max(synapses.parts(arc.target, arc.targets)[1] for arc in own)
         walk = synapses.row_start, synapses.target, synapses.weight
         back = total, synapses.d_weight, owed, owed.view("uint32"), *stretches, *walk
-        grid = count, blocks(backend.multiprocessors, count)
+        grid = count, max(1, backend.multiprocessors // count)
         backend.launch(tiles.synapse_backward, grid, TILERS, *back, *lists, size, first, self.length, batch, self.units, shared=room)
         if gradient is not None:
             across = count, blocks(size)
