@@ -27,7 +27,7 @@ from .launch import SIMULATED, WARP, ballot, bits, device, from_lane, gpu, shuff
 from .synapse import decode, fetch
 
 WORDS, QUADS = np.uint64(4), 4  # of 32 bits, that a tile has for a neuron
-PAIR = 2 * QUADS  # of two neurons
+PAIR = 2 * QUADS  # words of two neurons
 MOST_COLUMNS = 8
 AT_ONCE = 4  # entries of a list that a thread reads at a time
 AHEAD = 2  # synapses of a row that a lane fetches at a time
@@ -103,24 +103,25 @@ def unpack(numbers, owed, words, first):
 
 
 @device
-def word_of(words, place, column, columns):
-    """words[place], zero where there is no such column."""
-    return words[np.uint64(place)] if 0 <= column < columns else _NONE
+def word_of(words, place, token, tokens):
+    """words[place], zero where there is no such token."""
+    return words[np.uint64(place)] if 0 <= token < tokens else _NONE
 
 
 @device
-def load_owed(tile, owed, words, place, lead, column, columns, size):
-    """Fill a tile with the gradients of `size` neurons from place on, of columns from `column` on; zeros where there is no such column.
+def load_owed(tile, owed, words, place, lead, token, tokens, size):
+    """Fill a tile with the gradients of `size` neurons from place on, at tokens from `token` on; zeros beyond the `tokens` there are.
 
-    lead: numbers from a column to the next; words: `owed` as uint32. Places and leads are even, so that two bfloat16 come at once.
+    lead: numbers from a token to the next; words: `owed` as uint32. Places and leads are even, so that two bfloat16 come at once; two
+    neurons of them are stored at once, too, 16 bytes each.
     """
     i, pair = np.uint64(cuda.threadIdx.x), cuda.local.array(PAIR, np.uint32)
     if owed.dtype == BFLOAT16:
         while i < np.uint64((size + 1) >> 1):
             for q in range(QUADS):
-                c = column + 2 * q
-                one = word_of(words, ((place + c * lead) >> 1) + np.int64(i), c, columns)
-                other = word_of(words, ((place + (c + 1) * lead) >> 1) + np.int64(i), c + 1, columns)
+                c = token + 2 * q
+                one = word_of(words, ((place + c * lead) >> 1) + np.int64(i), c, tokens)
+                other = word_of(words, ((place + (c + 1) * lead) >> 1) + np.int64(i), c + 1, tokens)
                 pair[q] = np.uint32((one & _LOWER) | np.uint32(other << _HALF))
                 pair[QUADS + q] = np.uint32((one >> _HALF) | (other & _UPPER))
             for q in range(PAIR):
@@ -129,7 +130,7 @@ def load_owed(tile, owed, words, place, lead, column, columns, size):
     else:
         while i < np.uint64(size):
             for q in range(QUADS):
-                tile[i * WORDS + np.uint64(q)] = word_of(words, place + (column + q) * lead + np.int64(i), column + q, columns)
+                tile[i * WORDS + np.uint64(q)] = word_of(words, place + (token + q) * lead + np.int64(i), token + q, tokens)
             i += np.uint64(TILERS)
 
 
@@ -148,7 +149,7 @@ if SIMULATED:  # a lane for all columns
         return 1
 
     def total_of(total, place, lane, begun):
-        return begun
+        return begun  # a lane for all columns has no number to keep: whether there are any
 
     def add_up(total, place, wanted, begun, sums, lane, owed):
         for j in range(columns_of(owed)):
@@ -264,7 +265,8 @@ def list_sources(
 
 @device
 def fetch_ahead(words, weights, target, weight, k, end, lanes):
-    """The synapses k, k + lanes, ... before `end`, AHEAD of them; what is missing weighs nothing."""
+    """The synapses k, k + lanes, ... before `end`, AHEAD of them. What is missing leads to neuron 0 and weighs nothing: if that one's
+    gradient is no number, neither are sums that have nothing to do with it, and no update is made anyway."""
     for q in range(AHEAD):
         words[q], weights[q] = _NONE, ZERO
         if k < end:
@@ -304,8 +306,10 @@ def walk_rows(
 ):
     """Places first ... last - 1 of the lists: add to their totals, where these have begun, and where `learning` to d_weight.
 
-    Groups of lanes take rows in turn, the first of them the group behind `offset` others. While a group is at some synapses, those that
-    come next, in the row or in its next one, are on their way from memory.
+    Row i goes to group (offset + i) % groups. `offset` is a multiple of the rows that a warp walks at a time, and how many turns it takes
+    is the same in all its lanes, so that they come to each shuffle together. A lane looks up one row for its group, so for every `lanes`
+    rows there is a wait; from there on the synapses that come next, in the row or in the group's next one, are on their way from memory
+    while those at hand are passed.
     """
     sums = cuda.local.array(MOST_COLUMNS, np.float32)
     s = cuda.local.array(MOST_COLUMNS, np.float32)
@@ -338,7 +342,7 @@ def walk_rows(
             if learning:
                 unpack(s, owed, next_s, np.uint64(0))
             turn = np.uint32(turn + _ONE)
-            peer = np.uint32(leader + turn)  # what it finds behind the last turn is used for nothing
+            peer = np.uint32(leader + turn)  # what is fetched behind the last turn is never passed
             row_k, row_end = np.uint32(np.uint32(from_lane(own_first, peer)) + lane), np.uint32(from_lane(own_last, peer))
             for j in range(MOST_COLUMNS):
                 sums[j] = ZERO
@@ -415,7 +419,7 @@ def synapse_backward(
             begin, fired = np.uint32(cuda.blockIdx.x * M), found[cuda.blockIdx.x, 0]
             first, last = share_of(begin, fired, _NONE), share_of(begin, fired, _ONE)
             walk_rows(True, begun, _NONE, first, last, total, d_weight, owed, tile, *rows)
-            # the warps that had a row less begin with these
+            # warps that had a row less, if any, begin with these
             offset, near = np.uint32(np.uint32(np.uint32(last - first) + together - _ONE) // together * together), found[cuda.blockIdx.x, 1]
             begin = np.uint32((cuda.blockIdx.x + 1) * M - near)
             walk_rows(False, begun, offset, share_of(begin, near, _NONE), share_of(begin, near, _ONE), total, d_weight, owed, tile, *rows)
