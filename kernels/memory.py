@@ -3,8 +3,8 @@
 Per sequence and head, S [W, W] (rows: key, columns: value):
 
     q[t] = unit(silu(q_in[t])),  k[t] = q[t-1],  w = sigmoid(w_in + write_bias) write_scale[b]
-    D = lambda S[t-1];  u = w (v - D^T k);  S[t] = D + k u^T;  o = S[t]^T q;  out = o / sqrt(mean(o^2) + eps)
-    unit(x) = x / sqrt(sum of x^2 + eps),  lambda = sigmoid(decay)
+    D = lambda S[t-1];  u = w (v - D^T k);  S[t] = D + k u^T;  o = S[t]^T q;  out = o / sqrt(mean(o^2) + 1e-4)
+    unit(x) = x / sqrt(sum of x^2 + 1e-3 W),  lambda = sigmoid(decay)
 
 (Schlag, Irie & Schmidhuber 2021, "Linear transformers are secretly fast weight programmers"; Yang, Kautz & Hatamizadeh 2024, "Gated delta
 networks".) What comes is stored under what came before it: the key of a token is the query of the token before, so the same words heard
@@ -26,7 +26,8 @@ from numba.extending import register_jitable
 from .jit import ONE, ZERO, cpu_sums
 from .launch import SIMULATED, WARP, block_sum, device, gpu, lanes_sum
 
-EPS = np.float32(1e-4)
+KEY_FLOOR = np.float32(1e-3)  # mean square of a query below which it is silent: the gradient through `unit` grows 1 / sqrt(W KEY_FLOOR) at most
+OUT_FLOOR = np.float32(1e-4)  # the same of what is recalled
 GUARD = 128  # rows
 
 
@@ -47,9 +48,9 @@ def silu_slope(x):
 
 
 @register_jitable
-def inverse_norm(square):
-    """What a vector is multiplied by to be normalised: square is the sum, or the mean, of its squares."""
-    return ONE / math.sqrt(square + EPS)
+def inverse_norm(square, floor):
+    """The factor that normalises a vector; square: the sum, or the mean, of its squares; floor: what keeps a silent one silent."""
+    return ONE / math.sqrt(square + floor)
 
 
 @register_jitable
@@ -141,7 +142,7 @@ def take_keys(keys, norm, key, q_in, b, h, W):
     for turn in range(TURNS):
         t = warp + turn * WARPS
         if t < q_in.shape[0]:
-            r = inverse_norm(lanes_product(keys[t + 1], keys[t + 1], W))
+            r = inverse_norm(lanes_product(keys[t + 1], keys[t + 1], W), KEY_FLOOR * np.float32(W))
             for n in range(WARPS):
                 keys[t + 1, lane + n * WARP] *= r
             if lane == 0:
@@ -228,7 +229,7 @@ def memory_forward(out, S, key, q_in, v, w_in, write_bias, decay, write_scale):
     for turn in range(TURNS):
         t = warp + turn * WARPS
         if t < C:
-            r = inverse_norm(lanes_product(y[t + 1], y[t + 1], W) / np.float32(W))
+            r = inverse_norm(lanes_product(y[t + 1], y[t + 1], W) / np.float32(W), OUT_FLOOR)
             for n in range(WARPS):
                 i = lane + n * WARP
                 if i < W:
@@ -270,7 +271,7 @@ def memory_backward(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_b
     for turn in range(TURNS):
         t = warp + turn * WARPS
         if t < C:
-            r = inverse_norm(lanes_product(y[t + 1], y[t + 1], W) / np.float32(W))
+            r = inverse_norm(lanes_product(y[t + 1], y[t + 1], W) / np.float32(W), OUT_FLOOR)
             mean = lanes_product(y[t + 1], dy[t + 1], W) * r / np.float32(W)
             for n in range(WARPS):
                 i = lane + n * WARP
@@ -367,7 +368,7 @@ def unit_forward(out, x):
         out[i] = silu(x[i])
     for i in range(x.size):
         square += out[i] * out[i]
-    r = inverse_norm(square)
+    r = inverse_norm(square, KEY_FLOOR * np.float32(x.size))
     for i in range(x.size):
         out[i] *= r
     return r
@@ -400,7 +401,7 @@ def write(S_next, S, u, k, v, w, keep):
 
 @register_jitable
 def read(o, S, q):
-    """o = S^T q, [W]; returns 1 / sqrt(mean(o^2) + eps)."""
+    """o = S^T q, [W]; returns 1 / sqrt(mean(o^2) + 1e-4)."""
     for j in range(o.size):
         o[j] = ZERO
     for i in range(q.size):
@@ -409,7 +410,7 @@ def read(o, S, q):
     square = ZERO
     for j in range(o.size):
         square += o[j] * o[j]
-    return inverse_norm(square / np.float32(o.size))
+    return inverse_norm(square / np.float32(o.size), OUT_FLOOR)
 
 
 @register_jitable

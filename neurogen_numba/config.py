@@ -21,6 +21,7 @@ STREAMS = 16  # a held-out text is read by so many read heads at once, at most, 
 MOST_WORKERS = 61  # processes that Windows can wait for at once
 ACTIVATION_MEMORY = ("full", "half", "recompute")
 OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
+BUNDLE_SIZES = (16, 32, 64)
 MODULES = ("thalamus", "wernicke", "hippocampus", "pfc", "basal_ganglia", "broca")  # in the order a token passes them
 
 
@@ -50,7 +51,8 @@ class Brain:
     embedding: int = 512
     tied: bool = False  # a token's embedding is its row of the decoder, so that both learn from it; as large as what the decoder reads
     vocabulary: int = 50257  # tokens
-    fan_in: int = 128  # synapses per target neuron and projection
+    fan_in: int = 128  # synapses per target neuron and projection, rounded to whole bundles
+    bundle: int = 64  # targets of a bundle of synapses, 16, 32 or 64; its sources are as many, or fewer where that divides the fan-in
     feedback: int = 16  # synapses per target of a feedback projection
     late_delays: int = 8  # how many different delays lateral synapses have, from a chunk on, and feedback
     feedback_chunks: int = 1  # after how many chunks feedback is heard; the more, the further modules may overlap in --mode pipelined
@@ -92,6 +94,8 @@ class Brain:
                 f"brain.tied: embeddings are rows of the decoder then, so brain.embedding must be as large as what Broca says, "
                 f"{self.broca.output_size}, not {self.embedding}; set it, or brain.broca.outputs"
             )
+        if self.bundle not in BUNDLE_SIZES:
+            raise ConfigError(f"brain.bundle: 16, 32 or 64, not {self.bundle}")
         if self.events not in ("graded", "binary"):
             raise ConfigError(f"brain.events: 'graded' or 'binary', not {self.events!r}")
 

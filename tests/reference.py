@@ -136,7 +136,7 @@ def delta_memory(q_in, v_in, w_in, write_bias, decay, S0, key0, dopamine, heads)
 
     def unit_silu(x):
         x = x * sigmoid(x)
-        return x / np.sqrt(np.sum(x**2) + 1e-4)
+        return x / np.sqrt(np.sum(x**2) + 1e-3 * x.size)
 
     for t in range(T):
         for b in range(B):

@@ -50,7 +50,7 @@ PHYSICS = {  # argument types of every function that all backends share
     "memory.sigmoid": (NUMBER,),
     "memory.silu": (NUMBER,),
     "memory.silu_slope": (NUMBER,),
-    "memory.inverse_norm": (NUMBER,),
+    "memory.inverse_norm": (NUMBER, NUMBER),
     "memory.through_norm": (NUMBER,) * 4,
     "memory.unit_forward": (ROW, ROW),
     "memory.unit_backward": (ROW, ROW, ROW, NUMBER, ROW),

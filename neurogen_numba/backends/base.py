@@ -112,8 +112,8 @@ class Backend(ABC):
         self.add_bias(out, bias)
 
     @abstractmethod
-    def synapses(self, projections, index_dtype, parameters) -> Synapses:
-        """The sparse synapses of a brain: its projections that are not dense (brain/projection.py)."""
+    def synapses(self, projections, parameters) -> Synapses:
+        """The synapses in bundles of a brain: its projections that are not dense (brain/projection.py)."""
 
     @abstractmethod
     def lanes(self) -> Lanes:
@@ -161,7 +161,7 @@ class Lanes:
 
 
 class Synapses(ABC):
-    """The sparse synapses of a brain: structure and weights of its sparse projections (brain/projection.py), as the device wants them."""
+    """The synapses in bundles of a brain: structure and weights of its projections (brain/projection.py), as the device wants them."""
 
     @abstractmethod
     def wire(self):
@@ -169,64 +169,62 @@ class Synapses(ABC):
 
     @abstractmethod
     def refresh(self):
-        """The weights have changed."""
+        """The weights have changed: renew what is derived from them."""
 
     @abstractmethod
-    def traffic(self, signals, currents, tokens, batch, chunk, learning) -> Traffic:
-        """What goes through them in a batch of sequences. signals: name -> (size, history in tokens) of the signals that are sent as
-        events or heard by sparse synapses; currents: name -> size of those that sparse synapses bring."""
+    def state(self, signals: dict, currents: dict, tokens: int, batch: int, learning: bool) -> SynapticState:
+        """Buffers for a batch of sequences. signals: name -> (size, history in tokens) of the signals that synapses read; currents: name ->
+        size of those that they bring."""
 
 
-class Traffic(ABC):
+class SynapticState(ABC):
     """What B sequences send through the synapses of a brain during a segment of at most T tokens, and what is still under way from before.
 
-    `first` and `last` count tokens of the segment. While learning, gradients flow back, chunk by chunk from the last to the first. Before
-    `owed` is asked for a chunk of a signal, `owe` has told this chunk of the currents that hear it sooner than a chunk later, and the next
-    chunk, or the one so many later, of the others. `settle` comes after all of them.
+    `first` and `last` count tokens of the segment. Call order, forward, for each chunk: every signal that a current reads without delay is
+    written before `forward` of that current. Backward, chunks descending: `set_current_grad` for every current that reads a signal comes
+    before `source_grad(signal, chunk)`; `accumulate_weight_grad` comes after all of them.
     """
 
     @abstractmethod
-    def turn_back(self, length):
-        """Before the gradients of a segment of `length` tokens flow back."""
+    def write_events(self, signal: str, first: int, last: int, v, dropout: tuple, graded: bool, smooth: bool):
+        """Write what the axons of membrane potentials v [C, B, M] carry; dropout: (rate, key, first place)."""
 
     @abstractmethod
-    def send_events(self, signal, first, last, v, dropout, graded, smooth):
-        """The axons of membrane potentials v [C, B, M] fire; dropout: (rate, key, first place)."""
+    def write_values(self, signal: str, first: int, last: int, x):
+        """Write plain values x [C, B, M]."""
 
     @abstractmethod
-    def send_values(self, signal, first, last, x):
-        """Plain values x [C, B, M] are sent."""
+    def forward(self, current: str, first: int, last: int, value):
+        """Overwrite value [C, B, N] with what reaches a current."""
 
     @abstractmethod
-    def receive(self, values, first, last):
-        """Overwrite values[current] [C, B, N] with what arrives there, of some currents."""
+    def set_current_grad(self, current: str, first: int, last: int, gradient):
+        """Take over the gradient [C, B, N] of a current."""
 
     @abstractmethod
-    def owe(self, current, first, last, gradient):
-        """The gradient [C, B, N] of a current is known."""
+    def source_grad(self, signal: str, first: int, last: int, length: int, gradient):
+        """Overwrite gradient [C, B, M] with that of a signal, the sum over all synapses that read it, in a segment of `length` tokens. On
+        the CPU it is 0 for neurons that neither fired nor are near the threshold."""
 
     @abstractmethod
-    def owed(self, signal, first, last, gradient):
-        """Overwrite gradient [C, B, M] with that of a signal, which is the sum over all synapses that heard it."""
+    def accumulate_weight_grad(self, length: int):
+        """Add the gradient of all weights over a segment of `length` tokens; also from events before it. The gradient of those events
+        themselves goes nowhere."""
 
     @abstractmethod
-    def settle(self, length):
-        """After the first chunk of a segment of `length` tokens: add what is owed for synapses to their gradients."""
+    def advance(self, length: int):
+        """End a segment of `length` tokens: its last ones are the past of the next one."""
 
     @abstractmethod
-    def advance(self, length):
-        """The segment ends after `length` tokens: its last ones are the past of the next one."""
+    def ring(self, signal: str) -> dict:
+        """What a signal sent lately, as views of the arrays that the synapses read; `Activity.rings` says what they mean."""
 
     @abstractmethod
-    def ring(self, signal) -> dict:
-        """What a signal sent lately, as views of the lists that the synapses read; `Activity.rings` says what they mean."""
-
-    @abstractmethod
-    def past(self, signal):
+    def past(self, signal: str):
         """What a signal sent in the `history` tokens before the segment, the newest last: [history, B, M] float32, NumPy."""
 
     @abstractmethod
-    def set_past(self, signal, past):
+    def set_past(self, signal: str, past):
         """Inverse of `past`."""
 
     @abstractmethod

@@ -125,8 +125,8 @@ class CpuBackend(Backend):
             if scale != 1:
                 out *= np.float32(scale)
 
-    def synapses(self, projections, index_dtype, parameters):
-        return CpuSynapses(projections, index_dtype)
+    def synapses(self, projections, parameters):
+        return CpuSynapses(projections)
 
     def lanes(self):
         return Lanes()

@@ -23,6 +23,7 @@ from ..kernels import (
     gate,
     half,
     memory,
+    mma,
     neuron,
     normalize,
     reduce,
@@ -47,6 +48,15 @@ OUTSIDE = 88 * 2**20  # bytes that cuBLAS and the code of the kernels take witho
 KEPT_SHARED = 1024  # bytes of a block's shared memory left for what kernels declare themselves, and for the driver
 STATIC = 8 * 2**10  # bytes that a kernel may declare itself
 ALIGN = 64  # numbers: tensor cores want rows that begin at multiples of 16 bytes, and fill whole tiles
+
+
+def tile_product(dtype: str, capability: int) -> int | None:
+    """Which tile product (kernels/mma.py) multiplies factors of a type on a card of this compute capability; None: none, in float32."""
+    if dtype == "bfloat16":
+        return mma.BFLOAT16
+    if dtype == "float16":
+        return mma.FLOAT16 if capability >= 80 else mma.FLOAT16_TURING
+    return None
 
 
 def _dtype(name):
@@ -74,7 +84,7 @@ class CudaBackend(Backend):
         self._kept = {}  # scratch arrays by name
         self.mode, self._lane_streams = mode, {}
         if SIMULATED:
-            self._xp, self._stream, self.product_dtype = np, 0, "float32"
+            self._xp, self._stream, self.product_dtype, self.tile_product = np, 0, "float32", None
             self.shared_memory, self.multiprocessors, self.logits = 2**14, 1, 2**16
             return
         import cupy
@@ -88,6 +98,7 @@ class CudaBackend(Backend):
         self.logits = self.memory()[1] // LOGITS_SHARE
         capability = int(cupy.cuda.Device(device).compute_capability)
         self.product_dtype = DTYPES[precision] or ("bfloat16" if capability >= 80 else "float32")
+        self.tile_product = tile_product(self.product_dtype, capability)
         if device not in _MAIN:
             _MAIN[device] = cupy.cuda.Stream(non_blocking=True)
         self._cupy_stream = _MAIN[device]
@@ -241,8 +252,8 @@ class CudaBackend(Backend):
     def lanes(self):
         return Streams(self) if self.mode == "pipelined" and not SIMULATED else Lanes()
 
-    def synapses(self, projections, index_dtype, parameters):
-        return CudaSynapses(self, projections, index_dtype, parameters)
+    def synapses(self, projections, parameters):
+        return CudaSynapses(self, projections, parameters)
 
     def record(self, step):
         """The first call runs the step, which compiles its kernels; the second captures it as a CUDA graph; from then on the graph runs.

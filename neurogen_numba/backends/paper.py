@@ -11,7 +11,7 @@ from collections import Counter
 import numpy as np
 
 from .base import Lanes
-from .cuda import LOGITS_SHARE, CudaBackend
+from .cuda import LOGITS_SHARE, CudaBackend, tile_product
 from .cuda_synapses import CudaSynapses
 
 
@@ -67,6 +67,7 @@ class Paper(CudaBackend):
     def __init__(self, memory: int, product_dtype: str, shared_memory: int, multiprocessors: int):
         self._kept, self.mode, self.product_dtype = {}, "sequential", product_dtype
         self.shared_memory, self.multiprocessors, self.logits = shared_memory, multiprocessors, memory // LOGITS_SHARE
+        self.tile_product = tile_product(product_dtype, 80)
         self._memory, self.used = memory, Counter()
 
     def zeros(self, shape, dtype="float32"):
@@ -98,8 +99,8 @@ class Paper(CudaBackend):
     def _whole_rows(self, x):
         return x
 
-    def synapses(self, projections, index_dtype, parameters):
-        return PaperSynapses(self, projections, index_dtype, parameters)
+    def synapses(self, projections, parameters):
+        return PaperSynapses(self, projections, parameters)
 
     def lanes(self):
         return Lanes()
@@ -119,13 +120,8 @@ class Paper(CudaBackend):
 
 class PaperSynapses(CudaSynapses):
     def wire(self):
-        """As CudaSynapses.wire, without structure to take over."""
-        zeros, size, rows = self.backend.zeros, self.end - self.first_weight, 0
+        """As CudaSynapses.wire: tables of a size that does not depend on what was drawn."""
         for p in self.projections:
-            self.row_places[p.arc.name] = rows
-            rows += p.arc.sources * p.arc.delays * self.parts(p.arc.target, p.arc.targets)[0] + 1
-        self.row_start, self._target = zeros(rows, "uint32"), zeros(size, "uint16")
-        self.packed = self.backend.product_dtype == "bfloat16"
-        self.target = zeros(size, "uint32") if self.packed else self._target
-        for made in (*self.matrices.values(), *self.gathered.values()):
-            made.allocate()
+            tables = np.zeros((p.arc.tiles, p.arc.bundles_per_tile), np.int32)
+            p.set_structure(tables, tables)
+        super().wire()

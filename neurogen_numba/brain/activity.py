@@ -79,12 +79,12 @@ class Activity:
             self.currents = {name: Current(backend, self.span, batch, size, *form) for name, size in currents.items()}
             self.signals = {name: Signal(backend, batch, size, *form) for name, size in signals.items()}
         with backend.part("events under way"):
-            self.traffic = brain.synapses.traffic(
+            self.synapses = brain.synapses.state(
                 {name: (size, brain.history(name)) for name, size in signals.items() if brain.sparse_output(name)},
                 {name: size for name, size in currents.items() if brain.sparse_input(name)},
                 tokens,
                 batch,
-                *form,
+                learning,
             )
         self.token_rows = None  # of the embedding, where these have a gradient and the rest has none
         self.recorded = {}  # what was recorded of the steps on these arrays (model.py)
@@ -126,7 +126,7 @@ class Activity:
     def send(self, name, first, last):
         """Send the plain values of a signal's tokens, where sparse synapses listen."""
         if self.brain.sparse_output(name):
-            self.traffic.send_values(name, first, last, self.signals[name].x[self.here(first, last)])
+            self.synapses.write_values(name, first, last, self.signals[name].x[self.here(first, last)])
 
     def advance(self, length: int):
         """Carry the state over: what `length` tokens left behind is what the next segment starts from."""
@@ -134,7 +134,7 @@ class Activity:
             self.keeping.enter(-(-length // self.chunk))
         else:
             self.brain.backend.carry(self._rows, self._table, length)
-        self.traffic.advance(length)
+        self.synapses.advance(length)
 
     def rates(self, length: int) -> dict[str, float]:
         """Share of the neurons of each module with an event, per token of the segment just run, or of what is still there of it."""
@@ -168,19 +168,18 @@ class Activity:
     def rings(self) -> dict[str, dict]:
         """What was sent lately and may still be on its way, as the synapses read it: the names of histories in `state` -> views.
 
-        Token t of a segment stands in row (start[0] + t) % rows, and between segments the last token is t = -1. On a GPU index and value
-        [rows, B, M] hold for each sequence first the neurons that fired, count [rows, B] of them, and what their axons carry; plain values
-        have no index and no use for count: value holds all of them, in order. On the CPU G groups of LANES sequences share an index
-        [rows, G, M], count [rows, G], and value [rows, G, M, LANES] is 0 where a sequence was silent. To be read, not to be written.
+        Token t of a segment is in row (start[0] + t) % rows, and between segments the last token is t = -1. On a GPU value [rows, B, M] is
+        what each neuron's axon carried, in the type that products multiply. On the CPU value is [words, rows, B, 64] float32, neuron n in
+        word n // 64, and bit n % 64 of fired [words, rows, B] uint64 says whether it carried anything. To be read, not to be written.
         """
-        return {name: self.traffic.ring(signal) for name, signal in self._histories().items()}
+        return {name: self.synapses.ring(signal) for name, signal in self._histories().items()}
 
     def state(self) -> dict[str, np.ndarray]:
         """A copy of the state as NumPy arrays: `{module}.v`, `.a`, `.y` [B, N], `{module}.history` [H, B, N] (what the axons carried, the
         newest token last), `{module}.out_history`, `memory.S` [B, heads, W, W], `memory.key` [B, heads W], `working_memory.m` [B, slots],
         and the neuromodulators [B]; float32."""
         state = {name: self.brain.backend.fetch(array) for name, array in self._carried().items()}
-        return state | {name: self.traffic.past(signal) for name, signal in self._histories().items()}
+        return state | {name: self.synapses.past(signal) for name, signal in self._histories().items()}
 
     def load_state(self, state: dict[str, np.ndarray]):
         """Inverse of `state`. Raises CheckpointError where an array is missing or of another shape."""
@@ -196,14 +195,14 @@ class Activity:
         for name, array in carried.items():
             array[...] = self.brain.backend.asarray(state[name], "float32")
         for name, signal in histories.items():
-            self.traffic.set_past(signal, state[name])
+            self.synapses.set_past(signal, state[name])
         self._modulate()
 
     def forget(self, sequences):
         """Put some sequences, those where `sequences` [B] uint8 (on the device) is not 0, into the fresh state; the others go on."""
         for array in self._carried().values():
             self.brain.backend.forget(array.reshape(1, self.batch, -1), sequences)
-        self.traffic.forget(sequences)
+        self.synapses.forget(sequences)
         self._modulate()
 
     def reset(self):

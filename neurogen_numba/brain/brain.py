@@ -9,7 +9,7 @@ from ..config import MODULES
 from ..config import Brain as BrainConfig
 from .activity import Activity
 from .buffers import Parameters
-from .connectome import arcs, check_synapses, has_readout
+from .connectome import arcs, check_bundles, has_readout
 from .decoder import Decoder
 from .embedding import Embedding
 from .hippocampus import AssociativeMemory
@@ -33,9 +33,7 @@ class Brain:
     def __init__(self, config: BrainConfig, backend, senses=None, apart: frozenset[str] = frozenset()):
         self.config, self.backend = config, backend
         self.arcs = arcs(config)
-        sizes = [size for arc in self.arcs for size in (arc.sources, arc.targets)]
-        self.index_dtype = "uint16" if max(sizes) <= 2**16 else "uint32"
-        self.projections = [Projection(arc, backend, self.index_dtype) for arc in self.arcs]
+        self.projections = [Projection(arc, backend) for arc in self.arcs]
         self.components = [senses or Embedding(config, backend, "embedding.weight" in apart)]
         self.embedding = self.components[0]
         for name in MODULES:
@@ -64,7 +62,7 @@ class Brain:
         # component -> signals whose senders, a chunk earlier on the way back, must have read the gradients that it is about to overwrite
         self._read_by = {c: [arc.source for arc in self.arcs if arc.dense and arc.target in c.inputs] for c in self.components}
         sparse = [projection for projection in self.projections if not projection.arc.dense]
-        self.synapses = backend.synapses(sparse, self.index_dtype, self.parameters)
+        self.synapses = backend.synapses(sparse, self.parameters)
 
     def initialise(self, seed: int):
         """Draw wiring and first weights."""
@@ -95,13 +93,13 @@ class Brain:
         return any(not arc.dense for arc in self.arcs if arc.target == current)
 
     def structure(self) -> dict[str, np.ndarray]:
-        """What is fixed but not learned, as NumPy arrays: `{projection}.row_start`, `{projection}.target`, `{module}.input_scale`.
-        Synapses are not copied, and can only be read."""
+        """What is fixed but not learned, as NumPy arrays: `{projection}.block`, `{projection}.delay` [tiles, bundles per tile] int32, and
+        `{module}.input_scale` [N] float32. The structure of projections is not copied, and can only be read."""
         fixed = {f"{population.name}.input_scale": self.backend.to_numpy(population.input_scale) for population in self.populations}
         for projection in self.projections:
             if not projection.arc.dense:
                 name = projection.arc.name
-                fixed |= {f"{name}.row_start": projection.row_start, f"{name}.target": projection.target}
+                fixed |= {f"{name}.block": projection.block, f"{name}.delay": projection.delay}
         return fixed
 
     def structure_shapes(self) -> dict[str, tuple]:
@@ -109,19 +107,18 @@ class Brain:
         shapes = {f"{population.name}.input_scale": ((population.size,), "float32") for population in self.populations}
         for arc in self.arcs:
             if not arc.dense:
-                shapes[f"{arc.name}.row_start"] = ((arc.delays * arc.sources + 1,), "uint32")
-                shapes[f"{arc.name}.target"] = ((arc.targets * arc.synapses_per_target,), self.index_dtype)
+                shapes |= {f"{arc.name}.{what}": ((arc.tiles, arc.bundles_per_tile), "int32") for what in ("block", "delay")}
         return shapes
 
     def load_structure(self, fixed: dict[str, np.ndarray]):
-        """Inverse of `structure`. Raises CheckpointError where synapses lead to nowhere."""
+        """Inverse of `structure`. Raises CheckpointError where bundles lead to nowhere."""
         for population in self.populations:
             population.input_scale[...] = self.backend.asarray(fixed[f"{population.name}.input_scale"], "float32")
         for projection in self.projections:
             if not projection.arc.dense:
-                row_start, target = fixed[f"{projection.arc.name}.row_start"], fixed[f"{projection.arc.name}.target"]
-                check_synapses(projection.arc, row_start, target)
-                projection.set_structure(row_start, target)
+                block, delay = fixed[f"{projection.arc.name}.block"], fixed[f"{projection.arc.name}.delay"]
+                check_bundles(projection.arc, block, delay)
+                projection.set_structure(block, delay)
         self._wire()
 
     def forward(self, act: Activity, ids):
@@ -163,7 +160,8 @@ class Brain:
 
     def _receive(self, act, component, first, last):
         """The currents of a component's inputs."""
-        act.traffic.receive({name: act.currents[name].value[act.here(first, last)] for name in component.inputs}, first, last)
+        for name in component.inputs:
+            act.synapses.forward(name, first, last, act.currents[name].value[act.here(first, last)])
         for projection in self.dense:
             if projection.arc.target in component.inputs:
                 projection.forward(act, first, last)
@@ -187,7 +185,6 @@ class Brain:
         """The way back, once the decoder has put into act.read what it owes for what it read."""
         for carry in (*act.dv.values(), *act.da.values(), *act.dy.values(), act.dS, act.d_key, act.dm):
             carry[...] = 0
-        act.traffic.turn_back(act.length)
         lanes, marks = self._lanes(act), {}
         for chunk, (first, last) in reversed(list(enumerate(self._chunks(act.length)))):
             if act.keeping:
@@ -201,11 +198,11 @@ class Brain:
                     component.backward(act, first, last)
                     for name in component.inputs:
                         if self.sparse_input(name):
-                            act.traffic.owe(name, first, last, act.currents[name].gradient[: last - first])
+                            act.synapses.set_current_grad(name, first, last, act.currents[name].gradient[: last - first])
                 mark = lanes.mark(component.lane)
                 marks |= {(name, chunk): mark for name in (*component.inputs, *component.outputs)}
         lanes.join()
-        act.traffic.settle(act.length)
+        act.synapses.accumulate_weight_grad(act.length)
         for population in self.populations:
             population.finish()
 
@@ -213,7 +210,7 @@ class Brain:
         """Sum up the gradients that the decoder and all projections send back to a signal."""
         gradient = act.signals[signal].gradient[: last - first]
         if self.sparse_output(signal):
-            act.traffic.owed(signal, first, last, gradient)
+            act.synapses.source_grad(signal, first, last, act.length, gradient)
         else:
             gradient[...] = 0
         for projection in self.dense:

@@ -11,38 +11,72 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import MODULES, Brain
+from ..config import BUNDLE_SIZES, MODULES, Brain
 from ..errors import CheckpointError
 
-DELAY_SKEW = 0.1  # a synapse's delay d is drawn with probability ~ exp(-0.1 d)
+DELAY_SKEW = 0.1  # a bundle's delay d is drawn with probability ~ exp(-0.1 d)
 
 
 @dataclass(frozen=True)
 class Arc:
-    """One projection: `source` and `target` name signals and currents, sizes are in neurons (or values), delays in tokens."""
+    """One projection: `source` and `target` name signals and currents, sizes are in neurons (or values), delays in tokens.
+
+    Its synapses come in bundles (kernels/bundles.py) from `bundle_sources` neighbouring sources to the `bundle` neighbouring targets of a
+    tile. The last block of sources and the last tile of targets are smaller where the sizes do not divide; their weights are padded with 0.
+    """
 
     name: str
     source: str
     target: str
     sources: int
     targets: int
-    fan_in: int
+    fan_in: int  # synapses per target that are asked for
     first_delay: int = 0
     delays: int = 1  # how many different delays, from first_delay on
     inhibitory: bool = False  # weights stay <= 0
+    bundle: int = 64  # targets of a bundle, and its sources at most
 
     @property
     def dense(self) -> bool:
-        """A product of matrices: plain values without delay, all of them heard by every target. What fires stays sparse."""
+        """A product of matrices: plain values without delay, all of them read by every target. What fires stays sparse."""
         return not self.source.endswith(".axon") and self.longest_delay == 0 and self.fan_in >= self.sources
-
-    @property
-    def synapses_per_target(self) -> int:
-        return min(self.fan_in, self.sources * self.delays)
 
     @property
     def longest_delay(self) -> int:
         return self.first_delay + self.delays - 1
+
+    @property
+    def bundle_sources(self) -> int:
+        """The largest size of a bundle that divides the fan-in; the smallest, where none does."""
+        return max((size for size in BUNDLE_SIZES if size <= self.bundle and self.fan_in % size == 0), default=BUNDLE_SIZES[0])
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.sources // self.bundle_sources)
+
+    @property
+    def tiles(self) -> int:
+        return -(-self.targets // self.bundle)
+
+    @property
+    def bundles_per_tile(self) -> int:
+        """Bundles that a tile reads: as many as come nearest to the fan-in, at least one, at most all that there are."""
+        nearest = (2 * self.fan_in + self.bundle_sources) // (2 * self.bundle_sources)
+        return min(max(1, nearest), self.blocks * self.delays)
+
+    @property
+    def synapses_per_target(self) -> int:
+        """The fan-in that the bundles come to."""
+        if self.dense:
+            return self.sources
+        return min(self.bundles_per_tile * self.bundle_sources, self.sources * self.delays)
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """[sources, targets] where dense, else [bundles, sources of a bundle, targets of a bundle]."""
+        if self.dense:
+            return self.sources, self.targets
+        return self.tiles * self.bundles_per_tile, self.bundle_sources, self.bundle
 
 
 def output_signal(brain: Brain, module: str) -> str:
@@ -70,7 +104,7 @@ def arcs(brain: Brain) -> list[Arc]:
     feedback = late | {"first_delay": brain.chunk * brain.feedback_chunks}
 
     def arc(name, source, target, fan_in=brain.fan_in, **delays):
-        return Arc(name, source, target, size[source], size[target], fan_in, **delays)
+        return Arc(name, source, target, size[source], size[target], fan_in, bundle=brain.bundle, **delays)
 
     table = [
         arc("feedback_thalamus", "pfc.axon", "thalamus.current", brain.feedback, inhibitory=True, **feedback),
@@ -107,35 +141,42 @@ def generator(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
-def draw_synapses(arc: Arc, seed: int, index_dtype) -> tuple[np.ndarray, np.ndarray]:
-    """(row_start [delays * sources + 1] uint32, target [synapses] index_dtype): distinct (delay, source) pairs for every target.
+def draw_bundles(arc: Arc, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(block, delay), each [tiles, bundles per tile] int32: what each bundle of a tile reads, in ascending order of (delay, block).
 
-    Pairs are drawn one after the other without replacement, delays with probability ~ exp(-0.1 d).
+    Pairs of a delay and a block are drawn one after the other without replacement, delays with probability ~ exp(-0.1 d).
     """
     rng = generator(seed, f"{arc.name}.structure")
-    pairs, fan_in = arc.sources * arc.delays, arc.synapses_per_target
+    pairs, count = arc.blocks * arc.delays, arc.bundles_per_tile
     odds = np.exp(-DELAY_SKEW * np.arange(arc.delays))
-    if fan_in * 4 > pairs:  # a large share of all pairs: rank them (Gumbel's trick is the same draw)
-        chance = np.log(np.repeat(odds, arc.sources))
-        row = np.stack([np.argpartition(-(chance + rng.gumbel(size=pairs)), fan_in - 1)[:fan_in] for _ in range(arc.targets)])
+    if count * 4 > pairs:  # a large share of all pairs: rank them (Gumbel's trick is the same draw)
+        chance = np.log(np.repeat(odds, arc.blocks))
+        pair = np.stack([np.argpartition(-(chance + rng.gumbel(size=pairs)), count - 1)[:count] for _ in range(arc.tiles)])
     else:
-        row = np.full((arc.targets, fan_in), -1)
-        again = row < 0
-        while again.any():  # redraw what a target drew twice
+        pair = np.full((arc.tiles, count), -1)
+        again = pair < 0
+        while again.any():  # draw again what a tile drew twice
             delay = rng.choice(arc.delays, size=again.sum(), p=odds / odds.sum())
-            row[again] = delay * arc.sources + rng.integers(arc.sources, size=again.sum())
-            order = np.argsort(row, axis=1, kind="stable")
-            ranked = np.take_along_axis(row, order, axis=1)
-            again = np.zeros(row.shape, bool)
+            pair[again] = delay * arc.blocks + rng.integers(arc.blocks, size=again.sum())
+            order = np.argsort(pair, axis=1, kind="stable")
+            ranked = np.take_along_axis(pair, order, axis=1)
+            again = np.zeros(pair.shape, bool)
             np.put_along_axis(again, order[:, 1:], ranked[:, 1:] == ranked[:, :-1], axis=1)
-    row_start = np.zeros(pairs + 1, np.uint32)
-    row_start[1:] = np.cumsum(np.bincount(row.ravel(), minlength=pairs))
-    target = np.repeat(np.arange(arc.targets), fan_in)[np.argsort(row.ravel(), kind="stable")]
-    return row_start, target.astype(index_dtype)
+    pair.sort(axis=1)
+    return (pair % arc.blocks).astype(np.int32), (arc.first_delay + pair // arc.blocks).astype(np.int32)
 
 
-def check_synapses(arc: Arc, row_start: np.ndarray, target: np.ndarray):
-    """Raises CheckpointError where synapses from a file lead to nowhere: the kernels follow them without looking."""
-    rows_in_order = row_start[0] == 0 and row_start[-1] == target.size and (row_start[:-1] <= row_start[1:]).all()
-    if not rows_in_order or target.max() >= arc.targets:
-        raise CheckpointError(f"{arc.name}: its synapses lead out of the brain; use another checkpoint")
+def real_weights(arc: Arc, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which weights of the bundles stand for a synapse, the rest being padding: sources [bundles, BS] bool, targets [bundles, BT] bool."""
+    source = block.reshape(-1, 1) * arc.bundle_sources + np.arange(arc.bundle_sources)
+    tile = np.repeat(np.arange(arc.tiles), arc.bundles_per_tile)[:, None]
+    return source < arc.sources, tile * arc.bundle + np.arange(arc.bundle) < arc.targets
+
+
+def check_bundles(arc: Arc, block: np.ndarray, delay: np.ndarray):
+    """Raises CheckpointError where bundles from a file lead to nowhere, or a tile reads a pair twice: the kernels follow them unchecked."""
+    inside = (block >= 0).all() and (block < arc.blocks).all()
+    inside = inside and (delay >= arc.first_delay).all() and (delay <= arc.longest_delay).all()
+    pair = np.sort(delay.astype(np.int64) * arc.blocks + block, axis=1)
+    if not inside or (pair[:, 1:] == pair[:, :-1]).any():
+        raise CheckpointError(f"{arc.name}: its bundles lead out of the brain or are there twice; use another checkpoint")

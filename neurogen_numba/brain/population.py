@@ -92,7 +92,7 @@ class Population:
         self.again(act, first, last)
         v = act.v[self.name][self._rows(act, first, last)]
         dropout = act.dropout.at(f"{self.name}.axon", first, self.size)
-        act.traffic.send_events(f"{self.name}.axon", first, last, v[1:], dropout, self.graded, act.smooth)
+        act.synapses.write_events(f"{self.name}.axon", first, last, v[1:], dropout, self.graded, act.smooth)
         if self.traced:
             act.send(f"{self.name}.trace", first, last)
 

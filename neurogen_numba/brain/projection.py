@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from .buffers import Parameter, Parameters
-from .connectome import Arc, draw_synapses, generator
+from .connectome import Arc, draw_bundles, generator, real_weights
 
 
 class Current:
@@ -30,30 +30,36 @@ class Signal:
 
 
 class Projection:
-    """The synapses of one arc, sparse or dense. The backend's `Synapses` run the sparse ones; here is what they are made of."""
+    """The synapses of one arc, in bundles or dense. The backend's `Synapses` run the bundles; here is what they are made of.
 
-    def __init__(self, arc: Arc, backend, index_dtype):
-        self.arc, self.backend, self.index_dtype = arc, backend, index_dtype
+    block, delay: [tiles, bundles per tile] int32 NumPy, read-only: which sources a bundle reads, and how late in tokens.
+    """
+
+    def __init__(self, arc: Arc, backend):
+        self.arc, self.backend = arc, backend
 
     def parameters(self):
         arc = self.arc
-        shape = (arc.sources, arc.targets) if arc.dense else (arc.targets * arc.synapses_per_target,)
         meaning = f"synapses {arc.source} -> {arc.target}, delays {arc.first_delay} to {arc.longest_delay} tokens"
-        yield Parameter(f"{arc.name}.weight", shape, meaning, decays=True, high=0.0 if arc.inhibitory else math.inf)
+        yield Parameter(f"{arc.name}.weight", arc.weight_shape, meaning, decays=True, high=0.0 if arc.inhibitory else math.inf)
 
     def initialise(self, parameters: Parameters, seed: int):
         """Draw structure and weights."""
-        arc = self.arc
-        if not arc.dense:
-            self.set_structure(*draw_synapses(arc, seed, self.index_dtype))
-        weight = parameters.value[f"{arc.name}.weight"]
-        drawn = generator(seed, f"{arc.name}.weight").standard_normal(weight.shape) / math.sqrt(arc.synapses_per_target)
-        weight[...] = self.backend.asarray(-np.abs(drawn) if arc.inhibitory else drawn, "float32")
+        arc, shape = self.arc, self.arc.weight_shape
+        drawn = generator(seed, f"{arc.name}.weight").standard_normal(shape)
+        if arc.dense:
+            drawn /= math.sqrt(arc.sources)
+        else:
+            self.set_structure(*draw_bundles(arc, seed))
+            sources, targets = real_weights(arc, self.block)
+            fan_in = sources.sum(axis=1).reshape(arc.tiles, -1).sum(axis=1)  # smaller for a tile that reads the last block
+            drawn *= sources[:, :, None] * targets[:, None, :] / np.sqrt(np.repeat(fan_in, arc.bundles_per_tile))[:, None, None]
+        parameters.value[f"{arc.name}.weight"][...] = self.backend.asarray(-np.abs(drawn) if arc.inhibitory else drawn, "float32")
 
-    def set_structure(self, row_start, target):
-        """Structure as `draw_synapses` returns it, NumPy."""
-        self.row_start, self.target = np.array(row_start, np.uint32), np.array(target, self.index_dtype)
-        for array in (self.row_start, self.target):
+    def set_structure(self, block, delay):
+        """Structure as `draw_bundles` returns it, NumPy."""
+        self.block, self.delay = np.array(block, np.int32), np.array(delay, np.int32)
+        for array in (self.block, self.delay):
             array.flags.writeable = False
 
     def bind(self, parameters: Parameters):

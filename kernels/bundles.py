@@ -1,0 +1,390 @@
+"""Synapses in bundles on a GPU: delayed block-sparse matrix products on tensor cores, or in float32 (tile products: mma.py).
+
+A bundle is a dense block of weights from BS neighbouring sources, at one axonal delay, to the BT neighbouring targets of one tile. A tile
+reads a fixed number of bundles of each projection, so the matrix of a projection is block-CSR (connectome.py draws it):
+
+    forward    current[c, tile]      = sum over bundles j of the tile     x[c - delay_j B, block_j] @ w_j         w_j [BS, BT]
+    backward   source_grad[c, block] = sum over bundles j of the block    d[c + delay_j B, tile_j] @ w_j^T
+    weights    weight_grad_j         = sum over columns c                 x[c - delay_j B, block_j]^T @ d[c, tile_j]
+
+c = token B + sequence counts columns. Forward and backward are one kernel, `gather`, over other tables and other copies of the weights.
+Every sum has a fixed order and nothing is added atomically: the same bits, run after run.
+
+x lies in rings, d in the gradients of a segment's currents; each is a matrix [columns, numbers], padded with zeros to whole tiles. All rings
+lie in one flat array and all gradients in another, so that one launch reads several: `regions` [R, len(Region)] int64 says where each begins.
+"""
+
+import functools
+from enum import IntEnum
+
+import numpy as np
+from numba import cuda
+
+from .axon import heard_as
+from .half import store
+from .jit import ZERO
+from .launch import SIMULATED, gpu
+from .mma import EDGE, first_halves, high, low, outer, second_halves
+
+if not SIMULATED:
+    from .mma import multiply
+
+SLICE = 16  # of the sum that one tile product takes; columns of a tile of `gather`
+WORD = 4  # neighbouring numbers: 8 bytes of 16-bit numbers
+ROWS = 2  # tiles of SLICE columns that a warp of `gather` has
+WARPS = 4  # of a block, at most
+COLUMNS = SLICE if SIMULATED else 64  # of a block in float32, at most
+
+
+class Region(IntEnum):
+    """Columns of the table of regions: where a matrix lies in a flat array, and how a bundle reads it."""
+
+    FIRST = 0  # number at which it begins
+    COLUMNS = 1  # how many it has; a ring begins again after them
+    LEAD = 2  # numbers from one column to the next
+    SLICES = 3  # of SLICE numbers, in a bundle that reads it
+    START = 4  # index in `start` of the row at which a ring begins
+
+
+class Entry(IntEnum):
+    """Columns of the table of what a tile reads, int32."""
+
+    REGION = 0
+    BLOCK = 1  # first number of the bundle's block in a column, in words
+    DELAY = 2  # tokens
+    WEIGHT = 3  # first number of the bundle's weights, in words
+
+
+class Learned(IntEnum):
+    """Columns of the table of bundles for their weight gradient, int32."""
+
+    REGION = 0
+    BLOCK = 1  # as in Entry
+    DELAY = 2
+    WEIGHT = 3
+    D_REGION = 4
+    D_TILE = 5  # first number of the tile in a column of the current's gradient, in words
+
+
+_WORD = np.uint64(WORD)
+
+
+@functools.cache
+def make_gather(kind: int, width: int, back: bool):
+    """`gather` for factors of a kind (mma.py), output tiles of `width` numbers, in one of two directions."""
+    TILES = width // 8
+
+    @gpu
+    def gather(out, x, weight, tile_start, entries, regions, start, first, limit, batch, scale, add):
+        """out [columns, N] float32 = (or +=, where `add`) scale times the sum over the bundles of each tile; column 0 is token `first`.
+
+        x: words of 16-bit numbers (uint64); weight: words in the order of `pack`; limit: columns of the segment, for the way back.
+        Block (i, j) has output tile i; its warp y the columns from (j blockDim.y + y) ROWS SLICE on. Lane 4 g + q holds columns g and
+        g + 8 of a tile product, and loads a word of each: sources 4 q to 4 q + 3 of a slice. Warps do not wait for each other.
+        """
+        acc = cuda.local.array((ROWS, TILES, 4), np.float32)
+        place = cuda.local.array(2 * ROWS, np.uint64)
+        inside = cuda.local.array(2 * ROWS, np.bool_)
+        a = cuda.local.array((ROWS, 4), np.uint32)
+        lane = np.uint64(cuda.threadIdx.x)
+        g, q = np.int64(lane >> np.uint64(2)), np.int64(lane & np.uint64(3))
+        tile, columns = cuda.blockIdx.x, out.shape[0]
+        column = (cuda.blockIdx.y * cuda.blockDim.y + cuda.threadIdx.y) * (ROWS * SLICE)
+        if column >= columns:
+            return
+        for m in range(ROWS):
+            for n in range(TILES):
+                for i in range(4):
+                    acc[m, n, i] = ZERO
+        for e in range(tile_start[tile], tile_start[tile + 1]):
+            region, delay = entries[e, Entry.REGION], np.int64(entries[e, Entry.DELAY])
+            of_region, lead = regions[region, Region.COLUMNS], regions[region, Region.LEAD] // WORD
+            if back:
+                base = (first + delay) * batch
+            else:
+                base = (start[regions[region, Region.START]] + first - delay) * batch
+                base += of_region if base < 0 else 0
+                base -= of_region if base >= of_region else 0
+            begin = regions[region, Region.FIRST] // WORD + entries[e, Entry.BLOCK] + q
+            for r in range(2 * ROWS):
+                c = base + min(column + r * 8 + g, columns - 1)  # what is beyond the columns is computed and not stored
+                if back:
+                    inside[r] = c < limit
+                    c = min(c, limit - 1)
+                else:
+                    c -= of_region if c >= of_region else 0
+                place[r] = np.uint64(begin + c * lead)
+            w = np.uint64(entries[e, Entry.WEIGHT]) + lane
+            for _ in range(regions[region, Region.SLICES]):
+                for m in range(ROWS):
+                    upper, lower = x[place[2 * m]], x[place[2 * m + 1]]
+                    if back:
+                        upper = upper if inside[2 * m] else np.uint64(0)
+                        lower = lower if inside[2 * m + 1] else np.uint64(0)
+                    a[m, 0], a[m, 1], a[m, 2], a[m, 3] = low(upper), low(lower), high(upper), high(lower)
+                    place[2 * m] += _WORD
+                    place[2 * m + 1] += _WORD
+                for n in range(TILES):
+                    b = weight[w]
+                    w += np.uint64(32)
+                    for m in range(ROWS):
+                        sums = multiply(
+                            kind, a[m, 0], a[m, 1], a[m, 2], a[m, 3], low(b), high(b), acc[m, n, 0], acc[m, n, 1], acc[m, n, 2], acc[m, n, 3]
+                        )
+                        acc[m, n, 0], acc[m, n, 1], acc[m, n, 2], acc[m, n, 3] = sums
+        for m in range(ROWS):
+            for n in range(TILES):
+                for i in range(4):
+                    c, number = column + m * SLICE + g + 8 * (i // 2), tile * width + n * 8 + 2 * q + i % 2
+                    if c < columns and number < out.shape[1]:
+                        before = out[np.uint64(c), np.uint64(number)] if add else ZERO
+                        out[np.uint64(c), np.uint64(number)] = before + scale * acc[m, n, i]
+
+    return gather
+
+
+@functools.cache
+def make_weight_grad(kind: int, sources: int, targets: int):
+    """`weight_grad` for factors of a kind and bundles from so many sources to so many targets."""
+    A_TILES, B_TILES, SIZE = sources // 16, targets // 16, sources * targets
+
+    @gpu
+    def weight_grad(gradient, x, d, bundles, regions, d_regions, start, columns, batch, scale):
+        """Add to gradient, flat, scale times the gradient of every bundle's weights [sources, targets], over `columns` columns.
+
+        x, d: pairs of 16-bit numbers (uint32). A block has a bundle; its warps share out the columns, SLICE at a time, and add up what
+        they have found in shared memory, one after the other. The sum runs over columns, so a lane loads four of them (2 q, 2 q + 1,
+        2 q + 8, 2 q + 9), numbers 2 g and 2 g + 1 of each, and joins neighbouring columns in its registers.
+        """
+        acc = cuda.local.array((A_TILES, B_TILES, 2, 4), np.float32)
+        partial = cuda.shared.array(SIZE, np.float32)
+        words, others = cuda.local.array(4, np.uint32), cuda.local.array(4, np.uint32)
+        place, other = cuda.local.array(4, np.uint64), cuda.local.array(4, np.uint64)
+        inside = cuda.local.array(4, np.bool_)
+        a = cuda.local.array((A_TILES, 4), np.uint32)
+        lane, warp = cuda.threadIdx.x, cuda.threadIdx.y
+        g, q = lane // 4, lane % 4
+        region, d_region = bundles[cuda.blockIdx.x, Learned.REGION], bundles[cuda.blockIdx.x, Learned.D_REGION]
+        of_region, lead, d_lead = regions[region, Region.COLUMNS], regions[region, Region.LEAD] // 2, d_regions[d_region, Region.LEAD] // 2
+        base = (start[regions[region, Region.START]] - bundles[cuda.blockIdx.x, Learned.DELAY]) * batch
+        base += of_region if base < 0 else 0
+        begin = regions[region, Region.FIRST] // 2 + 2 * np.int64(bundles[cuda.blockIdx.x, Learned.BLOCK]) + g
+        d_begin = d_regions[d_region, Region.FIRST] // 2 + 2 * np.int64(bundles[cuda.blockIdx.x, Learned.D_TILE]) + g
+        for i in range(A_TILES):
+            for j in range(B_TILES):
+                for half in range(2):
+                    for k in range(4):
+                        acc[i, j, half, k] = ZERO
+        for first in range(warp * SLICE, columns, cuda.blockDim.y * SLICE):
+            for k in range(4):
+                c = first + 2 * q + k % 2 + 8 * (k // 2)
+                inside[k] = c < columns
+                c = min(c, columns - 1)
+                other[k] = np.uint64(d_begin + c * d_lead)
+                c += base
+                c -= of_region if c >= of_region else 0
+                place[k] = np.uint64(begin + c * lead)
+            for i in range(A_TILES):
+                for k in range(4):
+                    words[k] = x[place[k] + np.uint64(8 * i)] if inside[k] else np.uint32(0)
+                a[i, 0], a[i, 1] = first_halves(words[0], words[1]), second_halves(words[0], words[1])
+                a[i, 2], a[i, 3] = first_halves(words[2], words[3]), second_halves(words[2], words[3])
+            for j in range(B_TILES):
+                for k in range(4):
+                    others[k] = d[other[k] + np.uint64(8 * j)]
+                for half in range(2):
+                    if half == 0:
+                        b0, b1 = first_halves(others[0], others[1]), first_halves(others[2], others[3])
+                    else:
+                        b0, b1 = second_halves(others[0], others[1]), second_halves(others[2], others[3])
+                    for i in range(A_TILES):
+                        sums = multiply(
+                            kind,
+                            a[i, 0],
+                            a[i, 1],
+                            a[i, 2],
+                            a[i, 3],
+                            b0,
+                            b1,
+                            acc[i, j, half, 0],
+                            acc[i, j, half, 1],
+                            acc[i, j, half, 2],
+                            acc[i, j, half, 3],
+                        )
+                        acc[i, j, half, 0], acc[i, j, half, 1], acc[i, j, half, 2], acc[i, j, half, 3] = sums
+        for turn in range(cuda.blockDim.y):
+            if warp == turn:
+                for i in range(A_TILES):
+                    for j in range(B_TILES):
+                        for half in range(2):
+                            for k in range(4):
+                                number = (16 * i + 2 * g + k // 2) * targets + 16 * j + 4 * q + half + 2 * (k % 2)
+                                partial[number] = acc[i, j, half, k] + (partial[number] if turn else ZERO)
+            cuda.syncthreads()  # the next warp adds to what this one has stored
+        begin = WORD * np.int64(bundles[cuda.blockIdx.x, Learned.WEIGHT])
+        for i in range(warp * 32 + lane, SIZE, cuda.blockDim.y * 32):
+            gradient[np.uint64(begin + i)] += scale * partial[i]
+
+    return weight_grad
+
+
+@functools.cache
+def make_gather_fp32(width: int, columns_of_block: int, back: bool):
+    """`gather` in float32, without tensor cores."""
+    ACROSS = width // EDGE
+    THREADS = ACROSS * (columns_of_block // EDGE)
+
+    @gpu
+    def gather_fp32(out, x, weight, tile_start, entries, regions, start, first, limit, batch, scale, add):
+        """As `gather`; x and weight are flat float32, and weight is what is learned, in its own order.
+
+        Block (i, j) has output tile i of the j-th columns_of_block columns. Its threads fetch a slice of both factors into shared memory,
+        and each multiplies EDGE columns by EDGE numbers of the tile.
+        """
+        xs = cuda.shared.array((SLICE, columns_of_block + 1), np.float32)  # a number more, so that a warp's stores meet in no bank
+        ws = cuda.shared.array((SLICE, width + 1), np.float32)
+        acc = cuda.local.array((EDGE, EDGE), np.float32)
+        thread, tile, columns = cuda.threadIdx.x, cuda.blockIdx.x, out.shape[0]
+        column, row, number = cuda.blockIdx.y * columns_of_block, thread // ACROSS * EDGE, thread % ACROSS * EDGE
+        for i in range(EDGE):
+            for j in range(EDGE):
+                acc[i, j] = ZERO
+        for e in range(tile_start[tile], tile_start[tile + 1]):
+            region, delay = entries[e, Entry.REGION], np.int64(entries[e, Entry.DELAY])
+            of_region, lead, slices = regions[region, Region.COLUMNS], regions[region, Region.LEAD], regions[region, Region.SLICES]
+            if back:
+                base = (first + delay) * batch
+            else:
+                base = (start[regions[region, Region.START]] + first - delay) * batch
+                base += of_region if base < 0 else 0
+                base -= of_region if base >= of_region else 0
+            begin, w = regions[region, Region.FIRST] + WORD * np.int64(entries[e, Entry.BLOCK]), WORD * np.int64(entries[e, Entry.WEIGHT])
+            for s in range(slices):
+                for i in range(thread, columns_of_block * SLICE, THREADS):
+                    c, k = base + min(column + i // SLICE, columns - 1), i % SLICE
+                    if back:
+                        value = x[np.uint64(begin + c * lead + s * SLICE + k)] if c < limit else ZERO
+                    else:
+                        c -= of_region if c >= of_region else 0
+                        value = x[np.uint64(begin + c * lead + s * SLICE + k)]
+                    xs[k, i // SLICE] = value
+                for i in range(thread, width * SLICE, THREADS):
+                    if back:  # the weights of a target are a column of the bundle
+                        ws[i % SLICE, i // SLICE] = weight[np.uint64(w + i // SLICE * slices * SLICE + s * SLICE + i % SLICE)]
+                    else:
+                        ws[i // width, i % width] = weight[np.uint64(w + s * SLICE * width + i)]
+                cuda.syncthreads()  # the slice has arrived
+                for k in range(SLICE):
+                    outer(acc, xs, ws, k, row, number)
+                cuda.syncthreads()  # the slice has been read
+        for i in range(EDGE):
+            for j in range(EDGE):
+                c, n = column + row + i, tile * width + number + j
+                if c < columns and n < out.shape[1]:
+                    before = out[np.uint64(c), np.uint64(n)] if add else ZERO
+                    out[np.uint64(c), np.uint64(n)] = before + scale * acc[i, j]
+
+    return gather_fp32
+
+
+@functools.cache
+def make_weight_grad_fp32(sources: int, targets: int):
+    """`weight_grad` in float32, without tensor cores."""
+    ACROSS = targets // EDGE
+    THREADS = ACROSS * (sources // EDGE)
+
+    @gpu
+    def weight_grad_fp32(gradient, x, d, bundles, regions, d_regions, start, columns, batch, scale):
+        """As `weight_grad`, x and d flat float32. A thread has EDGE sources and EDGE targets of the block's bundle."""
+        xs, ds = cuda.shared.array((SLICE, sources), np.float32), cuda.shared.array((SLICE, targets), np.float32)
+        acc = cuda.local.array((EDGE, EDGE), np.float32)
+        thread = cuda.threadIdx.x
+        row, number = thread // ACROSS * EDGE, thread % ACROSS * EDGE
+        region, d_region = bundles[cuda.blockIdx.x, Learned.REGION], bundles[cuda.blockIdx.x, Learned.D_REGION]
+        of_region, lead, d_lead = regions[region, Region.COLUMNS], regions[region, Region.LEAD], d_regions[d_region, Region.LEAD]
+        base = (start[regions[region, Region.START]] - bundles[cuda.blockIdx.x, Learned.DELAY]) * batch
+        base += of_region if base < 0 else 0
+        begin = regions[region, Region.FIRST] + WORD * np.int64(bundles[cuda.blockIdx.x, Learned.BLOCK])
+        d_begin = d_regions[d_region, Region.FIRST] + WORD * np.int64(bundles[cuda.blockIdx.x, Learned.D_TILE])
+        for i in range(EDGE):
+            for j in range(EDGE):
+                acc[i, j] = ZERO
+        for first in range(0, columns, SLICE):
+            for i in range(thread, SLICE * sources, THREADS):
+                c = first + i // sources
+                ring = base + c - (of_region if base + c >= of_region else 0)
+                xs[i // sources, i % sources] = x[np.uint64(begin + ring * lead + i % sources)] if c < columns else ZERO
+            for i in range(thread, SLICE * targets, THREADS):
+                c = first + i // targets
+                ds[i // targets, i % targets] = d[np.uint64(d_begin + c * d_lead + i % targets)] if c < columns else ZERO
+            cuda.syncthreads()  # the columns have arrived
+            for k in range(SLICE):
+                outer(acc, xs, ds, k, row, number)
+            cuda.syncthreads()  # the columns have been read
+        begin = WORD * np.int64(bundles[cuda.blockIdx.x, Learned.WEIGHT])
+        for i in range(EDGE):
+            for j in range(EDGE):
+                gradient[np.uint64(begin + (row + i) * targets + number + j)] += scale * acc[i, j]
+
+    return weight_grad_fp32
+
+
+@functools.cache
+def make_pack(sources: int, targets: int):
+    """`pack` for bundles from so many sources to so many targets."""
+    WORDS = sources * targets // WORD
+
+    @gpu
+    def pack(forward, backward, weight, bundles):
+        """Round the weights of bundles [sources, targets] to 16 bits, twice: forward and backward [words, 4], in the order in which the
+        lanes of `gather` load them.
+
+        Word (slice, tile of 8 outputs, lane 4 g + q) holds, for output g of the tile, the four numbers 4 q ... of the slice. Forward the
+        outputs are targets, and a slice is of sources; on the way back it is the other way round. A block has a bundle, a thread a word.
+        """
+        first = np.int64(bundles[cuda.blockIdx.x, Learned.WEIGHT])
+        for word in range(cuda.threadIdx.x, WORDS, cuda.blockDim.x):
+            lane = word % 32
+            g, q = lane // 4, lane % 4
+            s, n = word // 32 // (targets // 8), word // 32 % (targets // 8)
+            for i in range(WORD):
+                store(forward, first + word, i, weight[WORD * first + (s * SLICE + 4 * q + i) * targets + n * 8 + g])
+            s, n = word // 32 // (sources // 8), word // 32 % (sources // 8)
+            for i in range(WORD):
+                store(backward, first + word, i, weight[WORD * first + (n * 8 + g) * targets + s * SLICE + 4 * q + i])
+
+    return pack
+
+
+@gpu
+def write_values(ring, start, rows, first, x):
+    """Write plain values x [C, B, M] float32 of tokens from `first` on into a ring [rows B, M or more]. A thread per number."""
+    n, b, t = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
+    if n < x.shape[2]:
+        store(ring, ((start[0] + first + t) % rows) * x.shape[1] + b, n, x[t, b, n])
+
+
+@gpu
+def write_events(ring, start, rows, first, v, drop, key, first_place, graded, smooth):
+    """Write what axons carry of membrane potentials v [C, B, M] float32 into a ring, as `write_values`. A thread per neuron and token."""
+    n, b, t = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
+    if n < v.shape[2]:
+        place = first_place + np.uint64((t * v.shape[1] + b) * v.shape[2] + n)
+        s, _, _ = heard_as(v[t, b, n], drop, key[0], place, graded, smooth)
+        store(ring, ((start[0] + first + t) % rows) * v.shape[1] + b, n, s)
+
+
+@gpu
+def write_gradient(d, x, scale):
+    """Round scale times the gradient x [columns, N] float32 of a current into d [columns, N or more]. A thread per number."""
+    n, c = cuda.grid(1), cuda.blockIdx.y
+    if n < x.shape[1]:
+        store(d, c, n, scale * x[np.uint64(c), np.uint64(n)])
+
+
+@gpu
+def advance_rings(start, rows, tokens):
+    """start [S] int32: go on by so many tokens in all S rings, of rows [S] int32. A thread per ring."""
+    i = cuda.grid(1)
+    if i < start.size:
+        start[i] = (start[i] + tokens) % rows[i]

@@ -1,0 +1,137 @@
+"""Tile products: the smallest matrix products that the synapses are built from.
+
+On tensor cores one instruction of a warp multiplies A [16, 16] by B [16, 8] and adds C [16, 8]: `mma.sync` (PTX ISA, "Warp-level matrix
+instructions"), factors of 16 bits, sums in float32. Lane 4 g + q of the warp holds, two numbers to a register:
+
+    A   rows g and g + 8, columns 2 q, 2 q + 1 and 2 q + 8, 2 q + 9      a0 (row g), a1 (row g + 8), a2, a3 (the second pair of columns)
+    B   column g, rows 2 q, 2 q + 1 and 2 q + 8, 2 q + 9                 b0, b1
+    C   rows g and g + 8, columns 2 q, 2 q + 1                           c0, c1 (row g), c2, c3 (row g + 8)
+
+The order of the 16 products of a sum is free as long as A and B agree on it. Kernels use this: a lane loads four neighbouring numbers as
+one word of 8 bytes and takes the first two for the first pair, the last two for the second.
+
+Without tensor cores, in float32 and in the simulator, a thread multiplies and adds a tile of 4 x 4 numbers from shared memory (`outer`).
+"""
+
+import numpy as np
+from numba import types
+
+from .launch import SIMULATED, device
+
+BFLOAT16, FLOAT16, FLOAT16_TURING = 0, 1, 2  # kinds of factors; Turing (sm_75) multiplies A [16, 8] by B [8, 8] at a time
+EDGE = 4  # rows and columns of a thread's tile in `outer`
+
+_WORD, _UPPER, _LOWER, _BITS = np.uint64(32), np.uint32(0xFFFF0000), np.uint32(0xFFFF), np.uint32(16)
+
+
+@device
+def outer(acc, a, b, k, row, column):
+    """acc [EDGE, EDGE] += a[k, row ...] times b[k, column ...], for one k of a product; a, b float32 in shared memory."""
+    for i in range(EDGE):
+        for j in range(EDGE):
+            acc[i, j] += a[k, row + i] * b[k, column + j]
+
+
+@device
+def low(word):
+    """The first two 16-bit numbers of a uint64."""
+    return np.uint32(word)
+
+
+@device
+def high(word):
+    """The last two 16-bit numbers of a uint64."""
+    return np.uint32(word >> _WORD)
+
+
+@device
+def first_halves(a, b):
+    """The lower 16 bits of two words (uint32) in one: a's below, b's above."""
+    return np.uint32((a & _LOWER) | (b << _BITS))
+
+
+@device
+def second_halves(a, b):
+    """The upper 16 bits of two words (uint32) in one."""
+    return np.uint32((a >> _BITS) | (b & _UPPER))
+
+
+if not SIMULATED:
+    from llvmlite import ir
+    from numba.cuda.extending import intrinsic
+
+    def _mma(name, words):
+        """A code generator of `words` A and B registers for one `mma.sync` instruction."""
+        of_a = words * 2 // 3
+        places = [f"${4 + i}" for i in range(words + 4)]
+        groups = ["$0,$1,$2,$3", ",".join(places[:of_a]), ",".join(places[of_a:words]), ",".join(places[words:])]
+        text = f"mma.sync.aligned.{name} " + ", ".join("{" + group + "}" for group in groups) + ";"
+        constraints = ",".join(["=f"] * 4 + ["r"] * words + ["f"] * 4)
+        word, number = ir.IntType(32), ir.FloatType()
+        kind = ir.FunctionType(ir.LiteralStructType([number] * 4), [word] * words + [number] * 4)
+
+        def emit(builder, factors, sums):
+            made = builder.call(ir.InlineAsm(kind, text, constraints, side_effect=False), [*factors, *sums])
+            return [builder.extract_value(made, i) for i in range(4)]
+
+        return emit
+
+    _bfloat16 = _mma("m16n8k16.row.col.f32.bf16.bf16.f32", 6)
+    _float16 = _mma("m16n8k16.row.col.f32.f16.f16.f32", 6)
+    _float16_turing = _mma("m16n8k8.row.col.f32.f16.f16.f32", 3)
+    _SIGNATURE = types.UniTuple(types.float32, 4)(*[types.uint32] * 6, *[types.float32] * 4)
+
+    @intrinsic
+    def mma_bfloat16(typing, a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
+        """(c0, c1, c2, c3) of A B + C, factors bfloat16 (sm_80 or newer)."""
+
+        def codegen(context, builder, signature, x):
+            return context.make_tuple(builder, signature.return_type, _bfloat16(builder, x[:6], x[6:]))
+
+        return _SIGNATURE, codegen
+
+    @intrinsic
+    def mma_float16(typing, a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
+        """(c0, c1, c2, c3) of A B + C, factors float16 (sm_80 or newer)."""
+
+        def codegen(context, builder, signature, x):
+            return context.make_tuple(builder, signature.return_type, _float16(builder, x[:6], x[6:]))
+
+        return _SIGNATURE, codegen
+
+    @intrinsic
+    def mma_float16_turing(typing, a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
+        """(c0, c1, c2, c3) of A B + C, factors float16, by two instructions of half the depth (sm_75)."""
+
+        def codegen(context, builder, signature, x):
+            sums = _float16_turing(builder, [x[0], x[1], x[4]], x[6:])
+            sums = _float16_turing(builder, [x[2], x[3], x[5]], sums)
+            return context.make_tuple(builder, signature.return_type, sums)
+
+        return _SIGNATURE, codegen
+
+    @intrinsic
+    def store_pair(typing, array, index, a, b):
+        """array[index], array[index + 1] = a, b (float32) in one store of 8 bytes; its address must be a multiple of 8."""
+
+        def codegen(context, builder, signature, arguments):
+            array, index, a, b = arguments
+            data = context.make_array(signature.args[0])(context, builder, array).data
+            vector, number = ir.VectorType(ir.FloatType(), 2), ir.IntType(32)
+            pair = builder.insert_element(ir.Constant(vector, ir.Undefined), a, ir.Constant(number, 0))
+            pair = builder.insert_element(pair, b, ir.Constant(number, 1))
+            place = builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
+            builder.store(pair, place, align=8)
+            return context.get_dummy_value()
+
+        return types.void(array, index, types.float32, types.float32), codegen
+
+    @device
+    def multiply(kind, a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
+        """(c0, c1, c2, c3) of A B + C, in the registers of a lane as the module's docstring lays them out. kind: a constant; the branches
+        that it rules out are not compiled to machine code."""
+        if kind == BFLOAT16:
+            return mma_bfloat16(a0, a1, a2, a3, b0, b1, c0, c1, c2, c3)
+        if kind == FLOAT16:
+            return mma_float16(a0, a1, a2, a3, b0, b1, c0, c1, c2, c3)
+        return mma_float16_turing(a0, a1, a2, a3, b0, b1, c0, c1, c2, c3)
