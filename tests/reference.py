@@ -95,23 +95,28 @@ def population(c, params, state, *, smooth, graded, hypercolumn, norepinephrine=
 # Section 2: synapses
 
 
-def synapses(s_with_history, H, row_start, target, weight, first_delay, delays, N):
-    """The current [T, B, N] that delayed sparse synapses make of a signal.
+def synapses(s_with_history, H, block, delay, weight, N):
+    """The current [T, B, N] that delayed synapses in bundles make of a signal.
 
     s_with_history: [H + T, B, M], whose first H rows are the tokens before the segment, H at least the longest delay.
-    CSR with row = (delay - first_delay) * M + source: row_start [delays * M + 1], target and weight [synapses].
-    Raises ValueError where H is too short or row_start has another length.
+    block, delay: [tiles, K], of the K bundles of a tile; weight [tiles * K, BS, BT]: bundle (tile, k) leads from the BS sources from
+    block * BS on to the BT targets from tile * BT on. What leads beyond the last source or the last target is padding, and is 0.
+    Raises ValueError where H is too short, a block lies beyond the sources, there are fewer targets than tiles, or padding is not 0.
     """
     T, B, M = s_with_history.shape[0] - H, *s_with_history.shape[1:]
-    if first_delay + delays - 1 > H or len(row_start) != delays * M + 1:
-        raise ValueError(f"{delays} delays from {first_delay}, {M} sources: history {H} or row_start [{len(row_start)}] does not fit")
-    row = np.repeat(np.arange(delays * M), np.diff(row_start))
-    delay, source = first_delay + row // M, row % M
-    current = np.zeros((T, N, B))
-    for t in range(T):
-        heard = s_with_history[H + t - delay, :, source]  # [synapses, B]
-        np.add.at(current[t], target, np.asarray(weight)[:, None] * heard)
-    return current.transpose(0, 2, 1)
+    (tiles, K), (bundles, BS, BT) = np.shape(delay), np.shape(weight)
+    if np.max(delay) > H or np.max(block) * BS >= M or not (tiles - 1) * BT < N <= tiles * BT or bundles != tiles * K:
+        raise ValueError(f"{tiles} tiles of {K} bundles [{BS}, {BT}], {M} sources, {N} targets, history {H}: these do not fit")
+    current = np.zeros((T, B, N))
+    for tile in range(tiles):
+        for k in range(K):
+            first, reach, w = block[tile][k] * BS, H - delay[tile][k], np.asarray(weight[tile * K + k], np.float64)
+            heard = s_with_history[reach : reach + T, :, first : first + BS]  # [T, B, sources], fewer than BS in the last block
+            sources, targets = heard.shape[2], min(BT, N - tile * BT)
+            if w[sources:].any() or w[:, targets:].any():
+                raise ValueError(f"bundle {k} of tile {tile}: its padding is not 0")
+            current[:, :, tile * BT : tile * BT + targets] += heard @ w[:sources, :targets]
+    return current
 
 
 def dense(s, weight):
@@ -268,6 +273,25 @@ class Projection(NamedTuple):
     inhibitory: bool = False
 
 
+def bundle_size(config, fan_in):
+    """(BS, BT) of a projection: BT is the brain's `bundle`; BS the largest of 16, 32 and 64 that is no larger and divides the fan-in,
+    16 where none does."""
+    BT = config["bundle"]
+    return max([size for size in (16, 32, 64) if size <= BT and fan_in % size == 0], default=16), BT
+
+
+def is_dense(p, size):
+    """Plain values without delay that every target hears."""
+    return p.source not in MODULES and (p.first_delay, p.delays) == (0, 1) and p.fan_in >= size[p.source]
+
+
+def bundles_of(config, p, M, N):
+    """(tiles, K, blocks): K bundles are as near to the fan-in as bundles come (of two as near, the larger), at least one, at most all."""
+    BS, BT = bundle_size(config, p.fan_in)
+    blocks, tiles = int(np.ceil(M / BS)), int(np.ceil(N / BT))
+    return tiles, min(max(1, int(np.floor(p.fan_in / BS + 0.5))), blocks * p.delays), blocks
+
+
 def has_readout(config, module):
     """Whether the module's output is a readout of its trace. PFC's `outputs` are the slots of the working memory instead."""
     return module != "pfc" and 0 < config[module]["outputs"] < config[module]["neurons"]
@@ -388,7 +412,7 @@ def model_forward(config, params, structure, tokens, state=None, *, smooth=False
     """The whole model over a segment of tokens [T, B].
 
     config: `dataclasses.asdict(Brain)`. params: an array under each of `parameter_names`; a projection with a 2-D weight is dense.
-    structure: MODULE.input_scale [N], and for each sparse projection, under its name, a dict with row_start, target, first_delay, delays.
+    structure: MODULE.input_scale [N], and for each projection in bundles, under its name, a dict with block and delay, [tiles, K].
     state: see `fresh_state`; what is missing is 0. smooth: the smooth test mode.
     masks: dropout factors, 0 or 1/(1 - p): "embedding" [T, B, E], MODULE (its axon) [T, B, N], "decoder" [T, B, R]; missing: no dropout.
 
@@ -496,18 +520,24 @@ def model_forward(config, params, structure, tokens, state=None, *, smooth=False
 # A model to try things on
 
 
-def draw_synapses(rng, M, N, first_delay, delays, fan_in):
-    """CSR of a projection from M sources to N targets in which each target hears `fan_in` different (delay, source) pairs, or all.
+def draw_bundles(rng, tiles, K, blocks, first_delay, delays):
+    """Structure of a projection of so many tiles, each of which hears K different (delay, block) pairs.
 
     Short delays are the likelier: probability ~ exp(-0.1 delay). Returns the dict that `model_forward` wants in its structure.
     """
-    likely = np.repeat(np.exp(-0.1 * np.arange(delays)), M)
-    fan_in = min(fan_in, delays * M)
-    rows = np.concatenate([rng.choice(delays * M, fan_in, replace=False, p=likely / likely.sum()) for _ in range(N)])
-    targets = np.repeat(np.arange(N), fan_in)
-    order = np.lexsort((targets, rows))
-    row_start = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=delays * M))])
-    return {"row_start": row_start, "target": targets[order], "first_delay": first_delay, "delays": delays}
+    likely = np.repeat(np.exp(-0.1 * np.arange(delays)), blocks)
+    pairs = np.array([rng.choice(delays * blocks, K, replace=False, p=likely / likely.sum()) for _ in range(tiles)])
+    return {"block": pairs % blocks, "delay": first_delay + pairs // blocks}
+
+
+def draw_weights(rng, block, BS, BT, M, N):
+    """Weights [bundles, BS, BT] of variance 1 / synapses of a target; 0 where there is no source or no target."""
+    tiles, K = block.shape
+    source = block.reshape(-1, 1) * BS + np.arange(BS)
+    target = np.repeat(np.arange(tiles), K)[:, None] * BT + np.arange(BT)
+    weight = rng.normal(0, 1, (tiles * K, BS, BT)) * (source < M)[:, :, None] * (target < N)[:, None, :]
+    synapses_of_a_target = (source < M).sum(axis=1).reshape(tiles, K).sum(axis=1)
+    return weight / np.sqrt(np.repeat(synapses_of_a_target, K))[:, None, None]
 
 
 def random_model(config, rng):
@@ -515,11 +545,11 @@ def random_model(config, rng):
     size, params, structure = sizes(config), {}, {}
     for p in projections(config):
         M, N = size[p.source], size[p.target]
-        fan_in = min(p.fan_in, p.delays * M)
-        is_dense = (p.first_delay, p.delays) == (0, 1) and p.fan_in >= M
-        if not is_dense:
-            structure[p.name] = draw_synapses(rng, M, N, p.first_delay, p.delays, p.fan_in)
-        weight = rng.normal(0, fan_in**-0.5, (M, N) if is_dense else N * fan_in)
+        if is_dense(p, size):
+            weight = rng.normal(0, M**-0.5, (M, N))
+        else:
+            structure[p.name] = draw_bundles(rng, *bundles_of(config, p, M, N), p.first_delay, p.delays)
+            weight = draw_weights(rng, structure[p.name]["block"], *bundle_size(config, p.fan_in), M, N)
         params[f"{p.name}.weight"] = -np.abs(weight) if p.inhibitory else weight
 
     for module in MODULES:
