@@ -296,7 +296,8 @@ def make_weight_grad_fp32(sources: int, targets: int):
     @gpu
     def weight_grad_fp32(gradient, x, d, bundles, regions, d_regions, start, columns, batch, scale):
         """As `weight_grad`, x and d flat float32. A thread has EDGE sources and EDGE targets of the block's bundle."""
-        xs, ds = cuda.shared.array((SLICE, sources), np.float32), cuda.shared.array((SLICE, targets), np.float32)
+        xs = cuda.shared.array((SLICE, sources), np.float32)
+        ds = cuda.shared.array((SLICE, targets), np.float32)  # on a line of its own: the simulator tells shared arrays apart by their lines
         acc = cuda.local.array((EDGE, EDGE), np.float32)
         thread = cuda.threadIdx.x
         row, number = thread // ACROSS * EDGE, thread % ACROSS * EDGE
