@@ -14,7 +14,7 @@ from numba import config, cuda
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 WARP = 1 if SIMULATED else 32
-THREADS = 256  # of a block, where a kernel does not ask for another number
+THREADS = 32 if SIMULATED else 256  # of a block, where a kernel does not ask for another number; the simulator starts all of them
 SHARED = 48 * 2**10  # bytes of shared memory that a block may have unasked
 EVERYONE = 0xFFFFFFFF
 _WARP = np.uint64(WARP)
