@@ -1,0 +1,567 @@
+"""The synapses of every backend, held to a sum over all pairs of neurons in float64: events forward, gradients back, the past.
+
+Weights and what is sent are numbers of 8 binary digits, which float32, bfloat16 and float16 all hold: only the sums are rounded, and
+those are in float32 everywhere. One test rounds the factors, too.
+"""
+
+import itertools
+
+import numba
+import numpy as np
+import pytest
+
+import reference as ref
+from conftest import SIMULATED
+from neurogen_numba import backends
+from neurogen_numba.brain.buffers import Parameters
+from neurogen_numba.brain.connectome import Arc, real_weights
+from neurogen_numba.brain.projection import Projection
+from neurogen_numba.errors import ConfigError
+
+C = 4  # tokens of a chunk
+SEGMENTS = (6, 2, 6, 1, 5)  # tokens, T at most: rings begin again in the middle of some, and what is under way spans several
+T = max(SEGMENTS)
+SHAPES = [(16, 16), (16, 32), (32, 32), (16, 64), (32, 64), (64, 64)]  # sources x targets of a bundle, all that there are
+
+
+@pytest.fixture(scope="module", params=["cpu", *(pytest.param(f"cuda {kind}", marks=pytest.mark.gpu) for kind in ("fp32", "bf16", "fp16"))])
+def backend(request):
+    """Every backend, on a GPU with every type of factors that it multiplies."""
+    name, _, precision = request.param.partition(" ")
+    if SIMULATED and precision != "fp32":
+        pytest.skip("the simulator has no tensor cores")
+    try:
+        return backends.get(name, 0, precision or "fp32")
+    except ConfigError as error:
+        pytest.skip(str(error))
+
+
+def short(x):
+    """x as float32 numbers of 8 binary digits."""
+    return (np.asarray(x, np.float32).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def arcs(a, b, p, q, bundle=16, fan_in=32):
+    """Between modules of so many neurons, and two sources of plain values: several projections into a current, several out of a signal,
+    of two sizes of bundles where `bundle` is more than 16."""
+    return (
+        Arc("far", "a.axon", "b.current", a, b, fan_in, delays=3, bundle=bundle),
+        Arc("back", "b.axon", "a.current", b, a, fan_in, first_delay=C, delays=2, bundle=bundle),
+        Arc("own", "b.axon", "b.current", b, b, 16, first_delay=C, delays=3, bundle=bundle),
+        Arc("plain", "p.out", "b.current", p, b, fan_in, first_delay=1, delays=2, bundle=bundle),
+        Arc("prompt", "p.out", "a.current", p, a, 16, bundle=bundle),
+        Arc("aside", "q.out", "b.current", q, b, 16, bundle=bundle),
+    )
+
+
+SMALL = arcs(9, 21, 19, 17)
+
+
+class Wired:
+    """Synapses with their parameters, and dense float64 weights [delays, sources, targets] of each arc."""
+
+    def __init__(self, backend, arcs=SMALL, seed=0):
+        self.backend, self.arcs = backend, arcs
+        self.sizes, self.currents = {arc.source: arc.sources for arc in arcs}, {arc.target: arc.targets for arc in arcs}
+        self.history = {name: max(arc.longest_delay for arc in arcs if arc.source == name) for name in self.sizes}
+        self.remembered = [name for name, history in self.history.items() if history]
+        self.projections = {arc.name: Projection(arc, backend) for arc in arcs}
+        self.parameters = Parameters((p for projection in self.projections.values() for p in projection.parameters()), backend)
+        for projection in self.projections.values():
+            projection.bind(self.parameters)
+        self.synapses = backend.synapses(list(self.projections.values()), self.parameters)
+        self.dense = {}
+        for name, projection in self.projections.items():
+            projection.initialise(self.parameters, seed)
+            self.set_weight(name, short(backend.to_numpy(projection.weight)))
+        self.synapses.wire()
+        self.synapses.refresh()
+
+    def set_weight(self, name, weight):
+        """Give a projection weights [bundles, BS, BT]; `refresh` is left to the caller."""
+        self.parameters.value[f"{name}.weight"][...] = self.backend.asarray(weight)
+        arc = self.projections[name].arc
+        self.dense[name] = np.zeros((arc.delays, arc.sources, arc.targets))
+        for bundle, delay, sources, targets in self.places(name):
+            self.dense[name][delay, sources, targets] = weight[bundle, : sources.stop - sources.start, : targets.stop - targets.start]
+
+    def places(self, name):
+        """(bundle, delay - first_delay, sources, targets) of every bundle: where it lies in the dense weights."""
+        projection = self.projections[name]
+        arc, (tiles, K) = projection.arc, projection.block.shape
+        for tile, k in itertools.product(range(tiles), range(K)):
+            source, target = projection.block[tile, k] * arc.bundle_sources, tile * arc.bundle
+            sources = slice(source, min(source + arc.bundle_sources, arc.sources))
+            targets = slice(target, min(target + arc.bundle, arc.targets))
+            yield tile * K + k, projection.delay[tile, k] - arc.first_delay, sources, targets
+
+    def in_bundles(self, name, dense):
+        """Dense weights [delays, sources, targets] as bundles [bundles, BS, BT], padded with 0."""
+        weight = np.zeros(self.projections[name].arc.weight_shape)
+        for bundle, delay, sources, targets in self.places(name):
+            weight[bundle, : sources.stop - sources.start, : targets.stop - targets.start] = dense[delay, sources, targets]
+        return weight
+
+    def state(self, batch, learning=True):
+        signals = {name: (size, self.history[name]) for name, size in self.sizes.items()}
+        return self.synapses.state(signals, self.currents, T, batch, learning)
+
+    def silent_past(self, batch):
+        return {name: np.zeros((history, batch, self.sizes[name])) for name, history in self.history.items()}
+
+    def weight_grad(self, name):
+        return self.backend.to_numpy(self.parameters.gradient[f"{name}.weight"])
+
+    def membranes(self, seed, length=T, batch=2):
+        """Potentials of the axons: some fire, some are near the threshold, some far below; and plain values."""
+        rng = np.random.default_rng([3, seed])
+        return {name: short(rng.uniform(-2, 2, (length, batch, size))) for name, size in self.sizes.items()}
+
+    def gradients(self, seed, length=T, batch=2):
+        rng = np.random.default_rng([5, seed])
+        return {name: short(rng.standard_normal((length, batch, size))) for name, size in self.currents.items()}
+
+
+def carried(name, v):
+    return np.where(v > 1, v, 0).astype(np.float64) if name.endswith(".axon") else v.astype(np.float64)
+
+
+def has_gradient(made, name, v):
+    """Where a signal has a gradient: on a GPU everywhere, on the CPU at plain values, at events and where the surrogate slope is not 0."""
+    return np.ones(v.shape, bool) if made.backend.name != "cpu" or not name.endswith(".axon") else v > 0
+
+
+def chunks(length, chunk):
+    return [(first, min(length, first + chunk)) for first in range(0, length, chunk)]
+
+
+def write(made, state, sent, first, last, drop=0.0, key=0, graded=True, smooth=False):
+    for name, v in sent.items():
+        part = made.backend.asarray(v[first:last])
+        if name.endswith(".axon"):
+            dropout = np.float32(drop), made.backend.asarray([key], "uint64"), np.uint64(first * v.shape[1] * v.shape[2])
+            state.write_events(name, first, last, part, dropout, graded, smooth)
+        else:
+            state.write_values(name, first, last, part)
+
+
+def forward(made, state, sent, chunk=C, **how):
+    length, batch = next(iter(sent.values())).shape[:2]
+    found = {name: np.full((length, batch, size), np.nan, np.float32) for name, size in made.currents.items()}
+    for first, last in chunks(length, chunk):
+        write(made, state, sent, first, last, **how)
+        for name in made.currents:
+            value = made.backend.asarray(found[name][first:last])
+            state.forward(name, first, last, value)
+            found[name][first:last] = made.backend.to_numpy(value)
+    return found
+
+
+def backward(made, state, d_currents):
+    """Gradients of the signals [T', B, M]; those of the weights are added to the parameters'. In the order in which a brain of `a`, which
+    hears `b` a chunk later, and `b` goes back: what reaches a current only in the next chunk is asked for before this chunk is known."""
+    backend, (length, batch, _) = made.backend, next(iter(d_currents.values())).shape
+    ds = {name: np.full((length, batch, size), np.nan, np.float32) for name, size in made.sizes.items()}
+    order = sorted({*made.sizes, *made.currents}, key=["b.axon", "b.current", "a.axon", "a.current", "p.out", "q.out"].index)
+    for first, last in reversed(chunks(length, C)):
+        for name in order:
+            if name in d_currents:
+                state.set_current_grad(name, first, last, backend.asarray(d_currents[name][first:last]))
+            else:
+                gradient = backend.asarray(ds[name][first:last])
+                state.source_grad(name, first, last, length, gradient)
+                ds[name][first:last] = backend.to_numpy(gradient)
+    state.accumulate_weight_grad(length)
+    return ds
+
+
+def expected(made, past, heard, d_currents):
+    """(currents, ds, weight gradients in bundles) in float64 of what is carried [T', B, M]; past: what was carried before, [H, B, M]."""
+    length, batch, _ = next(iter(heard.values())).shape
+    whole = {name: np.concatenate([past[name], s]) for name, s in heard.items()}
+    currents = {name: np.zeros((length, batch, size)) for name, size in made.currents.items()}
+    ds, d_weight = {name: np.zeros((length, batch, size)) for name, size in made.sizes.items()}, {}
+    for arc in made.arcs:
+        d_dense = np.zeros_like(made.dense[arc.name])
+        for t in range(length):
+            for d in range(arc.delays):
+                source = t - arc.first_delay - d
+                s = whole[arc.source][made.history[arc.source] + source]
+                currents[arc.target][t] += s @ made.dense[arc.name][d]
+                d_dense[d] += s.T @ d_currents[arc.target][t]
+                if source >= 0:
+                    ds[arc.source][source] += d_currents[arc.target][t] @ made.dense[arc.name][d].T
+        d_weight[arc.name] = made.in_bundles(arc.name, d_dense)
+    return currents, ds, d_weight
+
+
+def close(found, want, size=1.0):
+    np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5 * size)
+
+
+def check_segment(made, state, past, sent, d_currents):
+    """One segment forward and back, held to float64; returns what the next one starts from."""
+    made.parameters.clear_gradient()
+    heard = {name: carried(name, v) for name, v in sent.items()}
+    want_currents, want_ds, want_d_weight = expected(made, past, heard, d_currents)
+    currents, ds = forward(made, state, sent), backward(made, state, d_currents)
+    for name in made.currents:
+        close(currents[name], want_currents[name])
+    for name, v in sent.items():
+        close(ds[name], np.where(has_gradient(made, name, v), want_ds[name], 0), 10)
+    for arc in made.arcs:
+        close(made.weight_grad(arc.name), want_d_weight[arc.name], 10)
+        sources, targets = real_weights(arc, made.projections[arc.name].block)
+        padding = ~(sources[:, :, None] & targets[:, None, :])
+        assert not made.weight_grad(arc.name)[padding].any(), "what leads nowhere learns nothing"
+    length = len(next(iter(sent.values())))
+    state.advance(length)
+    after = {name: np.concatenate([past[name], s])[length:] for name, s in heard.items()}
+    for name in made.remembered:
+        np.testing.assert_array_equal(state.past(name), after[name].astype(np.float32))
+    return after
+
+
+# By hand
+
+
+def test_one_event_through_one_synapse(backend):
+    """Neuron 3 of `a` fires with 2.5 at token 1, and reaches neuron 17 of `b`, in its second tile, with weight 2 two tokens later."""
+    arc = Arc("one", "a.axon", "b.current", 20, 18, 16, first_delay=2, bundle=16)
+    made = Wired(backend, (arc,))
+    made.projections["one"].set_structure([[1], [0]], [[2], [2]])
+    weight = np.zeros(arc.weight_shape, np.float32)
+    weight[1, 3, 1] = 2
+    made.set_weight("one", weight)
+    made.synapses.wire()
+    made.synapses.refresh()
+    state, v = made.state(batch=2), np.full((4, 2, 20), -1, np.float32)
+    v[1, 1, 3] = 2.5
+    v[1, 1, 4] = 0.5  # near, and has no synapse
+    current = np.zeros((4, 2, 18))
+    current[3, 1, 17] = 5
+    np.testing.assert_array_equal(forward(made, state, {"a.axon": v})["b.current"], current)
+    d = np.zeros((4, 2, 18), np.float32)
+    d[3, 1, 17] = 3
+    ds, d_weight = np.zeros((4, 2, 20)), np.zeros(arc.weight_shape)
+    ds[1, 1, 3], d_weight[1, 3, 1] = 6, 7.5
+    np.testing.assert_array_equal(backward(made, state, {"b.current": d})["a.axon"], ds)
+    np.testing.assert_array_equal(made.weight_grad("one"), d_weight)
+
+
+def test_a_target_sums_up_its_bundles(backend):
+    """Two blocks and two delays: 1 * 3 of now, 10 * 5 of a token ago; from the second block 100 * 7 of a token ago."""
+    arc = Arc("three", "p.out", "a.current", 17, 1, 48, delays=2, bundle=16)
+    made = Wired(backend, (arc,))
+    made.projections["three"].set_structure([[0, 0, 1]], [[0, 1, 1]])
+    weight = np.zeros(arc.weight_shape, np.float32)
+    weight[:, 0, 0] = 1, 10, 100
+    made.set_weight("three", weight)
+    made.synapses.wire()
+    made.synapses.refresh()
+    x = np.zeros((2, 1, 17), np.float32)
+    x[0, 0, 0], x[0, 0, 16], x[1, 0, 0] = 5, 7, 3
+    np.testing.assert_array_equal(forward(made, made.state(batch=1), {"p.out": x})["a.current"].ravel(), [5, 753])
+
+
+# Any sizes
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("sources, targets", SHAPES, ids=lambda size: str(size))
+def test_events_arrive_and_gradients_return(backend, sources, targets, batch):
+    """Over several segments; no size of a module is a multiple of a bundle's."""
+    if SIMULATED and targets > 16 and (sources, targets, batch) != (16, 32, 1):
+        pytest.skip("too large for the simulator")
+    fan_in = 2 * sources if sources == targets else 3 * sources
+    sizes = (9, 21, fan_in + 3, 17) if SIMULATED else (targets - 7, 2 * targets + 5, fan_in + 11, 70)
+    made = Wired(backend, arcs(*sizes, targets, fan_in))
+    assert made.projections["far"].arc.weight_shape[1:] == (sources, targets)
+    state, past = made.state(batch), made.silent_past(batch)
+    for segment, length in enumerate(SEGMENTS):
+        past = check_segment(made, state, past, made.membranes(segment, length, batch), made.gradients(segment, length, batch))
+
+
+@pytest.mark.parametrize("seed", range(3 if SIMULATED else 20))
+def test_numbers_that_no_bundle_divides(backend, seed):
+    rng = np.random.default_rng([11, seed])
+    most, targets = (24, 16) if SIMULATED else (200, rng.choice([16, 32, 64]))
+    fan_in = int(rng.integers(1, 100))
+    a, b, p, q = rng.integers(1, most, 4)
+    batch = int(rng.choice([1, 2, 5] if SIMULATED else [1, 2, 5, 17, 37]))
+    made = Wired(backend, arcs(a, b, max(p, 17), q + 16, int(targets), fan_in), seed)
+    state, past = made.state(batch), made.silent_past(batch)
+    for segment in range(2):
+        length = int(rng.integers(1, T + 1))
+        past = check_segment(made, state, past, made.membranes(segment, length, batch), made.gradients(segment, length, batch))
+
+
+def everything(made, sent, d_currents, chunk=C):
+    """A segment from the start: every array of it, as bytes."""
+    made.parameters.clear_gradient()
+    state = made.state(next(iter(sent.values())).shape[1])
+    currents, ds = forward(made, state, sent, chunk), backward(made, state, d_currents)
+    state.advance(T)
+    arrays = [*currents.values(), *ds.values(), made.backend.to_numpy(made.parameters.flat_gradient)]
+    return [array.tobytes() for array in (*arrays, *(state.past(name) for name in made.remembered))]
+
+
+def test_modules_of_many_tiles_and_columns(backend, full_size):
+    """As above; and once more from the start it is the same to the bit, in whatever order warps and blocks come."""
+    if backend.name == "cpu":
+        sizes, batch = (110, 205, 300, 70), 9
+    else:
+        sizes, batch = (1100, 2050, 300, 700), 97
+    made = Wired(backend, arcs(*sizes, 64, 192))
+    sent, d_currents = made.membranes(1, batch=batch), made.gradients(1, batch=batch)
+    check_segment(made, made.state(batch), made.silent_past(batch), sent, d_currents)
+    first = everything(made, sent, d_currents)
+    assert all(everything(made, sent, d_currents) == first for _ in range(3))
+
+
+def test_the_same_again_is_the_same_to_the_bit(backend):
+    """Whatever the chunks and the threads."""
+    made = Wired(backend)
+    sent, d_currents = made.membranes(2), made.gradients(2)
+    first = everything(made, sent, d_currents)
+    assert everything(made, sent, d_currents, chunk=T) == first
+    if backend.name == "cpu":
+        before = numba.get_num_threads()
+        for threads in range(1, before + 1):
+            numba.set_num_threads(threads)
+            assert everything(made, sent, d_currents) == first
+        numba.set_num_threads(before)
+
+
+def test_other_weights_are_heard_after_a_refresh(backend):
+    made, sent = Wired(backend), {name: np.abs(v) for name, v in Wired(backend).membranes(0).items()}
+    for name, projection in made.projections.items():
+        made.set_weight(name, -3 * backend.to_numpy(projection.weight))
+    made.synapses.refresh()
+    past, d_currents = made.silent_past(2), made.gradients(0)
+    made_currents = forward(made, made.state(2), sent)
+    for name, want in expected(made, past, {name: carried(name, v) for name, v in sent.items()}, d_currents)[0].items():
+        close(made_currents[name], want, 10)
+
+
+def test_factors_are_rounded_to_nearest(backend):
+    """Products of rounded factors: the error is at most both factors' halves of a unit, 2^-9 for bfloat16, 2^-12 for float16."""
+    made, unit = Wired(backend), {"float32": 2.0**-24, "bfloat16": 2.0**-9, "float16": 2.0**-12}
+    share = 2 * unit.get(getattr(backend, "product_dtype", "float32"), 2.0**-24) + 2.0**-20  # and the sum in float32
+    rng = np.random.default_rng(13)
+    for name, projection in made.projections.items():
+        real = np.sign(np.abs(backend.to_numpy(projection.weight)))  # padding stays 0
+        made.set_weight(name, (real * rng.standard_normal(real.shape)).astype(np.float32))
+    made.synapses.refresh()
+    sent = {name: rng.uniform(-2, 2, (T, 2, size)).astype(np.float32) for name, size in made.sizes.items()}
+    d_currents = {name: rng.standard_normal((T, 2, size)).astype(np.float32) for name, size in made.currents.items()}
+    state, heard = made.state(2), {name: carried(name, v) for name, v in sent.items()}
+    currents, ds = forward(made, state, sent), backward(made, state, d_currents)
+    want_currents, want_ds, want_d_weight = expected(made, made.silent_past(2), heard, d_currents)
+    signed = made.dense
+    made.dense = {name: abs(weight) for name, weight in signed.items()}
+    positive = {name: abs(s) for name, s in heard.items()}, {name: abs(d) for name, d in d_currents.items()}
+    size_currents, size_ds, size_d_weight = expected(made, made.silent_past(2), *positive)  # sums of all absolute values
+    for name in made.currents:
+        assert (abs(currents[name] - want_currents[name]) <= share * size_currents[name]).all(), name
+    for name, v in sent.items():
+        own = has_gradient(made, name, v)
+        assert (abs(ds[name] - want_ds[name]) <= share * size_ds[name])[own].all(), name
+    for arc in made.arcs:
+        assert (abs(made.weight_grad(arc.name) - want_d_weight[arc.name]) <= share * size_d_weight[arc.name]).all(), arc.name
+
+
+@pytest.mark.parametrize("exponent", [-40, -24, 10])
+def test_gradients_may_be_small(backend, exponent):
+    """A token's share of a mean over T B tokens. float16 holds 6e-8 and no less, so that gradients are scaled; what they come to is not."""
+    if exponent == -40 and getattr(backend, "product_dtype", "") == "float16":
+        pytest.skip("1e-12 is too small for float16")
+    made, sent = Wired(backend), Wired(backend).membranes(3)
+    d_currents = {name: d * np.float32(2.0**exponent) for name, d in made.gradients(3).items()}
+    state = made.state(2)
+    forward(made, state, sent)
+    ds = backward(made, state, d_currents)
+    _, want_ds, want_d_weight = expected(made, made.silent_past(2), {name: carried(name, v) for name, v in sent.items()}, d_currents)
+    for name, v in sent.items():
+        close(ds[name], np.where(has_gradient(made, name, v), want_ds[name], 0), 100 * 2.0**exponent)
+    for arc in made.arcs:
+        close(made.weight_grad(arc.name), want_d_weight[arc.name], 100 * 2.0**exponent)
+
+
+# What is left behind
+
+
+def test_gradients_of_weights_are_added_and_those_of_signals_are_not(backend):
+    made = Wired(backend)
+    sent, d_currents, state = made.membranes(0), made.gradients(1), made.state(2)
+    forward(made, state, sent)
+    once = backward(made, state, d_currents)
+    after_once = backend.to_numpy(made.parameters.flat_gradient).copy()
+    twice = backward(made, state, d_currents)
+    for name in made.sizes:
+        np.testing.assert_array_equal(once[name], twice[name])
+    close(backend.to_numpy(made.parameters.flat_gradient), 2 * after_once)
+
+
+def test_what_a_longer_segment_left_is_not_heard_in_a_shorter_one(backend):
+    """Rows beyond its end hold numbers of an earlier segment, here NaN, which whoever reads them shows."""
+    made = Wired(backend)
+    state = made.state(2)
+    forward(made, state, {name: np.full_like(v, np.nan) for name, v in made.membranes(0).items()})
+    backward(made, state, {name: np.full_like(d, np.nan) for name, d in made.gradients(0).items()})
+    for name in made.remembered:
+        state.set_past(name, np.zeros((made.history[name], 2, made.sizes[name]), np.float32))
+    check_segment(made, state, made.silent_past(2), made.membranes(1, 3), made.gradients(1, 3))
+
+
+def test_a_past_can_be_set_and_some_of_it_forgotten(backend):
+    """And what is left of it is heard, and learned from."""
+    made = Wired(backend)
+    rng, state = np.random.default_rng(8), made.state(3)
+    shapes = {name: (made.history[name], 3, made.sizes[name]) for name in made.remembered}
+    past = {name: short(np.maximum(0, rng.standard_normal(shape))) for name, shape in shapes.items()}
+    forward(made, state, made.membranes(4, batch=3))  # something that setting the past must overwrite
+    state.advance(T)
+    for name, values in past.items():
+        state.set_past(name, values)
+        np.testing.assert_array_equal(state.past(name), values)
+    state.forget(backend.asarray([0, 1, 0], "uint8"))
+    for name, values in past.items():
+        values[:, 1] = 0
+        np.testing.assert_array_equal(state.past(name), values)
+    check_segment(made, state, made.silent_past(3) | past, made.membranes(6, batch=3), made.gradients(6, batch=3))
+
+
+def test_a_past_that_was_set_is_the_same_to_the_bit(backend):
+    """What goes on from it, too."""
+    made = Wired(backend)
+    state = made.state(2, learning=False)
+    for key, length in enumerate(SEGMENTS[:3]):
+        forward(made, state, made.membranes(key, length), drop=0.5, key=key)
+        state.advance(length)
+        again = made.state(2, learning=False)
+        for name in made.remembered:
+            again.set_past(name, state.past(name))
+            assert again.past(name).tobytes() == state.past(name).tobytes()
+        goes_on = made.membranes(9, 2)
+        one, other = forward(made, state, goes_on), forward(made, again, goes_on)
+        assert all(one[name].tobytes() == other[name].tobytes() for name in made.currents)
+
+
+def test_a_ring_is_where_it_says(backend):
+    """`start` and what stands beside it are enough to find what was sent: users see them through `Activity.rings`."""
+    made = Wired(backend)
+    state = made.state(2, learning=False)
+    for length in SEGMENTS[:3]:
+        forward(made, state, made.membranes(length, length))
+        state.advance(length)
+    for name in made.remembered:
+        ring, past = state.ring(name), state.past(name)
+        value, start = backend.to_numpy(ring["value"]).astype(np.float32), int(backend.to_numpy(ring["start"])[0])
+        if backend.name == "cpu":
+            value = np.concatenate(list(value), axis=-1)[..., : made.sizes[name]]  # words of 64 neurons
+        newest = [value[(start + t) % len(value)] for t in range(-made.history[name], 0)]
+        np.testing.assert_array_equal(newest, past)
+
+
+# Dropout and modes
+
+
+def kept(made, sent, key, rate):
+    from neurogen_numba.kernels.rng import uniform
+
+    with np.errstate(over="ignore"):
+        return {name: uniform(np.uint64(key), np.arange(v.size, dtype=np.uint64)).reshape(v.shape) >= rate for name, v in sent.items()}
+
+
+def test_dropped_axons_are_silent_and_the_others_louder(backend):
+    """And synapses learn from what dropout leaves, and nothing goes back to what it takes, where a backend can tell."""
+    made = Wired(backend)
+    sent, d_currents, state = made.membranes(2), made.gradients(2), made.state(2)
+    stay = kept(made, sent, 9, 0.5)
+    heard = {name: carried(name, v) * (2 * stay[name] if name.endswith(".axon") else 1) for name, v in sent.items()}
+    want_currents, want_ds, want_d_weight = expected(made, made.silent_past(2), heard, d_currents)
+    currents = forward(made, state, sent, drop=0.5, key=9)
+    ds = backward(made, state, d_currents)
+    for name in made.currents:
+        close(currents[name], want_currents[name], 10)
+    for name, v in sent.items():
+        own = has_gradient(made, name, v)
+        if backend.name == "cpu" and name.endswith(".axon"):
+            own &= stay[name]
+        close(ds[name], np.where(own, want_ds[name], 0), 10)
+    for arc in made.arcs:
+        close(made.weight_grad(arc.name), want_d_weight[arc.name], 10)
+    state.advance(T)
+    for name in ("a.axon", "b.axon"):
+        np.testing.assert_array_equal(state.past(name), heard[name][-made.history[name] :].astype(np.float32))
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("graded", [False, True])
+def test_what_an_axon_carries_and_who_gets_a_gradient_depend_on_the_mode(backend, graded, smooth):
+    made = Wired(backend)
+    sent, state, d_currents = made.membranes(7), made.state(2), made.gradients(7)
+    forward(made, state, sent, graded=graded, smooth=smooth)
+    heard = dict(sent)
+    for name in ("a.axon", "b.axon"):
+        z = ref.event(sent[name], smooth)
+        heard[name] = z * sent[name] if graded else z
+    rounding = 1e-6 if getattr(backend, "product_dtype", "float32") == "float32" or not smooth else 2.0**-9
+    _, want_ds, _ = expected(made, made.silent_past(2), heard, d_currents)
+    ds = backward(made, state, d_currents)
+    state.advance(T)
+    for name in ("a.axon", "b.axon"):
+        np.testing.assert_allclose(state.past(name), heard[name][-made.history[name] :], rtol=rounding, atol=1e-7)
+        own = (heard[name] != 0) | (ref.psi(sent[name]) > 0) | (backend.name != "cpu")
+        close(ds[name], np.where(own, want_ds[name], 0), 10)
+
+
+# Nothing, and what is no number
+
+
+def test_a_current_that_nobody_brings_and_a_signal_that_nobody_hears_are_zero(backend):
+    made = Wired(backend)
+    signals = {name: (size, made.history[name]) for name, size in made.sizes.items()} | {"unread.axon": (9, 0)}
+    state = made.synapses.state(signals, made.currents | {"unheard.current": 9}, T, 2, learning=True)
+    sent = made.membranes(0) | {"unread.axon": np.full((T, 2, 9), 2, np.float32)}
+    write(made, state, sent, 0, C)
+    for what in (lambda x: state.forward("unheard.current", 0, C, x), lambda x: state.source_grad("unread.axon", 0, C, T, x)):
+        values = backend.asarray(np.full((C, 2, 9), np.nan, np.float32))
+        what(values)
+        assert not backend.to_numpy(values).any()
+
+
+@pytest.mark.parametrize("x", [np.nan, np.inf])
+def test_what_is_no_number_reaches_those_who_hear_it(backend, x):
+    """And nobody in another sequence."""
+    made = Wired(backend)
+    sent = {name: np.zeros_like(v) for name, v in made.membranes(0).items()}
+    sent["p.out"][1, 0, 0] = x
+    heard = {name: np.nan_to_num(v, nan=1, posinf=1) for name, v in sent.items()}
+    reached, _, _ = expected(made, made.silent_past(2), heard, made.gradients(0))
+    found = forward(made, made.state(2), sent)
+    assert sum((want != 0).sum() for want in reached.values()) > 16
+    for name, want in reached.items():
+        assert not np.isfinite(found[name][want != 0]).any(), name
+        assert np.isfinite(found[name][:, 1]).all()
+        assert np.isfinite(found[name][0]).all()
+
+
+@pytest.mark.parametrize("x", [np.nan, -np.inf])
+def test_a_gradient_that_is_no_number_is_none_for_the_synapses_either(backend, x):
+    made = Wired(backend)
+    sent, state = {name: np.full_like(v, 2) for name, v in made.membranes(0).items()}, made.state(2)
+    forward(made, state, sent)
+    d_currents = {name: np.zeros_like(d) for name, d in made.gradients(0).items()}
+    d_currents["b.current"][5, 0, 20] = x
+    ds = backward(made, state, d_currents)
+    d_currents["b.current"][5, 0, 20] = 1
+    _, want_ds, want_d_weight = expected(made, made.silent_past(2), {name: carried(name, v) for name, v in sent.items()}, d_currents)
+    assert want_d_weight["far"].any() and want_d_weight["plain"].any() and want_ds["a.axon"].any()
+    for arc in made.arcs:
+        found = made.weight_grad(arc.name)
+        assert not np.isfinite(found[want_d_weight[arc.name] != 0]).any(), arc.name
+    for name in made.sizes:
+        assert not np.isfinite(ds[name][want_ds[name] != 0]).any(), name
+        assert np.isfinite(ds[name][:, 1]).all()
