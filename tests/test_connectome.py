@@ -9,17 +9,19 @@ import pytest
 import reference as ref
 from neurogen_numba import backends
 from neurogen_numba.brain.brain import Brain as WiredBrain
-from neurogen_numba.brain.connectome import Arc, arcs, draw_synapses
+from neurogen_numba.brain.connectome import Arc, arcs, check_bundles, draw_bundles, real_weights
 from neurogen_numba.config import MODULES, Brain, Config, Module
+from neurogen_numba.errors import CheckpointError
 
-READOUTS = {"wernicke": 11, "basal_ganglia": 5, "broca": 12}
+READOUTS = {"wernicke": 21, "basal_ganglia": 5, "broca": 12}
 
 
-def small(outputs=READOUTS, feedback=3, lateral=2):
+def small(outputs=READOUTS, feedback=3, lateral=2, fan_in=40, bundle=16):
     """A brain in which no two sizes that the table speaks of are equal."""
-    sizes = {"thalamus": 13, "wernicke": 30, "hippocampus": 17, "pfc": 19, "basal_ganglia": 9, "broca": 21}
+    sizes = {"thalamus": 35, "wernicke": 50, "hippocampus": 37, "pfc": 39, "basal_ganglia": 19, "broca": 41}
     modules = {name: Module(n, {"pfc": 7, **outputs}.get(name, 0), lateral) for name, n in sizes.items()}
-    return Brain(**modules, fan_in=6, feedback=feedback, delays=5, memory_heads=2, memory_width=4, memory_fan_in=4, chunk=3)
+    rest = {"delays": 5, "memory_heads": 2, "memory_width": 4, "memory_fan_in": 4, "chunk": 3}
+    return Brain(**modules, fan_in=fan_in, bundle=bundle, feedback=feedback, **rest)
 
 
 def as_reference(name):
@@ -45,6 +47,22 @@ def test_every_arc_is_the_references(outputs):
     assert found == expected
 
 
+@pytest.mark.parametrize("fan_in", [6, 16, 40, 96, 128])
+@pytest.mark.parametrize("bundle", [16, 32, 64])
+def test_every_arc_has_the_references_bundles(bundle, fan_in):
+    brain = small(fan_in=fan_in, bundle=bundle)
+    config = Config("test", brain).to_dict()["brain"]
+    size = ref.sizes(config)
+    expected = {p.name: p for p in ref.projections(config)}
+    for arc in arcs(brain):
+        p = expected[arc.name]
+        M, N, (BS, BT) = size[p.source], size[p.target], ref.bundle_size(config, p.fan_in)
+        tiles, K, blocks = ref.bundles_of(config, p, M, N)
+        assert (arc.bundle_sources, arc.bundle, arc.tiles, arc.bundles_per_tile, arc.blocks) == (BS, BT, tiles, K, blocks)
+        assert arc.dense == ref.is_dense(p, size)
+        assert arc.weight_shape == ((M, N) if arc.dense else (tiles * K, BS, BT))
+
+
 @pytest.mark.parametrize("outputs", [READOUTS, {}], ids=["readouts", "no readouts"])
 def test_no_arc_leads_back_within_a_chunk(outputs):
     brain = small(outputs)
@@ -63,51 +81,78 @@ def test_arcs_without_synapses_do_not_exist():
     assert {arc.name for arc in arcs(small())} - {arc.name for arc in arcs(small(feedback=0, lateral=0))} == left_out
 
 
-# An arc whose fan-in is a small share of its pairs (drawn one by one), a large share (ranked), all of them, and more than there are.
-SPARSE, RANKED = (
-    Arc("sparse", "a.axon", "b.current", 40, 60, 16, first_delay=2, delays=5),
-    Arc("ranked", "a.axon", "b.current", 9, 50, 12, delays=4),
-)
-WHOLE, TOO_MANY = Arc("whole", "a.axon", "b.current", 4, 10, 12, delays=3), Arc("too many", "a.axon", "b.current", 4, 10, 99, delays=3)
+# An arc whose bundles are a small share of its pairs (drawn one by one), a large share (ranked), all of them, and more than there are.
+SPARSE = Arc("sparse", "a.axon", "b.current", 200, 100, 32, first_delay=2, delays=5, bundle=16)
+RANKED = Arc("ranked", "a.axon", "b.current", 40, 100, 80, delays=4, bundle=32)
+WHOLE = Arc("whole", "a.axon", "b.current", 20, 40, 96, delays=3, bundle=32)
+TOO_MANY = Arc("too many", "a.axon", "b.current", 20, 40, 999, delays=3, bundle=16)
 
 
 @pytest.mark.parametrize("arc", [SPARSE, RANKED, WHOLE, TOO_MANY], ids=lambda arc: arc.name)
-def test_each_target_hears_its_fan_in_of_different_pairs(arc):
-    row_start, target = draw_synapses(arc, 3, "uint16")
-    assert (row_start.dtype, target.dtype) == ("uint32", "uint16")
-    assert row_start.shape == (arc.delays * arc.sources + 1,) and row_start[0] == 0
-    row = np.repeat(np.arange(arc.delays * arc.sources), np.diff(row_start.astype(np.int64)))
-    assert len(row) == len(target) == row_start[-1] == arc.targets * arc.synapses_per_target
-    assert arc.synapses_per_target == min(arc.fan_in, arc.delays * arc.sources)
-    assert (np.bincount(target, minlength=arc.targets) == arc.synapses_per_target).all()
-    assert len(set(zip(row.tolist(), target.tolist(), strict=True))) == len(row)
+def test_each_tile_hears_its_bundles_from_different_pairs(arc):
+    block, delay = draw_bundles(arc, 3)
+    assert block.dtype == delay.dtype == "int32"
+    assert block.shape == delay.shape == (arc.tiles, arc.bundles_per_tile)
+    assert 0 <= block.min() and block.max() < arc.blocks and arc.first_delay <= delay.min() and delay.max() <= arc.longest_delay
+    pair = delay.astype(int) * arc.blocks + block
+    assert (np.diff(pair, axis=1) > 0).all(), "in ascending order of (delay, block), and none twice"
 
 
-@pytest.mark.parametrize("delays", [8, 7], ids=["one by one", "ranked"])
+def test_how_many_bundles_a_tile_hears():
+    assert [arc.bundles_per_tile for arc in (SPARSE, RANKED, WHOLE, TOO_MANY)] == [2, 5, 3, 6]
+    assert [arc.synapses_per_target for arc in (SPARSE, RANKED, WHOLE, TOO_MANY)] == [32, 80, 60, 60]
+
+
+@pytest.mark.parametrize("delays", [9, 8], ids=["one by one", "ranked"])
 def test_short_delays_are_the_likelier(delays):
-    """With two draws out of so many delays of one source, the chance of each delay can be written down."""
-    arc = Arc("skewed", "a.axon", "b.current", 1, 20_000, 2, first_delay=5, delays=delays)
-    row_start, _ = draw_synapses(arc, 0, "uint16")
+    """With two draws out of so many delays of one block, the chance of each delay can be written down."""
+    arc = Arc("skewed", "a.axon", "b.current", 16, 16 * 20_000, 32, first_delay=5, delays=delays, bundle=16)
+    assert (arc.bundles_per_tile, arc.tiles) == (2, 20_000)
+    _, delay = draw_bundles(arc, 0)
     p = np.exp(-0.1 * np.arange(delays))
     p /= p.sum()
     chance = [p[d] + sum(p[e] * p[d] / (1 - p[e]) for e in range(delays) if e != d) for d in range(delays)]
     # Standard deviation at most 1 / (2 sqrt(20,000)) = 0.0035; the most and the least likely delay lie 0.13 apart or more.
-    np.testing.assert_allclose(np.diff(row_start.astype(np.int64)) / arc.targets, chance, rtol=0, atol=0.014)
+    np.testing.assert_allclose(np.bincount(delay.ravel() - 5, minlength=delays) / arc.tiles, chance, rtol=0, atol=0.014)
 
 
-def test_every_source_is_as_likely():
-    for arc in (Arc("one by one", "a.axon", "b.current", 50, 20_000, 2), Arc("ranked", "a.axon", "b.current", 7, 20_000, 2)):
-        heard = np.diff(draw_synapses(arc, 0, "uint16")[0].astype(np.int64))
-        expected = arc.targets * 2 / arc.sources
-        assert abs(heard - expected).max() < 5 * math.sqrt(expected), arc
+@pytest.mark.parametrize("blocks", [50, 7], ids=["one by one", "ranked"])
+def test_every_block_is_as_likely(blocks):
+    arc = Arc("even", "a.axon", "b.current", 16 * blocks, 16 * 20_000, 32, bundle=16)
+    heard = np.bincount(draw_bundles(arc, 0)[0].ravel(), minlength=blocks)
+    expected = arc.tiles * 2 / blocks
+    assert abs(heard - expected).max() < 5 * math.sqrt(expected)
 
 
 @pytest.mark.parametrize("arc", [SPARSE, RANKED], ids=lambda arc: arc.name)
 def test_a_seed_is_a_wiring(arc):
-    first, again, other = (draw_synapses(arc, seed, "uint16") for seed in (1, 1, 2))
+    first, again, other = (draw_bundles(arc, seed) for seed in (1, 1, 2))
     for one, same in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, same)
     assert not np.array_equal(first[0], other[0]) and not np.array_equal(first[1], other[1])
+
+
+def test_weights_that_stand_for_a_synapse():
+    """Of 18 sources and 20 targets, the second block has two sources and the second tile four targets."""
+    arc = Arc("ragged", "a.axon", "b.current", 18, 20, 16, delays=2, bundle=16)
+    sources, targets = real_weights(arc, np.array([[1], [0]]))
+    np.testing.assert_array_equal(sources, [[True] * 2 + [False] * 14, [True] * 16])
+    np.testing.assert_array_equal(targets, [[True] * 16, [True] * 4 + [False] * 12])
+
+
+@pytest.mark.parametrize(
+    "what, place, value",
+    [("block", (1, 1), 13), ("block", (0, 0), -1), ("delay", (2, 0), 1), ("delay", (2, 1), 7), ("both", (3, 0), (3, 1))],
+)
+def test_bundles_that_lead_to_nowhere_or_are_there_twice_are_refused(what, place, value):
+    block, delay = draw_bundles(SPARSE, 0)
+    check_bundles(SPARSE, block, delay)
+    if what == "both":
+        block[place], delay[place] = block[value], delay[value]
+    else:
+        {"block": block, "delay": delay}[what][place] = value
+    with pytest.raises(CheckpointError, match="sparse: its bundles lead out of the brain or are there twice"):
+        check_bundles(SPARSE, block, delay)
 
 
 def wired(seed):
@@ -118,15 +163,25 @@ def wired(seed):
 
 def test_weights_have_the_size_and_the_sign_that_the_model_says():
     brain = wired(0)
-    pooled = []
+    pooled, ragged = [], 0
     for projection in brain.projections:
         arc, weight = projection.arc, projection.weight
-        assert weight.shape == ((arc.sources, arc.targets) if arc.dense else (arc.targets * arc.synapses_per_target,)), arc
+        assert weight.shape == arc.weight_shape, arc
+        if arc.dense:
+            pooled.append(weight.ravel() * math.sqrt(arc.sources))
+            continue
+        sources, targets = real_weights(arc, projection.block)
+        real = sources[:, :, None] & targets[:, None, :]
+        assert not weight[~real].any(), "what leads nowhere weighs nothing"
+        ragged += (~real).any()
         if arc.inhibitory:
-            assert (weight < 0).all(), arc
+            assert (weight[real] < 0).all(), arc
         else:
             assert (weight < 0).any() and (weight > 0).any(), arc
-        pooled.append(weight.ravel() * math.sqrt(arc.synapses_per_target))
+        synapses_of_a_target = sources.sum(axis=1).reshape(arc.tiles, -1).sum(axis=1)
+        scaled = weight * np.sqrt(np.repeat(synapses_of_a_target, arc.bundles_per_tile))[:, None, None]
+        pooled.append(scaled[real])
+    assert ragged
     inhibitory = {projection.arc.name for projection in brain.projections if projection.arc.inhibitory}
     assert inhibitory == {"feedback_thalamus", "go_retain"}
     scaled = np.concatenate(pooled)  # all of N(0, 1), but for the signs
@@ -135,7 +190,8 @@ def test_weights_have_the_size_and_the_sign_that_the_model_says():
 
 def test_a_projection_is_dense_where_every_target_hears_every_plain_value():
     dense = {projection.arc.name for projection in wired(0).projections if projection.arc.dense}
-    assert dense == {"go_broca"}  # 5 outputs of the basal ganglia, fan-in 6
+    wide = {"wernicke_store", "wernicke_retain", "memory_hippocampus", "working_memory_pfc", "memory_broca", "readout_basal_ganglia"}
+    assert dense == {"go_broca", *wide}  # at most 21 values, fan-in 40
     covered = Arc("covered", "a.axon", "b.current", 4, 10, 4)
     assert not covered.dense, "what fires stays sparse"
     late = Arc("late", "readout_wernicke.out", "working_memory.retain", 5, 9, 5, first_delay=16)
@@ -150,16 +206,20 @@ def test_a_brain_of_a_seed_is_the_same_brain():
     assert one.keys() == same.keys() == another.keys()
     for name, array in one.items():
         np.testing.assert_array_equal(array, same[name])
-        if name.endswith((".target", ".input_scale")):
+        if name.endswith(".input_scale"):
             assert not np.array_equal(array, another[name]), name
+    for arc in first.arcs:
+        if not arc.dense and arc.bundles_per_tile < arc.blocks * arc.delays:  # else there is nothing to choose
+            wiring = [np.stack([fixed[f"{arc.name}.block"], fixed[f"{arc.name}.delay"]]) for fixed in (one, another)]
+            assert wiring[0].size < 8 or not np.array_equal(*wiring), arc.name
 
 
 def test_no_two_projections_are_drawn_alike():
-    one, another = (Arc(name, "a.axon", "b.current", 20, 20, 6, delays=4) for name in ("one", "another"))
-    assert not np.array_equal(draw_synapses(one, 0, "uint16")[1], draw_synapses(another, 0, "uint16")[1])
+    one, another = (Arc(name, "a.axon", "b.current", 200, 200, 64, delays=4, bundle=16) for name in ("one", "another"))
+    assert not np.array_equal(draw_bundles(one, 0)[0], draw_bundles(another, 0)[0])
     weights = wired(0).parameters.value
-    assert weights["memory_query.weight"].shape == weights["memory_value.weight"].shape
-    assert not np.array_equal(weights["memory_query.weight"], weights["memory_value.weight"])
+    assert weights["hippocampus_pfc.weight"].shape == weights["pfc_broca.weight"].shape
+    assert not np.array_equal(weights["hippocampus_pfc.weight"], weights["pfc_broca.weight"])
 
 
 def test_structure_goes_from_one_brain_to_another():

@@ -126,6 +126,23 @@ def test_a_memory_wider_than_a_block_is_refused():
         backends.get("cuda").memory_forward(inputs["q_in"], inputs["S0"], inputs["key0"], *arguments(inputs))
 
 
+@pytest.mark.parametrize("loudness", [0, 1e-4, 1e-2])
+@pytest.mark.parametrize("width", [8, 64])
+def test_a_silent_head_has_a_bounded_gradient(op, width, loudness):
+    """silu halves the gradient of what is about 0, and `unit` multiplies it by 1 / sqrt(W KEY_FLOOR) at most: a query whose sources are
+    silent may not blow up what goes back through it, or a brain's gradient would grow with every chunk."""
+    inputs = draw(1, 1, 1, width)
+    inputs["q_in"] *= np.float32(loudness)
+    inputs["S0"][...], inputs["key0"][...], inputs["dopamine"][...] = 0, 0, 0
+    rng = np.random.default_rng(7)
+    d_key = single(rng.normal(0, 1, (1, width)))  # what the next token sends back to this one's query
+    d_decay, dS = np.zeros((1, 1), np.float32), np.zeros((1, 1, width, width), np.float32)
+    sent = np.linalg.norm(d_key)
+    dq, _, _ = backward(op, inputs, inputs["S0"], inputs["key0"], np.zeros_like(inputs["q_in"]), d_decay, dS, d_key)
+    slope = 0.5 + np.abs(inputs["q_in"]).max() / 2  # of silu, at most: its second derivative is at most 1/2
+    assert 0.1 * sent < np.linalg.norm(dq) <= slope / np.sqrt(1e-3 * width) * sent * (1 + 1e-5)
+
+
 def test_two_chunks_are_one(op):
     B, heads = (1, 1) if SIMULATED else (3, 2)
     inputs = draw(7, B, heads, 5)
