@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
-from compiled import KERNELS
+from compiled import KERNELS, made
 
 ARITHMETIC = re.compile(r"^\s+(?:@%p\d+ )?((?!ld|st|mov)\S*\.f64\S*) ", re.MULTILINE)  # all but moving numbers about
 
@@ -28,6 +28,20 @@ def assembler() -> Path | None:
     return next((path for file in files if file.name in ("ptxas", "ptxas.exe") and (path := Path(file.locate())).exists()), None)
 
 
+def kernels(capability: tuple[int, int]):
+    """(label, name in the table, kernel, signature) of every kernel, those that factories make for such a card included."""
+
+    def named(name):
+        module, function = name.split(".")
+        return getattr(importlib.import_module(f"neurogen_numba.kernels.{module}"), function)
+
+    for name, signatures in KERNELS.items():
+        for signature in signatures:
+            yield name, name, named(name), signature
+    for name, arguments, signature in made(10 * capability[0] + capability[1]):
+        yield f"{name}{arguments}", name, named(name)(*arguments), signature
+
+
 def compile_all(capability: tuple[int, int]) -> dict[str, dict]:
     from numba import cuda
     from numba.cuda import dispatcher
@@ -37,21 +51,18 @@ def compile_all(capability: tuple[int, int]) -> dict[str, dict]:
     ptxas, found = assembler(), {}
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "kernel.ptx"
-        for name, signatures in KERNELS.items():
-            module, function = name.split(".")
-            kernel = getattr(importlib.import_module(f"neurogen_numba.kernels.{module}"), function)
+        for label, name, kernel, signature in kernels(capability):
             options = kernel.targetoptions
-            for signature in signatures:
-                bounds = options.get("launch_bounds")
-                ptx, _ = cuda.compile(kernel.py_func, signature, device=False, abi="numba", cc=capability, launch_bounds=bounds)
-                text.write_text(ptx)
-                command = [ptxas, "-v", f"-arch=sm_{capability[0]}{capability[1]}", text, "-o", Path(folder) / "kernel.cubin"]
-                if options.get("max_registers"):
-                    command.append(f"-maxrregcount={options['max_registers']}")
-                done = subprocess.run(command, capture_output=True, text=True)
-                if done.returncode:
-                    raise SystemExit(f"{name}: {done.stdout}{done.stderr}")
-                found[f"{name}({', '.join(map(str, signature))})"] = {"kernel": name, **_read(done.stderr), **_look(ptx)}
+            bounds = options.get("launch_bounds")
+            ptx, _ = cuda.compile(kernel.py_func, signature, device=False, abi="numba", cc=capability, launch_bounds=bounds)
+            text.write_text(ptx)
+            command = [ptxas, "-v", f"-arch=sm_{capability[0]}{capability[1]}", text, "-o", Path(folder) / "kernel.cubin"]
+            if options.get("max_registers"):
+                command.append(f"-maxrregcount={options['max_registers']}")
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(f"{label}: {done.stdout}{done.stderr}")
+            found[f"{label}({', '.join(map(str, signature))})"] = {"kernel": name, **_read(done.stderr), **_look(ptx)}
     return found
 
 

@@ -1,6 +1,9 @@
-"""The argument types of every CUDA kernel, to compile them where there is no GPU: for each kernel the list of its signatures."""
+"""The argument types of every CUDA kernel, to compile them where there is no GPU: for each kernel the list of its signatures; and `made`,
+those that factories make."""
 
 from numba import types
+
+from neurogen_numba.kernels import bundles, mma
 
 f1, f2, f3, f4 = (types.Array(types.float32, dimensions, "C") for dimensions in (1, 2, 3, 4))
 i1, i2 = types.int32[::1], types.int32[:, ::1]
@@ -62,60 +65,41 @@ KERNELS |= {
     "reduce.add_rows": [(f1, kind) for kind in (f2, h2, b2)],
 }
 
-# kernels/synapse.py, tiles.py, events.py, fixed.py, forget.py, stimulus.py
+# kernels/bundles.py, forget.py, stimulus.py
 
 size, flag, number = types.int64, types.boolean, types.float32
-u16, u32, u32_2, k1, l1, l2, i3 = (
-    types.uint16[::1],
-    types.uint32[::1],
-    types.uint32[:, ::1],
-    types.uint64[::1],
-    types.int64[::1],
-    types.int64[:, ::1],
-    types.int32[:, :, ::1],
-)
-u16_2 = types.uint16[:, ::1]
+l2, k1, u1 = types.int64[:, ::1], types.uint64[::1], types.uint32[::1]
+SIZES = (16, 32, 64)
+SHAPES = [(sources, targets) for targets in SIZES for sources in SIZES if sources <= targets]  # of a bundle
+after_region = i1, i2, l2, i1, size, size, size, number, flag  # what `gather` is told, from tile_start to add
+after_bundles = i2, l2, l2, i1, size, size, number  # and `weight_grad`, from bundles to scale
 
 
-def walk(index, target):
-    """What the kernels that walk synapses are told, from the table of pairs to the width."""
-    return l2, size, size, i1, size, index, f1, i1, u32, target, f1, size
+def factors(capability: int) -> list[int]:
+    """The kinds of factors (kernels/mma.py) that cards of this compute capability multiply on tensor cores."""
+    return [mma.BFLOAT16, mma.FLOAT16] if capability >= 80 else [mma.FLOAT16_TURING]
 
 
-KINDS = [(index, target) for index in (u16, u32) for target in (u16, u32)]  # targets with their weight in them have 32 bits
+def made(capability: int) -> list[tuple[str, tuple, tuple]]:
+    """The kernels that factories make, in all the forms that a card of this compute capability runs: (factory, its arguments, signature)."""
+    kernels = [("bundles.make_pack", shape, (kind, kind, f1, i2)) for shape in SHAPES for kind in (h2, b2)]
+    for back in (False, True):
+        for width in SIZES:
+            columns = (bundles.SLICE, bundles.COLUMNS)
+            kernels += [("bundles.make_gather_fp32", (width, at_once, back), (f2, f1, f1, *after_region)) for at_once in columns]
+            kernels += [("bundles.make_gather", (kind, width, back), (f2, k1, k1, *after_region)) for kind in factors(capability)]
+    for shape in SHAPES:
+        kernels += [("bundles.make_weight_grad_fp32", shape, (f1, f1, f1, *after_bundles))]
+        kernels += [("bundles.make_weight_grad", (kind, *shape), (f1, u1, u1, *after_bundles)) for kind in factors(capability)]
+    return kernels
+
 
 KERNELS |= {
-    "synapse.synapse_forward": [(f3, *walk(*kinds), size) for kinds in KINDS],
-    "wide.synapse_forward_wide": [(f3, *walk(*kinds)) for kinds in KINDS],  # part_size is where the width was
-    "synapse.synapse_forward_few": [(i1, i1, l2, i1, size, index, f1, i1, u32, target, f1, flag) for index, target in KINDS],
-    "synapse.take_currents": [(f3, i3, i1)],
-    "synapse.pack_synapses": [(u32, u16, f1)],
-    "synapse.spread_weights": [(kind, l1, f1) for kind in (f2, b2)],
-    "synapse.gather_gradients": [(f1, f1, l1)],
-    "events.list_events": [(index, f1, i1, i1, size, size, size, size, f3, number, k1, types.uint64, flag, flag) for index in (u16, u32)],
-    "events.clear_counts": [(i1, i1, *[size] * 4)],
-    "events.list_values": [(f1, i1, size, size, size, f3)],
-    "events.spread_events": [(f2, index, f2, i2) for index in (u16_2, u32_2)],
-    "events.turn_ring": [(i1, i1, size, i1)],
-    "tiles.list_sources": [
-        (u32, u32_2, i2, owed, i1, size, size, size, flag, index, f1, i1, *[size] * 6) for index in (u16, u32) for owed in (u16, f1)
-    ],
-    "tiles.synapse_backward": [
-        (f1, l1, owed, u32, l2, size, size, u32, target, f1, u32, u32_2, i2, *[size] * 4, number)
-        for owed, target in ((u16, u32), (f1, u16))
-    ],
-    "tiles.hand_out": [(f3, f1, i2, u32, owed, *[size] * 2) for owed in (u16, f1)],
-    "wide.lay_out": [(u32, owed, size, i1, size, size, f3) for owed in (u16, f1)],
-    "wide.lay_events": [(u32, owed, i1, size, size, f3, number, k1, types.uint64, flag, flag) for owed in (u16, f1)],
-    "wide.forget_lines": [(u32, owed, size, types.uint8[::1]) for owed in (u16, f1)],
-    "wide.pick_weights": [(f1, f1, u32)],
-    "wide.synapse_gather": [(f3, owed, u32, i1, size, u32_2, f2, size, size) for owed in (u16, f1)],
-    "wide.synapse_backward_wide": [
-        (f3, l1, owed, u32, l2, size, size, u32, target, f1, u32, i1, size, flag, *[size] * 4, number)
-        for owed, target in ((u16, u32), (f1, u16))
-    ],
-    "fixed.take_fixed": [(f1, l1, number)],
+    "bundles.write_values": [(kind, i1, size, size, f3) for kind in (f2, h2, b2)],
+    "bundles.write_events": [(kind, i1, size, size, f3, number, k1, types.uint64, flag, flag) for kind in (f2, h2, b2)],
+    "bundles.write_gradient": [(kind, f2, number) for kind in (f2, h2, b2)],
+    "bundles.advance_rings": [(i1, i1, size)],
     "carry.carry": [(f1, l2, size)],
-    "forget.forget": [(kind, types.uint8[::1]) for kind in (f3, i3)],
+    "forget.forget": [(kind, types.uint8[::1]) for kind in (f3, types.float16[:, :, ::1], types.uint16[:, :, ::1])],
     "stimulus.poisson": [(f3, number, number, types.uint64, k1)],
 }

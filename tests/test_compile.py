@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from compile_kernels import assembler
-from compiled import KERNELS
+from compiled import KERNELS, made
 from conftest import SIMULATED
 from neurogen_numba import kernels
+from neurogen_numba.kernels import bundles
 
 CAPABILITIES = ("7.5", "8.0", "9.0")  # the oldest that is supported (T4), A100, H100 and H200
 IN_DOUBLE = {"reduce.sum_of_squares", "reduce.norm"}  # the norm of a gradient is summed in float64, once per block of numbers
 MOST_REGISTERS = 64  # of each of 1,024 threads; a kernel for smaller blocks that wants more says so by its launch bounds
+FACTORIES = {name for name, _, _ in made(90)}  # their kernels' blocks have at most 256 threads, which have room for all that a thread can use
 
 pytestmark = pytest.mark.skipif(SIMULATED, reason="the simulator has no compiler")
 
@@ -58,13 +60,14 @@ def kernels_there_are():
 def test_every_kernel_is_in_the_table():
     assert set(kernels_there_are()) == set(KERNELS)
     assert all(KERNELS.values())
+    assert {name for name in vars(bundles) if name.startswith("make_")} == {name.removeprefix("bundles.") for name in FACTORIES}
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_kernels_compile_and_fit_into_registers(compiled, capability):
     found = compiled[capability]
-    assert {of["kernel"] for of in found.values()} == set(KERNELS)
-    assert len(found) == sum(map(len, KERNELS.values()))
+    assert {of["kernel"] for of in found.values()} == set(KERNELS) | FACTORIES
+    assert len(found) == sum(map(len, KERNELS.values())) + len(made(int(capability.replace(".", ""))))
     assert not {
         name: of for name, of in found.items() if of["stack"] or of["spilled"]
     }  # what does not fit goes to memory, hundreds of times slower
@@ -76,7 +79,7 @@ def test_a_block_of_any_size_can_be_launched(compiled, capability):
         module, function = name.split(".")
         return getattr(importlib.import_module(f"{kernels.__name__}.{module}"), function).targetoptions.get("launch_bounds")
 
-    large = {of["kernel"] for of in compiled[capability].values() if of["registers"] > MOST_REGISTERS}
+    large = {of["kernel"] for of in compiled[capability].values() if of["registers"] > MOST_REGISTERS} - FACTORIES
     assert not {name for name in large if not bounded(name)}
 
 
