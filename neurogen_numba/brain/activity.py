@@ -69,8 +69,7 @@ class Activity:
         self.losses, self.hits = backend.zeros((tokens, batch)), backend.zeros((tokens, batch), "uint8")
         self.weight = backend.zeros(1)  # of a target in the mean: 1 / number of targets
         self.fresh = backend.zeros(batch, "uint8")  # sequences that begin the segment in the fresh state
-        # per module: membrane, adaptation, trace, normalised current and the factor that normalised it
-        self.v, self.a, self.y, self.x, self.r = {}, {}, {}, {}, {}
+        self.v, self.a, self.y, self.r = {}, {}, {}, {}  # per module: membrane, adaptation, trace, factor that normalised the current
         self.dv, self.da, self.dy = {}, {}, {}  # per module: gradients carried from chunk to chunk
         self.levels = {name: backend.zeros(batch) for name in neuromodulation.NAMES}
         self.gain_scale, self.beta_scale, self.write_scale = (backend.zeros(batch) for _ in range(3))
