@@ -8,9 +8,7 @@ The physics are scalar functions in those files; here are the loops. Neither x n
 Arrays of a chunk are [C, B, N] float32: c, gate (raw currents) and ds, dy (gradients of axon and trace). State rows are [C+1, B, N], row 0
 the token before the chunk; r is [C, B, hypercolumns]. Where a population has no gate or no trace, its arrays have size 0.
 
-An axon is a ring [rows, B, M_pad] (M_pad: N rounded up to a multiple of 64; zeros beyond N): token t of the segment is in row
-(start[0] + t) % rows. Its values are float32, float16 or the bits of bfloat16 (half.py). On the CPU two bitmasks [rows, B, M_pad / 64]
-uint64 say who fired and who is near the threshold: bit i of word w is neuron 64 w + i.
+An axon is a ring: token t of the segment is in row (start[0] + t) % rows.
 """
 
 from typing import Any, NamedTuple
@@ -23,7 +21,7 @@ from numba.extending import register_jitable
 from .dropout import kept
 from .gate import gate_step, gate_step_backward
 from .half import store
-from .jit import ZERO, cpu, cpu_serial, cpu_serial_sum
+from .jit import ONE, ZERO, cpu, cpu_serial, cpu_serial_sum
 from .launch import SIMULATED, WARP, device, gpu, lanes_sum
 from .neuron import drive, lif_step, lif_step_backward, trace_step, trace_step_backward
 from .normalize import normalize_step_backward, normalizer
@@ -62,8 +60,12 @@ class NeuronParameters(NamedTuple):
 
 
 class Axon(NamedTuple):
-    """The ring of one axon: ring [rows, B, M_pad]; start [1] int32; fired, near [rows, B, M_pad / 64] uint64 on the CPU, of size 0 on a
-    GPU. A ring of size 0 is not written: the pass is only run again."""
+    """Where an axon writes. A ring of size 0 is not written: nobody reads it, or the pass is only run again.
+
+    GPU: ring [rows, B, N_pad] float32, float16 or bfloat16, columns beyond N zero; start [1] int32; fired, near of size 0.
+    CPU: ring [words, rows, B, WORD] float32, neuron n in word n // WORD; start the same; fired, near [words, rows, B] uint64, where bit i
+    says whether neuron WORD word + i fired, or is only near the threshold. There, a segment ends before its rows wrap around.
+    """
 
     ring: Any
     start: Any
@@ -197,6 +199,7 @@ def population_backward(
     hypercolumn,
     columns,
     tokens,
+    scale,
     drop,
     key,
     first_place,
@@ -206,8 +209,8 @@ def population_backward(
     """Block (i, j): the i-th `columns` hypercolumns of the j-th group of sequences, one sequence after the other.
 
     Tokens go backwards, `tokens` of them at a time: 1. every thread scans its neuron and leaves dx and x in shared memory; 2. a warp per
-    token and hypercolumn sums dx x; 3. every thread writes its neuron's gradient. d_current [C B, N or more] of any kind of float.
-    partial [groups PARAMETERS, N]: the group's share of the parameters' gradients.
+    token and hypercolumn sums dx x; 3. every thread writes its neuron's gradient, times `scale`. d_current [C B, N or more] of any kind of
+    float. partial [groups PARAMETERS, N]: the group's share of the parameters' gradients.
     """
     shared = cuda.shared.array(0, numba.float32)  # dx and x [tokens, threads] each, then the means [tokens, columns]
     N, B, size, columns = u32(parameters.alpha.size), u32(gain_scale.size), u32(hypercolumn), u32(columns)
@@ -289,7 +292,7 @@ def population_backward(
                 if gated:
                     at = u32(token * N + n)
                     d, d_gate[at] = gate_step_backward(d, c[at], gate[at])
-                store(d_current, token, n, d)
+                store(d_current, token, n, d * scale)
                 s = u32(s + U1)
         if here:
             carry.v[begin], carry.a[begin] = dv, da
@@ -376,44 +379,40 @@ def population_forward_cpu(state, r, c, gate, parameters, gain_scale, beta_scale
 
 
 @cpu()
-def write_events_cpu(ring, fired, near, start, first, v, drop, key, first_place, graded, smooth):
-    """Write the axon of C tokens from v [C, B, N]: ring, and the bitmasks of who fired and who is only near the threshold.
-
-    first: the first token's number in its segment. A dropped neuron is in neither mask: nobody reads it, and it gets no gradient.
-    """
+def write_events_cpu(x, fired, near, row, v, drop, key, first_place, graded, smooth):
+    """Write the axons of C tokens from v [C, B, N] into rows from `row` on: x, and the bitmasks of who fired and who is only near the
+    threshold. A dropped neuron is in neither mask: nobody reads it, and it gets no gradient."""
     C, B, N = v.shape
-    rows = ring.shape[0]
+    words = x.shape[0]
     for task in numba.prange(C * B):
         t, b = task // B, task % B
-        row, v_t, place = (start[0] + first + t) % rows, v[t, b], first_place + np.uint64(task * N)
-        s = ring[row, b]
-        flags = np.zeros((2, s.size), np.uint8)
+        v_t, place = v[t, b], first_place + np.uint64(task * N)
+        s, flags = np.zeros(words * WORD, np.float32), np.zeros((2, words * WORD), np.uint8)
         has_fired, is_near = flags[0], flags[1]
         for n in range(N):
             s[n] = carried(v_t[n], event(v_t[n], smooth), graded)
-            has_fired[n] = s[n] != ZERO
             is_near[n] = s[n] == ZERO and slope(v_t[n]) > ZERO
         if drop > ZERO:
             for n in range(N):
-                if has_fired[n] or is_near[n]:
-                    keep = kept(drop, key[0], place + np.uint64(n))
-                    s[n] *= keep
-                    if keep == ZERO:
-                        has_fired[n] = is_near[n] = 0
-        pack_bits(fired[row, b], has_fired)
-        pack_bits(near[row, b], is_near)
+                keep = kept(drop, key[0], place + np.uint64(n))
+                s[n] *= keep
+                is_near[n] &= keep > ZERO
+        for n in range(N):
+            has_fired[n] = s[n] != ZERO
+        for word in range(words):
+            own = slice(word * WORD, (word + 1) * WORD)
+            x[word, row + t, b] = s[own]
+            fired[word, row + t, b], near[word, row + t, b] = pack_bits(has_fired[own]), pack_bits(is_near[own])
 
 
 @cpu_serial()
-def pack_bits(words, flags):
-    """Bit i of words[w] (uint64) = flags[64 w + i] (uint8, 0 or 1), eight flags a step: the factor moves the lowest bits of eight bytes
+def pack_bits(flags):
+    """The word (uint64) whose bit i is flags[i] (64 of uint8, 0 or 1), eight flags a step: the factor moves the lowest bits of eight bytes
     next to each other, into the highest byte."""
-    eights = flags.view(np.uint64)
-    for w in range(words.size):
-        word = np.uint64(0)
-        for k in range(8):
-            word |= ((eights[8 * w + k] * GATHER) >> np.uint64(56)) << np.uint64(8 * k)
-        words[w] = word
+    eights, word = flags.view(np.uint64), np.uint64(0)
+    for k in range(8):
+        word |= ((eights[k] * GATHER) >> np.uint64(56)) << np.uint64(8 * k)
+    return word
 
 
 @cpu()
@@ -432,13 +431,14 @@ def population_backward_cpu(
     gain_scale,
     beta_scale,
     hypercolumn,
+    scale,
     drop,
     key,
     first_place,
     graded,
     smooth,
 ):
-    """Overwrite d_current [C, B, N or more] and d_gate, move carry [B, N] to the token before the chunk, add to d.
+    """Overwrite d_current [C, B, N or more] and d_gate; move carry [B, N] to the token before the chunk, add to d.
 
     A task has a hypercolumn of SEQUENCES sequences; their shares of the parameters' gradients are added in order, whoever ran them.
     """
@@ -500,6 +500,9 @@ def population_backward_cpu(
                     g_t, dg_t = gate[t, b, own], d_gate[t, b, own]
                     for n in range(x.size):
                         dc_t[n], dg_t[n] = gate_step_backward(dc_t[n], c_t[n], g_t[n])
+                if scale != ONE:
+                    for n in range(x.size):
+                        dc_t[n] *= scale
     for group in range(groups):
         for n in range(N):
             d.alpha[n] += partial[group, 0, n]

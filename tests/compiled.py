@@ -66,7 +66,7 @@ events = types.float32, types.uint64[::1], types.uint64, types.boolean, types.bo
 KERNELS |= {
     "population.population_forward": [(state, f1, kind, i1, types.int64, f1, f1, *neurons, *events) for kind in (f2, h2, b2)],
     "population.population_backward": [
-        (kind, f1, state, f2, f1, f1, state, f1, f1, f1, *neurons, types.int64, *events) for kind in (f2, h2, b2)
+        (kind, f1, state, f2, f1, f1, state, f1, f1, f1, *neurons, types.int64, types.float32, *events) for kind in (f2, h2, b2)
     ],
     "population.add_parameter_gradients": [(parameters, f2)],
 }

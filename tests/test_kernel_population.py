@@ -86,22 +86,29 @@ class Case:
         )
 
     def run(self, backend, tokens=slice(None), before=None, dtype="float32", rows=None):
-        """What the forward pass leaves of some of the tokens, as NumPy: v, a, y, r, ring, fired, near. The ring begins in its last row."""
+        """What the forward pass leaves of some of the tokens, as NumPy: v, a, y, r, ring [rows, B, N_pad], fired, near [rows, B, words];
+        the last three begin with the row of the segment's first token. On a GPU that is the last one, so that the ring wraps around."""
         c, gate, before = self.c[tokens], self.gate[tokens], before or self.before
         C, B, N = c.shape
-        words, rows = -(-N // 64), C + 2 if rows is None else rows
+        words, rows, on_cpu = -(-N // 64), C + 2 if rows is None else rows, backend.name == "cpu"
         there, none = backend.asarray, backend.zeros((1, 1, 1))[:0]
         v, a, y = (np.full((C + 1, B, N), np.nan, np.float32) for _ in "vay")
         v[0], a[0], y[0] = before["v"], before["a"], before["y"]
         state = NeuronState(there(v), there(a), there(y) if self.traced else none)
         r = there(np.full((C, B, -(-N // self.hypercolumn)), np.nan, np.float32))
-        ring = backend.zeros((rows, B, 64 * words), dtype) if rows else none
-        axon = Axon(ring, there(np.array([rows - 1], np.int32)), *(backend.zeros((rows, B, words), "uint64") for _ in range(2)))
+        ring = backend.zeros((words, rows, B, 64) if on_cpu else (rows, B, 64 * words), dtype) if rows else none
+        axon_start = 1 if on_cpu else rows - 1
+        axon = Axon(ring, there(np.array([axon_start], np.int32)), *(backend.zeros((words, rows, B), "uint64") for _ in range(2)))
         rest = self._rest(backend, tokens)
         backend.population_forward(state, r, axon, self._first(tokens), there(c), there(gate) if self.gated else none, *rest)
-        return [backend.to_numpy(x) for x in (*state, r, axon.ring, axon.fired, axon.near)]
+        left = [backend.to_numpy(x) for x in (*state, r, axon.ring, axon.fired, axon.near)]
+        if rows and on_cpu:
+            left[4:] = [np.moveaxis(x, 0, 2).reshape(rows, B, -1) for x in left[4:]]
+        if rows:
+            left[4:] = [np.roll(x, -axon_start, 0) for x in left[4:]]
+        return left
 
-    def run_back(self, backend, forward, tokens=slice(None), grads=None, dtype="float32", padding=0):
+    def run_back(self, backend, forward, tokens=slice(None), grads=None, dtype="float32", padding=0, scale=1):
         """(d_current, d_gate); carries and adds to what is in grads: name -> array."""
         v, a, y, r = forward[:4]
         c, gate, ds, dy = (x[tokens] for x in (self.c, self.gate, self.ds, self.dy))
@@ -114,7 +121,7 @@ class Case:
         state = NeuronState(there(v), there(a), there(y) if self.traced else none)
         through = there(r), there(c), there(gate) if self.gated else none
         dy = there(dy) if self.traced else none
-        backend.population_backward(d_current, d_gate, carry, d, there(ds), dy, state, *through, *self._rest(backend, tokens))
+        backend.population_backward(d_current, d_gate, carry, d, there(ds), dy, state, *through, *self._rest(backend, tokens), scale)
         for name, array in [*zip("vay", carry, strict=True), *d._asdict().items()]:
             if array.size:
                 grads[name][...] = backend.to_numpy(array)
@@ -192,12 +199,11 @@ def test_forward(backend, shape, graded, smooth, traced, gated, rate):
         c * np.repeat(r, case.hypercolumn, 2)[:, :, : case.N], ref.normalise(c, case.hypercolumn), rtol=1e-4, atol=1e-5
     )
     mask = case.mask() if rate else np.ones(case.c.shape)
-    tokens = np.roll(ring, 1, 0)  # token 0 is in the last row
-    np.testing.assert_allclose(tokens[: case.C, :, : case.N], expected["s"] * mask, rtol=1e-4, atol=1e-5)
-    assert not tokens[case.C :].any() and not ring[:, :, case.N :].any()
+    np.testing.assert_allclose(ring[: case.C, :, : case.N], expected["s"] * mask, rtol=1e-4, atol=1e-5)
+    assert not ring[case.C :].any() and not ring[:, :, case.N :].any()
     if backend.name == "cpu":
         for words, flags in ((fired, expected["s"] * mask != 0), (near, (expected["s"] == 0) & (ref.psi(expected["v"]) > 0) & (mask > 0))):
-            bits = np.unpackbits(np.roll(words, 1, 0).view(np.uint8), axis=2, bitorder="little")
+            bits = np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=2, bitorder="little")
             np.testing.assert_array_equal(bits[: case.C, :, : case.N], flags)
             assert not bits[case.C :].any() and not bits[:, :, case.N :].any()
 
@@ -214,7 +220,7 @@ def test_forward_as_large_as_in_a_brain(backend, full_size, shape):
     np.testing.assert_allclose(a[1:], p["rho"] * a[:-1] + (1 - p["rho"]) * z[1:], rtol=1e-4, atol=1e-5)
     s = z[1:] * v[1:]
     np.testing.assert_allclose(y[1:], p["gamma"] * y[:-1] + (1 - p["gamma"]) * s, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(np.roll(ring, 1, 0)[: case.C, :, : case.N], s * case.mask(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ring[: case.C, :, : case.N], s * case.mask(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("graded", [True, False])
@@ -323,6 +329,13 @@ def test_the_same_run_gives_the_same_bits(backend):
     finally:
         numba.set_num_threads(available)
     same_bits(*results)
+
+
+def test_a_scale_is_that_of_the_current_s_gradient_alone(backend):
+    case = Case((2, 3, 9, 4), MODES[-1])
+    forward, one, eight = case.run(backend), case.no_grads(), case.no_grads()
+    plain, scaled = case.run_back(backend, forward, grads=one), case.run_back(backend, forward, grads=eight, scale=8)
+    same_bits((8 * plain[0], plain[1], *one.values()), (*scaled, *eight.values()))
 
 
 def test_a_hypercolumn_is_alone(backend):

@@ -136,13 +136,14 @@ class Backend(ABC):
         dropout,
         graded: bool,
         smooth: bool,
+        scale: float = 1,
     ):
         """Backward pass of `population_forward` over the same chunk; the arguments of the same name are the same arrays.
 
-        Overwrites d_current [C, B, N or more], dL/dc, and d_gate [C, B, N]. On a GPU d_current may have 16 bits; its columns beyond N stay
-        as they are. Carries carry, [B, N] each: dL/dv, dL/da, dL/dy of the token after the chunk (in) and before it (out), v and y still
-        without their decay. Adds to d, the parameters' gradients [N]. ds, dy [C, B, N]: gradients of the axon, before dropout takes its
-        part out, and of the trace. Sums have a fixed order.
+        Overwrites d_current [C, B, N or more], dL/dc times `scale`, and d_gate [C, B, N]. On a GPU d_current may have 16 bits, and float16
+        then needs a scale; its columns beyond N stay as they are. Carries carry, [B, N] each: dL/dv, dL/da, dL/dy of the token after the
+        chunk (in) and before it (out), v and y still without their decay. Adds to d, the parameters' gradients [N]. ds, dy [C, B, N]:
+        gradients of the axon, before dropout takes its part out, and of the trace. Sums have a fixed order.
         """
 
     @abstractmethod

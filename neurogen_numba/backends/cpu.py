@@ -89,7 +89,8 @@ class CpuBackend(Backend):
     def population_forward(self, state, r, axon, first, c, gate, parameters, gain_scale, beta_scale, hypercolumn, dropout, graded, smooth):
         population.population_forward_cpu(state, r, c, gate, parameters, gain_scale, beta_scale, hypercolumn, graded, smooth)
         if axon.ring.size:
-            population.write_events_cpu(axon.ring, axon.fired, axon.near, axon.start, first, state.v[1:], *dropout, graded, smooth)
+            row = int(axon.start[0]) + first
+            population.write_events_cpu(axon.ring, axon.fired, axon.near, row, state.v[1:], *dropout, graded, smooth)
 
     def population_backward(
         self,
@@ -110,9 +111,10 @@ class CpuBackend(Backend):
         dropout,
         graded,
         smooth,
+        scale=1,
     ):
         chunk = d_current, d_gate, carry, d, ds, dy, state, r, c, gate
-        how = hypercolumn, *dropout, graded, smooth
+        how = hypercolumn, np.float32(scale), *dropout, graded, smooth
         population.population_backward_cpu(*chunk, parameters, gain_scale, beta_scale, *how)
 
     def zeros(self, shape, dtype="float32"):

@@ -312,6 +312,7 @@ class CudaBackend(Backend):
         dropout,
         graded,
         smooth,
+        scale=1,
     ):
         C, B, N = c.shape
         across, threads, columns = self._hypercolumns(N, hypercolumn)
@@ -321,7 +322,7 @@ class CudaBackend(Backend):
         rows, carried = (population.NeuronState(*self._flat(*arrays)) for arrays in (state, carry))
         out = self.bits(d_current).reshape(C * B, -1)
         arrays = out, *self._flat(d_gate), carried, partial, *self._flat(ds, dy), rows, *self._flat(r, c, gate)
-        how = hypercolumn, columns, tokens, *dropout, graded, smooth
+        how = hypercolumn, columns, tokens, np.float32(scale), *dropout, graded, smooth
         shared = 4 * tokens * (2 * threads + columns)
         self.launch(
             population.population_backward, (across, groups), threads, *arrays, parameters, gain_scale, beta_scale, *how, shared=shared
