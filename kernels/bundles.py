@@ -19,7 +19,6 @@ import functools
 import numpy as np
 from numba import cuda
 
-from .axon import heard_as
 from .half import store
 from .jit import ZERO
 from .launch import SIMULATED, gpu
@@ -37,7 +36,9 @@ COLUMNS = SLICE if SIMULATED else 64  # of a block in float32, at most
 
 
 # Columns of the table of regions [R, 5] int64: where a matrix lies in a flat array, and how a bundle reads it.
-FIRST, LENGTH, LEAD, SLICES, START = range(5)  # first number; columns, after which a ring begins again; numbers from one column to the next;
+FIRST, LENGTH, LEAD, SLICES, START = range(
+    5
+)  # first number; columns, after which a ring begins again; numbers from one column to the next;
 # slices of SLICE numbers in a bundle; index in `start` of the row at which the ring begins
 # Columns of the table of bundles [E, 6] int32, the last two for weight gradients only.
 REGION, BLOCK, DELAY, WEIGHT, D_REGION, D_TILE = range(6)  # what is read; first number of the block in a column, in words; tokens; first
@@ -107,7 +108,17 @@ def make_gather(kind: int, width: int, back: bool, add: bool, even: bool):
                     w += np.uint64(32)
                     for m in range(ROWS):
                         sums = multiply(
-                            kind, a[m, 0], a[m, 1], a[m, 2], a[m, 3], low(b), high(b), acc[m, n, 0], acc[m, n, 1], acc[m, n, 2], acc[m, n, 3]
+                            kind,
+                            a[m, 0],
+                            a[m, 1],
+                            a[m, 2],
+                            a[m, 3],
+                            low(b),
+                            high(b),
+                            acc[m, n, 0],
+                            acc[m, n, 1],
+                            acc[m, n, 2],
+                            acc[m, n, 3],
                         )
                         acc[m, n, 0], acc[m, n, 1], acc[m, n, 2], acc[m, n, 3] = sums
         size = np.uint64(out.shape[1])
@@ -355,16 +366,6 @@ def write_values(ring, start, rows, first, x):
     n, b, t = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
     if n < x.shape[2]:
         store(ring, ((start[0] + first + t) % rows) * x.shape[1] + b, n, x[t, b, n])
-
-
-@gpu
-def write_events(ring, start, rows, first, v, drop, key, first_place, graded, smooth):
-    """Write what axons carry of membrane potentials v [C, B, M] float32 into a ring, as `write_values`. A thread per neuron and token."""
-    n, b, t = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
-    if n < v.shape[2]:
-        place = first_place + np.uint64((t * v.shape[1] + b) * v.shape[2] + n)
-        s, _, _ = heard_as(v[t, b, n], drop, key[0], place, graded, smooth)
-        store(ring, ((start[0] + first + t) % rows) * v.shape[1] + b, n, s)
 
 
 @gpu

@@ -2,33 +2,27 @@
 
 from numba import types
 
+from neurogen_numba.kernels.population import NeuronParameters, NeuronState
+
 f1, f2, f3, f4 = (types.Array(types.float32, dimensions, "C") for dimensions in (1, 2, 3, 4))
 i1, i2 = types.int32[::1], types.int32[:, ::1]
 
 KERNELS = {}
 
-# kernels/neuron.py, normalize.py
+# kernels/neuron.py
 
 KERNELS |= {
-    "neuron.lif_forward": [(*[f1] * 10, types.boolean)],
-    "neuron.lif_backward": [(*[f1] * 18, types.boolean, types.boolean)],
-    "neuron.trace_forward": [(f1, f1, f1, types.boolean, types.boolean)],
-    "neuron.trace_backward": [(*[f1] * 7, types.boolean, types.boolean)],
     "neuron.decay_forward": [(f1, f1)],
     "neuron.decay_backward": [(f1, f1, f1)],
-    "normalize.normalize_forward": [(f2, f2, types.int64)],
-    "normalize.normalize_backward": [(f2, f2, f2, types.int64)],
 }
 
-# kernels/memory.py, working_memory.py, gate.py, dropout.py
+# kernels/memory.py, working_memory.py, dropout.py
 
 KERNELS |= {
     "memory.memory_forward": [(f3, f4, f2, f3, f3, f3, f1, f1, f1)],
     "memory.memory_backward": [(f3, f3, f3, f2, f4, f2, f3, f4, f2, f3, f3, f3, f1, f1, f1)],
     "working_memory.working_memory_forward": [(f1,) * 4],
     "working_memory.working_memory_backward": [(f1,) * 8],
-    "gate.gate_forward": [(f1,) * 3],
-    "gate.gate_backward": [(f1,) * 5],
     "dropout.dropout": [(f1, types.float32, types.uint64[::1], types.uint64)],
 }
 
@@ -60,6 +54,21 @@ KERNELS |= {
     "reduce.norm": [(f1, types.float64[::1])],
     "half.round_rows": [(kind, f2) for kind in (f2, h2, b2)],
     "reduce.add_rows": [(f1, kind) for kind in (f2, h2, b2)],
+}
+
+# kernels/population.py
+
+state = types.NamedUniTuple(f1, 3, NeuronState)
+parameters = types.NamedUniTuple(f1, 6, NeuronParameters)
+neurons = parameters, f1, f1, types.int64, types.int64  # and the neuromodulators' factors, hypercolumn, columns
+events = types.float32, types.uint64[::1], types.uint64, types.boolean, types.boolean  # dropout, graded, smooth
+
+KERNELS |= {
+    "population.population_forward": [(state, f1, kind, i1, types.int64, f1, f1, *neurons, *events) for kind in (f2, h2, b2)],
+    "population.population_backward": [
+        (kind, f1, state, f2, f1, f1, state, f1, f1, f1, *neurons, types.int64, types.float32, *events) for kind in (f2, h2, b2)
+    ],
+    "population.add_parameter_gradients": [(parameters, f2)],
 }
 
 # kernels/synapse.py, tiles.py, events.py, fixed.py, forget.py, stimulus.py

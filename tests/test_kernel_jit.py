@@ -43,6 +43,7 @@ PHYSICS = {  # argument types of every function that all backends share
     "synapse.fetch": (types.uint32[::1], ROW, BITS),
     "synapse.decode": (types.uint32[::1], types.Tuple((types.uint32, NUMBER))),
     "synapse.synapse_at": (types.uint32[::1], ROW, BITS),
+    "population.axon_value": (NUMBER, NUMBER, BITS, BITS, FLAG, FLAG),
     "events.heard_as": (NUMBER, NUMBER, BITS, BITS, FLAG, FLAG),
     "fixed.fair": (NUMBER,),
     "fixed.current_of": (types.int32,),

@@ -9,8 +9,8 @@ import numpy as np
 from ..kernels import bundles, mma
 from ..kernels.bundles import BLOCK, D_REGION, D_TILE, DELAY, REGION, ROWS, SLICE, WARPS, WEIGHT, WORD
 from ..kernels.launch import SIMULATED, THREADS, blocks
+from ..kernels.population import Axon
 from .base import Synapses, SynapticState
-from .cpu_synapses import by_block
 
 ALIGN = 64  # a column of a ring has a multiple of so many numbers: whole blocks of any size
 WRITERS = 8 if SIMULATED else THREADS  # threads of a block that copies
@@ -86,6 +86,8 @@ class CudaSynapticState(SynapticState):
     """Rings x of all signals, [rows, B, lead] each, rows = history + T: token t of the segment is in row (start + t) % rows. And gradients d
     of all currents, [T, B, lead] each. Both of the type that products multiply, one after the other in a flat array each."""
 
+    direct_gradients = True
+
     def __init__(self, synapses, signals, currents, tokens, batch, learning):
         self.synapses, self.backend, self.batch, self.sizes = synapses, synapses.backend, batch, signals
         self.rows = {name: signals[name][1] + tokens for name in synapses.signals}
@@ -104,7 +106,7 @@ class CudaSynapticState(SynapticState):
             self._d_places = d_regions
             slices = {p.arc.target: p.arc.bundle // SLICE for p in synapses.projections}
             self.d_regions = asarray([[*d_regions[name][:3], slices[name], 0] for name in synapses.currents], "int64")
-        self._x_places = x_regions
+        self._x_places, self._none = x_regions, zeros((1, 1, 1))[:0]
 
     def _flat(self, rows, sizes):
         """(array, name -> [first, columns, lead]) of matrices [rows B, sizes] one after the other."""
@@ -131,12 +133,12 @@ class CudaSynapticState(SynapticState):
         """A flat array of 16-bit numbers as words of so many bits; of float32 as it is."""
         return flat if self.synapses.kind is None else self.backend.bits(flat).view(f"uint{size}")
 
-    def write_events(self, signal, first, last, v, dropout, graded, smooth):
+    def axon(self, signal):
         if signal not in self.rows:
-            return  # nobody reads it
-        ring, start, rows = self._ring(signal)
-        grid = blocks(v.shape[2], WRITERS), self.batch, last - first
-        self.backend.launch(bundles.write_events, grid, WRITERS, ring, start, rows, first, v, *dropout, graded, smooth)
+            return None
+        _, start, rows = self._ring(signal)
+        ring = self._matrix(self.x, self._x_places[signal]).reshape(rows, self.batch, -1)
+        return Axon(ring, start, self._none, self._none)
 
     def write_values(self, signal, first, last, x):
         ring, start, rows = self._ring(signal)
@@ -166,6 +168,10 @@ class CudaSynapticState(SynapticState):
             return
         width = next(p.arc.bundle for p in self.synapses.projections if p.arc.target == current)
         self._gather(width, False, value, first, self.synapses.forward[current], self.x, self.regions, 0, 1, False)
+
+    def current_grad(self, current, first, last):
+        d = self._matrix(self.d, self._d_places[current])[first * self.batch : last * self.batch]
+        return d.reshape(last - first, self.batch, -1), self.scale
 
     def set_current_grad(self, current, first, last, gradient):
         batch, size = self.batch, gradient.shape[2]
