@@ -11,102 +11,81 @@ c = token B + sequence counts columns. Forward and backward are one kernel, `gat
 Every sum has a fixed order and nothing is added atomically: the same bits, run after run.
 
 x lies in rings, d in the gradients of a segment's currents; each is a matrix [columns, numbers], padded with zeros to whole tiles. All rings
-lie in one flat array and all gradients in another, so that one launch reads several: `regions` [R, len(Region)] int64 says where each begins.
+lie in one flat array and all gradients in another, so that one launch reads several: the table `regions` says where each begins.
 """
 
 import functools
-from enum import IntEnum
 
 import numpy as np
 from numba import cuda
 
-from .axon import heard_as
 from .half import store
 from .jit import ZERO
 from .launch import SIMULATED, gpu
 from .mma import EDGE, first_halves, high, low, outer, second_halves
 
 if not SIMULATED:
-    from .mma import multiply
+    from .mma import multiply, store_pair
 
 SLICE = 16  # of the sum that one tile product takes; columns of a tile of `gather`
 WORD = 4  # neighbouring numbers: 8 bytes of 16-bit numbers
 ROWS = 2  # tiles of SLICE columns that a warp of `gather` has
+HALVES = 2 * ROWS  # rows of such tiles that a lane has
 WARPS = 4  # of a block, at most
 COLUMNS = SLICE if SIMULATED else 64  # of a block in float32, at most
 
 
-class Region(IntEnum):
-    """Columns of the table of regions: where a matrix lies in a flat array, and how a bundle reads it."""
+# Columns of the table of regions [R, 5] int64: where a matrix lies in a flat array, and how a bundle reads it.
+FIRST, LENGTH, LEAD, SLICES, START = range(
+    5
+)  # first number; columns, after which a ring begins again; numbers from one column to the next;
+# slices of SLICE numbers in a bundle; index in `start` of the row at which the ring begins
+# Columns of the table of bundles [E, 6] int32, the last two for weight gradients only.
+REGION, BLOCK, DELAY, WEIGHT, D_REGION, D_TILE = range(6)  # what is read; first number of the block in a column, in words; tokens; first
+# number of the weights, in words; the current's gradient; first number of the tile in a column of it, in words
 
-    FIRST = 0  # number at which it begins
-    COLUMNS = 1  # how many it has; a ring begins again after them
-    LEAD = 2  # numbers from one column to the next
-    SLICES = 3  # of SLICE numbers, in a bundle that reads it
-    START = 4  # index in `start` of the row at which a ring begins
-
-
-class Entry(IntEnum):
-    """Columns of the table of what a tile reads, int32."""
-
-    REGION = 0
-    BLOCK = 1  # first number of the bundle's block in a column, in words
-    DELAY = 2  # tokens
-    WEIGHT = 3  # first number of the bundle's weights, in words
-
-
-class Learned(IntEnum):
-    """Columns of the table of bundles for their weight gradient, int32."""
-
-    REGION = 0
-    BLOCK = 1  # as in Entry
-    DELAY = 2
-    WEIGHT = 3
-    D_REGION = 4
-    D_TILE = 5  # first number of the tile in a column of the current's gradient, in words
-
-
-_WORD = np.uint64(WORD)
+_WORD, _ONE = np.uint64(WORD), np.uint64(1)
 
 
 @functools.cache
-def make_gather(kind: int, width: int, back: bool):
-    """`gather` for factors of a kind (mma.py), output tiles of `width` numbers, in one of two directions."""
+def make_gather(kind: int, width: int, back: bool, add: bool, even: bool):
+    """`gather` for factors of a kind (mma.py) and output tiles of `width` numbers, in one of two directions. add: to what `out` holds;
+    even: the rows of `out` have an even size."""
     TILES = width // 8
 
     @gpu
-    def gather(out, x, weight, tile_start, entries, regions, start, first, limit, batch, scale, add):
-        """out [columns, N] float32 = (or +=, where `add`) scale times the sum over the bundles of each tile; column 0 is token `first`.
+    def gather(out, flat, x, weight, tile_start, entries, regions, start, first, limit, batch, scale):
+        """out [columns, N] float32, and flat, the same in one dimension, = (or +=, where `add`) scale times the sum over the bundles of each tile; column 0 is token `first`.
 
         x: words of 16-bit numbers (uint64); weight: words in the order of `pack`; limit: columns of the segment, for the way back.
         Block (i, j) has output tile i; its warp y the columns from (j blockDim.y + y) ROWS SLICE on. Lane 4 g + q holds columns g and
         g + 8 of a tile product, and loads a word of each: sources 4 q to 4 q + 3 of a slice. Warps do not wait for each other.
         """
         acc = cuda.local.array((ROWS, TILES, 4), np.float32)
-        place = cuda.local.array(2 * ROWS, np.uint64)
-        inside = cuda.local.array(2 * ROWS, np.bool_)
+        place = cuda.local.array(HALVES, np.uint64)
+        inside = cuda.local.array(HALVES, np.bool_)
         a = cuda.local.array((ROWS, 4), np.uint32)
         lane = np.uint64(cuda.threadIdx.x)
         g, q = np.int64(lane >> np.uint64(2)), np.int64(lane & np.uint64(3))
         tile, columns = cuda.blockIdx.x, out.shape[0]
         column = (cuda.blockIdx.y * cuda.blockDim.y + cuda.threadIdx.y) * (ROWS * SLICE)
-        if column >= columns:
-            return
+        if column >= columns or (add and tile_start[tile] == tile_start[tile + 1]):
+            return  # nothing to store, or nothing to add
         for m in range(ROWS):
             for n in range(TILES):
                 for i in range(4):
                     acc[m, n, i] = ZERO
         for e in range(tile_start[tile], tile_start[tile + 1]):
-            region, delay = entries[e, Entry.REGION], np.int64(entries[e, Entry.DELAY])
-            of_region, lead = regions[region, Region.COLUMNS], regions[region, Region.LEAD] // WORD
+            region, delay = entries[e, REGION], np.int64(entries[e, DELAY])
+            of_region, lead = regions[region, LENGTH], regions[region, LEAD] // WORD
             if back:
                 base = (first + delay) * batch
             else:
-                base = (start[regions[region, Region.START]] + first - delay) * batch
+                base = (start[regions[region, START]] + first - delay) * batch
                 base += of_region if base < 0 else 0
                 base -= of_region if base >= of_region else 0
-            begin = regions[region, Region.FIRST] // WORD + entries[e, Entry.BLOCK] + q
-            for r in range(2 * ROWS):
+            begin = regions[region, FIRST] // WORD + entries[e, BLOCK] + q
+            for r in range(HALVES):
                 c = base + min(column + r * 8 + g, columns - 1)  # what is beyond the columns is computed and not stored
                 if back:
                     inside[r] = c < limit
@@ -114,8 +93,8 @@ def make_gather(kind: int, width: int, back: bool):
                 else:
                     c -= of_region if c >= of_region else 0
                 place[r] = np.uint64(begin + c * lead)
-            w = np.uint64(entries[e, Entry.WEIGHT]) + lane
-            for _ in range(regions[region, Region.SLICES]):
+            w = np.uint64(entries[e, WEIGHT]) + lane
+            for _ in range(regions[region, SLICES]):
                 for m in range(ROWS):
                     upper, lower = x[place[2 * m]], x[place[2 * m + 1]]
                     if back:
@@ -129,16 +108,38 @@ def make_gather(kind: int, width: int, back: bool):
                     w += np.uint64(32)
                     for m in range(ROWS):
                         sums = multiply(
-                            kind, a[m, 0], a[m, 1], a[m, 2], a[m, 3], low(b), high(b), acc[m, n, 0], acc[m, n, 1], acc[m, n, 2], acc[m, n, 3]
+                            kind,
+                            a[m, 0],
+                            a[m, 1],
+                            a[m, 2],
+                            a[m, 3],
+                            low(b),
+                            high(b),
+                            acc[m, n, 0],
+                            acc[m, n, 1],
+                            acc[m, n, 2],
+                            acc[m, n, 3],
                         )
                         acc[m, n, 0], acc[m, n, 1], acc[m, n, 2], acc[m, n, 3] = sums
+        size = np.uint64(out.shape[1])
         for m in range(ROWS):
-            for n in range(TILES):
-                for i in range(4):
-                    c, number = column + m * SLICE + g + 8 * (i // 2), tile * width + n * 8 + 2 * q + i % 2
-                    if c < columns and number < out.shape[1]:
-                        before = out[np.uint64(c), np.uint64(number)] if add else ZERO
-                        out[np.uint64(c), np.uint64(number)] = before + scale * acc[m, n, i]
+            for half in range(2):
+                c = column + m * SLICE + 8 * half + g
+                row = np.uint64(c) * size
+                for n in range(TILES):
+                    number = np.uint64(tile * width + n * 8 + 2 * q)
+                    if c < columns and number < size:
+                        first_sum, second_sum = scale * acc[m, n, 2 * half], scale * acc[m, n, 2 * half + 1]
+                        if add:
+                            first_sum += flat[row + number]
+                        if even:
+                            if add:
+                                second_sum += flat[row + number + _ONE]
+                            store_pair(flat, row + number, first_sum, second_sum)
+                        else:
+                            flat[row + number] = first_sum
+                            if number + _ONE < size:
+                                flat[row + number + _ONE] = second_sum + (flat[row + number + _ONE] if add else ZERO)
 
     return gather
 
@@ -164,12 +165,12 @@ def make_weight_grad(kind: int, sources: int, targets: int):
         a = cuda.local.array((A_TILES, 4), np.uint32)
         lane, warp = cuda.threadIdx.x, cuda.threadIdx.y
         g, q = lane // 4, lane % 4
-        region, d_region = bundles[cuda.blockIdx.x, Learned.REGION], bundles[cuda.blockIdx.x, Learned.D_REGION]
-        of_region, lead, d_lead = regions[region, Region.COLUMNS], regions[region, Region.LEAD] // 2, d_regions[d_region, Region.LEAD] // 2
-        base = (start[regions[region, Region.START]] - bundles[cuda.blockIdx.x, Learned.DELAY]) * batch
+        region, d_region = bundles[cuda.blockIdx.x, REGION], bundles[cuda.blockIdx.x, D_REGION]
+        of_region, lead, d_lead = regions[region, LENGTH], regions[region, LEAD] // 2, d_regions[d_region, LEAD] // 2
+        base = (start[regions[region, START]] - bundles[cuda.blockIdx.x, DELAY]) * batch
         base += of_region if base < 0 else 0
-        begin = regions[region, Region.FIRST] // 2 + 2 * np.int64(bundles[cuda.blockIdx.x, Learned.BLOCK]) + g
-        d_begin = d_regions[d_region, Region.FIRST] // 2 + 2 * np.int64(bundles[cuda.blockIdx.x, Learned.D_TILE]) + g
+        begin = regions[region, FIRST] // 2 + 2 * np.int64(bundles[cuda.blockIdx.x, BLOCK]) + g
+        d_begin = d_regions[d_region, FIRST] // 2 + 2 * np.int64(bundles[cuda.blockIdx.x, D_TILE]) + g
         for i in range(A_TILES):
             for j in range(B_TILES):
                 for half in range(2):
@@ -221,7 +222,7 @@ def make_weight_grad(kind: int, sources: int, targets: int):
                                 number = (16 * i + 2 * g + k // 2) * targets + 16 * j + 4 * q + half + 2 * (k % 2)
                                 partial[number] = acc[i, j, half, k] + (partial[number] if turn else ZERO)
             cuda.syncthreads()  # the next warp adds to what this one has stored
-        begin = WORD * np.int64(bundles[cuda.blockIdx.x, Learned.WEIGHT])
+        begin = WORD * np.int64(bundles[cuda.blockIdx.x, WEIGHT])
         for i in range(warp * 32 + lane, SIZE, cuda.blockDim.y * 32):
             gradient[np.uint64(begin + i)] += scale * partial[i]
 
@@ -229,36 +230,38 @@ def make_weight_grad(kind: int, sources: int, targets: int):
 
 
 @functools.cache
-def make_gather_fp32(width: int, columns_of_block: int, back: bool):
+def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
     """`gather` in float32, without tensor cores."""
     ACROSS = width // EDGE
-    THREADS = ACROSS * (columns_of_block // EDGE)
+    THREADS, PADDED_COLUMNS, PADDED = ACROSS * (columns_of_block // EDGE), columns_of_block + 1, width + 1
 
     @gpu
-    def gather_fp32(out, x, weight, tile_start, entries, regions, start, first, limit, batch, scale, add):
+    def gather_fp32(out, x, weight, tile_start, entries, regions, start, first, limit, batch, scale):
         """As `gather`; x and weight are flat float32, and weight is what is learned, in its own order.
 
         Block (i, j) has output tile i of the j-th columns_of_block columns. Its threads fetch a slice of both factors into shared memory,
         and each multiplies EDGE columns by EDGE numbers of the tile.
         """
-        xs = cuda.shared.array((SLICE, columns_of_block + 1), np.float32)  # a number more, so that a warp's stores meet in no bank
-        ws = cuda.shared.array((SLICE, width + 1), np.float32)
+        xs = cuda.shared.array((SLICE, PADDED_COLUMNS), np.float32)  # a number more, so that a warp's stores meet in no bank
+        ws = cuda.shared.array((SLICE, PADDED), np.float32)
         acc = cuda.local.array((EDGE, EDGE), np.float32)
         thread, tile, columns = cuda.threadIdx.x, cuda.blockIdx.x, out.shape[0]
         column, row, number = cuda.blockIdx.y * columns_of_block, thread // ACROSS * EDGE, thread % ACROSS * EDGE
+        if add and tile_start[tile] == tile_start[tile + 1]:
+            return  # nothing to add
         for i in range(EDGE):
             for j in range(EDGE):
                 acc[i, j] = ZERO
         for e in range(tile_start[tile], tile_start[tile + 1]):
-            region, delay = entries[e, Entry.REGION], np.int64(entries[e, Entry.DELAY])
-            of_region, lead, slices = regions[region, Region.COLUMNS], regions[region, Region.LEAD], regions[region, Region.SLICES]
+            region, delay = entries[e, REGION], np.int64(entries[e, DELAY])
+            of_region, lead, slices = regions[region, LENGTH], regions[region, LEAD], regions[region, SLICES]
             if back:
                 base = (first + delay) * batch
             else:
-                base = (start[regions[region, Region.START]] + first - delay) * batch
+                base = (start[regions[region, START]] + first - delay) * batch
                 base += of_region if base < 0 else 0
                 base -= of_region if base >= of_region else 0
-            begin, w = regions[region, Region.FIRST] + WORD * np.int64(entries[e, Entry.BLOCK]), WORD * np.int64(entries[e, Entry.WEIGHT])
+            begin, w = regions[region, FIRST] + WORD * np.int64(entries[e, BLOCK]), WORD * np.int64(entries[e, WEIGHT])
             for s in range(slices):
                 for i in range(thread, columns_of_block * SLICE, THREADS):
                     c, k = base + min(column + i // SLICE, columns - 1), i % SLICE
@@ -301,12 +304,12 @@ def make_weight_grad_fp32(sources: int, targets: int):
         acc = cuda.local.array((EDGE, EDGE), np.float32)
         thread = cuda.threadIdx.x
         row, number = thread // ACROSS * EDGE, thread % ACROSS * EDGE
-        region, d_region = bundles[cuda.blockIdx.x, Learned.REGION], bundles[cuda.blockIdx.x, Learned.D_REGION]
-        of_region, lead, d_lead = regions[region, Region.COLUMNS], regions[region, Region.LEAD], d_regions[d_region, Region.LEAD]
-        base = (start[regions[region, Region.START]] - bundles[cuda.blockIdx.x, Learned.DELAY]) * batch
+        region, d_region = bundles[cuda.blockIdx.x, REGION], bundles[cuda.blockIdx.x, D_REGION]
+        of_region, lead, d_lead = regions[region, LENGTH], regions[region, LEAD], d_regions[d_region, LEAD]
+        base = (start[regions[region, START]] - bundles[cuda.blockIdx.x, DELAY]) * batch
         base += of_region if base < 0 else 0
-        begin = regions[region, Region.FIRST] + WORD * np.int64(bundles[cuda.blockIdx.x, Learned.BLOCK])
-        d_begin = d_regions[d_region, Region.FIRST] + WORD * np.int64(bundles[cuda.blockIdx.x, Learned.D_TILE])
+        begin = regions[region, FIRST] + WORD * np.int64(bundles[cuda.blockIdx.x, BLOCK])
+        d_begin = d_regions[d_region, FIRST] + WORD * np.int64(bundles[cuda.blockIdx.x, D_TILE])
         for i in range(EDGE):
             for j in range(EDGE):
                 acc[i, j] = ZERO
@@ -322,7 +325,7 @@ def make_weight_grad_fp32(sources: int, targets: int):
             for k in range(SLICE):
                 outer(acc, xs, ds, k, row, number)
             cuda.syncthreads()  # the columns have been read
-        begin = WORD * np.int64(bundles[cuda.blockIdx.x, Learned.WEIGHT])
+        begin = WORD * np.int64(bundles[cuda.blockIdx.x, WEIGHT])
         for i in range(EDGE):
             for j in range(EDGE):
                 gradient[np.uint64(begin + (row + i) * targets + number + j)] += scale * acc[i, j]
@@ -343,7 +346,7 @@ def make_pack(sources: int, targets: int):
         Word (slice, tile of 8 outputs, lane 4 g + q) holds, for output g of the tile, the four numbers 4 q ... of the slice. Forward the
         outputs are targets, and a slice is of sources; on the way back it is the other way round. A block has a bundle, a thread a word.
         """
-        first = np.int64(bundles[cuda.blockIdx.x, Learned.WEIGHT])
+        first = np.int64(bundles[cuda.blockIdx.x, WEIGHT])
         for word in range(cuda.threadIdx.x, WORDS, cuda.blockDim.x):
             lane = word % 32
             g, q = lane // 4, lane % 4
@@ -363,16 +366,6 @@ def write_values(ring, start, rows, first, x):
     n, b, t = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
     if n < x.shape[2]:
         store(ring, ((start[0] + first + t) % rows) * x.shape[1] + b, n, x[t, b, n])
-
-
-@gpu
-def write_events(ring, start, rows, first, v, drop, key, first_place, graded, smooth):
-    """Write what axons carry of membrane potentials v [C, B, M] float32 into a ring, as `write_values`. A thread per neuron and token."""
-    n, b, t = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
-    if n < v.shape[2]:
-        place = first_place + np.uint64((t * v.shape[1] + b) * v.shape[2] + n)
-        s, _, _ = heard_as(v[t, b, n], drop, key[0], place, graded, smooth)
-        store(ring, ((start[0] + first + t) % rows) * v.shape[1] + b, n, s)
 
 
 @gpu

@@ -14,7 +14,6 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from .axon import heard_as
 from .jit import ZERO, cpu, cpu_sums
 
 WORD = 64  # neurons of a mask
@@ -29,24 +28,6 @@ def trailing_zeros(typing, x):
         return builder.cttz(arguments[0], context.get_constant(types.boolean, True))
 
     return types.uint64(types.uint64), codegen
-
-
-@cpu()
-def write_events_cpu(x, fired, near, first, v, drop, key, first_place, graded, smooth):
-    """Write what axons carry of membrane potentials v [C, B, M] float32, and their masks, into rows from `first` on."""
-    C, B, M = v.shape
-    for column in numba.prange(C * B):
-        t, b = column // B, column % B
-        place = first_place + np.uint64(column) * np.uint64(M)
-        for word in range(x.shape[0]):
-            fires, nears = _NONE, _NONE
-            for i in range(min(WORD, M - word * WORD)):
-                n = word * WORD + i
-                s, fires_n, nears_n = heard_as(v[t, b, n], drop, key[0], place + np.uint64(n), graded, smooth)
-                x[word, first + t, b, i] = s
-                fires |= np.uint64(fires_n) << np.uint64(i)
-                nears |= np.uint64(nears_n) << np.uint64(i)
-            fired[word, first + t, b], near[word, first + t, b] = fires, nears
 
 
 @cpu()

@@ -27,6 +27,7 @@ _SUMS = _MATH | {"reassoc"}
 cpu = partial(numba.njit, parallel=True, fastmath=_MATH, cache=True)  # a loop over `prange`
 cpu_sums = partial(numba.njit, parallel=True, fastmath=_SUMS, cache=True)  # one that adds many numbers up
 cpu_serial = partial(numba.njit, fastmath=_MATH, cache=True)  # a loop too small to share
+cpu_serial_sum = partial(numba.njit, fastmath=_SUMS, cache=True)  # one of those that adds many numbers up; loops over `prange` call it
 
 # A scan touches a dozen arrays; with its default limit LLVM gives up proving that they do not overlap and leaves the loop scalar (60 times
 # slower).

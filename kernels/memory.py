@@ -26,7 +26,9 @@ from numba.extending import register_jitable
 from .jit import ONE, ZERO, cpu_sums
 from .launch import SIMULATED, WARP, block_sum, device, gpu, lanes_sum
 
-KEY_FLOOR = np.float32(1e-3)  # mean square of a query below which it is silent: the gradient through `unit` grows 1 / sqrt(W KEY_FLOOR) at most
+KEY_FLOOR = np.float32(
+    1e-3
+)  # mean square of a query below which it is silent: the gradient through `unit` grows 1 / sqrt(W KEY_FLOOR) at most
 OUT_FLOOR = np.float32(1e-4)  # the same of what is recalled
 GUARD = 128  # rows
 

@@ -10,7 +10,7 @@ instructions"), factors of 16 bits, sums in float32. Lane 4 g + q of the warp ho
 The order of the 16 products of a sum is free as long as A and B agree on it. Kernels use this: a lane loads four neighbouring numbers as
 one word of 8 bytes and takes the first two for the first pair, the last two for the second.
 
-Without tensor cores, in float32 and in the simulator, a thread multiplies and adds a tile of 4 x 4 numbers from shared memory (`outer`).
+Without tensor cores, in float32 and in the simulator, a thread multiplies and adds a tile of EDGE x EDGE numbers from shared memory (`outer`).
 """
 
 import numpy as np
@@ -19,17 +19,24 @@ from numba import types
 from .launch import SIMULATED, device
 
 BFLOAT16, FLOAT16, FLOAT16_TURING = 0, 1, 2  # kinds of factors; Turing (sm_75) multiplies A [16, 8] by B [8, 8] at a time
-EDGE = 4  # rows and columns of a thread's tile in `outer`
+EDGE = 16 if SIMULATED else 4  # rows and columns of a thread's tile in `outer`
 
 _WORD, _UPPER, _LOWER, _BITS = np.uint64(32), np.uint32(0xFFFF0000), np.uint32(0xFFFF), np.uint32(16)
 
 
-@device
-def outer(acc, a, b, k, row, column):
-    """acc [EDGE, EDGE] += a[k, row ...] times b[k, column ...], for one k of a product; a, b float32 in shared memory."""
-    for i in range(EDGE):
-        for j in range(EDGE):
-            acc[i, j] += a[k, row + i] * b[k, column + j]
+if SIMULATED:
+
+    def outer(acc, a, b, k, row, column):
+        acc += np.outer(a[k, row : row + EDGE], b[k, column : column + EDGE])
+
+else:
+
+    @device
+    def outer(acc, a, b, k, row, column):
+        """acc [EDGE, EDGE] += a[k, row ...] times b[k, column ...], for one k of a product; a, b float32 in shared memory."""
+        for i in range(EDGE):
+            for j in range(EDGE):
+                acc[i, j] += a[k, row + i] * b[k, column + j]
 
 
 @device

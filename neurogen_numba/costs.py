@@ -17,14 +17,12 @@ from functools import partial
 from .backends.base import Backend
 
 STATE = ("carry", "forget")  # move some rows of what they are given
-OPERATIONS = (*(name for name, kind in Backend.__annotations__.items() if kind == "Callable" and name not in STATE), "product", "affine")
+OTHERS = ("population_forward", "population_backward", "product", "affine")
+OPERATIONS = (*(name for name, kind in Backend.__annotations__.items() if kind == "Callable" and name not in STATE), *OTHERS)
 TRAFFIC = ("send_events", "send_values", "receive", "owe", "owed")
-READ_AND_WRITTEN = {  # operation: places of its arguments that are both
-    "lif_backward": (1, 2, 3, 4, 5, 6, 7),
-    "trace_backward": (0, 1, 2),
+READ_AND_WRITTEN = {  # operation: places, or names, of its arguments that are both
+    "population_backward": ("carry", "d"),
     "decay_backward": (0, 1),
-    "normalize_forward": (0,),
-    "normalize_backward": (0,),
     "memory_forward": (1, 2),
     "memory_backward": (3, 4, 5),
     "working_memory_backward": (2,),
@@ -53,6 +51,11 @@ class Call:
 
     name: str
     again: partial
+
+    def arguments(self) -> dict:
+        """(place or name, number in its tuple) -> argument; arrays may come in tuples."""
+        given = (*enumerate(self.again.args), *self.again.keywords.items())
+        return {(name, n): x for name, value in given for n, x in enumerate(value if isinstance(value, tuple) else (value,))}
 
 
 @contextlib.contextmanager
@@ -88,10 +91,9 @@ def noted(backend, traffic=None):
 def cost(call: Call) -> tuple[float, float]:
     """(bytes, operations) of an operation of the backend."""
     arguments, twice = call.again.args, READ_AND_WRITTEN.get(call.name, ())
-    arrays = {place: x for place, x in enumerate(arguments) if hasattr(x, "nbytes") and x.ndim}
-    moved = sum(x.nbytes * (2 if place in twice else 1) for place, x in arrays.items())
+    moved = sum(x.nbytes * (2 if name in twice else 1) for (name, _), x in call.arguments().items() if hasattr(x, "nbytes") and x.ndim)
     if call.name in OF_ROWS:
-        table = arrays[OF_ROWS[call.name]]
+        table = arguments[OF_ROWS[call.name]]
         rows = arguments[4 if call.name == "adafactor" else 2].size
         moved += rows * table.itemsize * table.shape[1] * (1 if call.name == "embedding_forward" else 2) - table.nbytes
     operations = 0

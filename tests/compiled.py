@@ -4,34 +4,27 @@ those that factories make."""
 from numba import types
 
 from neurogen_numba.kernels import bundles, mma
+from neurogen_numba.kernels.population import NeuronParameters, NeuronState
 
 f1, f2, f3, f4 = (types.Array(types.float32, dimensions, "C") for dimensions in (1, 2, 3, 4))
 i1, i2 = types.int32[::1], types.int32[:, ::1]
 
 KERNELS = {}
 
-# kernels/neuron.py, normalize.py
+# kernels/neuron.py
 
 KERNELS |= {
-    "neuron.lif_forward": [(*[f1] * 10, types.boolean)],
-    "neuron.lif_backward": [(*[f1] * 18, types.boolean, types.boolean)],
-    "neuron.trace_forward": [(f1, f1, f1, types.boolean, types.boolean)],
-    "neuron.trace_backward": [(*[f1] * 7, types.boolean, types.boolean)],
     "neuron.decay_forward": [(f1, f1)],
     "neuron.decay_backward": [(f1, f1, f1)],
-    "normalize.normalize_forward": [(f2, f2, types.int64)],
-    "normalize.normalize_backward": [(f2, f2, f2, types.int64)],
 }
 
-# kernels/memory.py, working_memory.py, gate.py, dropout.py
+# kernels/memory.py, working_memory.py, dropout.py
 
 KERNELS |= {
     "memory.memory_forward": [(f3, f4, f2, f3, f3, f3, f1, f1, f1)],
     "memory.memory_backward": [(f3, f3, f3, f2, f4, f2, f3, f4, f2, f3, f3, f3, f1, f1, f1)],
     "working_memory.working_memory_forward": [(f1,) * 4],
     "working_memory.working_memory_backward": [(f1,) * 8],
-    "gate.gate_forward": [(f1,) * 3],
-    "gate.gate_backward": [(f1,) * 5],
     "dropout.dropout": [(f1, types.float32, types.uint64[::1], types.uint64)],
 }
 
@@ -65,14 +58,30 @@ KERNELS |= {
     "reduce.add_rows": [(f1, kind) for kind in (f2, h2, b2)],
 }
 
+# kernels/population.py
+
+state = types.NamedUniTuple(f1, 3, NeuronState)
+parameters = types.NamedUniTuple(f1, 6, NeuronParameters)
+neurons = parameters, f1, f1, types.int64, types.int64  # and the neuromodulators' factors, hypercolumn, columns
+events = types.float32, types.uint64[::1], types.uint64, types.boolean, types.boolean  # dropout, graded, smooth
+
+KERNELS |= {
+    "population.population_forward": [(state, f1, kind, i1, types.int64, f1, f1, *neurons, *events) for kind in (f2, h2, b2)],
+    "population.population_backward": [
+        (kind, f1, state, f2, f1, f1, state, f1, f1, f1, *neurons, types.int64, types.float32, *events) for kind in (f2, h2, b2)
+    ],
+    "population.add_parameter_gradients": [(parameters, f2)],
+}
+
 # kernels/bundles.py, forget.py, stimulus.py
 
 size, flag, number = types.int64, types.boolean, types.float32
 l2, k1, u1 = types.int64[:, ::1], types.uint64[::1], types.uint32[::1]
 SIZES = (16, 32, 64)
 SHAPES = [(sources, targets) for targets in SIZES for sources in SIZES if sources <= targets]  # of a bundle
-after_region = i1, i2, l2, i1, size, size, size, number, flag  # what `gather` is told, from tile_start to add
-after_bundles = i2, l2, l2, i1, size, size, number  # and `weight_grad`, from bundles to scale
+DIRECTIONS = [(False, False), (True, False), (True, True)]  # of a product of bundles: forward, back, and back to add; (back, add)
+tables, numbers = (i1, i2, l2, i1), (size, size, size, number)  # of `gather`
+after_bundles = i2, l2, l2, i1, size, size, number  # what `weight_grad` is told, from bundles to scale
 
 
 def factors(capability: int) -> list[int]:
@@ -81,22 +90,25 @@ def factors(capability: int) -> list[int]:
 
 
 def made(capability: int) -> list[tuple[str, tuple, tuple]]:
-    """The kernels that factories make, in all the forms that a card of this compute capability runs: (factory, its arguments, signature)."""
+    """The kernels that factories make, as a card of this compute capability runs them: (factory, its arguments, signature).
+
+    Of what differs in one instruction, or in what is stored in the end, only the largest form is there.
+    """
+    largest, (first, *others) = SIZES[-1], factors(capability)
     kernels = [("bundles.make_pack", shape, (kind, kind, f1, i2)) for shape in SHAPES for kind in (h2, b2)]
-    for back in (False, True):
-        for width in SIZES:
-            columns = (bundles.SLICE, bundles.COLUMNS)
-            kernels += [("bundles.make_gather_fp32", (width, at_once, back), (f2, f1, f1, *after_region)) for at_once in columns]
-            kernels += [("bundles.make_gather", (kind, width, back), (f2, k1, k1, *after_region)) for kind in factors(capability)]
-    for shape in SHAPES:
-        kernels += [("bundles.make_weight_grad_fp32", shape, (f1, f1, f1, *after_bundles))]
-        kernels += [("bundles.make_weight_grad", (kind, *shape), (f1, u1, u1, *after_bundles)) for kind in factors(capability)]
-    return kernels
+    for back, add in DIRECTIONS:
+        forms = [(first, width, True) for width in SIZES] + [(first, largest, False)] + [(kind, largest, True) for kind in others]
+        for kind, width, even in forms:
+            kernels.append(("bundles.make_gather", (kind, width, back, add, even), (f2, f1, k1, k1, *tables, *numbers)))
+        for width, columns in [(width, bundles.COLUMNS) for width in SIZES] + [(largest, bundles.SLICE)]:
+            kernels.append(("bundles.make_gather_fp32", (width, columns, back, add), (f2, f1, f1, *tables, *numbers)))
+    for kind, shape in [(first, shape) for shape in SHAPES] + [(kind, SHAPES[-1]) for kind in others]:
+        kernels.append(("bundles.make_weight_grad", (kind, *shape), (f1, u1, u1, *after_bundles)))
+    return kernels + [("bundles.make_weight_grad_fp32", shape, (f1, f1, f1, *after_bundles)) for shape in SHAPES]
 
 
 KERNELS |= {
     "bundles.write_values": [(kind, i1, size, size, f3) for kind in (f2, h2, b2)],
-    "bundles.write_events": [(kind, i1, size, size, f3, number, k1, types.uint64, flag, flag) for kind in (f2, h2, b2)],
     "bundles.write_gradient": [(kind, f2, number) for kind in (f2, h2, b2)],
     "bundles.advance_rings": [(i1, i1, size)],
     "carry.carry": [(f1, l2, size)],

@@ -122,7 +122,7 @@ def test_every_sparse_synapse_has_a_row_in_both_tables():
 
 def test_every_operation_of_an_update_has_a_row():
     rows = {row["operation"]: row for row in measured("kernels")["operations"]}
-    main = "lif_forward lif_backward memory_forward memory_backward normalize_forward cross_entropy product adamw sample".split()
+    main = "population_forward population_backward memory_forward memory_backward cross_entropy product adamw sample".split()
     assert set(main) <= set(rows)
     numbers = NeuroGenModel.from_config(tiny.config(brain={"vocabulary": 40}), backend="cpu").brain.parameters.flat_value.size
     # gradients are read, values and moments written too; for each block three bounds; norm, and numbers of the update

@@ -10,7 +10,6 @@ import numba
 import numpy as np
 import pytest
 
-import reference as ref
 from conftest import SIMULATED
 from neurogen_numba import backends
 from neurogen_numba.brain.buffers import Parameters
@@ -135,21 +134,23 @@ def chunks(length, chunk):
     return [(first, min(length, first + chunk)) for first in range(0, length, chunk)]
 
 
-def write(made, state, sent, first, last, drop=0.0, key=0, graded=True, smooth=False):
+def write(made, state, sent, first, last):
+    """Send what axons of these potentials carry (what a population writes itself: test_kernel_population.py), and plain values."""
     for name, v in sent.items():
-        part = made.backend.asarray(v[first:last])
-        if name.endswith(".axon"):
-            dropout = np.float32(drop), made.backend.asarray([key], "uint64"), np.uint64(first * v.shape[1] * v.shape[2])
-            state.write_events(name, first, last, part, dropout, graded, smooth)
-        else:
-            state.write_values(name, first, last, part)
+        state.write_values(name, first, last, made.backend.asarray(carried(name, v[first:last]).astype(np.float32)))
+        if name.endswith(".axon") and made.backend.name == "cpu":
+            axon = state.axon(name)
+            bits = np.where((v[first:last] > 0) & (v[first:last] <= 1), np.uint64(1) << np.arange(v.shape[2], dtype=np.uint64) % 64, 0)
+            for word in range(len(axon.near)):
+                masks = np.bitwise_or.reduce(bits[..., 64 * word : 64 * (word + 1)].astype(np.uint64), axis=2)
+                axon.near[word, axon.start[0] + first : axon.start[0] + last] = masks
 
 
-def forward(made, state, sent, chunk=C, **how):
+def forward(made, state, sent, chunk=C):
     length, batch = next(iter(sent.values())).shape[:2]
     found = {name: np.full((length, batch, size), np.nan, np.float32) for name, size in made.currents.items()}
     for first, last in chunks(length, chunk):
-        write(made, state, sent, first, last, **how)
+        write(made, state, sent, first, last)
         for name in made.currents:
             value = made.backend.asarray(found[name][first:last])
             state.forward(name, first, last, value)
@@ -157,15 +158,19 @@ def forward(made, state, sent, chunk=C, **how):
     return found
 
 
-def backward(made, state, d_currents):
+def backward(made, state, d_currents, direct=False):
     """Gradients of the signals [T', B, M]; those of the weights are added to the parameters'. In the order in which a brain of `a`, which
-    hears `b` a chunk later, and `b` goes back: what reaches a current only in the next chunk is asked for before this chunk is known."""
+    hears `b` a chunk later, and `b` goes back: what reaches a current only in the next chunk is asked for before this chunk is known.
+    direct: the gradients of currents are written to where the synapses keep them."""
     backend, (length, batch, _) = made.backend, next(iter(d_currents.values())).shape
     ds = {name: np.full((length, batch, size), np.nan, np.float32) for name, size in made.sizes.items()}
     order = sorted({*made.sizes, *made.currents}, key=["b.axon", "b.current", "a.axon", "a.current", "p.out", "q.out"].index)
     for first, last in reversed(chunks(length, C)):
         for name in order:
-            if name in d_currents:
+            if name in d_currents and direct:
+                array, scale = state.current_grad(name, first, last)
+                array[..., : made.currents[name]] = backend.asarray(d_currents[name][first:last] * np.float32(scale))
+            elif name in d_currents:
                 state.set_current_grad(name, first, last, backend.asarray(d_currents[name][first:last]))
             else:
                 gradient = backend.asarray(ds[name][first:last])
@@ -403,6 +408,21 @@ def test_gradients_of_weights_are_added_and_those_of_signals_are_not(backend):
     close(backend.to_numpy(made.parameters.flat_gradient), 2 * after_once)
 
 
+def test_gradients_of_currents_may_be_written_where_they_are_kept(backend):
+    made = Wired(backend)
+    state = made.state(2)
+    if not state.direct_gradients:
+        pytest.skip("this backend keeps them in another form")
+    sent, d_currents, found = made.membranes(0), made.gradients(1), []
+    forward(made, state, sent)
+    for direct in (False, True):
+        made.parameters.clear_gradient()
+        ds = backward(made, state, d_currents, direct)
+        found.append([*(ds[name].tobytes() for name in ds), backend.to_numpy(made.parameters.flat_gradient).tobytes()])
+        backward(made, state, {name: 2 * d for name, d in d_currents.items()})  # something to overwrite
+    assert found[0] == found[1]
+
+
 def test_what_a_longer_segment_left_is_not_heard_in_a_shorter_one(backend):
     """Rows beyond its end hold numbers of an earlier segment, here NaN, which whoever reads them shows."""
     made = Wired(backend)
@@ -437,7 +457,7 @@ def test_a_past_that_was_set_is_the_same_to_the_bit(backend):
     made = Wired(backend)
     state = made.state(2, learning=False)
     for key, length in enumerate(SEGMENTS[:3]):
-        forward(made, state, made.membranes(key, length), drop=0.5, key=key)
+        forward(made, state, made.membranes(key, length))
         state.advance(length)
         again = made.state(2, learning=False)
         for name in made.remembered:
@@ -464,68 +484,14 @@ def test_a_ring_is_where_it_says(backend):
         np.testing.assert_array_equal(newest, past)
 
 
-# Dropout and modes
-
-
-def kept(made, sent, key, rate):
-    from neurogen_numba.kernels.rng import uniform
-
-    with np.errstate(over="ignore"):
-        return {name: uniform(np.uint64(key), np.arange(v.size, dtype=np.uint64)).reshape(v.shape) >= rate for name, v in sent.items()}
-
-
-def test_dropped_axons_are_silent_and_the_others_louder(backend):
-    """And synapses learn from what dropout leaves, and nothing goes back to what it takes, where a backend can tell."""
-    made = Wired(backend)
-    sent, d_currents, state = made.membranes(2), made.gradients(2), made.state(2)
-    stay = kept(made, sent, 9, 0.5)
-    heard = {name: carried(name, v) * (2 * stay[name] if name.endswith(".axon") else 1) for name, v in sent.items()}
-    want_currents, want_ds, want_d_weight = expected(made, made.silent_past(2), heard, d_currents)
-    currents = forward(made, state, sent, drop=0.5, key=9)
-    ds = backward(made, state, d_currents)
-    for name in made.currents:
-        close(currents[name], want_currents[name], 10)
-    for name, v in sent.items():
-        own = has_gradient(made, name, v)
-        if backend.name == "cpu" and name.endswith(".axon"):
-            own &= stay[name]
-        close(ds[name], np.where(own, want_ds[name], 0), 10)
-    for arc in made.arcs:
-        close(made.weight_grad(arc.name), want_d_weight[arc.name], 10)
-    state.advance(T)
-    for name in ("a.axon", "b.axon"):
-        np.testing.assert_array_equal(state.past(name), heard[name][-made.history[name] :].astype(np.float32))
-
-
-@pytest.mark.parametrize("smooth", [False, True])
-@pytest.mark.parametrize("graded", [False, True])
-def test_what_an_axon_carries_and_who_gets_a_gradient_depend_on_the_mode(backend, graded, smooth):
-    made = Wired(backend)
-    sent, state, d_currents = made.membranes(7), made.state(2), made.gradients(7)
-    forward(made, state, sent, graded=graded, smooth=smooth)
-    heard = dict(sent)
-    for name in ("a.axon", "b.axon"):
-        z = ref.event(sent[name], smooth)
-        heard[name] = z * sent[name] if graded else z
-    rounding = 1e-6 if getattr(backend, "product_dtype", "float32") == "float32" or not smooth else 2.0**-9
-    _, want_ds, _ = expected(made, made.silent_past(2), heard, d_currents)
-    ds = backward(made, state, d_currents)
-    state.advance(T)
-    for name in ("a.axon", "b.axon"):
-        np.testing.assert_allclose(state.past(name), heard[name][-made.history[name] :], rtol=rounding, atol=1e-7)
-        own = (heard[name] != 0) | (ref.psi(sent[name]) > 0) | (backend.name != "cpu")
-        close(ds[name], np.where(own, want_ds[name], 0), 10)
-
-
 # Nothing, and what is no number
 
 
 def test_a_current_that_nobody_brings_and_a_signal_that_nobody_hears_are_zero(backend):
     made = Wired(backend)
-    signals = {name: (size, made.history[name]) for name, size in made.sizes.items()} | {"unread.axon": (9, 0)}
+    signals = {name: (size, made.history[name]) for name, size in made.sizes.items()} | {"unread.axon": (9, 0)}  # which has no reader
     state = made.synapses.state(signals, made.currents | {"unheard.current": 9}, T, 2, learning=True)
-    sent = made.membranes(0) | {"unread.axon": np.full((T, 2, 9), 2, np.float32)}
-    write(made, state, sent, 0, C)
+    write(made, state, made.membranes(0), 0, C)
     for what in (lambda x: state.forward("unheard.current", 0, C, x), lambda x: state.source_grad("unread.axon", 0, C, T, x)):
         values = backend.asarray(np.full((C, 2, 9), np.nan, np.float32))
         what(values)

@@ -19,7 +19,9 @@ from neurogen_numba.kernels import bundles
 CAPABILITIES = ("7.5", "8.0", "9.0")  # the oldest that is supported (T4), A100, H100 and H200
 IN_DOUBLE = {"reduce.sum_of_squares", "reduce.norm"}  # the norm of a gradient is summed in float64, once per block of numbers
 MOST_REGISTERS = 64  # of each of 1,024 threads; a kernel for smaller blocks that wants more says so by its launch bounds
-FACTORIES = {name for name, _, _ in made(90)}  # their kernels' blocks have at most 256 threads, which have room for all that a thread can use
+FACTORIES = {
+    name for name, _, _ in made(90)
+}  # their kernels' blocks have at most 256 threads, which have room for all that a thread can use
 
 pytestmark = pytest.mark.skipif(SIMULATED, reason="the simulator has no compiler")
 

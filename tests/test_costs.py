@@ -49,15 +49,22 @@ def update(request):
 
 
 def run(call, changed=None):
-    """(arrays that an operation might be given, the same as it leaves them); number `changed` is another one than usual."""
-    draw, given = np.random.default_rng(0), []
-    for place, x in enumerate(call.again.args):
+    """(what an operation might be given, the same as it leaves it), as `Call.arguments`; argument `changed` is another one than usual."""
+    draw, given = np.random.default_rng(0), {}
+    for place, x in call.arguments().items():
         if isinstance(x, np.ndarray):
             x = x + draw.random(x.shape, np.float32) / 100 if x.dtype == np.float32 else x.copy()  # what was used up is there again
             x -= x.dtype.type(place == changed)
-        given.append(x)
-    left = [x.copy() if isinstance(x, np.ndarray) else x for x in given]
-    call.again.func(*left, **call.again.keywords)
+        given[place] = x
+    left = {place: x.copy() if isinstance(x, np.ndarray) else x for place, x in given.items()}
+
+    def again(name, usual):
+        if not isinstance(usual, tuple):
+            return left[name, 0]
+        return getattr(usual, "_make", tuple)([left[name, n] for n in range(len(usual))])
+
+    by_name = {name: again(name, usual) for name, usual in call.again.keywords.items()}
+    call.again.func(*(again(*usual) for usual in enumerate(call.again.args)), **by_name)
     return given, left
 
 
@@ -73,16 +80,16 @@ def test_what_is_read_and_written_counts_twice(update):
             continue
         seen.add(call.name)
         given, left = run(call)
-        for place, x in enumerate(call.again.args):
-            if not isinstance(x, np.ndarray) or x.size < 2 or OF_ROWS.get(call.name) == place:
+        for place, x in call.arguments().items():
+            if not isinstance(x, np.ndarray) or x.size < 2 or OF_ROWS.get(call.name) == place[0]:
                 continue
-            if call.name in ("lif_forward", "trace_forward", "working_memory_forward") and x.ndim == 3:
+            if (call.name, place[0]) in (("population_forward", "state"), ("working_memory_forward", 0)):
                 continue  # the row of the token before the chunk is read, the others are written
             other_given, other_left = run(call, place)
             written = not (same(left[place], given[place]) and same(other_left[place], other_given[place]))
-            outputs = [p for p, y in enumerate(given) if not same(left[p], y)]
+            outputs = [p for p, y in given.items() if not same(left[p], y)]
             read = any(not same(left[p], other_left[p]) for p in outputs)
-            assert (place in READ_AND_WRITTEN.get(call.name, ())) == (written and read), (call.name, place)
+            assert (place[0] in READ_AND_WRITTEN.get(call.name, ())) == (written and read), (call.name, place)
     assert len(seen) > 15
 
 
@@ -92,7 +99,7 @@ def test_an_operation_that_asks_for_others_counts_once(update):
     names = [call.name for call in calls]
     if model.config.training.optimizer == "adamw":
         assert names.count("affine") == 1 and names.count("add_bias") == 0  # the CPU adds the bias by itself
-    assert names.count("lif_forward") == names.count("lif_backward") == 2 * 6  # chunks, modules
+    assert names.count("population_forward") == names.count("population_backward") == 2 * 6  # chunks, modules
 
 
 def test_synapses_are_passed_by_events(update):

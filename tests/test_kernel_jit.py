@@ -11,11 +11,10 @@ import pytest
 from numba import types
 
 from neurogen_numba import kernels
+from neurogen_numba.kernels import bundles, bundles_cpu
 from neurogen_numba.kernels.jit import _drop_stale_cache
-from neurogen_numba.kernels.lanes import lanes
 
 NUMBER, ROW, SQUARE, FLAG, BITS = types.float32, types.float32[::1], types.float32[:, ::1], types.boolean, types.uint64
-WIRING = types.uint32[::1], types.uint16[::1], ROW, types.uint32  # row_start, target, weight, row
 PHYSICS = {  # argument types of every function that all backends share
     "surrogate.event": (NUMBER, FLAG),
     "surrogate.slope": (NUMBER,),
@@ -36,17 +35,7 @@ PHYSICS = {  # argument types of every function that all backends share
     "dropout.kept": (NUMBER, BITS, BITS),
     "rng.mix": (BITS, BITS),
     "rng.uniform": (BITS, BITS),
-    "synapse.deliver": (SQUARE, *WIRING, lanes),
-    "synapse.collect": (lanes, SQUARE, *WIRING),
-    "synapse.collect_and_learn": (lanes, ROW, SQUARE, *WIRING, lanes),
-    "synapse.ring_row": (types.uint32,) * 3,
-    "synapse.fetch": (types.uint32[::1], ROW, BITS),
-    "synapse.decode": (types.uint32[::1], types.Tuple((types.uint32, NUMBER))),
-    "synapse.synapse_at": (types.uint32[::1], ROW, BITS),
-    "events.heard_as": (NUMBER, NUMBER, BITS, BITS, FLAG, FLAG),
-    "fixed.fair": (NUMBER,),
-    "fixed.current_of": (types.int32,),
-    "fixed.gradient_of": (types.int64, NUMBER),
+    "population.axon_value": (NUMBER, NUMBER, BITS, BITS, FLAG, FLAG),
     "memory.sigmoid": (NUMBER,),
     "memory.silu": (NUMBER,),
     "memory.silu_slope": (NUMBER,),
@@ -84,8 +73,8 @@ PHYSICS = {  # argument types of every function that all backends share
 
 def test_every_function_of_physics_is_in_the_table():
     others = {"jit._drop_stale_cache", "rng.key", "memory.scratch", "launch.gpu", "launch.blocks", "launch.allow_shared"}  # of the host
-    others |= {"tiles.columns_in", "synapse._forward_of"}
-    others |= {"lanes.load", "lanes.store", "lanes.add_scaled", "lanes.dot", "lanes._address"}  # of the compiler
+    others |= {f"bundles.{name}" for name in vars(bundles) if name.startswith("make_")}
+    others |= {f"bundles_cpu.{name}" for name in vars(bundles_cpu) if name.startswith("make_")}
     found = set()
     for module in pkgutil.iter_modules(kernels.__path__):
         content = vars(importlib.import_module(f"{kernels.__name__}.{module.name}"))

@@ -11,6 +11,10 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..kernels.population import Axon, NeuronParameters, NeuronState
 
 
 class Backend(ABC):
@@ -24,22 +28,14 @@ class Backend(ABC):
     mode = "sequential"  # or pipelined: modules may overlap
     parts = ()  # what arrays are being made for, from the whole to the part
 
-    # kernels/neuron.py, normalize.py
-    lif_forward: Callable
-    lif_backward: Callable
-    trace_forward: Callable
-    trace_backward: Callable
+    # kernels/neuron.py
     decay_forward: Callable
     decay_backward: Callable
-    normalize_forward: Callable
-    normalize_backward: Callable
-    # kernels/memory.py, working_memory.py, gate.py
+    # kernels/memory.py, working_memory.py
     memory_forward: Callable
     memory_backward: Callable
     working_memory_forward: Callable
     working_memory_backward: Callable
-    gate_forward: Callable
-    gate_backward: Callable
     # kernels/embedding.py, dropout.py, bias.py, softmax.py, sampling.py
     embedding_forward: Callable
     embedding_backward: Callable
@@ -92,6 +88,63 @@ class Backend(ABC):
         """As `to_numpy`, for what is large and copied again and again: into memory that the device reaches directly, where there is such.
         It is used again once nobody holds the copy."""
         return self.to_numpy(array)
+
+    @abstractmethod
+    def population_forward(
+        self,
+        state: NeuronState,
+        r,
+        axon: Axon,
+        first: int,
+        c,
+        gate,
+        parameters: NeuronParameters,
+        gain_scale,
+        beta_scale,
+        hypercolumn: int,
+        dropout,
+        graded: bool,
+        smooth: bool,
+    ):
+        """The neurons of a population over the C tokens of a chunk, from current to axon (kernels/population.py).
+
+        Overwrites rows 1 ... C of state, of [C+1, B, N] each; r [C, B, hypercolumns], the factors of the normalisation; and in the ring of
+        the axon the rows of the C tokens, the first of which is token `first` of its segment. A ring of size 0 is left alone.
+        c [C, B, N]: raw current. gate [C, B, N]: gate current. gain_scale, beta_scale [B]: the neuromodulators' factors.
+        dropout: (rate float32, key [1] uint64, first place uint64) of the axon. hypercolumn: neurons that are normalised together, at most
+        1,024. graded: the axon carries v with an event, not 1. smooth: the test mode of the event function.
+        Without a gate or a trace, `gate`, or `state.y` and `parameters.gamma`, have size 0 and the usual number of dimensions.
+        """
+
+    @abstractmethod
+    def population_backward(
+        self,
+        d_current,
+        d_gate,
+        carry: NeuronState,
+        d: NeuronParameters,
+        ds,
+        dy,
+        state: NeuronState,
+        r,
+        c,
+        gate,
+        parameters: NeuronParameters,
+        gain_scale,
+        beta_scale,
+        hypercolumn: int,
+        dropout,
+        graded: bool,
+        smooth: bool,
+        scale: float = 1,
+    ):
+        """Backward pass of `population_forward` over the same chunk; the arguments of the same name are the same arrays.
+
+        Overwrites d_current [C, B, N or more], dL/dc times `scale`, and d_gate [C, B, N]. On a GPU d_current may have 16 bits, and float16
+        then needs a scale; its columns beyond N stay as they are. Carries carry, [B, N] each: dL/dv, dL/da, dL/dy of the token after the
+        chunk (in) and before it (out), v and y still without their decay. Adds to d, the parameters' gradients [N]. ds, dy [C, B, N]:
+        gradients of the axon, before dropout takes its part out, and of the trace. Sums have a fixed order.
+        """
 
     @abstractmethod
     def matrix(self, rows, columns, dtype="float32"):
@@ -186,8 +239,8 @@ class SynapticState(ABC):
     """
 
     @abstractmethod
-    def write_events(self, signal: str, first: int, last: int, v, dropout: tuple, graded: bool, smooth: bool):
-        """Write what the axons of membrane potentials v [C, B, M] carry; dropout: (rate, key, first place)."""
+    def axon(self, signal: str) -> Axon | None:
+        """Where `population_forward` writes what the axons of a module carry; None where nobody reads it."""
 
     @abstractmethod
     def write_values(self, signal: str, first: int, last: int, x):
@@ -196,6 +249,13 @@ class SynapticState(ABC):
     @abstractmethod
     def forward(self, current: str, first: int, last: int, value):
         """Overwrite value [C, B, N] with what reaches a current."""
+
+    direct_gradients = False  # whether there is `current_grad`
+
+    def current_grad(self, current: str, first: int, last: int):
+        """(array [C, B, N or more], scale): where the gradient of a current, times scale, may be written instead of calling
+        `set_current_grad`."""
+        raise NotImplementedError
 
     @abstractmethod
     def set_current_grad(self, current: str, first: int, last: int, gradient):

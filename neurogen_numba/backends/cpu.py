@@ -19,10 +19,9 @@ from ..kernels import (
     dropout,
     embedding,
     forget,
-    gate,
     memory,
     neuron,
-    normalize,
+    population,
     reduce,
     sampling,
     softmax,
@@ -59,20 +58,12 @@ class CpuBackend(Backend):
         threadpoolctl.threadpool_limits(1, "blas")
         self._pool = ThreadPoolExecutor(numba.get_num_threads())
 
-    lif_forward = staticmethod(neuron.lif_forward_cpu)
-    lif_backward = staticmethod(neuron.lif_backward_cpu)
-    trace_forward = staticmethod(neuron.trace_forward_cpu)
-    trace_backward = staticmethod(neuron.trace_backward_cpu)
     decay_forward = staticmethod(neuron.decay_forward_cpu)
     decay_backward = staticmethod(neuron.decay_backward_cpu)
-    normalize_forward = staticmethod(normalize.normalize_forward_cpu)
-    normalize_backward = staticmethod(normalize.normalize_backward_cpu)
     memory_forward = staticmethod(memory.memory_forward_cpu)
     memory_backward = staticmethod(memory.memory_backward_cpu)
     working_memory_forward = staticmethod(working_memory.working_memory_forward_cpu)
     working_memory_backward = staticmethod(working_memory.working_memory_backward_cpu)
-    gate_forward = staticmethod(gate.gate_forward_cpu)
-    gate_backward = staticmethod(gate.gate_backward_cpu)
     embedding_forward = staticmethod(embedding.embedding_forward_cpu)
     embedding_backward = staticmethod(embedding.embedding_backward_cpu)
     add_bias = staticmethod(bias.add_bias_cpu)
@@ -94,6 +85,37 @@ class CpuBackend(Backend):
     add_rows = staticmethod(reduce.add_rows_cpu)
     carry = staticmethod(carry.carry_cpu)
     forget = staticmethod(forget.forget_cpu)
+
+    def population_forward(self, state, r, axon, first, c, gate, parameters, gain_scale, beta_scale, hypercolumn, dropout, graded, smooth):
+        population.population_forward_cpu(state, r, c, gate, parameters, gain_scale, beta_scale, hypercolumn, graded, smooth)
+        if axon.ring.size:
+            row = int(axon.start[0]) + first
+            population.write_events_cpu(axon.ring, axon.fired, axon.near, row, state.v[1:], *dropout, graded, smooth)
+
+    def population_backward(
+        self,
+        d_current,
+        d_gate,
+        carry,
+        d,
+        ds,
+        dy,
+        state,
+        r,
+        c,
+        gate,
+        parameters,
+        gain_scale,
+        beta_scale,
+        hypercolumn,
+        dropout,
+        graded,
+        smooth,
+        scale=1,
+    ):
+        chunk = d_current, d_gate, carry, d, ds, dy, state, r, c, gate
+        how = hypercolumn, np.float32(scale), *dropout, graded, smooth
+        population.population_backward_cpu(*chunk, parameters, gain_scale, beta_scale, *how)
 
     def zeros(self, shape, dtype="float32"):
         return np.zeros(shape, dtype)

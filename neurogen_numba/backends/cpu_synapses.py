@@ -6,6 +6,7 @@ import numpy as np
 
 from ..kernels import bundles_cpu
 from ..kernels.bundles_cpu import WORD
+from ..kernels.population import Axon
 from .base import Synapses, SynapticState
 
 
@@ -45,9 +46,8 @@ class CpuSynapticState(SynapticState):
         self.near = {n: np.full(shape, 0 if n.endswith(".axon") else 2**64 - 1, np.uint64) for n, shape in shapes.items()}
         self.d = {n: np.zeros((-(-size // WORD), tokens, batch, WORD), np.float32) for n, size in currents.items()} if learning else {}
 
-    def write_events(self, signal, first, last, v, dropout, graded, smooth):
-        arrays = self.x[signal], self.fired[signal], self.near[signal]
-        bundles_cpu.write_events_cpu(*arrays, self.history[signal] + first, v, *dropout, graded, smooth)
+    def axon(self, signal):
+        return Axon(self.x[signal], np.array([self.history[signal]], np.int32), self.fired[signal], self.near[signal])
 
     def write_values(self, signal, first, last, x):
         bundles_cpu.write_values_cpu(self.x[signal], self.fired[signal], self.history[signal] + first, x)

@@ -20,12 +20,11 @@ from ..kernels import (
     dropout,
     embedding,
     forget,
-    gate,
     half,
     memory,
     mma,
     neuron,
-    normalize,
+    population,
     reduce,
     sampling,
     softmax,
@@ -282,7 +281,7 @@ class CudaBackend(Backend):
 
         return run
 
-    # kernels/neuron.py, normalize.py
+    # kernels/neuron.py, population.py
 
     @staticmethod
     def _flat(*arrays):
@@ -297,60 +296,57 @@ class CudaBackend(Backend):
         threads = min(THREADS, -(-size // WARP) * WARP)
         return blocks(size, threads), threads
 
-    @staticmethod
-    def _columns(neurons, sequences):
-        """(blocks, threads, bytes for a number of each thread) of a launch whose blocks own some neurons and share the sequences out among
-        their rows of threads. Where there are few neurons the blocks are narrow, or most of the card would have nothing to do."""
-        width = 4 if SIMULATED else 32 if neurons >= 8192 else 8
-        at_once = 2 if SIMULATED else neuron.SUMMING // width
-        rows = -(-sequences // -(-sequences // at_once))  # as many in the last round as in the others, or almost
-        return blocks(neurons, width), (width, rows), 4 * width * rows
+    def population_forward(self, state, r, axon, first, c, gate, parameters, gain_scale, beta_scale, hypercolumn, dropout, graded, smooth):
+        _, B, N = c.shape
+        across, threads, columns = self._hypercolumns(N, hypercolumn)
+        rows = population.NeuronState(*self._flat(*state))
+        ring = self.bits(axon.ring).reshape(len(axon.ring) * B, axon.ring.shape[-1])
+        arrays = rows, *self._flat(r), ring, axon.start, first, *self._flat(c, gate), parameters, gain_scale, beta_scale
+        self.launch(population.population_forward, (across, B), threads, *arrays, hypercolumn, columns, *dropout, graded, smooth)
 
-    def lif_forward(self, v, a, x, gain, bias, alpha, rho, beta, gain_scale, beta_scale, smooth):
-        _, B, N = x.shape
-        across, threads = self._across(N)
-        per_neuron = gain, bias, alpha, rho, beta
-        self.launch(neuron.lif_forward, (across, B), threads, *self._flat(v, a, x), *per_neuron, gain_scale, beta_scale, smooth)
-
-    def lif_backward(
+    def population_backward(
         self,
-        dx,
-        dv,
-        da,
-        d_gain,
-        d_bias,
-        d_alpha,
-        d_rho,
-        d_beta,
+        d_current,
+        d_gate,
+        carry,
+        d,
         ds,
-        v,
-        a,
-        x,
-        gain,
-        alpha,
-        rho,
-        beta,
+        dy,
+        state,
+        r,
+        c,
+        gate,
+        parameters,
         gain_scale,
         beta_scale,
+        hypercolumn,
+        dropout,
         graded,
         smooth,
+        scale=1,
     ):
-        _, B, N = x.shape
-        sums, per_neuron = (d_gain, d_bias, d_alpha, d_rho, d_beta), (gain, alpha, rho, beta)
-        arguments = *self._flat(dx, dv, da), *sums, *self._flat(ds, v, a, x), *per_neuron, gain_scale, beta_scale
-        across, threads, shared = self._columns(N, B)
-        self.launch(neuron.lif_backward, across, threads, *arguments, graded, smooth, shared=5 * shared)
-
-    def trace_forward(self, y, v, gamma, graded, smooth):
-        _, B, N = y.shape
+        C, B, N = c.shape
+        across, threads, columns = self._hypercolumns(N, hypercolumn)
+        groups = min(B, blocks(population.BLOCKS_PER_SM * self.multiprocessors, across))  # of sequences
+        partial = self._scratch("gradients of neurons", (groups * population.PARAMETERS, N))
+        tokens = max(1, min(C, population.TILE_BYTES // (8 * threads)))  # whose dx and x fit into shared memory
+        rows, carried = (population.NeuronState(*self._flat(*arrays)) for arrays in (state, carry))
+        out = self.bits(d_current).reshape(C * B, -1)
+        arrays = out, *self._flat(d_gate), carried, partial, *self._flat(ds, dy), rows, *self._flat(r, c, gate)
+        how = hypercolumn, columns, tokens, np.float32(scale), *dropout, graded, smooth
+        shared = 4 * tokens * (2 * threads + columns)
+        self.launch(
+            population.population_backward, (across, groups), threads, *arrays, parameters, gain_scale, beta_scale, *how, shared=shared
+        )
         across, threads = self._across(N)
-        self.launch(neuron.trace_forward, (across, B), threads, *self._flat(y, v), gamma, graded, smooth)
+        self.launch(population.add_parameter_gradients, (across, population.PARAMETERS), threads, d, partial)
 
-    def trace_backward(self, ds, dy_carry, d_gamma, dy, y, v, gamma, graded, smooth):
-        _, B, N = dy.shape
-        arguments = *self._flat(ds, dy_carry), d_gamma, *self._flat(dy, y, v), gamma
-        across, threads, shared = self._columns(N, B)
-        self.launch(neuron.trace_backward, across, threads, *arguments, graded, smooth, shared=shared)
+    @staticmethod
+    def _hypercolumns(neurons, hypercolumn):
+        """(blocks, threads, hypercolumns of a block) of a launch with a thread per neuron, whose blocks have whole hypercolumns."""
+        size = min(hypercolumn, neurons)
+        columns = max(1, population.BLOCK_DIM // size)
+        return blocks(neurons, columns * hypercolumn), -(-columns * size // WARP) * WARP, columns
 
     def decay_forward(self, decayed, log_tau):
         self.launch(neuron.decay_forward, *self._across(log_tau.size), decayed, log_tau)
@@ -358,19 +354,7 @@ class CudaBackend(Backend):
     def decay_backward(self, d_log_tau, d_decay, log_tau):
         self.launch(neuron.decay_backward, *self._across(log_tau.size), d_log_tau, d_decay, log_tau)
 
-    def normalize_forward(self, x, r, hypercolumn):
-        self._normalize(normalize.normalize_forward, r, hypercolumn, x)
-
-    def normalize_backward(self, dx, x, r, hypercolumn):
-        self._normalize(normalize.normalize_backward, r, hypercolumn, dx, x)
-
-    def _normalize(self, kernel, r, hypercolumn, *currents):
-        C, B, H = r.shape
-        flat, warps = self._flat(*currents, r), min(H, THREADS // 32)
-        rows = (array.reshape(C * B, -1) for array in flat)
-        self.launch(kernel, (C * B, blocks(H, warps)), warps * WARP, *rows, hypercolumn)
-
-    # kernels/memory.py, working_memory.py, gate.py
+    # kernels/memory.py, working_memory.py
 
     def memory_forward(self, out, S, key, q_in, v, w_in, write_bias, decay, write_scale):
         for part in self._memory_parts(w_in, S):
@@ -408,12 +392,6 @@ class CudaBackend(Backend):
         across, threads = self._across(M)
         arrays = self._flat(df_in, du_in, dm_carry, dm, m, f_in, u_in)
         self.launch(working_memory.working_memory_backward, (across, B), threads, *arrays, retain)
-
-    def gate_forward(self, gated, c, g):
-        self.launch(gate.gate_forward, *self._across(c.size), *self._flat(gated, c, g))
-
-    def gate_backward(self, dc, dg, d_gated, c, g):
-        self.launch(gate.gate_backward, *self._across(c.size), *self._flat(dc, dg, d_gated, c, g))
 
     # kernels/embedding.py, dropout.py, bias.py, softmax.py, sampling.py
 

@@ -7,12 +7,13 @@ import math
 import numpy as np
 
 from ..kernels import bundles, mma
-from ..kernels.bundles import ROWS, SLICE, WARPS, WORD, Entry, Learned, Region
-from ..kernels.launch import THREADS, blocks
+from ..kernels.bundles import BLOCK, D_REGION, D_TILE, DELAY, REGION, ROWS, SLICE, WARPS, WEIGHT, WORD
+from ..kernels.launch import SIMULATED, THREADS, blocks
+from ..kernels.population import Axon
 from .base import Synapses, SynapticState
-from .cpu_synapses import by_block
 
-LEAD = 64  # a column of a ring has a multiple of so many numbers: whole blocks of any size
+ALIGN = 64  # a column of a ring has a multiple of so many numbers: whole blocks of any size
+WRITERS = 8 if SIMULATED else THREADS  # threads of a block that copies
 FEW_COLUMNS = SLICE  # up to so many, a block in float32 has no more
 
 
@@ -41,19 +42,20 @@ class CudaSynapses(Synapses):
             weight = self.place[arc.name] // WORD + np.arange(p.block.size) * words
             tile = np.repeat(np.arange(arc.tiles), arc.bundles_per_tile)
             block, delay = p.block.ravel(), p.delay.ravel()
-            rows = np.zeros((p.block.size, len(Entry)), np.int32)
-            rows[:, Entry.REGION], rows[:, Entry.BLOCK] = number, block * (arc.bundle_sources // WORD)
-            rows[:, Entry.DELAY], rows[:, Entry.WEIGHT] = delay, weight
+            rows = np.zeros((p.block.size, 6), np.int32)
+            rows[:, REGION], rows[:, BLOCK] = number, block * (arc.bundle_sources // WORD)
+            rows[:, DELAY], rows[:, WEIGHT] = delay, weight
             forward.setdefault(arc.target, []).append((tile, arc.tiles, rows))
             back = rows.copy()
-            back[:, Entry.REGION], back[:, Entry.BLOCK] = self.currents.index(arc.target), tile * (arc.bundle // WORD)
+            back[:, REGION], back[:, BLOCK] = self.currents.index(arc.target), tile * (arc.bundle // WORD)
             backward.setdefault(arc.source, {}).setdefault(arc.bundle_sources, []).append((block, arc.blocks, back))
-            learned = np.zeros((p.block.size, len(Learned)), np.int32)
-            learned[:, : len(Entry)], learned[:, Learned.D_REGION], learned[:, Learned.D_TILE] = rows, back[:, 0], back[:, 1]
+            learned = rows.copy()
+            learned[:, D_REGION], learned[:, D_TILE] = back[:, REGION], back[:, BLOCK]
             self.learned.setdefault((arc.bundle_sources, arc.bundle), []).append(learned)
         self.forward = {name: [asarray(table) for table in _by_tile(parts)] for name, parts in forward.items()}
         self.backward = {
-            name: [(size, *(asarray(table) for table in _by_tile(parts))) for size, parts in sizes.items()]
+            # wide blocks first: theirs are the most, and whoever comes later skips the blocks that it has no bundles for
+            name: [(size, *(asarray(table) for table in _by_tile(sizes[size]))) for size in sorted(sizes, reverse=True)]
             for name, sizes in backward.items()
         }
         self.learned = {shape: asarray(np.concatenate(parts)) for shape, parts in self.learned.items()}
@@ -84,6 +86,8 @@ class CudaSynapticState(SynapticState):
     """Rings x of all signals, [rows, B, lead] each, rows = history + T: token t of the segment is in row (start + t) % rows. And gradients d
     of all currents, [T, B, lead] each. Both of the type that products multiply, one after the other in a flat array each."""
 
+    direct_gradients = True
+
     def __init__(self, synapses, signals, currents, tokens, batch, learning):
         self.synapses, self.backend, self.batch, self.sizes = synapses, synapses.backend, batch, signals
         self.rows = {name: signals[name][1] + tokens for name in synapses.signals}
@@ -102,13 +106,13 @@ class CudaSynapticState(SynapticState):
             self._d_places = d_regions
             slices = {p.arc.target: p.arc.bundle // SLICE for p in synapses.projections}
             self.d_regions = asarray([[*d_regions[name][:3], slices[name], 0] for name in synapses.currents], "int64")
-        self._x_places = x_regions
+        self._x_places, self._none = x_regions, zeros((1, 1, 1))[:0]
 
     def _flat(self, rows, sizes):
         """(array, name -> [first, columns, lead]) of matrices [rows B, sizes] one after the other."""
         regions, end = {}, 0
         for name in rows:
-            lead = blocks(sizes[name], LEAD) * LEAD
+            lead = blocks(sizes[name], ALIGN) * ALIGN
             regions[name] = [end, rows[name] * self.batch, lead]
             end += rows[name] * self.batch * lead
         return self.backend.zeros(end, self.synapses.dtype), regions
@@ -129,33 +133,34 @@ class CudaSynapticState(SynapticState):
         """A flat array of 16-bit numbers as words of so many bits; of float32 as it is."""
         return flat if self.synapses.kind is None else self.backend.bits(flat).view(f"uint{size}")
 
-    def write_events(self, signal, first, last, v, dropout, graded, smooth):
+    def axon(self, signal):
         if signal not in self.rows:
-            return  # nobody reads it
-        ring, start, rows = self._ring(signal)
-        grid = blocks(v.shape[2]), self.batch, last - first
-        self.backend.launch(bundles.write_events, grid, THREADS, ring, start, rows, first, v, *dropout, graded, smooth)
+            return None
+        _, start, rows = self._ring(signal)
+        ring = self._matrix(self.x, self._x_places[signal]).reshape(rows, self.batch, -1)
+        return Axon(ring, start, self._none, self._none)
 
     def write_values(self, signal, first, last, x):
         ring, start, rows = self._ring(signal)
-        grid, threads = (blocks(x.shape[2]), self.batch, last - first), THREADS
-        self.backend.launch(bundles.write_values, grid, threads, ring, start, rows, first, x)
+        grid = blocks(x.shape[2], WRITERS), self.batch, last - first
+        self.backend.launch(bundles.write_values, grid, WRITERS, ring, start, rows, first, x)
 
     def _gather(self, width, back, out, first, tables, x, regions, limit, scale, add):
         """Launch `gather` on all columns of out [C, B, N]."""
-        columns, synapses = out.shape[0] * self.batch, self.synapses
+        columns, size, synapses = out.shape[0] * self.batch, out.shape[2], self.synapses
         start, entries = tables
-        copy = synapses.copies[1 if back else 0].reshape(-1)
-        arguments = out.reshape(columns, -1), self._words(x, 64), self._words(copy, 64), start, entries, regions, self.start
-        numbers = first, limit, self.batch, np.float32(scale), add
+        copy = self._words(synapses.copies[1 if back else 0].reshape(-1), 64)
+        arguments = self._words(x, 64), copy, start, entries, regions, self.start, first, limit, self.batch, np.float32(scale)
+        out = out.reshape(columns, size)
         if synapses.kind is None:
             at_once = FEW_COLUMNS if columns <= FEW_COLUMNS else bundles.COLUMNS
-            kernel, threads = bundles.make_gather_fp32(width, at_once, back), (width // mma.EDGE) * (at_once // mma.EDGE)
+            kernel, threads = bundles.make_gather_fp32(width, at_once, back, add), (width // mma.EDGE) * (at_once // mma.EDGE)
         else:
             warps = min(WARPS, blocks(columns, ROWS * SLICE))
             at_once = warps * ROWS * SLICE
-            kernel, threads = bundles.make_gather(synapses.kind, width, back), (32, warps)
-        self.backend.launch(kernel, (len(start) - 1, blocks(columns, at_once)), threads, *arguments, *numbers)
+            kernel, threads = bundles.make_gather(synapses.kind, width, back, add, size % 2 == 0), (32, warps)
+            arguments = out.reshape(-1), *arguments
+        self.backend.launch(kernel, (len(start) - 1, blocks(columns, at_once)), threads, out, *arguments)
 
     def forward(self, current, first, last, value):
         if current not in self.synapses.forward:
@@ -164,11 +169,15 @@ class CudaSynapticState(SynapticState):
         width = next(p.arc.bundle for p in self.synapses.projections if p.arc.target == current)
         self._gather(width, False, value, first, self.synapses.forward[current], self.x, self.regions, 0, 1, False)
 
+    def current_grad(self, current, first, last):
+        d = self._matrix(self.d, self._d_places[current])[first * self.batch : last * self.batch]
+        return d.reshape(last - first, self.batch, -1), self.scale
+
     def set_current_grad(self, current, first, last, gradient):
         batch, size = self.batch, gradient.shape[2]
         d = self.backend.bits(self._matrix(self.d, self._d_places[current]))[first * batch : last * batch]
-        grid = blocks(size), (last - first) * batch
-        self.backend.launch(bundles.write_gradient, grid, THREADS, d, gradient.reshape(-1, size), self.scale)
+        grid = blocks(size, WRITERS), (last - first) * batch
+        self.backend.launch(bundles.write_gradient, grid, WRITERS, d, gradient.reshape(-1, size), self.scale)
 
     def source_grad(self, signal, first, last, length, gradient):
         if signal not in self.rows:
@@ -191,7 +200,7 @@ class CudaSynapticState(SynapticState):
             self.backend.launch(kernel, len(table), threads, synapses.gradient, *arrays, *numbers)
 
     def advance(self, length):
-        self.backend.launch(bundles.advance_rings, blocks(len(self._rows)), THREADS, self.start, self._rows, length)
+        self.backend.launch(bundles.advance_rings, 1, len(self._rows), self.start, self._rows, length)
 
     def ring(self, signal):
         size, _ = self.sizes[signal]

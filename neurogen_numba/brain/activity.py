@@ -69,8 +69,7 @@ class Activity:
         self.losses, self.hits = backend.zeros((tokens, batch)), backend.zeros((tokens, batch), "uint8")
         self.weight = backend.zeros(1)  # of a target in the mean: 1 / number of targets
         self.fresh = backend.zeros(batch, "uint8")  # sequences that begin the segment in the fresh state
-        # per module: membrane, adaptation, trace, normalised current and the factor that normalised it
-        self.v, self.a, self.y, self.x, self.r = {}, {}, {}, {}, {}
+        self.v, self.a, self.y, self.r = {}, {}, {}, {}  # per module: membrane, adaptation, trace, factor that normalised the current
         self.dv, self.da, self.dy = {}, {}, {}  # per module: gradients carried from chunk to chunk
         self.levels = {name: backend.zeros(batch) for name in neuromodulation.NAMES}
         self.gain_scale, self.beta_scale, self.write_scale = (backend.zeros(batch) for _ in range(3))
@@ -86,6 +85,8 @@ class Activity:
                 batch,
                 learning,
             )
+        # currents whose gradient populations write straight into the synapses' own array
+        self.written = brain.own_gradients if self.synapses.direct_gradients else frozenset()
         self.token_rows = None  # of the embedding, where these have a gradient and the rest has none
         self.recorded = {}  # what was recorded of the steps on these arrays (model.py)
         kept = [size for component in brain.components for size in component.kept]
@@ -122,6 +123,12 @@ class Activity:
 
     def _modulate(self):
         neuromodulation.modulate(self.gain_scale, self.beta_scale, self.write_scale, self.levels)
+
+    def gradient_of(self, current, first, last):
+        """(where the gradient of a current of the chunk is written, times what)."""
+        if current in self.written:
+            return self.synapses.current_grad(current, first, last)
+        return self.currents[current].gradient[: last - first], 1
 
     def send(self, name, first, last):
         """Send the plain values of a signal's tokens, where sparse synapses listen."""

@@ -61,6 +61,9 @@ class Brain:
         self._hearers = {c: [(arc.target, late[arc]) for arc in self.arcs if arc.source in c.outputs] for c in self.components}
         # component -> signals whose senders, a chunk earlier on the way back, must have read the gradients that it is about to overwrite
         self._read_by = {c: [arc.source for arc in self.arcs if arc.dense and arc.target in c.inputs] for c in self.components}
+        # currents of populations whose gradient nobody reads but the bundles that bring them; the Thalamus' is read by the embedding, too
+        dense, bundled = ({arc.target for arc in self.arcs if arc.dense is kind} for kind in (True, False))
+        self.own_gradients = frozenset(f"{name}.current" for name in MODULES[1:]) & bundled - dense
         sparse = [projection for projection in self.projections if not projection.arc.dense]
         self.synapses = backend.synapses(sparse, self.parameters)
 
@@ -197,7 +200,7 @@ class Brain:
                         self._hear_back(act, name, first, last)
                     component.backward(act, first, last)
                     for name in component.inputs:
-                        if self.sparse_input(name):
+                        if self.sparse_input(name) and name not in act.written:
                             act.synapses.set_current_grad(name, first, last, act.currents[name].gradient[: last - first])
                 mark = lanes.mark(component.lane)
                 marks |= {(name, chunk): mark for name in (*component.inputs, *component.outputs)}

@@ -54,7 +54,7 @@ class Half(Recompute):
         self.membranes = [v[1:] for v in act.v.values()]
         others = [rows[1:] for rows in (*act.a.values(), *act.y.values(), act.m)]
         others += [current.value for current in act.currents.values()]
-        self.others = [*others, act.x["broca"], *act.r.values(), act.signals["memory.out"].x]
+        self.others = [*others, *act.r.values(), act.signals["memory.out"].x]
         self.kept_membranes, self.kept_others = (
             [zeros((act.tokens, *array.shape[1:]), "float16") for array in arrays] for arrays in (self.membranes, self.others)
         )

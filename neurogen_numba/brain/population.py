@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from ..config import Brain
+from ..kernels.population import Axon, NeuronParameters, NeuronState
 from .buffers import Parameter, Parameters
 from .connectome import generator
 
@@ -28,9 +29,12 @@ class Population:
         self.hypercolumn, self.graded = brain.hypercolumn, brain.events == "graded"
         # per-token constants, derived from the parameters, and where a pass collects their gradients
         self.alpha, self.rho, self.gain, self.input_scale = (backend.zeros(self.size) for _ in range(4))
-        self.d = {what: backend.zeros(self.size) for what in ("alpha", "rho", "gain")}
-        if traced:
-            self.gamma, self.d["gamma"] = backend.zeros(self.size), backend.zeros(self.size)
+        self.d = {what: backend.zeros(self.size) for what in ("alpha", "rho", "gain", "gamma")}
+        self.gamma = backend.zeros(self.size)
+        if not traced:
+            self.gamma, self.d["gamma"] = self.gamma[:0], self.gamma[:0]
+        self.none = backend.zeros((1, 1, 1))[:0]  # in place of the arrays of a gate or a trace that is not there
+        self.unsent = Axon(self.none, backend.zeros(1, "int32"), self.none, self.none)
 
     def parameters(self):
         def per_neuron(what, meaning, low=-math.inf, high=math.inf):
@@ -64,6 +68,10 @@ class Population:
         names = ("log_tau_v", "log_tau_a", "beta", "gain", "bias") + (("log_tau_y",) if self.traced else ())
         self.value = {what: parameters.value[f"{self.name}.{what}"] for what in names}
         self.gradient = {what: parameters.gradient[f"{self.name}.{what}"] for what in names}
+        alpha, rho, gain, gamma = self.alpha, self.rho, self.gain, self.gamma
+        self.constants = NeuronParameters(alpha, rho, self.value["beta"], gain, self.value["bias"], gamma)
+        d, gradient = self.d, self.gradient
+        self.d_constants = NeuronParameters(d["alpha"], d["rho"], gradient["beta"], d["gain"], gradient["bias"], d["gamma"])
 
     def refresh(self):
         """Per-token constants from the parameters, once after every update."""
@@ -79,80 +87,67 @@ class Population:
         T, B, N = act.span, act.batch, self.size
         act.v[self.name], act.a[self.name] = act.rows(N), act.rows(N)
         act.r[self.name] = self.backend.zeros((T, B, -(-N // self.hypercolumn)))
-        act.x[self.name] = self.backend.zeros((T, B, N)) if self.name == "broca" else act.currents[f"{self.name}.current"].value
         if self.traced:
             act.y[self.name] = act.rows(N)
             act.signals[f"{self.name}.trace"].x = act.y[self.name][1:]
         if act.learning:
-            for carry in (act.dv, act.da, act.dy):
+            for carry in (act.dv, act.da, act.dy) if self.traced else (act.dv, act.da):
                 carry[self.name] = self.backend.zeros((B, N))
 
     def forward(self, act, first, last):
-        """Membranes, adaptation, trace and event lists of tokens first ... last - 1, from the module's current."""
-        self.again(act, first, last)
-        v = act.v[self.name][self._rows(act, first, last)]
-        dropout = act.dropout.at(f"{self.name}.axon", first, self.size)
-        act.synapses.write_events(f"{self.name}.axon", first, last, v[1:], dropout, self.graded, act.smooth)
+        """Membranes, adaptation, trace and axon of tokens first ... last - 1, from the module's current."""
+        self._forward(act, first, last, act.synapses.axon(f"{self.name}.axon") or self.unsent)
         if self.traced:
             act.send(f"{self.name}.trace", first, last)
 
     def again(self, act, first, last):
         """As `forward`, without sending."""
-        name, here, rows = self.name, act.here(first, last), self._rows(act, first, last)
-        x, v, a = act.x[name][here], act.v[name][rows], act.a[name][rows]
-        if name == "broca":
-            self.backend.gate_forward(x, act.currents["broca.current"].value[here], act.currents["broca.gate"].value[here])
-        self.backend.normalize_forward(x, act.r[name][here], self.hypercolumn)
-        self.backend.lif_forward(
-            v, a, x, self.gain, self.value["bias"], self.alpha, self.rho, self.value["beta"], act.gain_scale, act.beta_scale, act.smooth
-        )
-        if self.traced:
-            self.backend.trace_forward(act.y[name][rows], v, self.gamma, self.graded, act.smooth)
+        self._forward(act, first, last, self.unsent)
 
-    @staticmethod
-    def _rows(act, first, last):
-        """The rows of tokens first ... last - 1, and that of the token before them."""
-        here = act.here(first, last)
-        return slice(here.start, here.stop + 1)
+    def _forward(self, act, first, last, axon):
+        state = self._state(act, first, last)
+        self.backend.population_forward(state=state, axon=axon, first=first, **self._inputs(act, first, last))
 
     def backward(self, act, first, last):
         """From the gradients of axon and trace to that of the current; adds to the parameters' gradients."""
-        name, here, before = self.name, act.here(first, last), self._rows(act, first, last)
-        x, v, a = act.x[name][here], act.v[name][before], act.a[name][before]
-        ds = act.signals[f"{name}.axon"].gradient[: last - first]
-        if act.dropout.axon_rate:
-            self.backend.dropout(ds.reshape(-1, self.size), *act.dropout.at(f"{name}.axon", first, self.size))
-        if self.traced:
-            dy, y = act.signals[f"{name}.trace"].gradient[: last - first], act.y[name][before]
-            self.backend.trace_backward(ds, act.dy[name], self.d["gamma"], dy, y, v, self.gamma, self.graded, act.smooth)
-        current = act.currents[f"{name}.current"]
-        dx, value = current.gradient[: last - first], self.value
-        self.backend.lif_backward(
-            dx,
-            act.dv[name],
-            act.da[name],
-            self.d["gain"],
-            self.gradient["bias"],
-            self.d["alpha"],
-            self.d["rho"],
-            self.gradient["beta"],
-            ds,
-            v,
-            a,
-            x,
-            self.gain,
-            self.alpha,
-            self.rho,
-            value["beta"],
-            act.gain_scale,
-            act.beta_scale,
-            self.graded,
-            act.smooth,
+        name, chunk, none = self.name, slice(0, last - first), self.none
+        d_current, scale = act.gradient_of(f"{name}.current", first, last)
+        self.backend.population_backward(
+            d_current=d_current,
+            d_gate=act.currents["broca.gate"].gradient[chunk] if name == "broca" else none,
+            carry=NeuronState(act.dv[name], act.da[name], act.dy[name] if self.traced else none[:, 0]),
+            d=self.d_constants,
+            ds=act.signals[f"{name}.axon"].gradient[chunk],
+            dy=act.signals[f"{name}.trace"].gradient[chunk] if self.traced else none,
+            state=self._state(act, first, last),
+            scale=scale,
+            **self._inputs(act, first, last),
         )
-        self.backend.normalize_backward(dx, x, act.r[name][here], self.hypercolumn)
-        if name == "broca":
-            gate = act.currents["broca.gate"]
-            self.backend.gate_backward(dx, gate.gradient[: last - first], dx, current.value[here], gate.value[here])
+
+    def _state(self, act, first, last):
+        """The rows of tokens first ... last - 1, and that of the token before them."""
+        here = act.here(first, last)
+        rows = slice(here.start, here.stop + 1)
+        return NeuronState(act.v[self.name][rows], act.a[self.name][rows], act.y[self.name][rows] if self.traced else self.none)
+
+    def _inputs(self, act, first, last):
+        """What both passes over tokens first ... last - 1 are told alike."""
+        here = act.here(first, last)
+        return {
+            "r": act.r[self.name][here],
+            "c": act.currents[f"{self.name}.current"].value[here],
+            "gate": act.currents["broca.gate"].value[here] if self.name == "broca" else self.none,
+            "parameters": self.constants,
+            "gain_scale": act.gain_scale,
+            "beta_scale": act.beta_scale,
+            "hypercolumn": self.hypercolumn,
+            "dropout": self._dropout(act, first),
+            "graded": self.graded,
+            "smooth": act.smooth,
+        }
+
+    def _dropout(self, act, first):
+        return act.dropout.at(f"{self.name}.axon", first, self.size)
 
     def finish(self):
         """Carry the gradients of the per-token constants over to the parameters."""

@@ -1,0 +1,515 @@
+"""The neuron population in two passes over memory: raw current to membrane, adaptation, trace and axon; and back.
+
+    c' = c 2 sigmoid(g)  where there is a gate (gate.py)        x = c' r  (normalize.py)
+    v, a, y from x (neuron.py)                                  axon: carried(v, event(v)), dropped out (surrogate.py, dropout.py)
+
+The physics are scalar functions in those files; here are the loops. Neither x nor c' is stored: backward computes x = c' r from c and r.
+
+Arrays of a chunk are [C, B, N] float32: c, gate (raw currents) and ds, dy (gradients of axon and trace). State rows are [C+1, B, N], row 0
+the token before the chunk; r is [C, B, hypercolumns]. Where a population has no gate or no trace, its arrays have size 0.
+
+An axon is a ring: token t of the segment is in row (start[0] + t) % rows.
+"""
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numba import cuda
+from numba.extending import register_jitable
+
+from .dropout import kept
+from .gate import gate_step, gate_step_backward
+from .half import store
+from .jit import ONE, ZERO, cpu, cpu_serial, cpu_serial_sum
+from .launch import SIMULATED, WARP, device, gpu, lanes_sum
+from .neuron import drive, lif_step, lif_step_backward, trace_step, trace_step_backward
+from .normalize import normalize_step_backward, normalizer
+from .surrogate import carried, event, slope
+
+BLOCK_DIM = 4 if SIMULATED else 256  # threads that a CUDA block has about, where hypercolumns are smaller than that
+MAX_REGISTERS = 64  # of a thread: a block of 1,024 threads, the largest hypercolumn, then fits into a multiprocessor
+TILE_BYTES = 64 if SIMULATED else 16 * 2**10  # shared memory of a block of the backward kernel
+BLOCKS_PER_SM = 6  # blocks of the backward kernel that share the sequences of a hypercolumn out, over all hypercolumns
+SEQUENCES = 4  # of a CPU task of the backward pass
+WORD = 64  # neurons of a word of the bitmasks
+PARAMETERS = 6  # gradients per neuron: the fields of NeuronParameters
+u32 = np.uint32
+U1 = u32(1)
+GATHER = np.uint64(0x0102040810204080)
+
+
+class NeuronState(NamedTuple):
+    """v, a, y: membrane potential, adaptation, output trace (size 0 if nobody reads it). Rows [C+1, B, N]; backward also carries dv, da,
+    dy [B, N] in one: dL/d. of the token after the chunk, dv and dy still without their decay."""
+
+    v: Any
+    a: Any
+    y: Any
+
+
+class NeuronParameters(NamedTuple):
+    """Per-neuron constants [N] as one token sees them (neuron.py), or their gradients. gamma has size 0 without a trace."""
+
+    alpha: Any
+    rho: Any
+    beta: Any
+    gain: Any
+    bias: Any
+    gamma: Any
+
+
+class Axon(NamedTuple):
+    """Where an axon writes. A ring of size 0 is not written: nobody reads it, or the pass is only run again.
+
+    GPU: ring [rows, B, N_pad] float32, float16 or bfloat16, columns beyond N zero; start [1] int32; fired, near of size 0.
+    CPU: ring [words, rows, B, WORD] float32, neuron n in word n // WORD; start the same; fired, near [words, rows, B] uint64, where bit i
+    says whether neuron WORD word + i fired, or is only near the threshold. There, a segment ends before its rows wrap around.
+    """
+
+    ring: Any
+    start: Any
+    fired: Any
+    near: Any
+
+
+@register_jitable
+def axon_value(v, drop, key, place, graded, smooth):
+    """What the axon carries of a membrane potential v after dropout with rate `drop`; place: of the neuron's random number (rng.py)."""
+    s = carried(v, event(v, smooth), graded)
+    if drop > ZERO and s != ZERO:
+        s *= kept(drop, key, place)
+    return s
+
+
+# CUDA. A block has `columns` whole hypercolumns, one thread per neuron. Arrays come flat: one index i serves all those of [C, B, N], the
+# next token is B N further; state[i] is then the state before the token. Indices are uint32: with 64-bit ones, the compiler keeps a pointer
+# per array in two registers each, and backward spills. Numba computes in 64 bits; a cast around an expression brings it back to 32.
+
+
+@device
+def gated_current(c, gate, i, end):
+    """Current i behind its gate; 0 where i is not below the end."""
+    if i >= end:
+        return ZERO
+    return gate_step(c[i], gate[i]) if gate.size > 0 else c[i]
+
+
+@gpu(max_registers=MAX_REGISTERS)
+def population_forward(
+    state,
+    r,
+    ring,
+    start,
+    first,
+    c,
+    gate,
+    parameters,
+    gain_scale,
+    beta_scale,
+    hypercolumn,
+    columns,
+    drop,
+    key,
+    first_place,
+    graded,
+    smooth,
+):
+    """Block (i, b): the i-th `columns` hypercolumns of sequence b. ring [rows B, M_pad]; `first`: the chunk's first token in its segment.
+    c comes from memory once: the second time it is in the cache."""
+    N, B, size, columns = u32(parameters.alpha.size), u32(gain_scale.size), u32(hypercolumn), u32(columns)
+    C, H = u32(u32(c.size) // (B * N)), u32((N + size - U1) // size)
+    b, first_column, thread = u32(cuda.blockIdx.y), u32(u32(cuda.blockIdx.x) * columns), u32(cuda.threadIdx.x)
+
+    # 1. Normalise: a warp per token and hypercolumn, so that all tokens are fetched at once.
+    task, lane = u32(thread // u32(WARP)), u32(thread % u32(WARP))
+    while task < C * columns:
+        token, h = u32(task // columns * B + b), u32(first_column + task % columns)
+        if h < H:
+            neurons = min(size, u32(N - h * size))
+            i, square = u32(token * N + h * size + lane), ZERO
+            end = u32(token * N + h * size + neurons)
+            while i < end:  # four at a time: the first takes hundreds of cycles to come
+                c0, c1 = gated_current(c, gate, i, end), gated_current(c, gate, u32(i + u32(WARP)), end)
+                c2, c3 = gated_current(c, gate, u32(i + u32(2 * WARP)), end), gated_current(c, gate, u32(i + u32(3 * WARP)), end)
+                square += (c0 * c0 + c1 * c1) + (c2 * c2 + c3 * c3)
+                i = u32(i + u32(4 * WARP))
+            square = lanes_sum(square, WARP)
+            if lane == 0:
+                r[u32(token * H + h)] = normalizer(square, np.int64(neurons))
+        task = u32(task + u32(cuda.blockDim.x) // u32(WARP))
+    cuda.syncthreads()  # waits for r of all tokens
+
+    # 2. Scan: a thread is a neuron.
+    n = u32(first_column * size + thread)
+    if thread >= columns * size or n >= N:
+        return
+    alpha, rho, gain, bias = parameters.alpha[n], parameters.rho[n], parameters.gain[n], parameters.bias[n]
+    beta, gain_b, traced, rows, key_0 = parameters.beta[n] * beta_scale[b], gain_scale[b], parameters.gamma.size > 0, u32(len(ring)), key[0]
+    i, j = u32(b * N + n), u32(b * H + n // size)  # in [C, B, N] and r
+    v, a, y, gamma, end, slot = state.v[i], state.a[i], ZERO, ZERO, u32(c.size), b
+    if traced:
+        y, gamma = state.y[i], parameters.gamma[n]
+    if rows > 0:
+        slot = u32(u32(start[0] + first) % (rows // B) * B + b)
+    c_next, r_next = gated_current(c, gate, i, end), r[j]
+    while i < end:
+        x, place = c_next * r_next, first_place + np.uint64(i)
+        i, j = u32(i + B * N), u32(j + B * H)
+        if i < end:
+            c_next, r_next = gated_current(c, gate, i, end), r[j]
+        v, a = lif_step(v, a, drive(x, gain, gain_b, bias), alpha, rho, beta, smooth)
+        state.v[i], state.a[i] = v, a
+        if traced:
+            y = trace_step(y, v, gamma, graded, smooth)
+            state.y[i] = y
+        if rows > 0:
+            store(ring, slot, n, axon_value(v, drop, key_0, place, graded, smooth))
+            slot = u32(slot + B)
+            if slot >= rows:
+                slot = u32(slot - rows)
+
+
+@device
+def fetch_token(ds, dy, state, r, c, gate, i, j):
+    """What backward reads of a token: ds, v and a of the token before, c, r, gate, y of the token before, dy."""
+    g = y = dy_t = ZERO
+    if gate.size > 0:
+        g = gate[i]
+    if state.y.size > 0:
+        y, dy_t = state.y[i], dy[i]
+    return ds[i], state.v[i], state.a[i], c[i], r[j], g, y, dy_t
+
+
+@gpu(max_registers=MAX_REGISTERS)
+def population_backward(
+    d_current,
+    d_gate,
+    carry,
+    partial,
+    ds,
+    dy,
+    state,
+    r,
+    c,
+    gate,
+    parameters,
+    gain_scale,
+    beta_scale,
+    hypercolumn,
+    columns,
+    tokens,
+    scale,
+    drop,
+    key,
+    first_place,
+    graded,
+    smooth,
+):
+    """Block (i, j): the i-th `columns` hypercolumns of the j-th group of sequences, one sequence after the other.
+
+    Tokens go backwards, `tokens` of them at a time: 1. every thread scans its neuron and leaves dx and x in shared memory; 2. a warp per
+    token and hypercolumn sums dx x; 3. every thread writes its neuron's gradient, times `scale`. d_current [C B, N or more] of any kind of
+    float. partial [groups PARAMETERS, N]: the group's share of the parameters' gradients.
+    """
+    shared = cuda.shared.array(0, numba.float32)  # dx and x [tokens, threads] each, then the means [tokens, columns]
+    N, B, size, columns = u32(parameters.alpha.size), u32(gain_scale.size), u32(hypercolumn), u32(columns)
+    row, H, thread, width = u32(B * N), u32((N + size - U1) // size), u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
+    C, at_once = u32(u32(c.size) // row), u32(tokens)
+    x_tile, means = u32(at_once * width), u32(at_once * width * u32(2))
+    first_column = u32(u32(cuda.blockIdx.x) * columns)
+    n = u32(first_column * size + thread)
+    h = u32(n // size)
+    here, traced, gated, key_0 = thread < columns * size and n < N, parameters.gamma.size > 0, gate.size > 0, key[0]
+    alpha = rho = beta = gain = gamma = ZERO
+    if here:
+        alpha, rho, beta, gain = parameters.alpha[n], parameters.rho[n], parameters.beta[n], parameters.gain[n]
+        if traced:
+            gamma = parameters.gamma[n]
+    d_alpha = d_rho = d_beta = d_gain = d_bias = d_gamma = ZERO
+
+    group = u32((B + u32(cuda.gridDim.y) - U1) // u32(cuda.gridDim.y))  # sequences
+    b = u32(u32(cuda.blockIdx.y) * group)
+    last_b = min(B, u32(b + group))
+    while b < last_b:
+        left, begin = C, u32(b * N + n)
+        i, j = u32(begin + left * row), u32((left * B + b) * H + h)  # in [C, B, N] and r, of the token after the chunk
+        dv = da = dy_t = v = ZERO
+        fetched = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
+        if here:
+            dv, da, v = carry.v[begin], carry.a[begin], state.v[i]
+            if traced:
+                dy_t = carry.y[begin]
+            fetched = fetch_token(ds, dy, state, r, c, gate, u32(i - row), u32(j - B * H))
+        while left > 0:
+            count = min(left, at_once)
+            left = u32(left - count)
+            k = u32(count * width + thread)
+            while here and k >= width:  # 1.
+                ds_t, v_prev, a_prev, x, r_t, g, y_prev, dy_in = fetched
+                i, j, k = u32(i - row), u32(j - B * H), u32(k - width)
+                if i > begin:
+                    fetched = fetch_token(ds, dy, state, r, c, gate, u32(i - row), u32(j - B * H))
+                if drop > ZERO:
+                    ds_t *= kept(drop, key_0, first_place + np.uint64(i))
+                if traced:
+                    dy_t, to_s, to_gamma = trace_step_backward(dy_t, dy_in, y_prev, v, gamma, graded, smooth)
+                    ds_t += to_s
+                    d_gamma += to_gamma
+                beta_b, gain_b = beta_scale[b], gain_scale[b]  # read again for each token: registers are scarcer
+                dv, da, to_alpha, to_rho, to_beta = lif_step_backward(
+                    ds_t, dv, da, v, v_prev, a_prev, alpha, rho, beta * beta_b, graded, smooth
+                )
+                v, x = v_prev, r_t * (gate_step(x, g) if gated else x)
+                d_alpha += to_alpha
+                d_rho += to_rho
+                d_beta += to_beta * beta_b
+                d_gain += dv * x * gain_b
+                d_bias += dv
+                shared[k], shared[u32(x_tile + k)] = dv * gain * gain_b, x
+            cuda.syncthreads()  # waits for the tiles
+            task, lane = u32(thread // u32(WARP)), u32(thread % u32(WARP))
+            while task < count * columns:  # 2.
+                s, own = u32(task // columns), u32(task % columns)
+                before = u32((first_column + own) * size)
+                if before < N:
+                    neurons = min(size, u32(N - before))
+                    k, dot = u32(s * width + own * size + lane), ZERO
+                    end = u32(s * width + own * size + neurons)
+                    while k < end:
+                        dot += shared[k] * shared[u32(x_tile + k)]
+                        k = u32(k + u32(WARP))
+                    dot = lanes_sum(dot, WARP)
+                    if lane == 0:
+                        shared[u32(means + task)] = dot / np.float32(neurons)
+                task = u32(task + width // u32(WARP))
+            cuda.syncthreads()  # waits for the means
+            s = u32(0)
+            while here and s < count:  # 3.
+                k, token = u32(s * width + thread), u32((left + s) * B + b)
+                mean = shared[u32(means + s * columns + h - first_column)]
+                d = normalize_step_backward(shared[k], shared[u32(x_tile + k)], r[u32(token * H + h)], mean)
+                if gated:
+                    at = u32(token * N + n)
+                    d, d_gate[at] = gate_step_backward(d, c[at], gate[at])
+                store(d_current, token, n, d * scale)
+                s = u32(s + U1)
+        if here:
+            carry.v[begin], carry.a[begin] = dv, da
+            if traced:
+                carry.y[begin] = dy_t
+        b = u32(b + U1)
+    if here:
+        k = u32(u32(cuda.blockIdx.y) * u32(PARAMETERS))
+        partial[k, n], partial[u32(k + u32(1)), n], partial[u32(k + u32(2)), n] = d_alpha, d_rho, d_beta
+        partial[u32(k + u32(3)), n], partial[u32(k + u32(4)), n], partial[u32(k + u32(5)), n] = d_gain, d_bias, d_gamma
+
+
+@gpu
+def add_parameter_gradients(d, partial):
+    """Add the groups' shares partial [groups PARAMETERS, N] to d (NeuronParameters), group after group. Block (i, k): parameter k of the
+    i-th blockDim.x neurons."""
+    n, k, total = np.uint64(cuda.grid(1)), np.uint64(cuda.blockIdx.y), ZERO
+    if n >= np.uint64(partial.shape[1]):
+        return
+    row = k
+    while row < np.uint64(partial.shape[0]):
+        total += partial[row, n]
+        row += np.uint64(PARAMETERS)
+    if k == 0:
+        d.alpha[n] += total
+    elif k == 1:
+        d.rho[n] += total
+    elif k == 2:
+        d.beta[n] += total
+    elif k == 3:
+        d.gain[n] += total
+    elif k == 4:
+        d.bias[n] += total
+    elif d.gamma.size > 0:
+        d.gamma[n] += total
+
+
+# The CPU. A task has one hypercolumn, whose rows stay in the cache; loops over a row are vector code.
+
+
+@cpu_serial_sum()
+def dot(x, y):
+    """Sum of x y over two rows."""
+    total = ZERO
+    for n in range(x.size):
+        total += x[n] * y[n]
+    return total
+
+
+@cpu()
+def population_forward_cpu(state, r, c, gate, parameters, gain_scale, beta_scale, hypercolumn, graded, smooth):
+    """Fill rows 1 ... C of the state, and r [C, B, hypercolumns]. The axon is `write_events_cpu`'s."""
+    v, a, y = state.v, state.a, state.y
+    C, B, N = c.shape
+    H = r.shape[2]
+    for task in numba.prange(B * H):
+        b, h = task // H, task % H
+        own = slice(h * hypercolumn, min(N, (h + 1) * hypercolumn))
+        alpha, rho, beta, gain, bias = (
+            parameters.alpha[own],
+            parameters.rho[own],
+            parameters.beta[own],
+            parameters.gain[own],
+            parameters.bias[own],
+        )
+        x = np.empty(alpha.size, np.float32)
+        for t in range(C):
+            c_t, v_prev, v_t, a_prev, a_t = c[t, b, own], v[t, b, own], v[t + 1, b, own], a[t, b, own], a[t + 1, b, own]
+            if gate.size > 0:
+                g_t = gate[t, b, own]
+                for n in range(x.size):
+                    x[n] = gate_step(c_t[n], g_t[n])
+            else:
+                x[:] = c_t
+            r_t = normalizer(dot(x, x), x.size)
+            r[t, b, h] = r_t
+            for n in range(x.size):
+                i = drive(x[n] * r_t, gain[n], gain_scale[b], bias[n])
+                v_t[n], a_t[n] = lif_step(v_prev[n], a_prev[n], i, alpha[n], rho[n], beta[n] * beta_scale[b], smooth)
+            if parameters.gamma.size > 0:
+                gamma, y_prev, y_t = parameters.gamma[own], y[t, b, own], y[t + 1, b, own]
+                for n in range(x.size):
+                    y_t[n] = trace_step(y_prev[n], v_t[n], gamma[n], graded, smooth)
+
+
+@cpu()
+def write_events_cpu(x, fired, near, row, v, drop, key, first_place, graded, smooth):
+    """Write the axons of C tokens from v [C, B, N] into rows from `row` on: x, and the bitmasks of who fired and who is only near the
+    threshold. A dropped neuron is in neither mask: nobody reads it, and it gets no gradient."""
+    C, B, N = v.shape
+    words = x.shape[0]
+    for task in numba.prange(C * B):
+        t, b = task // B, task % B
+        v_t, place = v[t, b], first_place + np.uint64(task * N)
+        s, flags = np.zeros(words * WORD, np.float32), np.zeros((2, words * WORD), np.uint8)
+        has_fired, is_near = flags[0], flags[1]
+        for n in range(N):
+            s[n] = carried(v_t[n], event(v_t[n], smooth), graded)
+            is_near[n] = s[n] == ZERO and slope(v_t[n]) > ZERO
+        if drop > ZERO:
+            for n in range(N):
+                keep = kept(drop, key[0], place + np.uint64(n))
+                s[n] *= keep
+                is_near[n] &= keep > ZERO
+        for n in range(N):
+            has_fired[n] = s[n] != ZERO
+        for word in range(words):
+            own = slice(word * WORD, (word + 1) * WORD)
+            x[word, row + t, b] = s[own]
+            fired[word, row + t, b], near[word, row + t, b] = pack_bits(has_fired[own]), pack_bits(is_near[own])
+
+
+@cpu_serial()
+def pack_bits(flags):
+    """The word (uint64) whose bit i is flags[i] (64 of uint8, 0 or 1), eight flags a step: the factor moves the lowest bits of eight bytes
+    next to each other, into the highest byte."""
+    eights, word = flags.view(np.uint64), np.uint64(0)
+    for k in range(8):
+        word |= ((eights[k] * GATHER) >> np.uint64(56)) << np.uint64(8 * k)
+    return word
+
+
+@cpu()
+def population_backward_cpu(
+    d_current,
+    d_gate,
+    carry,
+    d,
+    ds,
+    dy,
+    state,
+    r,
+    c,
+    gate,
+    parameters,
+    gain_scale,
+    beta_scale,
+    hypercolumn,
+    scale,
+    drop,
+    key,
+    first_place,
+    graded,
+    smooth,
+):
+    """Overwrite d_current [C, B, N or more] and d_gate; move carry [B, N] to the token before the chunk, add to d.
+
+    A task has a hypercolumn of SEQUENCES sequences; their shares of the parameters' gradients are added in order, whoever ran them.
+    """
+    v, a, y = state.v, state.a, state.y
+    dv, da, dy_carry = carry.v, carry.a, carry.y
+    C, B, N = c.shape
+    H, groups = r.shape[2], (B + SEQUENCES - 1) // SEQUENCES
+    traced, gated = parameters.gamma.size > 0, gate.size > 0
+    partial = np.zeros((groups, PARAMETERS, N), np.float32)
+    for task in numba.prange(groups * H):
+        group, h = task // H, task % H
+        own = slice(h * hypercolumn, min(N, (h + 1) * hypercolumn))
+        alpha, rho, beta, gain = parameters.alpha[own], parameters.rho[own], parameters.beta[own], parameters.gain[own]
+        d_alpha, d_rho, d_beta = partial[group, 0, own], partial[group, 1, own], partial[group, 2, own]
+        d_gain, d_bias, d_gamma = partial[group, 3, own], partial[group, 4, own], partial[group, 5, own]
+        scratch = np.empty((3, alpha.size), np.float32)
+        x, dx, ds_t = scratch[0], scratch[1], scratch[2]
+        for b in range(group * SEQUENCES, min(B, (group + 1) * SEQUENCES)):
+            dv_n, da_n = dv[b, own], da[b, own]
+            for back in range(C):
+                t = C - 1 - back
+                c_t, v_prev, v_t, a_prev = c[t, b, own], v[t, b, own], v[t + 1, b, own], a[t, b, own]
+                ds_t[:] = ds[t, b, own]
+                if drop > ZERO:
+                    place = first_place + np.uint64((t * B + b) * N + h * hypercolumn)
+                    for n in range(x.size):
+                        ds_t[n] *= kept(drop, key[0], place + np.uint64(n))
+                if traced:
+                    gamma, carried_dy, dy_t, y_prev = parameters.gamma[own], dy_carry[b, own], dy[t, b, own], y[t, b, own]
+                    for n in range(x.size):
+                        carried_dy[n], to_s, to_gamma = trace_step_backward(
+                            carried_dy[n], dy_t[n], y_prev[n], v_t[n], gamma[n], graded, smooth
+                        )
+                        ds_t[n] += to_s
+                        d_gamma[n] += to_gamma
+                for n in range(x.size):
+                    dv_n[n], da_n[n], to_alpha, to_rho, to_beta = lif_step_backward(
+                        ds_t[n], dv_n[n], da_n[n], v_t[n], v_prev[n], a_prev[n], alpha[n], rho[n], beta[n] * beta_scale[b], graded, smooth
+                    )
+                    d_alpha[n] += to_alpha
+                    d_rho[n] += to_rho
+                    d_beta[n] += to_beta * beta_scale[b]
+                r_t = r[t, b, h]
+                if gated:
+                    g_t = gate[t, b, own]
+                    for n in range(x.size):
+                        x[n] = gate_step(c_t[n], g_t[n]) * r_t
+                else:
+                    for n in range(x.size):
+                        x[n] = c_t[n] * r_t
+                for n in range(x.size):
+                    d_gain[n] += dv_n[n] * x[n] * gain_scale[b]
+                    d_bias[n] += dv_n[n]
+                    dx[n] = dv_n[n] * gain[n] * gain_scale[b]
+                mean, dc_t = dot(dx, x) / np.float32(x.size), d_current[t, b, own]
+                for n in range(x.size):
+                    dc_t[n] = normalize_step_backward(dx[n], x[n], r_t, mean)
+                if gated:
+                    g_t, dg_t = gate[t, b, own], d_gate[t, b, own]
+                    for n in range(x.size):
+                        dc_t[n], dg_t[n] = gate_step_backward(dc_t[n], c_t[n], g_t[n])
+                if scale != ONE:
+                    for n in range(x.size):
+                        dc_t[n] *= scale
+    for group in range(groups):
+        for n in range(N):
+            d.alpha[n] += partial[group, 0, n]
+            d.rho[n] += partial[group, 1, n]
+            d.beta[n] += partial[group, 2, n]
+            d.gain[n] += partial[group, 3, n]
+            d.bias[n] += partial[group, 4, n]
+        if traced:
+            for n in range(N):
+                d.gamma[n] += partial[group, 5, n]
