@@ -8,8 +8,8 @@ import pytest
 
 from neurogen_numba import backends
 from neurogen_numba.backends import cpu
-from neurogen_numba.backends.base import Backend, Lanes, Synapses, Traffic
-from neurogen_numba.backends.cpu_synapses import CpuSynapses, CpuTraffic
+from neurogen_numba.backends.base import Backend, Lanes, Synapses, SynapticState
+from neurogen_numba.backends.cpu_synapses import CpuSynapses, CpuSynapticState
 from neurogen_numba.kernels.reduce import BLOCK
 
 backend = backends.get("cpu")
@@ -30,7 +30,7 @@ def test_it_offers_what_a_backend_declares_and_nothing_else():
     assert offered == {*Backend.__annotations__, *Backend.__abstractmethods__}
 
 
-PAIRS = ((Backend, cpu.CpuBackend), (Synapses, CpuSynapses), (Traffic, CpuTraffic))
+PAIRS = ((Backend, cpu.CpuBackend), (Synapses, CpuSynapses), (SynapticState, CpuSynapticState))
 
 
 @pytest.mark.parametrize(
@@ -205,26 +205,17 @@ def test_an_error_in_a_recorded_step_is_heard():
 
 
 def test_synapses_of_the_projections_given():
-    """What they do is in test_synapses.py."""
-    made = backend.synapses([], "uint16", None)
+    """What they do is in test_bundles.py."""
+    made = backend.synapses([], None)
     assert isinstance(made, Synapses)
     made.wire()
     made.refresh()
-    traffic = made.traffic({"a.axon": (5, 2)}, {"b.current": 7}, tokens=4, batch=3, chunk=2, learning=True)
-    assert isinstance(traffic, Traffic)
+    state = made.state({"a.axon": (5, 2)}, {"b.current": 7}, tokens=4, batch=3, learning=True)
+    assert isinstance(state, SynapticState)
     value = np.full((2, 3, 7), np.nan, np.float32)
-    traffic.receive({"b.current": value}, 0, 2)
+    state.forward("b.current", 0, 2, value)
     assert not value.any()
-    assert traffic.past("a.axon").shape == (2, 3, 5) and not traffic.past("a.axon").any()
-
-
-@pytest.mark.parametrize("index_dtype", ["uint16", "uint32"])
-@pytest.mark.parametrize("batch, groups", [(1, 1), (16, 1), (17, 2)])
-def test_lists_have_room_for_every_neuron_of_every_group_of_lanes(batch, groups, index_dtype):
-    traffic = backend.synapses([], index_dtype, None).traffic({"a.axon": (5, 2)}, {"b.current": 7}, 4, batch, 2, learning=True)
-    shapes = [((6, groups, 5), index_dtype), ((6, groups, 5, 16), "float32"), ((6, groups), "int32"), ((6, groups), "int32")]
-    assert [(array.shape, array.dtype) for array in traffic.lists["a.axon"]] == shapes
-    assert traffic.d_current["b.current"].shape == (4, groups, 7, 16)
+    assert state.past("a.axon").shape == (2, 3, 5) and not state.past("a.axon").any()
 
 
 # The device

@@ -93,7 +93,7 @@ def test_each_tile_hears_its_bundles_from_different_pairs(arc):
     block, delay = draw_bundles(arc, 3)
     assert block.dtype == delay.dtype == "int32"
     assert block.shape == delay.shape == (arc.tiles, arc.bundles_per_tile)
-    assert 0 <= block.min() and block.max() < arc.blocks and arc.first_delay <= delay.min() and delay.max() <= arc.longest_delay
+    assert block.min() >= 0 and block.max() < arc.blocks and arc.first_delay <= delay.min() and delay.max() <= arc.longest_delay
     pair = delay.astype(int) * arc.blocks + block
     assert (np.diff(pair, axis=1) > 0).all(), "in ascending order of (delay, block), and none twice"
 

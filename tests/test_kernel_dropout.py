@@ -4,8 +4,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradients import single
-from neurogen_numba.kernels.events import list_events_cpu, spread_events_cpu
-from neurogen_numba.kernels.lanes import LANES
 from neurogen_numba.kernels.rng import key, uniform
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered")  # random bits wrap around; the simulator's NumPy wonders
@@ -49,16 +47,3 @@ def test_some_rows_are_masked_as_they_are_among_all(op):
     part = dropped(op, np.ones((4, 13)), 0.5, place=PLACE + np.uint64(3 * 13))
     np.testing.assert_array_equal(part, whole[3:7])
     assert (dropped(op, np.ones((9, 13)), 0.5, key=np.array([key(4, 6)])) != whole).any()
-
-
-@pytest.mark.parametrize("B", [1, 15, 16, 17])
-def test_axons_are_masked_as_their_gradients_are(op, B):
-    """Forward, list_events_cpu drops; backward, dropout does: it must be the same mask. (What kernels drop: test_synapses.py.)"""
-    C, M, rate = 3, 21, np.float32(0.4)
-    v = single(np.random.default_rng(2).uniform(1.1, 2, (C, B, M)))  # all of them fire
-    G = -(-B // LANES)
-    lists = np.zeros((C, G, M), np.uint16), np.zeros((C, G, M, LANES), np.float32), np.zeros((C, G), np.int32), np.zeros((C, G), np.int32)
-    list_events_cpu(*lists, v, rate, KEY, PLACE, True, False)
-    carried = np.empty_like(v)
-    spread_events_cpu(carried, *lists[:3])
-    np.testing.assert_allclose(carried.reshape(-1, M), dropped(op, v.reshape(-1, M), rate), rtol=1e-6)

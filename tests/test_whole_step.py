@@ -15,7 +15,6 @@ import tiny
 from compiled import KERNELS
 from conftest import SIMULATED
 from neurogen_numba import backends
-from neurogen_numba.backends import cuda_synapses
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.presets import get_preset
 from neurogen_numba.text.stories import story
@@ -125,22 +124,6 @@ def test_kernels_are_launched_with_the_types_that_are_compiled_without_a_gpu(gpu
     known = {(name, tuple(map(str, types_))) for name, signatures in KERNELS.items() for types_ in signatures}
     assert gpu.launches
     assert gpu.launches - known == set()
-
-
-@on_a_card
-@pytest.mark.parametrize("mode", backends.MODES)
-def test_wide_modules_learn_what_the_cpu_learns(cpu, mode, monkeypatch):
-    """As if no block had room for a module: walked by source and gathered by target."""
-    backend = card(mode=mode)
-    monkeypatch.setattr(backend, "shared_memory", 5 * cuda_synapses.TILE_BYTES)
-    for name, value in {"SHORT": 1000, "SHORTER": 1000, "WIDE_PART": 30, "MATRIX_PAIRS": 0}.items():
-        monkeypatch.setattr(cuda_synapses, name, value)
-    wide = Learned(backend)
-    assert wide.model.brain.synapses.unlisted
-    test_loss_and_norm_are_the_cpu_s(cpu, wide)
-    test_every_gradient_is_the_cpu_s(cpu, wide)
-    test_the_state_afterwards_is_the_cpu_s(cpu, wide)
-    test_the_text_afterwards_is_the_cpu_s(cpu, wide)
 
 
 def losses_on_stories(backend, updates=200, batch=8, tokens=32):
