@@ -10,8 +10,8 @@ reads a fixed number of bundles of each projection, so the matrix of a projectio
 c = token B + sequence counts columns. Forward and backward are one kernel, `gather`, over other tables and other copies of the weights.
 Every sum has a fixed order and nothing is added atomically: the same bits, run after run.
 
-x lies in rings, d in the gradients of a segment's currents; each is a matrix [columns, numbers], padded with zeros to whole tiles. All rings
-lie in one flat array and all gradients in another, so that one launch reads several: the table `regions` says where each begins.
+x lies in rings, d in the gradients of a segment's currents; each is a matrix [columns, numbers], padded with zeros to whole tiles. All
+rings lie in one flat array and all gradients in another, so that one launch reads several: the table `regions` says where each begins.
 """
 
 import functools
@@ -63,8 +63,8 @@ def make_gather(kind: int, width: int, back: bool, add: bool, even: bool):
 
     @gpu
     def gather(out, flat, x, weight, tile_start, entries, regions, start, first, limit, batch, scale):
-        """out [columns, N] float32, and flat, the same in one dimension, = (or +=, where `add`) scale times the sum over the entries of each
-        tile; column 0 is token `first`.
+        """out [columns, N] float32, and flat, the same in one dimension, = (or +=, where `add`) scale times the sum over the entries of
+        each tile; column 0 is token `first`.
 
         x: words of four 16-bit numbers (uint64); weight: such words in the order of `pack`; limit: columns of the segment, backward.
         Block (i, j) has output tile i of the j-th COLUMNS columns. Entries pass through STAGES buffers of shared memory: while one is
@@ -370,8 +370,8 @@ def make_pack(sources: int, targets: int):
 
 @device
 def copy_row(out, row, x, c, scale):
-    """Round scale times row c of x [columns, N] float32 into row `row` of out [rows, N or more]. Block (i, c) has OWN numbers for each of its
-    threads, which fetches all of them before it stores the first."""
+    """Round scale times row c of x [columns, N] float32 into row `row` of out [rows, N or more]. Block (i, c) has OWN numbers for each of
+    its threads, which fetches all of them before it stores the first."""
     own = cuda.local.array(OWN, np.float32)
     first = cuda.blockIdx.x * cuda.blockDim.x * OWN + cuda.threadIdx.x
     for i in range(OWN):

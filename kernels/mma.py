@@ -10,7 +10,8 @@ instructions"), factors of 16 bits, sums in float32. Lane 4 g + q of the warp ho
 The order of the 16 products of a sum is free as long as A and B agree on it. Kernels use this: a lane loads four neighbouring numbers as
 one word of 8 bytes and takes the first two for the first pair, the last two for the second.
 
-Without tensor cores, in float32 and in the simulator, a thread multiplies and adds a tile of EDGE x EDGE numbers from shared memory (`outer`).
+Without tensor cores, in float32 and in the simulator, a thread multiplies and adds a tile of EDGE x EDGE numbers from shared memory
+(`outer`).
 """
 
 import numpy as np

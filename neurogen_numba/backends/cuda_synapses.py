@@ -20,8 +20,8 @@ FEW_COLUMNS = SLICE  # up to so many, a block in float32 has no more
 class CudaSynapses(Synapses):
     """Tables of all projections in bundles, of int32, and with tensor cores the weights in 16 bits, in the order of either direction.
 
-    forward: current -> (tile_start, entries); backward: signal -> [(sources of a bundle, block_start, entries)]; learned: (sources, targets)
-    of a bundle -> bundles. Weights lie at the same places in `weight`, in `gradient` and in the copies.
+    forward: current -> (tile_start, entries); backward: signal -> [(sources of a bundle, block_start, entries)]; learned: (sources,
+    targets) of a bundle -> bundles. Weights lie at the same places in `weight`, in `gradient` and in the copies.
     """
 
     def __init__(self, backend, projections, parameters):
@@ -77,8 +77,8 @@ class CudaSynapses(Synapses):
 
 
 def _steps(tile, rows, depth, width):
-    """(tile, rows) of entries, of which each becomes several where a bundle has more than STEP numbers of a sum, its `depth`; width: numbers
-    of the weights for each of them."""
+    """(tile, rows) of entries, of which each becomes several where a bundle has more than STEP numbers of a sum, its `depth`; width:
+    numbers of the weights for each of them."""
     steps = blocks(depth, STEP)
     tile, rows = np.repeat(tile, steps), np.repeat(rows, steps, axis=0)
     number = np.arange(len(rows)) % steps * (STEP // WORD)
@@ -96,8 +96,8 @@ def _by_tile(parts):
 
 
 class CudaSynapticState(SynapticState):
-    """Rings x of all signals, [rows, B, lead] each, rows = history + T: token t of the segment is in row (start + t) % rows. And gradients d
-    of all currents, [T, B, lead] each. Both of the type that products multiply, one after the other in a flat array each."""
+    """Rings x of all signals, [rows, B, lead] each, rows = history + T: token t of the segment is in row (start + t) % rows. And gradients
+    d of all currents, [T, B, lead] each. Both of the type that products multiply, one after the other in a flat array each."""
 
     direct_gradients = True
 

@@ -66,6 +66,7 @@ class Brain:
         self.own_gradients = frozenset(f"{name}.current" for name in MODULES[1:]) & bundled - dense
         sparse = [projection for projection in self.projections if not projection.arc.dense]
         self.synapses = backend.synapses(sparse, self.parameters)
+        self.drawn_anew = frozenset()  # projections that a checkpoint had in a form that is not read any more
 
     def initialise(self, seed: int):
         """Draw wiring and first weights."""
