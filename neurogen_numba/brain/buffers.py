@@ -88,5 +88,10 @@ class Parameters:
         """of(parameter) for the parameter of each block, float32."""
         return np.concatenate([np.full(own.blocks, of(own), np.float32) for own in self.table.values()])
 
-    def clear_gradient(self):
-        self.flat_gradient[:] = 0
+    def clear_gradient(self, but: str = ""):
+        """Gradients = 0, except for that of one parameter."""
+        whole = len(self.flat_gradient)
+        begin = self.offset.get(but, whole)  # behind the end where its gradient is apart
+        end = begin + (self.numbers(self.table[but]) if but else 0)
+        self.flat_gradient[:begin] = 0
+        self.flat_gradient[end:] = 0
