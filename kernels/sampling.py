@@ -219,6 +219,23 @@ def find_largest(largest, places, logits, bias, size):
 
 
 @device
+def bin_of_kth(own, top, scale, k):
+    """The bin (uint32) of the k-th nearest of what the block's threads own; the last bin where fewer are nearer than FARTHEST.
+
+    A binary search: in every round the block counts the threads up to a bin."""
+    distance = distance_of(top, own, scale)
+    mine = bin_of(distance) if distance < FARTHEST else np.uint32(BINS)
+    low, high = np.uint32(0), np.uint32(BINS - 1)
+    while low < high:
+        middle = np.uint32((low + high) // np.uint32(2))
+        if cuda.syncthreads_count(np.int32(mine <= middle)) >= k:
+            high = middle
+        else:
+            low = np.uint32(middle + np.uint32(1))
+    return low
+
+
+@device
 def list_token(orders, counts, z, j, top, scale, last):
     """Add token j to the list orders [LISTED] if it is in no bin beyond `last`; counts[1] says how many there are."""
     distance = distance_of(top, z, scale)
@@ -410,7 +427,7 @@ def sample(tokens, logits, bias, temperature, top_k, top_p, key, step, largest, 
     top = block_max(own, maxima)
     if own == top:
         cuda.atomic.min(first, 0, place)
-    clear(tally)
+    cuda.syncthreads()
     if thread == 0:
         step[b] += ONCE
         tokens[b] = first[0] if first[0] < NOBODY else 0
@@ -421,17 +438,17 @@ def sample(tokens, logits, bias, temperature, top_k, top_p, key, step, largest, 
     scale, last, row_weight, count = ONE / temperature, order_of(FARTHEST, 0), np.int64(0), 0
     by_count, by_share = cuts(top_k, top_p, size)
     if by_count or by_share:
-        target = np.int64(top_k)
         if by_count and top_k <= FEW:
-            put_near(tally, own, top, scale, False)
-            cuda.syncthreads()
+            end = bin_of_kth(own, top, scale, top_k)
         else:
             tally_row(tally, row, bias, size, top, scale, not by_count)
-        if not by_count:
-            row_weight = measure(everything_in(tally, sums), True)
-            target = enough(row_weight, top_p)
-        find(found, tally, target, not by_count, sums)
-        count = list_probable(orders, groups, counts, row, bias, size, own, top, scale, np.uint32(found[0]))
+            target = np.int64(top_k)
+            if not by_count:
+                row_weight = measure(everything_in(tally, sums), True)
+                target = enough(row_weight, top_p)
+            find(found, tally, target, not by_count, sums)
+            end = np.uint32(found[0])
+        count = list_probable(orders, groups, counts, row, bias, size, own, top, scale, end)
 
     # 3. The draw: from the list, or from the row where the list has no room for them all.
     if count > LISTED:
