@@ -167,7 +167,8 @@ def store_gradient(d_logits, logits, i, bias, top, factor, target, weight, size)
     row, d_row, step = logits[i], d_logits[i], np.uint64(cuda.blockDim.x)
     quads = np.uint64(d_row.size) // QUAD
     inside = target >= 0 and target < size
-    picked = row[target] + bias[target] if inside else ZERO  # before it is overwritten
+    picked = row[target] + bias[target] if inside else ZERO
+    cuda.syncthreads()  # d_logits may be logits: all have read the target's before anybody writes
     tile = (quads - ONCE) // (TWICE * step) + ONCE
     while tile > 0:
         tile -= ONCE

@@ -89,9 +89,10 @@ class Parameters:
         return np.concatenate([np.full(own.blocks, of(own), np.float32) for own in self.table.values()])
 
     def clear_gradient(self, but: str = ""):
-        """Gradients = 0, except for that of one parameter."""
-        whole = len(self.flat_gradient)
-        begin = self.offset.get(but, whole)  # behind the end where its gradient is apart
-        end = begin + (self.numbers(self.table[but]) if but else 0)
+        """Gradients = 0, except for that of one parameter, if it has one."""
+        if but not in self.gradient:
+            self.flat_gradient[:] = 0
+            return
+        begin = self.offset[but]
         self.flat_gradient[:begin] = 0
-        self.flat_gradient[end:] = 0
+        self.flat_gradient[begin + len(self.with_room(self.flat_gradient, but)) :] = 0
