@@ -135,9 +135,9 @@ class Bench:
         act.signals[decoder.source].x[...] = self.backend.asarray(np.random.default_rng(0).random(act.read.shape, np.float32))
 
         def draw():
-            logits = decoder.logits(act, 0, 1)
+            logits = decoder.scores(act, 0, 1), decoder.bias
             numbers = np.float32(how.temperature), how.top_k, np.float32(how.top_p), np.uint64(1), drawn
-            self.backend.sample(tokens, logits, *numbers)
+            self.backend.sample(tokens, *logits, *numbers, decoder.shape[0])
 
         return draw
 

@@ -17,7 +17,7 @@ from functools import partial
 from .backends.base import Backend
 
 STATE = ("carry", "forget")  # move some rows of what they are given
-OTHERS = ("population_forward", "population_backward", "product", "affine")
+OTHERS = ("population_forward", "population_backward", "product")
 OPERATIONS = (*(name for name, kind in Backend.__annotations__.items() if kind == "Callable" and name not in STATE), *OTHERS)
 SYNAPTIC = ("write_values", "forward", "set_current_grad", "source_grad", "accumulate_weight_grad")
 READ_AND_WRITTEN = {  # operation: places, or names, of its arguments that are both
@@ -26,8 +26,6 @@ READ_AND_WRITTEN = {  # operation: places, or names, of its arguments that are b
     "memory_forward": (1, 2),
     "memory_backward": (3, 4, 5),
     "working_memory_backward": (2,),
-    "dropout": (0,),
-    "add_bias": (0,),
     "softmax_part": (0, 2),
     "adamw": (0, 2, 3),
     "adamw8bit": (0, 2, 3, 4, 5),
@@ -97,7 +95,7 @@ def cost(call: Call) -> tuple[float, float]:
         rows = arguments[4 if call.name == "adafactor" else 2].size
         moved += rows * table.itemsize * table.shape[1] * (1 if call.name == "embedding_forward" else 2) - table.nbytes
     operations = 0
-    if call.name in ("product", "affine"):
+    if call.name == "product":
         out, a = arguments[:2]
         operations = 2 * out.size * a.shape[1]
         moved += out.nbytes if call.again.keywords.get("add") else 0

@@ -116,7 +116,7 @@ class NeuroGenModel:
         if forget:
             act.forget(act.fresh)
         brain.think(act)
-        brain.parameters.clear_gradient()
+        brain.parameters.clear_gradient(but="decoder.weight")  # that is overwritten
         if act.token_rows:
             act.token_rows.gradient[...] = 0
         if decoder.apart:
@@ -132,10 +132,10 @@ class NeuroGenModel:
         """Losses, hits and the gradient of the decoder, for which no more logits are held than the backend wants."""
         decoder = self.brain.decoder
         for first, last in decoder.blocks(act):
-            logits = decoder.logits(act, first, last)
+            logits = decoder.scores(act, first, last)
             d_logits = act.d_logits[: len(logits)]
-            self._score(act, first, last, logits, d_logits[:, : logits.shape[1]])
-            decoder.backward(act, first, last, d_logits)
+            self._score(act, first, last, logits, d_logits)
+            decoder.backward(act, first, last, d_logits, add=first > 0)
 
     def score(self, act: Activity, inputs, targets):
         """(nats [T, B] float32, hits [T, B] bool), NumPy, of time-major inputs and targets [T, B] int32, 0 where a target is below 0; `act`
@@ -145,7 +145,7 @@ class NeuroGenModel:
         def step():
             self.brain.think(act)
             for first, last in self.brain.decoder.blocks(act):
-                logits = self.brain.decoder.logits(act, first, last)
+                logits = self.brain.decoder.scores(act, first, last)
                 self._score(act, first, last, logits, logits)
             act.advance(act.length)
 
@@ -163,9 +163,10 @@ class NeuroGenModel:
         return counted
 
     def _score(self, act, first, last, logits, d_logits):
-        """Cross-entropy of a block of tokens; the gradient of its logits goes into d_logits, which may be the logits."""
+        """Cross-entropy of a block of tokens, from `Decoder.scores`; the gradient goes into d_logits, which may be the same array."""
         losses, hits, targets = (array[first:last].reshape(-1) for array in (act.losses, act.hits, act.targets))
-        self.backend.cross_entropy(losses, hits, d_logits, logits, targets, act.weight)
+        decoder = self.brain.decoder
+        self.backend.cross_entropy(losses, hits, d_logits, logits, decoder.bias, targets, act.weight, decoder.shape[0])
 
     def _result(self, act):
         return (self.backend.to_numpy(array[: act.length]) for array in (act.losses, act.hits))
