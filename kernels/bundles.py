@@ -10,8 +10,8 @@ reads a fixed number of bundles of each projection, so the matrix of a projectio
 c = token B + sequence counts columns. Forward and backward are one kernel, `gather`, over other tables and other copies of the weights.
 Every sum has a fixed order and nothing is added atomically: the same bits, run after run.
 
-x lies in rings, d in the gradients of a segment's currents; each is a matrix [columns, numbers], padded with zeros to whole tiles. All rings
-lie in one flat array and all gradients in another, so that one launch reads several: the table `regions` says where each begins.
+x lies in rings, d in the gradients of a segment's currents; each is a matrix [columns, numbers], padded with zeros to whole tiles. All
+rings lie in one flat array and all gradients in another, so that one launch reads several: the table `regions` says where each begins.
 """
 
 import functools
@@ -20,29 +20,36 @@ import numpy as np
 from numba import cuda
 
 from .half import store
-from .jit import ZERO
-from .launch import SIMULATED, gpu
+from .jit import ONE, ZERO
+from .launch import SIMULATED, device, gpu
 from .mma import EDGE, first_halves, high, low, outer, second_halves
 
 if not SIMULATED:
-    from .mma import multiply, store_pair
+    from .mma import copy, end_of_copies, multiply, store_pair, wait_for_copies
 
-SLICE = 16  # of the sum that one tile product takes; columns of a tile of `gather`
+SLICE = 16  # numbers of a sum that one tile product takes
+STEP = 32  # numbers of a sum that an entry of `gather` has at most: bundles are read in halves, where they have more
 WORD = 4  # neighbouring numbers: 8 bytes of 16-bit numbers
-ROWS = 2  # tiles of SLICE columns that a warp of `gather` has
-HALVES = 2 * ROWS  # rows of such tiles that a lane has
-WARPS = 4  # of a block, at most
-COLUMNS = SLICE if SIMULATED else 64  # of a block in float32, at most
+COLUMNS = SLICE if SIMULATED else 64  # columns of a block
+THREADS, WARPS = 128, 4  # of a block on tensor cores
+STAGES, AHEAD = 4, 3  # buffers of a block, and how many of them are being filled while one is read
+OWN = 4  # numbers of a thread that copies
+ENTRIES = 64  # that a block looks up at a time
+X_ROW = 12  # words from one column to the next in such a buffer: eight and padding, so that the lanes of half a warp read from all banks
 
-
-# Columns of the table of regions [R, 5] int64: where a matrix lies in a flat array, and how a bundle reads it.
-FIRST, LENGTH, LEAD, SLICES, START = range(
-    5
-)  # first number; columns, after which a ring begins again; numbers from one column to the next;
-# slices of SLICE numbers in a bundle; index in `start` of the row at which the ring begins
-# Columns of the table of bundles [E, 6] int32, the last two for weight gradients only.
-REGION, BLOCK, DELAY, WEIGHT, D_REGION, D_TILE = range(6)  # what is read; first number of the block in a column, in words; tokens; first
-# number of the weights, in words; the current's gradient; first number of the tile in a column of it, in words
+# Columns of the table of regions [R, 6] int64: where a matrix lies in a flat array, and how bundles read it.
+FIRST = 0  # its first number
+LENGTH = 1  # columns, after which a ring begins again
+LEAD = 2  # numbers from one column to the next
+SLICES = 3  # slices of SLICE numbers in an entry
+START = 4  # index in `start` of the row at which the ring begins
+DEPTH = 5  # numbers of the sum in a whole bundle
+# Columns of the table of entries [E, 6] int32, and of that of bundles, for weight gradients.
+REGION = 0  # what is read
+BLOCK = 1  # the first number that is read of a column, in words
+DELAY = 2  # tokens
+WEIGHT = 3  # the first number of the weights, in words
+D_REGION, D_TILE = 4, 5  # for weight gradients: the current's gradient, and the tile's first number in a column of it, in words
 
 _WORD, _ONE = np.uint64(WORD), np.uint64(1)
 
@@ -51,83 +58,97 @@ _WORD, _ONE = np.uint64(WORD), np.uint64(1)
 def make_gather(kind: int, width: int, back: bool, add: bool, even: bool):
     """`gather` for factors of a kind (mma.py) and output tiles of `width` numbers, in one of two directions. add: to what `out` holds;
     even: the rows of `out` have an even size."""
-    TILES = width // 8
+    TILES, HALF, W_STAGE = width // 8, width // 16, STEP * width // WORD
+    X_WORDS, W_WORDS = STAGES * COLUMNS * X_ROW, STAGES * W_STAGE
 
     @gpu
     def gather(out, flat, x, weight, tile_start, entries, regions, start, first, limit, batch, scale):
-        """out [columns, N] float32, and flat, the same in one dimension, = (or +=, where `add`) scale times the sum over the bundles of each tile; column 0 is token `first`.
+        """out [columns, N] float32, and flat, the same in one dimension, = (or +=, where `add`) scale times the sum over the entries of
+        each tile; column 0 is token `first`.
 
-        x: words of 16-bit numbers (uint64); weight: words in the order of `pack`; limit: columns of the segment, for the way back.
-        Block (i, j) has output tile i; its warp y the columns from (j blockDim.y + y) ROWS SLICE on. Lane 4 g + q holds columns g and
-        g + 8 of a tile product, and loads a word of each: sources 4 q to 4 q + 3 of a slice. Warps do not wait for each other.
+        x: words of four 16-bit numbers (uint64); weight: such words in the order of `pack`; limit: columns of the segment, backward.
+        Block (i, j) has output tile i of the j-th COLUMNS columns. Entries pass through STAGES buffers of shared memory: while one is
+        multiplied, the next ones are on their way. Warp w multiplies columns 32 (w // 2) ... by the (w % 2)-th half of the tile.
         """
-        acc = cuda.local.array((ROWS, TILES, 4), np.float32)
-        place = cuda.local.array(HALVES, np.uint64)
-        inside = cuda.local.array(HALVES, np.bool_)
-        a = cuda.local.array((ROWS, 4), np.uint32)
-        lane = np.uint64(cuda.threadIdx.x)
-        g, q = np.int64(lane >> np.uint64(2)), np.int64(lane & np.uint64(3))
-        tile, columns = cuda.blockIdx.x, out.shape[0]
-        column = (cuda.blockIdx.y * cuda.blockDim.y + cuda.threadIdx.y) * (ROWS * SLICE)
-        if column >= columns or (add and tile_start[tile] == tile_start[tile + 1]):
-            return  # nothing to store, or nothing to add
-        for m in range(ROWS):
-            for n in range(TILES):
+        xs = cuda.shared.array(X_WORDS, np.uint64)  # [STAGES, COLUMNS, X_ROW]
+        ws = cuda.shared.array(W_WORDS, np.uint64)  # [STAGES, slices, TILES, lanes]
+        bases = cuda.shared.array(ENTRIES, np.int32)
+        lengths = cuda.shared.array(ENTRIES, np.int32)
+        leads = cuda.shared.array(ENTRIES, np.int32)
+        slices = cuda.shared.array(ENTRIES, np.int32)
+        weights = cuda.shared.array(ENTRIES, np.int32)
+        places = cuda.shared.array(ENTRIES, np.int64)
+        acc = cuda.local.array((2, HALF, 4), np.float32)
+        a = cuda.local.array((2, 4), np.uint32)
+        thread, tile, columns = cuda.threadIdx.x, cuda.blockIdx.x, out.shape[0]
+        lane, warp, column = thread % 32, thread // 32, cuda.blockIdx.y * COLUMNS
+        g, q, upper_column, left_tile = lane // 4, lane % 4, warp // 2 * 32, warp % 2 * HALF
+        begin, end = tile_start[tile], tile_start[tile + 1]
+        if add and begin == end:
+            return
+        for m in range(2):
+            for n in range(HALF):
                 for i in range(4):
                     acc[m, n, i] = ZERO
-        for e in range(tile_start[tile], tile_start[tile + 1]):
-            region, delay = entries[e, REGION], np.int64(entries[e, DELAY])
-            of_region, lead = regions[region, LENGTH], regions[region, LEAD] // WORD
-            if back:
-                base = (first + delay) * batch
-            else:
-                base = (start[regions[region, START]] + first - delay) * batch
-                base += of_region if base < 0 else 0
-                base -= of_region if base >= of_region else 0
-            begin = regions[region, FIRST] // WORD + entries[e, BLOCK] + q
-            for r in range(HALVES):
-                c = base + min(column + r * 8 + g, columns - 1)  # what is beyond the columns is computed and not stored
+        while begin < end:
+            # 1. A thread looks an entry up, so that nobody waits for tables later.
+            count = min(end - begin, ENTRIES)
+            if thread < count:
+                e = begin + thread
+                region, delay = entries[e, REGION], np.int64(entries[e, DELAY])
+                length = regions[region, LENGTH]
                 if back:
-                    inside[r] = c < limit
-                    c = min(c, limit - 1)
+                    base, length = (first + delay) * batch, limit
                 else:
-                    c -= of_region if c >= of_region else 0
-                place[r] = np.uint64(begin + c * lead)
-            w = np.uint64(entries[e, WEIGHT]) + lane
-            for _ in range(regions[region, SLICES]):
-                for m in range(ROWS):
-                    upper, lower = x[place[2 * m]], x[place[2 * m + 1]]
-                    if back:
-                        upper = upper if inside[2 * m] else np.uint64(0)
-                        lower = lower if inside[2 * m + 1] else np.uint64(0)
-                    a[m, 0], a[m, 1], a[m, 2], a[m, 3] = low(upper), low(lower), high(upper), high(lower)
-                    place[2 * m] += _WORD
-                    place[2 * m + 1] += _WORD
-                for n in range(TILES):
-                    b = weight[w]
-                    w += np.uint64(32)
-                    for m in range(ROWS):
-                        sums = multiply(
-                            kind,
-                            a[m, 0],
-                            a[m, 1],
-                            a[m, 2],
-                            a[m, 3],
-                            low(b),
-                            high(b),
-                            acc[m, n, 0],
-                            acc[m, n, 1],
-                            acc[m, n, 2],
-                            acc[m, n, 3],
-                        )
-                        acc[m, n, 0], acc[m, n, 1], acc[m, n, 2], acc[m, n, 3] = sums
+                    base = (start[regions[region, START]] + first - delay) * batch
+                    base += length if base < 0 else 0
+                    base -= length if base >= length else 0
+                bases[thread], lengths[thread] = base, length
+                places[thread] = regions[region, FIRST] // WORD + entries[e, BLOCK]
+                leads[thread], slices[thread] = regions[region, LEAD] // WORD, regions[region, SLICES]
+                weights[thread] = entries[e, WEIGHT]
+            cuda.syncthreads()  # the entries are known
+            for step in range(count + AHEAD):
+                # 2. Fetch an entry: a thread copies 16 bytes of two columns, and of the weights.
+                if step < count:
+                    stage, part = step % STAGES, 2 * (thread % 4)
+                    base, length, place, lead = bases[step], lengths[step], places[step] + part, leads[step]
+                    if part < slices[step] * 4:
+                        for row in range(thread // 4, COLUMNS, THREADS // 4):
+                            c = base + min(column + row, columns - 1)  # what is beyond the columns is computed and not stored
+                            size = 16
+                            if back:
+                                size = 16 if c < length else 0  # what comes after the segment has no gradient
+                                c = min(c, length - 1)
+                            else:
+                                c -= length if c >= length else 0
+                            copy(kind, xs, (stage * COLUMNS + row) * X_ROW + part, x, place + np.int64(c) * lead, size)
+                    for word in range(2 * thread, slices[step] * TILES * 32, 2 * THREADS):
+                        copy(kind, ws, stage * W_STAGE + word, weight, np.int64(weights[step]) + word, 16)
+                end_of_copies(kind)
+                # 3. Multiply the entry that was fetched AHEAD steps ago.
+                if step >= AHEAD:
+                    wait_for_copies(kind)  # all but the AHEAD latest have arrived, of this thread's
+                    cuda.syncthreads()  # of every thread's
+                    stage = (step - AHEAD) % STAGES
+                    for s in range(slices[step - AHEAD]):
+                        for m in range(2):
+                            place = (stage * COLUMNS + upper_column + m * SLICE + g) * X_ROW + s * 4 + q
+                            upper, lower = xs[place], xs[place + 8 * X_ROW]
+                            a[m, 0], a[m, 1], a[m, 2], a[m, 3] = low(upper), low(lower), high(upper), high(lower)
+                        for n in range(HALF):
+                            b = ws[stage * W_STAGE + (s * TILES + left_tile + n) * 32 + lane]
+                            for m in range(2):
+                                multiply(kind, acc[m, n], a[m], low(b), high(b))
+                    cuda.syncthreads()  # the buffer has been read: the next entry goes there
+            begin += count
         size = np.uint64(out.shape[1])
-        for m in range(ROWS):
+        for m in range(2):
             for half in range(2):
-                c = column + m * SLICE + 8 * half + g
+                c = column + upper_column + m * SLICE + 8 * half + g
                 row = np.uint64(c) * size
-                for n in range(TILES):
-                    number = np.uint64(tile * width + n * 8 + 2 * q)
+                for n in range(HALF):
+                    number = np.uint64(tile * width + (left_tile + n) * 8 + 2 * q)
                     if c < columns and number < size:
                         first_sum, second_sum = scale * acc[m, n, 2 * half], scale * acc[m, n, 2 * half + 1]
                         if add:
@@ -199,20 +220,7 @@ def make_weight_grad(kind: int, sources: int, targets: int):
                     else:
                         b0, b1 = second_halves(others[0], others[1]), second_halves(others[2], others[3])
                     for i in range(A_TILES):
-                        sums = multiply(
-                            kind,
-                            a[i, 0],
-                            a[i, 1],
-                            a[i, 2],
-                            a[i, 3],
-                            b0,
-                            b1,
-                            acc[i, j, half, 0],
-                            acc[i, j, half, 1],
-                            acc[i, j, half, 2],
-                            acc[i, j, half, 3],
-                        )
-                        acc[i, j, half, 0], acc[i, j, half, 1], acc[i, j, half, 2], acc[i, j, half, 3] = sums
+                        multiply(kind, acc[i, j, half], a[i], b0, b1)
         for turn in range(cuda.blockDim.y):
             if warp == turn:
                 for i in range(A_TILES):
@@ -273,7 +281,7 @@ def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
                     xs[k, i // SLICE] = value
                 for i in range(thread, width * SLICE, THREADS):
                     if back:  # the weights of a target are a column of the bundle
-                        ws[i % SLICE, i // SLICE] = weight[np.uint64(w + i // SLICE * slices * SLICE + s * SLICE + i % SLICE)]
+                        ws[i % SLICE, i // SLICE] = weight[np.uint64(w + i // SLICE * regions[region, DEPTH] + s * SLICE + i % SLICE)]
                     else:
                         ws[i // width, i % width] = weight[np.uint64(w + s * SLICE * width + i)]
                 cuda.syncthreads()  # the slice has arrived
@@ -360,20 +368,32 @@ def make_pack(sources: int, targets: int):
     return pack
 
 
+@device
+def copy_row(out, row, x, c, scale):
+    """Round scale times row c of x [columns, N] float32 into row `row` of out [rows, N or more]. Block (i, c) has OWN numbers for each of
+    its threads, which fetches all of them before it stores the first."""
+    own = cuda.local.array(OWN, np.float32)
+    first = cuda.blockIdx.x * cuda.blockDim.x * OWN + cuda.threadIdx.x
+    for i in range(OWN):
+        n = first + i * cuda.blockDim.x
+        own[i] = x[np.uint64(c), np.uint64(n)] if n < x.shape[1] else ZERO
+    for i in range(OWN):
+        n = first + i * cuda.blockDim.x
+        if n < x.shape[1]:
+            store(out, np.uint64(row), np.uint64(n), scale * own[i])
+
+
 @gpu
-def write_values(ring, start, rows, first, x):
-    """Write plain values x [C, B, M] float32 of tokens from `first` on into a ring [rows B, M or more]. A thread per number."""
-    n, b, t = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
-    if n < x.shape[2]:
-        store(ring, ((start[0] + first + t) % rows) * x.shape[1] + b, n, x[t, b, n])
+def write_values(ring, start, rows, first, batch, x):
+    """Write plain values x [C B, M] float32 of tokens from `first` on into a ring [rows B, M or more]."""
+    c = cuda.blockIdx.y
+    copy_row(ring, (start[0] + first + c // batch) % rows * batch + c % batch, x, c, ONE)
 
 
 @gpu
 def write_gradient(d, x, scale):
-    """Round scale times the gradient x [columns, N] float32 of a current into d [columns, N or more]. A thread per number."""
-    n, c = cuda.grid(1), cuda.blockIdx.y
-    if n < x.shape[1]:
-        store(d, c, n, scale * x[np.uint64(c), np.uint64(n)])
+    """Write scale times the gradient x [columns, N] float32 of a current into d [columns, N or more]."""
+    copy_row(d, cuda.blockIdx.y, x, cuda.blockIdx.y, scale)
 
 
 @gpu

@@ -1,8 +1,8 @@
 """Synapses in bundles on the CPU: event-driven twins of the kernels in bundles.py, which defines what is summed.
 
-A signal or gradient lies in words of 64 neurons, [words, R, B, WORD] float32, so that the columns of a tile are neighbours in memory. Beside a
-signal stand bit masks [words, R, B] uint64: which neurons fired, and which are near the threshold and so have a gradient, too. A silent block
-costs one look at its mask; an event adds one contiguous row of BT weights, which is vector code.
+A signal or gradient lies in words of 64 neurons, [words, R, B, WORD] float32: the columns of a tile are then neighbours in memory. Beside
+a signal are bit masks [words, R, B] uint64: which neurons fired, and which are near the threshold and so have a gradient, too. A silent
+block costs one look at its mask; an event adds one contiguous row of BT weights, which is vector code.
 
 A task owns a target tile (forward, weights) or a source block (backward): no two add to the same number, and every sum has a fixed order.
 """

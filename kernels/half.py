@@ -8,7 +8,8 @@ import numpy as np
 from numba import cuda
 from numba.extending import register_jitable
 
-from .launch import gpu
+from .launch import device, gpu
+from .stream import write_quad
 
 BFLOAT16 = np.dtype(np.uint16)  # what its bits are kept in
 _HALF, _LESS, _ODD, _NAN = np.uint32(16), np.uint32(0x7FFF), np.uint32(1), np.uint16(0x7FC0)
@@ -54,6 +55,16 @@ def store(x, i, j, value):
         x[i, j] = to_bfloat16(value)
     else:
         x[i, j] = value
+
+
+@device
+def store_four(row, j, values):
+    """row[j : j + 4] = four float32, rounded to what the array holds; j uint64, a multiple of 4. One store of 16 or 8 bytes."""
+    a, b, c, d = values
+    if row.dtype == BFLOAT16:
+        write_quad(row, j, to_bfloat16(a), to_bfloat16(b), to_bfloat16(c), to_bfloat16(d))
+    else:
+        write_quad(row, j, a, b, c, d)
 
 
 @gpu

@@ -10,7 +10,8 @@ instructions"), factors of 16 bits, sums in float32. Lane 4 g + q of the warp ho
 The order of the 16 products of a sum is free as long as A and B agree on it. Kernels use this: a lane loads four neighbouring numbers as
 one word of 8 bytes and takes the first two for the first pair, the last two for the second.
 
-Without tensor cores, in float32 and in the simulator, a thread multiplies and adds a tile of EDGE x EDGE numbers from shared memory (`outer`).
+Without tensor cores, in float32 and in the simulator, a thread multiplies and adds a tile of EDGE x EDGE numbers from shared memory
+(`outer`).
 """
 
 import numpy as np
@@ -134,11 +135,73 @@ if not SIMULATED:
         return types.void(array, index, types.float32, types.float32), codegen
 
     @device
-    def multiply(kind, a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
-        """(c0, c1, c2, c3) of A B + C, in the registers of a lane as the module's docstring lays them out. kind: a constant; the branches
-        that it rules out are not compiled to machine code."""
+    def multiply(kind, c, a, b0, b1):
+        """c [4] += A B, in the registers of a lane as the module's docstring lays them out, a [4]. kind: a constant; the branches that it
+        rules out are not compiled to machine code."""
         if kind == BFLOAT16:
-            return mma_bfloat16(a0, a1, a2, a3, b0, b1, c0, c1, c2, c3)
-        if kind == FLOAT16:
-            return mma_float16(a0, a1, a2, a3, b0, b1, c0, c1, c2, c3)
-        return mma_float16_turing(a0, a1, a2, a3, b0, b1, c0, c1, c2, c3)
+            c[0], c[1], c[2], c[3] = mma_bfloat16(a[0], a[1], a[2], a[3], b0, b1, c[0], c[1], c[2], c[3])
+        elif kind == FLOAT16:
+            c[0], c[1], c[2], c[3] = mma_float16(a[0], a[1], a[2], a[3], b0, b1, c[0], c[1], c[2], c[3])
+        else:
+            c[0], c[1], c[2], c[3] = mma_float16_turing(a[0], a[1], a[2], a[3], b0, b1, c[0], c[1], c[2], c[3])
+
+    @intrinsic
+    def _copy_async(typing, to, i, source, j, size):
+        """Begin to copy 16 bytes from source[j] (global memory) to to[i] (shared memory); where size is 0, zeros (sm_80 or newer)."""
+
+        def codegen(context, builder, signature, arguments):
+            to, i, source, j, size = arguments
+            long, word = ir.IntType(64), ir.IntType(32)
+
+            def address(array, index, kind):
+                data = context.make_array(kind)(context, builder, array).data
+                return builder.ptrtoint(builder.gep(data, [index]), long)
+
+            shared, begin = address(to, i, signature.args[0]), address(source, j, signature.args[2])
+            text = """{ .reg .u64 s; .reg .u32 t; cvta.to.shared.u64 s, $0; cvt.u32.u64 t, s;
+                cp.async.cg.shared.global [t], [$1], 16, $2; }"""
+            kind = ir.FunctionType(ir.VoidType(), [long, long, word])
+            size = builder.trunc(size, word) if size.type.width > 32 else size
+            builder.call(ir.InlineAsm(kind, text, "l,l,r,~{memory}", side_effect=True), [shared, begin, size])
+            return context.get_dummy_value()
+
+        return types.void(to, i, source, j, size), codegen
+
+    def _statement(text):
+        """An intrinsic's type and code: one instruction without operands."""
+
+        def codegen(context, builder, signature, arguments):
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(ir.InlineAsm(kind, text, "~{memory}", side_effect=True), [])
+            return context.get_dummy_value()
+
+        return types.void(), codegen
+
+    @intrinsic
+    def _commit(typing):
+        return _statement("cp.async.commit_group;")
+
+    @intrinsic
+    def _wait(typing):
+        return _statement("cp.async.wait_group 3;")
+
+    @device
+    def copy(kind, to, i, source, j, size):
+        """Copy 16 bytes, to[i], to[i + 1] = source[j], source[j + 1] (uint64), or zeros where size is 0, from global to shared memory.
+        They have arrived after `wait_for_copies`; Turing cannot copy beside other work and waits here."""
+        if kind == FLOAT16_TURING:
+            to[i], to[i + 1] = (source[j], source[j + 1]) if size else (np.uint64(0), np.uint64(0))
+        else:
+            _copy_async(to, np.int64(i), source, np.int64(j), size)
+
+    @device
+    def end_of_copies(kind):
+        """All copies that this thread has begun since the last call are one group."""
+        if kind != FLOAT16_TURING:
+            _commit()
+
+    @device
+    def wait_for_copies(kind):
+        """Wait until at most the three latest groups of this thread's copies are under way."""
+        if kind != FLOAT16_TURING:
+            _wait()

@@ -1,9 +1,9 @@
 """Cross-entropy over a vocabulary whose logits come in blocks, twice: never are all of them there at once.
 
-The first time, the largest logit and the sum of the exponentials are kept per row, and corrected with every block (the online softmax:
-Milakov & Gimelshein 2018, "Online normalizer calculation for softmax"); the second time, the gradient is made. Loss, hit and gradient are
-those of softmax.py. Per row: top [P] float32, largest logit so far, LOWEST at first; best [P] int32, the first token that has it; total [P]
-float32, sum of exp(logit - top); picked [P] float32, the target's logit.
+The first time, the largest logit and the sum of the exponentials are kept per row, and corrected with every block (online softmax); the
+second time, the gradient is made. Both are the two passes of softmax.py over a block of tokens, and so are loss, hit and gradient. Logits
+come without their bias. Per row: top [P] float32, largest logit so far, LOWEST at first; best [P] int32, the first token that has it; total
+[P] float32, sum of exp(logit - top); picked [P] float32, the target's logit.
 """
 
 import math
@@ -12,59 +12,44 @@ import numba
 import numpy as np
 from numba import cuda
 
-from .half import store
 from .jit import ZERO, cpu, cpu_sums
-from .launch import block_sum, gpu
-from .softmax import LOWEST, NAN, WARPS, block_max, is_finite, larger
+from .launch import gpu
+from .softmax import NAN, WARPS, clear_row, is_finite, larger, online_softmax, store_gradient
 
 
 @gpu
-def softmax_part(top, best, total, picked, logits, targets, first, size):
-    """Take in logits [P, size or more] of the tokens first ... first + size - 1; targets [P] int32. A block has a row."""
+def softmax_part(top, best, total, picked, logits, bias, targets, first, size):
+    """Take in logits [P, W] of the tokens first ... first + size - 1, bias [W] float32; targets [P] int32. A block has a row."""
     partial = cuda.shared.array(WARPS, np.float32)
-    i, row, V = cuda.blockIdx.x, logits[cuda.blockIdx.x], np.uint64(size)
-    begin, step = np.uint64(cuda.threadIdx.x), np.uint64(cuda.blockDim.x)
-    own, place = LOWEST, V
-    j = begin
-    while j < V:
-        x = row[j]
-        if x > own:
-            own, place = x, j
-        j += step
-    of_block = block_max(own, partial)
-    # the first of equals: places are whole numbers that a float32 holds
-    nearest = block_max(-np.float32(place) if own == of_block else LOWEST, partial)
-    was = top[i]
-    highest, added = larger(of_block, was), ZERO
-    j = begin
-    while j < V:
-        added += math.exp(row[j] - highest)
-        j += step
-    added = block_sum(added, partial)
+    place = cuda.shared.array(1, np.int32)
+    i, row = cuda.blockIdx.x, logits[cuda.blockIdx.x]
+    own, nearest, added = online_softmax(row, bias, size, partial, place)
     if cuda.threadIdx.x == 0:
-        total[i] = total[i] * math.exp(was - highest) + added
-        if of_block > was:
-            top[i], best[i] = of_block, first + np.int64(-nearest)
+        was = top[i]
+        highest = larger(own, was)
+        total[i] = total[i] * math.exp(was - highest) + added * math.exp(own - highest)
+        if own > was:
+            top[i], best[i] = own, first + np.int64(nearest)
         target = targets[i] - first
         if 0 <= target < size:
-            picked[i] = row[target]
+            picked[i] = row[target] + bias[target]
 
 
 @cpu_sums()
-def softmax_part_cpu(top, best, total, picked, logits, targets, first, size):
+def softmax_part_cpu(top, best, total, picked, logits, bias, targets, first, size):
     """As `softmax_part`."""
     for i in numba.prange(targets.size):
         row, was = logits[i], top[i]
         for j in range(size):
-            if row[j] > top[i]:
-                top[i], best[i] = row[j], first + j
+            if row[j] + bias[j] > top[i]:
+                top[i], best[i] = row[j] + bias[j], first + j
         highest, added = top[i], ZERO
         for j in range(size):
-            added += np.exp(row[j] - highest)
+            added += np.exp((row[j] + bias[j]) - highest)
         total[i] = total[i] * np.exp(was - highest) + added
         target = targets[i] - first
         if 0 <= target < size:
-            picked[i] = row[target]
+            picked[i] = row[target] + bias[target]
 
 
 @gpu
@@ -95,28 +80,23 @@ def softmax_end_cpu(loss, hit, factor, top, best, total, picked, targets, weight
 
 
 @gpu
-def softmax_gradient(d_logits, logits, top, factor, targets, weight, first, size):
-    """d_logits [P, size or more], of any kind of float (half.py) or logits itself = the gradient of the logits that come a second time, 0
-    beyond `size`. A block has a row."""
-    i, j, width = cuda.blockIdx.x, np.uint64(cuda.threadIdx.x), np.uint64(d_logits.shape[1])
-    row, top_i, factor_i, target = logits[cuda.blockIdx.x], top[cuda.blockIdx.x], factor[cuda.blockIdx.x], targets[cuda.blockIdx.x]
-    while j < width:
-        gradient = ZERO
-        if target >= 0 and j < np.uint64(size):
-            gradient = math.exp(row[j] - top_i) * factor_i
-            if np.int64(j) == target - first:
-                gradient -= weight[0]
-        store(d_logits, i, j, gradient)
-        j += np.uint64(cuda.blockDim.x)
+def softmax_gradient(d_logits, logits, bias, top, factor, targets, weight, first, size):
+    """d_logits [P, W], of any kind of float (half.py) or logits itself = the gradient of the logits that come a second time, 0 beyond
+    `size`. A block has a row."""
+    i = cuda.blockIdx.x
+    if targets[i] < 0:
+        clear_row(d_logits[i])
+    else:
+        store_gradient(d_logits, logits, i, bias, top[i], factor[i], targets[i] - first, weight[0], size)
 
 
 @cpu_sums()
-def softmax_gradient_cpu(d_logits, logits, top, factor, targets, weight, first, size):
+def softmax_gradient_cpu(d_logits, logits, bias, top, factor, targets, weight, first, size):
     """As `softmax_gradient`; d_logits is float32."""
     for i in numba.prange(targets.size):
         row, own, target = logits[i], d_logits[i], targets[i] - first
         for j in range(size):
-            own[j] = np.exp(row[j] - top[i]) * factor[i] if targets[i] >= 0 else ZERO
+            own[j] = np.exp((row[j] + bias[j]) - top[i]) * factor[i] if targets[i] >= 0 else ZERO
         own[size:] = ZERO
         if targets[i] >= 0 and 0 <= target < size:
             own[target] -= weight[0]

@@ -43,29 +43,31 @@ else:
 
     @intrinsic
     def read_quad(typing, words, i):
-        """words[i] ... words[i + 3] by one load of 16 bytes: words uint32, i uint64, a multiple of 4."""
+        """words[i] ... words[i + 3] by one load of 16 bytes: words of 32 bits each, i uint64, a multiple of 4."""
 
         def load(context, builder, signature, arguments):
             array = context.make_array(signature.args[0])(context, builder, arguments[0])
-            quad = builder.bitcast(builder.gep(array.data, [arguments[1]]), ir.VectorType(ir.IntType(32), 4).as_pointer())
-            loaded = builder.load(quad, align=16)
+            vector = ir.VectorType(context.get_value_type(words.dtype), 4)
+            loaded = builder.load(builder.bitcast(builder.gep(array.data, [arguments[1]]), vector.as_pointer()), align=16)
             return context.make_tuple(
                 builder, signature.return_type, [builder.extract_element(loaded, ir.IntType(32)(n)) for n in range(4)]
             )
 
-        return types.UniTuple(types.uint32, 4)(words, i), load
+        return types.UniTuple(words.dtype, 4)(words, i), load
 
     @intrinsic
     def write_quad(typing, words, i, first, second, third, fourth):
-        """words[i] ... words[i + 3] = four words (uint32), by one store of 16 bytes: i uint64, a multiple of 4."""
+        """words[i] ... words[i + 3] = four numbers, cast to what the array holds, by one store of 16 bytes, or of 8 where words have 16
+        bits: i uint64, a multiple of 4."""
 
         def store(context, builder, signature, arguments):
             array = context.make_array(signature.args[0])(context, builder, arguments[0])
-            place = builder.bitcast(builder.gep(array.data, [arguments[1]]), ir.VectorType(ir.IntType(32), 4).as_pointer())
-            quad = ir.Constant(ir.VectorType(ir.IntType(32), 4), ir.Undefined)
-            for n, word in enumerate(arguments[2:]):
-                quad = builder.insert_element(quad, word, ir.IntType(32)(n))
-            builder.store(quad, place, align=16)
+            vector = ir.VectorType(context.get_value_type(words.dtype), 4)
+            quad = ir.Constant(vector, ir.Undefined)
+            for n, (word, kind) in enumerate(zip(arguments[2:], signature.args[2:], strict=True)):
+                quad = builder.insert_element(quad, context.cast(builder, word, kind, words.dtype), ir.IntType(32)(n))
+            place = builder.bitcast(builder.gep(array.data, [arguments[1]]), vector.as_pointer())
+            builder.store(quad, place, align=words.dtype.bitwidth // 2)
             return context.get_dummy_value()
 
         return types.void(words, i, first, second, third, fourth), store

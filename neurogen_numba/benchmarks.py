@@ -11,7 +11,7 @@ import numpy as np
 
 from .brain.activity import Activity
 from .brain.model import NeuroGenModel
-from .costs import TRAFFIC, Passing, cost, noted
+from .costs import SYNAPTIC, SynapseCosts, cost, noted
 from .generation import Sampling, Session
 from .learning.schedule import learning_rate
 from .simulation import Simulation
@@ -38,31 +38,32 @@ class Bench:
         """Whole updates: forward, backward, optimiser."""
         model, training = self._model(), self.config.training
         act, update = self._update(model)
-        with noted(self.backend, act.traffic) as calls:
+        with noted(self.backend, act.synapses) as calls:
             update()  # the first one: later ones may be repeated as a whole
         for _ in range(self.after):
             update()
         times = self._times(update)
-        return self._report("tokens", training.segment * training.batch, times, *Passing(model.brain, act, training.segment).total(calls))
+        costs = SynapseCosts(model.brain, act, training.segment).total(calls)
+        return self._report("tokens", training.segment * training.batch, times, *costs)
 
     def decode(self):
         """Tokens drawn one after the other, each heard before the next."""
         model, count = self._model(), 100
         session = Session(model, SAMPLING, self.batch)
         session.feed(np.zeros((1, self.batch), np.int32))
-        with noted(self.backend, session.act.traffic) as calls:
+        with noted(self.backend, session.act.synapses) as calls:
             session.write(1)
         times = self._times(lambda: session.write(count))
-        moved, operations = Passing(model.brain, session.act, 1).total(calls)
+        moved, operations = SynapseCosts(model.brain, session.act, 1).total(calls)
         return self._report("tokens", count * self.batch, times, count * moved, count * operations)
 
     def sim(self):
         """Neurons and synapses alone."""
         simulation = Simulation(self.config.brain, self.backend, self.batch, seed=0)
-        with noted(self.backend, simulation.act.traffic) as calls:
+        with noted(self.backend, simulation.act.synapses) as calls:
             simulation.run()
         times = self._times(simulation.run)
-        costs = Passing(simulation.brain, simulation.act, simulation.segment).total(calls)
+        costs = SynapseCosts(simulation.brain, simulation.act, simulation.segment).total(calls)
         return self._report("ticks", simulation.segment, times, *costs) | {"neurons": self.config.brain.neurons}
 
     def decoder(self):
@@ -74,58 +75,47 @@ class Bench:
         return self._report("tokens", self.batch, self._times(self.backend.record(draw)), moved, operations)
 
     def kernels(self):
-        """The synapses, forward and back over one chunk, by the current that they bring and the signal that they carry; every other
-        operation, as often as an update asks for it, and a draw.
-
-        Forward synapses are walked from each current, back from each signal; what the other one does is hand over. What serves several
-        columns at once, as lanes, tiles and matrices do, may come to more than the copy.
-        """
+        """The synapses by current (forward over a chunk) and by signal (backward over a chunk), the gradient of all weights over a segment,
+        every other operation as often as an update asks for it, and a draw."""
         model, training, bandwidth, matrix = self._model(), self.config.training, self._bandwidth(), self._matrix_rate()
         act, update = self._update(model)
-        with noted(self.backend, act.traffic) as calls:
+        with noted(self.backend, act.synapses) as calls:
             update()
         for _ in range(self.after):
             update()
         with noted(self.backend) as drawing:
             self._draw(model)()
-        calls = [call for call in (*calls, drawing[-1]) if call.name not in TRAFFIC]
+        calls = [call for call in (*calls, drawing[-1]) if call.name not in SYNAPTIC]
         update()
         update()
-        brain, traffic, chunk, passing = model.brain, act.traffic, act.chunk, Passing(model.brain, act, training.segment)
+        brain, synapses, chunk, costs = model.brain, act.synapses, act.chunk, SynapseCosts(model.brain, act, training.segment)
 
-        def row(what, name, arcs, forward, back, way, costs):
-            table = {what: name, "synapses_passed": passing.passed(arcs, chunk, passing.fired)}
-            for which, work in (("forward", forward), ("back", back)):
-                table |= self._spread(f"{which}_", self._times(self.backend.record(work)))
-            seconds = table[f"{way}_us"] / 1e6
-            return table | {"bytes": costs[0], "operations": costs[1], f"{way}_share_of_copy": costs[0] / seconds / bandwidth}
+        def row(what, name, work, moved, computed):
+            table = {what: name} | self._spread("", self._times(self.backend.record(work)))
+            seconds = table["us"] / 1e6
+            shares = {"share_of_copy": moved / seconds / bandwidth, "share_of_matrix_rate": computed / seconds / matrix}
+            return table | {"bytes": moved, "operations": computed} | shares
 
         currents, signals = [], []
-        for name, size in brain.current_sizes.items():
-            if arcs := [arc for arc in passing.arcs if arc.target == name]:
-                value, gradient = self.backend.zeros((chunk, training.batch, size)), self._noise(chunk, training.batch, size)
-                ways = partial(traffic.receive, {name: value}, 0, chunk), partial(traffic.owe, name, 0, chunk, gradient)
-                currents.append(row("current", name, arcs, *ways, "forward", passing.forward(name, value)))
-        for name, size in brain.signal_sizes.items():
-            if arcs := [arc for arc in passing.arcs if arc.source == name]:
-                gradient, module = self.backend.zeros((chunk, training.batch, size)), name.removesuffix(".axon")
-                send = partial(traffic.send_values, name, 0, chunk, self._noise(chunk, training.batch, size))
-                if module in act.v:
-                    v, graded = act.v[module][1 : chunk + 1], self.config.brain.events == "graded"
-                    send = partial(traffic.send_events, name, 0, chunk, v, act.dropout.at(name, 0, size), graded, False)
-                ways = send, partial(traffic.owed, name, 0, chunk, gradient)
-                signals.append(row("signal", name, arcs, *ways, "back", passing.back(name, gradient)))
-        totals = {f"{way}_us": sum(row[f"{way}_us"] for row in (*currents, *signals)) for way in ("forward", "back")}
+        for name in dict.fromkeys(arc.target for arc in costs.arcs):
+            value = self.backend.zeros((chunk, training.batch, brain.current_sizes[name]))
+            work = partial(synapses.forward, name, 0, chunk, value)
+            currents.append(row("current", name, work, *costs.forward(name, value)))
+            synapses.set_current_grad(name, 0, chunk, self._noise(*value.shape))
+        for name in dict.fromkeys(arc.source for arc in costs.arcs):
+            gradient = self.backend.zeros((chunk, training.batch, brain.signal_sizes[name]))
+            work = partial(synapses.source_grad, name, 0, chunk, training.segment, gradient)
+            signals.append(row("signal", name, work, *costs.backward(name, gradient)))
+        work = partial(synapses.accumulate_weight_grad, training.segment)
+        weights = [row("gradient", "weights of all synapses", work, *costs.weights(training.segment))]
+        totals = {"forward_us": sum(row["us"] for row in currents), "backward_us": sum(row["us"] for row in signals)}
+        totals |= {"weights_us": weights[0]["us"]}
         operations = []
         for name in dict.fromkeys(call.name for call in calls):
             own = [call for call in calls if call.name == name]
-            times, (moved, computed) = self._times(self.backend.record(partial(_again, own))), passing.total(own)
-            table = {"operation": name, "calls": len(own)} | self._spread("", times)
-            seconds = table["us"] / 1e6
-            shares = {"share_of_copy": moved / seconds / bandwidth, "share_of_matrix_rate": computed / seconds / matrix}
-            operations.append(table | {"bytes": moved, "operations": computed} | shares)
+            operations.append({"calls": len(own)} | row("operation", name, partial(_again, own), *costs.total(own)))
         rates = {"copy_bytes_per_second": bandwidth, "matrix_operations_per_second": matrix, "memory_bytes": self.backend.memory_used()}
-        return self._machine() | rates | totals | {"currents": currents, "signals": signals, "operations": operations}
+        return self._machine() | rates | totals | {"currents": currents, "signals": signals, "weights": weights, "operations": operations}
 
     def _update(self, model):
         """(activity, a function that makes an update on random tokens, always the same, or on the next ones of the text)."""
@@ -145,9 +135,9 @@ class Bench:
         act.signals[decoder.source].x[...] = self.backend.asarray(np.random.default_rng(0).random(act.read.shape, np.float32))
 
         def draw():
-            logits = decoder.logits(act, 0, 1)
+            logits = decoder.scores(act, 0, 1), decoder.bias
             numbers = np.float32(how.temperature), how.top_k, np.float32(how.top_p), np.uint64(1), drawn
-            self.backend.sample(tokens, logits, *numbers)
+            self.backend.sample(tokens, *logits, *numbers, decoder.shape[0])
 
         return draw
 

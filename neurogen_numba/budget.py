@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from .backends.cublas import WORKSPACE
 from .backends.cuda import OUTSIDE
 from .backends.paper import Paper
+from .brain.connectome import arcs
 from .brain.model import NeuroGenModel
 from .config import ACTIVATION_MEMORY, OPTIMIZERS, Config, size_in_words, size_of
 from .errors import BackendError
@@ -157,6 +158,12 @@ def _component(name: str, parameter) -> str:
     if parameter.file != "brain":
         return {"embeddings": "embedding", "decoder": "decoder"}[parameter.file]
     return "synapses" if name.endswith(".weight") else "neurons"
+
+
+def rounded_fan_ins(brain) -> list[str]:
+    """Of each projection whose fan-in no size of a bundle divides: its name, what is asked for, and what it comes to."""
+    bundled = [arc for arc in arcs(brain) if not arc.dense and arc.synapses_per_target != min(arc.fan_in, arc.sources * arc.delays)]
+    return [f"{arc.name} {arc.fan_in} to {arc.synapses_per_target}" for arc in bundled]
 
 
 def what_would_fit(config: Config, card: Card, limit: int) -> Iterator[Change]:

@@ -17,6 +17,7 @@ from .errors import ConfigError
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 LEAST_BYTES = 1_000_000  # of a size that is told without a unit
 MOST = 1_000_000  # sequences, tokens of a segment
+MAX_HYPERCOLUMN = 1024  # neurons: a GPU's block has a thread for each, and no more threads
 STREAMS = 16  # a held-out text is read by so many read heads at once, at most, each with its state from its own beginning to its end
 MOST_WORKERS = 61  # processes that Windows can wait for at once
 ACTIVATION_MEMORY = ("full", "half", "recompute")
@@ -57,7 +58,7 @@ class Brain:
     late_delays: int = 8  # how many different delays lateral synapses have, from a chunk on, and feedback
     feedback_chunks: int = 1  # after how many chunks feedback is heard; the more, the further modules may overlap in --mode pipelined
     delays: int = 24  # how many different delays, from 0 tokens on, the long arcs (from the Thalamus) have
-    hypercolumn: int = 256  # neurons normalised together
+    hypercolumn: int = 256  # neurons normalised together; at most 1,024
     memory_heads: int = 8
     memory_width: int = 64
     memory_fan_in: int = 96
@@ -89,6 +90,8 @@ class Brain:
         ):
             _at_least(self, "brain", name, 1)
         _at_least(self, "brain", "feedback", 0)
+        if self.hypercolumn > MAX_HYPERCOLUMN:
+            raise ConfigError(f"brain.hypercolumn: at most {MAX_HYPERCOLUMN:,}, not {self.hypercolumn}")
         if self.tied and self.embedding != self.broca.output_size:
             raise ConfigError(
                 f"brain.tied: embeddings are rows of the decoder then, so brain.embedding must be as large as what Broca says, "

@@ -1,11 +1,11 @@
 """What the operations of a backend move and compute: the measure that `neurogen bench` holds their times to.
 
-Bytes: an array that an operation is given counts once, and twice where it is read and written. A synapse that is passed counts as 6 (index
-and weight; 4 where they share a word), and as 8 more for the gradient of its weight. Forward synapses are passed by events, back also for
-neurons that are near the threshold; plain values are never silent.
-Operations: two for every pair of factors of a product and for every synapse that is passed, back two more for its weight, and those of the
-associative memory's equations. The few that are made for a number on its way through memory are not counted, nor is what has no row here:
-zeros, copies, conversions, the handing on of the state.
+Bytes: an array that an operation is given counts once, and twice where it is read and written. Of synapses count the weights, once, in the
+type that products multiply, what the sources send, once for each projection, and the currents or gradients that come out.
+Operations: two for every pair of factors of a product, and those of the associative memory's equations. Of synapses that is two for each in
+every token on a GPU, which multiplies whole bundles. On the CPU only those of neurons that fired count, backward also those of neurons near
+the threshold; plain values are never silent. The few that are made for a number on its way through memory are not counted, nor is what has
+no row here: zeros, copies, conversions, the handing on of the state.
 """
 
 from __future__ import annotations
@@ -17,17 +17,15 @@ from functools import partial
 from .backends.base import Backend
 
 STATE = ("carry", "forget")  # move some rows of what they are given
-OTHERS = ("population_forward", "population_backward", "product", "affine")
+OTHERS = ("population_forward", "population_backward", "product")
 OPERATIONS = (*(name for name, kind in Backend.__annotations__.items() if kind == "Callable" and name not in STATE), *OTHERS)
-TRAFFIC = ("send_events", "send_values", "receive", "owe", "owed")
+SYNAPTIC = ("write_values", "forward", "set_current_grad", "source_grad", "accumulate_weight_grad")
 READ_AND_WRITTEN = {  # operation: places, or names, of its arguments that are both
     "population_backward": ("carry", "d"),
     "decay_backward": (0, 1),
     "memory_forward": (1, 2),
     "memory_backward": (3, 4, 5),
     "working_memory_backward": (2,),
-    "dropout": (0,),
-    "add_bias": (0,),
     "softmax_part": (0, 2),
     "adamw": (0, 2, 3),
     "adamw8bit": (0, 2, 3, 4, 5),
@@ -59,8 +57,8 @@ class Call:
 
 
 @contextlib.contextmanager
-def noted(backend, traffic=None):
-    """A context: the list of the operations that a backend, and what its synapses carry, is asked for in it. What an operation asks for
+def noted(backend, synapses=None):
+    """A context: the list of the operations that a backend, and its synapses, are asked for in it. What an operation asks for
     itself belongs to it."""
     calls, inside = [], False
 
@@ -78,7 +76,7 @@ def noted(backend, traffic=None):
 
         return note
 
-    asked = [(backend, name) for name in OPERATIONS] + [(traffic, name) for name in TRAFFIC if traffic]
+    asked = [(backend, name) for name in OPERATIONS] + [(synapses, name) for name in SYNAPTIC if synapses]
     for owner, name in asked:
         setattr(owner, name, noting(name, getattr(owner, name)))  # hides the class's own
     try:
@@ -97,7 +95,7 @@ def cost(call: Call) -> tuple[float, float]:
         rows = arguments[4 if call.name == "adafactor" else 2].size
         moved += rows * table.itemsize * table.shape[1] * (1 if call.name == "embedding_forward" else 2) - table.nbytes
     operations = 0
-    if call.name in ("product", "affine"):
+    if call.name == "product":
         out, a = arguments[:2]
         operations = 2 * out.size * a.shape[1]
         moved += out.nbytes if call.again.keywords.get("add") else 0
@@ -106,41 +104,55 @@ def cost(call: Call) -> tuple[float, float]:
     return moved, operations
 
 
-class Passing:
-    """Synapses of a brain, and how many are passed at the activity that the last segment, of `length` tokens, left behind."""
+class SynapseCosts:
+    """Costs of the synapses of a brain at the activity that the last segment, of `length` tokens, left behind in `act`."""
 
     def __init__(self, brain, act, length: int):
         self.arcs = [projection.arc for projection in brain.projections if not projection.arc.dense]
-        self.batch, self.synapse = act.batch, 4 if getattr(brain.synapses, "packed", False) else 6
-        self.fired = act.rates(length)
-        self.heard = {name: float((v[1 : length + 1] > 0).mean()) for name, v in act.v.items()}  # there the slope is above 0
+        self.batch, self.weight_bytes = act.batch, 4 if brain.backend.product_dtype == "float32" else 2
+        self.sizes = brain.current_sizes | brain.signal_sizes
+        self.fired = self.near = {}
+        if brain.backend.name == "cpu":
+            self.fired = act.rates(length)
+            self.near = {name: float((v[1 : length + 1] > 0).mean()) for name, v in act.v.items()}  # there the slope is above 0
 
-    def passed(self, arcs, tokens: int, rates: dict[str, float]) -> float:
-        """Synapses of some arcs in so many tokens of all sequences. What is no axon has no rate: it is never silent."""
+    def passed(self, arcs, columns: int, rates: dict[str, float]) -> float:
+        """Synapses that are passed in so many columns, at these rates of the modules; what has no rate passes all of them."""
         rate = [rates.get(arc.source.removesuffix(".axon"), 1.0) for arc in arcs]
-        return sum(tokens * self.batch * arc.targets * arc.synapses_per_target * own for arc, own in zip(arcs, rate, strict=True))
+        return sum(columns * arc.targets * arc.synapses_per_target * own for arc, own in zip(arcs, rate, strict=True))
+
+    def _cost(self, arcs, columns, rates, read, written):
+        """(bytes, operations); read: numbers of a column that each arc reads; written: bytes."""
+        weights = sum(arc.targets * arc.synapses_per_target for arc in arcs)
+        moved = self.weight_bytes * (weights + columns * sum(map(read, arcs))) + written
+        return moved, 2 * self.passed(arcs, columns, rates)
 
     def forward(self, current: str, value) -> tuple[float, float]:
-        """(bytes, operations) of what arrives at a current [C, B, N]."""
-        passed = self.passed([arc for arc in self.arcs if arc.target == current], len(value), self.fired)
-        return self.synapse * passed + value.nbytes, 2 * passed
+        """(bytes, operations) of what reaches a current [C, B, N]."""
+        arcs = [arc for arc in self.arcs if arc.target == current]
+        return self._cost(arcs, len(value) * self.batch, self.fired, lambda arc: arc.sources, value.nbytes)
 
-    def back(self, signal: str, gradient) -> tuple[float, float]:
-        """(bytes, operations) of the gradient of a signal [C, B, M], and of what it is owed for."""
+    def backward(self, signal: str, gradient) -> tuple[float, float]:
+        """(bytes, operations) of the gradient of a signal [C, B, M]."""
         arcs = [arc for arc in self.arcs if arc.source == signal]
-        passed, walked = (self.passed(arcs, len(gradient), rates) for rates in (self.fired, self.heard))
-        return self.synapse * walked + 8 * passed + gradient.nbytes, 2 * (walked + passed)
+        return self._cost(arcs, len(gradient) * self.batch, self.near, lambda arc: arc.targets, gradient.nbytes)
+
+    def weights(self, length: int) -> tuple[float, float]:
+        """(bytes, operations) of the gradient of all weights over a segment."""
+        weights = sum(arc.targets * arc.synapses_per_target for arc in self.arcs)
+        return self._cost(self.arcs, length * self.batch, self.fired, lambda arc: arc.sources + arc.targets, 8 * weights)
 
     def cost(self, call: Call) -> tuple[float, float]:
         """(bytes, operations) of what a backend or its synapses were asked for."""
         arguments = call.again.args
-        if call.name == "receive":
-            each = [self.forward(*item) for item in arguments[0].items()]
-            return sum(moved for moved, _ in each), sum(operations for _, operations in each)
-        if call.name == "owed":
-            return self.back(arguments[0], arguments[3])
-        if call.name in TRAFFIC:  # what is sent, or told, is laid down
-            return 2 * arguments[3].nbytes, 0
+        if call.name == "forward":
+            return self.forward(arguments[0], arguments[3])
+        if call.name == "source_grad":
+            return self.backward(arguments[0], arguments[4])
+        if call.name == "accumulate_weight_grad":
+            return self.weights(arguments[0])
+        if call.name in SYNAPTIC:  # values or a gradient are read and written down
+            return arguments[3].nbytes * (1 + self.weight_bytes / 4), 0
         return cost(call)
 
     def total(self, calls: list[Call]) -> tuple[float, float]:

@@ -74,15 +74,15 @@ class Session:
     def _hear(self):
         act, brain = self.act, self.model.brain
         brain.think(act)
-        brain.decoder.logits(act, act.length - 1, act.length)  # of the token to come, the first rows of act.logits
+        brain.decoder.scores(act, act.length - 1, act.length)  # of the token to come, the first rows of act.logits
         act.advance(act.length)
 
     def _draw(self):
-        act, how = self.act, self.sampling
+        act, how, decoder = self.act, self.sampling, self.model.brain.decoder
         key = rng.key(how.seed & 0xFFFFFFFF, how.seed >> 32)
         numbers = np.float32(how.temperature), how.top_k, np.float32(how.top_p)
-        logits = act.logits[: act.batch, : self.model.config.brain.vocabulary]
-        self.model.backend.sample(act.ids[0], logits, *numbers, key, self._drawn)
+        logits = act.logits[: act.batch], decoder.bias
+        self.model.backend.sample(act.ids[0], *logits, *numbers, key, self._drawn, decoder.shape[0])
         self._hear()
 
 

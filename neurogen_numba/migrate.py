@@ -13,7 +13,7 @@ from pathlib import Path
 from .cli import Parser, command
 from .config import Config
 from .configure import add_config_flags, config_of
-from .errors import ConfigError
+from .errors import CheckpointError, ConfigError
 from .presets import get_preset
 from .text.sources import absolute
 
@@ -28,11 +28,11 @@ def parser() -> Parser:
     return flags
 
 
-def configure(args, old: Config) -> Config:
+def configure(args, old: Config, same: bool = False) -> Config:
     """Preset or file, else the old configuration, and --set; the text is the old one's, apart from what was asked for, and so are the
     tokens.
 
-    Raises ConfigError where the brain would be the old one, or another tokenizer is asked for.
+    Raises ConfigError where the brain would be the old one, unless `same` says that it may, or another tokenizer is asked for.
     """
     config = config_of(args, base=old)
     default = (get_preset(config.preset) if args.preset or args.config else old).text
@@ -45,7 +45,7 @@ def configure(args, old: Config) -> Config:
         text["data"] = absolute(text["data"])  # a resumed run may start in another folder
     config = dataclasses.replace(config, text=dataclasses.replace(old.text, **text))
     config = config.replace(brain={"vocabulary": old.brain.vocabulary})
-    if config.brain == old.brain:
+    if config.brain == old.brain and not same:
         asked = " ".join(filter(None, [args.preset and f"--preset {args.preset}", args.config and f"--config {args.config}"]))
         asked = " ".join([asked, *(f"--set {word}" for word in args.assignments if word.strip().startswith("brain."))]).strip()
         what = f"{asked}: the old model has that size already; give another" if asked else "the new size is missing; give"
@@ -60,14 +60,16 @@ def main(argv=None):
     from .brain.model import NeuroGenModel
     from .brain.resize import carry_over
     from .learning.trainer import beginning
-    from .show import find, load
+    from .show import find
 
     folder = find(args.old, args.out)
-    old = load(folder, "cpu")
-    config = configure(args, old.config)
+    old = NeuroGenModel.load_to_migrate(folder)
+    if old.tokenizer is None:
+        raise CheckpointError(f"{folder} has no tokenizer, so its model cannot read text; use a checkpoint of `neurogen train`")
+    config = configure(args, old.config, same=bool(old.brain.drawn_anew))
     run = _new_folder(args.new)
     new = NeuroGenModel.from_config(config, old.tokenizer, backend="cpu")
-    rows = carry_over(old.brain, new.brain, config.training.seed)
+    rows = carry_over(old.brain, new.brain)
     with rundir.lock(run), contextlib.ExitStack() as undo:
         _new_folder(run)  # another process may have had it meanwhile
         saved = checkpoint.step_folder(run, 0)

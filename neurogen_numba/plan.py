@@ -72,6 +72,8 @@ def main(argv=None):
     )
     if not memory:
         print("No GPU was asked: --memory-limit and --precision say what to plan for.", file=words)
+    if rounded := budget.rounded_fan_ins(config.brain):
+        print(f"Synapses come in bundles, so some fan-ins are rounded: {', '.join(rounded)}.", file=words)
     room = given or card.memory
     fits = total <= room
     size = size_in_words(room)

@@ -8,6 +8,7 @@ from neurogen_numba.kernels.population import NeuronParameters, NeuronState
 
 f1, f2, f3, f4 = (types.Array(types.float32, dimensions, "C") for dimensions in (1, 2, 3, 4))
 i1, i2 = types.int32[::1], types.int32[:, ::1]
+h2, b2 = types.float16[:, ::1], types.uint16[:, ::1]  # bfloat16 comes as its bits
 
 KERNELS = {}
 
@@ -25,27 +26,22 @@ KERNELS |= {
     "memory.memory_backward": [(f3, f3, f3, f2, f4, f2, f3, f4, f2, f3, f3, f3, f1, f1, f1)],
     "working_memory.working_memory_forward": [(f1,) * 4],
     "working_memory.working_memory_backward": [(f1,) * 8],
-    "dropout.dropout": [(f1, types.float32, types.uint64[::1], types.uint64)],
+    "dropout.scaled_dropout": [(kind, f1, types.float32, types.float32, types.uint64[::1], types.uint64) for kind in (f2, h2, b2)],
 }
 
 # kernels/embedding.py, softmax.py, sampling.py, adamw.py, reduce.py
 
-k2_1, k2, w3 = types.uint64[::1], types.uint64[:, ::1], types.uint32[:, :, ::1]
-h2, b2 = types.float16[:, ::1], types.uint16[:, ::1]  # bfloat16 comes as its bits
+k2_1 = types.uint64[::1]
 
 KERNELS |= {
     "embedding.embedding_forward": [(f2, f2, i1)],
     "embedding.embedding_backward": [(f2, f2, i1)],
-    "bias.add_bias": [(f2, f1)],
-    "softmax.cross_entropy": [(f1, types.uint8[::1], kind, f2, i1, f1, types.int64) for kind in (f2, h2, b2)],
-    "sampling.find_largest": [(f2, i2, w3, k2, f2, types.int64)],
-    "sampling.tally_distances": [(w3, f2, i2, f2, types.float32, types.float32, types.int64)],
-    "sampling.list_probable": [(k2, w3, f2, i2, f2, types.float32, types.int64, types.float32, types.int64)],
-    "sampling.sample": [(i1, f2, *[types.float32, types.int64, types.float32], types.uint64, k2_1, f2, i2, w3, k2, types.int64)],
-    "affine.affine_of_one": [(f2, f2, k2, f1)],
-    "softmax_blocks.softmax_part": [(f1, i1, f1, f1, f2, i1, types.int64, types.int64)],
+    "softmax.cross_entropy": [(f1, types.uint8[::1], kind, f2, f1, i1, f1, types.int64) for kind in (f2, h2, b2)],
+    "sampling.find_largest": [(f2, i2, f2, f1, types.int64)],
+    "sampling.sample": [(i1, f2, f1, types.float32, types.int64, types.float32, types.uint64, k2_1, f2, i2, types.int64)],
+    "softmax_blocks.softmax_part": [(f1, i1, f1, f1, f2, f1, i1, types.int64, types.int64)],
     "softmax_blocks.softmax_end": [(f1, types.uint8[::1], f1, f1, i1, f1, f1, i1, f1)],
-    "softmax_blocks.softmax_gradient": [(kind, f2, f1, f1, i1, f1, types.int64, types.int64) for kind in (f2, h2, b2)],
+    "softmax_blocks.softmax_gradient": [(kind, f2, f1, f1, f1, i1, f1, types.int64, types.int64) for kind in (f2, h2, b2)],
     "adamw.adamw": [(f1,) * 9],
     "adamw8bit.adamw8bit": [(f1, f1, types.int8[::1], types.uint8[::1], *[f1] * 7, types.uint64[::1], types.uint64)],
     "adafactor.spread_columns": [(f1, f1)],

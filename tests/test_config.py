@@ -104,6 +104,12 @@ def test_numbers_have_a_lowest_value(section, name, refused, allowed):
         dataclasses.replace(base, **{name: refused})
 
 
+def test_a_hypercolumn_fits_into_a_block_of_threads():
+    assert dataclasses.replace(CONFIG.brain, hypercolumn=1024).hypercolumn == 1024
+    with pytest.raises(ConfigError, match="^brain.hypercolumn: at most 1,024, not 1025$"):
+        dataclasses.replace(CONFIG.brain, hypercolumn=1025)
+
+
 def test_every_number_is_checked():
     """A number that nobody looks at would only show where it is used, if at all."""
     elsewhere = {"clip", "dropout", "axon_dropout", "fresh", "validation"}  # the tests below

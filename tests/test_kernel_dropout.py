@@ -17,6 +17,20 @@ def dropped(op, x, rate, key=KEY, place=PLACE):
     return x
 
 
+@pytest.mark.parametrize("rate", [0, 0.5])
+@pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16"])
+def test_what_is_kept_is_scaled_and_rounded(backend, op, kind, rate):
+    if backend.name == "cpu" and kind != "float32":
+        pytest.skip("products on the CPU are float32")
+    dtype = pytest.importorskip("ml_dtypes").bfloat16 if kind == "bfloat16" else kind
+    x = single(np.random.default_rng(3).normal(0, 1, (5, 7)))
+    out, there = backend.zeros((5, 7), kind), [backend.asarray(array) for array in (x, KEY)]
+    backend.scaled_dropout(out, there[0], 3.0, np.float32(rate), there[1], PLACE)
+    expected = dropped(op, np.float32(3) * x, rate)
+    np.testing.assert_array_equal(backend.to_numpy(out), expected.astype(dtype))
+    np.testing.assert_array_equal(backend.to_numpy(there[0]), x)
+
+
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 0.9375, width=32))
 def test_a_value_is_dropped_or_scaled_up(op, rows, size, rate):
     x = single(np.random.default_rng(rows).normal(0, 1, (rows, size)))

@@ -60,6 +60,7 @@ PHYSICS = {  # argument types of every function that all backends share
     "sampling.cuts": (types.int64, NUMBER, BITS),
     "sampling.random_part": (BITS, BITS, types.int64, types.int64),
     "sampling.order_of": (NUMBER, BITS),
+    "sampling.bin_of": (NUMBER,),
     "adamw.clipping": (NUMBER, NUMBER),
     "adamw.adamw_step": (NUMBER,) * 8,
     "adamw8bit.decode": (types.int64, NUMBER, NUMBER),

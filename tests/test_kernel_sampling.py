@@ -7,14 +7,16 @@ from neurogen_numba import backends
 from neurogen_numba.errors import BackendError
 from neurogen_numba.kernels.rng import key, mix
 from neurogen_numba.kernels.sampling import enough, share, weight_of
+from test_kernel_softmax import whole_rows
 
 KEY = key(6, 7)
 LOGITS = single([0.5, 2, -1, 2, 1.2, -3, 0])  # the two 2s are a tie
 
 
-def sampled(op, logits, temperature=1.0, top_k=0, top_p=1.0, key=KEY, step=0):
-    tokens, steps = np.full(len(logits), -1, np.int32), np.full(len(logits), step, np.uint64)
-    op("sample", tokens, single(logits), np.float32(temperature), top_k, np.float32(top_p), key, steps)
+def sampled(op, logits, temperature=1.0, top_k=0, top_p=1.0, key=KEY, step=0, bias=None):
+    tokens, steps, size = np.full(len(logits), -1, np.int32), np.full(len(logits), step, np.uint64), np.shape(logits)[1]
+    rows = whole_rows(logits, 1e9), whole_rows(np.zeros(size) if bias is None else bias)
+    op("sample", tokens, *rows, np.float32(temperature), top_k, np.float32(top_p), key, steps, size)
     assert (steps == step + 1).all()
     return tokens
 
@@ -92,8 +94,8 @@ EDGES = {
 def test_every_backend_draws_alike(op, edge, top_k, top_p):
     logits, cpu = single(np.tile(EDGES[edge], (2, 1))), backends.get("cpu")
     for temperature in (0.0, 1.0):
-        steps, expected = np.zeros(2, np.uint64), np.full(2, -1, np.int32)
-        cpu.sample(expected, logits, np.float32(temperature), top_k, np.float32(top_p), KEY, steps)
+        steps, expected, bias = np.zeros(2, np.uint64), np.full(2, -1, np.int32), np.zeros(logits.shape[1], np.float32)
+        cpu.sample(expected, logits, bias, np.float32(temperature), top_k, np.float32(top_p), KEY, steps, bias.size)
         assert sampled(op, logits, temperature, top_k, top_p).tolist() == expected.tolist()
         assert (expected >= 0).all() and (expected < logits.shape[1]).all()
 
@@ -148,20 +150,29 @@ def test_a_draw_depends_on_its_key_step_and_sequence_alone(op):
         assert (other != tokens).any()
 
 
-def test_logits_are_left_alone_and_may_be_spaced_out(backend, op):
-    logits = backend.matrix(5, 7)[:3]
-    logits[...] = backend.asarray(np.tile(LOGITS, (3, 1)))
+def test_logits_are_left_alone_and_rows_may_be_longer(backend, op):
+    logits, bias = backend.zeros((5, 64))[:3], backend.zeros(64)
+    logits[:, :7] = backend.asarray(np.tile(LOGITS, (3, 1)))
     tokens, steps = backend.zeros(3, "int32"), backend.zeros(3, "uint64")
-    backend.sample(tokens, logits, np.float32(0.5), 3, np.float32(0.9), KEY, steps)
-    np.testing.assert_array_equal(backend.to_numpy(logits), np.tile(LOGITS, (3, 1)))
+    backend.sample(tokens, logits, bias, np.float32(0.5), 3, np.float32(0.9), KEY, steps, 7)
+    np.testing.assert_array_equal(backend.to_numpy(logits)[:, :7], np.tile(LOGITS, (3, 1)))
     np.testing.assert_array_equal(backend.to_numpy(tokens), sampled(op, np.tile(LOGITS, (3, 1)), 0.5, 3, 0.9))
+
+
+@pytest.mark.parametrize("top_k, top_p", [(0, 1), (2, 1), (0, 0.8), (9, 0.8)])
+def test_the_bias_is_added_to_what_is_read(op, top_k, top_p):
+    rng = np.random.default_rng(4)
+    logits, bias = single(rng.normal(0, 1, (8, 70))), single(rng.normal(0, 3, 70))
+    how = 0.9, top_k, top_p
+    assert sampled(op, logits, *how, bias=bias).tolist() == sampled(op, logits + bias, *how).tolist()
+    assert sampled(op, logits, 0, bias=bias).tolist() == (logits + bias).argmax(1).tolist()
 
 
 def test_more_tokens_than_a_gpu_can_count(backend):
     tokens, logits, steps = backend.zeros(1, "int32"), backend.zeros((1, 2**17)), backend.zeros(1, "uint64")
     if backend.name == "cuda":
         with pytest.raises(BackendError, match="131,071 tokens, not 131,072"):
-            backend.sample(tokens, logits, np.float32(1), 0, np.float32(1), KEY, steps)
+            backend.sample(tokens, logits, logits[0], np.float32(1), 0, np.float32(1), KEY, steps, 2**17)
 
 
 def test_whole_numbers():

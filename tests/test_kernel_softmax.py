@@ -8,12 +8,20 @@ from gradients import gradient, single
 from neurogen_numba.kernels.softmax import softmax_row
 
 
-def scored(op, logits, targets, weight=1.0):
+def whole_rows(x, filled=7):
+    """Rows filled up to a multiple of 4 numbers, as kernels read them."""
+    x = single(x)
+    return np.concatenate([x, np.full((*x.shape[:-1], -x.shape[-1] % 4), filled, np.float32)], -1)
+
+
+def scored(op, logits, targets, weight=1.0, bias=None):
     """(loss, hit, gradient) of rows of logits."""
-    logits = single(logits)
-    loss, hit, d_logits = np.full(len(logits), np.nan, np.float32), np.full(len(logits), 7, np.uint8), np.full_like(logits, np.nan)
-    op("cross_entropy", loss, hit, d_logits, logits, np.array(targets, np.int32), single([weight]))
-    return loss, hit, d_logits
+    size, rows = np.shape(logits)[1], whole_rows(logits)
+    loss, hit, d_logits = np.full(len(rows), np.nan, np.float32), np.full(len(rows), 7, np.uint8), np.full_like(rows, np.nan)
+    bias = whole_rows(np.zeros(size) if bias is None else bias)
+    op("cross_entropy", loss, hit, d_logits, rows, bias, np.array(targets, np.int32), single([weight]), size)
+    assert not d_logits[np.isfinite(loss), size:].any()
+    return loss, hit, d_logits[:, :size]
 
 
 def check(op, logits, targets):
@@ -33,6 +41,14 @@ def check(op, logits, targets):
 def test_loss_hits_and_gradient(op, rows, V, seed):
     rng = np.random.default_rng(seed)
     check(op, single(rng.normal(0, 4, (rows, V))), rng.integers(-1, V, rows))
+
+
+@pytest.mark.parametrize("V", [3, 9, 70])
+def test_the_bias_is_added_to_what_is_read(op, V):
+    rng = np.random.default_rng(V)
+    logits, bias, targets = single(rng.normal(0, 2, (6, V))), single(rng.normal(0, 2, V)), rng.integers(-1, V, 6)
+    for ours, expected in zip(scored(op, logits, targets, bias=bias), scored(op, logits + bias, targets), strict=True):
+        np.testing.assert_array_equal(ours, expected)
 
 
 def test_more_logits_than_are_read_at_once(op):
@@ -102,25 +118,28 @@ def test_an_infinite_loss_has_no_gradient(op, place, value):
 
 @pytest.mark.filterwarnings("ignore:invalid value")  # the simulator's NumPy wonders
 def test_an_infinite_loss_has_no_gradient_in_place_either(backend):
-    logits = backend.asarray(single([[-np.inf, 0, 0], [0, -np.inf, 0]]))
+    logits, bias = backend.asarray(whole_rows([[-np.inf, 0, 0], [0, -np.inf, 0]])), backend.zeros(4)
     loss, hit = backend.zeros(2), backend.zeros(2, "uint8")
-    backend.cross_entropy(loss, hit, logits, logits, backend.asarray(np.array([0, -1], np.int32)), backend.asarray(single([1])))
-    np.testing.assert_array_equal(backend.to_numpy(logits), [[np.nan] * 3, [0] * 3])
+    targets, weight = backend.asarray(np.array([0, -1], np.int32)), backend.asarray(single([1]))
+    backend.cross_entropy(loss, hit, logits, logits, bias, targets, weight, 3)
+    np.testing.assert_array_equal(backend.to_numpy(logits)[:, :3], [[np.nan] * 3, [0] * 3])
     np.testing.assert_array_equal(backend.to_numpy(loss), [np.inf, 0])
 
 
 @pytest.mark.parametrize("V", [17, 64])
 @pytest.mark.parametrize("in_place", [True, False])
-def test_a_gradient_in_place_and_rows_that_are_spaced(backend, op, V, in_place):
+def test_a_gradient_in_place_and_rows_of_whole_tiles(backend, op, V, in_place):
     rng = np.random.default_rng(V)
-    values, targets = single(rng.normal(0, 3, (5, V))), np.array([3, -1, 0, 16, 2], np.int32)
-    loss, hit, logits = backend.zeros(4), backend.zeros(4, "uint8"), backend.matrix(5, V)[:4]
-    d_logits = logits if in_place else backend.matrix(6, V)[1:5]
-    logits[...] = backend.asarray(values[:4])
-    backend.cross_entropy(loss, hit, d_logits, logits, backend.asarray(targets[:4]), backend.asarray(single([0.5])))
-    ours = (backend.to_numpy(x) for x in (loss, hit, d_logits))
-    for own, expected in zip(ours, scored(op, values[:4], targets[:4], 0.5), strict=True):
+    values, targets = single(rng.normal(0, 3, (4, V))), np.array([3, -1, 0, 16], np.int32)
+    loss, hit, logits = backend.zeros(4), backend.zeros(4, "uint8"), backend.zeros((5, 128))[:4]
+    d_logits = logits if in_place else backend.zeros((6, 128))[1:5]
+    logits[:, :V] = backend.asarray(values)
+    there = backend.zeros(128), backend.asarray(targets), backend.asarray(single([0.5]))
+    backend.cross_entropy(loss, hit, d_logits, logits, *there, V)
+    ours = (backend.to_numpy(x) for x in (loss, hit, d_logits[:, :V]))
+    for own, expected in zip(ours, scored(op, values, targets, 0.5), strict=True):
         np.testing.assert_array_equal(own, expected)
+    assert not backend.to_numpy(d_logits)[:, V:].any()
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
@@ -130,10 +149,11 @@ def test_the_gradient_may_be_of_half_precision(backend, op, kind):
     dtype = np.dtype("float16") if kind == "float16" else np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
     rng = np.random.default_rng(8)
     logits, targets = single(rng.normal(0, 3, (6, 77))), rng.integers(-1, 77, 6).astype(np.int32)
-    loss, hit, d_logits = backend.zeros(6), backend.zeros(6, "uint8"), backend.matrix(6, 77, kind)
-    backend.cross_entropy(loss, hit, d_logits, backend.asarray(logits), backend.asarray(targets), backend.asarray(single([64])))
+    loss, hit, d_logits = backend.zeros(6), backend.zeros(6, "uint8"), backend.zeros((6, 80), kind)
+    there = [backend.asarray(x) for x in (whole_rows(logits), np.zeros(80, np.float32), targets, single([64]))]
+    backend.cross_entropy(loss, hit, d_logits, *there, 77)
     expected = scored(op, logits, targets, 64)[2]
-    np.testing.assert_array_equal(backend.to_numpy(d_logits), expected.astype(dtype))
+    np.testing.assert_array_equal(backend.to_numpy(d_logits)[:, :77], expected.astype(dtype))
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])

@@ -5,34 +5,36 @@ import pytest
 
 from gradients import single
 from neurogen_numba.kernels.softmax import LOWEST
+from test_kernel_softmax import whole_rows
 
 ROWS, SIZE, WEIGHT = 6, 23, 0.25
 
 
-def run(op, logits, targets, block, spare=0):
-    """(loss, hit, d_logits) of blocks of so many tokens, each in an array with `spare` columns more."""
+def run(op, logits, targets, block, bias=None):
+    """(loss, hit, d_logits) of blocks of so many tokens, each in an array of whole rows."""
+    bias = np.zeros(SIZE, np.float32) if bias is None else bias
     top, best, total, picked = np.full(ROWS, LOWEST, np.float32), np.zeros(ROWS, np.int32), *(np.zeros(ROWS, np.float32) for _ in range(2))
     loss, hit, factor, weight = np.full(ROWS, 9, np.float32), np.full(ROWS, 9, np.uint8), np.zeros(ROWS, np.float32), single([WEIGHT])
 
     def blocks():
         for first in range(0, logits.shape[1], block):
             tokens = min(block, logits.shape[1] - first)
-            yield first, tokens, np.concatenate([logits[:, first : first + tokens], np.full((ROWS, spare), 7, np.float32)], 1)
+            yield first, tokens, whole_rows(logits[:, first : first + tokens]), whole_rows(bias[first : first + tokens])
 
-    for first, tokens, part in blocks():
-        op("softmax_part", top, best, total, picked, part, targets, first, tokens)
+    for first, tokens, *part in blocks():
+        op("softmax_part", top, best, total, picked, *part, targets, first, tokens)
     op("softmax_end", loss, hit, factor, top, best, total, picked, targets, weight)
     parts = []
-    for first, tokens, part in blocks():
-        d_part = np.full_like(part, 5)
-        op("softmax_gradient", d_part, part, top, factor, targets, weight, first, tokens)
-        assert not d_part[:, tokens:].any()
+    for first, tokens, *part in blocks():
+        d_part = np.full_like(part[0], 5)
+        op("softmax_gradient", d_part, *part, top, factor, targets, weight, first, tokens)
+        assert not d_part[np.isfinite(loss), tokens:].any()
         parts.append(d_part[:, :tokens])
     return loss, hit, np.concatenate(parts, 1)
 
 
-@pytest.mark.parametrize("block, spare", [(SIZE, 0), (8, 3), (1, 1)])
-def test_blocks_make_the_whole(op, block, spare):
+@pytest.mark.parametrize("block", [SIZE, 8, 1])
+def test_blocks_make_the_whole(op, block):
     draw = np.random.default_rng(block)
     logits, targets = single(draw.normal(0, 4, (ROWS, SIZE))), draw.integers(0, SIZE, ROWS).astype(np.int32)
     targets[:3] = 0, SIZE - 1, -1
@@ -40,7 +42,7 @@ def test_blocks_make_the_whole(op, block, spare):
     logits[4] = 2
     targets[4] = 0  # the first of equals is a hit
     targets[5] = logits[5].argmin()
-    loss, hit, d_logits = run(op, logits, targets, block, spare)
+    loss, hit, d_logits = run(op, logits, targets, block)
     p = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
     counts, rows = targets >= 0, np.arange(ROWS)
@@ -50,6 +52,14 @@ def test_blocks_make_the_whole(op, block, spare):
     expected = p.copy()
     expected[rows, targets] -= 1
     np.testing.assert_allclose(d_logits, WEIGHT * np.where(counts[:, None], expected, 0), rtol=1e-4, atol=1e-6)
+
+
+def test_the_bias_is_added_to_what_is_read(op):
+    draw = np.random.default_rng(2)
+    logits, bias = single(draw.normal(0, 2, (ROWS, SIZE))), single(draw.normal(0, 2, SIZE))
+    targets = draw.integers(-1, SIZE, ROWS).astype(np.int32)
+    for ours, expected in zip(run(op, logits, targets, 9, bias), run(op, logits + bias, targets, 9), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-6)
 
 
 def test_of_equals_only_the_first_is_a_hit(op):

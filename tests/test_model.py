@@ -315,6 +315,17 @@ def test_the_share_of_a_target_fits_into_float16_and_is_taken_back(optimizer, mo
     assert set(recorded.values()) == {2.0**10, 2.0**7, 2.0**5}
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_what_the_gradients_were_before_an_update_makes_no_difference(optimizer):
+    """All of them are cleared, but for the one that is overwritten."""
+    clean, dirty = model(optimizer=optimizer), model(optimizer=optimizer)
+    dirty.brain.parameters.flat_gradient[:] = 9
+    for made in (clean, dirty):
+        made.learn(made.activity(6, 2, learning=True), text(6, 2), text(6, 2, seed=1), 0.01)
+    for name, value in clean.brain.parameters.value.items():
+        np.testing.assert_array_equal(dirty.brain.parameters.value[name], value, name)
+
+
 @pytest.mark.parametrize("tokens", [1, 2, 4])
 def test_however_many_logits_are_held_at_a_time_the_update_is_the_same(tokens, monkeypatch):
     """Blocks of tokens: loss, dropout of what is read, gradients, and what is only scored."""

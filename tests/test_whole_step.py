@@ -294,9 +294,9 @@ def test_another_current_stream_of_cupy_changes_nothing():
     import cupy
 
     backend, rows = card(), 400
-    logits = backend.asarray(np.random.default_rng(0).standard_normal((rows, 50_257)), "float32")
+    logits, bias = backend.asarray(np.random.default_rng(0).standard_normal((rows, 50_304)), "float32"), backend.zeros(50_304)
     for _ in range(20):
         tokens, drawn = backend.asarray(np.full(rows, -1), "int32"), backend.zeros(rows, "uint64")
         cupy.cuda.Stream.null.use()
-        backend.sample(tokens, logits, np.float32(1), 40, np.float32(0.9), np.uint64(1), drawn)
+        backend.sample(tokens, logits, bias, np.float32(1), 40, np.float32(0.9), np.uint64(1), drawn, 50_257)
         assert (backend.to_numpy(tokens) >= 0).all() and (backend.to_numpy(drawn) == 1).all()

@@ -21,7 +21,7 @@ class Backend(ABC):
     """What a device must be able to do. The class attributes are the kernels, under the kernels' names."""
 
     name: str
-    whole_rows: int  # matrices that are multiplied often had better have a multiple of so many rows
+    whole_rows: int  # the decoder's matrix and rows of logits have a multiple of so many rows, or numbers
     logits: int  # so many are held at a time
     product_dtype: str  # of the factors of the decoder's products; sums are float32
 
@@ -36,11 +36,10 @@ class Backend(ABC):
     memory_backward: Callable
     working_memory_forward: Callable
     working_memory_backward: Callable
-    # kernels/embedding.py, dropout.py, bias.py, softmax.py, sampling.py
+    # kernels/embedding.py, dropout.py, softmax.py, sampling.py
     embedding_forward: Callable
     embedding_backward: Callable
-    dropout: Callable
-    add_bias: Callable
+    scaled_dropout: Callable
     cross_entropy: Callable
     sample: Callable
     # kernels/stimulus.py
@@ -155,14 +154,9 @@ class Backend(ABC):
         """scale times the matrix product a [m, k] @ b [k, n] into out [m, n] float32, or added to it. a and b are of one dtype, float32 or
         `product_dtype`; either may be a transposed view."""
 
-    def affine(self, out, x, weight, bias, rounded=None):
-        """out [R, V] = x [R, K] @ weight.T + bias, float32; weight [V, K] of `product_dtype`. rounded [R, K]: room for x as that type,
-        where it is not float32."""
-        if rounded is not None:
-            rounded[...] = x
-            x = rounded
-        self.product(out, x, weight.T)
-        self.add_bias(out, bias)
+    def dropout(self, x, rate, key, first_place):
+        """Mask x [R, N] float32 in place (kernels/dropout.py)."""
+        self.scaled_dropout(x, x, 1.0, rate, key, first_place)
 
     @abstractmethod
     def synapses(self, projections, parameters) -> Synapses:

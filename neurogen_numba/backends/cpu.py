@@ -14,7 +14,6 @@ from ..kernels import (
     adafactor,
     adamw,
     adamw8bit,
-    bias,
     carry,
     dropout,
     embedding,
@@ -66,8 +65,7 @@ class CpuBackend(Backend):
     working_memory_backward = staticmethod(working_memory.working_memory_backward_cpu)
     embedding_forward = staticmethod(embedding.embedding_forward_cpu)
     embedding_backward = staticmethod(embedding.embedding_backward_cpu)
-    add_bias = staticmethod(bias.add_bias_cpu)
-    dropout = staticmethod(dropout.dropout_cpu)
+    scaled_dropout = staticmethod(dropout.scaled_dropout_cpu)
     cross_entropy = staticmethod(softmax.cross_entropy_cpu)
     sample = staticmethod(sampling.sample_cpu)
     poisson = staticmethod(stimulus.poisson_cpu)

@@ -14,8 +14,6 @@ from ..kernels import (
     adafactor,
     adamw,
     adamw8bit,
-    affine,
-    bias,
     carry,
     dropout,
     embedding,
@@ -233,15 +231,6 @@ class CudaBackend(Backend):
             self._on_card()
             self._cublas.product(self._current, out, a, b, add, scale)
 
-    def affine(self, out, x, weight, bias, rounded=None):
-        K, contiguous = weight.shape[1], weight.flags.c_contiguous
-        fits = K % affine.QUAD == 0 and self.shared_memory >= 4 * K
-        if not (len(x) == 1 and str(weight.dtype) == "bfloat16" and contiguous and fits):
-            return super().affine(out, x, weight, bias, rounded)
-        grid = min(affine.BLOCKS * self.multiprocessors, blocks(len(weight), affine.ROWS))
-        words = self.bits(weight).view("uint64")
-        self.launch(affine.affine_of_one, grid, affine.THREADS, out, x, words, bias, shared=4 * K)
-
     def stream_of(self, lane):
         """The stream of a lane: the same one each time."""
         if lane not in self._lane_streams:
@@ -393,7 +382,7 @@ class CudaBackend(Backend):
         arrays = self._flat(df_in, du_in, dm_carry, dm, m, f_in, u_in)
         self.launch(working_memory.working_memory_backward, (across, B), threads, *arrays, retain)
 
-    # kernels/embedding.py, dropout.py, bias.py, softmax.py, sampling.py
+    # kernels/embedding.py, dropout.py, softmax.py, sampling.py
 
     def _whole_rows(self, x):
         """A matrix with the space between its rows, as kernels take it: contiguous, bfloat16 as bits."""
@@ -412,52 +401,40 @@ class CudaBackend(Backend):
         grid, threads = (tokens.size, blocks(E, embedding.COLUMNS)), 4 if SIMULATED else THREADS
         self.launch(embedding.embedding_backward, grid, threads, d_weight, dx.reshape(-1, E), *self._flat(tokens))
 
-    def dropout(self, x, rate, key, first_place):
+    def scaled_dropout(self, out, x, scale, rate, key, first_place):
         across, threads = self._across(x.size)
-        (flat,) = self._flat(x)
-        self.launch(dropout.dropout, min(across, dropout.BLOCKS), threads, flat, np.float32(rate), key, np.uint64(first_place))
+        flat_out, flat = self._flat(self.bits(out), x)
+        how = np.float32(scale), np.float32(rate), key, np.uint64(first_place)
+        self.launch(dropout.scaled_dropout, min(across, dropout.BLOCKS), threads, flat_out[None], flat, *how)
 
-    def add_bias(self, x, own):
-        threads = 8 if SIMULATED else THREADS
-        self.launch(bias.add_bias, (blocks(own.size, threads), blocks(len(x), bias.ROWS)), threads, self._whole_rows(x), own)
-
-    def cross_entropy(self, loss, hit, d_logits, logits, targets, weight):
-        size = logits.shape[1]
+    def cross_entropy(self, loss, hit, d_logits, logits, bias, targets, weight, size):
         threads = 8 if SIMULATED else min(softmax.THREADS, -(-size // 256) * 32)  # about eight logits each
-        rows = self._whole_rows(d_logits), self._whole_rows(logits)
-        self.launch(softmax.cross_entropy, len(loss), threads, loss, hit, *rows, targets, weight, size)
+        rows = self.bits(d_logits), logits
+        self.launch(softmax.cross_entropy, len(loss), threads, loss, hit, *rows, bias, targets, weight, size)
 
-    def sample(self, tokens, logits, temperature, top_k, top_p, key, step):
-        size = logits.shape[1]
+    def sample(self, tokens, logits, bias, temperature, top_k, top_p, key, step, size):
         if size > sampling.MOST_TOKENS:
             raise BackendError(f"sampling on a GPU: a vocabulary of at most {sampling.MOST_TOKENS:,} tokens, not {size:,}")
-        rows, whole = len(tokens), self._whole_rows(logits)
-        stretches = min(sampling.STRETCHES, blocks(8 * sampling.STRETCHES, rows), blocks(size, sampling.SAMPLERS))
-        grid, temperature, top_p = (stretches, rows), np.float32(temperature), np.float32(top_p)
-        tops, places = self._scratch("tops", grid[::-1]), self._scratch("places", grid[::-1], "int32")
-        tally = self._scratch("tally", (rows, 3, sampling.BINS), "uint32")
-        listed = self._scratch("listed", (rows, sampling.LISTED + 2), "uint64")
-        self.launch(sampling.find_largest, grid, sampling.SAMPLERS, tops, places, tally, listed, whole, size)
-        if temperature > 0 and any(sampling.cuts(top_k, top_p, size)):
-            found = tally, tops, places, whole, temperature
-            self.launch(sampling.tally_distances, grid, sampling.SAMPLERS, *found, top_p, size)
-            self.launch(sampling.list_probable, grid, sampling.SAMPLERS, listed, *found, top_k, top_p, size)
-        how = temperature, top_k, top_p, np.uint64(key), step
-        self.launch(sampling.sample, rows, sampling.SAMPLERS, tokens, whole, *how, tops, places, tally, listed, size)
+        rows, groups = len(tokens), sampling.GROUPS
+        largest, places = self._scratch("largest logits", (rows, groups)), self._scratch("their tokens", (rows, groups), "int32")
+        self.launch(sampling.find_largest, (groups // sampling.FINDERS, rows), sampling.FINDERS, largest, places, logits, bias, size)
+        how = np.float32(temperature), top_k, np.float32(top_p), np.uint64(key), step
+        self.launch(sampling.sample, rows, sampling.SAMPLERS, tokens, logits, bias, *how, largest, places, size)
 
     # kernels/softmax_blocks.py
 
-    def softmax_part(self, top, best, total, picked, logits, targets, first, size):
+    def softmax_part(self, top, best, total, picked, logits, bias, targets, first, size):
         rows, threads = self._whole_rows(logits), 8 if SIMULATED else softmax.THREADS
-        self.launch(softmax_blocks.softmax_part, len(targets), threads, top, best, total, picked, rows, targets, first, size)
+        self.launch(softmax_blocks.softmax_part, len(targets), threads, top, best, total, picked, rows, bias, targets, first, size)
 
     def softmax_end(self, loss, hit, factor, top, best, total, picked, targets, weight):
         arrays = loss, hit, factor, top, best, total, picked, targets, weight
         self.launch(softmax_blocks.softmax_end, blocks(len(loss)), THREADS, *arrays)
 
-    def softmax_gradient(self, d_logits, logits, top, factor, targets, weight, first, size):
-        rows, threads = (self._whole_rows(d_logits), self._whole_rows(logits)), 8 if SIMULATED else THREADS
-        self.launch(softmax_blocks.softmax_gradient, len(targets), threads, *rows, top, factor, targets, weight, first, size)
+    def softmax_gradient(self, d_logits, logits, bias, top, factor, targets, weight, first, size):
+        rows, threads = (self._whole_rows(d_logits), self._whole_rows(logits)), 8 if SIMULATED else softmax.THREADS
+        arrays = *rows, bias, top, factor, targets, weight
+        self.launch(softmax_blocks.softmax_gradient, len(targets), threads, *arrays, first, size)
 
     # kernels/stimulus.py
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ..kernels import bundles, mma
-from ..kernels.bundles import BLOCK, D_REGION, D_TILE, DELAY, REGION, ROWS, SLICE, WARPS, WEIGHT, WORD
+from ..kernels.bundles import BLOCK, D_REGION, D_TILE, DELAY, REGION, SLICE, STEP, WARPS, WEIGHT, WORD
 from ..kernels.launch import SIMULATED, THREADS, blocks
 from ..kernels.population import Axon
 from .base import Synapses, SynapticState
@@ -20,8 +20,8 @@ FEW_COLUMNS = SLICE  # up to so many, a block in float32 has no more
 class CudaSynapses(Synapses):
     """Tables of all projections in bundles, of int32, and with tensor cores the weights in 16 bits, in the order of either direction.
 
-    forward: current -> (tile_start, entries); backward: signal -> [(sources of a bundle, block_start, entries)]; learned: (sources, targets)
-    of a bundle -> bundles. Weights lie at the same places in `weight`, in `gradient` and in the copies.
+    forward: current -> (tile_start, entries); backward: signal -> [(sources of a bundle, block_start, entries)]; learned: (sources,
+    targets) of a bundle -> bundles. Weights lie at the same places in `weight`, in `gradient` and in the copies.
     """
 
     def __init__(self, backend, projections, parameters):
@@ -45,12 +45,14 @@ class CudaSynapses(Synapses):
             rows = np.zeros((p.block.size, 6), np.int32)
             rows[:, REGION], rows[:, BLOCK] = number, block * (arc.bundle_sources // WORD)
             rows[:, DELAY], rows[:, WEIGHT] = delay, weight
-            forward.setdefault(arc.target, []).append((tile, arc.tiles, rows))
             back = rows.copy()
             back[:, REGION], back[:, BLOCK] = self.currents.index(arc.target), tile * (arc.bundle // WORD)
-            backward.setdefault(arc.source, {}).setdefault(arc.bundle_sources, []).append((block, arc.blocks, back))
             learned = rows.copy()
             learned[:, D_REGION], learned[:, D_TILE] = back[:, REGION], back[:, BLOCK]
+            tensor = self.kind is not None  # then slices follow one another in the copies of the weights, backward too
+            forward.setdefault(arc.target, []).append((arc.tiles, *_steps(tile, rows, arc.bundle_sources, arc.bundle)))
+            steps = _steps(block, back, arc.bundle, arc.bundle_sources if tensor else 1)
+            backward.setdefault(arc.source, {}).setdefault(arc.bundle_sources, []).append((arc.blocks, *steps))
             self.learned.setdefault((arc.bundle_sources, arc.bundle), []).append(learned)
         self.forward = {name: [asarray(table) for table in _by_tile(parts)] for name, parts in forward.items()}
         self.backward = {
@@ -74,17 +76,28 @@ class CudaSynapses(Synapses):
         return CudaSynapticState(self, signals, currents, tokens, batch, learning)
 
 
+def _steps(tile, rows, depth, width):
+    """(tile, rows) of entries, of which each becomes several where a bundle has more than STEP numbers of a sum, its `depth`; width:
+    numbers of the weights for each of them."""
+    steps = blocks(depth, STEP)
+    tile, rows = np.repeat(tile, steps), np.repeat(rows, steps, axis=0)
+    number = np.arange(len(rows)) % steps * (STEP // WORD)
+    rows[:, BLOCK] += number
+    rows[:, WEIGHT] += number * width
+    return tile, rows
+
+
 def _by_tile(parts):
     """(start [tiles + 1], entries) int32 of the entries of some projections, sorted by tile; within a tile in the order of the parts."""
-    tile, entries = np.concatenate([tile for tile, _, _ in parts]), np.concatenate([rows for _, _, rows in parts])
-    start = np.zeros(max(tiles for _, tiles, _ in parts) + 1, np.int32)
+    tile, entries = np.concatenate([tile for _, tile, _ in parts]), np.concatenate([rows for _, _, rows in parts])
+    start = np.zeros(max(tiles for tiles, _, _ in parts) + 1, np.int32)
     start[1:] = np.cumsum(np.bincount(tile, minlength=len(start) - 1))
     return start, entries[np.argsort(tile, kind="stable")]
 
 
 class CudaSynapticState(SynapticState):
-    """Rings x of all signals, [rows, B, lead] each, rows = history + T: token t of the segment is in row (start + t) % rows. And gradients d
-    of all currents, [T, B, lead] each. Both of the type that products multiply, one after the other in a flat array each."""
+    """Rings x of all signals, [rows, B, lead] each, rows = history + T: token t of the segment is in row (start + t) % rows. And gradients
+    d of all currents, [T, B, lead] each. Both of the type that products multiply, one after the other in a flat array each."""
 
     direct_gradients = True
 
@@ -97,15 +110,17 @@ class CudaSynapticState(SynapticState):
         table = []
         for p in synapses.projections:
             row = x_regions[p.arc.source]
-            table.append([*row[:3], p.arc.bundle_sources // SLICE, synapses.signals.index(p.arc.source)])
+            depth = p.arc.bundle_sources
+            table.append([*row, min(depth, STEP) // SLICE, synapses.signals.index(p.arc.source), depth])
         self.regions = asarray(table, "int64")
         # float16 holds 6e-8 to 65,504: a token's share of the gradient is made so much larger on its way
         self.scale = np.float32(2.0 ** (4 + math.ceil(math.log2(tokens * batch))) if synapses.dtype == "float16" else 1)
         if learning:
             self.d, d_regions = self._flat(dict.fromkeys(synapses.currents, tokens), currents)
             self._d_places = d_regions
-            slices = {p.arc.target: p.arc.bundle // SLICE for p in synapses.projections}
-            self.d_regions = asarray([[*d_regions[name][:3], slices[name], 0] for name in synapses.currents], "int64")
+            depth = {p.arc.target: p.arc.bundle for p in synapses.projections}
+            table = [[*d_regions[name], min(depth[name], STEP) // SLICE, 0, depth[name]] for name in synapses.currents]
+            self.d_regions = asarray(table, "int64")
         self._x_places, self._none = x_regions, zeros((1, 1, 1))[:0]
 
     def _flat(self, rows, sizes):
@@ -142,8 +157,12 @@ class CudaSynapticState(SynapticState):
 
     def write_values(self, signal, first, last, x):
         ring, start, rows = self._ring(signal)
-        grid = blocks(x.shape[2], WRITERS), self.batch, last - first
-        self.backend.launch(bundles.write_values, grid, WRITERS, ring, start, rows, first, x)
+        x = x.reshape(-1, x.shape[2])
+        self.backend.launch(bundles.write_values, self._copy_grid(x), WRITERS, ring, start, rows, first, self.batch, x)
+
+    @staticmethod
+    def _copy_grid(x):
+        return blocks(x.shape[1], WRITERS * bundles.OWN), len(x)
 
     def _gather(self, width, back, out, first, tables, x, regions, limit, scale, add):
         """Launch `gather` on all columns of out [C, B, N]."""
@@ -156,9 +175,8 @@ class CudaSynapticState(SynapticState):
             at_once = FEW_COLUMNS if columns <= FEW_COLUMNS else bundles.COLUMNS
             kernel, threads = bundles.make_gather_fp32(width, at_once, back, add), (width // mma.EDGE) * (at_once // mma.EDGE)
         else:
-            warps = min(WARPS, blocks(columns, ROWS * SLICE))
-            at_once = warps * ROWS * SLICE
-            kernel, threads = bundles.make_gather(synapses.kind, width, back, add, size % 2 == 0), (32, warps)
+            at_once = bundles.COLUMNS
+            kernel, threads = bundles.make_gather(synapses.kind, width, back, add, size % 2 == 0), bundles.THREADS
             arguments = out.reshape(-1), *arguments
         self.backend.launch(kernel, (len(start) - 1, blocks(columns, at_once)), threads, out, *arguments)
 
@@ -174,10 +192,9 @@ class CudaSynapticState(SynapticState):
         return d.reshape(last - first, self.batch, -1), self.scale
 
     def set_current_grad(self, current, first, last, gradient):
-        batch, size = self.batch, gradient.shape[2]
-        d = self.backend.bits(self._matrix(self.d, self._d_places[current]))[first * batch : last * batch]
-        grid = blocks(size, WRITERS), (last - first) * batch
-        self.backend.launch(bundles.write_gradient, grid, WRITERS, d, gradient.reshape(-1, size), self.scale)
+        d = self.backend.bits(self._matrix(self.d, self._d_places[current]))[first * self.batch : last * self.batch]
+        gradient = gradient.reshape(-1, gradient.shape[2])
+        self.backend.launch(bundles.write_gradient, self._copy_grid(gradient), WRITERS, d, gradient, self.scale)
 
     def source_grad(self, signal, first, last, length, gradient):
         if signal not in self.rows:

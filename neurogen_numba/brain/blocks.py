@@ -42,34 +42,33 @@ def learn_by_blocks(decoder, act, optimizer):
     """Losses and hits of the segment under way; updates the decoder's weight, adds to the gradient of its bias, and turns what was read
     into its gradient."""
     backend, own, size, rows = decoder.backend, act.decoder_blocks, decoder.shape[1], act.length * act.batch
-    read, d_read = own.read[:rows], act.read[: act.length].reshape(rows, size)
-    decoder.hear(d_read, act, 0, act.length)
-    read[...] = d_read
+    read, d_read = own.read[:rows], act.d_read[: act.length].reshape(rows, size)
+    decoder.take(read, act, 0, act.length)
     targets, losses, hits = (array[: act.length].reshape(-1) for array in (act.targets, act.losses, act.hits))
     top, best, total, picked, factor = (array[:rows] for array in (own.top, own.best, own.total, own.picked, own.factor))
     top[...], total[...] = LOWEST, 0
 
     def logits_of(first, end):
+        """(logits without their bias, the bias) of a block of rows."""
         logits = own.logits[:rows, : end - first]
         backend.product(logits, read, decoder.factor[first:end].T)
-        backend.add_bias(logits, decoder.bias[first:end])
-        return logits
+        return logits, decoder.bias[first:end]
 
     for first, end, tokens in own:
-        backend.softmax_part(top, best, total, picked, logits_of(first, end), targets, first, tokens)
+        backend.softmax_part(top, best, total, picked, *logits_of(first, end), targets, first, tokens)
     backend.softmax_end(losses, hits, factor, top, best, total, picked, targets, act.weight)
     backend.sum_of_squares(own.loss_squares[: -(-rows // BLOCK)], losses)
     backend.norm(own.loss_norm, own.loss_squares)
     optimizer.begin(own.loss_norm)
     scale = 1 / act.loss_scale
     for first, end, tokens in own:
-        logits, d_logits = logits_of(first, end), own.d_logits[:rows, : end - first]
-        backend.softmax_gradient(d_logits, logits, top, factor, targets, act.weight, first, tokens)
-        backend.product(d_read, d_logits, decoder.factor[first:end], add=first > 0, scale=scale)
+        d_logits = own.d_logits[:rows, : end - first]
+        backend.softmax_gradient(d_logits, *logits_of(first, end), top, factor, targets, act.weight, first, tokens)
+        backend.product(d_read, d_logits, decoder.factor[first:end], add=first > 0, scale=scale * decoder.gain)
         backend.product(decoder.d_bias[first:end, None], d_logits.T, act.ones[:rows], add=True, scale=scale)
         numbers = (end - first) * size
         whole = -(-numbers // BLOCK) * BLOCK
         backend.product(own.gradient[:numbers].reshape(end - first, size), d_logits.T, read, scale=scale)
         own.gradient[numbers:whole] = 0
         optimizer.update_rows("decoder.weight", first, end - first, own.gradient[:whole])
-    decoder.unhear(d_read, act, 0)
+    decoder.drop(d_read, act, 0)

@@ -66,6 +66,7 @@ class Brain:
         self.own_gradients = frozenset(f"{name}.current" for name in MODULES[1:]) & bundled - dense
         sparse = [projection for projection in self.projections if not projection.arc.dense]
         self.synapses = backend.synapses(sparse, self.parameters)
+        self.drawn_anew = frozenset()  # projections that a checkpoint had in a form that is not read any more
 
     def initialise(self, seed: int):
         """Draw wiring and first weights."""
@@ -185,7 +186,7 @@ class Brain:
         return Lanes() if act.keeping else self.backend.lanes()
 
     def think_back(self, act: Activity):
-        """The way back, once the decoder has put into act.read what it owes for what it read."""
+        """The way back, once the decoder has put the gradient of what it read into act.d_read."""
         for carry in (*act.dv.values(), *act.da.values(), *act.dy.values(), act.dS, act.d_key, act.dm):
             carry[...] = 0
         lanes, marks = self._lanes(act), {}
@@ -220,7 +221,7 @@ class Brain:
             if projection.arc.source == signal:
                 projection.backward(act, first, last)
         if signal == self.decoder.source:
-            np.add(gradient, act.read[first:last], out=gradient)
+            np.add(gradient, act.d_read[first:last], out=gradient)
 
     def _chunks(self, length):
         return [(first, min(length, first + self.config.chunk)) for first in range(0, length, self.config.chunk)]

@@ -88,5 +88,11 @@ class Parameters:
         """of(parameter) for the parameter of each block, float32."""
         return np.concatenate([np.full(own.blocks, of(own), np.float32) for own in self.table.values()])
 
-    def clear_gradient(self):
-        self.flat_gradient[:] = 0
+    def clear_gradient(self, but: str = ""):
+        """Gradients = 0, except for that of one parameter, if it has one."""
+        if but not in self.gradient:
+            self.flat_gradient[:] = 0
+            return
+        begin = self.offset[but]
+        self.flat_gradient[:begin] = 0
+        self.flat_gradient[begin + len(self.with_room(self.flat_gradient, but)) :] = 0

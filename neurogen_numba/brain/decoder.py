@@ -11,17 +11,18 @@ from .blocks import DecoderBlocks
 from .buffers import Parameter, Parameters
 from .connectome import generator, has_readout
 
-READ_GAIN = np.float32(2)  # a trace is small, since few neurons are active
 DRAWN = 1024  # rows drawn at a time
 
 
 class Decoder:
-    """logits = (2 read) @ weight.T + bias; `source` names the signal that it reads: Broca's trace, or its readout.
+    """logits = (2 x) @ weight.T + bias; `source` names the signal x that it reads: Broca's trace, or its readout.
 
     A segment goes through in blocks of tokens, so that there are never more logits than the backend wants to hold (or one token's). The
     factors of the products are of the backend's `product_dtype`, the sums and what is learned are float32. The matrix has rows for a few
     tokens more than the vocabulary (`rows`), if the backend multiplies it faster then; they are 0, and nobody hears of them.
     """
+
+    gain = 2.0  # a trace is small, since few neurons are active
 
     def __init__(self, brain: Brain, backend, apart: bool = False):
         """apart: it learns a block of rows at a time (blocks.py)."""
@@ -58,18 +59,17 @@ class Decoder:
 
     def allocate(self, act):
         act.loss_scale = 1.0  # how much larger the gradient of the logits is made on its way
-        act.read = self.backend.zeros((act.tokens, act.batch, self.shape[1]))  # what is read; on the way back, what is owed for it
-        if self.apart and act.learning:
-            act.ones = self.backend.zeros((act.tokens * act.batch, 1), self.dtype)
+        zeros, shape = self.backend.zeros, (act.tokens, act.batch, self.shape[1])
+        if act.learning:
+            act.d_read = zeros(shape)  # the gradient of what is read
+            act.ones = zeros((act.tokens * act.batch, 1), self.dtype)
             act.ones[...] = 1
+        if self.apart and act.learning:
             act.decoder_blocks = DecoderBlocks(self, act)
             return
+        act.read = zeros(shape, self.dtype)
         tokens = max(1, min(act.tokens, self.backend.logits // (self.rows * act.batch)))
-        rows, size, zeros = tokens * act.batch, self.shape[1], self.backend.zeros
-        act.logits = zeros((rows, self.rows))
-        act.ones = zeros((max(rows, act.tokens * act.batch), 1), self.dtype)
-        act.ones[...] = 1
-        act.factor = zeros((rows, size), self.dtype) if self.dtype != "float32" else None
+        act.logits = zeros((tokens * act.batch, self.rows))
         act.d_logits = act.logits if self.dtype == "float32" or not act.learning else zeros(act.logits.shape, self.dtype)
 
     def loss_scale(self, counted: int) -> float:
@@ -82,43 +82,38 @@ class Decoder:
         block = len(act.logits) // act.batch
         return [(first, min(act.length, first + block)) for first in range(0, act.length, block)]
 
-    def logits(self, act, first, last):
-        """Logits [(last - first) B, V] of tokens first ... last - 1 of the segment, which the next call overwrites, where they are no more
-        than a block."""
+    def scores(self, act, first, last):
+        """Logits without their bias [(last - first) B, rows] of tokens first ... last - 1 of the segment, 0 from the vocabulary on. Whoever
+        reads them next adds the bias. The next call overwrites them, where they are no more than a block."""
         read, rows = act.read[first:last].reshape(-1, self.shape[1]), (last - first) * act.batch
-        self.hear(read, act, first, last)
-        logits = act.logits[:rows] if rows <= len(act.logits) else self.backend.zeros((rows, self.rows))
-        self.backend.affine(logits, read, self.factor, self.bias, None if act.factor is None else act.factor[: len(read)])
-        return logits[:, : self.shape[0]]
+        self.take(read, act, first, last)
+        scores = act.logits[:rows] if rows <= len(act.logits) else self.backend.zeros((rows, self.rows))
+        self.backend.product(scores, read, self.factor.T)
+        return scores
 
-    def hear(self, read, act, first, last):
-        """Take what is read of these tokens into read [(last - first) B, N]."""
+    def logits(self, act, first, last):
+        """Logits [(last - first) B, V], as `scores`."""
+        logits = self.scores(act, first, last)[:, : self.shape[0]]
+        np.add(logits, self.bias[: self.shape[0]], out=logits)
+        return logits
+
+    def take(self, read, act, first, last):
+        """read [(last - first) B, N] of the products' dtype = twice what the source says at these tokens, with dropout."""
         said = act.keeping.said if act.keeping else act.signals[self.source].x
-        np.multiply(said[first:last].reshape(read.shape), READ_GAIN, out=read)
-        self._drop(read, act, first)
+        dropout = act.dropout.at("decoder", first, self.shape[1])
+        self.backend.scaled_dropout(read, said[first:last].reshape(read.shape), self.gain, *dropout)
 
-    def unhear(self, d_read, act, first):
-        """Turn the gradient of what was read, from token `first` on, into that of the signal."""
-        self._drop(d_read, act, first)
-        np.multiply(d_read, READ_GAIN, out=d_read)
-
-    def backward(self, act, first, last, d_logits):
-        """Turn what was read of these tokens into its gradient; adds to the parameters' gradients. d_logits [(last - first) B, rows]:
-        `loss_scale` times the gradient, 0 beyond the vocabulary."""
-        read = act.read[first:last].reshape(-1, self.shape[1])
+    def backward(self, act, first, last, d_logits, add=True):
+        """Gradients from d_logits [(last - first) B, rows], `loss_scale` times that of the logits, 0 beyond the vocabulary. Overwrites
+        act.d_read of these tokens; adds to the gradients of the parameters, or without `add` overwrites that of the weight."""
+        read, d_read = (array[first:last].reshape(-1, self.shape[1]) for array in (act.read, act.d_read))
         scale = 1 / act.loss_scale
-        self.backend.product(self.d_weight, d_logits.T, self._factor(act, read), add=True, scale=scale)
+        self.backend.product(self.d_weight, d_logits.T, read, add=add, scale=scale)
         self.backend.product(self.d_bias[:, None], d_logits.T, act.ones[: len(read)], add=True, scale=scale)
-        self.backend.product(read, d_logits, self.factor, scale=scale)
-        self.unhear(read, act, first)
+        self.backend.product(d_read, d_logits, self.factor, scale=scale * self.gain)
+        self.drop(d_read, act, first)
 
-    def _factor(self, act, read):
-        if act.factor is None:
-            return read
-        factor = act.factor[: len(read)]
-        factor[...] = read
-        return factor
-
-    def _drop(self, read, act, first):
+    def drop(self, d_read, act, first):
+        """Mask the gradient of what was read, from token `first` on."""
         if act.dropout.rate:
-            self.backend.dropout(read, *act.dropout.at("decoder", first, self.shape[1]))
+            self.backend.dropout(d_read, *act.dropout.at("decoder", first, self.shape[1]))

@@ -116,7 +116,7 @@ class NeuroGenModel:
         if forget:
             act.forget(act.fresh)
         brain.think(act)
-        brain.parameters.clear_gradient()
+        brain.parameters.clear_gradient(but="decoder.weight")  # that is overwritten
         if act.token_rows:
             act.token_rows.gradient[...] = 0
         if decoder.apart:
@@ -132,10 +132,10 @@ class NeuroGenModel:
         """Losses, hits and the gradient of the decoder, for which no more logits are held than the backend wants."""
         decoder = self.brain.decoder
         for first, last in decoder.blocks(act):
-            logits = decoder.logits(act, first, last)
+            logits = decoder.scores(act, first, last)
             d_logits = act.d_logits[: len(logits)]
-            self._score(act, first, last, logits, d_logits[:, : logits.shape[1]])
-            decoder.backward(act, first, last, d_logits)
+            self._score(act, first, last, logits, d_logits)
+            decoder.backward(act, first, last, d_logits, add=first > 0)
 
     def score(self, act: Activity, inputs, targets):
         """(nats [T, B] float32, hits [T, B] bool), NumPy, of time-major inputs and targets [T, B] int32, 0 where a target is below 0; `act`
@@ -145,7 +145,7 @@ class NeuroGenModel:
         def step():
             self.brain.think(act)
             for first, last in self.brain.decoder.blocks(act):
-                logits = self.brain.decoder.logits(act, first, last)
+                logits = self.brain.decoder.scores(act, first, last)
                 self._score(act, first, last, logits, logits)
             act.advance(act.length)
 
@@ -163,9 +163,10 @@ class NeuroGenModel:
         return counted
 
     def _score(self, act, first, last, logits, d_logits):
-        """Cross-entropy of a block of tokens; the gradient of its logits goes into d_logits, which may be the logits."""
+        """Cross-entropy of a block of tokens, from `Decoder.scores`; the gradient goes into d_logits, which may be the same array."""
         losses, hits, targets = (array[first:last].reshape(-1) for array in (act.losses, act.hits, act.targets))
-        self.backend.cross_entropy(losses, hits, d_logits, logits, targets, act.weight)
+        decoder = self.brain.decoder
+        self.backend.cross_entropy(losses, hits, d_logits, logits, decoder.bias, targets, act.weight, decoder.shape[0])
 
     def _result(self, act):
         return (self.backend.to_numpy(array[: act.length]) for array in (act.losses, act.hits))
@@ -231,11 +232,45 @@ class NeuroGenModel:
     @classmethod
     def restore(cls, path, gpu_device: int = 0, backend: str | Backend = "auto") -> tuple[NeuroGenModel, dict[str, np.ndarray], dict]:
         """(model, state, trainer) as `save` was given them."""
+        model, saved, groups = cls._saved(path, gpu_device, backend)
+        if _scattered(groups["brain"]):
+            raise CheckpointError(
+                f"{path}: its synapses are scattered one by one, as they were before bundles; `neurogen migrate {path} runs/NEW` takes "
+                "over its neurons, embedding and decoder, and draws the synapses anew"
+            )
+        model._take(groups, path)
+        trainer = saved.documents["trainer"]
+        if not isinstance(trainer.get("updates"), int):
+            raise CheckpointError(f"{path}: trainer.json does not say how many updates were made; use another checkpoint")
+        model.optimizer.steps = trainer["updates"]
+        return model, groups["state"], trainer
+
+    @classmethod
+    def load_to_migrate(cls, path) -> NeuroGenModel:
+        """As `load`, on the CPU; of a checkpoint from before synapses came in bundles everything but these, which are drawn anew and then
+        named in `brain.drawn_anew`."""
+        model, saved, groups = cls._saved(path, 0, "cpu")
+        if not _scattered(groups["brain"]):
+            return cls.load(path, backend="cpu")
+        model.brain.initialise(model.config.training.seed)
+        bundled = {projection.arc.name for projection in model.brain.projections if not projection.arc.dense}
+        model.brain.drawn_anew = frozenset(bundled)
+        gone = {f"{name}.{what}" for name in bundled for what in ("row_start", "target", "weight")}
+        groups["brain"] = {name: array for name, array in groups["brain"].items() if name not in gone}
+        groups["brain"] |= {name: array for name, array in model.brain.structure().items() if name not in groups["brain"]}
+        groups["brain"] |= {f"{name}.weight": model.brain.parameters.value[f"{name}.weight"] for name in bundled}
+        groups["optimizer"] = {name: model.backend.to_numpy(x) for name, x in model.optimizer.tensors().items()}
+        model._take(groups, path)
+        return model
+
+    @classmethod
+    def _saved(cls, path, gpu_device, backend):
+        """(a model of a checkpoint's configuration, not drawn; the checkpoint; its tensors by group)."""
         from ..text.tokenizer import Tokenizer
 
         saved = checkpoint.load(Path(path))
         try:
-            config, trainer, tensors = Config.from_dict(saved.documents["config"]), saved.documents["trainer"], saved.tensors
+            config, _, tensors = Config.from_dict(saved.documents["config"]), saved.documents["trainer"], saved.tensors
             groups = {group: tensors[group] for group in ("brain", "embeddings", "decoder", "optimizer", "state")}
         except KeyError as missing:
             raise CheckpointError(f"{path}: {missing.args[0]!r} is missing from this checkpoint; use another one") from None
@@ -243,23 +278,23 @@ class NeuroGenModel:
             raise CheckpointError(f"{path}: its configuration cannot be read: {error}") from None
         model = cls.__new__(cls)
         model._setup(config, backend, gpu_device, Tokenizer.load(saved.tokenizer_folder) if saved.tokenizer_folder else None)
-        tables, fixed = model.brain.parameters, model.brain.structure_shapes()
-        expected = {"brain": fixed, "embeddings": {}, "decoder": {}, "optimizer": {}}
+        return model, saved, groups
+
+    def _take(self, groups, path):
+        """Take over the tensors of a checkpoint. Raises CheckpointError where one is missing, foreign or of another shape."""
+        tables = self.brain.parameters
+        expected = {"brain": self.brain.structure_shapes(), "embeddings": {}, "decoder": {}, "optimizer": {}}
         for name, parameter in tables.table.items():
             expected[parameter.file][name] = (parameter.shape, "float32")
-        kept = model.optimizer.tensors()
+        kept = self.optimizer.tensors()
         expected["optimizer"] = {name: (x.shape, str(x.dtype)) for name, x in kept.items()}
         for group, shapes in expected.items():
             checkpoint.check_shapes(shapes, groups[group], f"{path}, {group}")
         for name, parameter in tables.table.items():
-            tables.value[name][...] = model.backend.asarray(groups[parameter.file][name])
+            tables.value[name][...] = self.backend.asarray(groups[parameter.file][name])
         for name, x in kept.items():
-            x[...] = model.backend.asarray(groups["optimizer"][name])
-        model.brain.load_structure(groups["brain"])
-        if not isinstance(trainer.get("updates"), int):
-            raise CheckpointError(f"{path}: trainer.json does not say how many updates were made; use another checkpoint")
-        model.optimizer.steps = trainer["updates"]
-        return model, groups["state"], trainer
+            x[...] = self.backend.asarray(groups["optimizer"][name])
+        self.brain.load_structure(groups["brain"])
 
     def _columns(self, ids, what, low: int | None = 0):
         """One sequence or a batch of them as time-major [T, B] int32, checked."""
@@ -271,3 +306,8 @@ class NeuroGenModel:
             worst = array.max() if array.max() >= vocabulary else array.min()
             raise ConfigError(f"{what}: token id {worst} is out of range; this model knows 0 to {vocabulary - 1}")
         return np.ascontiguousarray(np.atleast_2d(array).T, np.int32)
+
+
+def _scattered(tensors) -> bool:
+    """Whether a checkpoint's synapses are of the kind that came before bundles, a row for each delay and source."""
+    return any(name.endswith(".row_start") for name in tensors)

@@ -1,13 +1,13 @@
 """A brain of another size that goes on from one that has learned.
 
 Every neuron of the new brain has a parent in the old one, the one in the same place in proportion: neuron j of N' takes after neuron
-j N // N' of N. It gets its parent's constants and hears what its parent hears: of each synapse s -> t with delay d and weight w, a child of
-t gets one from a child of s, with the same delay and weight. Where all children of s do alike, it does not matter from which. So a wider
-brain does what the old one did, until learning tells the children apart (Chen et al. 2016, "Net2Net", do so with dense layers).
+j N // N' of N. It gets its parent's constants and reads what its parent reads: a synapse s -> t with delay d and weight w becomes one from
+every child of s to every child of t, with weight w / (children of s). So a wider brain does what the old one did, until learning tells the
+children apart (Chen et al. 2016, "Net2Net", do so with dense layers).
 
-    more synapses per neuron than before     a weight is shared out among several children; those that are still too many begin at 0
-    fewer                                    the weakest are left out
-    a smaller module                         who has no child is heard through the neuron in the same place in proportion
+    more bundles per tile than that takes    those that are left over begin at 0
+    fewer                                    the bundles with the smallest weights are left out
+    a smaller module                         who has no child is read through the neuron in the same place in proportion
     other delays                             the nearest delay that there is
 
 What has no counterpart (a module that has a readout only now, another kind of memory) stays as it was drawn.
@@ -15,6 +15,7 @@ What has no counterpart (a module that has a readout only now, another kind of m
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ import numpy as np
 from ..config import MODULES
 from ..config import Brain as BrainConfig
 from .brain import Brain
-from .connectome import Arc, generator
+from .connectome import Arc
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,15 @@ class Line:
         """Whether there are as many as before, each in the place of its parent."""
         return np.array_equal(self.parent, np.arange(len(self.heir)))
 
-    def child(self, old: np.ndarray, which: np.ndarray) -> np.ndarray:
-        """Child number `which`, counted round, of each old one; its heir, where it has none."""
-        number = self._first[old] + which % np.maximum(1, self.n_children[old])
-        return np.where(self.n_children[old] > 0, self._children[np.minimum(number, len(self._children) - 1)], self.heir[old])
+    def children(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(child, parent, share) of the old ones first ... last - 1: who stands for each in the new brain, its heir where it has no child,
+        and which share of it."""
+        old = np.arange(first, min(last, len(self.heir)))
+        childless = old[self.n_children[old] == 0]
+        begin, end = self._first[old[0]], self._first[old[-1]] + self.n_children[old[-1]]
+        child = np.concatenate([self._children[begin:end], self.heir[childless]])
+        parent = np.concatenate([self.parent[self._children[begin:end]], childless])
+        return child, parent, (1 / np.maximum(1, self.n_children[parent])).astype(np.float32)
 
     def spread(self, matrix: np.ndarray) -> np.ndarray:
         """Weights [old, ...] of values as weights [new, ...]: children share their parent's, and so the sum stays what it was."""
@@ -87,12 +93,12 @@ def _cells(old, new):
     return (heads[:, None] * old[1] + cells).ravel()
 
 
-def carry_over(old: Brain, new: Brain, seed: int = 0) -> list[Row]:
+def carry_over(old: Brain, new: Brain) -> list[Row]:
     """Give a freshly drawn brain what it can take over from another, in place. Both are on the CPU and know the same tokens.
 
     Returns a row for each tensor of either.
     """
-    rows = [*_embedding(old, new), *_populations(old, new), *_projections(old, new, seed), *_decoder(old, new)]
+    rows = [*_embedding(old, new), *_populations(old, new), *_projections(old, new), *_decoder(old, new)]
     told = {row.name for row in rows}
     before, now = old.parameters.table, new.parameters.table
     rows += [Row(name, None, own.shape, "new: as drawn") for name, own in now.items() if name not in told]
@@ -155,7 +161,7 @@ def _decoder(old, new):
     yield Row(bias, before[bias].shape, now[bias].shape, "carried over")
 
 
-def _projections(old, new, seed):
+def _projections(old, new):
     known = {projection.arc.name: projection for projection in old.projections}
     for mine in new.projections:
         arc, name = mine.arc, f"{mine.arc.name}.weight"
@@ -164,6 +170,9 @@ def _projections(old, new, seed):
             why = "new: as drawn" if theirs is None else f"reset: it hears {arc.source}, not {theirs.arc.source}"
             yield Row(name, theirs and theirs.weight.shape, mine.weight.shape, why)
             continue
+        if arc.name in old.drawn_anew and not arc.dense:
+            yield Row(name, None, mine.weight.shape, "drawn anew: its synapses were scattered, not in bundles")
+            continue
         sources = line(arc.source, old.config, new.config, (theirs.arc.sources, arc.sources))
         targets = line(arc.target, old.config, new.config, (theirs.arc.targets, arc.targets))
         if arc.dense:
@@ -171,87 +180,89 @@ def _projections(old, new, seed):
             same = theirs.arc.dense and sources.unchanged and targets.unchanged
             yield Row(name, theirs.weight.shape, mine.weight.shape, "carried over" if same else "spread in proportion")
             continue
-        before = _by_target(theirs)
-        pair, weight, share = descend(*before, theirs.arc, arc, sources, targets, generator(seed, f"{arc.name}.resize"))
-        order = np.argsort(pair.ravel(), kind="stable")
-        mine.weight[...] = weight.ravel()[order]
-        row_start = np.zeros(arc.sources * arc.delays + 1, np.uint32)
-        row_start[1:] = np.cumsum(np.bincount(pair.ravel(), minlength=arc.sources * arc.delays))
-        mine.set_structure(row_start, np.repeat(np.arange(arc.targets), arc.synapses_per_target)[order])
-        how = _descended(before[0], theirs.arc, arc, sources, targets, share)
-        yield Row(name, theirs.weight.shape, mine.weight.shape, how)
+        told = descend(theirs, mine, sources, targets)
+        yield Row(name, theirs.weight.shape, mine.weight.shape, _descended(told, theirs.arc, arc, sources, targets))
     new.synapses.wire()
 
 
-def _descended(pair, old: Arc, new: Arc, sources: Line, targets: Line, share: float) -> str:
-    """What became of the synapses of an arc, arguments as of `descend`: the same weights may be of synapses that lead elsewhere now."""
-    K, slots = old.synapses_per_target, new.synapses_per_target
-    delay = pair // old.sources + old.first_delay
-    moved = ((delay < new.first_delay) | (delay > new.longest_delay)).mean()
+@dataclass(frozen=True)
+class Descent:
+    """Shares of what became of a projection: kept, of the squared weights; moved, of the bundles, to another delay; filled, of the new
+    bundles, with anything at all."""
+
+    kept: float
+    moved: float
+    filled: float
+
+
+def _descended(told: Descent, old: Arc, new: Arc, sources: Line, targets: Line) -> str:
     notes = {
         "wired anew": not sources.unchanged,
-        f"{_percent(moved)} had another delay": moved > 0,
-        f"the strongest {slots} of {K} per target": slots < K,
-        f"{_percent(1 - share)} of the synapses are new and begin at 0": share < 1,
+        f"{_percent(told.moved)} of the bundles had another delay": told.moved > 0,
+        f"the strongest bundles, with {_percent(told.kept)} of the squared weights": told.kept < 0.9995,
+        f"{_percent(1 - told.filled)} of the bundles are new and begin at 0": told.filled < 1,
     }
     said = [note for note, holds in notes.items() if holds]
-    spread = not targets.unchanged or (slots > K and not sources.unchanged)
-    carried = "weights carried over" if said else "carried over"
-    return ", ".join(["spread in proportion" if spread else carried, *said])
+    same = sources.unchanged and targets.unchanged and not said
+    return ", ".join(["carried over" if same else "spread in proportion", *said])
 
 
-def descend(pair, weight, old: Arc, new: Arc, sources: Line, targets: Line, rng) -> tuple[np.ndarray, np.ndarray, float]:
-    """The synapses of an arc from those of another: (pair [targets', K'] of delay and source, weight [targets', K'] float32, share of them
-    that have a parent).
-
-    pair, weight: [targets, K] of the old arc. A pair is (delay - first_delay) * sources + source; no target has the same one twice.
-    """
-    K, slots = pair.shape[1], new.synapses_per_target
-    pair, weight = pair[targets.parent], weight[targets.parent]
-    if slots < K:
-        strongest = np.argsort(-np.abs(weight), axis=1, kind="stable")[:, :slots]
-        pair, weight = np.take_along_axis(pair, strongest, 1), np.take_along_axis(weight, strongest, 1)
-        K = slots
-    slot = np.arange(slots)
-    copies = np.bincount(slot % K, minlength=K)  # of each old synapse, one after the other
-    pair, weight = pair[:, slot % K], (weight / copies.astype(np.float32))[:, slot % K]
-    delay = np.clip(pair // old.sources + old.first_delay - new.first_delay, 0, new.delays - 1)
-    which = rng.integers(2**31, size=(len(pair), K))[:, slot % K] + slot // K
-    pair = delay * new.sources + sources.child(pair % old.sources, which)
-    return _distinct(pair, weight, new, rng)
-
-
-def _distinct(pair, weight, arc, rng):
-    """Add up the weights of pairs that a target has twice; the slots that are left over get pairs that it has not, of weight 0."""
-    order = np.argsort(pair, axis=1, kind="stable")
-    pair, weight = np.take_along_axis(pair, order, 1), np.take_along_axis(weight, order, 1)
-    again = np.zeros(pair.shape, bool)
-    again[:, 1:] = pair[:, 1:] == pair[:, :-1]
-    first = np.maximum.accumulate(np.where(again, 0, np.arange(pair.shape[1])), axis=1)
-    summed = np.zeros_like(weight)
-    np.add.at(summed, (np.arange(len(pair))[:, None], first), weight)
-    for target in np.flatnonzero(again.any(1)):
-        free = np.ones(arc.sources * arc.delays, bool)
-        free[pair[target]] = False
-        pair[target, again[target]] = rng.choice(np.flatnonzero(free), again[target].sum(), replace=False)
-    return pair, summed, 1 - again.mean()
+def descend(theirs, mine, sources: Line, targets: Line) -> Descent:
+    """Give a projection the structure and weights that follow from another one; both as drawn or learned, on the CPU."""
+    arc, chosen = mine.arc, {}
+    size, width, count = arc.bundle_sources, arc.bundle, arc.bundles_per_tile
+    block, delay, weight = mine.block.copy(), mine.delay.copy(), np.zeros(arc.weight_shape, np.float32)
+    total = kept = filled = 0.0
+    bundles = list(_bundles(theirs))
+    moved = np.mean([not arc.first_delay <= d <= arc.longest_delay for d, *_ in bundles])
+    for tile in range(arc.tiles):
+        parents, found = targets.parent[tile * width : (tile + 1) * width], {}
+        for d, s0, t0, w in bundles:
+            own = np.flatnonzero((parents >= t0) & (parents < t0 + w.shape[1]))
+            if not len(own):
+                continue
+            child, parent, share = sources.children(s0, s0 + len(w))
+            lines, d = w[parent - s0][:, parents[own] - t0] * share[:, None], int(np.clip(d, arc.first_delay, arc.longest_delay))
+            for q in np.unique(child // size):
+                piece, here = found.setdefault((d, int(q)), np.zeros((size, width), np.float32)), child // size == q
+                np.add.at(piece, (child[here, None] % size, own), lines[here])
+        squares = {pair: float(np.square(piece, dtype=np.float64).sum()) for pair, piece in found.items()}
+        strongest = sorted((pair for pair in found if squares[pair]), key=lambda pair: (-squares[pair], pair))[:count]
+        drawn = list(zip(delay[tile].tolist(), block[tile].tolist(), strict=True))
+        spare = [pair for pair in drawn if pair not in strongest] + _free(arc, {*drawn, *strongest}, count)
+        chosen = sorted(strongest + spare[: count - len(strongest)])
+        delay[tile], block[tile] = zip(*chosen, strict=True)
+        for k, pair in enumerate(chosen):
+            weight[tile * count + k] = found[pair] if pair in strongest else 0
+        total, kept, filled = total + sum(squares.values()), kept + sum(squares[pair] for pair in strongest), filled + len(strongest)
+    mine.set_structure(block, delay)
+    mine.weight[...] = weight
+    return Descent(kept / total if total else 1.0, float(moved), filled / block.size)
 
 
-def _by_target(projection):
-    """(pair, weight), each [targets, K], of all synapses of a projection; see `descend`."""
-    arc = projection.arc
+def _free(arc, taken, count):
+    """At most `count` pairs of a delay and a block that are not taken."""
+    pairs = ((d, q) for d in range(arc.first_delay, arc.longest_delay + 1) for q in range(arc.blocks))
+    return list(itertools.islice((pair for pair in pairs if pair not in taken), count))
+
+
+def _bundles(projection):
+    """(delay, first source, first target, weights [sources, targets]) of each bundle of a projection, without padding."""
+    arc, weight = projection.arc, np.asarray(projection.weight)
     if arc.dense:
-        return np.tile(np.arange(arc.sources), (arc.targets, 1)), np.array(projection.weight.T)
-    order = np.argsort(projection.target, kind="stable")
-    pair = np.repeat(np.arange(arc.sources * arc.delays), np.diff(projection.row_start.astype(np.int64)))
-    return pair[order].reshape(arc.targets, -1), np.array(projection.weight)[order].reshape(arc.targets, -1)
+        yield 0, 0, 0, weight
+        return
+    for number in range(len(weight)):
+        tile, k = divmod(number, arc.bundles_per_tile)
+        s0, t0 = int(projection.block[tile, k]) * arc.bundle_sources, tile * arc.bundle
+        yield int(projection.delay[tile, k]), s0, t0, weight[number, : arc.sources - s0, : arc.targets - t0]
 
 
 def _matrix(projection):
     """Weights [sources, targets] of a projection, whatever their delays."""
-    pair, weight = _by_target(projection)
     matrix = np.zeros((projection.arc.sources, projection.arc.targets), np.float32)
-    np.add.at(matrix, (pair % projection.arc.sources, np.arange(projection.arc.targets)[:, None]), weight)
+    for _, s0, t0, w in _bundles(projection):
+        matrix[s0 : s0 + w.shape[0], t0 : t0 + w.shape[1]] += w
     return matrix
 
 
