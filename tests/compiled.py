@@ -86,21 +86,26 @@ def factors(capability: int) -> list[int]:
 
 
 def made(capability: int) -> list[tuple[str, tuple, tuple]]:
-    """The kernels that factories make, as a card of this compute capability runs them: (factory, its arguments, signature).
+    """The kernels that factories make, for cards of this compute capability: (factory, its arguments, signature).
 
-    Of what differs in one instruction, or in what is stored in the end, only the largest form is there.
+    Every size is there for H100 and H200. For others, and of what differs in one instruction or in what is stored in the end, the largest
+    is, which needs the most registers. In float32 it is the cards without bfloat16 that compute.
     """
     largest, (first, *others) = SIZES[-1], factors(capability)
-    kernels = [("bundles.make_pack", shape, (kind, kind, f1, i2)) for shape in SHAPES for kind in (h2, b2)]
+    sizes, shapes = (SIZES, SHAPES) if capability >= 90 else (SIZES[-1:], SHAPES[-1:])
+    kernels = [("bundles.make_pack", SHAPES[-2], (kind, kind, f1, i2)) for kind in (h2, b2)]
     for back, add in DIRECTIONS:
-        forms = [(first, width, True) for width in SIZES] + [(first, largest, False)] + [(kind, largest, True) for kind in others]
+        forms = [(first, width, True) for width in sizes] + [(first, largest, False)] + [(kind, largest, True) for kind in others]
         for kind, width, even in forms:
             kernels.append(("bundles.make_gather", (kind, width, back, add, even), (f2, f1, k1, k1, *tables, *numbers)))
-        for width, columns in [(width, bundles.COLUMNS) for width in SIZES] + [(largest, bundles.SLICE)]:
-            kernels.append(("bundles.make_gather_fp32", (width, columns, back, add), (f2, f1, f1, *tables, *numbers)))
-    for kind, shape in [(first, shape) for shape in SHAPES] + [(kind, SHAPES[-1]) for kind in others]:
+        for columns in (bundles.COLUMNS, bundles.SLICE):
+            for width in SIZES if capability < 80 and columns == bundles.COLUMNS else SIZES[-1:]:
+                kernels.append(("bundles.make_gather_fp32", (width, columns, back, add), (f2, f1, f1, *tables, *numbers)))
+    for kind, shape in [(first, shape) for shape in shapes] + [(kind, SHAPES[-1]) for kind in others]:
         kernels.append(("bundles.make_weight_grad", (kind, *shape), (f1, u1, u1, *after_bundles)))
-    return kernels + [("bundles.make_weight_grad_fp32", shape, (f1, f1, f1, *after_bundles)) for shape in SHAPES]
+    for shape in SHAPES if capability < 80 else SHAPES[-1:]:
+        kernels.append(("bundles.make_weight_grad_fp32", shape, (f1, f1, f1, *after_bundles)))
+    return kernels
 
 
 KERNELS |= {

@@ -30,7 +30,8 @@ BRAIN = Brain(
     broca=Module(30, lateral=3),
     embedding=10,
     vocabulary=VOCABULARY,
-    fan_in=8,
+    fan_in=16,
+    bundle=16,
     feedback=3,
     delays=4,
     hypercolumn=8,
@@ -498,8 +499,8 @@ def set_in(section, name, value):
     "change, said",
     [
         (set_in("brain", "embedding", 11), "tensor 'embedding.weight' is float32 [19, 10], needed is float32 [19, 11]"),
-        (set_in("brain", "memory_heads", 3), "tensor 'memory_query.target' is uint16 [64], needed is uint16 [96]"),
-        (set_in("brain", "fan_in", 7), "thalamus_wernicke.target"),
+        (set_in("brain", "memory_width", 9), "tensor 'memory_query.block' is int32 [1, 1], needed is int32 [2, 1]"),
+        (set_in("brain", "fan_in", 40), "thalamus_wernicke.block"),
         (set_in("brain", "events", "analog"), "its configuration cannot be read: brain.events"),
         (set_in("training", "stps", 1), "its configuration cannot be read: config.training: unknown setting 'stps'"),
         (lambda tensors, documents: documents.pop("config"), "'config' is missing"),
@@ -518,41 +519,16 @@ def test_a_checkpoint_of_another_model_is_refused(change, said, trained, tmp_pat
     assert said in message and message.startswith(str(tmp_path / "saved"))
 
 
-def wiring(change):
-    """Tamper with the wiring of one projection: change(row_start, target)."""
+@pytest.mark.parametrize("what, value", [("block", 99), ("block", -1), ("delay", 4), ("delay", -1)])
+def test_a_wiring_that_leads_out_of_memory_is_refused(what, value, trained, tmp_path):
+    """The kernels do not look at bounds: what a file says must be looked at before they run."""
 
     def tamper(tensors, documents):
-        names = [f"wernicke_pfc.{what}" for what in ("row_start", "target")]
-        tensors["brain"] |= {name: tensors["brain"][name].copy() for name in names}
-        change(*(tensors["brain"][name] for name in names))
+        name = f"wernicke_pfc.{what}"
+        tensors["brain"][name] = tensors["brain"][name].copy()
+        tensors["brain"][name][-1, 0] = value
 
-    return tamper
-
-
-def a_target_too_many(row_start, target):
-    target[0] = BRAIN.pfc.neurons
-
-
-def a_row_too_long(row_start, target):
-    row_start[3] = row_start[-1] + 5
-
-
-def more_synapses_than_there_are(row_start, target):
-    row_start[-1] += 1
-
-
-def synapses_before_the_first(row_start, target):
-    row_start[0] = 1
-
-
-@pytest.mark.parametrize(
-    "change",
-    [a_target_too_many, a_row_too_long, more_synapses_than_there_are, synapses_before_the_first],
-    ids=lambda change: change.__name__,
-)
-def test_a_wiring_that_leads_out_of_memory_is_refused(change, trained, tmp_path):
-    """The kernels do not look at bounds: what a file says must be looked at before they run."""
-    forge(trained, tmp_path / "saved", wiring(change))
+    forge(trained, tmp_path / "saved", tamper)
     with pytest.raises(CheckpointError) as error:
         NeuroGenModel.load(tmp_path / "saved")
     assert "wernicke_pfc" in one_sentence(error)
