@@ -16,6 +16,7 @@ from neurogen_numba.brain.buffers import Parameters
 from neurogen_numba.brain.connectome import Arc, real_weights
 from neurogen_numba.brain.projection import Projection
 from neurogen_numba.errors import ConfigError
+from neurogen_numba.kernels import bundles
 
 C = 4  # tokens of a chunk
 SEGMENTS = (6, 2, 6, 1, 5)  # tokens, T at most: rings begin again in the middle of some, and what is under way spans several
@@ -531,3 +532,22 @@ def test_a_gradient_that_is_no_number_is_none_for_the_synapses_either(backend, x
     for name in made.sizes:
         assert not np.isfinite(ds[name][want_ds[name] != 0]).any(), name
         assert np.isfinite(ds[name][:, 1]).all()
+
+
+# 16-bit copies of the weights
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sources, targets", [(16, 16), (16, 32)] if SIMULATED else SHAPES)
+def test_packed_weights_stand_as_lanes_load_them(sources, targets):
+    """Of two bundles: word (slice, tile of 8 outputs, lane 4 g + q) has, for output g, numbers 4 q ... of the slice."""
+    cuda, size = backends.get("cuda", 0, "fp32"), sources * targets
+    weight = short(np.random.default_rng(0).standard_normal((2, sources, targets)))
+    table = np.zeros((2, 6), np.int32)
+    table[:, bundles.WEIGHT] = 0, size // 4
+    copies = [cuda.zeros((2 * size // 4, 4), "float16") for _ in range(2)]
+    cuda.launch(bundles.make_pack(sources, targets), 2, 32, *copies, cuda.asarray(weight.reshape(-1)), cuda.asarray(table))
+    for copy, inputs, outputs in zip(copies, (weight, weight.swapaxes(1, 2)), (targets, sources), strict=True):
+        found = cuda.to_numpy(copy).astype(np.float32).reshape(2, -1, outputs // 8, 8, 4, 4)  # bundle, slice, tile, g, q, number
+        want = inputs.reshape(2, -1, 4, 4, outputs // 8, 8).transpose(0, 1, 4, 5, 2, 3)
+        np.testing.assert_array_equal(found, want)

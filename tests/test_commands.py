@@ -519,7 +519,7 @@ def test_damaged_and_foreign_checkpoints(place, capsys):
     brain.write_bytes(brain.read_bytes()[:-9])
     refused(generate([str(folder)]), capsys, "brain.safetensors")
     refused(generate([str(place)]), capsys, str(place))
-    other = tiny.config(brain={"fan_in": 5})
+    other = tiny.config(brain={"fan_in": 40})
     shutil.copytree(checkpoint.latest(place / "runs/tiny-1"), place / "copy")
     saved = checkpoint.load(place / "copy")
     checkpoint.save(place / "other", saved.tensors, saved.documents | {"config": other.to_dict()})

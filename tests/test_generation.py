@@ -172,7 +172,7 @@ def test_the_edges_of_what_sampling_can_do():
 def model():
     sizes = {"thalamus": 16, "wernicke": 40, "hippocampus": 16, "pfc": 24, "basal_ganglia": 8, "broca": 40}
     modules = {name: Module(n, outputs=6 if name == "pfc" else 0, lateral=3) for name, n in sizes.items()}
-    rest = {"embedding": 16, "fan_in": 8, "feedback": 3, "delays": 5, "hypercolumn": 8, "memory_heads": 2, "memory_width": 4}
+    rest = {"embedding": 16, "fan_in": 16, "bundle": 16, "feedback": 3, "delays": 5, "hypercolumn": 8, "memory_heads": 2, "memory_width": 4}
     made = NeuroGenModel.from_config(Config("test", Brain(**modules, **rest, vocabulary=257, memory_fan_in=8, chunk=4)), BYTES)
     made.brain.parameters.value["decoder.weight"][:] *= 6  # opinions: no two tokens are nearly as probable
     return made

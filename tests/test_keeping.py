@@ -14,7 +14,7 @@ from neurogen_numba.presets import get_preset
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BRAINS = {
-    "plain": {},
+    "plain": {"memory_width": 12},  # more cells than the fan-in
     "readouts, dense projections": {
         "wernicke": Module(48, outputs=24, lateral=4),
         "broca": Module(32, outputs=16, lateral=4),
