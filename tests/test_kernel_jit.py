@@ -74,7 +74,7 @@ PHYSICS = {  # argument types of every function that all backends share
 
 def test_every_function_of_physics_is_in_the_table():
     others = {"jit._drop_stale_cache", "rng.key", "memory.scratch", "launch.gpu", "launch.blocks", "launch.allow_shared"}  # of the host
-    others |= {"mma._mma", "mma._bfloat16", "mma._float16", "mma._float16_turing"}  # of the compiler
+    others |= {"mma._mma", "mma._bfloat16", "mma._float16", "mma._float16_turing", "mma._statement"}  # of the compiler
     others |= {f"bundles.{name}" for name in vars(bundles) if name.startswith("make_")}
     others |= {f"bundles_cpu.{name}" for name in vars(bundles_cpu) if name.startswith("make_")}
     found = set()
