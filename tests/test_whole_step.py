@@ -12,7 +12,7 @@ import pytest
 from numba import types
 
 import tiny
-from compiled import KERNELS
+from compiled import KERNELS, made
 from conftest import SIMULATED
 from neurogen_numba import backends
 from neurogen_numba.brain.model import NeuroGenModel
@@ -44,6 +44,8 @@ def signature(arguments):
     """The types with which Numba compiles a kernel for these arguments, as text."""
 
     def type_of(x):
+        if isinstance(x, tuple):
+            return types.NamedUniTuple(type_of(x[0]), len(x), type(x))
         if getattr(x, "ndim", 0):
             return types.Array(numba.from_dtype(np.dtype(str(x.dtype))), x.ndim, "C" if x.flags.c_contiguous else "A")
         return {bool: types.boolean, int: types.int64, float: types.float64}.get(type(x)) or numba.from_dtype(x.dtype)
@@ -122,6 +124,7 @@ def test_the_text_afterwards_is_the_cpu_s(cpu, gpu):
 
 def test_kernels_are_launched_with_the_types_that_are_compiled_without_a_gpu(gpu):
     known = {(name, tuple(map(str, types_))) for name, signatures in KERNELS.items() for types_ in signatures}
+    known |= {(name.replace("make_", ""), tuple(map(str, types_))) for name, _, types_ in made(90)}
     assert gpu.launches
     assert gpu.launches - known == set()
 
