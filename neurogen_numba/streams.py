@@ -68,7 +68,8 @@ def flush() -> OSError | None:
 def complain(sentence: str) -> None:
     """Print a sentence on standard error, if anything can be printed there."""
     with contextlib.suppress(OSError, ValueError):
-        print(sentence, file=sys.stderr, flush=True)
+        if sys.stderr is not None:
+            print(sentence, file=sys.stderr, flush=True)
 
 
 def _drop(stream):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .. import environment
 from ..config import did_you_mean
 from ..errors import BackendError, ConfigError
 from . import probe
@@ -51,14 +52,20 @@ def _cpu(device, precision, mode):
     if mode != "sequential":
         raise ConfigError(f"mode {mode}: the CPU does one thing after the other; leave it out, or use --backend cuda")
     if ("cpu",) not in _made:
+        environment.check()
         from .cpu import CpuBackend
 
-        _made["cpu",] = CpuBackend()
+        try:
+            _made["cpu",] = CpuBackend()
+        except (ValueError, RuntimeError) as error:  # of Numba, which starts its threads here
+            said = "correct or unset NUMBA_THREADING_LAYER and NUMBA_THREADING_LAYER_PRIORITY"
+            raise BackendError(f"Numba cannot start its threads ({probe.first_line(error)}); {said}") from None
     return _made["cpu",]
 
 
 def _cuda(device, precision, mode):
     if ("cuda", device, precision, mode) not in _made:
+        environment.check()
         from .cuda import CudaBackend
 
         try:
