@@ -23,6 +23,7 @@ import argparse
 import functools
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -174,11 +175,13 @@ def backend_of(args):
     return backends.get(args.backend, args.gpu_device, args.precision, args.mode)
 
 
-def add_json_flag(parser: argparse.ArgumentParser) -> None:
+def add_json_flag(parser: argparse.ArgumentParser, *names: str) -> None:
     """--json [FILE]: `args.json` is STDOUT, where the command prints one JSON object and nothing else there; or a file, which `tell_json`
-    writes besides what is printed; or None."""
+    writes besides what is printed; or None. names: entries by which the command knows a file of its own, which it may replace."""
     said = "print one JSON object and nothing else; with FILE (.json), print as usual and write it there"
-    parser.add_argument("--json", nargs="?", const=STDOUT, default=None, type=_json_file, metavar="FILE", help=said)
+    parser.add_argument(
+        "--json", nargs="?", const=STDOUT, default=None, type=functools.partial(_json_file, names), metavar="FILE", help=said
+    )
 
 
 def tell_json(where: str | None, values: dict) -> None:
@@ -195,13 +198,26 @@ def tell_json(where: str | None, values: dict) -> None:
             raise ConfigError(f"--json {where}: {error.strerror}") from None
 
 
-def _json_file(name):
+def _json_file(names, file):
     """Refused before anything is computed. The ending tells a file from a word that is meant for the command, such as a run."""
-    if name != STDOUT and not name.endswith(".json"):
-        raise argparse.ArgumentTypeError(f"{name}: a name that ends with .json is wanted, or none, to print")
-    if not (folder := Path(name).absolute().parent).is_dir():
-        raise argparse.ArgumentTypeError(f"{name}: there is no folder {folder}")
-    return name
+    if file == STDOUT:
+        return file
+    if not file.endswith(".json"):
+        raise argparse.ArgumentTypeError(f"{file}: a name that ends with .json is wanted, or none, to print")
+    if not (folder := Path(file).absolute().parent).is_dir():
+        raise argparse.ArgumentTypeError(f"{file}: there is no folder {folder}")
+    if os.path.lexists(file) and not _has(file, names):
+        raise argparse.ArgumentTypeError(f"{file}: this command did not write what is there, and leaves it alone; choose another name")
+    return file
+
+
+def _has(file, names):
+    """Whether a file is a JSON object with these entries."""
+    try:
+        values = json.loads(Path(file).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and all(name in values for name in names)
 
 
 def _smaller(name):

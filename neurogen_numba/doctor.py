@@ -53,7 +53,7 @@ def parser() -> Parser:
     flags = Parser("doctor")
     add_gpu_flag(flags)
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
-    add_json_flag(flags)
+    add_json_flag(flags, "ok", "checks")
     return flags
 
 

@@ -18,14 +18,10 @@ def check() -> None:
     threads = os.environ.get("NUMBA_NUM_THREADS")
     most = max(MOST_THREADS[0], MOST_THREADS[1] * (os.cpu_count() or 1))
     if threads is not None and not (re.fullmatch(r"\s*[0-9]{1,9}\s*", threads) and 1 <= int(threads) <= most):
-        raise ConfigError(
-            f"NUMBA_NUM_THREADS={threads}: a number of threads from 1 to {most} is needed; correct or unset NUMBA_NUM_THREADS"
-        )
+        raise ConfigError(f"NUMBA_NUM_THREADS={threads}: a number of threads from 1 to {most} is needed; correct NUMBA_NUM_THREADS")
     layer = os.environ.get("NUMBA_THREADING_LAYER", "default")
     if layer.lower() not in LAYERS:
-        raise ConfigError(
-            f"NUMBA_THREADING_LAYER={layer}: there is no such layer; unset NUMBA_THREADING_LAYER, or take one of {', '.join(LAYERS)}"
-        )
+        raise ConfigError(f"NUMBA_THREADING_LAYER={layer}: there is no such layer; take one of {', '.join(LAYERS)}")
     if os.environ.get("NUMBA_DISABLE_JIT", "0").strip() not in ("0", ""):
         raise ConfigError("NUMBA_DISABLE_JIT is set: without compilation an update would take hours; unset NUMBA_DISABLE_JIT")
     features = os.environ.get("NUMBA_CPU_FEATURES", "")

@@ -18,6 +18,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import shlex
 import shutil
 import time
@@ -207,7 +208,7 @@ else:
 def lock(run: Path):
     """Keep a run to this process: `with lock(run): ...`. The system lets go of it when the process ends, however it ends.
 
-    Raises ConfigError if another process has it, BackendError if the file system has no locks.
+    Raises ConfigError if another process has it, or the file is something else, BackendError if the file system has no locks.
     """
     path = Path(run) / LOCK
     try:
@@ -225,6 +226,9 @@ def lock(run: Path):
                 file.seek(0)
                 holder = file.read().decode(errors="replace") or "(unknown)"
                 raise ConfigError(f"{run} is in use by process {holder}; wait until it ends, or choose another --name")
+            file.seek(0)
+            if not re.fullmatch(rb"[0-9]{0,20}", file.read(21)):
+                raise ConfigError(f"{path}: something else than the lock of a run is there, and is left alone; choose another --name")
             file.truncate(0)
             file.write(str(os.getpid()).encode())
         except OSError as error:

@@ -44,6 +44,14 @@ def get(name: str = "auto", device: int = 0, precision: str = "auto", mode: str 
     return _cuda(*settings)
 
 
+def arguments_of(backend: Backend) -> tuple:
+    """What `get` made a backend from, in its order. Raises ConfigError for one that it did not make."""
+    for arguments, made in _made.items():
+        if made is backend:
+            return arguments
+    raise ConfigError("a model on a backend that backends.get did not make cannot be pickled; save it as a checkpoint")
+
+
 def _cpu(device, precision, mode):
     if device:
         raise ConfigError(f"GPU {device}: the CPU is none; leave the number out, or use --backend cuda")

@@ -224,6 +224,8 @@ class Trainer:
         try:
             return self.batches.next(lambda: self._stopping)
         except DataError as error:
+            if self._stopping:  # a signal to all processes of the run has ended those that encode
+                return None
             yield from saver.wait()
             yield self.save()
             raise DataError(f"{error}; what was learned is kept in {self.run}, which --resume goes on with") from None
