@@ -56,7 +56,15 @@ def create(out: Path, name: str | None, preset: str) -> Path:
 
 def _begun(run):
     """Whether anything of a run is there. The first that is written is its configuration; a kill may leave it half done."""
-    return any(path.name not in (LOCK, CONFIG + SAVING) for path in Path(run).iterdir())
+    return any(path.name != CONFIG + SAVING and not is_lock(path) for path in Path(run).iterdir())
+
+
+def is_lock(path: Path) -> bool:
+    """Whether a file is the lock of a run, which holds at most the id of a process."""
+    if path.name != LOCK or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return re.fullmatch(rb"[0-9]{0,20}", file.read(21)) is not None
 
 
 def _next_free(out, preset):
@@ -208,7 +216,7 @@ else:
 def lock(run: Path):
     """Keep a run to this process: `with lock(run): ...`. The system lets go of it when the process ends, however it ends.
 
-    Raises ConfigError if another process has it, or the file is something else, BackendError if the file system has no locks.
+    Raises ConfigError if another process has it, BackendError if the file system has no locks.
     """
     path = Path(run) / LOCK
     try:
@@ -226,9 +234,6 @@ def lock(run: Path):
                 file.seek(0)
                 holder = file.read().decode(errors="replace") or "(unknown)"
                 raise ConfigError(f"{run} is in use by process {holder}; wait until it ends, or choose another --name")
-            file.seek(0)
-            if not re.fullmatch(rb"[0-9]{0,20}", file.read(21)):
-                raise ConfigError(f"{path}: something else than the lock of a run is there, and is left alone; choose another --name")
             file.truncate(0)
             file.write(str(os.getpid()).encode())
         except OSError as error:
@@ -322,7 +327,7 @@ class MetricsLog:
 
 
 def _until(step, data):
-    """The lines before the first record of a step after `step`, without those that are not JSON objects."""
+    """The lines before the first record of a step after `step`, without those that are not JSON objects, or whose step is no number."""
     kept = []
     for line in data.split(b"\n"):
         try:
@@ -331,7 +336,10 @@ def _until(step, data):
             continue
         if not isinstance(record, dict):
             continue
-        if record.get("step", 0) > step:
+        at = record.get("step", 0)
+        if not isinstance(at, (int, float)):
+            continue
+        if at > step:
             break
         kept.append(line + b"\n")
     return b"".join(kept)

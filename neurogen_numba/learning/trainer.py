@@ -83,7 +83,8 @@ class Trainer:
         folder, passed_over = (folder, []) if folder else checkpoint.newest(run)
         backend = backend if isinstance(backend, Backend) else backends.get(backend)
         if backend.memory() and (run / CONFIG).is_file():
-            budget.settle(read_config(run), backend)
+            with contextlib.suppress(CheckpointError):  # a damaged file; the checkpoint has the settings too
+                budget.settle(read_config(run), backend)
         model, state, saved = NeuroGenModel.restore(folder, backend=backend)
         if model.tokenizer is None:
             raise CheckpointError(f"{folder}: no tokenizer was saved with it; it was not made by `neurogen train`")

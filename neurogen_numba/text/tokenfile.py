@@ -208,12 +208,15 @@ def write(path: Path, encoded: Iterable[tuple[Piece, np.ndarray]], tokenizer: To
 def refuse_foreign(path: Path) -> None:
     """Raises DataError where writing a token file would replace a file that `neurogen tokenize` did not write."""
     description, folder = path.with_suffix(".json"), _tokenizer_folder(path)
-    there = [each for each in (path, description, folder) if os.path.lexists(each)]
     names = {each.name for each in folder.iterdir()} if folder.is_dir() else set()
-    ours = _entry(description, "format") == FORMAT and not path.is_dir()
-    ours = ours and (not os.path.lexists(folder) or (names <= TOKENIZER_FILES and bool(_entry(folder / "tokenizer.json", "kind"))))
-    if there and not ours:
-        listed = " and ".join(map(str, there))
+    described = _entry(description, "format") == FORMAT
+    ours = {
+        path: described and path.is_file(),
+        description: described,
+        folder: names <= TOKENIZER_FILES and bool(names) and bool(_entry(folder / "tokenizer.json", "kind")),
+    }
+    if foreign := [str(each) for each, own in ours.items() if os.path.lexists(each) and not own]:
+        listed = " and ".join(foreign)
         raise DataError(f"{path} was not written: `neurogen tokenize` did not write {listed}, which it would replace; choose another --out")
 
 
