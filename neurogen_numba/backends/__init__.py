@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from .. import environment
@@ -31,6 +32,8 @@ def get(name: str = "auto", device: int = 0, precision: str = "auto", mode: str 
     for what, value, known in (("precision", precision, PRECISIONS), ("mode", mode, MODES)):
         if value not in known:
             raise ConfigError(f"unknown {what} {value!r}; {did_you_mean(str(value), known)}")
+    with contextlib.suppress(ImportError):  # that is explained below, where there is a GPU
+        environment.check()
     settings = device, precision, mode
     if name == "cpu" or (name == "auto" and probe.simulated()):
         return _cpu(device, precision, mode)
@@ -60,7 +63,6 @@ def _cpu(device, precision, mode):
     if mode != "sequential":
         raise ConfigError(f"mode {mode}: the CPU does one thing after the other; leave it out, or use --backend cuda")
     if ("cpu",) not in _made:
-        environment.check()
         from .cpu import CpuBackend
 
         try:
@@ -73,7 +75,6 @@ def _cpu(device, precision, mode):
 
 def _cuda(device, precision, mode):
     if ("cuda", device, precision, mode) not in _made:
-        environment.check()
         from .cuda import CudaBackend
 
         try:
