@@ -275,9 +275,9 @@ def plain_types(section, where: str) -> None:
         value = getattr(section, field_.name)
         if isinstance(value, int) and abs(value) >= 2**64:
             raise ConfigError(f"{where}{field_.name}: a number of at most 64 bits, not {value}")
-        if field_.type in _PLAIN and type(value).__name__ != field_.type:
+        if field_.type in _PLAIN and type(value) is not _PLAIN[field_.type][0]:
             try:
-                object.__setattr__(section, field_.name, _PLAIN[field_.type](value))
+                object.__setattr__(section, field_.name, _PLAIN[field_.type][1](value))
             except (TypeError, OverflowError):
                 raise ConfigError(f"{where}{field_.name}: {field_.type} expected, not {value!r}") from None
 
@@ -306,7 +306,7 @@ def _text(value):
     return str(value)
 
 
-_PLAIN = {"int": _integer, "float": _real, "bool": _truth, "str": _text}
+_PLAIN = {"int": (int, _integer), "float": (float, _real), "bool": (bool, _truth), "str": (str, _text)}
 
 
 def _build(cls, values, where):
