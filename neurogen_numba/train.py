@@ -151,14 +151,14 @@ def _resume(args, run, folder, backend):
 class _Signals:
     """What Ctrl-C, SIGTERM and SIGHUP do in `with _Signals() as signals: ...`.
 
-    Before there is a trainer they raise KeyboardInterrupt; `signals.stop = trainer.stop` has the run end with a checkpoint instead. Then a
+    Before there is a trainer they raise KeyboardInterrupt; after `signals.hand_over(trainer.stop)` the run ends with a checkpoint. Then a
     second Ctrl-C ends it at once, unless it follows so soon that a program between terminal and run has passed the first one on as well.
     Under nohup SIGHUP stays ignored. Outside the main thread Python allows no handlers: there are none.
     """
 
     def __init__(self):
-        self.stop: Callable[[], None] | None = None
-        self._before, self._asked = {}, 0.0
+        self._stop: Callable[[], None] | None = None
+        self._before, self._asked, self._heard = {}, 0.0, False
 
     def __enter__(self) -> _Signals:
         if threading.current_thread() is threading.main_thread():
@@ -175,13 +175,19 @@ class _Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
+    def hand_over(self, stop: Callable[[], None]) -> None:
+        """Call `stop` for each signal from now on."""
+        self._stop = stop
+        if self._heard:  # where Python could not raise, such as in a callback, it went on
+            raise KeyboardInterrupt
+
     def _handle(self, number, frame):
-        now = time.monotonic()
-        if self.stop is None or (number == signal.SIGINT and self._asked and now - self._asked > AGAIN):
+        now, self._heard = time.monotonic(), True
+        if self._stop is None or (number == signal.SIGINT and self._asked and now - self._asked > AGAIN):
             raise KeyboardInterrupt
         if number == signal.SIGINT and not self._asked:
             self._asked = now
-        self.stop()
+        self._stop()
 
 
 def _watch(trainer, title: str, plain: bool, tensorboard: bool):
@@ -227,7 +233,7 @@ def main(argv=None):
                     open_source(config.text.data, config.text.field)  # refuses what can be no name; the rest may take a while
                     print(f"reading {config.text.data}", file=sys.stderr, flush=True)
                 trainer = Trainer(config, run, backend, bool(args.fit)) if new else _resume(args, run, folder, backend)
-                signals.stop = trainer.stop
+                signals.hand_over(trainer.stop)
             except BaseException:  # Ctrl-C too
                 if new:
                     rundir.discard(run)  # nothing was trained: leave no empty run behind

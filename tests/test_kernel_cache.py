@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numba
 import pytest
@@ -86,7 +87,7 @@ def test_without_a_folder_kernels_are_compiled_in_memory_with_one_notice(no_plac
 def test_doctor_looks_at_the_folder(folder, monkeypatch):
     check = doctor.kernel_cache(None)
     assert check.ok is True and check.value.startswith(str(folder))
-    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(doctor, "tempfile", SimpleNamespace(TemporaryFile=full))
     check = doctor.kernel_cache(None)
     assert check.ok is False and "No space left on device" in check.value and "NUMBA_CACHE_DIR" in check.mend
 
@@ -118,7 +119,7 @@ def test_a_variable_that_numba_cannot_use_is_named(variable, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), name: value}
     words = [sys.executable, "-m", "neurogen_numba"]
     train = [*words, "train", "--backend", "cpu", "--steps", "1"]
-    done = subprocess.run(train, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(train, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and name in done.stderr
     assert not list(tmp_path.glob("runs/*"))
 
