@@ -29,6 +29,8 @@ def check() -> None:
         raise ConfigError(f"NUMBA_CPU_FEATURES={features}: words that begin with + or - are needed; correct or unset NUMBA_CPU_FEATURES")
     os.environ.setdefault("NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS", "0")  # else each small kernel puts a warning into the log
     names = ", ".join(name for name in sorted(os.environ) if name.startswith("NUMBA_"))
+    # Numba and numba-cuda warn of the same variable one after the other, with a traceback in the warning; it is said once, below.
+    warnings.filterwarnings("ignore", message="Environment variable 'NUMBA_", category=RuntimeWarning)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:

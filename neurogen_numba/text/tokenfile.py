@@ -208,10 +208,11 @@ def write(path: Path, encoded: Iterable[tuple[Piece, np.ndarray]], tokenizer: To
 def refuse_foreign(path: Path) -> None:
     """Raises DataError where writing a token file would replace a file that `neurogen tokenize` did not write."""
     description, folder = path.with_suffix(".json"), _tokenizer_folder(path)
-    names = {each.name for each in folder.iterdir()} if folder.is_dir() else set()
+    names = {each.name.removesuffix(".part") for each in folder.iterdir()} if folder.is_dir() else set()
     described = _entry(description, "format") == FORMAT
+    killed = _entry(description.with_name(description.name + PART), "format") == FORMAT  # before the description had its name
     ours = {
-        path: described and path.is_file(),
+        path: (described or killed) and path.is_file(),
         description: described,
         folder: names <= TOKENIZER_FILES and bool(names) and bool(_entry(folder / "tokenizer.json", "kind")),
     }
