@@ -12,6 +12,8 @@ from functools import partial
 import numpy as np
 from numba import config, cuda
 
+from .cache import keep
+
 SIMULATED = bool(config.ENABLE_CUDASIM)
 WARP = 1 if SIMULATED else 32
 THREADS = 32 if SIMULATED else 256  # of a block, where a kernel does not ask for another number; the simulator starts all of them
@@ -25,7 +27,7 @@ def gpu(kernel=None, **options):
     """Decorator: a kernel, compiled at its first launch and then kept. options, such as max_registers, are `cuda.jit`'s."""
     if kernel is None:
         return partial(gpu, **options)
-    return cuda.jit(kernel) if SIMULATED else cuda.jit(cache=True, **options)(kernel)
+    return cuda.jit(kernel) if SIMULATED else keep(cuda.jit(**options)(kernel))
 
 
 device = cuda.jit(device=True)  # a function that kernels call and that asks for its place in the grid; physics does not (jit.py)

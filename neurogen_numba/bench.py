@@ -27,7 +27,7 @@ def parser() -> Parser:
     flags.add_argument("--text", type=Path, metavar="FILE", help="train, kernels: learn the bytes of a file, not random tokens")
     flags.add_argument("--after", type=int, default=0, help="with --text: updates before the measurements")
     flags.add_argument("--repeats", type=int, default=10, help="measurements, after three that warm up")
-    add_json_flag(flags)
+    add_json_flag(flags, "preset", "backend", "device")
     add_backend_flag(flags)
     return flags
 

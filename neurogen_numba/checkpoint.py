@@ -79,17 +79,18 @@ def save(folder: Path, tensors: dict[str, dict[str, np.ndarray]], documents: dic
     needed = sum(array.nbytes for arrays in tensors.values() for array in arrays.values())
     saving, old = _beside(folder, ".saving"), _beside(folder, ".old")
     try:
-        _refuse_foreign(folder)
+        replaced = _refuse_foreign(folder, old)
         try:
             size = _fill(saving, tensors, documents, tokenizer, loss)
             _replace(folder, saving, old)
         finally:  # nothing to do unless something went wrong
             shutil.rmtree(saving, ignore_errors=True)
-            if old.exists() and not folder.exists():
+            if replaced and old.exists() and not folder.exists():
                 old.rename(folder)
     except OSError as error:
         raise CheckpointError(f"{folder} was not saved: {_reason(error, folder, needed)}; what was saved before is intact") from None
-    shutil.rmtree(old, ignore_errors=True)  # what cannot be removed now is removed by `prune`
+    if replaced:
+        shutil.rmtree(old, ignore_errors=True)  # what cannot be removed now is removed by `prune`
     return size
 
 
@@ -144,12 +145,21 @@ def _replace(folder, saving, old):
     _sync_folder(folder.parent)
 
 
-def _refuse_foreign(folder):
-    """Replacing removes what was there, so it must be a checkpoint, if need be a damaged one, or an empty folder."""
-    if not folder.exists() or STEP.fullmatch(folder.name):
-        return
+def _refuse_foreign(folder, old):
+    """Replacing removes what was there, so it must be a checkpoint, if need be a damaged one, or an empty folder.
+
+    Beside a folder of another name than a run gives, `old` may be a copy that somebody keeps. Returns whether `old` will be what this save
+    has replaced, and may be removed.
+    """
+    if STEP.fullmatch(folder.name):
+        return True
+    if not os.path.lexists(folder):
+        return False
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).exists()):
         raise CheckpointError(f"{folder} was not saved: something that is not a checkpoint is in its place; choose another name")
+    if os.path.lexists(old):
+        raise CheckpointError(f"{folder} was not saved: {old} is where the one before would go; move that away, or choose another name")
+    return True
 
 
 def _reason(error, folder, needed):
@@ -166,7 +176,7 @@ def _beside(folder, suffix):
 
 
 def _json(values):
-    return (json.dumps(values, indent=2) + "\n").encode()
+    return (json.dumps(values, indent=2, default=lambda number: number.item()) + "\n").encode()  # NumPy's become Python's
 
 
 def _write(path, data):

@@ -11,8 +11,8 @@ A command is a row of COMMANDS and a module of that name (or the one in FILES), 
         args = parser.parse_args(argv)
         ...  # imports that take time come here, so that --help is quick
 
-`main` may raise any NeuroGenError: `command` prints it in one line, "neurogen train: ...", and returns 2; so it does for a MemoryError, and
-for a GPU that runs out of memory; where memory is short it names those flags of the command that ask for less.
+`main` may raise any NeuroGenError: `command` prints it in one line, "neurogen train: ...", and returns 2; so it does for an OSError, for a
+MemoryError, and for a GPU that runs out of memory; where memory is short it names those flags of the command that ask for less.
 Exit codes: 0 done, 2 something that the user can mend, 130 interrupted, 141 the reader of a pipe has gone.
 A bug keeps its traceback.
 """
@@ -27,7 +27,7 @@ import os
 import sys
 from pathlib import Path
 
-from . import __version__
+from . import __version__, streams
 from .config import did_you_mean
 from .errors import ConfigError, NeuroGenError, OutOfMemory
 
@@ -56,36 +56,57 @@ def command(name: str):
     def decorate(body):
         @functools.wraps(body)
         def main(argv=None) -> int:
-            try:
-                try:
-                    return body(argv) or 0
-                finally:
-                    sys.stdout.flush()  # a pipe without reader breaks here, not when Python shuts down
-            except NeuroGenError as error:
-                advice = f"; {_smaller(name)}" if isinstance(error, OutOfMemory) else ""
-                print(f"{_prog(name)}: {' '.join(str(error).splitlines())}{advice}", file=sys.stderr)
-                return 2
-            except MemoryError as error:
-                what = " ".join(str(error).split()) or "no more of it"
-                print(f"{_prog(name)}: out of memory: {what}; {_smaller(name)}", file=sys.stderr)
-                return 2
-            except KeyboardInterrupt:
-                print(f"\n{_prog(name)}: interrupted", file=sys.stderr)
-                return 130
-            except BrokenPipeError:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has nowhere to go
-                return 141
-            except Exception as error:
-                from .backends import probe
-
-                if not probe.is_short_of_memory(error):
-                    raise
-                print(f"{_prog(name)}: out of memory on the GPU: {probe.first_line(error)}; {_smaller(name)}", file=sys.stderr)
-                return 2
+            with streams.usable():
+                code = _outcome(name, body, argv)
+                if (error := streams.flush()) and (code == 0 or isinstance(code, SystemExit)):
+                    return _refused(name, error)
+            if isinstance(code, SystemExit):  # of --help
+                raise code
+            return code
 
         return main
 
     return decorate
+
+
+def _outcome(name, body, argv) -> int | SystemExit:
+    """The exit code of a command, after the sentence that explains it."""
+    try:
+        return body(argv) or 0
+    except SystemExit as ended:
+        return ended
+    except NeuroGenError as error:
+        advice = f"; {_smaller(name)}" if isinstance(error, OutOfMemory) else ""
+        streams.complain(f"{_prog(name)}: {' '.join(str(error).splitlines())}{advice}")
+        return 2
+    except MemoryError as error:
+        what = " ".join(str(error).split()) or "no more of it"
+        streams.complain(f"{_prog(name)}: out of memory: {what}; {_smaller(name)}")
+        return 2
+    except KeyboardInterrupt:
+        streams.complain(f"\n{_prog(name)}: interrupted")
+        return 130
+    except OSError as error:
+        return _refused(name, error)
+    except Exception as error:
+        from .backends import probe
+
+        if not probe.is_short_of_memory(error):
+            raise
+        streams.complain(f"{_prog(name)}: out of memory on the GPU: {probe.first_line(error)}; {_smaller(name)}")
+        return 2
+
+
+def _refused(name, error: OSError) -> int:
+    """What the system refused, in a sentence, unless a reader has gone, who needs none."""
+    if isinstance(error, BrokenPipeError):
+        return 141
+    why = error.strerror or error
+    if error.filename:
+        streams.complain(f"{_prog(name)}: {error.filename}: {why}; change that, or name another file or folder")
+    else:
+        streams.complain(f"{_prog(name)}: the output cannot be written: {why}; make room, or send it elsewhere")
+    return 2
 
 
 class Parser(argparse.ArgumentParser):
@@ -154,11 +175,13 @@ def backend_of(args):
     return backends.get(args.backend, args.gpu_device, args.precision, args.mode)
 
 
-def add_json_flag(parser: argparse.ArgumentParser) -> None:
+def add_json_flag(parser: argparse.ArgumentParser, *names: str) -> None:
     """--json [FILE]: `args.json` is STDOUT, where the command prints one JSON object and nothing else there; or a file, which `tell_json`
-    writes besides what is printed; or None."""
+    writes besides what is printed; or None. names: entries by which the command knows a file of its own, which it may replace."""
     said = "print one JSON object and nothing else; with FILE (.json), print as usual and write it there"
-    parser.add_argument("--json", nargs="?", const=STDOUT, default=None, type=_json_file, metavar="FILE", help=said)
+    parser.add_argument(
+        "--json", nargs="?", const=STDOUT, default=None, type=functools.partial(_json_file, names), metavar="FILE", help=said
+    )
 
 
 def tell_json(where: str | None, values: dict) -> None:
@@ -175,13 +198,26 @@ def tell_json(where: str | None, values: dict) -> None:
             raise ConfigError(f"--json {where}: {error.strerror}") from None
 
 
-def _json_file(name):
+def _json_file(names, file):
     """Refused before anything is computed. The ending tells a file from a word that is meant for the command, such as a run."""
-    if name != STDOUT and not name.endswith(".json"):
-        raise argparse.ArgumentTypeError(f"{name}: a name that ends with .json is wanted, or none, to print")
-    if not (folder := Path(name).absolute().parent).is_dir():
-        raise argparse.ArgumentTypeError(f"{name}: there is no folder {folder}")
-    return name
+    if file == STDOUT:
+        return file
+    if not file.endswith(".json"):
+        raise argparse.ArgumentTypeError(f"{file}: a name that ends with .json is wanted, or none, to print")
+    if not (folder := Path(file).absolute().parent).is_dir():
+        raise argparse.ArgumentTypeError(f"{file}: there is no folder {folder}")
+    if os.path.lexists(file) and not _has(file, names):
+        raise argparse.ArgumentTypeError(f"{file}: this command did not write what is there, and leaves it alone; choose another name")
+    return file
+
+
+def _has(file, names):
+    """Whether a file is a JSON object with these entries."""
+    try:
+        values = json.loads(Path(file).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and all(name in values for name in names)
 
 
 def _smaller(name):
@@ -210,7 +246,7 @@ def main(argv=None):
     """The console script: hands over to the command that the first word names."""
     words = sys.argv[1:] if argv is None else list(argv)
     if not words:
-        print(_overview(), file=sys.stderr)
+        streams.complain(_overview())
         return 2
     name, *rest = words
     if name in ("-h", "--help"):

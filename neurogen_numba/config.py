@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import numbers
+import operator
 import re
 import typing
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**2
 LEAST_BYTES = 1_000_000  # of a size that is told without a unit
 MOST = 1_000_000  # sequences, tokens of a segment
 MAX_HYPERCOLUMN = 1024  # neurons: a GPU's block has a thread for each, and no more threads
+FLOAT32 = 3.4028234663852886e38  # the largest number of float32
 STREAMS = 16  # a held-out text is read by so many read heads at once, at most, each with its state from its own beginning to its end
 MOST_WORKERS = 61  # processes that Windows can wait for at once
 ACTIVATION_MEMORY = ("full", "half", "recompute")
@@ -33,6 +36,9 @@ class Module:
     neurons: int
     outputs: int = 0  # size of its population readout (PFC: slots of the working memory); 0: as many as neurons
     lateral: int = 16  # lateral synapses per neuron
+
+    def __post_init__(self):
+        plain_types(self, "module.")
 
     @property
     def output_size(self) -> int:
@@ -67,6 +73,7 @@ class Brain:
     chunk: int = 16  # tokens processed together; the shortest lateral delay, and what feedback is late by is a multiple of it
 
     def __post_init__(self):
+        plain_types(self, "brain.")
         for name in MODULES:
             module = getattr(self, name)
             if module.neurons < 1 or module.outputs < 0 or module.outputs > module.neurons or module.lateral < 0:
@@ -92,6 +99,8 @@ class Brain:
         _at_least(self, "brain", "feedback", 0)
         if self.hypercolumn > MAX_HYPERCOLUMN:
             raise ConfigError(f"brain.hypercolumn: at most {MAX_HYPERCOLUMN:,}, not {self.hypercolumn}")
+        if self.vocabulary >= 2**31:
+            raise ConfigError(f"brain.vocabulary: token ids have 31 bits, so below {2**31}, not {self.vocabulary}")
         if self.tied and self.embedding != self.broca.output_size:
             raise ConfigError(
                 f"brain.tied: embeddings are rows of the decoder then, so brain.embedding must be as large as what Broca says, "
@@ -137,6 +146,7 @@ class Training:
     viz_interval: int = 500  # steps between figures; 0: none
 
     def __post_init__(self):
+        plain_types(self, "training.")
         for name in ("steps", "batch", "segment", "eval_interval", "eval_tokens", "checkpoint_interval", "keep_checkpoints"):
             _at_least(self, "training", name, 1)
         for name in ("sample_interval", "log_interval"):
@@ -148,6 +158,9 @@ class Training:
                 raise ConfigError(f"training.{name}: at most {MOST:,}, not {getattr(self, name)}")
         if self.seed >= 2**64:
             raise ConfigError(f"training.seed: below 2^64, not {self.seed}")
+        for name in ("learning_rate", "weight_decay", "final_rate"):
+            if getattr(self, name) > FLOAT32:
+                raise ConfigError(f"training.{name}: at most {FLOAT32:.2g}, the largest float32, not {getattr(self, name)}")
         if not self.clip > 0:
             raise ConfigError(f"training.clip: a positive norm, not {self.clip}")
         if not 0 <= self.fresh <= 1:
@@ -179,6 +192,7 @@ class Text:
     reset_at_documents: bool = False  # whether each document begins a segment of its own, in the fresh state
 
     def __post_init__(self):
+        plain_types(self, "text.")
         for name, low in (("vocabulary", 1), ("chunk_tokens", 1), ("max_chunks", 0), ("workers", 0)):
             _at_least(self, "text", name, low)
         if self.workers > MOST_WORKERS:
@@ -247,7 +261,7 @@ def counted(number: int, what: str) -> str:
 
 def did_you_mean(word: str, known) -> str:
     """A tail for an error message: names the nearest known word, or lists them all."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(known)
 
 
@@ -257,6 +271,49 @@ def _at_least(section, prefix, name, low):
         raise ConfigError(f"{prefix}.{name}: at least {low}, not {value}")
     if value == math.inf:
         raise ConfigError(f"{prefix}.{name}: a finite number, not {value}")
+
+
+def plain_types(section, where: str) -> None:
+    """Turn numbers of NumPy, which JSON does not know, into Python's; in the fields of a frozen dataclass that are int, float, bool or str.
+
+    Raises ConfigError for a value of another type; `where` stands before the name of the field.
+    """
+    for field_ in dataclasses.fields(section):
+        value = getattr(section, field_.name)
+        if isinstance(value, int) and abs(value) >= 2**64:
+            raise ConfigError(f"{where}{field_.name}: a number of at most 64 bits, not {value}")
+        if field_.type in _PLAIN and type(value) is not _PLAIN[field_.type][0]:
+            try:
+                object.__setattr__(section, field_.name, _PLAIN[field_.type][1](value))
+            except (TypeError, OverflowError):
+                raise ConfigError(f"{where}{field_.name}: {field_.type} expected, not {value!r}") from None
+
+
+def _integer(value):
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)
+
+
+def _real(value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError
+    return float(value)
+
+
+def _truth(value):
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise TypeError
+    return bool(value)
+
+
+def _text(value):
+    if not isinstance(value, str):
+        raise TypeError
+    return str(value)
+
+
+_PLAIN = {"int": (int, _integer), "float": (float, _real), "bool": (bool, _truth), "str": (str, _text)}
 
 
 def _build(cls, values, where):

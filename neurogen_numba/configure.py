@@ -7,6 +7,7 @@ import sys
 from functools import reduce
 from pathlib import Path
 
+from . import streams
 from .cli import Parser, command
 from .config import Config
 from .errors import ConfigError
@@ -157,7 +158,8 @@ def main(argv=None):
     print(f"# neurogen train --config FILE goes by these settings; what is left out of FILE is as in the preset {config.preset!r}.")
     values = config.to_dict()
     del values["brain"]["vocabulary"]  # it is the tokenizer's
-    print(tomli_w.dumps(values), end="")
+    with streams.utf_8():  # TOML is UTF-8
+        print(tomli_w.dumps(values), end="")
     return 0
 
 

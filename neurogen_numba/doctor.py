@@ -7,19 +7,21 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from . import backends
+from . import backends, environment
 from .backends import probe
 from .cli import STDOUT, Parser, add_gpu_flag, add_json_flag, command, tell_json
 from .config import size_in_words
-from .errors import BackendError
+from .errors import BackendError, ConfigError
 
 ROOM = 1_000_000_000  # bytes of disk: five checkpoints of up to a hundred MB, the best one, and one on its way
+KERNEL = 2**18  # bytes, more than a compiled kernel has
 MARKS = {True: "ok", False: "fails", None: "-"}
 
 
@@ -51,7 +53,7 @@ def parser() -> Parser:
     flags = Parser("doctor")
     add_gpu_flag(flags)
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
-    add_json_flag(flags)
+    add_json_flag(flags, "ok", "checks")
     return flags
 
 
@@ -71,6 +73,9 @@ def examine(machine: Machine) -> Iterator[Check]:
     for name, check in CHECKS.items():
         try:
             done = check(machine)
+        except ConfigError as error:  # it says what to do
+            what, _, mend = str(error).rpartition("; ")
+            done = Check(False, what, mend)
         except Exception as error:  # of any library, in any state
             mend = f"install again: {probe.install_libraries('--upgrade')}"
             done = Check(False, f"{type(error).__name__}: {probe.first_line(error)}", mend)
@@ -128,10 +133,28 @@ def numpy(machine):
 
 def numba(machine):
     try:
+        environment.check()
         import numba
     except ImportError as error:  # it names the NumPy that it needs
         return Check(False, probe.first_line(error), probe.pip("--upgrade", "numba"))
     return Check(True, f"{numba.__version__}, {numba.config.NUMBA_NUM_THREADS} threads")
+
+
+def kernel_cache(machine):
+    """Where compiled kernels are kept."""
+    from .kernels import cache
+
+    mend = "name a folder on a disk with room, that may be written to: export NUMBA_CACHE_DIR=/path/to/folder"
+    try:
+        folder = cache.folder()
+    except RuntimeError:
+        return Check(False, "no folder can be written to, so each start compiles the kernels", mend)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(KERNEL))
+    except OSError as error:
+        return Check(False, f"{folder}: {error.strerror}, so each start compiles the kernels", mend)
+    return Check(True, str(folder))
 
 
 def numba_cuda(machine):
@@ -238,6 +261,7 @@ CHECKS: dict[str, Callable[[Machine], Check]] = {
     "Python": python,
     "NumPy": numpy,
     "Numba": numba,
+    "kernel cache": kernel_cache,
     "numba-cuda": numba_cuda,
     "CuPy": cupy,
     "driver": driver,

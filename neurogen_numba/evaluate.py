@@ -22,7 +22,7 @@ def parser() -> Parser:
     # whatever the model was trained with: the same weights have the same score
     side_by_side = f"pieces that the text is cut into, each read from a fresh state; fewer where they would be short (default: {STREAMS})"
     flags.add_argument("--streams", type=int, default=STREAMS, metavar="N", help=side_by_side)
-    add_json_flag(flags)
+    add_json_flag(flags, "checkpoint", "method")
     add_backend_flag(flags)
     return flags
 

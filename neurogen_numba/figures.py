@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from .cli import Parser, add_backend_flag, backend_of, command
-from .errors import BackendError
+from .errors import BackendError, CheckpointError, ConfigError
 
 
 def parser() -> Parser:
@@ -18,7 +19,8 @@ def parser() -> Parser:
 
 
 def portrait_of(run: Path, backend):
-    """A BrainReport of a run's last sound checkpoint, fresh, after the text of the run's last sample; None where either is missing yet."""
+    """A BrainReport of a run's last sound checkpoint, fresh, after the text of the run's last sample; None where either is missing
+    or damaged."""
     import numpy as np
 
     from . import checkpoint
@@ -29,8 +31,14 @@ def portrait_of(run: Path, backend):
     samples = read_history(run).samples
     if not samples or not checkpoint.saved(run):
         return None
-    model = load(find(str(run), run.parent), backend)
-    ids = model.tokenizer.encode(samples[-1].prompt + (samples[-1].truth or samples[-1].text))
+    try:
+        model = load(find(str(run), run.parent), backend)
+        ids = model.tokenizer.encode(samples[-1].prompt + (samples[-1].truth or samples[-1].text))
+    except (CheckpointError, ConfigError) as error:  # no sound checkpoint, or a text that is not the model's
+        print(f"neurogen figures: no figure of the brain: {error}", file=sys.stderr)
+        return None
+    if not len(ids):
+        return None
     act = model.activity(model.config.training.segment, 1)
     model.brain.forward(act, np.asarray(ids[: act.tokens], np.int32)[:, None])
     return portrait(model, act, model.optimizer.steps)

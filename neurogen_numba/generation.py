@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .config import FLOAT32, plain_types
 from .errors import ConfigError
 from .kernels import rng
 
@@ -21,9 +22,10 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self):
-        if not 0 <= self.temperature < float("inf"):
+        plain_types(self, "")
+        if not 0 <= self.temperature <= FLOAT32:
             raise ConfigError(f"temperature: 0 or more, not {self.temperature}")
-        if self.top_k < 0:
+        if not 0 <= self.top_k < 2**63:
             raise ConfigError(f"top-k: 0 (all) or more, not {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top-p: above 0 and at most 1, not {self.top_p}")

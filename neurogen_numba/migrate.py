@@ -87,11 +87,11 @@ def main(argv=None):
 
 def _new_folder(run):
     """The folder of a new run, made, with nothing in it but perhaps its lock."""
-    from .rundir import LOCK
+    from .rundir import is_lock
 
     try:
         run.mkdir(parents=True, exist_ok=True)
-        if any(path.name != LOCK for path in run.iterdir()):
+        if not all(is_lock(path) for path in run.iterdir()):
             raise ConfigError(f"{run} is not empty; choose another folder for the new run")
     except OSError as error:
         raise ConfigError(f"{run} cannot be made: {error.strerror}; choose another folder for the new run") from None

@@ -27,7 +27,7 @@ def parser() -> Parser:
     flags.add_argument("--precision", choices=PRECISIONS, default="auto", help=precision)
     flags.add_argument("--backend", choices=NAMES, default="auto", help="cpu: do not look for a GPU, plan for any")
     add_gpu_flag(flags)
-    add_json_flag(flags)
+    add_json_flag(flags, "optimiser", "workspace", "total")
     return flags
 
 

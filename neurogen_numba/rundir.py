@@ -18,6 +18,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import shlex
 import shutil
 import time
@@ -55,7 +56,15 @@ def create(out: Path, name: str | None, preset: str) -> Path:
 
 def _begun(run):
     """Whether anything of a run is there. The first that is written is its configuration; a kill may leave it half done."""
-    return any(path.name not in (LOCK, CONFIG + SAVING) for path in Path(run).iterdir())
+    return any(path.name != CONFIG + SAVING and not is_lock(path) for path in Path(run).iterdir())
+
+
+def is_lock(path: Path) -> bool:
+    """Whether a file is the lock of a run, which holds at most the id of a process."""
+    if path.name != LOCK or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return re.fullmatch(rb"[0-9]{0,20}", file.read(21)) is not None
 
 
 def _next_free(out, preset):
@@ -318,7 +327,7 @@ class MetricsLog:
 
 
 def _until(step, data):
-    """The lines before the first record of a step after `step`, without those that are not JSON objects."""
+    """The lines before the first record of a step after `step`, without those that are not JSON objects, or whose step is no number."""
     kept = []
     for line in data.split(b"\n"):
         try:
@@ -327,7 +336,10 @@ def _until(step, data):
             continue
         if not isinstance(record, dict):
             continue
-        if record.get("step", 0) > step:
+        at = record.get("step", 0)
+        if not isinstance(at, (int, float)):
+            continue
+        if at > step:
             break
         kept.append(line + b"\n")
     return b"".join(kept)

@@ -30,12 +30,11 @@ def load(folder: Path, backend="auto") -> NeuroGenModel:
 def summary_of(model: NeuroGenModel, folder: Path) -> dict:
     """What to show of it: preset, parameters, updates, and the figures of its run's end, where it is that."""
     facts = {"preset": model.config.preset, "parameters": model.parameters, "steps": model.optimizer.steps}
-    ended = folder.parent.parent / SUMMARY
-    if ended.is_file():
-        try:
-            summary = json.loads(ended.read_text())
-        except ValueError:  # it is for show only
-            return facts
-        shown = ("val_bits_per_byte", "entropy_floor_bits_per_byte", "question_accuracy") if summary["steps"] == facts["steps"] else ()
-        facts |= {name: summary[name] for name in shown if name in summary}
+    try:
+        summary = json.loads((folder.parent.parent / SUMMARY).read_bytes())
+        if summary["steps"] == facts["steps"]:
+            shown = ("val_bits_per_byte", "entropy_floor_bits_per_byte", "question_accuracy")
+            facts |= {name: float(summary[name]) for name in shown if name in summary}
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
+        pass  # not there or damaged; it is for show only
     return facts

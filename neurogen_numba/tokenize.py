@@ -30,6 +30,9 @@ def main(argv=None):
     args = parser().parse_args(argv)
     if args.out.suffix != ".bin":
         raise ConfigError(f"--out {args.out}: a name that ends with .bin is wanted")
+    from .text.tokenfile import refuse_foreign, write
+
+    refuse_foreign(args.out)  # before the text is read
     cores = os.cpu_count() or 1
     workers = (cores if cores > 1 else 0) if args.workers is None else args.workers
     text = Text(data=args.data, field=args.text_field, tokenizer=args.tokenizer, vocabulary=args.vocab_size, workers=workers)
@@ -39,7 +42,6 @@ def main(argv=None):
     from .text.encoding import encoded
     from .text.sources import open_source
     from .text.stream import tokenizer_for
-    from .text.tokenfile import write
 
     source = open_source(text.data, text.field)
     began = time.monotonic()

@@ -6,9 +6,12 @@ import contextlib
 import shlex
 import signal
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-from . import rundir
+from . import rundir, streams
 from .cli import Parser, add_backend_flag, backend_of, command
 from .config import Config
 from .configure import add_config_flags, config_of
@@ -50,6 +53,7 @@ TEXT_FLAGS = {
     "--tokens-per-chunk": ("chunk_tokens", int, "tokens of a chunk: what is streamed is read and shuffled by chunks"),
     "--workers": ("workers", int, "processes that turn what is streamed into tokens; 0: a thread does"),
 }
+AGAIN = 1.0  # seconds after which another Ctrl-C is a second one
 TEST_STEPS = 20  # updates of --test, in TEST_CHUNKS chunks
 TEST_CHUNKS = 2
 TEST_LOOK = 2000  # held-out tokens that each of its evaluations takes
@@ -144,48 +148,69 @@ def _resume(args, run, folder, backend):
     return Trainer.resume(run, args.steps, backend, folder, **given)
 
 
+class _Signals:
+    """What Ctrl-C, SIGTERM and SIGHUP do in `with _Signals() as signals: ...`.
+
+    Before there is a trainer they raise KeyboardInterrupt; after `signals.hand_over(trainer.stop)` the run ends with a checkpoint. Then a
+    second Ctrl-C ends it at once, unless it follows so soon that a program between terminal and run has passed the first one on as well.
+    Under nohup SIGHUP stays ignored. Outside the main thread Python allows no handlers: there are none.
+    """
+
+    def __init__(self):
+        self._stop: Callable[[], None] | None = None
+        self._before, self._asked, self._heard = {}, 0.0, False
+
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                if (number := getattr(signal, name, None)) is None:
+                    continue  # Windows has no SIGHUP
+                before = signal.getsignal(number)
+                if name != "SIGHUP" or before != signal.SIG_IGN:
+                    self._before[number] = before
+                    signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def hand_over(self, stop: Callable[[], None]) -> None:
+        """Call `stop` for each signal from now on."""
+        self._stop = stop
+        if self._heard:  # where Python could not raise, such as in a callback, it went on
+            raise KeyboardInterrupt
+
+    def _handle(self, number, frame):
+        now, self._heard = time.monotonic(), True
+        if self._stop is None or (number == signal.SIGINT and self._asked and now - self._asked > AGAIN):
+            raise KeyboardInterrupt
+        if number == signal.SIGINT and not self._asked:
+            self._asked = now
+        self._stop()
+
+
 def _watch(trainer, title: str, plain: bool, tensorboard: bool):
-    """Train to the end, or until the first Ctrl-C, and show it. A second Ctrl-C ends it at once."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def stop(number, frame):
-        trainer.stop()
-        signal.signal(number, before[number])
-
-    from .ui import open_view
+    """Train to the end, or until `trainer.stop`, and show it."""
+    from .ui import Unbreakable, open_view
     from .ui.pictures import Pictures
     from .ui.tensorboard import TensorBoard
 
-    try:
-        for number in before:
-            signal.signal(number, stop)
-        with contextlib.ExitStack() as open_views:
-            views = [open_views.enter_context(open_view(title, plain=plain or None))]
-            tell = views[0].show
-            if trainer.config.training.viz_interval:
-                views.append(open_views.enter_context(Pictures(trainer.run, tell)))
-            if tensorboard:
-                views.append(open_views.enter_context(TensorBoard(trainer.run, trainer.step, tell)))
-            for report in trainer.reports():
-                for view in views:
-                    view.show(report)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with contextlib.ExitStack() as open_views:
+        views = []
 
+        def watch(make):
+            views.append(open_views.enter_context(Unbreakable(make, streams.complain)))
 
-@contextlib.contextmanager
-def _terminated_as_interrupted():
-    """SIGTERM ends what is done in this context as Ctrl-C does."""
-
-    def interrupt(number, frame):
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        watch(lambda: open_view(title, plain=plain or None))
+        tell = views[0].show
+        if trainer.config.training.viz_interval:
+            watch(lambda: Pictures(trainer.run, tell))
+        if tensorboard:
+            watch(lambda: TensorBoard(trainer.run, trainer.step, tell))
+        for report in trainer.reports():
+            for view in views:
+                view.show(report)
 
 
 @command("train")
@@ -197,10 +222,10 @@ def main(argv=None):
 
         tensorboard.check()
     config = configure(args)  # before anything is written
-    run, folder = (rundir.create(args.out, args.name, config.preset), None) if new else _to_resume(args)
-    with rundir.lock(run):
-        try:
-            with _terminated_as_interrupted():
+    with _Signals() as signals:
+        run, folder = (rundir.create(args.out, args.name, config.preset), None) if new else _to_resume(args)
+        with rundir.lock(run), streams.unfailing(lambda error: _lost(run, error)):
+            try:
                 from .learning.trainer import Trainer
 
                 backend = backend_of(args)
@@ -208,18 +233,25 @@ def main(argv=None):
                     open_source(config.text.data, config.text.field)  # refuses what can be no name; the rest may take a while
                     print(f"reading {config.text.data}", file=sys.stderr, flush=True)
                 trainer = Trainer(config, run, backend, bool(args.fit)) if new else _resume(args, run, folder, backend)
-        except BaseException:  # Ctrl-C too
-            if new:
-                rundir.discard(run)  # nothing was trained: leave no empty run behind
-            raise
-        title = f"{run.name} · {trainer.model.parameters:,} parameters · {trainer.config.brain.neurons:,} neurons"
-        _watch(trainer, title, args.plain, args.tensorboard or (run / "tensorboard").is_dir())
-    if trainer.step < trainer.steps:
-        going_on = f"neurogen train --resume {shlex.quote(str(run))}"
-        print(f"Stopped after {trainer.step:,} of {trainer.steps:,} steps; everything is kept. To go on: {going_on}")
-        return 130
-    print(f"To talk to it: neurogen chat {shlex.quote(str(run))}")
+                signals.hand_over(trainer.stop)
+            except BaseException:  # Ctrl-C too
+                if new:
+                    rundir.discard(run)  # nothing was trained: leave no empty run behind
+                raise
+            title = f"{run.name} · {trainer.model.parameters:,} parameters · {trainer.config.brain.neurons:,} neurons"
+            _watch(trainer, title, args.plain, args.tensorboard or (run / "tensorboard").is_dir())
+            if trainer.step < trainer.steps:
+                going_on = f"neurogen train --resume {shlex.quote(str(run))}"
+                print(f"Stopped after {trainer.step:,} of {trainer.steps:,} steps; everything is kept. To go on: {going_on}")
+                return 130
+            print(f"To talk to it: neurogen chat {shlex.quote(str(run))}")
     return 0
+
+
+def _lost(run, error):
+    why = getattr(error, "strerror", None) or error
+    kept = run / rundir.METRICS
+    return f"neurogen train: the output cannot be written: {why}; training goes on and is recorded in {kept}; Ctrl-C saves and ends"
 
 
 if __name__ == "__main__":

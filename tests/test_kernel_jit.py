@@ -2,7 +2,6 @@
 
 import ast
 import importlib
-import os
 import pkgutil
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from numba import types
 
 from neurogen_numba import kernels
 from neurogen_numba.kernels import bundles, bundles_cpu
-from neurogen_numba.kernels.jit import _drop_stale_cache
 
 NUMBER, ROW, SQUARE, FLAG, BITS = types.float32, types.float32[::1], types.float32[:, ::1], types.boolean, types.uint64
 PHYSICS = {  # argument types of every function that all backends share
@@ -73,7 +71,8 @@ PHYSICS = {  # argument types of every function that all backends share
 
 
 def test_every_function_of_physics_is_in_the_table():
-    others = {"jit._drop_stale_cache", "rng.key", "memory.scratch", "launch.gpu", "launch.blocks", "launch.allow_shared"}  # of the host
+    others = {"jit._kept", "cache.keep", "cache.folder", "cache._sealed", "cache._tell", "rng.key", "memory.scratch"}  # of the host
+    others |= {"launch.gpu", "launch.blocks", "launch.allow_shared"}
     others |= {"mma._mma", "mma._bfloat16", "mma._float16", "mma._float16_turing", "mma._statement"}  # of the compiler
     others |= {f"bundles.{name}" for name in vars(bundles) if name.startswith("make_")}
     others |= {f"bundles_cpu.{name}" for name in vars(bundles_cpu) if name.startswith("make_")}
@@ -115,15 +114,3 @@ def test_a_loop_that_sums_into_a_number_stores_nothing():
             if stores and any(not isinstance(part.value, ast.Constant) for part in sums):  # counting by ones has one order only
                 mixed.append(f"{source.name}:{loop.lineno}")
     assert mixed == []
-
-
-def test_a_newer_source_drops_what_was_compiled_before_even_where_another_process_does_so_too(tmp_path):
-    kept = tmp_path / "__pycache__"
-    kept.mkdir()
-    for time, path in enumerate([kept / "old.nbi", kept / "older.nbi", tmp_path / "source.py", kept / "new.nbi"]):
-        path.touch()
-        os.utime(path, (time, time))
-    for name in ("a.nbi", "p.nbi", "z.nbi"):  # listed, and no longer there when asked for their time
-        (kept / name).symlink_to(tmp_path / "nowhere")
-    _drop_stale_cache(tmp_path)
-    assert {path.name for path in kept.iterdir() if path.exists()} == {"new.nbi"}

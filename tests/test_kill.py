@@ -1,8 +1,9 @@
-"""kill -9 at any moment, and a damaged checkpoint: the run that is resumed ends with the bits of one that was left alone.
+"""kill -9 or another signal at any moment, and a damaged checkpoint: the run that is resumed ends with the bits of one that was left alone.
 
 `pytest tests/test_kill.py --kills 200` tries 200 moments where a plain run tries 5; docs/logs/kills.txt is the log of one.
 """
 
+import json
 import os
 import random
 import re
@@ -118,13 +119,49 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(place, whole, kill,
     assert_equal_runs(run, undisturbed)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends SIGTERM")
-def test_a_run_that_is_told_to_end_ends_with_a_checkpoint(place, whole, capsys):
-    run = place / "terminated"
+SIGNALS = ("SIGHUP", "SIGTERM", "SIGPIPE")  # the last one is ignored by Python: the run goes on
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGHUP")
+def test_a_run_that_is_told_to_end_at_any_moment_loses_no_step(place, whole, kill, request, capsys):
+    kills, (undisturbed, life) = request.config.getoption("kills"), whole
+    name = SIGNALS[kill % len(SIGNALS)]
+    draw, run = random.Random(f"{name} {kill}"), place / f"{name}-{kill}"
+    with start(place, run) as process:
+        try:
+            process.wait((kill + draw.random()) / kills * life)
+        except subprocess.TimeoutExpired:
+            process.send_signal(getattr(signal, name))
+        said = process.communicate()[0]
+    early = process.returncode == -getattr(signal, name)  # Python was not there yet, or was leaving
+    assert early or process.returncode in ((0,) if name == "SIGPIPE" else (0, 130)), said
+    assert "Traceback" not in said
+    saved = checkpoint.saved(run)
+    assert (checkpoint.step_of(saved[-1]) if saved else 0) == last_step(run)
+    if stopped := re.search(r"Stopped after (\d+) of 100 steps; everything is kept", said):
+        assert int(stopped[1]) == last_step(run)
+    if not (run / "summary.json").exists():
+        go_on(place, run, capsys)
+    assert_equal_runs(run, undisturbed)
+
+
+def last_step(run):
+    """The last update that a run has recorded; 0 where there is none."""
+    log = run / "metrics.jsonl"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return max((record["step"] for record in map(json.loads, lines) if record["kind"] == "step"), default=0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGHUP")
+@pytest.mark.parametrize("number", [signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
+def test_a_run_that_is_told_to_end_twice_ends_with_a_checkpoint(place, whole, capsys, number):
+    run = place / f"terminated-{number}"
     with start(place, run) as process:
         while "step 15/" not in process.stdout.readline():
             pass
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
+        time.sleep(0.002)
+        process.send_signal(number)  # as `timeout` and systemd do
         said = process.communicate()[0]
     assert process.returncode == 130
     step = int(re.search(r"Stopped after (\d+) of 100 steps; everything is kept", said)[1])

@@ -207,10 +207,10 @@ def test_a_process_that_dies_at_every_figure_costs_a_warning(run, monkeypatch):
 
 
 def test_a_process_that_cannot_be_started_costs_a_warning(run, monkeypatch):
-    def refuse(method):
+    def refuse():
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    monkeypatch.setattr(pictures.multiprocessing, "get_context", refuse)
+    monkeypatch.setattr(pictures, "Context", refuse)
     told = []
     with Pictures(run, told.append) as view:
         view.show(histories.brain(1))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
+from .. import environment
 from ..config import did_you_mean
 from ..errors import BackendError, ConfigError
 from . import probe
@@ -30,6 +32,8 @@ def get(name: str = "auto", device: int = 0, precision: str = "auto", mode: str 
     for what, value, known in (("precision", precision, PRECISIONS), ("mode", mode, MODES)):
         if value not in known:
             raise ConfigError(f"unknown {what} {value!r}; {did_you_mean(str(value), known)}")
+    with contextlib.suppress(ImportError):  # that is explained below, where there is a GPU
+        environment.check()
     settings = device, precision, mode
     if name == "cpu" or (name == "auto" and probe.simulated()):
         return _cpu(device, precision, mode)
@@ -43,6 +47,14 @@ def get(name: str = "auto", device: int = 0, precision: str = "auto", mode: str 
     return _cuda(*settings)
 
 
+def arguments_of(backend: Backend) -> tuple:
+    """What `get` made a backend from, in its order. Raises ConfigError for one that it did not make."""
+    for arguments, made in _made.items():
+        if made is backend:
+            return arguments
+    raise ConfigError("a model on a backend that backends.get did not make cannot be pickled; save it as a checkpoint")
+
+
 def _cpu(device, precision, mode):
     if device:
         raise ConfigError(f"GPU {device}: the CPU is none; leave the number out, or use --backend cuda")
@@ -53,7 +65,11 @@ def _cpu(device, precision, mode):
     if ("cpu",) not in _made:
         from .cpu import CpuBackend
 
-        _made["cpu",] = CpuBackend()
+        try:
+            _made["cpu",] = CpuBackend()
+        except (ValueError, RuntimeError) as error:  # of Numba, which starts its threads here
+            said = "correct or unset NUMBA_THREADING_LAYER and NUMBA_THREADING_LAYER_PRIORITY"
+            raise BackendError(f"Numba cannot start its threads ({probe.first_line(error)}); {said}") from None
     return _made["cpu",]
 
 

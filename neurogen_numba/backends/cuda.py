@@ -6,7 +6,6 @@ import contextlib
 import math
 
 import numpy as np
-from numba import cuda
 
 from ..config import size_in_words
 from ..errors import BackendError, ConfigError, OutOfMemory
@@ -30,7 +29,7 @@ from ..kernels import (
     stimulus,
     working_memory,
 )
-from ..kernels.launch import SHARED, SIMULATED, THREADS, WARP, allow_shared, blocks
+from ..kernels.launch import SHARED, SIMULATED, THREADS, WARP, allow_shared, blocks, cuda  # Numba's, once its variables are checked
 from .base import Backend, Lanes
 from .cublas import Cublas
 from .cuda_synapses import CudaSynapses

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 
 import numpy as np
 
 from .. import backends, checkpoint
 from ..backends.base import Backend
-from ..config import Config, counted, size_of
+from ..config import FLOAT32, Config, counted, size_of
 from ..errors import CheckpointError, ConfigError
 from ..learning.frugal import OPTIMIZERS
 from ..presets import get_preset
@@ -36,7 +37,7 @@ class NeuroGenModel:
     ) -> NeuroGenModel:
         """The preset `name`, freshly drawn. The vocabulary is the tokenizer's, or vocab_size, or else the preset's own."""
         config = get_preset(name)
-        size = tokenizer.vocabulary if tokenizer else vocab_size or config.text.vocabulary
+        size = tokenizer.vocabulary if tokenizer else config.text.vocabulary if vocab_size is None else vocab_size
         return cls.from_config(config.replace(brain={"vocabulary": size}), tokenizer, gpu_device, backend)
 
     @classmethod
@@ -55,8 +56,8 @@ class NeuroGenModel:
         return model
 
     def _setup(self, config, backend, gpu_device, tokenizer=None):
-        if gpu_device < 0:
-            raise ConfigError(f"gpu_device: cards are numbered from 0; there is no {gpu_device}")
+        if not isinstance(gpu_device, (int, np.integer)) or gpu_device < 0:
+            raise ConfigError(f"gpu_device: cards are numbered from 0; there is no {gpu_device!r}")
         self.config, self.tokenizer = config, tokenizer
         self.backend = backend if isinstance(backend, Backend) else backends.get(backend, gpu_device)
         if config.training.memory_limit:
@@ -83,7 +84,7 @@ class NeuroGenModel:
         """One update on one sequence [T] or a batch of them [B, T]: (loss in nats per token, accuracy 0 to 1), from before the update.
 
         A target below 0 counts for nothing. carry_state: go on from the state that the last call, of the same shape, left behind.
-        Raises ConfigError for token ids out of range or shapes that differ.
+        Raises ConfigError for token ids out of range, shapes that differ, or a learning rate that is none.
         """
         inputs, targets = self._columns(input_ids, "input_ids"), self._columns(target_ids, "target_ids", low=None)
         if inputs.shape != targets.shape:
@@ -92,7 +93,7 @@ class NeuroGenModel:
             self._activity = self.activity(*inputs.shape, learning=True)
         elif not carry_state:
             self._activity.reset()
-        rate = self.config.training.learning_rate if learning_rate is None else learning_rate
+        rate = self.config.training.learning_rate if learning_rate is None else _number(learning_rate)
         loss, accuracy, _ = self.learn(self._activity, inputs, targets, rate)
         return loss, accuracy
 
@@ -101,6 +102,8 @@ class NeuroGenModel:
 
         fresh: [B] bool, which sequences begin in the fresh state. Where loss or gradient are not finite, nothing is updated.
         """
+        if not (0 <= rate <= FLOAT32):
+            raise ConfigError(f"learning_rate: a number from 0 on is needed, not {rate}")
         counted = self._aim(act, inputs, targets)
         if fresh is not None:
             act.fresh[...] = self.backend.asarray(fresh, "uint8")
@@ -199,6 +202,10 @@ class NeuroGenModel:
         from ..generation import Sampling, Session
 
         columns = self._columns(prompt_ids, "prompt_ids")
+        try:
+            max_length = operator.index(max_length)
+        except TypeError:
+            raise ConfigError(f"max_length: a number of tokens is needed, not {max_length!r}") from None
         if max_length < columns.shape[0]:
             raise ConfigError(f"max_length {max_length}: shorter than the prompt, which has {columns.shape[0]} tokens")
         session = Session(self, Sampling(temperature, top_k, top_p, seed), columns.shape[1])
@@ -238,11 +245,10 @@ class NeuroGenModel:
                 f"{path}: its synapses are scattered one by one, as they were before bundles; `neurogen migrate {path} runs/NEW` takes "
                 "over its neurons, embedding and decoder, and draws the synapses anew"
             )
-        model._take(groups, path)
         trainer = saved.documents["trainer"]
         if not isinstance(trainer.get("updates"), int):
             raise CheckpointError(f"{path}: trainer.json does not say how many updates were made; use another checkpoint")
-        model.optimizer.steps = trainer["updates"]
+        model._fill(groups, trainer["updates"], str(path))
         return model, groups["state"], trainer
 
     @classmethod
@@ -260,7 +266,7 @@ class NeuroGenModel:
         groups["brain"] |= {name: array for name, array in model.brain.structure().items() if name not in groups["brain"]}
         groups["brain"] |= {f"{name}.weight": model.brain.parameters.value[f"{name}.weight"] for name in bundled}
         groups["optimizer"] = {name: model.backend.to_numpy(x) for name, x in model.optimizer.tensors().items()}
-        model._take(groups, path)
+        model._fill(groups, 0, str(path))
         return model
 
     @classmethod
@@ -280,8 +286,8 @@ class NeuroGenModel:
         model._setup(config, backend, gpu_device, Tokenizer.load(saved.tokenizer_folder) if saved.tokenizer_folder else None)
         return model, saved, groups
 
-    def _take(self, groups, path):
-        """Take over the tensors of a checkpoint. Raises CheckpointError where one is missing, foreign or of another shape."""
+    def _fill(self, groups, updates, where):
+        """Take over what was learned, as `snapshot` gave it. Raises CheckpointError for tensors of another shape."""
         tables = self.brain.parameters
         expected = {"brain": self.brain.structure_shapes(), "embeddings": {}, "decoder": {}, "optimizer": {}}
         for name, parameter in tables.table.items():
@@ -289,16 +295,32 @@ class NeuroGenModel:
         kept = self.optimizer.tensors()
         expected["optimizer"] = {name: (x.shape, str(x.dtype)) for name, x in kept.items()}
         for group, shapes in expected.items():
-            checkpoint.check_shapes(shapes, groups[group], f"{path}, {group}")
+            checkpoint.check_shapes(shapes, groups[group], f"{where}, {group}")
         for name, parameter in tables.table.items():
             tables.value[name][...] = self.backend.asarray(groups[parameter.file][name])
         for name, x in kept.items():
             x[...] = self.backend.asarray(groups["optimizer"][name])
         self.brain.load_structure(groups["brain"])
+        self.optimizer.steps = updates
+
+    def __copy__(self) -> NeuroGenModel:
+        """A model of its own with the same weights, optimiser and tokenizer, on the same backend; its neurons are in the fresh state."""
+        return _made_from(self.config, self.tokenizer, self.backend, self.snapshot()[0], self.optimizer.steps)
+
+    def __deepcopy__(self, memo) -> NeuroGenModel:
+        return self.__copy__()
+
+    def __reduce__(self):
+        """Pickled as it is copied. It comes back on a backend of the same kind, which has to be there."""
+        settings = backends.arguments_of(self.backend)
+        return _made_from, (self.config, self.tokenizer, settings, self.snapshot()[0], self.optimizer.steps)
 
     def _columns(self, ids, what, low: int | None = 0):
         """One sequence or a batch of them as time-major [T, B] int32, checked."""
-        array = np.asarray(ids)
+        try:
+            array = np.asarray(ids)
+        except ValueError:
+            raise ConfigError(f"{what}: sequences of one length are needed; pad the shorter ones, with targets of -1") from None
         if array.ndim not in (1, 2) or array.size == 0 or array.dtype.kind not in "iu":
             raise ConfigError(f"{what}: whole numbers of shape [T] or [B, T] are needed, at least one; got {array.dtype} {array.shape}")
         vocabulary = self.config.brain.vocabulary
@@ -311,3 +333,18 @@ class NeuroGenModel:
 def _scattered(tensors) -> bool:
     """Whether a checkpoint's synapses are of the kind that came before bundles, a row for each delay and source."""
     return any(name.endswith(".row_start") for name in tensors)
+
+
+def _number(rate):
+    try:
+        return float(rate)
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError(f"learning_rate: a number is needed, not {rate!r}") from None
+
+
+def _made_from(config, tokenizer, backend, tensors, updates):
+    """The model that `snapshot` gave these tensors of. backend: one, or the arguments to get it."""
+    model = NeuroGenModel.__new__(NeuroGenModel)
+    model._setup(config, backend if isinstance(backend, Backend) else backends.get(*backend), 0, tokenizer)
+    model._fill(tensors, updates, "a copy")
+    return model

@@ -83,7 +83,8 @@ class Trainer:
         folder, passed_over = (folder, []) if folder else checkpoint.newest(run)
         backend = backend if isinstance(backend, Backend) else backends.get(backend)
         if backend.memory() and (run / CONFIG).is_file():
-            budget.settle(read_config(run), backend)
+            with contextlib.suppress(CheckpointError):  # a damaged file; the checkpoint has the settings too
+                budget.settle(read_config(run), backend)
         model, state, saved = NeuroGenModel.restore(folder, backend=backend)
         if model.tokenizer is None:
             raise CheckpointError(f"{folder}: no tokenizer was saved with it; it was not made by `neurogen train`")
@@ -224,6 +225,8 @@ class Trainer:
         try:
             return self.batches.next(lambda: self._stopping)
         except DataError as error:
+            if self._stopping:  # a signal to all processes of the run has ended those that encode
+                return None
             yield from saver.wait()
             yield self.save()
             raise DataError(f"{error}; what was learned is kept in {self.run}, which --resume goes on with") from None

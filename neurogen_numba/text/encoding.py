@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -14,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 
 from ..errors import DataError
+from ..processes import Context, ignore_terminal
 from .sources import Piece
 from .tokenizer import Tokenizer
 
@@ -32,9 +32,7 @@ def encoded(pieces: Iterable[Piece], tokenizer: Tokenizer, ends: bool, workers: 
     if not workers:
         yield from ((piece, encode(tokenizer, piece, ends)) for piece in pieces)
         return
-    # Spawned, not forked: a forked process would inherit locks, threads and a GPU in whatever state they are in.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _begin, (tokenizer,))
+    pool = ProcessPoolExecutor(workers, Context(), _begin, (tokenizer,))
     try:
         under_way: deque = deque()
         for parcel in _parcels(pieces):
@@ -82,7 +80,7 @@ def _result(under_way):
 def _begin(tokenizer):
     global _tokenizer
     _tokenizer = tokenizer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that gave the work
+    ignore_terminal()
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 

@@ -27,6 +27,9 @@ from .tokenizer import Tokenizer, build
 
 SUFFIX = ".bin"
 TRAIN, VALIDATION = "train.bin", "val.bin"  # nanoGPT's names: of two files beside each other, the second is held out
+TOKENIZER_FILES = {"tokenizer.json", "tokenizer.model"}
+PART = ".neurogen-part"  # ends the name of a file until it is whole
+FORMAT = "neurogen-tokens"
 MOST = 200_000  # held-out tokens that "all" means here
 DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 
@@ -168,12 +171,13 @@ def write(path: Path, encoded: Iterable[tuple[Piece, np.ndarray]], tokenizer: To
     """Write a token file, whole or not at all, and what belongs beside it. Returns what its .json says.
 
     encoded: pieces with their ids; one at a time is held in memory. tell: is called now and then with the counts so far.
-    Raises DataError if there are no tokens, or the files cannot be written.
+    Raises DataError if there are no tokens, or the files cannot be written, or would replace others (`refuse_foreign`).
     """
+    refuse_foreign(path)
     name = "uint16" if tokenizer.vocabulary <= 2**16 else "uint32"
-    said = {"format": "neurogen-tokens", "dtype": name, "vocabulary": tokenizer.vocabulary, "tokens": 0, "documents": 0, "bytes": 0}
-    part, description = path.with_name(path.name + ".part"), path.with_suffix(".json")
-    description_part = description.with_name(description.name + ".part")
+    said = {"format": FORMAT, "dtype": name, "vocabulary": tokenizer.vocabulary, "tokens": 0, "documents": 0, "bytes": 0}
+    part, description = path.with_name(path.name + PART), path.with_suffix(".json")
+    description_part = description.with_name(description.name + PART)
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -199,6 +203,31 @@ def write(path: Path, encoded: Iterable[tuple[Piece, np.ndarray]], tokenizer: To
     except OSError as error:
         raise DataError(f"{path} was not written: {error.strerror}; make room, or choose another --out") from None
     return said
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raises DataError where writing a token file would replace a file that `neurogen tokenize` did not write."""
+    description, folder = path.with_suffix(".json"), _tokenizer_folder(path)
+    names = {each.name.removesuffix(".part") for each in folder.iterdir()} if folder.is_dir() else set()
+    described = _entry(description, "format") == FORMAT
+    killed = _entry(description.with_name(description.name + PART), "format") == FORMAT  # before the description had its name
+    ours = {
+        path: (described or killed) and path.is_file(),
+        description: described,
+        folder: names <= TOKENIZER_FILES and bool(names) and bool(_entry(folder / "tokenizer.json", "kind")),
+    }
+    if foreign := [str(each) for each, own in ours.items() if os.path.lexists(each) and not own]:
+        listed = " and ".join(foreign)
+        raise DataError(f"{path} was not written: `neurogen tokenize` did not write {listed}, which it would replace; choose another --out")
+
+
+def _entry(path, name):
+    """One entry of a JSON file that holds an object, else None."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return values.get(name) if isinstance(values, dict) else None
 
 
 def _described(path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from typing import Protocol
 
 from ..learning.report import Report
@@ -15,6 +17,38 @@ class View(Protocol):
     def __exit__(self, *failure) -> None: ...
 
     def show(self, report: Report) -> None: ...
+
+
+class Unbreakable:
+    """The view that `make()` gives, in a wrapper: a view that fails costs a sentence, given to `tell`, and itself, never the run."""
+
+    def __init__(self, make: Callable[[], View], tell: Callable[[str], None]):
+        self._make, self._tell, self._view = make, tell, None
+
+    def __enter__(self) -> Unbreakable:
+        def enter():
+            self._view = self._make()
+            self._view.__enter__()
+
+        self._try(enter)
+        return self
+
+    def __exit__(self, *failure) -> None:
+        if self._view:
+            self._try(self._view.__exit__, *failure)
+
+    def show(self, report: Report) -> None:
+        if self._view:
+            self._try(self._view.show, report)
+
+    def _try(self, operation, *arguments):
+        try:
+            operation(*arguments)
+        except Exception as error:
+            view, self._view = self._view, None
+            with contextlib.suppress(Exception):
+                view.__exit__(None, None, None)  # gives the cursor back
+            self._tell(f"neurogen train: a view of the run failed ({type(error).__name__}: {error}); training goes on without it")
 
 
 def open_view(title: str, plain: bool | None = None) -> View:

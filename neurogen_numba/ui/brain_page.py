@@ -56,7 +56,7 @@ def _activity(axes, history):
     for name, share in history.activity.items():
         text = f"{label(name)} {percent(share[-1])}"
         axes.plot(steps, 100 * share, color=COLORS.get(name, INK), linewidth=1.2, marker=marker(steps), label=text)
-    axes.set_ylim(0, 130 * max(0.001, *(np.nanmax(share, initial=0) for share in history.activity.values())))  # room for the legend
+    axes.set_ylim(0, 130 * max([0.001, *(np.nanmax(share, initial=0) for share in history.activity.values())]))  # room for the legend
     axes.legend(ncols=2, loc="upper center")
 
 

@@ -14,6 +14,8 @@ from ..errors import ConfigError
 from ..learning.report import EvalReport, SampleReport, StepReport
 from ..rundir import METRICS
 
+LARGEST = 1e30  # what is larger was not measured
+
 
 @dataclass(frozen=True)
 class History:
@@ -41,7 +43,8 @@ class History:
 
 
 def read_history(run: str | Path, until: float = math.inf) -> History:
-    """The history of a run directory up to the step `until`. It may be written while this reads: a line not whole yet is passed over.
+    """The history of a run directory up to the step `until`. Lines that are not whole yet, or
+    damaged, are passed over.
 
     Raises ConfigError where there is none.
     """
@@ -54,19 +57,28 @@ def read_history(run: str | Path, until: float = math.inf) -> History:
     for line in lines:
         try:
             record = json.loads(line)
-            if record["step"] <= until:
+            if 0 <= record["step"] <= min(until, LARGEST) and isinstance(record["step"], int):
                 records[record["kind"]].append(record)
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
     steps = records["step"]
-    activities, levels = [record.get("activity", {}) for record in steps], [record.get("levels", {}) for record in records["brain"]]
+    activities, levels = [_table(record, "activity") for record in steps], [_table(record, "levels") for record in records["brain"]]
     return History(
         training=_columns(steps, [name for name in _fields(StepReport) if name != "activity"]),
         activity=_columns(activities, activities[-1] if steps else ()),
         validation=_columns(records["evaluation"], _fields(EvalReport)),
         levels=_columns(records["brain"], ["step"]) | _columns(levels, levels[-1] if levels else ()),
-        samples=[SampleReport(*(record.get(name) for name in _fields(SampleReport))) for record in records["sample"]],
+        samples=[SampleReport(*(record.get(name) for name in _fields(SampleReport))) for record in records["sample"] if _is_text(record)],
     )
+
+
+def _table(record, name):
+    table = record.get(name)
+    return table if isinstance(table, dict) else {}
+
+
+def _is_text(sample):
+    return all(isinstance(sample.get(name), str) for name in ("prompt", "text")) and isinstance(sample.get("truth"), (str, type(None)))
 
 
 def _fields(report):
@@ -74,7 +86,12 @@ def _fields(report):
 
 
 def _columns(records, names):
-    return {name: np.array([record.get(name, math.nan) for record in records], np.float64) for name in names}
+    return {name: np.array([_number(record.get(name)) for record in records], np.float64) for name in names}
+
+
+def _number(value):
+    """A number that can be drawn; NaN for anything else."""
+    return float(value) if isinstance(value, (int, float)) and abs(value) <= LARGEST else math.nan
 
 
 def _lists(columns):

@@ -11,18 +11,16 @@ All of them show the run's whole life, from metrics.jsonl, and each file is whol
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import multiprocessing
 import os
 import queue
-import signal
 import threading
 from pathlib import Path
 
 from ..errors import NeuroGenError
 from ..learning.report import BrainReport, EvalReport, Notice, Report, SampleReport, StepReport
+from ..processes import Context, ignore_terminal, terminal_blocked
 from ..rundir import write_whole
 
 FOLDER = "training_viz"
@@ -149,10 +147,10 @@ class _Artist:
         return problem
 
     def _start(self):
-        context = multiprocessing.get_context("spawn")
+        context = Context()
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs,), name="figures", daemon=True)
-        with _interrupts_blocked(), theirs:
+        with terminal_blocked(), theirs:
             process.start()
         self._pipe, self._process = ours, process
 
@@ -170,22 +168,9 @@ class _Artist:
         return code
 
 
-@contextlib.contextmanager
-def _interrupts_blocked():
-    """What is started in this context hears no Ctrl-C, which a terminal sends to all: a run that is stopped wants its last figures."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _work(pipe):
     """Draw what is asked for until the pipe is closed; in a process of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_terminal()
     if hasattr(os, "nice"):
         os.nice(10)  # training goes first
     while True:

@@ -1,0 +1,116 @@
+"""Compiled kernels on disk. A damaged file, a full disk or a folder that cannot be written costs the time to compile, and nothing else.
+
+Numba decides the folder. Its own files have no checksum, and it does not notice a change in a file that a kernel calls into. So each file
+here holds one compiled kernel behind a SHA-256 of that, of all sources of this package, and of Numba's version.
+"""
+
+import functools
+import hashlib
+import os
+import pickle
+import tempfile
+from pathlib import Path
+
+import numba
+from numba.core.caching import FunctionCache
+from numba.core.serialize import dumps
+
+from neurogen_numba.streams import complain
+
+_SEAL = hashlib.sha256().digest_size  # bytes
+SUFFIX = ".kernel"
+
+
+def keep(dispatcher):
+    """Give the dispatcher of a kernel, for the CPU or for CUDA, its files on disk. Returns the dispatcher."""
+    try:
+        dispatcher.enable_caching()
+        cache = dispatcher._cache
+        cache._cache_file = _Files(cache.cache_path, cache._impl.filename_base)
+        cache.__class__ = _forgiving(type(cache))
+    except Exception as error:  # no folder can be written, or a variable of the environment names something else
+        _tell(error)
+    return dispatcher
+
+
+def folder() -> Path:
+    """Where compiled kernels are kept. Raises RuntimeError where no folder can be written to."""
+    return Path(FunctionCache(keep).cache_path)
+
+
+class _Files:
+    """The files of one kernel, a file for each combination of argument types and processor; in the place of Numba's IndexDataCacheFile."""
+
+    def __init__(self, place, name):
+        self._place, self._name = Path(place), name
+
+    def load(self, key):
+        """What was saved under a key; None where there is nothing, or it is damaged or of other sources."""
+        try:
+            content = self._path(key).read_bytes()
+        except OSError:
+            return None
+        seal, data = content[:_SEAL], content[_SEAL:]
+        return pickle.loads(data) if seal == _sealed(data) else None
+
+    def save(self, key, data):
+        """Write a file whole, or leave the one before as it was. Raises OSError."""
+        data, path = dumps(data), self._path(key)
+        descriptor, temporary = tempfile.mkstemp(dir=self._place, prefix=f"{path.name}.")
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(_sealed(data) + data)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    def flush(self):
+        """Forget everything that is kept of this kernel."""
+        for path in self._place.glob(f"{self._name}.*{SUFFIX}"):
+            path.unlink(missing_ok=True)
+
+    def _path(self, key):
+        return self._place / f"{self._name}.{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}{SUFFIX}"
+
+
+def _sealed(data):
+    return hashlib.sha256(_sources() + data).digest()
+
+
+@functools.cache
+def _sources() -> bytes:
+    """The SHA-256 of every source that a kernel may call into, and of Numba's version."""
+    digest = hashlib.sha256(numba.__version__.encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.digest()
+
+
+@functools.cache
+def _forgiving(kind):
+    """Numba's cache `kind`, whose failures cost what it would have saved."""
+
+    class Forgiving(kind):
+        def load_overload(self, sig, target_context):
+            try:
+                return super().load_overload(sig, target_context)
+            except Exception:  # compiled anew, and saved in its place
+                return None
+
+        def save_overload(self, sig, data):
+            try:
+                super().save_overload(sig, data)
+            except Exception as error:
+                _tell(error)
+
+    return Forgiving
+
+
+@functools.cache
+def _tell_once(why):
+    complain(f"neurogen: compiled kernels cannot be kept ({why}), so each start compiles them; NUMBA_CACHE_DIR names another folder")
+
+
+def _tell(error):
+    _tell_once("no folder for them can be written" if isinstance(error, RuntimeError) else getattr(error, "strerror", None) or str(error))

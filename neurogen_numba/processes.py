@@ -1,0 +1,55 @@
+"""Processes that help this one: they import this package, and never the script that called it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import types
+from multiprocessing.context import SpawnContext, SpawnProcess
+
+
+class _Process(SpawnProcess):
+    @staticmethod
+    def _Popen(process_obj):
+        # A spawned process runs the caller's script again, for what it pickles. Without `if __name__ == "__main__":` that would train a
+        # second time, and a script from standard input cannot be found. An empty module in its place has nothing to run.
+        script = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            return SpawnProcess._Popen(process_obj)
+        finally:
+            sys.modules["__main__"] = script
+
+
+class Context(SpawnContext):
+    """`multiprocessing.get_context("spawn")` whose processes leave the caller's script alone.
+
+    Spawned, not forked: a forked process would inherit locks, threads and a GPU in whatever state they are in.
+    """
+
+    Process = _Process
+
+
+def _of_a_terminal():
+    """The signals that a terminal sends to all of its processes; what they mean is decided by the one that trains."""
+    return {getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)}
+
+
+def ignore_terminal() -> None:
+    """Hear neither Ctrl-C nor the end of the terminal from now on; in a process that helps."""
+    for number in _of_a_terminal():
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def terminal_blocked():
+    """A process that is started in this context hears neither Ctrl-C nor the end of the terminal, from its first moment on."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _of_a_terminal())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
