@@ -5,6 +5,7 @@ nano-1/
     config.json        every setting, written when training begins
     metrics.jsonl      one record per line
     summary.json       what came out of it, written at the end
+    text/              the text that is trained on as tokens: see text/batches.py
     checkpoints/       step-00000100, ...: see checkpoint.py
     aside-1/           what came after a checkpoint that the run went on from: its checkpoints, and metrics.jsonl as it was
     training_viz/      figures: see ui/pictures.py
@@ -28,6 +29,7 @@ from .config import Config
 from .errors import BackendError, CheckpointError, ConfigError
 
 LOCK, CONFIG, METRICS, SUMMARY = "lock", "config.json", "metrics.jsonl", "summary.json"
+TOKENS = "text/tokens.bin"  # made before the run begins, and made again where it is gone
 SAVING = ".saving"  # ends the name of a file until it is whole
 LATEST, BEST = "latest", "@best"  # how a command may be told which run, and which checkpoint of it
 
@@ -55,7 +57,7 @@ def create(out: Path, name: str | None, preset: str) -> Path:
 
 def _begun(run):
     """Whether anything of a run is there. The first that is written is its configuration; a kill may leave it half done."""
-    return any(path.name not in (LOCK, CONFIG + SAVING) for path in Path(run).iterdir())
+    return any(path.name not in (LOCK, CONFIG + SAVING, Path(TOKENS).parent.name) for path in Path(run).iterdir())
 
 
 def _next_free(out, preset):

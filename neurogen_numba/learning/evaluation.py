@@ -47,15 +47,15 @@ def evaluate(model, validation: Validation, stopping: Callable[[], bool] = lambd
     streams = streams_for(n, most_streams or streams_of(model.config.training))
     length = -(-n // streams)
     starts = np.arange(streams) * length
-    places = starts + np.arange(length)[:, None]  # [T, B]
-    inputs = ids[np.minimum(places, n)].astype(np.int32)
-    targets = np.where(places < n, ids[np.minimum(places + 1, n)], -1).astype(np.int32)
     act = model.activity(model.config.brain.chunk, streams)
     nats = hits = 0.0
     for first in range(0, length, act.tokens):
         if stopping():
             return None
-        losses, right = model.score(act, inputs[first : first + act.tokens], targets[first : first + act.tokens])
+        places = starts + np.arange(first, min(first + act.tokens, length))[:, None]  # [T, B]
+        inputs = ids[np.minimum(places, n)].astype(np.int32)
+        targets = np.where(places < n, ids[np.minimum(places + 1, n)], -1).astype(np.int32)
+        losses, right = model.score(act, inputs, targets)
         nats += losses.sum(dtype=np.float64)
         hits += right.sum()
     floor = None if validation.floor_bits is None else validation.floor_bits / validation.bytes
