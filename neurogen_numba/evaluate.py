@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .cli import STDOUT, Parser, add_backend_flag, add_json_flag, backend_of, command, tell_json
 from .config import STREAMS, Text
-from .errors import ConfigError
+from .errors import ConfigError, DataError, MissingText
 
 MOST_NATS = 700  # of which exp is a number
 
@@ -61,7 +61,10 @@ def main(argv=None):
     if args.data:
         validation = text_to_score(Text(data=args.data, field=args.text_field), model.tokenizer, args.max_tokens)
     else:
-        validation = open_corpus(model.config, model.tokenizer).validation(args.max_tokens or None)
+        try:
+            validation = open_corpus(model.config, model.tokenizer).validation(args.max_tokens or None)
+        except MissingText as error:
+            raise DataError(f"{error}; put the text of the run back, or name another one to score by --data") from None
     score = evaluate(model, validation, most_streams=args.streams)
     targets, tokenizer = validation.tokens[1:], model.tokenizer
     words, streams = words_in(targets, tokenizer), streams_for(score.tokens, args.streams)

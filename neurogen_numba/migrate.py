@@ -85,8 +85,9 @@ def main(argv=None):
 
 def _new_folder(run):
     """The folder of a new run, made, with nothing in it but perhaps its lock."""
-    from .rundir import LOCK
+    from .rundir import LOCK, check_name
 
+    check_name(run.name)
     try:
         run.mkdir(parents=True, exist_ok=True)
         if any(path.name != LOCK for path in run.iterdir()):

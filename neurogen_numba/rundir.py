@@ -46,6 +46,7 @@ def create(out: Path, name: str | None, preset: str) -> Path:
             return _next_free(out, preset)
         if name in ("", ".", "..") or any(character in name for character in "/\\\0"):
             raise ConfigError(f"--name {name!r}: a plain folder name is needed; the folder that it goes in is --out")
+        check_name(name)
         run = out / name
         run.mkdir(exist_ok=True)
         if _begun(run):
@@ -53,6 +54,13 @@ def create(out: Path, name: str | None, preset: str) -> Path:
         return run
     except OSError as error:
         raise ConfigError(f"no run can be started under {out}: {error.strerror}; choose another --out or --name") from None
+
+
+def check_name(name: str) -> None:
+    """Raises ConfigError for the name of a new run that commands would take for something else."""
+    taken = {LATEST: "the newest run"}.get(name) or (name.endswith(BEST) and "a checkpoint of a run") or (name.startswith("-") and "a flag")
+    if taken:
+        raise ConfigError(f"{name!r} cannot name a run: commands would take it for {taken}; choose another name")
 
 
 def _begun(run):
@@ -102,10 +110,18 @@ def _when(run, begun):
 
 def find_run(path: str, out: Path) -> Path:
     """The run meant by `path`: a folder, or the name of a run under `out`. Raises ConfigError if there is neither."""
-    named = Path(out) / path
-    if not (named.exists() or Path(path).exists()):
+    folder, named = Path(path), Path(out) / path
+    if not (os.path.exists(named) or os.path.exists(folder)):
         raise ConfigError(f"there is no {path}: neither a folder, nor a run of that name under {out}")
-    return named if ((named / "checkpoints").is_dir() or (named / CONFIG).is_file()) and not Path(path).exists() else Path(path)
+    if _is_run(named) and not (_is_run(folder) or os.path.isfile(folder / checkpoint.MANIFEST)):
+        return named
+    if os.path.isfile(folder):
+        raise ConfigError(f"{path} is a file; the folder of a run is wanted, and text is named by --data")
+    return folder
+
+
+def _is_run(folder):
+    return os.path.isdir(folder / "checkpoints") or os.path.isfile(folder / CONFIG)
 
 
 def find_checkpoint(path: str | None, out: Path) -> tuple[Path, list[str]]:

@@ -251,7 +251,7 @@ def text_to_score(text: Text, tokenizer: Tokenizer, most: int = 0) -> Validation
     if text.data.startswith("hf:") and not most:
         raise ConfigError(f"--data {text.data}: a data set of the hub may have no end; say by --max-tokens how much of it to score")
     estimated = False
-    if tokenfile.is_token_file(text.data):
+    if sources.is_token_file(text.data):
         file = tokenfile.TokenFile.open(text.data, tokenizer)
         tokens = file.part(0, most + 2 if most else len(file))  # one more than is scored tells whether there are more
         byte_counts, estimated = tokenfile.byte_counts(file.path, tokens, tokenizer)
@@ -409,12 +409,12 @@ def open_corpus(config: Config, tokenizer: Tokenizer | None = None, folder: Path
             "use the tokenizer that the brain was trained with"
         )
     from .stream import StreamCorpus
-    from .tokenfile import TokenFileCorpus, is_token_file
+    from .tokenfile import TokenFileCorpus
 
     data = config.text.data
-    if data and not is_token_file(data) and sources.encoded_once(data):
+    if data and not sources.is_token_file(data) and sources.encoded_once(data):
         return FileCorpus(config.text, config.training, tokenizer, folder)
-    corpus = TokenFileCorpus if is_token_file(data) else StreamCorpus if data else StoryCorpus
+    corpus = TokenFileCorpus if sources.is_token_file(data) else StreamCorpus if data else StoryCorpus
     return corpus(config.text, config.training, tokenizer)
 
 

@@ -25,12 +25,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import DataError, NeuroGenError
+from ..errors import DataError, MissingText, NeuroGenError
 from .remote import RemoteFile, pause
 
 LOG = logging.getLogger(__name__)
 TEXT = (".txt", ".md")
 LINES = (".jsonl", ".ndjson", ".json")  # one JSON object per line
+TOKENS = ".bin"
 PARQUET = (".parquet",)
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 SUFFIXES = (*TEXT, ".jsonl", ".ndjson", *PARQUET)  # of what is taken from a folder, compressed or not
@@ -119,6 +120,11 @@ def absolute(data: str) -> str:
     return str(Path(data).absolute())
 
 
+def is_token_file(data: str) -> bool:
+    """Whether it names a token file: see tokenfile.py."""
+    return data.lower().endswith(TOKENS) and not data.startswith("hf:") and not _remote(data) and not os.path.isdir(data)
+
+
 def is_pipe(data: str) -> bool:
     """Whether it can be read once: standard input, or a pipe or a device by its name, such as /dev/stdin."""
     return data == "-" or (os.path.exists(data) and not os.path.isfile(data) and not os.path.isdir(data))
@@ -140,13 +146,13 @@ def find(data: str) -> list[str]:
         found = _in_folder(data)
         if not found:
             kinds = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-            raise DataError(f"{data}: the folder has no {kinds} file, hidden ones and runs left out; give one that has, or a file")
+            raise MissingText(f"{data}: the folder has no {kinds} file, hidden ones and runs left out; give one that has, or a file")
         return sorted(found, key=lambda file: Path(file).relative_to(data).as_posix())  # the same order on every system
     if glob.has_magic(data) and not os.path.lexists(data):
         fixed, pattern = _pattern(data)
         matching = [file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file) and not _of_a_run(file, fixed)]
         if not matching:
-            raise DataError(f"{data}: no file matches; check the pattern")
+            raise MissingText(f"{data}: no file matches; check the pattern")
         return sorted(_each_once(matching))
     return [data]
 
@@ -246,7 +252,7 @@ class Files(Source):
             except NeuroGenError:
                 raise
             except FileNotFoundError:
-                raise DataError(f"{path}: no such file or folder; check the path") from None
+                raise MissingText(f"{path}: no such file or folder; check the path") from None
             except Exception as error:  # of file systems and decoders: each has its own
                 reason = getattr(error, "strerror", None) or " ".join(f"{type(error).__name__}: {error}".split())
                 raise DataError(f"{path}: cannot be read ({reason}); check that it is whole and its permissions, or give another") from None
@@ -272,6 +278,10 @@ class Hub(Source):
         self._config, self._split = config or None, split or "train"
         if not self._repository:
             raise DataError(f"{data}: hf:NAME[:CONFIG][@SPLIT] is wanted, such as hf:cerebras/SlimPajama-627B")
+        self._local = os.path.exists(self._repository)
+        if os.path.isfile(self._repository) or (not self._local and self._repository.startswith((".", "/", "~"))):
+            what = "is a file here" if self._local else "there is no such folder"
+            raise MissingText(f"{data}: {what}; hf: is for data sets of the hub, and a file or folder is named without it")
 
     def read(self, position=None):
         failures = 0
@@ -284,7 +294,12 @@ class Hub(Source):
             except NeuroGenError:
                 raise
             except Exception as error:  # of sockets, file systems and decoders: each has its own
-                failures = pause(self.name, failures, error)
+                try:
+                    failures = pause(self.name, failures, error)
+                except DataError as refused:
+                    if self._local:
+                        raise DataError(f"{refused}; {self._repository} is a folder: where text lies in it, name it without hf:") from None
+                    raise
 
     def _rows(self, state):
         import datasets

@@ -20,21 +20,16 @@ from pathlib import Path
 import numpy as np
 
 from ..config import Text, Training, counted
-from ..errors import CheckpointError, ConfigError, DataError
+from ..errors import CheckpointError, ConfigError, DataError, MissingText
 from .batches import FileBatches, Validation, end_to_stop_at, file_batches, held_out_part
 from .sources import Piece
 from .tokenizer import Tokenizer, build
 
-SUFFIX = ".bin"
 TRAIN, VALIDATION = "train.bin", "val.bin"  # nanoGPT's names: of two files beside each other, the second is held out
 MOST = 200_000  # held-out tokens that "all" means here
 HEADERS = (20240520, 20240801)  # of the token files of llm.c
 WINDOWS, WINDOW = 64, 4096  # parts of a file, and bytes of each, that tell its format
 DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
-
-
-def is_token_file(data: str) -> bool:
-    return data.lower().endswith(SUFFIX) and "://" not in data and not data.startswith("hf:") and not os.path.isdir(data)
 
 
 @dataclass(frozen=True)
@@ -261,7 +256,7 @@ def _size(path):
     try:
         return path.stat().st_size
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); `neurogen tokenize TEXT --out {path.name}` writes one") from None
+        raise MissingText(f"{path}: cannot be read ({error.strerror}); `neurogen tokenize TEXT --out {path.name}` writes one") from None
 
 
 def _tokenizer_beside(path):
