@@ -13,10 +13,21 @@ import time
 import urllib.error
 import urllib.request
 
-from ..errors import DataError
+from ..errors import DataError, NeuroGenError
 
 WAITS = (1, 2, 4, 8, 16, 32)  # seconds before a connection is tried again, for the first time, the second ...
-LOCAL = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}
+LOCAL = {
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+}
 LOG = logging.getLogger(__name__)  # who sets nothing up has its warnings on standard error
 SILENCE = 60  # seconds without a byte after which a connection counts as broken
 
@@ -153,7 +164,9 @@ class RemoteFile(io.RawIOBase):
                 result = step()
                 self._failures = 0
                 return result
-            except (OSError, http.client.HTTPException) as error:
+            except NeuroGenError:
+                raise
+            except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: what is no URL
                 self._hang_up()
                 self._failures = pause(self._url, self._failures, error, self._size is not None)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bz2
 import codecs
 import contextlib
+import fnmatch
 import functools
 import glob
 import gzip
@@ -38,6 +39,7 @@ SUFFIXES = (*TEXT, ".jsonl", ".ndjson", *PARQUET)  # of what is taken from a fol
 PIECE = 2**20  # bytes of a text file that are read at once
 ROWS = 256  # of a parquet file that are read at once
 ENCODED_ONCE = 100_000_000  # bytes of text files that are turned into tokens before training; larger ones are streamed
+LONGEST = 200  # characters of the name of a data set: the hub has none of more than 193
 WITHOUT_FIELD = 100  # JSON lines in a row that may lack the text, at the beginning of a file
 FORMATS = {  # how files begin that are no UTF-8 text: what they are, and what to do
     b"\xff\xfe\0\0": ("UTF-32 text", "convert it: iconv -f UTF-32 -t UTF-8"),
@@ -149,57 +151,68 @@ def find(data: str) -> list[str]:
             raise MissingText(f"{data}: the folder has no {kinds} file, hidden ones and runs left out; give one that has, or a file")
         return sorted(found, key=lambda file: Path(file).relative_to(data).as_posix())  # the same order on every system
     if glob.has_magic(data) and not os.path.lexists(data):
-        fixed, pattern = _pattern(data)
-        matching = [file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file) and not _of_a_run(file, fixed)]
+        matching = _in_pattern(data)
         if not matching:
             raise MissingText(f"{data}: no file matches; check the pattern")
-        return sorted(_each_once(matching))
+        return sorted(matching)
     return [data]
 
 
 def _in_folder(folder):
+    return _each_once(file for file in _walk(folder) if _stem(file.lower()).endswith(SUFFIXES))
+
+
+def _in_pattern(data):
+    """The files that a glob matches. Folders that are there by the very names in it stand for themselves, brackets and all."""
+    pattern, fixed = list(Path(data).parts), ""
+    while len(pattern) > 1 and os.path.lexists(os.path.join(fixed, pattern[0])):
+        fixed = os.path.join(fixed, pattern.pop(0))
+    folder = fixed or "."
+
+    def names(path):
+        return Path(path).relative_to(folder).parts
+
+    found = (file for file in _walk(folder, lambda place: _matches(names(place), pattern, begins=True)) if _matches(names(file), pattern))
+    return [file if fixed else file[2:] for file in _each_once(found)]
+
+
+def _matches(names, pattern, begins=False):
+    """Whether the names of a path match a glob; begins: or those of a path into it would."""
+    if not names or not pattern:
+        return not names and (begins or not pattern)
+    if pattern[0] == "**":
+        return begins or any(_matches(names[skipped:], pattern[1:]) for skipped in range(len(names)))
+    return fnmatch.fnmatch(names[0], pattern[0]) and _matches(names[1:], pattern[1:], begins)
+
+
+def _walk(folder, wanted=lambda place: True):
+    """The files in a folder and in those folders in it that are wanted, hidden ones and runs left out; each folder once.
+
+    (`glob` follows links in circles.) Raises DataError for what cannot be read.
+    """
+
     def refuse(error):
         raise DataError(f"{error.filename}: cannot be read ({error.strerror}); allow it, or move it out of {folder}")
 
-    seen, found = {os.path.realpath(folder)}, []
+    seen = {os.path.realpath(folder)}
     for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         inside = [os.path.join(place, name) for name in folders if not name.startswith(".")]
         folders.clear()
         for path in sorted(inside, key=lambda path: (os.path.islink(path), path)):
-            if (real := os.path.realpath(path)) not in seen and not is_run(path):  # a link to what was read already, or to a parent
+            if wanted(path) and (real := os.path.realpath(path)) not in seen and not is_run(path):
                 seen.add(real)
                 folders.append(os.path.basename(path))
-        for path in (os.path.join(place, name) for name in files if not name.startswith(".") and _stem(name).endswith(SUFFIXES)):
-            if os.path.islink(path) and not os.path.exists(path):
-                raise DataError(f"{path}: a link that leads nowhere; mend it, or remove it")
+        for path in (os.path.join(place, name) for name in files if not name.startswith(".")):
             if os.path.isfile(path):
-                found.append(path)
-    return _each_once(found)
+                yield path
+            elif os.path.islink(path) and _stem(path.lower()).endswith(SUFFIXES) and not os.path.exists(path):
+                raise DataError(f"{path}: a link that leads nowhere; mend it, or remove it")
 
 
 def _each_once(files):
     """The files without those that are links to others of them."""
     real = {os.path.realpath(file): file for file in sorted(files, key=lambda file: (file == os.path.realpath(file), -len(file), file))}
     return list(real.values())
-
-
-def _pattern(data):
-    """(the folders of a glob that are there by these very names, the glob in which they stand for themselves)."""
-    parts, fixed = Path(data).parts, ""
-    for number, part in enumerate(parts):
-        if number == len(parts) - 1 or not os.path.lexists(os.path.join(fixed, part)):
-            return fixed, os.path.join(glob.escape(fixed), *parts[number:])
-        fixed = os.path.join(fixed, part)
-
-
-def _of_a_run(file, fixed):
-    """Whether a file lies in a run that lies in the folder `fixed`."""
-    folder = os.path.dirname(file)
-    while len(folder) > len(fixed):
-        if is_run(folder):
-            return True
-        folder = os.path.dirname(folder)
-    return False
 
 
 def is_run(folder: str) -> bool:
@@ -279,6 +292,8 @@ class Hub(Source):
         if not self._repository:
             raise DataError(f"{data}: hf:NAME[:CONFIG][@SPLIT] is wanted, such as hf:cerebras/SlimPajama-627B")
         self._local = os.path.exists(self._repository)
+        if len(self._repository) > LONGEST and not self._local:
+            raise MissingText(f"hf:{self._repository[:LONGEST]}...: no data set has so long a name; check the name")
         if os.path.isfile(self._repository) or (not self._local and self._repository.startswith((".", "/", "~"))):
             what = "is a file here" if self._local else "there is no such folder"
             raise MissingText(f"{data}: {what}; hf: is for data sets of the hub, and a file or folder is named without it")

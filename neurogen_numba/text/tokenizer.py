@@ -320,7 +320,7 @@ def build(kind: str, texts: Iterable[str], vocabulary: int, documents: bool) -> 
 def _given(path: str, documents: bool) -> Tokenizer:
     """The SentencePiece model of a file."""
     path = Path(path)
-    if path.suffix != ".model" and not path.is_file():
+    if path.suffix != ".model" and not os.path.isfile(path):
         raise ConfigError(f"--tokenizer {path}: neither a kind nor a SentencePiece .model; {did_you_mean(str(path), KINDS)}")
     try:
         return SentencePieceTokenizer(path.read_bytes(), documents)
