@@ -5,7 +5,7 @@ nano-1/
     config.json        every setting, written when training begins
     metrics.jsonl      one record per line
     summary.json       what came out of it, written at the end
-    text/              the text that is trained on as tokens: see text/batches.py
+    encoded/           the text that is trained on as tokens: see text/batches.py
     checkpoints/       step-00000100, ...: see checkpoint.py
     aside-1/           what came after a checkpoint that the run went on from: its checkpoints, and metrics.jsonl as it was
     training_viz/      figures: see ui/pictures.py
@@ -29,7 +29,7 @@ from .config import Config
 from .errors import BackendError, CheckpointError, ConfigError
 
 LOCK, CONFIG, METRICS, SUMMARY = "lock", "config.json", "metrics.jsonl", "summary.json"
-TOKENS = "text/tokens.bin"  # made before the run begins, and made again where it is gone
+TOKENS = "encoded/tokens.bin"  # made before the run begins, and made again where it is gone
 SAVING = ".saving"  # ends the name of a file until it is whole
 LATEST, BEST = "latest", "@best"  # how a command may be told which run, and which checkpoint of it
 
@@ -65,7 +65,29 @@ def check_name(name: str) -> None:
 
 def _begun(run):
     """Whether anything of a run is there. The first that is written is its configuration; a kill may leave it half done."""
-    return any(path.name not in (LOCK, CONFIG + SAVING, Path(TOKENS).parent.name) for path in Path(run).iterdir())
+    return any(path.name not in (LOCK, CONFIG + SAVING) and not _encoded(path) for path in Path(run).iterdir())
+
+
+def _encoded(folder):
+    """Whether a folder holds the tokens that a run has made before it began, and nothing else."""
+    made = Path(TOKENS)
+    if folder.name != made.parent.name or not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    if names <= {made.name + ".part"}:
+        return True
+    try:
+        said = json.loads((folder / made.with_suffix(".json").name).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    ours = {made.name, *(made.with_suffix(suffix).name for suffix in (".json", ".tokenizer"))}
+    return names <= ours and isinstance(said, dict) and "made_of" in said
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether a run writes into a folder, or is about to."""
+    lock, config, metrics, checkpoints = (os.path.exists(Path(folder) / name) for name in (LOCK, CONFIG, METRICS, "checkpoints"))
+    return (config and (lock or metrics or checkpoints)) or (lock and not _begun(folder))
 
 
 def _next_free(out, preset):
@@ -113,14 +135,14 @@ def find_run(path: str, out: Path) -> Path:
     folder, named = Path(path), Path(out) / path
     if not (os.path.exists(named) or os.path.exists(folder)):
         raise ConfigError(f"there is no {path}: neither a folder, nor a run of that name under {out}")
-    if _is_run(named) and not (_is_run(folder) or os.path.isfile(folder / checkpoint.MANIFEST)):
+    if _resumable(named) and not (_resumable(folder) or os.path.isfile(folder / checkpoint.MANIFEST)):
         return named
     if os.path.isfile(folder):
         raise ConfigError(f"{path} is a file; the folder of a run is wanted, and text is named by --data")
     return folder
 
 
-def _is_run(folder):
+def _resumable(folder):
     return os.path.isdir(folder / "checkpoints") or os.path.isfile(folder / CONFIG)
 
 

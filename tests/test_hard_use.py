@@ -118,8 +118,8 @@ def test_the_shares_are_said_and_a_cut_document_is_resumed_bit_for_bit(place, ca
 
 def test_a_run_may_lie_in_its_data_folder(place, capsys):
     elsewhere = place.parent / f"{place.name}-tokens"
-    for flags in (["--data", "."], ["--data", "**/*"], ["--data", "*"]):
-        name = f"run{len(flags[1])}"
+    for number, flags in enumerate((["--data", "."], ["--data", "**/*"], ["--data", "*"])):
+        name = f"run{number}"
         assert trained("--name", name, "--steps", "2", *flags) == 0
         assert train(["--resume", name, "--plain", "--steps", "4"]) == 0
         assert evaluate([name, "--data", flags[1]]) == 0 and evaluate([name]) == 0

@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from .. import rundir
 from ..errors import DataError, MissingText, NeuroGenError
 from .remote import RemoteFile, pause
 
@@ -143,7 +144,7 @@ def find(data: str) -> list[str]:
     if not data:
         raise DataError("the name of the text is empty; give a file, a folder or a URL")
     if os.path.isdir(data):
-        if is_run(data):
+        if rundir.is_run(data):
             raise DataError(f"{data}: a run, whose files are no text; give a file or a folder of text")
         found = _in_folder(data)
         if not found:
@@ -199,7 +200,7 @@ def _walk(folder, wanted=lambda place: True):
         inside = [os.path.join(place, name) for name in folders if not name.startswith(".")]
         folders.clear()
         for path in sorted(inside, key=lambda path: (os.path.islink(path), path)):
-            if wanted(path) and (real := os.path.realpath(path)) not in seen and not is_run(path):
+            if wanted(path) and (real := os.path.realpath(path)) not in seen and not rundir.is_run(path):
                 seen.add(real)
                 folders.append(os.path.basename(path))
         for path in (os.path.join(place, name) for name in files if not name.startswith(".")):
@@ -213,16 +214,6 @@ def _each_once(files):
     """The files without those that are links to others of them."""
     real = {os.path.realpath(file): file for file in sorted(files, key=lambda file: (file == os.path.realpath(file), -len(file), file))}
     return list(real.values())
-
-
-def is_run(folder: str) -> bool:
-    """Whether a folder is one that a run writes into."""
-    from ..rundir import CONFIG, LOCK, METRICS
-
-    def has(name):
-        return os.path.exists(os.path.join(folder, name))
-
-    return has(CONFIG) and (has(LOCK) or has(METRICS) or has("checkpoints"))
 
 
 def encoded_once(data: str) -> bool:
