@@ -55,6 +55,7 @@ def main(argv=None):
     from .show import find, load
     from .text.batches import open_corpus, text_to_score
     from .ui.plain import item
+    from .waiting import Waiting
 
     folder = find(args.run, args.out)
     model = load(folder, backend_of(args))
@@ -65,7 +66,8 @@ def main(argv=None):
             validation = open_corpus(model.config, model.tokenizer).validation(args.max_tokens or None)
         except MissingText as error:
             raise DataError(f"{error}; put the text of the run back, or name another one to score by --data") from None
-    score = evaluate(model, validation, most_streams=args.streams)
+    with Waiting("scoring", len(validation.tokens) - 1, "tokens") as waiting:
+        score = evaluate(model, validation, most_streams=args.streams, tell=waiting.show)
     targets, tokenizer = validation.tokens[1:], model.tokenizer
     words, streams = words_in(targets, tokenizer), streams_for(score.tokens, args.streams)
     result = {

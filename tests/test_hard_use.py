@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import tiny
+from dropping_server import DroppingServer
 from neurogen_numba import cli, presets, rundir
 from neurogen_numba.chat import main as chat
 from neurogen_numba.config import Text, Training
@@ -111,6 +112,13 @@ def test_the_shares_are_said_and_a_cut_document_is_resumed_bit_for_bit(place, ca
     assert positions[0] == positions[1] and positions[0]["held_out"] > 1000
     for data, said in (("", "built-in stories without end"), ("sheep.txt", "5,571 bytes of text to train on, 619 held out")):
         assert said in open_corpus(tiny.config({"data": data, "tokenizer": "byte"}), None if data else BYTES).shares
+
+
+def test_text_on_a_server_is_held_out_and_scored(place):
+    with DroppingServer({"/a.txt": TEXT.encode()}, lambda request: 10**9) as server:
+        named = {"data": f"{server.url}/a.txt", "tokenizer": "byte"}
+        assert shares(open_corpus(tiny.config(named))) == (len(TEXT) - len(TEXT) // 10, len(TEXT) // 10)
+        assert batches.text_to_score(Text(**named), BYTES).bytes == len(TEXT) - 1
 
 
 # What lies in a folder

@@ -259,7 +259,7 @@ def text_to_score(text: Text, tokenizer: Tokenizer, most: int = 0) -> Validation
     else:
         source = sources.open_source(text.data, text.field)
         several = not source.single
-        if isinstance(source, sources.Files) and source.plain and source.size <= sources.ENCODED_ONCE:
+        if several and sources.encoded_once(text.data):
             several = sum(piece.ends for piece in source.read()) > 1  # as for training: files that are empty are none
         pieces = watched(source.read(), f"reading {source.name}", source.size if source.plain else None)
         parts = (measured(tokenizer, piece, several) for piece in pieces)

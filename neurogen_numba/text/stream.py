@@ -84,7 +84,7 @@ class StreamBatches(Batches):
         if position is None:
             position = {"after": start, "first": 0, "next": 0, "streams": [[[], 0]] * training.batch}
         else:
-            check_position(position, self._identity)
+            check_position((identity or {}) | position, self._identity)  # an older one held out more, and does not say how much
         self._chunks = deque([(position["first"], position["after"])])  # in use: number of the first document, place before it
         self._next = position["first"]  # number of the next document
         self._documents = self._read(position["after"], position["first"])
