@@ -360,7 +360,7 @@ def test_steps_that_are_asked_for_are_not_cut_by_the_time_of_the_preset(monkeypa
         (["--data", "binary.txt"], ["binary.txt", "NUL"]),
         (["--data", "*.parquet"], ["*.parquet", "no file matches"]),
         (["--data", "lines.jsonl"], ["lines.jsonl", "'text'", "body", "--text-field"]),
-        (["--data", "lines.jsonl", "--text-field", "body"], ["lines.jsonl", "1 document;"]),
+        (["--data", "lines.jsonl", "--text-field", "body"], ["lines.jsonl", "3 bytes of text; too little"]),
         (["--data", "hf:"], ["hf:NAME"]),
         (["--data", "sheep.txt", "--reset-at-documents"], ["--reset-at-documents"]),
         (["--max-chunks", "-1"], ["max_chunks"]),
