@@ -489,7 +489,7 @@ def test_a_resumed_run_is_told_where_its_text_is_now(place, capsys, monkeypatch)
     assert trained("--steps", "2") == 0
     (place / "sheep.txt").rename(place / "moved.txt")
     capsys.readouterr()
-    refused(train(["--resume", "--steps", "3"]), capsys, "no such file or folder; check the path\n")
+    refused(train(["--resume", "--steps", "3"]), capsys, "no such file or folder; check the path; where the text lies elsewhere now")
     shown = "--viz-interval", "1", "--sample-interval", "1", "--workers", "1"
     assert train(["--resume", "--steps", "3", "--data", "moved.txt", *shown]) == 0
     assert "training_step_000003.png" in {path.name for path in (place / "runs/tiny-1/training_viz").iterdir()}

