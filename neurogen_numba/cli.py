@@ -24,6 +24,7 @@ import functools
 import importlib
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -47,6 +48,7 @@ COMMANDS = {
 }
 FILES = {"config": "configure"}  # commands whose module has another name
 STDOUT = "-"  # what --json is without a file
+FEWEST, MOST = -(2**63), 2**64 - 1  # what a number of 64 bits holds, with a sign or without
 METAVARS = {int: "N", float: "X", "--memory-limit": "SIZE", "--text-field": "FIELD", "--out": "FOLDER"}  # of a type, or of a flag
 
 
@@ -124,6 +126,10 @@ class Parser(argparse.ArgumentParser):
         """As argparse's; the same flag is shown with the same METAVARS in every command, wherever its value goes."""
         if metavar := METAVARS.get(names[0]) or METAVARS.get(how.get("type")):
             how = {"metavar": metavar, **how}
+        if (kind := how.get("type", str)) is int:
+            how["type"] = _number
+        elif kind in (str, Path) and how.get("action", "store") == "store" and how.get("default") != "":
+            how["type"] = functools.partial(_name, kind)
         return super().add_argument(*names, **how)
 
     def parse_args(self, args=None, namespace=None):
@@ -131,7 +137,10 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             word = unknown[0].split("=")[0]
             flags = [flag for action in self._actions for flag in action.option_strings]
-            self.error(f"unknown flag {word!r}; {did_you_mean(word, flags)}" if word.startswith("-") else f"unexpected {unknown[0]!r}")
+            if word.startswith("-"):
+                self.error(f"unknown flag {word!r}; {did_you_mean(word, flags)}")
+            named = f"; text is named by --data: {self.prog} --data {shlex.quote(unknown[0])}" if "--data" in flags else ""
+            self.error(f"unexpected {unknown[0]!r}{named}")
         return parsed
 
     def error(self, message):
@@ -158,13 +167,30 @@ def add_backend_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", choices=MODES, default="sequential", help="whether modules may overlap on the GPU; the bits are the same")
 
 
+def _number(text):
+    value = int(text)
+    if not FEWEST <= value <= MOST:
+        raise argparse.ArgumentTypeError(f"{text[:30]}{'...' * (len(text) > 30)} is beyond 64 bits")
+    return value
+
+
+_number.__name__ = "int"  # as argparse calls it in "invalid int value"
+
+
+def _name(kind, text):
+    """A name or a path. An empty one is a variable of a shell that was not set, not a wish for the default."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name; give one, or leave it out")
+    return kind(text)
+
+
 def add_gpu_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpu-device", type=_gpu_number, default=0, metavar="N", help="which GPU, counted from 0")
 
 
 def _gpu_number(text):
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r}: GPUs are counted from 0")
+    if not text.isdecimal() or len(text) > 4:
+        raise argparse.ArgumentTypeError(f"{text[:30]!r}: GPUs are counted from 0")
     return int(text)
 
 
@@ -249,9 +275,11 @@ def main(argv=None):
         streams.complain(_overview())
         return 2
     name, *rest = words
-    if name in ("-h", "--help"):
+    if name == "help" and rest:
+        name, rest = rest[0], ["--help"]
+    if name in ("-h", "--help", "help"):
         print(_overview())
-    elif name == "--version":
+    elif name in ("--version", "version"):
         print("neurogen", __version__)
     elif name not in COMMANDS:
         raise ConfigError(f"unknown command {name!r}; {did_you_mean(name, COMMANDS)}")

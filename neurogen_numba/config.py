@@ -269,6 +269,8 @@ def _at_least(section, prefix, name, low):
     value = getattr(section, name)
     if not value >= low:
         raise ConfigError(f"{prefix}.{name}: at least {low}, not {value}")
+    if name != "seed" and value >= 2**63 and value != math.inf:
+        raise ConfigError(f"{prefix}.{name}: below 2^63, not {value}")
     if value == math.inf:
         raise ConfigError(f"{prefix}.{name}: a finite number, not {value}")
 

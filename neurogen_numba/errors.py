@@ -13,6 +13,10 @@ class DataError(NeuroGenError, ValueError):
     """Text that cannot be read, is not text, or is too short."""
 
 
+class MissingText(DataError):
+    """There is no text where it is said to be."""
+
+
 class BackendError(NeuroGenError, RuntimeError):
     """The machine cannot do what was asked of it."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .cli import STDOUT, Parser, add_backend_flag, add_json_flag, backend_of, command, tell_json
 from .config import STREAMS, Text
-from .errors import ConfigError
+from .errors import ConfigError, DataError, MissingText
 
 MOST_NATS = 700  # of which exp is a number
 
@@ -55,14 +55,19 @@ def main(argv=None):
     from .show import find, load
     from .text.batches import open_corpus, text_to_score
     from .ui.plain import item
+    from .waiting import Waiting
 
     folder = find(args.run, args.out)
     model = load(folder, backend_of(args))
     if args.data:
         validation = text_to_score(Text(data=args.data, field=args.text_field), model.tokenizer, args.max_tokens)
     else:
-        validation = open_corpus(model.config, model.tokenizer).validation(args.max_tokens or None)
-    score = evaluate(model, validation, most_streams=args.streams)
+        try:
+            validation = open_corpus(model.config, model.tokenizer).validation(args.max_tokens or None)
+        except MissingText as error:
+            raise DataError(f"{error}; put the text of the run back, or name another one to score by --data") from None
+    with Waiting("scoring", len(validation.tokens) - 1, "tokens") as waiting:
+        score = evaluate(model, validation, most_streams=args.streams, tell=waiting.show)
     targets, tokenizer = validation.tokens[1:], model.tokenizer
     words, streams = words_in(targets, tokenizer), streams_for(score.tokens, args.streams)
     result = {

@@ -87,8 +87,9 @@ def main(argv=None):
 
 def _new_folder(run):
     """The folder of a new run, made, with nothing in it but perhaps its lock."""
-    from .rundir import is_lock
+    from .rundir import check_name, is_lock
 
+    check_name(run.name)
     try:
         run.mkdir(parents=True, exist_ok=True)
         if not all(is_lock(path) for path in run.iterdir()):

@@ -5,6 +5,7 @@ nano-1/
     config.json        every setting, written when training begins
     metrics.jsonl      one record per line
     summary.json       what came out of it, written at the end
+    encoded/           the text that is trained on as tokens: see text/batches.py
     checkpoints/       step-00000100, ...: see checkpoint.py
     aside-1/           what came after a checkpoint that the run went on from: its checkpoints, and metrics.jsonl as it was
     training_viz/      figures: see ui/pictures.py
@@ -29,6 +30,7 @@ from .config import Config
 from .errors import BackendError, CheckpointError, ConfigError
 
 LOCK, CONFIG, METRICS, SUMMARY = "lock", "config.json", "metrics.jsonl", "summary.json"
+TOKENS = "encoded/tokens.bin"  # made before the run begins, and made again where it is gone
 SAVING = ".saving"  # ends the name of a file until it is whole
 LATEST, BEST = "latest", "@best"  # how a command may be told which run, and which checkpoint of it
 
@@ -45,6 +47,7 @@ def create(out: Path, name: str | None, preset: str) -> Path:
             return _next_free(out, preset)
         if name in ("", ".", "..") or any(character in name for character in "/\\\0"):
             raise ConfigError(f"--name {name!r}: a plain folder name is needed; the folder that it goes in is --out")
+        check_name(name)
         run = out / name
         run.mkdir(exist_ok=True)
         if _begun(run):
@@ -54,9 +57,16 @@ def create(out: Path, name: str | None, preset: str) -> Path:
         raise ConfigError(f"no run can be started under {out}: {error.strerror}; choose another --out or --name") from None
 
 
+def check_name(name: str) -> None:
+    """Raises ConfigError for the name of a new run that commands would take for something else."""
+    taken = {LATEST: "the newest run"}.get(name) or (name.endswith(BEST) and "a checkpoint of a run") or (name.startswith("-") and "a flag")
+    if taken:
+        raise ConfigError(f"{name!r} cannot name a run: commands would take it for {taken}; choose another name")
+
+
 def _begun(run):
     """Whether anything of a run is there. The first that is written is its configuration; a kill may leave it half done."""
-    return any(path.name != CONFIG + SAVING and not is_lock(path) for path in Path(run).iterdir())
+    return any(path.name != CONFIG + SAVING and not is_lock(path) and not _encoded(path) for path in Path(run).iterdir())
 
 
 def is_lock(path: Path) -> bool:
@@ -65,6 +75,30 @@ def is_lock(path: Path) -> bool:
         return False
     with open(path, "rb") as file:
         return re.fullmatch(rb"[0-9]{0,20}", file.read(21)) is not None
+
+
+def _encoded(folder):
+    """Whether a folder holds the tokens that a run has made before it began, and nothing else."""
+    from .text.tokenfile import PART
+
+    made = Path(TOKENS)
+    if folder.name != made.parent.name or not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    if names <= {made.name + PART}:
+        return True
+    try:
+        said = json.loads((folder / made.with_suffix(".json").name).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    ours = {made.name, *(made.with_suffix(suffix).name for suffix in (".json", ".tokenizer"))}
+    return names <= ours and isinstance(said, dict) and "made_of" in said
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether a run writes into a folder, or is about to."""
+    lock, config, metrics, checkpoints = (os.path.exists(Path(folder) / name) for name in (LOCK, CONFIG, METRICS, "checkpoints"))
+    return (config and (lock or metrics or checkpoints)) or (lock and not _begun(folder))
 
 
 def _next_free(out, preset):
@@ -109,10 +143,18 @@ def _when(run, begun):
 
 def find_run(path: str, out: Path) -> Path:
     """The run meant by `path`: a folder, or the name of a run under `out`. Raises ConfigError if there is neither."""
-    named = Path(out) / path
-    if not (named.exists() or Path(path).exists()):
+    folder, named = Path(path), Path(out) / path
+    if not (os.path.exists(named) or os.path.exists(folder)):
         raise ConfigError(f"there is no {path}: neither a folder, nor a run of that name under {out}")
-    return named if ((named / "checkpoints").is_dir() or (named / CONFIG).is_file()) and not Path(path).exists() else Path(path)
+    if _resumable(named) and not (_resumable(folder) or os.path.isfile(folder / checkpoint.MANIFEST)):
+        return named
+    if os.path.isfile(folder):
+        raise ConfigError(f"{path} is a file; the folder of a run is wanted, and text is named by --data")
+    return folder
+
+
+def _resumable(folder):
+    return os.path.isdir(folder / "checkpoints") or os.path.isfile(folder / CONFIG)
 
 
 def find_checkpoint(path: str | None, out: Path) -> tuple[Path, list[str]]:

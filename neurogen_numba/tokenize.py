@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -28,7 +27,7 @@ def parser() -> Parser:
 @command("tokenize")
 def main(argv=None):
     args = parser().parse_args(argv)
-    if args.out.suffix != ".bin":
+    if args.out.suffix.lower() != ".bin":
         raise ConfigError(f"--out {args.out}: a name that ends with .bin is wanted")
     from .text.tokenfile import refuse_foreign, write
 
@@ -36,21 +35,16 @@ def main(argv=None):
     cores = os.cpu_count() or 1
     workers = (cores if cores > 1 else 0) if args.workers is None else args.workers
     text = Text(data=args.data, field=args.text_field, tokenizer=args.tokenizer, vocabulary=args.vocab_size, workers=workers)
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
     from .text.encoding import encoded
     from .text.sources import open_source
     from .text.stream import tokenizer_for
+    from .waiting import watched
 
     source = open_source(text.data, text.field)
     began = time.monotonic()
-    tokenizer, pieces = tokenizer_for(text, source, source.read(), 1 - text.validation)
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("text read", total=source.size if source.plain else None)
-        tokens = encoded(pieces, tokenizer, not source.single, workers)
-        said = write(args.out, tokens, tokenizer, lambda said: progress.update(task, completed=said["bytes"]))
+    read = watched(source.read(), f"tokenizing {source.name}", source.size if source.plain else None)
+    tokenizer, pieces = tokenizer_for(text, source, read, 1 - text.validation)
+    said = write(args.out, encoded(pieces, tokenizer, not source.single, workers), tokenizer)
     seconds = time.monotonic() - began
     print(
         f"{args.out}: {counted(said['tokens'], 'token')} of {counted(tokenizer.vocabulary, 'kind')} ({said['dtype']}), "

@@ -15,8 +15,8 @@ from . import rundir, streams
 from .cli import Parser, add_backend_flag, backend_of, command
 from .config import Config
 from .configure import add_config_flags, config_of
-from .errors import ConfigError
-from .text.sources import absolute, open_source
+from .errors import ConfigError, DataError, MissingText
+from .text.sources import absolute, is_token_file, open_source
 
 TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
     "--steps": ("steps", int, "updates, and no time limit but --max-minutes; with --resume, the new total"),
@@ -99,7 +99,7 @@ def configure(args) -> Config:
     config = config_of(args, sections)
     data = config.text.data
     given = [flag for flag in ("--tokenizer", "--vocab-size") if getattr(args, TEXT_FLAGS[flag][0]) is not None]
-    if given and data.endswith(".bin") and Path(data).with_suffix(".json").is_file():
+    if given and is_token_file(data) and Path(data).with_suffix(".json").is_file():
         raise ConfigError(f"{', '.join(given)}: the tokens of {data} are those of the tokenizer that wrote it; leave it out")
     try:
         return config.replace(text={"data": absolute(data)})  # a resumed run may start in another folder
@@ -145,7 +145,10 @@ def _resume(args, run, folder, backend):
     given = {section: {field: value for field, value in fields.items() if value is not None} for section, fields in changes.items()}
     if "data" in given["text"]:
         given["text"]["data"] = absolute(given["text"]["data"])
-    return Trainer.resume(run, args.steps, backend, folder, **given)
+    try:
+        return Trainer.resume(run, args.steps, backend, folder, **given)
+    except MissingText as error:
+        raise DataError(f"{error}; where the text lies elsewhere now, say where: --resume {shlex.quote(str(run))} --data PATH") from None
 
 
 class _Signals:

@@ -224,8 +224,8 @@ def test_a_text_of_one_character_leaves_nothing_to_train_on(tmp_path):
 
 
 def test_a_given_tokenizer_must_know_the_text(file):
-    with pytest.raises(ConfigError, match="character 0 of the text, '0'"):
-        FileCorpus(Text(data=file), Training(), build("char", ["abc"], 0, False))
+    with pytest.raises(ConfigError, match="sheep.txt, line 1: the character '0' does not occur in the training text"):
+        FileCorpus(Text(data=file), Training(), build("char", ["abc"], 0, False)).batches()
     with pytest.raises(ConfigError, match="end of text"):
         StoryCorpus(Text(), Training(), build("byte", [], 0, False))
 

@@ -360,7 +360,7 @@ def test_steps_that_are_asked_for_are_not_cut_by_the_time_of_the_preset(monkeypa
         (["--data", "binary.txt"], ["binary.txt", "NUL"]),
         (["--data", "*.parquet"], ["*.parquet", "no file matches"]),
         (["--data", "lines.jsonl"], ["lines.jsonl", "'text'", "body", "--text-field"]),
-        (["--data", "lines.jsonl", "--text-field", "body"], ["lines.jsonl", "1 document;"]),
+        (["--data", "lines.jsonl", "--text-field", "body"], ["lines.jsonl", "3 bytes of text; too little"]),
         (["--data", "hf:"], ["hf:NAME"]),
         (["--data", "sheep.txt", "--reset-at-documents"], ["--reset-at-documents"]),
         (["--max-chunks", "-1"], ["max_chunks"]),
@@ -489,7 +489,7 @@ def test_a_resumed_run_is_told_where_its_text_is_now(place, capsys, monkeypatch)
     assert trained("--steps", "2") == 0
     (place / "sheep.txt").rename(place / "moved.txt")
     capsys.readouterr()
-    refused(train(["--resume", "--steps", "3"]), capsys, "no such file or folder; check the path\n")
+    refused(train(["--resume", "--steps", "3"]), capsys, "no such file or folder; check the path; where the text lies elsewhere now")
     shown = "--viz-interval", "1", "--sample-interval", "1", "--workers", "1"
     assert train(["--resume", "--steps", "3", "--data", "moved.txt", *shown]) == 0
     assert "training_step_000003.png" in {path.name for path in (place / "runs/tiny-1/training_viz").iterdir()}

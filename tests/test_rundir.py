@@ -444,3 +444,20 @@ def test_a_log_that_is_never_written_is_an_error_in_the_end(tmp_path):
         full().close()
     with pytest.raises(ZeroDivisionError), full():  # what went wrong first is what is told
         raise ZeroDivisionError
+
+
+def test_what_a_user_has_in_a_folder_is_no_leftover_of_a_run(tmp_path):
+    for number, name in enumerate(("encoded/book.txt", "encoded/tokens.bin", "encoded/tokens.json")):
+        run = tmp_path / f"run{number}"
+        (run / name).parent.mkdir(parents=True)
+        (run / name).write_text("{}")
+        with pytest.raises(ConfigError, match="already holds a run"):
+            rundir.create(tmp_path, run.name, "nano")
+        rundir.discard(run)
+        assert (run / name).exists()
+    run = rundir.create(tmp_path, "own", "nano")
+    (run / rundir.TOKENS).parent.mkdir()
+    (run / rundir.TOKENS).write_bytes(b"ab")
+    (run / rundir.TOKENS).with_suffix(".json").write_text('{"made_of": 1}')
+    rundir.discard(run)
+    assert not run.exists()

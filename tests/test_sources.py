@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 
 from dropping_server import DroppingServer
 from hub_server import HubServer
+from neurogen_numba.config import Text, Training
 from neurogen_numba.errors import DataError
 from neurogen_numba.text import sources
-from neurogen_numba.text.sources import documents, open_source, read_text
+from neurogen_numba.text.batches import FileCorpus
+from neurogen_numba.text.sources import open_source
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -28,10 +30,20 @@ else:
     from backports import zstd
 
 
+def documents(data):
+    """The documents of a source, each as one text."""
+    found, parts = [], []
+    for piece in open_source(str(data), "text").read():
+        parts.append(piece.text)
+        if piece.ends:
+            found.append("".join(parts))
+            parts = []
+    return found
+
+
 def test_a_file_is_one_document_as_it_stands(tmp_path):
     (tmp_path / "a.csv").write_bytes("  é\t日本 \n\n".encode())
     assert documents(tmp_path / "a.csv") == ["  é\t日本 \n\n"]
-    assert read_text(str(tmp_path / "a.csv")) == "  é\t日本 \n\n"
 
 
 def test_byte_order_mark_and_windows_line_ends_go(tmp_path):
@@ -53,34 +65,35 @@ def test_a_folder_is_its_text_files_sorted_by_path(tmp_path):
         (tmp_path / name).write_text(text)
     (tmp_path / "folder.txt").mkdir()
     assert documents(tmp_path) == ["A", "Y", "Z", "B"]  # a.txt, a/deep/y.TXT, a/z.md, b.txt: "." sorts before "/"
-    assert read_text(tmp_path) == "A\nY\nZ\nB"
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "empty"),
-        (b" \r\n\t", "empty"),
         (b"text\0text", "byte 4 is NUL"),
         (b"\xef\xbb\xbfcaf\xe9 au lait", "byte 6 is 0xe9"),
-        ("text".encode("utf-16"), "byte 3 is NUL"),
+        ("text".encode("utf-16"), "UTF-16 text, not UTF-8 text; convert it: iconv"),
+        (b"PK\3\4\x14\0", "a zip archive, .*; unpack it"),
+        (b"\0" * 257 + b"ustar\0", "a tar archive, not UTF-8 text; unpack it"),
+        (gzip.compress(b"text"), "compressed by gzip, not UTF-8 text; give it a name that ends with .gz"),
     ],
 )
 def test_what_is_no_text_is_refused(tmp_path, content, said):
     path = tmp_path / "data.txt"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=rf"^\S*data\.txt: .*{said}.*; "):
+    with pytest.raises(DataError, match=rf"^\S*data\.txt: .*{said}"):
         documents(path)
 
 
 def test_what_is_not_there_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"missing\.txt: no such file or folder; "):
         documents(tmp_path / "missing.txt")
-    with pytest.raises(DataError, match=r"the folder has no \.txt, \.md, .* or \.parquet file; "):
+    with pytest.raises(DataError, match=r"the folder has no \.txt, \.md, .* or \.parquet file, hidden ones and runs left out; "):
         documents(tmp_path)
     (tmp_path / "a.txt").write_text("\n")
-    with pytest.raises(DataError, match="every text file in the folder is empty; "):
-        documents(tmp_path)
+    for data, said in ((tmp_path, "every text file in the folder is empty; "), (tmp_path / "a.txt", "the file is empty; ")):
+        with pytest.raises(DataError, match=said):
+            FileCorpus(Text(data=str(data)), Training())
 
 
 def test_a_bad_file_in_a_folder_is_named(tmp_path):
@@ -91,11 +104,11 @@ def test_a_bad_file_in_a_folder_is_named(tmp_path):
 
 
 def test_what_may_not_be_read_is_refused(tmp_path, monkeypatch):
-    def denied(path):
+    def denied(path, mode):
         raise PermissionError(13, "Permission denied", str(path))
 
     (tmp_path / "a.txt").write_text("secret")
-    monkeypatch.setattr(Path, "read_bytes", denied)  # the superuser may read everything, whatever the file's mode
+    monkeypatch.setattr("builtins.open", denied)  # the superuser may read everything, whatever the file's mode
     with pytest.raises(DataError, match=r"a\.txt: cannot be read \(Permission denied\); "):
         documents(tmp_path / "a.txt")
 
@@ -201,8 +214,8 @@ def test_another_field(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.jsonl", json_lines(ROWS)[:-5], r"a\.jsonl: the line at byte [\d,]+ is no JSON object; .* the file must be whole"),
-        ("a.jsonl", b'{"text": "a"}\n[1]\n', r"a\.jsonl: the line at byte 14 is no JSON object"),
+        ("a.jsonl", json_lines(ROWS)[:-5], r"a\.jsonl: line 700 is no JSON object; .* the file must be whole"),
+        ("a.jsonl", b'{"text": "a"}\n[1]\n', r"a\.jsonl: line 2 is no JSON object"),
         ("a.parquet", parquet(ROWS)[:-100], r"a\.parquet: cannot be read \(ArrowInvalid: .*; check that it is whole"),
         ("a.parquet", b"", r"a\.parquet: cannot be read"),
         ("a.jsonl.gz", gzip.compress(json_lines(ROWS))[:-20], r"a\.jsonl\.gz: cannot be read \(EOFError: "),
@@ -241,10 +254,10 @@ def test_standard_input(monkeypatch):
     given("one\r\ntwo é".encode())
     assert [(piece.text, piece.ends) for piece in open_source("-", "text").read()] == [("one\ntwo é", True)]
     given(b"")
-    with pytest.raises(DataError, match="empty"):
-        documents("-")
+    with pytest.raises(DataError, match="standard input is empty"):
+        FileCorpus(Text(data="-"), Training())
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
-    for read in (lambda: documents("-"), lambda: texts(open_source("-", "text"))):
+    for read in (lambda: FileCorpus(Text(data="-"), Training()), lambda: texts(open_source("-", "text"))):
         with pytest.raises(DataError, match="standard input is a terminal; pipe the text in"):
             read()
 
@@ -267,12 +280,12 @@ def test_a_source_is_found_from_any_folder(tmp_path, monkeypatch):
 
 def test_only_little_plain_text_is_held_in_memory(tmp_path, monkeypatch):
     write(tmp_path, a_txt=b"a" * 60, b_md=b"b" * 40, c_jsonl=b"", d_txt_gz=b"")
-    monkeypatch.setattr(sources, "IN_MEMORY", 100)
-    held = {data: sources.in_memory(str(tmp_path / data)) for data in ("a.txt", "[ab]*", "c.jsonl", "d.txt.gz", ".", "missing.txt")}
+    monkeypatch.setattr(sources, "ENCODED_ONCE", 100)
+    held = {data: sources.encoded_once(str(tmp_path / data)) for data in ("a.txt", "[ab]*", "c.jsonl", "d.txt.gz", ".", "missing.txt")}
     assert held == {"a.txt": True, "[ab]*": True, "c.jsonl": False, "d.txt.gz": False, ".": False, "missing.txt": True}
-    assert sources.in_memory("-") and not sources.in_memory("hf:a/b") and not sources.in_memory("https://example.org/a.txt")
-    monkeypatch.setattr(sources, "IN_MEMORY", 99)
-    assert not sources.in_memory(str(tmp_path / "[ab]*"))
+    assert sources.encoded_once("-") and not sources.encoded_once("hf:a/b") and not sources.encoded_once("https://example.org/a.txt")
+    monkeypatch.setattr(sources, "ENCODED_ONCE", 99)
+    assert not sources.encoded_once(str(tmp_path / "[ab]*"))
 
 
 # Networks
@@ -381,6 +394,7 @@ import time
 
 time.sleep = lambda seconds: None  # the hub's own client waits between its tries, too
 
+from neurogen_numba.config import Text, Training
 from neurogen_numba.errors import DataError
 from neurogen_numba.text.sources import open_source
 

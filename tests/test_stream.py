@@ -214,11 +214,11 @@ def test_of_a_large_source_only_so_much_is_held_out_or_looked_at(tmp_path, monke
     seen, text_of = [], sources._text_of
     monkeypatch.setattr(sources, "_text_of", lambda *given: seen.append(0) or text_of(*given))
     large = corpus(lines(tmp_path / "a.jsonl", texts))
-    assert BYTES.decode(large._held_out[0]) == "".join(texts[:5]) and len(seen) == 50
+    assert BYTES.decode(large.validation().tokens) == "".join(texts[:5]) and len(seen) == 50
 
 
 def test_a_tokenizer_is_trained_on_what_is_not_held_out(tmp_path):
-    path = lines(tmp_path / "a.jsonl", ["held out qqqq " * 9] * 3 + [f"{number} sheep went home. " * 5 for number in range(30)])
+    path = lines(tmp_path / "a.jsonl", ["held out qqqq " * 9] * 2 + [f"{number} sheep went home. " * 5 for number in range(30)])
     trained = corpus(path, None, vocabulary=300)
     assert trained.tokenizer.kind == "sentencepiece" and trained.tokenizer.end_of_text is not None
     assert any(b"sheep" in piece for piece in trained.tokenizer.pieces) and not any(b"qq" in piece for piece in trained.tokenizer.pieces)
@@ -226,12 +226,12 @@ def test_a_tokenizer_is_trained_on_what_is_not_held_out(tmp_path):
 
 
 def test_too_little_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"a\.jsonl: 1 document; one to hold out and one to train on"):
-        corpus(lines(tmp_path / "a.jsonl", ["only one"]))
-    with pytest.raises(DataError, match=r"a\.jsonl: 0 documents"):
+    with pytest.raises(DataError, match=r"a\.jsonl: 3 bytes of text; too little to hold some out"):
+        corpus(lines(tmp_path / "a.jsonl", ["one"]))
+    with pytest.raises(DataError, match=r"a\.jsonl: 0 bytes of text"):
         corpus(lines(tmp_path / "a.jsonl", []))
-    with pytest.raises(DataError, match="4 tokens held out, but --seq-length 8 needs 9"):
-        corpus(lines(tmp_path / "a.jsonl", ["abc", "def"])).validation()
+    with pytest.raises(DataError, match="1 token held out, but --seq-length 8 needs 9"):
+        corpus(lines(tmp_path / "a.jsonl", ["abcdefghi", "jklmnopqr"])).validation()
     with pytest.raises(ConfigError, match="--tokenizer char: all of hf:.* would have to be known"):
         stream.tokenizer_for(Text(tokenizer="char"), open_source("hf:a/b", "text"), iter(()), 1.0)
 
@@ -240,7 +240,7 @@ def test_large_text_is_streamed_and_little_text_is_not(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("".join(f"{number} sheep\n" for number in range(9000)))
     config = tiny.config({"data": str(tmp_path / "a.txt"), "tokenizer": "char"})
     held = open_corpus(config)
-    monkeypatch.setattr(sources, "IN_MEMORY", 1000)
+    monkeypatch.setattr(sources, "ENCODED_ONCE", 1000)
     monkeypatch.setattr(sources, "PIECE", 1000)
     streamed = open_corpus(config)
     assert (type(held).__name__, type(streamed).__name__) == ("FileCorpus", "StreamCorpus")
@@ -255,7 +255,7 @@ def test_text_to_score(tmp_path, monkeypatch):
     assert BYTES.decode(text_to_score(Text(data=path), BYTES, 5).tokens) == "onetw"
     (tmp_path / "a.txt").write_text("plain text")
     assert BYTES.decode(text_to_score(Text(data=str(tmp_path / "a.txt")), BYTES, 3).tokens) == "plai"
-    monkeypatch.setattr(sources, "IN_MEMORY", 3)
+    monkeypatch.setattr(sources, "ENCODED_ONCE", 3)
     assert BYTES.decode(text_to_score(Text(data=str(tmp_path / "a.txt")), BYTES).tokens) == "plain text"
     with pytest.raises(ConfigError, match="may have no end; say by --max-tokens"):
         text_to_score(Text(data="hf:a/b"), BYTES)

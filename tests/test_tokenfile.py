@@ -88,10 +88,10 @@ def test_many_kinds_of_tokens_need_32_bits(place):
         def save(self, folder):
             BYTES.save(folder)
 
-    said = write(place / "wide.bin", [(Piece("a", True, {}), np.array([2**16, 1], np.int32))], Wide(), lambda said: None)
+    said = write(place / "wide.bin", [(Piece("a", True, {}), np.array([2**16, 1], np.int32))], Wide())
     assert said["dtype"] == "uint32" and np.fromfile(place / "wide.bin", "<u4").tolist() == [2**16, 1]
     Wide.vocabulary -= 1
-    assert write(place / "wide.bin", [(Piece("a", True, {}), np.array([2**16 - 1]))], Wide(), lambda said: None)["dtype"] == "uint16"
+    assert write(place / "wide.bin", [(Piece("a", True, {}), np.array([2**16 - 1]))], Wide())["dtype"] == "uint16"
     assert np.fromfile(place / "wide.bin", "<u2").tolist() == [2**16 - 1]
 
 
@@ -100,8 +100,8 @@ def test_a_file_is_whole_or_not_there(place, capsys):
     before = {path.name: path.read_bytes() for path in place.glob("a.*") if path.is_file()}
     (place / "bad.jsonl").write_text('{"text": "fine"}\nbroken')
     capsys.readouterr()
-    refused(tokenize(["bad.jsonl", "--out", "a.bin", "--tokenizer", "byte"]), capsys, "bad.jsonl: the line at byte 17")
-    refused(tokenize(["bad.jsonl", "--out", "new.bin", "--tokenizer", "byte"]), capsys, "bad.jsonl: the line at byte 17")
+    refused(tokenize(["bad.jsonl", "--out", "a.bin", "--tokenizer", "byte"]), capsys, "bad.jsonl: line 2")
+    refused(tokenize(["bad.jsonl", "--out", "new.bin", "--tokenizer", "byte"]), capsys, "bad.jsonl: line 2")
     (place / "empty.jsonl").write_text("\n")
     refused(tokenize(["empty.jsonl", "--out", "a.bin", "--tokenizer", "byte"]), capsys, "a.bin was not written: there is no text")
     assert {path.name: path.read_bytes() for path in place.glob("a.*") if path.is_file()} == before

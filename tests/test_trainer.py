@@ -502,7 +502,7 @@ def test_max_minutes_are_filled_and_kept(tmp_path, sheep, monkeypatch):
     clock = Clock(monkeypatch, pace=0.1)
     trainer = begin(tmp_path / "run", sheep, max_minutes=0.25, **TIMED)
     reports = end(trainer)
-    assert [report.text for report in of(Notice, reports)][1:] == [
+    assert [report.text for report in of(Notice, reports)][2:] == [
         f"{trainer.steps} steps fit into 0.25 minutes; {trainer.steps} will be made"
     ]
     steps = of(StepReport, reports)
@@ -537,7 +537,7 @@ def test_the_update_that_compiles_is_no_measure_of_the_speed(tmp_path, sheep, mo
 def test_time_to_spare_makes_a_run_no_longer(tmp_path, sheep, monkeypatch):
     Clock(monkeypatch, pace=0.1)
     reports = end(begin(tmp_path / "run", sheep, max_minutes=0.25, **{**TIMED, "steps": 70}))
-    assert of(Notice, reports)[1].text.endswith("fit into 0.25 minutes; 70 will be made")
+    assert of(Notice, reports)[2].text.endswith("fit into 0.25 minutes; 70 will be made")
     assert of(StepReport, reports)[-1].step == 70
 
 
@@ -554,7 +554,7 @@ def test_the_plan_is_kept_over_a_resume(tmp_path, sheep, monkeypatch):
     assert resumed.steps == planned and resumed.seconds == pytest.approx(trainer.seconds)
     reports = end(resumed)
     assert of(StepReport, reports)[-1].step == planned
-    assert [report.text for report in of(Notice, reports)][0] == "going on from step 60" and len(of(Notice, reports)) == 2  # no second plan
+    assert [report.text for report in of(Notice, reports)][0] == "going on from step 60" and len(of(Notice, reports)) == 3  # no second plan
 
 
 def test_a_run_that_turns_slow_ends_with_its_time(tmp_path, sheep, monkeypatch):
@@ -742,10 +742,11 @@ def test_the_watchdog_is_handed_what_it_judges(tmp_path, sheep, monkeypatch):
     monkeypatch.setattr(checkpoint, "save", slow_save)
     monkeypatch.setattr(loop.Saver, "begin", begin_and_wait)
     reports = end(trainer)
-    warnings = [(number, report.text.split(":")[1]) for number, report in enumerate(reports) if isinstance(report, Notice)][1:]
+    told = [(number, report.text) for number, report in enumerate(reports) if isinstance(report, Notice)]
+    warnings = [(number, text.split(":")[1]) for number, text in told if text.startswith("warning:")]
     assert [text for _, text in warnings] == [" the text comes too slowly", " pfc is silent", " the disk is slow"]
     texts = [report.text for report in of(Notice, reports)]
-    assert "40 seconds waited for it, 100 % of the time" in texts[1] and "took 30 seconds, after 100 seconds of training" in texts[3]
+    assert "40 seconds waited for it, 100 % of the time" in texts[2] and "took 30 seconds, after 100 seconds of training" in texts[4]
 
 
 def test_a_loader_that_brings_nothing_is_told_of_while_training_waits(tmp_path, sheep, monkeypatch):

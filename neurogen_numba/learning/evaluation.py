@@ -37,27 +37,34 @@ def streams_for(tokens: int, most: int) -> int:
     return min(most, max(1, tokens // SHORTEST))
 
 
-def evaluate(model, validation: Validation, stopping: Callable[[], bool] = lambda: False, most_streams: int | None = None) -> Score | None:
+def evaluate(
+    model,
+    validation: Validation,
+    stopping: Callable[[], bool] = lambda: False,
+    most_streams: int | None = None,
+    tell: Callable[[int], None] = lambda done: None,
+) -> Score | None:
     """Score held-out tokens: every one but the first is a target, and none is left out of the mean. None where `stopping()` became true.
 
     They are cut into `streams_for` pieces, read side by side, each from a fresh state that is carried to its end.
-    most_streams: `streams_of` training, if None.
+    most_streams: `streams_of` training, if None. tell: is called now and then with the number of targets scored.
     """
     ids, n = validation.tokens, len(validation.tokens) - 1
     streams = streams_for(n, most_streams or streams_of(model.config.training))
     length = -(-n // streams)
     starts = np.arange(streams) * length
-    places = starts + np.arange(length)[:, None]  # [T, B]
-    inputs = ids[np.minimum(places, n)].astype(np.int32)
-    targets = np.where(places < n, ids[np.minimum(places + 1, n)], -1).astype(np.int32)
     act = model.activity(model.config.brain.chunk, streams)
     nats = hits = 0.0
     for first in range(0, length, act.tokens):
         if stopping():
             return None
-        losses, right = model.score(act, inputs[first : first + act.tokens], targets[first : first + act.tokens])
+        places = starts + np.arange(first, min(first + act.tokens, length))[:, None]  # [T, B]
+        inputs = ids[np.minimum(places, n)].astype(np.int32)
+        targets = np.where(places < n, ids[np.minimum(places + 1, n)], -1).astype(np.int32)
+        losses, right = model.score(act, inputs, targets)
         nats += losses.sum(dtype=np.float64)
         hits += right.sum()
+        tell(min(n, (first + act.tokens) * streams))
     floor = None if validation.floor_bits is None else validation.floor_bits / validation.bytes
     return Score(float(nats / n), float(hits / n), float(nats / math.log(2) / validation.bytes), floor, n)
 

@@ -52,7 +52,7 @@ class Trainer:
     def __init__(self, config: Config, run: Path, backend="auto", fit: bool = False, begun: bool = False):
         """fit: make the first change that lets the run fit into the memory there is. begun: it has begun before, perhaps on another
         backend. Raises BackendError where it does not fit."""
-        corpus = open_corpus(config)
+        corpus = open_corpus(config, folder=run)
         corpus.batches()  # refuses a text that is too short before the brain is drawn, which may take a while
         config = config.replace(brain={"vocabulary": corpus.tokenizer.vocabulary})
         backend = backend if isinstance(backend, Backend) else backends.get(backend)
@@ -92,7 +92,7 @@ class Trainer:
         trainer = cls.__new__(cls)
         trainer._fitted = None
         try:
-            trainer._setup(model, open_corpus(model.config, model.tokenizer), run, saved)
+            trainer._setup(model, open_corpus(model.config, model.tokenizer, run), run, saved)
         except KeyError as missing:
             raise CheckpointError(f"{folder}: trainer.json lacks {missing.args[0]!r}; use another checkpoint") from None
         trainer.act.load_state(state)
@@ -208,6 +208,7 @@ class Trainer:
 
     def _first_notices(self):
         yield from map(Notice, self._notices)
+        yield Notice(self.corpus.shares)
         if self._fitted:
             yield Notice(self._fitted)
         tokenizer, asked = self.model.tokenizer, self.config.text.vocabulary

@@ -7,18 +7,25 @@ and the next segment begins with that end of text, from which the first token of
 
 from __future__ import annotations
 
+import bisect
+import contextlib
+import sys
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
-from ..config import Config, Text, Training
+from ..config import Config, Text, Training, counted
 from ..errors import CheckpointError, ConfigError, DataError
+from ..rundir import TOKENS
+from ..waiting import watched
 from . import sources
-from .encoding import joined
+from .encoding import encoded, joined, measured
 from .stories import Question, stories, story
-from .tokenizer import Tokenizer, build
+from .tokenizer import Tokenizer, build, stretches
 
 STORIES_FOR_TOKENIZER = 2000
 HELD_OUT_SEED = 0  # the same held-out stories whatever seed a run trains with, so that runs can be compared
@@ -84,34 +91,114 @@ class Batches(ABC):
 
 
 class FileCorpus:
-    """The text of files, held in memory; the end of it, `text.validation` of its characters, is held out and never trained on.
+    """The text of files, turned into tokens once; the end of it, `text.validation` of its characters, is held out and never trained on.
 
     Documents of a folder each end with the tokenizer's end of text, where it has one.
     A tokenizer is trained on the training part only; a char tokenizer has to know the characters of the whole, and the vocabulary of a
     word-level text is that of the whole file.
+    folder: where the tokens are kept in a token file, which is used again as long as the text is the same; without it, in memory.
 
+    The text is read from its files piece by piece, so that what is held in memory does not grow with it.
     Raises DataError if the text cannot be used, ConfigError if the tokenizer cannot.
     """
 
-    def __init__(self, text: Text, training: Training, tokenizer: Tokenizer | None = None):
-        documents = sources.documents(text.data)
-        kept, held_out = split(documents, 1 - text.validation)
-        self.tokenizer = tokenizer or _build(text, documents if text.tokenizer in ("char", "word") else kept, len(documents) > 1)
-        self._path = text.data
-        self._training, self._end = training, end_to_stop_at(text, self.tokenizer)
-        self._kept = _encode(self.tokenizer, kept, len(documents) > 1)
-        self._held_out = joined([self.tokenizer.measured(text, len(documents) > 1) for text in held_out])
+    def __init__(self, text: Text, training: Training, tokenizer: Tokenizer | None = None, folder: Path | None = None):
+        self._text, self._training, self._folder, self._tokens = text, training, folder, None
+        source = sources.open_source(text.data, text.field)
+        self._source = sources.Spooled(source) if isinstance(source, sources.Pipe) else source
+        self._survey()
+        self._cut = int(self._characters * (1 - text.validation))
+        self._kept_bytes = self._bytes_before(self._cut)
+        self.tokenizer = tokenizer or self._build()
+        self._end = end_to_stop_at(text, self.tokenizer)
 
     def batches(self, position: dict | None = None) -> FileBatches:
         """The training part, endlessly, from its start or from a saved position.
 
         Raises DataError if it is too short, CheckpointError if the position is of another text or batch.
         """
-        return file_batches(self._path, self._kept, self._training, position, self._end)
+        from .tokenfile import MappedBatches
+
+        if self._tokens is None:
+            self._tokens = self._encoded() if self._folder and self._cut else self._in_memory()
+        kind = FileBatches if isinstance(self._tokens, np.ndarray) else MappedBatches
+        return file_batches(self._text.data, self._tokens, self._training, position, self._end, kind)
 
     def validation(self, tokens_wanted: int | None = None) -> Validation:
         """The held-out text: its first `tokens_wanted` targets (at least a segment), or all. Raises DataError if too short."""
-        return held_out_part(self._path, *self._held_out, self._training, tokens_wanted)
+        parts = (measured(self.tokenizer, piece, self._several) for piece in self._between(self._cut, self._characters))
+        return held_out_part(self._text.data, parts, self._training, tokens_wanted)
+
+    @property
+    def shares(self) -> str:
+        """How much is trained on and how much held out, in a sentence."""
+        return f"{counted(self._kept_bytes, 'byte')} of text to train on, {self._bytes - self._kept_bytes:,} held out"
+
+    def _survey(self):
+        """Count characters, bytes and documents, and find the places of the pieces."""
+        self._places = []  # (characters before a piece, its position, bytes before it)
+        self._characters = self._bytes = documents = 0
+        before = None
+        for piece in watched(self._source.read(), f"reading {self._source.name}", self._source.size):
+            self._places.append((self._characters, before, self._bytes))
+            self._characters += len(piece.text)
+            self._bytes += len(piece.text.encode())
+            documents += piece.ends
+            before = piece.after
+        if not self._characters:
+            raise sources.nothing_in(self._text.data)
+        self._several = documents > 1
+
+    def _between(self, first, last):
+        """Pieces of the characters `first` to `last`; a document that the cut goes through ends there."""
+        at, position, _ = self._place(first)
+        for piece in self._source.read(position):
+            part, at = piece.part(max(0, first - at), last - at), at + len(piece.text)
+            if part.text:
+                yield part._replace(ends=piece.ends or at >= last)
+            if at >= last:
+                return
+
+    def _place(self, character):
+        """Of the piece that a character is in."""
+        return self._places[bisect.bisect_right(self._places, character, key=lambda place: place[0]) - 1]
+
+    def _bytes_before(self, character):
+        first, _, size = self._place(character)
+        return size + sum(len(piece.text.encode()) for piece in self._between(first, character))
+
+    def _build(self):
+        kind = self._text.tokenizer
+        whole = kind in ("char", "word")
+        last = self._characters if whole else self._cut
+        texts = (piece.text + "\n" * (piece.ends and not whole) for piece in self._watched("a tokenizer is made of", last))
+        if kind == "sentencepiece":
+            texts = stretches(texts, last + len(self._places))
+        return build(kind, texts, self._text.vocabulary, self._several)
+
+    def _watched(self, what, last):
+        total = self._kept_bytes if last == self._cut else self._bytes
+        return watched(self._between(0, last), f"{what} {self._source.name}", total)
+
+    def _pieces(self):
+        """The training part with its tokens."""
+        pieces = self._watched("encoding", self._cut)
+        return encoded(pieces, self.tokenizer, self._several, self._text.workers)
+
+    def _in_memory(self):
+        return np.concatenate([np.empty(0, np.int32), *(ids for _, ids in self._pieces())])
+
+    def _encoded(self):
+        """The token file of the training part: the one there, or a new one."""
+        from .tokenfile import TokenFile, description_of, write
+
+        path = self._folder / TOKENS
+        made_of = {"text": self._source.fingerprint(), "characters": self._cut}
+        with contextlib.suppress(DataError, OSError):
+            if (description_of(path) or {}).get("made_of") == made_of:
+                return TokenFile.open(path, self.tokenizer)
+        write(path, self._pieces(), self.tokenizer, made_of)
+        return TokenFile.open(path, self.tokenizer)
 
 
 def file_batches(path: str, tokens, training: Training, position: dict | None, end: int | None, kind=None) -> FileBatches:
@@ -127,24 +214,30 @@ def file_batches(path: str, tokens, training: Training, position: dict | None, e
 
 
 def held_out_part(
-    path: str, tokens: np.ndarray, byte_counts: np.ndarray, training: Training, wanted: int | None, estimated: bool = False
+    path: str, parts: Iterable[tuple[np.ndarray, np.ndarray]], training: Training, wanted: int | None, estimated: bool = False
 ) -> Validation:
-    """The first `wanted` targets (at least a segment) of held-out tokens [n] int32, or all. Raises DataError if there are too few.
+    """The first `wanted` targets (at least a segment) of held-out text, or all. Raises DataError if there are too few.
 
-    byte_counts: UTF-8 bytes of the text that each stands for [n]; a mean where it is `estimated`.
+    parts: its tokens [n] int32 and the UTF-8 bytes of text that each stands for [n]; a mean where it is `estimated`.
     """
+    held_out = _first(parts, sys.maxsize if wanted is None else max(wanted, training.segment), estimated)
     needed = training.segment + 1
-    if len(tokens) < needed:
-        raise DataError(
-            f"{path}: {len(tokens)} tokens held out, but --seq-length {training.segment} needs {needed}; lower it, or give more text"
-        )
-    return _first(tokens, byte_counts, len(tokens) if wanted is None else max(wanted, training.segment), estimated)
+    if len(held_out.tokens) < needed:
+        many = counted(len(held_out.tokens), "token")
+        raise DataError(f"{path}: {many} held out, but --seq-length {training.segment} needs {needed}; lower it, or give more text")
+    return held_out
 
 
-def _first(tokens, byte_counts, most, estimated):
-    """The first `most` targets of tokens [n]."""
-    bytes_ = round(byte_counts[1 : most + 1].sum(dtype=np.float64))
-    return Validation(tokens[: most + 1], bytes_, whole=len(tokens) <= most + 1, estimated=estimated)
+def _first(parts, most, estimated=False):
+    """The first `most` targets of tokens, which come in parts; no more parts are taken than that needs."""
+    taken, count, size = [np.empty(0, np.int32)], 0, 0.0
+    for ids, byte_counts in parts:
+        size += byte_counts[count == 0 : most + 1 - count].sum(dtype=np.float64)  # the very first token is no target
+        taken.append(ids[: most + 1 - count])
+        count += len(ids)
+        if count > most + 1:
+            break
+    return Validation(np.concatenate(taken), round(size), whole=count <= most + 1, estimated=estimated)
 
 
 def text_to_score(text: Text, tokenizer: Tokenizer, most: int = 0) -> Validation:
@@ -158,31 +251,22 @@ def text_to_score(text: Text, tokenizer: Tokenizer, most: int = 0) -> Validation
     if text.data.startswith("hf:") and not most:
         raise ConfigError(f"--data {text.data}: a data set of the hub may have no end; say by --max-tokens how much of it to score")
     estimated = False
-    if tokenfile.is_token_file(text.data):
+    if sources.is_token_file(text.data):
         file = tokenfile.TokenFile.open(text.data, tokenizer)
         tokens = file.part(0, most + 2 if most else len(file))  # one more than is scored tells whether there are more
         byte_counts, estimated = tokenfile.byte_counts(file.path, tokens, tokenizer)
-    elif sources.in_memory(text.data):
-        documents = sources.documents(text.data)
-        tokens, byte_counts = joined([tokenizer.measured(document, len(documents) > 1) for document in documents])
+        parts = [(tokens, byte_counts)]
     else:
-        source, parts, count = sources.open_source(text.data, text.field), [], 0
-        for piece in source.read():
-            parts.append(tokenizer.measured(piece.text, piece.ends and not source.single))
-            count += len(parts[-1][0])
-            if most and count > most + 1:
-                break
-        tokens, byte_counts = joined(parts)
-    if len(tokens) < 2:
-        raise DataError(f"{text.data}: {len(tokens)} tokens; scoring needs at least 2")
-    return _first(tokens, byte_counts, most or len(tokens), estimated)
-
-
-def _encode(tokenizer: Tokenizer, texts: list[str], ends: bool) -> np.ndarray:
-    """The texts one after the other, each with an end of text behind it if `ends` and there is one."""
-    end = [tokenizer.end_of_text] if ends and tokenizer.end_of_text is not None else []
-    parts = [np.array(part, np.int32) for text in texts for part in (tokenizer.encode(text), end)]
-    return np.concatenate(parts or [np.empty(0, np.int32)])
+        source = sources.open_source(text.data, text.field)
+        several = not source.single
+        if several and sources.encoded_once(text.data):
+            several = sum(piece.ends for piece in source.read()) > 1  # as for training: files that are empty are none
+        pieces = watched(source.read(), f"reading {source.name}", source.size if source.plain else None)
+        parts = (measured(tokenizer, piece, several) for piece in pieces)
+    score = _first(parts, most or sys.maxsize, estimated)
+    if len(score.tokens) < 2:
+        raise DataError(f"{text.data}: {counted(len(score.tokens), 'token')}; scoring needs at least 2")
+    return score
 
 
 class FileBatches(Batches):
@@ -220,9 +304,11 @@ class StoryCorpus:
     Raises ConfigError if the tokenizer does not fit: it must have an end of text, which ends each story.
     """
 
+    shares = "built-in stories without end to train on, and others held out"
+
     def __init__(self, text: Text, training: Training, tokenizer: Tokenizer | None = None):
         self._training = training
-        self.tokenizer = tokenizer or _build(text, self._sample(), True)
+        self.tokenizer = tokenizer or build(text.tokenizer, self._sample(), text.vocabulary, True)
         if self.tokenizer.end_of_text is None:
             raise ConfigError("the built-in stories need a tokenizer with an end of text, which this one has not; use --data")
         self._end = end_to_stop_at(text, self.tokenizer)
@@ -311,10 +397,10 @@ class _Stream:
             self.story += self._step
 
 
-def open_corpus(config: Config, tokenizer: Tokenizer | None = None):
+def open_corpus(config: Config, tokenizer: Tokenizer | None = None, folder: Path | None = None):
     """What `config.text` names, with a tokenizer built for it or the given one, whose tokens the brain must then know.
 
-    Token files are mapped, text files of up to sources.IN_MEMORY bytes are held in memory, anything else is streamed.
+    Token files are mapped, text files of up to sources.ENCODED_ONCE bytes become one in `folder`, anything else is streamed.
     Raises DataError if the text cannot be used, ConfigError if the tokenizer cannot.
     """
     if tokenizer and tokenizer.vocabulary > config.brain.vocabulary:
@@ -323,15 +409,12 @@ def open_corpus(config: Config, tokenizer: Tokenizer | None = None):
             "use the tokenizer that the brain was trained with"
         )
     from .stream import StreamCorpus
-    from .tokenfile import TokenFileCorpus, is_token_file
+    from .tokenfile import TokenFileCorpus
 
     data = config.text.data
-    if not data:
-        corpus = StoryCorpus
-    elif is_token_file(data):
-        corpus = TokenFileCorpus
-    else:
-        corpus = FileCorpus if sources.in_memory(data) else StreamCorpus
+    if data and not sources.is_token_file(data) and sources.encoded_once(data):
+        return FileCorpus(config.text, config.training, tokenizer, folder)
+    corpus = TokenFileCorpus if sources.is_token_file(data) else StreamCorpus if data else StoryCorpus
     return corpus(config.text, config.training, tokenizer)
 
 
@@ -340,10 +423,6 @@ def end_to_stop_at(text: Text, tokenizer: Tokenizer) -> int | None:
     if text.reset_at_documents and tokenizer.end_of_text is None:
         raise ConfigError("--reset-at-documents: nothing ends a document in this text, which is a single one; leave the flag out")
     return tokenizer.end_of_text if text.reset_at_documents else None
-
-
-def _build(text: Text, texts: list[str], documents: bool) -> Tokenizer:
-    return build(text.tokenizer, texts, text.vocabulary, documents)
 
 
 def split(documents: list[str], share: float) -> tuple[list[str], list[str]]:

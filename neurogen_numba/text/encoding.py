@@ -12,10 +12,10 @@ from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..processes import Context, ignore_terminal
 from .sources import Piece
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, UnknownCharacter
 
 PARCEL = 2**18  # characters that a worker gets at once
 AHEAD = 2  # parcels under way per worker
@@ -27,7 +27,7 @@ def encoded(pieces: Iterable[Piece], tokenizer: Tokenizer, ends: bool, workers: 
     """Each piece with its token ids [tokens] int32, with the end of text behind each document if `ends` and there is one.
 
     workers: processes that encode; 0: this one does. The ids and their order are the same.
-    Raises ConfigError for a character that has no token, DataError if somebody kills one of the processes.
+    Raises ConfigError for a character that has no token, which says where it is, DataError if somebody kills one of the processes.
     """
     if not workers:
         yield from ((piece, encode(tokenizer, piece, ends)) for piece in pieces)
@@ -49,8 +49,25 @@ def encoded(pieces: Iterable[Piece], tokenizer: Tokenizer, ends: bool, workers: 
 
 def encode(tokenizer: Tokenizer, piece: Piece, ends: bool) -> np.ndarray:
     """The token ids of one piece [tokens] int32, as `encoded` gives them."""
-    ids = tokenizer.encode(piece.text)
+    ids = _read(tokenizer.encode, piece)
     return np.append(ids, np.int32(tokenizer.end_of_text)) if ends and piece.ends and tokenizer.end_of_text is not None else ids
+
+
+def measured(tokenizer: Tokenizer, piece: Piece, ends: bool) -> tuple[np.ndarray, np.ndarray]:
+    """`Tokenizer.measured` of one piece. Raises ConfigError as `encoded`."""
+    return _read(lambda text: tokenizer.measured(text, ends and piece.ends), piece)
+
+
+def _read(step, piece):
+    """`step` of the text of a piece. Raises ConfigError that names the file and the line of a character without a token."""
+    try:
+        return step(piece.text)
+    except UnknownCharacter as error:
+        line = piece.line + piece.text.count("\n", 0, error.at)
+        raise ConfigError(
+            f"{piece.where or 'the text'}, line {line:,}: the character {piece.text[error.at]!r} does not occur in the training text; "
+            "take it out, or train with --tokenizer sentencepiece or byte"
+        ) from None
 
 
 def joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

@@ -2,32 +2,59 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import io
 import logging
 import re
+import socket
+import ssl
 import time
 import urllib.error
 import urllib.request
 
-from ..errors import DataError
+from ..errors import DataError, NeuroGenError
 
 WAITS = (1, 2, 4, 8, 16, 32)  # seconds before a connection is tried again, for the first time, the second ...
+LOCAL = {
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+}
 LOG = logging.getLogger(__name__)  # who sets nothing up has its warnings on standard error
 SILENCE = 60  # seconds without a byte after which a connection counts as broken
 
 
-def pause(name: str, failures: int, error: Exception) -> int:
+def pause(name: str, failures: int, error: Exception, begun: bool = True) -> int:
     """Wait before the next try, longer after each failure in a row; returns how many there were.
 
+    begun: whether anything has arrived yet: until then a host that nobody knows is a wrong name, later a network that is down.
     Raises DataError after one more than WAITS has, and at once where the same request would fail again.
     """
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     status = getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
+    causes = list(_causes(error))
+    if unwritable := next((cause for cause in causes if isinstance(cause, OSError) and cause.errno in LOCAL and cause.filename), None):
+        why = f"{unwritable.filename}: {unwritable.strerror}"
+        raise DataError(f"{name}: cannot be read ({why}); make room or allow it; for the files of the hub HF_HOME names a folder") from None
+    if isinstance(error, ImportError):
+        raise DataError(f"{name}: cannot be read without the package {error.name or 'datasets'} ({reason}); install it again") from None
     if isinstance(error, FileNotFoundError) or status == 404:
         raise DataError(f"{name}: there is no such file or data set ({reason}); check the name") from None
-    refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)  # too slow, too many: worth another try
-    if refused or isinstance(error, (ValueError, PermissionError)):
+    unknown = not begun and any(isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME for cause in causes)
+    if unknown or any(isinstance(cause, http.client.InvalidURL) for cause in causes) or "no host given" in reason:
+        raise DataError(f"{name}: there is no such server ({reason}); check the name, and the network") from None
+    own = (error, getattr(error, "reason", None))
+    refused = isinstance(status, int) and (300 <= status < 500 or status == 501) and status not in (408, 429)  # too slow, too many: again
+    bugs = (ValueError, TypeError, AttributeError, LookupError, NotImplementedError, ssl.SSLCertVerificationError, PermissionError)
+    if refused or any(isinstance(cause, bugs) for cause in own):
         raise DataError(f"{name}: cannot be read ({reason}); check the name, and whether access is granted") from None
     if failures == len(WAITS):
         raise DataError(
@@ -37,6 +64,16 @@ def pause(name: str, failures: int, error: Exception) -> int:
     LOG.warning("%s: %s; the next try is in %d s, try %d of %d", name, reason, WAITS[failures], failures + 2, len(WAITS) + 1)
     time.sleep(WAITS[failures])
     return failures + 1
+
+
+def _causes(error):
+    """The error, and what it was made from."""
+    seen = []
+    while isinstance(error, BaseException) and error not in seen:
+        seen.append(error)
+        yield error
+        reason = getattr(error, "reason", None)  # of a URLError
+        error = reason if isinstance(reason, BaseException) else error.__cause__ or error.__context__
 
 
 class RemoteFile(io.RawIOBase):
@@ -127,9 +164,11 @@ class RemoteFile(io.RawIOBase):
                 result = step()
                 self._failures = 0
                 return result
-            except (OSError, http.client.HTTPException) as error:
+            except NeuroGenError:
+                raise
+            except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: what is no URL
                 self._hang_up()
-                self._failures = pause(self._url, self._failures, error)
+                self._failures = pause(self._url, self._failures, error, self._size is not None)
 
     def _hang_up(self):
         if self._answer is not None:

@@ -1,4 +1,4 @@
-"""Where text comes from: files here or on a server, a data set of the Hugging Face hub, standard input -> pieces of documents.
+"""Where text comes from: files here or on a server, a data set of the Hugging Face hub, a pipe -> pieces of documents.
 
 A source can be read from the position of any of its pieces on, which JSON can hold. What comes over a network is asked for again where
 the connection breaks, from the piece after the last one that arrived, so that none is lost and none comes twice.
@@ -6,39 +6,74 @@ the connection breaks, from the piece after the last one that arrived, so that n
 
 from __future__ import annotations
 
+import bz2
 import codecs
+import contextlib
+import fnmatch
+import functools
 import glob
 import gzip
+import hashlib
 import io
 import json
 import logging
+import lzma
 import os
 import sys
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import DataError, NeuroGenError
+from .. import rundir
+from ..errors import DataError, MissingText, NeuroGenError
 from .remote import RemoteFile, pause
 
 LOG = logging.getLogger(__name__)
 TEXT = (".txt", ".md")
 LINES = (".jsonl", ".ndjson", ".json")  # one JSON object per line
+TOKENS = ".bin"
 PARQUET = (".parquet",)
-COMPRESSED = (".gz", ".zst")
+COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 SUFFIXES = (*TEXT, ".jsonl", ".ndjson", *PARQUET)  # of what is taken from a folder, compressed or not
 PIECE = 2**20  # bytes of a text file that are read at once
 ROWS = 256  # of a parquet file that are read at once
-IN_MEMORY = 100_000_000  # bytes of text files that are held in memory; larger ones are streamed
+ENCODED_ONCE = 100_000_000  # bytes of text files that are turned into tokens before training; larger ones are streamed
+LONGEST = 200  # characters of the name of a data set: the hub has none of more than 193
+WITHOUT_FIELD = 100  # JSON lines in a row that may lack the text, at the beginning of a file
+FORMATS = {  # how files begin that are no UTF-8 text: what they are, and what to do
+    b"\xff\xfe\0\0": ("UTF-32 text", "convert it: iconv -f UTF-32 -t UTF-8"),
+    b"\xff\xfe": ("UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8"),
+    b"\xfe\xff": ("UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8"),
+    b"PK\x03\x04": ("a zip archive, as .docx and .epub are too", "unpack it, and give the text in it"),
+    b"%PDF": ("a PDF document", "convert it to text"),
+    b"PAR1": ("parquet", "give it a name that ends with .parquet"),
+    b"\x1f\x8b": ("compressed by gzip", "give it a name that ends with .gz, or of a .tgz the files in it"),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", "give it a name that ends with .zst"),
+    b"BZh": ("compressed by bzip2", "give it a name that ends with .bz2"),
+    b"\xfd7zXZ\x00": ("compressed by xz", "give it a name that ends with .xz"),
+    b"7z\xbc\xaf\x27\x1c": ("a 7-Zip archive", "unpack it, and give the text in it"),
+    b"Rar!": ("a RAR archive", "unpack it, and give the text in it"),
+}
 
 
 class Piece(NamedTuple):
-    """text: of a document, or of a part of one; ends: whether the document ends with it; after: the position behind it, JSON-able."""
+    """text: of a document, or of a part of one; ends: whether the document ends with it; after: the position behind it, JSON-able.
+
+    where: the file, and the place in it, that `line` is counted from, for messages.
+    """
 
     text: str
     ends: bool
     after: dict
+    where: str = ""
+    line: int = 1
+
+    def part(self, first: int, last: int | None = None) -> Piece:
+        """The characters `first` to `last` of it."""
+        line = self.line + self.text.count("\n", 0, first)
+        return self._replace(text=self.text[first:last], line=line)
 
 
 class Source(ABC):
@@ -65,77 +100,138 @@ class Source(ABC):
 
 
 def open_source(data: str, field: str) -> Source:
-    """The source that `data` names: a file, folder, glob or URL, "hf:NAME[:CONFIG][@SPLIT]", or "-" for standard input.
+    """The source that `data` names: a file, folder, glob or URL, "hf:NAME[:CONFIG][@SPLIT]", a pipe, or "-" for standard input.
 
     field: the name of the text in JSON lines, parquet and on the hub. Raises DataError where there is nothing of that name.
     """
-    if data == "-":
-        return Stdin()
-    return Hub(data, field) if data.startswith("hf:") else Files(find(data), field)
+    if data.startswith("hf:"):
+        return Hub(data, field)
+    return Pipe(data) if is_pipe(data) else Files(find(data), field)
 
 
 def absolute(data: str) -> str:
     """The same source, for a process in another folder. Raises ValueError for what is no path."""
+    if "\0" in data:
+        raise ValueError("a NUL character in it")
     if data.startswith("hf:"):
         name = data.removeprefix("hf:").partition("@")[0].partition(":")[0]
-        return f"hf:{Path(name).resolve()}{data[3 + len(name) :]}" if name and Path(name).is_dir() else data
-    return data if data in ("", "-") or _remote(data) else str(Path(data).resolve())
+        return f"hf:{Path(name).absolute()}{data[3 + len(name) :]}" if name and os.path.isdir(name) else data
+    if data in ("", "-") or _remote(data):
+        return data
+    if os.path.isfile(data) and data.startswith(("/dev/", "/proc/")):
+        return os.path.realpath(data)  # /dev/stdin, where that is a file, is another one later
+    return str(Path(data).absolute())
+
+
+def is_token_file(data: str) -> bool:
+    """Whether it names a token file: see tokenfile.py."""
+    return data.lower().endswith(TOKENS) and not data.startswith("hf:") and not _remote(data) and not os.path.isdir(data)
+
+
+def is_pipe(data: str) -> bool:
+    """Whether it can be read once: standard input, or a pipe or a device by its name, such as /dev/stdin."""
+    return data == "-" or (os.path.exists(data) and not os.path.isfile(data) and not os.path.isdir(data))
 
 
 def find(data: str) -> list[str]:
-    """The files that a path, a folder, a glob or a URL stands for; those of a folder and of a glob sorted by path.
+    """The files that a path, a folder, a glob or a URL stands for; those of a folder and of a glob sorted by path, each once.
 
-    Raises DataError if there are none.
+    Hidden files and folders are left out of a folder, and so is what a run has written. Links are followed.
+    Raises DataError if there are none, or what is in a folder cannot be read.
     """
     if _remote(data):
         return [data]
-    path = Path(data)
-    if path.is_dir():
-        found = sorted(
-            (file for file in path.rglob("*") if _stem(file.name).endswith(SUFFIXES) and file.is_file()),
-            key=lambda file: file.relative_to(path).as_posix(),  # the same order on every system
-        )
+    if not data:
+        raise DataError("the name of the text is empty; give a file, a folder or a URL")
+    if os.path.isdir(data):
+        if rundir.is_run(data):
+            raise DataError(f"{data}: a run, whose files are no text; give a file or a folder of text")
+        found = _in_folder(data)
         if not found:
-            raise DataError(f"{path}: the folder has no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file; give one that has, or a file")
-        return [str(file) for file in found]
-    if glob.has_magic(data) and not path.exists():
-        matching = sorted(file for file in glob.glob(data, recursive=True) if os.path.isfile(file))
+            kinds = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+            raise MissingText(f"{data}: the folder has no {kinds} file, hidden ones and runs left out; give one that has, or a file")
+        return sorted(found, key=lambda file: Path(file).relative_to(data).as_posix())  # the same order on every system
+    if glob.has_magic(data) and not os.path.lexists(data):
+        matching = _in_pattern(data)
         if not matching:
-            raise DataError(f"{data}: no file matches; check the pattern")
-        return matching
+            raise MissingText(f"{data}: no file matches; check the pattern")
+        return sorted(matching)
     return [data]
 
 
-def in_memory(data: str) -> bool:
-    """Whether all of it is plain text, and little enough to be held in memory."""
-    if data == "-":
-        return True
+def _in_folder(folder):
+    return _each_once(file for file in _walk(folder) if _stem(file.lower()).endswith(SUFFIXES))
+
+
+def _in_pattern(data):
+    """The files that a glob matches. Folders that are there by the very names in it stand for themselves, brackets and all."""
+    pattern, fixed = list(Path(data).parts), ""
+    while len(pattern) > 1 and os.path.lexists(os.path.join(fixed, pattern[0])):
+        fixed = os.path.join(fixed, pattern.pop(0))
+    folder = fixed or "."
+
+    def names(path):
+        return Path(path).relative_to(folder).parts
+
+    found = (file for file in _walk(folder, lambda place: _matches(names(place), pattern, begins=True)) if _matches(names(file), pattern))
+    return [file if fixed else file[2:] for file in _each_once(found)]
+
+
+def _matches(names, pattern, begins=False):
+    """Whether the names of a path match a glob; begins: or those of a path into it would."""
+    if not names or not pattern:
+        return not names and (begins or not pattern)
+    if pattern[0] == "**":
+        return begins or any(_matches(names[skipped:], pattern[1:]) for skipped in range(len(names)))
+    return fnmatch.fnmatch(names[0], pattern[0]) and _matches(names[1:], pattern[1:], begins)
+
+
+def _walk(folder, wanted=lambda place: True):
+    """The files in a folder and in those folders in it that are wanted, hidden ones and runs left out; each folder once.
+
+    (`glob` follows links in circles.) Raises DataError for what cannot be read.
+    """
+
+    def refuse(error):
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); allow it, or move it out of {folder}")
+
+    seen = {os.path.realpath(folder)}
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        inside = [os.path.join(place, name) for name in folders if not name.startswith(".")]
+        folders.clear()
+        for path in sorted(inside, key=lambda path: (os.path.islink(path), path)):
+            if wanted(path) and (real := os.path.realpath(path)) not in seen and not rundir.is_run(path):
+                seen.add(real)
+                folders.append(os.path.basename(path))
+        for path in (os.path.join(place, name) for name in files if not name.startswith(".")):
+            if os.path.isfile(path):
+                yield path
+            elif os.path.islink(path) and _stem(path.lower()).endswith(SUFFIXES) and not os.path.exists(path):
+                raise DataError(f"{path}: a link that leads nowhere; mend it, or remove it")
+
+
+def _each_once(files):
+    """The files without those that are links to others of them."""
+    real = {os.path.realpath(file): file for file in sorted(files, key=lambda file: (file == os.path.realpath(file), -len(file), file))}
+    return list(real.values())
+
+
+def encoded_once(data: str) -> bool:
+    """Whether it is plain text, and little enough to be turned into tokens before training begins."""
     if data.startswith("hf:") or _remote(data):
         return False
+    if is_pipe(data):
+        return True
     files = find(data)
-    return _plain(files) and _size(files) <= IN_MEMORY
+    return _plain(files) and _size(files) <= ENCODED_ONCE
 
 
-def documents(data: str | Path) -> list[str]:
-    """The text of each file of a path, folder or glob that holds text only, or of standard input; empty files are left out.
-
-    A byte order mark is dropped and Windows line ends become "\\n".
-    Raises DataError if there is nothing there, it cannot be read, is not UTF-8 text, or is empty.
-    """
-    data = str(data)
-    texts = [_decoded(_stdin().read(), Stdin.name)] if data == "-" else [_whole(Path(file)) for file in find(data)]
-    kept = [text for text in texts if text.strip()]
-    if not kept:
-        what = "every text file in the folder is" if Path(data).is_dir() else "the file is" if Path(data).exists() else "what is there is"
-        if data == "-":
-            raise DataError("-: standard input is empty; give the text again: neurogen ... < FILE")
-        raise DataError(f"{data}: {what} empty; give one with text in it")
-    return kept
-
-
-def read_text(path: str | Path) -> str:
-    """All documents of `path` as one text, a newline between them. Raises DataError as `documents`."""
-    return "\n".join(documents(path))
+def nothing_in(data: str) -> DataError:
+    """What to say of text files without text."""
+    if data == "-":
+        return DataError("-: standard input is empty; give the text again: neurogen ... < FILE")
+    what = "every text file in the folder is" if os.path.isdir(data) else "the file is" if os.path.exists(data) else "what is there is"
+    return DataError(f"{data}: {what} empty; give one with text in it")
 
 
 class Files(Source):
@@ -155,18 +251,22 @@ class Files(Source):
         for number in range(first, len(self.files)):
             path = self.files[number]
             try:
-                for text, ends, behind in _kind(path)(path, at if number == first else 0, self._field):
-                    yield Piece(text, ends, {"file": number, "at": behind})
+                for text, ends, behind, *place in _kind(path)(path, at if number == first else 0, self._field):
+                    yield Piece(text, ends, {"file": number, "at": behind}, *place)
             except NeuroGenError:
                 raise
             except FileNotFoundError:
-                raise DataError(f"{path}: no such file or folder; check the path") from None
+                raise MissingText(f"{path}: no such file or folder; check the path") from None
             except Exception as error:  # of file systems and decoders: each has its own
                 reason = getattr(error, "strerror", None) or " ".join(f"{type(error).__name__}: {error}".split())
                 raise DataError(f"{path}: cannot be read ({reason}); check that it is whole and its permissions, or give another") from None
 
     def identity(self):
         return {"files": len(self.files), "bytes": self.size}
+
+    def fingerprint(self):
+        stats = [(os.path.basename(file), os.stat(file)) for file in self.files]
+        return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
 
 class Hub(Source):
@@ -182,6 +282,12 @@ class Hub(Source):
         self._config, self._split = config or None, split or "train"
         if not self._repository:
             raise DataError(f"{data}: hf:NAME[:CONFIG][@SPLIT] is wanted, such as hf:cerebras/SlimPajama-627B")
+        self._local = os.path.exists(self._repository)
+        if len(self._repository) > LONGEST and not self._local:
+            raise MissingText(f"hf:{self._repository[:LONGEST]}...: no data set has so long a name; check the name")
+        if os.path.isfile(self._repository) or (not self._local and self._repository.startswith((".", "/", "~"))):
+            what = "is a file here" if self._local else "there is no such folder"
+            raise MissingText(f"{data}: {what}; hf: is for data sets of the hub, and a file or folder is named without it")
 
     def read(self, position=None):
         failures = 0
@@ -194,7 +300,12 @@ class Hub(Source):
             except NeuroGenError:
                 raise
             except Exception as error:  # of sockets, file systems and decoders: each has its own
-                failures = pause(self.name, failures, error)
+                try:
+                    failures = pause(self.name, failures, error)
+                except DataError as refused:
+                    if self._local:
+                        raise DataError(f"{refused}; {self._repository} is a folder: where text lies in it, name it without hf:") from None
+                    raise
 
     def _rows(self, state):
         import datasets
@@ -217,22 +328,69 @@ class Hub(Source):
                 yield Piece(text, True, stream.state_dict())
 
 
-class Stdin(Source):
-    """Standard input: one text, read once."""
+class Pipe(Source):
+    """Standard input ("-"), or a pipe by its name: one text, read once."""
 
-    name = "standard input"
     single = True
 
+    def __init__(self, path: str = "-"):
+        self._path = path
+        self.name = "standard input" if path == "-" else path
+
     def read(self, position=None):
-        for number, (text, ends, at) in enumerate(_pieces(_stdin(), 0, self.name)):
-            if number == 0 and _is_object(text.partition("\n")[0]):
-                LOG.warning(
-                    "%s looks like JSON lines, and is read as one text, braces and all; for its documents name a .jsonl file", self.name
-                )
-            yield Piece(text, ends, {"at": at})
+        try:
+            with self.opened() as file:
+                for number, (text, ends, at, *place) in enumerate(_pieces(file, 0, self.name)):
+                    if number == 0 and _is_object(text.partition("\n")[0]):
+                        LOG.warning(
+                            "%s looks like JSON lines, and is read as one text, braces and all; for its documents name a .jsonl file",
+                            self.name,
+                        )
+                    yield Piece(text, ends, {"at": at}, *place)
+        except OSError as error:
+            raise DataError(f"{self.name}: cannot be read ({error.strerror}); give a file, or pipe the text in") from None
+
+    @contextlib.contextmanager
+    def opened(self):
+        """The pipe as a binary file. Raises DataError where somebody would have to type the text, OSError where it cannot be opened."""
+        if self._path == "-" and (sys.stdin is None or sys.stdin.closed):
+            raise DataError(f"{self.name} is closed; pipe the text in: neurogen ... < FILE")
+        with contextlib.nullcontext(sys.stdin.buffer) if self._path == "-" else open(self._path, "rb") as file:
+            if sys.stdin.isatty() if self._path == "-" else file.isatty():
+                raise DataError(f"{self.name} is a terminal; pipe the text in: neurogen ... < FILE")
+            yield file
 
 
-# How each kind of file is read: (path, where in it, name of the text) -> (text, whether a document ends, where the next one begins)
+class Spooled(Source):
+    """What a pipe had to say, kept in a temporary file for as long as this lives, to be read again from anywhere."""
+
+    single = plain = True
+
+    def __init__(self, pipe: Pipe):
+        self.name, hashed = pipe.name, hashlib.sha256()
+        try:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115  as long as the source
+            with pipe.opened() as file:
+                while block := file.read(PIECE):
+                    hashed.update(block)
+                    self._file.write(block)
+            self.size = self._file.tell()
+        except OSError as error:
+            raise DataError(f"{self.name}: cannot be read and kept ({error.strerror}); make room, or write it to a file first") from None
+        self._hash = hashed.hexdigest()
+
+    def read(self, position=None):
+        at = position["at"] if position else 0
+        self._file.seek(at)
+        for text, ends, behind, *place in _pieces(self._file, at, self.name):
+            yield Piece(text, ends, {"at": behind}, *place)
+
+    def fingerprint(self):
+        return self._hash
+
+
+# How each kind of file is read: (path, where in it, name of the text) -> (text, whether a document ends, where the next one begins, where
+# its lines are counted from, number of the first)
 
 
 def _text(path, at, field):
@@ -243,12 +401,13 @@ def _text(path, at, field):
 def _pieces(file, at, name):
     """A text in pieces of PIECE bytes and the rest of a line, or of PIECE bytes where a line has no end."""
     first, block = at == 0, _block(file)
+    where, line = name if first else f"{name} from byte {at:,} on", 1
     while block:
         behind, following = at + len(block), _block(file)
         text = _decoded(block, name, at)
         if text.strip() or following or not first:
-            yield text, not following, behind
-        first, at, block = False, behind, following
+            yield text, not following, behind, where, line
+        first, at, block, line = False, behind, following, line + text.count("\n")
 
 
 def _block(file):
@@ -261,9 +420,11 @@ def _block(file):
 
 
 def _json_lines(path, at, field):
+    number, rows, without, counted = 0, 0, 0, at == 0
     with _opened(path, at) as file:
         for line in file:
-            place, at = f"the line at byte {at:,}", at + len(line)
+            number += 1
+            place, at = f"line {number:,}" if counted else f"the line at byte {at:,}", at + len(line)
             if not line.strip():
                 continue
             try:
@@ -271,10 +432,29 @@ def _json_lines(path, at, field):
             except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
+                if number == 1 and counted and (known := _format(line)):
+                    raise DataError(f"{path}: {known[0]}, no JSON lines; {known[1]}")
                 raise DataError(f"{path}: {place} is no JSON object; one on each line is wanted, and the file must be whole")
-            _check_field(field, row, path)
+            if field not in row:
+                if counted and not rows and without == WITHOUT_FIELD:
+                    _check_field(field, row, path)
+                if not without:
+                    _warn_once(
+                        f"{path}: {place} has no field {field!r}, and is left out, as all rows without it; --text-field names another"
+                    )
+                without, lacking = without + 1, row
+                continue
+            rows += 1
             if (text := _text_of(row[field], path, place)) is not None:
-                yield text, True, at
+                yield text, True, at, f"{path}: {place}"
+    if counted and without and not rows:
+        _check_field(field, lacking, path)
+
+
+@functools.cache
+def _warn_once(message):
+    """A source may be read many times."""
+    LOG.warning("%s", message)
 
 
 def _is_object(line):
@@ -299,13 +479,7 @@ def _parquet(path, at, field):
             for value in batch.column(0).to_pylist():
                 row += 1
                 if row > at and (text := _text_of(value, path, f"row {row:,}")) is not None:
-                    yield text, True, row
-
-
-def _stdin():
-    if sys.stdin.isatty():
-        raise DataError(f"{Stdin.name} is a terminal; pipe the text in: neurogen ... < FILE")
-    return sys.stdin.buffer
+                    yield text, True, row, f"{path}: row {row:,}"
 
 
 def _opened(path, at=0):
@@ -320,6 +494,10 @@ def _opened(path, at=0):
         else:
             from backports import zstd
         file = io.BufferedReader(zstd.ZstdFile(file), PIECE)
+    elif name.endswith(".bz2"):
+        file = io.BufferedReader(bz2.BZ2File(file), PIECE)
+    elif name.endswith(".xz"):
+        file = io.BufferedReader(lzma.LZMAFile(file), PIECE)  # noqa: SIM115
     file.seek(at)
     return file
 
@@ -339,7 +517,7 @@ def _stem(name):
 
 
 def _remote(data):
-    return data.startswith(("http://", "https://"))
+    return data.lower().startswith(("http://", "https://"))
 
 
 def _plain(files):
@@ -364,23 +542,22 @@ def _text_of(value, where, place):
     return value.encode(errors="replace").decode() if value and value.strip() else None  # half a surrogate pair becomes "?"
 
 
-def _whole(path: Path) -> str:
-    try:
-        return _decoded(path.read_bytes(), path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file or folder; check the path") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions, or give another file") from None
-
-
 def _decoded(content: bytes, name, at: int = 0) -> str:
     """Bytes of a text from its byte `at` on, as text."""
-    zero = content.find(b"\0")
-    if zero >= 0:
-        raise DataError(f"{name}: not a text file, byte {at + zero} is NUL; give a UTF-8 text file")
     try:
-        text = content.decode()
+        if (zero := content.find(0)) < 0:
+            text = content.decode()
+            return (text if at else text.removeprefix("\ufeff")).replace("\r\n", "\n")
+        wrong = f"a text file, byte {at + zero} is NUL; give a UTF-8 text file"
     except UnicodeDecodeError as error:
-        wrong = f"byte {at + error.start} is {content[error.start]:#04x}"
-        raise DataError(f"{name}: not UTF-8 text, {wrong}; convert the file to UTF-8") from None
-    return (text if at else text.removeprefix("\ufeff")).replace("\r\n", "\n")
+        wrong = f"UTF-8 text, byte {at + error.start} is {content[error.start]:#04x}; convert the file to UTF-8"
+    if not at and (known := _format(content)):
+        raise DataError(f"{name}: {known[0]}, not UTF-8 text; {known[1]}")
+    raise DataError(f"{name}: not {wrong}")
+
+
+def _format(content: bytes) -> tuple[str, str] | None:
+    """What a file that begins with this is, and what to do with it, where that can be told."""
+    if content[257:262] == b"ustar":
+        return "a tar archive", "unpack it, and give the text in it"
+    return next((told for magic, told in FORMATS.items() if content.startswith(magic)), None)

@@ -10,8 +10,9 @@ import numpy as np
 
 from ..config import Text, Training, counted
 from ..errors import ConfigError, DataError
+from ..waiting import watched
 from .batches import HELD_OUT_TOKENS, Batches, Validation, check_position, end_to_stop_at, held_out_part, split
-from .encoding import encoded, joined
+from .encoding import encoded, measured
 from .sources import Piece, Source, open_source
 from .tokenizer import SAMPLE, Tokenizer, build
 
@@ -21,8 +22,8 @@ HELD_OUT_BYTES = 200_000  # of text that are held out, where the source has many
 class StreamCorpus:
     """A source that is read while it is trained on, by chunks of `text.chunk_tokens`, and from its beginning again where it ends.
 
-    Its first documents are held out and never trained on: `text.validation` of it, up to HELD_OUT_BYTES. A SentencePiece tokenizer is
-    trained on the documents after them, as many as it can use.
+    Its beginning is held out and never trained on: `text.validation` of it, up to HELD_OUT_BYTES. A SentencePiece tokenizer is trained on
+    the documents after it, as many as it can use.
     Raises DataError if the text cannot be used, ConfigError if the tokenizer cannot.
     """
 
@@ -30,21 +31,29 @@ class StreamCorpus:
         self._text, self._training = text, training
         self._source = open_source(text.data, text.field)
         pieces = self._source.read()
-        held_out, ahead = _hold_out(self._source, pieces, text.validation)
-        self._start = held_out[-1].after
+        held_out, ahead, self._start, ended = _hold_out(self._source, pieces, text.validation)
         self.tokenizer = tokenizer or tokenizer_for(text, self._source, chain(ahead, pieces), 1.0)[0]
         self._end = end_to_stop_at(text, self.tokenizer)
         ends = not self._source.single
-        self._held_out = joined([self.tokenizer.measured(piece.text, ends and piece.ends) for piece in held_out])
+        self._held_out = [measured(self.tokenizer, piece, ends) for piece in held_out]
+        self._held_bytes = _bytes(held_out)
+        self._kept_bytes = _bytes(ahead) if ended else None
+
+    @property
+    def shares(self) -> str:
+        """How much is trained on and how much held out, in a sentence."""
+        kept = "what follows" if self._kept_bytes is None else f"{counted(self._kept_bytes, 'byte')} of text"
+        return f"{kept} to train on, {self._held_bytes:,}{' bytes of text' if self._kept_bytes is None else ''} held out"
 
     def batches(self, position: dict | None = None) -> StreamBatches:
         """The training part, endlessly, from its start or from a saved position. Raises CheckpointError if that is of another source."""
-        return StreamBatches(self._source, self._start, self.tokenizer, self._text, self._training, position, self._end)
+        identity = {"held_out": self._held_bytes}
+        return StreamBatches(self._source, self._start, self.tokenizer, self._text, self._training, position, self._end, identity)
 
     def validation(self, tokens_wanted: int | None = None) -> Validation:
         """The first `tokens_wanted` held-out targets (at least a segment), or 50,000. Raises DataError if there are too few."""
         wanted = HELD_OUT_TOKENS if tokens_wanted is None else tokens_wanted
-        return held_out_part(self._source.name, *self._held_out, self._training, wanted)
+        return held_out_part(self._source.name, self._held_out, self._training, wanted)
 
 
 class StreamBatches(Batches):
@@ -52,7 +61,7 @@ class StreamBatches(Batches):
 
     Documents come in chunks of at least `text.chunk_tokens` tokens, each chunk in an order drawn with the seed; numbers count them as they
     come. A position names the oldest chunk that is still read from, and the documents of every stream by their numbers: to go on, the
-    source is read from that chunk on.
+    source is read from that chunk on. identity: what else must be as it was when the position was saved.
     Raises CheckpointError if a position is of another source or other settings.
     """
 
@@ -65,14 +74,17 @@ class StreamBatches(Batches):
         training: Training,
         position: dict | None = None,
         end: int | None = None,
+        identity: dict | None = None,
     ):
         super().__init__(training.segment, end)
         self._source, self._start, self._tokenizer, self._text, self._seed = source, start, tokenizer, text, training.seed
-        self._identity = source.identity() | {"batch": training.batch, "seed": training.seed, "chunk_tokens": text.chunk_tokens}
+        self._identity = (
+            source.identity() | (identity or {}) | {"batch": training.batch, "seed": training.seed, "chunk_tokens": text.chunk_tokens}
+        )
         if position is None:
             position = {"after": start, "first": 0, "next": 0, "streams": [[[], 0]] * training.batch}
         else:
-            check_position(position, self._identity)
+            check_position((identity or {}) | position, self._identity)  # an older one held out more, and does not say how much
         self._chunks = deque([(position["first"], position["after"])])  # in use: number of the first document, place before it
         self._next = position["first"]  # number of the next document
         self._documents = self._read(position["after"], position["first"])
@@ -136,7 +148,7 @@ class StreamBatches(Batches):
         """The pieces behind a position; behind the last one comes the first, and the last one says so."""
         while True:
             last = None
-            for piece in self._source.read(after):
+            for piece in _behind(self._source, after):
                 if last:
                     yield last
                 last = piece
@@ -155,7 +167,8 @@ def tokenizer_for(text: Text, source: Source, pieces: Iterator[Piece], share: fl
     if text.tokenizer in ("char", "word"):
         if source.size is None:
             raise ConfigError(f"--tokenizer {text.tokenizer}: all of {source.name} would have to be known; use sentencepiece or byte")
-        return build(text.tokenizer, (piece.text for piece in source.read()), text.vocabulary, not source.single), pieces
+        everything = watched(source.read(), f"reading {source.name} for its {text.tokenizer}s", source.size if source.plain else None)
+        return build(text.tokenizer, (piece.text for piece in everything), text.vocabulary, not source.single), pieces
     sample, size = [], 0
     if text.tokenizer == "sentencepiece":
         for piece in pieces:
@@ -169,18 +182,39 @@ def tokenizer_for(text: Text, source: Source, pieces: Iterator[Piece], share: fl
 
 
 def _hold_out(source, pieces, share):
-    """(held-out pieces, those read beyond them)."""
-    ahead, size = [], 0
+    """(held-out pieces, those read beyond them, position where the latter begin, whether these are all); one piece may be cut in two."""
+    ahead, size, ended = [], 0, True
     for piece in pieces:
         ahead.append(piece)
-        size += len(piece.text.encode())
+        size += _bytes([piece])
         if size * share >= HELD_OUT_BYTES:
+            ended = False
             break
-    if len(ahead) < 2:
-        many = counted(len(ahead), "document")
-        raise DataError(f"{source.name}: {many}; one to hold out and one to train on are needed at least; give more text")
-    count, held = 0, 0
-    while count < len(ahead) - 1 and (not count or held < size * share):
-        held += len(ahead[count].text.encode())
-        count += 1
-    return ahead[:count], ahead[count:]
+    left, before = min(int(size * share), HELD_OUT_BYTES), None
+    for count, piece in enumerate(ahead):
+        content = piece.text.encode()
+        cut = len(content[:left].decode(errors="ignore"))
+        if cut < len(piece.text):
+            start = before if not cut else {"before": before, "cut": cut}
+            held_out = ahead[:count] + ([piece.part(0, cut)._replace(ends=False)] if cut else [])
+            if not held_out:
+                break
+            return held_out, [piece.part(cut), *ahead[count + 1 :]], start, ended
+        left, before = left - len(content), piece.after
+    raise DataError(f"{source.name}: {counted(size, 'byte')} of text; too little to hold some out and train on the rest; give more text")
+
+
+def _behind(source, position):
+    """The pieces behind a position, which may lie within one."""
+    if position is None or "cut" not in position:
+        yield from source.read(position)
+        return
+    pieces = source.read(position["before"])
+    for piece in pieces:
+        yield piece.part(position["cut"])
+        break
+    yield from pieces
+
+
+def _bytes(pieces):
+    return sum(len(piece.text.encode()) for piece in pieces)

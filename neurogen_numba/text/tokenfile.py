@@ -13,29 +13,26 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ..config import Text, Training
-from ..errors import CheckpointError, ConfigError, DataError
+from ..config import Text, Training, counted
+from ..errors import CheckpointError, ConfigError, DataError, MissingText
 from .batches import FileBatches, Validation, end_to_stop_at, file_batches, held_out_part
 from .sources import Piece
 from .tokenizer import Tokenizer, build
 
-SUFFIX = ".bin"
 TRAIN, VALIDATION = "train.bin", "val.bin"  # nanoGPT's names: of two files beside each other, the second is held out
 TOKENIZER_FILES = {"tokenizer.json", "tokenizer.model"}
 PART = ".neurogen-part"  # ends the name of a file until it is whole
 FORMAT = "neurogen-tokens"
 MOST = 200_000  # held-out tokens that "all" means here
+HEADERS = (20240520, 20240801)  # of the token files of llm.c
+WINDOWS, WINDOW = 64, 4096  # parts of a file, and bytes of each, that tell its format
 DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
-
-
-def is_token_file(data: str) -> bool:
-    return data.endswith(SUFFIX) and "://" not in data
 
 
 @dataclass(frozen=True)
@@ -52,8 +49,8 @@ class TokenFile:
     def open(cls, path: str | Path, tokenizer: Tokenizer) -> TokenFile:
         """All of a file that this tokenizer wrote. Raises DataError if it cannot be read, is cut short, or is another tokenizer's."""
         path = Path(path)
-        size, said = _size(path), _described(path)
-        dtype = DTYPES[said["dtype"] if said else "uint16"]
+        size, said = _size(path), description_of(path)
+        dtype = DTYPES[said["dtype"] if said else _format_of(path, size, tokenizer.vocabulary)]
         if size % dtype.itemsize or not size or (said and size != said["tokens"] * dtype.itemsize):
             wanted = f"{said['tokens'] * dtype.itemsize:,} bytes" if said else "an even number of bytes, and some"
             raise DataError(f"{path}: no whole token file, {size:,} bytes where {wanted} are wanted; write it again")
@@ -150,7 +147,12 @@ class TokenFileCorpus:
         wanted = min(MOST, tokens_wanted or MOST)
         tokens = self._held_out.part(0, max(wanted, self._training.segment) + 2)  # one more than is scored tells whether there are more
         counts, estimated = byte_counts(self._held_out.path, tokens, self.tokenizer)
-        return held_out_part(self._path, tokens, counts, self._training, wanted, estimated)
+        return held_out_part(self._path, [(tokens, counts)], self._training, wanted, estimated)
+
+    @property
+    def shares(self) -> str:
+        """How much is trained on and how much held out, in a sentence."""
+        return f"{counted(len(self._kept), 'token')} to train on, {len(self._held_out):,} held out"
 
 
 def byte_counts(path: Path, tokens: np.ndarray, tokenizer: Tokenizer) -> tuple[np.ndarray, bool]:
@@ -161,21 +163,22 @@ def byte_counts(path: Path, tokens: np.ndarray, tokenizer: Tokenizer) -> tuple[n
     """
     if tokenizer.kind != "word":
         return tokenizer.byte_lengths[tokens], False
-    said = _described(path) or {}
+    said = description_of(path) or {}
     if not isinstance(said.get("bytes"), int):
         raise DataError(f"{path}: nothing beside it says how many bytes of text its words were; write it again by `neurogen tokenize`")
     return np.full(len(tokens), said["bytes"] / said["tokens"]), True
 
 
-def write(path: Path, encoded: Iterable[tuple[Piece, np.ndarray]], tokenizer: Tokenizer, tell: Callable[[dict], None]) -> dict:
+def write(path: Path, encoded: Iterable[tuple[Piece, np.ndarray]], tokenizer: Tokenizer, made_of=None) -> dict:
     """Write a token file, whole or not at all, and what belongs beside it. Returns what its .json says.
 
-    encoded: pieces with their ids; one at a time is held in memory. tell: is called now and then with the counts so far.
+    encoded: pieces with their ids; one at a time is held in memory. made_of: said in the .json besides, JSON-able.
     Raises DataError if there are no tokens, or the files cannot be written, or would replace others (`refuse_foreign`).
     """
     refuse_foreign(path)
     name = "uint16" if tokenizer.vocabulary <= 2**16 else "uint32"
     said = {"format": FORMAT, "dtype": name, "vocabulary": tokenizer.vocabulary, "tokens": 0, "documents": 0, "bytes": 0}
+    said |= {} if made_of is None else {"made_of": made_of}
     part, description = path.with_name(path.name + PART), path.with_suffix(".json")
     description_part = description.with_name(description.name + PART)
     try:
@@ -187,7 +190,6 @@ def write(path: Path, encoded: Iterable[tuple[Piece, np.ndarray]], tokenizer: To
                     said["tokens"] += len(ids)
                     said["documents"] += piece.ends
                     said["bytes"] += len(piece.text.encode())
-                    tell(said)
                 file.flush()
                 os.fsync(file.fileno())
             if not said["tokens"]:
@@ -230,7 +232,7 @@ def _entry(path, name):
     return values.get(name) if isinstance(values, dict) else None
 
 
-def _described(path):
+def description_of(path):
     """What the .json of a token file says; None where there is none."""
     description = path.with_suffix(".json")
     try:
@@ -246,10 +248,33 @@ def _described(path):
     return said
 
 
+def _format_of(path, size, vocabulary):
+    """The dtype of a file that nothing describes, by its ids: where every second uint16 is as small as the upper halves of uint32 ids are,
+    they are that. Raises DataError for a format that is neither."""
+    if size < 16:
+        return "uint16"
+    blocks = min(WINDOWS, size // 8)
+    with open(path, "rb") as file:
+        if int.from_bytes(file.read(4), "little") in HEADERS:
+            raise DataError(f"{path}: begins with the header of llm.c; cut off its 1,024 bytes, or write it again by `neurogen tokenize`")
+        parts = []
+        for at in np.linspace(0, size // 8 - 1, blocks).astype(np.int64).tolist():  # in all of the file, at multiples of 8 bytes
+            file.seek(8 * at)
+            part = file.read(WINDOW)
+            parts.append(np.frombuffer(part[: len(part) // 8 * 8], "<u2").reshape(-1, 4))
+    ids = np.concatenate(parts)  # columns: what would be the four quarters of an uint64
+    upper = max(1, -(-vocabulary // 2**16))  # above all upper halves of ids
+    if not ids.any() or (ids[:, 1::2] >= upper).any():
+        return "uint16"
+    if not ids[:, 2:].any():
+        raise DataError(f"{path}: token ids of 64 bits; 16 or 32 are read: write it again, such as by ids.astype('uint16').tofile(...)")
+    return "uint32"
+
+
 def _tokenizer_of(path, text):
     """The tokenizer beside a token file, or for one from elsewhere the one that --tokenizer names."""
     _size(path)
-    if _described(path):
+    if description_of(path):
         return _tokenizer_beside(path)
     if text.tokenizer in ("sentencepiece", "char", "word"):
         raise ConfigError(f"{path}: no {path.stem}.json beside it says which tokenizer wrote it; name it: --tokenizer FILE.model, or byte")
@@ -260,7 +285,7 @@ def _size(path):
     try:
         return path.stat().st_size
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); `neurogen tokenize TEXT --out {path.name}` writes one") from None
+        raise MissingText(f"{path}: cannot be read ({error.strerror}); `neurogen tokenize TEXT --out {path.name}` writes one") from None
 
 
 def _tokenizer_beside(path):

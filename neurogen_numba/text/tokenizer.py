@@ -32,6 +32,14 @@ FEWEST = 259  # tokens of a SentencePiece model: 256 bytes, the unknown, the end
 SPACE = "▁"  # U+2581, what SentencePiece writes for a space
 
 
+class UnknownCharacter(ConfigError):
+    """A character of a text that has no token; at: its index."""
+
+    def __init__(self, text: str, at: int):
+        super().__init__(f"character {at} of the text, {text[at]!r}, does not occur in the training text; leave it out")
+        self.at = at
+
+
 class Tokenizer(ABC):
     """A table of pieces and a way to cut text into them.
 
@@ -179,8 +187,7 @@ class CharTokenizer(Tokenizer):
         ids = np.searchsorted(self._code_points, wanted).clip(max=len(self._code_points) - 1)
         unknown = np.flatnonzero(self._code_points[ids] != wanted)
         if unknown.size:
-            at = int(unknown[0])
-            raise ConfigError(f"character {at} of the text, {text[at]!r}, does not occur in the training text; leave it out")
+            raise UnknownCharacter(text, int(unknown[0]))
         return ids.astype(np.int32)
 
     def _settings(self) -> dict:
@@ -291,7 +298,7 @@ def build(kind: str, texts: Iterable[str], vocabulary: int, documents: bool) -> 
     documents: whether a token is needed that ends a document.
 
     SentencePiece is trained on all of the texts up to 5 million characters; of more, on 100 evenly spaced stretches of that size together.
-    The same texts give the same model, byte for byte.
+    The same texts give the same model, byte for byte. `stretches` makes such a sample of texts that do not fit into memory together.
     Raises ConfigError for an unknown kind, a path that is no model, or a vocabulary that does not fit; DataError for texts without words.
     """
     if kind == "byte":
@@ -313,7 +320,7 @@ def build(kind: str, texts: Iterable[str], vocabulary: int, documents: bool) -> 
 def _given(path: str, documents: bool) -> Tokenizer:
     """The SentencePiece model of a file."""
     path = Path(path)
-    if path.suffix != ".model" and not path.is_file():
+    if path.suffix != ".model" and not os.path.isfile(path):
         raise ConfigError(f"--tokenizer {path}: neither a kind nor a SentencePiece .model; {did_you_mean(str(path), KINDS)}")
     try:
         return SentencePieceTokenizer(path.read_bytes(), documents)
@@ -330,7 +337,8 @@ def _train(texts: Iterable[str], vocabulary: int, documents: bool) -> bytes:
     if vocabulary < FEWEST:
         raise ConfigError(f"--vocab-size {vocabulary}: too few for SentencePiece; use --vocab-size {FEWEST} or more, or --tokenizer byte")
     # Newlines, tabs and U+2581 are left to the byte pieces, so that no piece spans two lines and a prompt may end anywhere in one.
-    sample = _sample("\n".join(texts))
+    text = "\n".join(texts)
+    sample = "\n".join(stretches([text], len(text)))
     lines = [line for line in re.split(f"[\n\t{SPACE}]", sample) if line]
     if not sample:
         raise DataError("there is no text to train a tokenizer on; give one with text in it")
@@ -366,12 +374,19 @@ def _train(texts: Iterable[str], vocabulary: int, documents: bool) -> bytes:
     return model.getvalue()
 
 
-def _sample(text: str) -> str:
-    if len(text) <= SAMPLE:
-        return text
-    size = SAMPLE // WINDOWS
-    starts = np.linspace(0, len(text) - size, WINDOWS).astype(int)
-    return "\n".join(text[start : start + size] for start in starts)
+def stretches(parts: Iterable[str], length: int) -> list[str]:
+    """What a SentencePiece model is trained on of a text that comes in parts, `length` characters together: all of it up to SAMPLE."""
+    if length <= SAMPLE:
+        return ["".join(parts)]
+    size = SAMPLE // WINDOWS - 1  # and the newline between two
+    starts = np.linspace(0, length - size, WINDOWS).astype(int).tolist()
+    found, at = [""] * WINDOWS, 0
+    for part in parts:
+        for number, start in enumerate(starts):
+            if at < start + size and start < at + len(part):
+                found[number] += part[max(0, start - at) : start + size - at]
+        at += len(part)
+    return found
 
 
 def _cut(line: str) -> list[str]:
