@@ -44,12 +44,12 @@ LEAD = 2  # numbers from one column to the next
 SLICES = 3  # slices of SLICE numbers in an entry
 START = 4  # index in `start` of the row at which the ring begins
 DEPTH = 5  # numbers of the sum in a whole bundle
-# Columns of the table of entries [E, 6] int32, and of that of bundles, for weight gradients.
+# Columns of the table of entries [E, 5] int32, and of that of bundles, for weight gradients.
 REGION = 0  # what is read
 BLOCK = 1  # the first number that is read of a column, in words
 DELAY = 2  # tokens
 WEIGHT = 3  # the first number of the weights, in words
-D_REGION, D_TILE = 4, 5  # for weight gradients: the current's gradient, and the tile's first number in a column of it, in words
+D_TILE = 4  # for weight gradients: the tile's first number in a column of the current's gradient, in words
 
 _WORD, _ONE = np.uint64(WORD), np.uint64(1)
 
@@ -186,12 +186,12 @@ def make_weight_grad(kind: int, sources: int, targets: int):
         a = cuda.local.array((A_TILES, 4), np.uint32)
         lane, warp = cuda.threadIdx.x, cuda.threadIdx.y
         g, q = lane // 4, lane % 4
-        region, d_region = bundles[cuda.blockIdx.x, REGION], bundles[cuda.blockIdx.x, D_REGION]
-        of_region, lead, d_lead = regions[region, LENGTH], regions[region, LEAD] // 2, d_regions[d_region, LEAD] // 2
+        region = bundles[cuda.blockIdx.x, REGION]
+        of_region, lead, d_lead = regions[region, LENGTH], regions[region, LEAD] // 2, d_regions[region, LEAD] // 2
         base = (start[regions[region, START]] - bundles[cuda.blockIdx.x, DELAY]) * batch
         base += of_region if base < 0 else 0
         begin = regions[region, FIRST] // 2 + 2 * np.int64(bundles[cuda.blockIdx.x, BLOCK]) + g
-        d_begin = d_regions[d_region, FIRST] // 2 + 2 * np.int64(bundles[cuda.blockIdx.x, D_TILE]) + g
+        d_begin = d_regions[region, FIRST] // 2 + 2 * np.int64(bundles[cuda.blockIdx.x, D_TILE]) + g
         for i in range(A_TILES):
             for j in range(B_TILES):
                 for half in range(2):
@@ -312,12 +312,12 @@ def make_weight_grad_fp32(sources: int, targets: int):
         acc = cuda.local.array((EDGE, EDGE), np.float32)
         thread = cuda.threadIdx.x
         row, number = thread // ACROSS * EDGE, thread % ACROSS * EDGE
-        region, d_region = bundles[cuda.blockIdx.x, REGION], bundles[cuda.blockIdx.x, D_REGION]
-        of_region, lead, d_lead = regions[region, LENGTH], regions[region, LEAD], d_regions[d_region, LEAD]
+        region = bundles[cuda.blockIdx.x, REGION]
+        of_region, lead, d_lead = regions[region, LENGTH], regions[region, LEAD], d_regions[region, LEAD]
         base = (start[regions[region, START]] - bundles[cuda.blockIdx.x, DELAY]) * batch
         base += of_region if base < 0 else 0
         begin = regions[region, FIRST] + WORD * np.int64(bundles[cuda.blockIdx.x, BLOCK])
-        d_begin = d_regions[d_region, FIRST] + WORD * np.int64(bundles[cuda.blockIdx.x, D_TILE])
+        d_begin = d_regions[region, FIRST] + WORD * np.int64(bundles[cuda.blockIdx.x, D_TILE])
         for i in range(EDGE):
             for j in range(EDGE):
                 acc[i, j] = ZERO

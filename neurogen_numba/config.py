@@ -59,7 +59,8 @@ class Brain:
     tied: bool = False  # a token's embedding is its row of the decoder, so that both learn from it; as large as what the decoder reads
     vocabulary: int = 50257  # tokens
     fan_in: int = 128  # synapses per target neuron and projection, rounded to whole bundles
-    bundle: int = 64  # targets of a bundle of synapses, 16, 32 or 64; its sources are as many, or fewer where that divides the fan-in
+    bundle: int = 64  # neurons on a side of a bundle of synapses, 16, 32 or 64; smaller where that divides the fan-in
+    memory_bundle: int = 16  # the same into the associative memory, of whose heads each would read the same few sources otherwise
     feedback: int = 16  # synapses per target of a feedback projection
     late_delays: int = 8  # how many different delays lateral synapses have, from a chunk on, and feedback
     feedback_chunks: int = 1  # after how many chunks feedback is heard; the more, the further modules may overlap in --mode pipelined
@@ -106,8 +107,9 @@ class Brain:
                 f"brain.tied: embeddings are rows of the decoder then, so brain.embedding must be as large as what Broca says, "
                 f"{self.broca.output_size}, not {self.embedding}; set it, or brain.broca.outputs"
             )
-        if self.bundle not in BUNDLE_SIZES:
-            raise ConfigError(f"brain.bundle: 16, 32 or 64, not {self.bundle}")
+        for name in ("bundle", "memory_bundle"):
+            if getattr(self, name) not in BUNDLE_SIZES:
+                raise ConfigError(f"brain.{name}: 16, 32 or 64, not {getattr(self, name)}")
         if self.events not in ("graded", "binary"):
             raise ConfigError(f"brain.events: 'graded' or 'binary', not {self.events!r}")
 

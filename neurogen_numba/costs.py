@@ -20,6 +20,7 @@ STATE = ("carry", "forget")  # move some rows of what they are given
 OTHERS = ("population_forward", "population_backward", "product")
 OPERATIONS = (*(name for name, kind in Backend.__annotations__.items() if kind == "Callable" and name not in STATE), *OTHERS)
 SYNAPTIC = ("write_values", "forward", "set_current_grad", "source_grad", "accumulate_weight_grad")
+AXON = "population_forward", "axon"  # of which only the rows of the chunk are written
 READ_AND_WRITTEN = {  # operation: places, or names, of its arguments that are both
     "population_backward": ("carry", "d"),
     "decay_backward": (0, 1),
@@ -89,7 +90,10 @@ def noted(backend, synapses=None):
 def cost(call: Call) -> tuple[float, float]:
     """(bytes, operations) of an operation of the backend."""
     arguments, twice = call.again.args, READ_AND_WRITTEN.get(call.name, ())
-    moved = sum(x.nbytes * (2 if name in twice else 1) for (name, _), x in call.arguments().items() if hasattr(x, "nbytes") and x.ndim)
+    arrays = {place: x for place, x in call.arguments().items() if hasattr(x, "nbytes") and x.ndim}
+    moved = sum(x.nbytes * (2 if name in twice else 1) for (name, _), x in arrays.items() if (call.name, name) != AXON)
+    if call.name == AXON[0] and (ring := call.again.keywords["axon"].ring).size:
+        moved += call.again.keywords["c"].size * ring.itemsize
     if call.name in OF_ROWS:
         table = arguments[OF_ROWS[call.name]]
         rows = arguments[4 if call.name == "adafactor" else 2].size

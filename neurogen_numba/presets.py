@@ -75,6 +75,7 @@ PRESETS = {
             basal_ganglia=Module(512),
             broca=Module(2048),
             fan_in=192,
+            bundle=16,
             memory_context=4,
         ),
         training=Training(
@@ -103,6 +104,7 @@ PRESETS = {
             embedding=768,
             tied=True,
             fan_in=256,
+            bundle=16,
             delays=12,
         ),
         training=Training(

@@ -273,11 +273,11 @@ class Projection(NamedTuple):
     inhibitory: bool = False
 
 
-def bundle_size(config, fan_in):
-    """(BS, BT) of a projection: BT is the brain's `bundle`; BS the largest of 16, 32 and 64 that is no larger and divides the fan-in,
-    16 where none does."""
-    BT = config["bundle"]
-    return max([size for size in (16, 32, 64) if size <= BT and fan_in % size == 0], default=16), BT
+def bundle_size(config, p):
+    """Neurons on a side of a projection's bundles: the largest of 16, 32 and 64 that divides the fan-in and is no larger than the brain's
+    `bundle`, or `memory_bundle` into the associative memory; 16 where none does."""
+    most = config["memory_bundle" if p.target.startswith("memory.") else "bundle"]
+    return max([size for size in (16, 32, 64) if size <= most and p.fan_in % size == 0], default=16)
 
 
 def is_dense(p, size):
@@ -287,9 +287,9 @@ def is_dense(p, size):
 
 def bundles_of(config, p, M, N):
     """(tiles, K, blocks): K bundles are as near to the fan-in as bundles come (of two as near, the larger), at least one, at most all."""
-    BS, BT = bundle_size(config, p.fan_in)
-    blocks, tiles = int(np.ceil(M / BS)), int(np.ceil(N / BT))
-    return tiles, min(max(1, int(np.floor(p.fan_in / BS + 0.5))), blocks * p.delays), blocks
+    size = bundle_size(config, p)
+    blocks, tiles = int(np.ceil(M / size)), int(np.ceil(N / size))
+    return tiles, min(max(1, int(np.floor(p.fan_in / size + 0.5))), blocks * p.delays), blocks
 
 
 def has_readout(config, module):
@@ -549,7 +549,7 @@ def random_model(config, rng):
             weight = rng.normal(0, M**-0.5, (M, N))
         else:
             structure[p.name] = draw_bundles(rng, *bundles_of(config, p, M, N), p.first_delay, p.delays)
-            weight = draw_weights(rng, structure[p.name]["block"], *bundle_size(config, p.fan_in), M, N)
+            weight = draw_weights(rng, structure[p.name]["block"], *[bundle_size(config, p)] * 2, M, N)
         params[f"{p.name}.weight"] = -np.abs(weight) if p.inhibitory else weight
 
     for module in MODULES:

@@ -13,7 +13,7 @@ from conftest import SIMULATED
 from neurogen_numba import backends, budget
 from neurogen_numba.backends.cublas import WORKSPACE
 from neurogen_numba.backends.cuda import OUTSIDE, CudaBackend
-from neurogen_numba.backends.paper import Paper, Sheet
+from neurogen_numba.backends.paper import Sheet
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.cli import main
 from neurogen_numba.config import Module, size_of
@@ -258,31 +258,6 @@ def test_a_plan_is_for_the_card_that_is_named(monkeypatch):
 
 def test_nothing_may_help():
     assert "take a smaller --preset" in budget.advice(get_preset("llm"), CARD, 10**6)
-
-
-def synapses_of(name, memory=141 * 10**9):
-    config = get_preset(name)
-    return NeuroGenModel.on_paper(config, Paper(memory, "bfloat16", 227 * 2**10, 132)).brain.synapses
-
-
-def test_only_modules_that_would_be_cut_into_rows_of_less_than_a_synapse_are_wide():
-    """Nothing else would notice: both ways bring the same."""
-    wide = synapses_of("scale-max").wide
-    assert {"thalamus.current", "wernicke.current", "pfc.current", "broca.current", "readout_broca.current"} <= wide
-    assert "broca.gate" not in wide, "its synapses are few sources' long rows"
-    assert not any(synapses_of(name).wide for name in PRESETS if name != "scale-max")
-
-
-def test_the_fullest_matrices_come_first_as_far_as_there_is_room():
-    sizes = {}
-    for memory in (10**9, 24 * 10**9, 141 * 10**9):
-        made = synapses_of("llm", memory)
-        arcs = [matrix.arc for matrix in made.matrices.values()]
-        fullness = [arc.fan_in / arc.sources for arc in arcs]
-        assert fullness == sorted(fullness, reverse=True) and all(share >= 1 / 512 for share in fullness)
-        assert sum(8 * arc.sources * arc.targets for arc in arcs) <= memory / 64
-        sizes[memory] = len(arcs)
-    assert sizes[10**9] < sizes[24 * 10**9] < sizes[141 * 10**9]
 
 
 def test_a_sheet_has_the_shape_that_an_array_would_have():

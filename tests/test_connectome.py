@@ -56,11 +56,11 @@ def test_every_arc_has_the_references_bundles(bundle, fan_in):
     expected = {p.name: p for p in ref.projections(config)}
     for arc in arcs(brain):
         p = expected[arc.name]
-        M, N, (BS, BT) = size[p.source], size[p.target], ref.bundle_size(config, p.fan_in)
+        M, N, bundle = size[p.source], size[p.target], ref.bundle_size(config, p)
         tiles, K, blocks = ref.bundles_of(config, p, M, N)
-        assert (arc.bundle_sources, arc.bundle, arc.tiles, arc.bundles_per_tile, arc.blocks) == (BS, BT, tiles, K, blocks)
+        assert (arc.bundle, arc.tiles, arc.bundles_per_tile, arc.blocks) == (bundle, tiles, K, blocks)
         assert arc.dense == ref.is_dense(p, size)
-        assert arc.weight_shape == ((M, N) if arc.dense else (tiles * K, BS, BT))
+        assert arc.weight_shape == ((M, N) if arc.dense else (tiles * K, bundle, bundle))
 
 
 @pytest.mark.parametrize("outputs", [READOUTS, {}], ids=["readouts", "no readouts"])
@@ -82,10 +82,10 @@ def test_arcs_without_synapses_do_not_exist():
 
 
 # An arc whose bundles are a small share of its pairs (drawn one by one), a large share (ranked), all of them, and more than there are.
-SPARSE = Arc("sparse", "a.axon", "b.current", 200, 100, 32, first_delay=2, delays=5, bundle=16)
-RANKED = Arc("ranked", "a.axon", "b.current", 40, 100, 80, delays=4, bundle=32)
-WHOLE = Arc("whole", "a.axon", "b.current", 20, 40, 96, delays=3, bundle=32)
-TOO_MANY = Arc("too many", "a.axon", "b.current", 20, 40, 999, delays=3, bundle=16)
+SPARSE = Arc("sparse", "a.axon", "b.current", 200, 100, 32, first_delay=2, delays=5, most=16)
+RANKED = Arc("ranked", "a.axon", "b.current", 40, 100, 80, delays=4, most=32)
+WHOLE = Arc("whole", "a.axon", "b.current", 20, 40, 96, delays=3, most=32)
+TOO_MANY = Arc("too many", "a.axon", "b.current", 20, 40, 999, delays=3, most=16)
 
 
 @pytest.mark.parametrize("arc", [SPARSE, RANKED, WHOLE, TOO_MANY], ids=lambda arc: arc.name)
@@ -106,7 +106,7 @@ def test_how_many_bundles_a_tile_hears():
 @pytest.mark.parametrize("delays", [9, 8], ids=["one by one", "ranked"])
 def test_short_delays_are_the_likelier(delays):
     """With two draws out of so many delays of one block, the chance of each delay can be written down."""
-    arc = Arc("skewed", "a.axon", "b.current", 16, 16 * 20_000, 32, first_delay=5, delays=delays, bundle=16)
+    arc = Arc("skewed", "a.axon", "b.current", 16, 16 * 20_000, 32, first_delay=5, delays=delays, most=16)
     assert (arc.bundles_per_tile, arc.tiles) == (2, 20_000)
     _, delay = draw_bundles(arc, 0)
     p = np.exp(-0.1 * np.arange(delays))
@@ -118,7 +118,7 @@ def test_short_delays_are_the_likelier(delays):
 
 @pytest.mark.parametrize("blocks", [50, 7], ids=["one by one", "ranked"])
 def test_every_block_is_as_likely(blocks):
-    arc = Arc("even", "a.axon", "b.current", 16 * blocks, 16 * 20_000, 32, bundle=16)
+    arc = Arc("even", "a.axon", "b.current", 16 * blocks, 16 * 20_000, 32, most=16)
     heard = np.bincount(draw_bundles(arc, 0)[0].ravel(), minlength=blocks)
     expected = arc.tiles * 2 / blocks
     assert abs(heard - expected).max() < 5 * math.sqrt(expected)
@@ -134,7 +134,7 @@ def test_a_seed_is_a_wiring(arc):
 
 def test_weights_that_stand_for_a_synapse():
     """Of 18 sources and 20 targets, the second block has two sources and the second tile four targets."""
-    arc = Arc("ragged", "a.axon", "b.current", 18, 20, 16, delays=2, bundle=16)
+    arc = Arc("ragged", "a.axon", "b.current", 18, 20, 16, delays=2, most=16)
     sources, targets = real_weights(arc, np.array([[1], [0]]))
     np.testing.assert_array_equal(sources, [[True] * 2 + [False] * 14, [True] * 16])
     np.testing.assert_array_equal(targets, [[True] * 16, [True] * 4 + [False] * 12])
@@ -215,7 +215,7 @@ def test_a_brain_of_a_seed_is_the_same_brain():
 
 
 def test_no_two_projections_are_drawn_alike():
-    one, another = (Arc(name, "a.axon", "b.current", 200, 200, 64, delays=4, bundle=16) for name in ("one", "another"))
+    one, another = (Arc(name, "a.axon", "b.current", 200, 200, 64, delays=4, most=16) for name in ("one", "another"))
     assert not np.array_equal(draw_bundles(one, 0)[0], draw_bundles(another, 0)[0])
     weights = wired(0).parameters.value
     assert weights["hippocampus_pfc.weight"].shape == weights["pfc_broca.weight"].shape

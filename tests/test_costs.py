@@ -8,7 +8,7 @@ import pytest
 import tiny
 from neurogen_numba import backends
 from neurogen_numba.brain.model import NeuroGenModel
-from neurogen_numba.costs import OF_ROWS, OPERATIONS, READ_AND_WRITTEN, TRAFFIC, Call, Passing, cost, noted
+from neurogen_numba.costs import AXON, OF_ROWS, OPERATIONS, READ_AND_WRITTEN, SYNAPTIC, Call, SynapseCosts, cost, noted
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,7 +42,7 @@ def update(request):
     ids = np.random.default_rng(0).integers(0, 40, (17, 4)).astype(np.int32)
     for _ in range(3):
         model.learn(act, ids[:-1], ids[1:], 1e-2)
-    with noted(model.backend, act.traffic) as calls:
+    with noted(model.backend, act.synapses) as calls:
         model.learn(act, ids[:-1], ids[1:], 1e-2)
     return model, act, calls
 
@@ -75,15 +75,15 @@ def test_what_is_read_and_written_counts_twice(update):
     """An array that is changed, and whose content makes a difference to what an operation leaves."""
     seen = set()
     for call in update[2]:
-        if call.name in (*TRAFFIC, "product", "sample") or call.name in seen:
+        if call.name in (*SYNAPTIC, "product", "sample") or call.name in seen:
             continue
         seen.add(call.name)
         given, left = run(call)
         for place, x in call.arguments().items():
             if not isinstance(x, np.ndarray) or x.size < 2 or OF_ROWS.get(call.name) == place[0]:
                 continue
-            if (call.name, place[0]) in (("population_forward", "state"), ("working_memory_forward", 0)):
-                continue  # the row of the token before the chunk is read, the others are written
+            if (call.name, place[0]) in (("population_forward", "state"), AXON, ("working_memory_forward", 0)):
+                continue  # the row of the token before the chunk is read, the others are written; of an axon only some are
             other_given, other_left = run(call, place)
             written = not (same(left[place], given[place]) and same(other_left[place], other_given[place]))
             outputs = [p for p, y in given.items() if not same(left[p], y)]
@@ -102,16 +102,17 @@ def test_an_operation_that_asks_for_others_counts_once(update):
 
 def test_synapses_are_passed_by_events(update):
     model, act, calls = update
-    passing = Passing(model.brain, act, 16)
-    arc = next(arc for arc in passing.arcs if arc.target == "wernicke.current" and arc.source == "thalamus.axon")
-    events = 8 * 4 * arc.targets * arc.synapses_per_target
-    assert passing.passed([arc], 8, {"thalamus": 0.25}) == events / 4 and passing.passed([arc], 8, {}) == events
+    costs = SynapseCosts(model.brain, act, 16)
+    arc = next(arc for arc in costs.arcs if arc.target == "wernicke.current" and arc.source == "thalamus.axon")
+    synapses = arc.targets * arc.synapses_per_target
+    assert costs.passed([arc], 32, {"thalamus": 0.25}) == 32 * synapses / 4 and costs.passed([arc], 32, {}) == 32 * synapses
     gradient = zeros(8, 4, 24)
-    moved, operations = passing.back("thalamus.axon", gradient)
-    arcs = [arc for arc in passing.arcs if arc.source == "thalamus.axon"]
-    passed, walked = (passing.passed(arcs, 8, rates) for rates in (passing.fired, passing.heard))
-    assert 0 < passed < walked and (moved, operations) == (6 * walked + 8 * passed + gradient.nbytes, 2 * (walked + passed))
-    assert passing.total(calls) == tuple(np.sum([passing.cost(call) for call in calls], axis=0))
+    arcs = [arc for arc in costs.arcs if arc.source == "thalamus.axon"]
+    weights, columns = sum(arc.targets * arc.synapses_per_target for arc in arcs), 8 * 4
+    moved, operations = costs.backward("thalamus.axon", gradient)
+    assert moved == 4 * (weights + columns * sum(arc.targets for arc in arcs)) + gradient.nbytes
+    assert 0 < costs.passed(arcs, columns, costs.fired) < operations / 2 < columns * weights
+    assert costs.total(calls) == tuple(np.sum([costs.cost(call) for call in calls], axis=0))
 
 
 def test_what_is_noted_is_done():

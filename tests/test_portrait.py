@@ -54,8 +54,8 @@ def test_of_many_a_few_are_taken_from_all_over(read, monkeypatch):
     report = portrait(model, act, 7)
     np.testing.assert_array_equal(report.events["wernicke"], model.backend.to_numpy(act.v["wernicke"])[1:7, 0, ::5] > 1)
     weights = model.backend.to_numpy(model.brain.parameters.value["wernicke_pfc.weight"]).ravel()
-    assert len(weights) == 256
-    np.testing.assert_array_equal(report.weights["wernicke_pfc"], weights[::9])
+    assert len(weights) > 30
+    np.testing.assert_array_equal(report.weights["wernicke_pfc"], weights[:: -(-len(weights) // 30)])
     assert all(len(sample) <= 30 for sample in report.weights.values())
 
 

@@ -312,11 +312,15 @@ def test_projections_with_nothing_to_draw_do_not_exist():
 
 
 @pytest.mark.parametrize(
-    "bundle, fan_in, sources",
-    [(16, 64, 16), (32, 64, 32), (64, 64, 64), (64, 128, 64), (64, 96, 32), (64, 48, 16), (64, 3, 16), (32, 50, 16)],
+    "bundle, fan_in, target, size",
+    [
+        *((16, 64, "pfc", 16), (32, 64, "pfc", 32), (64, 64, "pfc", 64), (64, 128, "pfc", 64), (64, 96, "pfc", 32), (64, 48, "pfc", 16)),
+        *((64, 3, "pfc", 16), (32, 50, "pfc", 16), (64, 96, "memory.query", 16), (64, 96, "memory.write", 16)),
+    ],
 )
-def test_a_bundle_has_as_many_sources_as_divide_the_fan_in(bundle, fan_in, sources):
-    assert ref.bundle_size({"bundle": bundle}, fan_in) == (sources, bundle)
+def test_a_bundle_is_as_large_as_divides_the_fan_in(bundle, fan_in, target, size):
+    projection = ref.Projection("a", "thalamus", target, 0, 1, fan_in)
+    assert ref.bundle_size({"bundle": bundle, "memory_bundle": 16}, projection) == size
 
 
 @pytest.mark.parametrize(
@@ -330,7 +334,7 @@ def test_a_bundle_has_as_many_sources_as_divide_the_fan_in(bundle, fan_in, sourc
     ],
 )
 def test_the_fan_in_is_rounded_to_bundles(fan_in, delays, M, N, expected):
-    assert ref.bundles_of({"bundle": 16}, ref.Projection("a", "thalamus", "pfc", 0, delays, fan_in), M, N) == expected
+    assert ref.bundles_of({"bundle": 16, "memory_bundle": 16}, ref.Projection("a", "thalamus", "pfc", 0, delays, fan_in), M, N) == expected
 
 
 def test_only_plain_values_without_delay_that_all_are_heard_are_dense():

@@ -75,7 +75,7 @@ def test_a_folder_is_its_text_files_sorted_by_path(tmp_path):
         ("text".encode("utf-16"), "UTF-16 text, not UTF-8 text; convert it: iconv"),
         (b"PK\3\4\x14\0", "a zip archive, .*; unpack it"),
         (b"\0" * 257 + b"ustar\0", "a tar archive, not UTF-8 text; unpack it"),
-        (gzip.compress(b"text"), "compressed by gzip, not UTF-8 text; give it a name that ends with .gz"),
+        (gzip.compress(b"text", mtime=0), "compressed by gzip, not UTF-8 text; give it a name that ends with .gz"),
     ],
 )
 def test_what_is_no_text_is_refused(tmp_path, content, said):
@@ -218,10 +218,10 @@ def test_another_field(tmp_path):
         ("a.jsonl", b'{"text": "a"}\n[1]\n', r"a\.jsonl: line 2 is no JSON object"),
         ("a.parquet", parquet(ROWS)[:-100], r"a\.parquet: cannot be read \(ArrowInvalid: .*; check that it is whole"),
         ("a.parquet", b"", r"a\.parquet: cannot be read"),
-        ("a.jsonl.gz", gzip.compress(json_lines(ROWS))[:-20], r"a\.jsonl\.gz: cannot be read \(EOFError: "),
+        ("a.jsonl.gz", gzip.compress(json_lines(ROWS), mtime=0)[:-20], r"a\.jsonl\.gz: cannot be read \(EOFError: "),
         ("a.jsonl.gz", json_lines(ROWS), r"a\.jsonl\.gz: cannot be read \(BadGzipFile: "),
         ("a.jsonl.zst", zstd.compress(json_lines(ROWS))[:-20], r"a\.jsonl\.zst: cannot be read \(EOFError: "),
-        ("a.txt.gz", gzip.compress(b"text " * 9 + b"\0"), r"a\.txt\.gz: not a text file, byte 45 is NUL"),
+        ("a.txt.gz", gzip.compress(b"text " * 9 + b"\0", mtime=0), r"a\.txt\.gz: not a text file, byte 45 is NUL"),
     ],
 )
 def test_damaged_files_are_one_sentence(tmp_path, name, content, said):

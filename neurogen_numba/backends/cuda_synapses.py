@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ..kernels import bundles, mma
-from ..kernels.bundles import BLOCK, D_REGION, D_TILE, DELAY, REGION, SLICE, STEP, WARPS, WEIGHT, WORD
+from ..kernels.bundles import BLOCK, D_TILE, DELAY, REGION, SLICE, STEP, WARPS, WEIGHT, WORD
 from ..kernels.launch import SIMULATED, THREADS, blocks
 from ..kernels.population import Axon
 from .base import Synapses, SynapticState
@@ -20,8 +20,8 @@ FEW_COLUMNS = SLICE  # up to so many, a block in float32 has no more
 class CudaSynapses(Synapses):
     """Tables of all projections in bundles, of int32, and with tensor cores the weights in 16 bits, in the order of either direction.
 
-    forward: current -> (tile_start, entries); backward: signal -> [(sources of a bundle, block_start, entries)]; learned: (sources,
-    targets) of a bundle -> bundles. Weights lie at the same places in `weight`, in `gradient` and in the copies.
+    forward: current -> [(targets of a bundle, tile_start, entries)]; backward: signal -> [(sources of a bundle, block_start, entries)];
+    learned: (sources, targets) of a bundle -> bundles. Weights lie at the same places in `weight`, in `gradient` and in the copies.
     """
 
     def __init__(self, backend, projections, parameters):
@@ -38,28 +38,31 @@ class CudaSynapses(Synapses):
         asarray = self.backend.asarray
         forward, backward, self.learned = {}, {}, {}
         for number, p in enumerate(self.projections):
-            arc, words = p.arc, p.arc.bundle_sources * p.arc.bundle // WORD
+            arc, words = p.arc, p.arc.bundle * p.arc.bundle // WORD
             weight = self.place[arc.name] // WORD + np.arange(p.block.size) * words
             tile = np.repeat(np.arange(arc.tiles), arc.bundles_per_tile)
             block, delay = p.block.ravel(), p.delay.ravel()
-            rows = np.zeros((p.block.size, 6), np.int32)
-            rows[:, REGION], rows[:, BLOCK] = number, block * (arc.bundle_sources // WORD)
+            rows = np.zeros((p.block.size, 5), np.int32)
+            rows[:, REGION], rows[:, BLOCK] = number, block * (arc.bundle // WORD)
             rows[:, DELAY], rows[:, WEIGHT] = delay, weight
             back = rows.copy()
-            back[:, REGION], back[:, BLOCK] = self.currents.index(arc.target), tile * (arc.bundle // WORD)
+            back[:, BLOCK] = tile * (arc.bundle // WORD)
             learned = rows.copy()
-            learned[:, D_REGION], learned[:, D_TILE] = back[:, REGION], back[:, BLOCK]
+            learned[:, D_TILE] = back[:, BLOCK]
             tensor = self.kind is not None  # then slices follow one another in the copies of the weights, backward too
-            forward.setdefault(arc.target, []).append((arc.tiles, *_steps(tile, rows, arc.bundle_sources, arc.bundle)))
-            steps = _steps(block, back, arc.bundle, arc.bundle_sources if tensor else 1)
-            backward.setdefault(arc.source, {}).setdefault(arc.bundle_sources, []).append((arc.blocks, *steps))
-            self.learned.setdefault((arc.bundle_sources, arc.bundle), []).append(learned)
-        self.forward = {name: [asarray(table) for table in _by_tile(parts)] for name, parts in forward.items()}
-        self.backward = {
-            # wide blocks first: theirs are the most, and whoever comes later skips the blocks that it has no bundles for
-            name: [(size, *(asarray(table) for table in _by_tile(sizes[size]))) for size in sorted(sizes, reverse=True)]
-            for name, sizes in backward.items()
-        }
+            steps = _steps(tile, rows, arc.bundle, arc.bundle)
+            forward.setdefault(arc.target, {}).setdefault(arc.bundle, []).append((arc.tiles, *steps))
+            steps = _steps(block, back, arc.bundle, arc.bundle if tensor else 1)
+            backward.setdefault(arc.source, {}).setdefault(arc.bundle, []).append((arc.blocks, *steps))
+            self.learned.setdefault((arc.bundle, arc.bundle), []).append(learned)
+        self.forward, self.backward = (
+            # wide tiles first: theirs are the most, and whoever comes later skips the tiles that it has no bundles for
+            {
+                name: [(size, *(asarray(table) for table in _by_tile(sizes[size]))) for size in sorted(sizes, reverse=True)]
+                for name, sizes in either.items()
+            }
+            for either in (forward, backward)
+        )
         self.learned = {shape: asarray(np.concatenate(parts)) for shape, parts in self.learned.items()}
         if self.kind is None:
             self.copies = self.weight, self.weight
@@ -107,19 +110,15 @@ class CudaSynapticState(SynapticState):
         zeros, asarray = self.backend.zeros, self.backend.asarray
         self.x, x_regions = self._flat(self.rows, {name: size for name, (size, _) in signals.items()})
         self.start, self._rows = zeros(len(self.rows), "int32"), asarray(list(self.rows.values()), "int32")
-        table = []
-        for p in synapses.projections:
-            row = x_regions[p.arc.source]
-            depth = p.arc.bundle_sources
-            table.append([*row, min(depth, STEP) // SLICE, synapses.signals.index(p.arc.source), depth])
-        self.regions = asarray(table, "int64")
+        arcs = [p.arc for p in synapses.projections]
+        table = [(a.bundle, synapses.signals.index(a.source), x_regions[a.source]) for a in arcs]
+        self.regions = asarray([[*region, min(depth, STEP) // SLICE, start, depth] for depth, start, region in table], "int64")
         # float16 holds 6e-8 to 65,504: a token's share of the gradient is made so much larger on its way
         self.scale = np.float32(2.0 ** (4 + math.ceil(math.log2(tokens * batch))) if synapses.dtype == "float16" else 1)
         if learning:
             self.d, d_regions = self._flat(dict.fromkeys(synapses.currents, tokens), currents)
             self._d_places = d_regions
-            depth = {p.arc.target: p.arc.bundle for p in synapses.projections}
-            table = [[*d_regions[name], min(depth[name], STEP) // SLICE, 0, depth[name]] for name in synapses.currents]
+            table = [[*d_regions[a.target], min(a.bundle, STEP) // SLICE, 0, a.bundle] for a in arcs]
             self.d_regions = asarray(table, "int64")
         self._x_places, self._none = x_regions, zeros((1, 1, 1))[:0]
 
@@ -184,8 +183,8 @@ class CudaSynapticState(SynapticState):
         if current not in self.synapses.forward:
             value[...] = 0
             return
-        width = next(p.arc.bundle for p in self.synapses.projections if p.arc.target == current)
-        self._gather(width, False, value, first, self.synapses.forward[current], self.x, self.regions, 0, 1, False)
+        for number, (size, *tables) in enumerate(self.synapses.forward[current]):
+            self._gather(size, False, value, first, tables, self.x, self.regions, 0, 1, number > 0)
 
     def current_grad(self, current, first, last):
         d = self._matrix(self.d, self._d_places[current])[first * self.batch : last * self.batch]

@@ -21,8 +21,8 @@ DELAY_SKEW = 0.1  # a bundle's delay d is drawn with probability ~ exp(-0.1 d)
 class Arc:
     """One projection: `source` and `target` name signals and currents, sizes are in neurons (or values), delays in tokens.
 
-    Its synapses come in bundles (kernels/bundles.py) from `bundle_sources` neighbouring sources to the `bundle` neighbouring targets of a
-    tile. The last block of sources and the last tile of targets are smaller where the sizes do not divide; their weights are padded with 0.
+    Its synapses come in bundles (kernels/bundles.py) from `bundle` neighbouring sources to the `bundle` neighbouring targets of a tile. The
+    last block of sources and the last tile of targets are smaller where the sizes do not divide; their weights are padded with 0.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Arc:
     first_delay: int = 0
     delays: int = 1  # how many different delays, from first_delay on
     inhibitory: bool = False  # weights stay <= 0
-    bundle: int = 64  # targets of a bundle, and its sources at most
+    most: int = 64  # neurons on a side of a bundle, at most
 
     @property
     def dense(self) -> bool:
@@ -46,13 +46,13 @@ class Arc:
         return self.first_delay + self.delays - 1
 
     @property
-    def bundle_sources(self) -> int:
-        """The largest size of a bundle that divides the fan-in; the smallest, where none does."""
-        return max((size for size in BUNDLE_SIZES if size <= self.bundle and self.fan_in % size == 0), default=BUNDLE_SIZES[0])
+    def bundle(self) -> int:
+        """Neurons on a side of a bundle: the largest size up to `most` that divides the fan-in; the smallest, where none does."""
+        return max((size for size in BUNDLE_SIZES if size <= self.most and self.fan_in % size == 0), default=BUNDLE_SIZES[0])
 
     @property
     def blocks(self) -> int:
-        return -(-self.sources // self.bundle_sources)
+        return -(-self.sources // self.bundle)
 
     @property
     def tiles(self) -> int:
@@ -61,7 +61,7 @@ class Arc:
     @property
     def bundles_per_tile(self) -> int:
         """Bundles that a tile reads: as many as come nearest to the fan-in, at least one, at most all that there are."""
-        nearest = (2 * self.fan_in + self.bundle_sources) // (2 * self.bundle_sources)
+        nearest = (2 * self.fan_in + self.bundle) // (2 * self.bundle)
         return min(max(1, nearest), self.blocks * self.delays)
 
     @property
@@ -69,14 +69,14 @@ class Arc:
         """The fan-in that the bundles come to."""
         if self.dense:
             return self.sources
-        return min(self.bundles_per_tile * self.bundle_sources, self.sources * self.delays)
+        return min(self.bundles_per_tile * self.bundle, self.sources * self.delays)
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
         """[sources, targets] where dense, else [bundles, sources of a bundle, targets of a bundle]."""
         if self.dense:
             return self.sources, self.targets
-        return self.tiles * self.bundles_per_tile, self.bundle_sources, self.bundle
+        return self.tiles * self.bundles_per_tile, self.bundle, self.bundle
 
 
 def output_signal(brain: Brain, module: str) -> str:
@@ -104,7 +104,8 @@ def arcs(brain: Brain) -> list[Arc]:
     feedback = late | {"first_delay": brain.chunk * brain.feedback_chunks}
 
     def arc(name, source, target, fan_in=brain.fan_in, **delays):
-        return Arc(name, source, target, size[source], size[target], fan_in, bundle=brain.bundle, **delays)
+        most = brain.memory_bundle if target.startswith("memory.") else brain.bundle
+        return Arc(name, source, target, size[source], size[target], fan_in, most=most, **delays)
 
     table = [
         arc("feedback_thalamus", "pfc.axon", "thalamus.current", brain.feedback, inhibitory=True, **feedback),
@@ -168,7 +169,7 @@ def draw_bundles(arc: Arc, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def real_weights(arc: Arc, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which weights of the bundles stand for a synapse, the rest being padding: sources [bundles, BS] bool, targets [bundles, BT] bool."""
-    source = block.reshape(-1, 1) * arc.bundle_sources + np.arange(arc.bundle_sources)
+    source = block.reshape(-1, 1) * arc.bundle + np.arange(arc.bundle)
     tile = np.repeat(np.arange(arc.tiles), arc.bundles_per_tile)[:, None]
     return source < arc.sources, tile * arc.bundle + np.arange(arc.bundle) < arc.targets
 

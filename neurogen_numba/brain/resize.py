@@ -210,13 +210,13 @@ def _descended(told: Descent, old: Arc, new: Arc, sources: Line, targets: Line) 
 def descend(theirs, mine, sources: Line, targets: Line) -> Descent:
     """Give a projection the structure and weights that follow from another one; both as drawn or learned, on the CPU."""
     arc, chosen = mine.arc, {}
-    size, width, count = arc.bundle_sources, arc.bundle, arc.bundles_per_tile
+    size, count = arc.bundle, arc.bundles_per_tile
     block, delay, weight = mine.block.copy(), mine.delay.copy(), np.zeros(arc.weight_shape, np.float32)
     total = kept = filled = 0.0
     bundles = list(_bundles(theirs))
     moved = np.mean([not arc.first_delay <= d <= arc.longest_delay for d, *_ in bundles])
     for tile in range(arc.tiles):
-        parents, found = targets.parent[tile * width : (tile + 1) * width], {}
+        parents, found = targets.parent[tile * size : (tile + 1) * size], {}
         for d, s0, t0, w in bundles:
             own = np.flatnonzero((parents >= t0) & (parents < t0 + w.shape[1]))
             if not len(own):
@@ -224,7 +224,7 @@ def descend(theirs, mine, sources: Line, targets: Line) -> Descent:
             child, parent, share = sources.children(s0, s0 + len(w))
             lines, d = w[parent - s0][:, parents[own] - t0] * share[:, None], int(np.clip(d, arc.first_delay, arc.longest_delay))
             for q in np.unique(child // size):
-                piece, here = found.setdefault((d, int(q)), np.zeros((size, width), np.float32)), child // size == q
+                piece, here = found.setdefault((d, int(q)), np.zeros((size, size), np.float32)), child // size == q
                 np.add.at(piece, (child[here, None] % size, own), lines[here])
         squares = {pair: float(np.square(piece, dtype=np.float64).sum()) for pair, piece in found.items()}
         strongest = sorted((pair for pair in found if squares[pair]), key=lambda pair: (-squares[pair], pair))[:count]
@@ -254,7 +254,7 @@ def _bundles(projection):
         return
     for number in range(len(weight)):
         tile, k = divmod(number, arc.bundles_per_tile)
-        s0, t0 = int(projection.block[tile, k]) * arc.bundle_sources, tile * arc.bundle
+        s0, t0 = int(projection.block[tile, k]) * arc.bundle, tile * arc.bundle
         yield int(projection.delay[tile, k]), s0, t0, weight[number, : arc.sources - s0, : arc.targets - t0]
 
 
