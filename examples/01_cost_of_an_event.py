@@ -1,10 +1,14 @@
-"""What does an event cost, and does a larger brain make it dearer?
+"""Where does work grow with the events, and does a larger brain make an event dearer?
 
     python examples/01_cost_of_an_event.py
 
-Sends the same number of events through projections of 1,024, 2,048, 4,096 and 8,192 neurons (128 synapses each, delays 0 to 3), forward and
-back, and prints the time per token of one sequence, per event and per synapse that an event passes. Work should grow with the events, not
-with the synapses.
+On the CPU, prints the time per token of one sequence that a projection takes (128 synapses per neuron, delays 0 to 3):
+
+1. The same number of events through projections of 1,024 to 8,192 neurons. An event passes as many synapses in each. What grows with the
+   neurons is the rest: a look at a bit mask for every bundle, the writing of every current, and the way to the cache.
+2. One projection of 4,096 neurons, of which 0.5 % to 100 % fire. Here the work grows with the events.
+
+A GPU multiplies whole bundles, whatever fired: its time does not depend on the share.
 """
 
 import time
@@ -13,62 +17,88 @@ from functools import partial
 import numba
 import numpy as np
 
-from neurogen_numba.brain.connectome import Arc, draw_synapses
-from neurogen_numba.kernels.lanes import LANES
-from neurogen_numba.kernels.synapse import synapse_backward_cpu, synapse_forward_cpu
+from neurogen_numba import backends
+from neurogen_numba.brain.buffers import Parameters
+from neurogen_numba.brain.connectome import Arc
+from neurogen_numba.brain.projection import Projection
 
-TOKENS, HISTORY, FAN_IN, EVENTS = 64, 3, 128, 32  # EVENTS: per token and sequence
-
-
-def fill_lists(rng, neurons):
-    """Event lists of random events: EVENTS per token and sequence; those that fired in any lane are the only ones listed."""
-    rows = HISTORY + TOKENS
-    index, value = np.zeros((rows, 1, neurons), np.uint16), np.zeros((rows, 1, neurons, LANES), np.float32)
-    fired = np.zeros((rows, 1), np.int32)
-    for r in range(rows):
-        active = np.zeros((neurons, LANES), np.float32)
-        for lane in range(LANES):
-            active[rng.choice(neurons, EVENTS, replace=False), lane] = 1
-        heard = np.flatnonzero(active.any(1))
-        fired[r, 0] = heard.size
-        index[r, 0, : heard.size], value[r, 0, : heard.size] = heard, active[heard]
-    return index, value, fired
+TOKENS, SEQUENCES, HISTORY, FAN_IN = 16, 16, 3, 128  # a chunk of tokens; HISTORY: the longest delay, in tokens
+SIZES, EVENTS = (1024, 2048, 4096, 8192), 32  # neurons, and events per token and sequence, in the first table
+NEURONS, SHARES = 4096, (0.005, 0.01, 0.02, 0.05, 0.1, 1.0)  # in the second
+SECONDS, CALLS = 30, 10  # all figures are measured in turn, so many calls at a time, for so long
 
 
-def best(work, repeats=7):
-    """Seconds of the fastest of several runs, after one that compiles."""
-    work()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return min(times)
+def draw_events(rng, tokens, neurons, events):
+    """Axons [tokens, SEQUENCES, neurons] float32: 1 for `events` neurons of each token and sequence, drawn at random, else 0."""
+    x = np.zeros((tokens, SEQUENCES, neurons), np.float32)
+    for column in x.reshape(-1, neurons):
+        column[rng.choice(neurons, events, replace=False)] = 1
+    return x
+
+
+def fastest(works):
+    """Seconds of the fastest call of each. They take turns, so that a neighbour who comes for a moment disturbs none of them for good."""
+    for work in works:
+        work()  # compiles
+    best, end = [float("inf")] * len(works), time.perf_counter() + SECONDS
+    while time.perf_counter() < end:
+        for i, work in enumerate(works):
+            for _ in range(CALLS):
+                began = time.perf_counter()
+                work()
+                best[i] = min(best[i], time.perf_counter() - began)
+    return best
+
+
+def prepare(rng, neurons, events):
+    """What a projection does with these events, as three functions: forward, back to the sources that fired, and to the weights."""
+    backend = backends.get("cpu")
+    projection = Projection(Arc("example", "a.axon", "b.current", neurons, neurons, FAN_IN, delays=HISTORY + 1), backend)
+    parameters = Parameters(projection.parameters(), backend)
+    projection.bind(parameters)
+    projection.initialise(parameters, seed=0)
+    synapses = backend.synapses([projection], parameters)
+    synapses.wire()
+
+    state = synapses.state({"a.axon": (neurons, HISTORY)}, {"b.current": neurons}, TOKENS, SEQUENCES, learning=True)
+    state.set_past("a.axon", draw_events(rng, HISTORY, neurons, events))
+    state.write_values("a.axon", 0, TOKENS, draw_events(rng, TOKENS, neurons, events))
+    current = np.zeros((TOKENS, SEQUENCES, neurons), np.float32)
+    state.set_current_grad("b.current", 0, TOKENS, rng.standard_normal(current.shape, np.float32))
+
+    return (
+        partial(state.forward, "b.current", 0, TOKENS, current),
+        partial(state.source_grad, "a.axon", 0, TOKENS, TOKENS, current),
+        partial(state.accumulate_weight_grad, TOKENS),
+    )
 
 
 def main():
-    rng, threads = np.random.default_rng(0), numba.get_num_threads()
-    print(f"{EVENTS} events per token and sequence, {LANES} sequences, {FAN_IN} synapses per neuron, {threads} threads")
-    print(f"{'neurons':>8} {'synapses':>10} {'us/token':>19} {'ns/event':>17} {'ns/synapse passed':>19}")
-    print(f"{'':>8} {'':>10} {'forward':>10} {'back':>8} {'forward':>9} {'back':>7} {'forward':>10} {'back':>8}")
-    for neurons in (1024, 2048, 4096, 8192):
-        arc = Arc("bench", "a.axon", "b.current", neurons, neurons, FAN_IN, delays=HISTORY + 1)
-        row_start, target = draw_synapses(arc, 0, "uint16")
-        weight = rng.standard_normal(target.size, np.float32)
-        index, value, fired = fill_lists(rng, neurons)
-        current = np.zeros((TOKENS, 1, neurons, LANES), np.float32)
-        d_current = rng.standard_normal(current.shape, np.float32)
-        ds, d_weight = np.zeros_like(current), np.zeros_like(weight)
-        wiring = row_start, target, weight, arc.first_delay, arc.delays
-        lists = index, value, fired
-        forward = best(partial(synapse_forward_cpu, current, *lists, HISTORY, *wiring))
-        back = best(partial(synapse_backward_cpu, ds, d_weight, d_current, *lists, fired, HISTORY, HISTORY, *wiring, threads))
-        columns = TOKENS * LANES
-        micro, nano = 1e6 / columns, 1e9 / columns / EVENTS
-        print(
-            f"{neurons:8,} {target.size:10,} {forward * micro:10.2f} {back * micro:8.2f} {forward * nano:9.1f} {back * nano:7.1f} "
-            f"{forward * nano / FAN_IN:10.3f} {back * nano / FAN_IN:8.3f}"
-        )
+    rng = np.random.default_rng(0)
+    cases = [(neurons, EVENTS) for neurons in SIZES] + [(NEURONS, round(share * NEURONS)) for share in SHARES]
+    print(
+        f"{SEQUENCES} sequences, {FAN_IN} synapses per neuron, {numba.get_num_threads()} threads; measuring for {SECONDS} seconds",
+        flush=True,
+    )
+    best = np.reshape(fastest([work for case in cases for work in prepare(rng, *case)]), (len(cases), 3))
+    micros = 1e6 * best / (TOKENS * SEQUENCES)
+
+    print(f"\n1. {EVENTS} events per token and sequence")
+    print(f"{'':>8} {'':>10} {'us/token':>29} {'ns/synapse passed':>26}")
+    print(f"{'neurons':>8} {'synapses':>10} {'forward':>11} {'back':>8} {'weights':>8} {'forward':>10} {'back':>7} {'weights':>7}")
+    for neurons, times in zip(SIZES, micros, strict=False):
+        forward, back, weights = 1e3 * times / (EVENTS * FAN_IN)
+        print(f"{neurons:8,} {neurons * FAN_IN:10,} {_row(times)} {forward:10.3f} {back:7.3f} {weights:7.3f}")
+
+    print(f"\n2. {NEURONS:,} neurons")
+    print(f"{'':>8} {'':>10} {'us/token':>29}")
+    print(f"{'fire':>8} {'events':>10} {'forward':>11} {'back':>8} {'weights':>8}")
+    for share, times in zip(SHARES, micros[len(SIZES) :], strict=True):
+        print(f"{100 * share:6.1f} % {round(share * NEURONS):10,} {_row(times)}")
+
+
+def _row(times):
+    return "{:11.2f} {:8.2f} {:8.2f}".format(*times)
 
 
 if __name__ == "__main__":
