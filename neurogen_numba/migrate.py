@@ -19,7 +19,9 @@ from .text.sources import absolute
 
 
 def parser() -> Parser:
-    what = "Neurons, synapses and decoder take after the old ones in proportion; schedule, optimiser and neuron state begin anew."
+    what = (
+        "Neurons, synapses and decoder take after the old ones, repeated in their order; schedule, optimiser and neuron state begin anew."
+    )
     flags = Parser("migrate", what)
     flags.add_argument("old", metavar="OLD", help="a run, RUN@best, or a checkpoint")
     flags.add_argument("new", metavar="NEW", type=Path, help="folder of the new run, such as runs/larger")

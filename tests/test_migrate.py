@@ -45,7 +45,7 @@ def test_a_run_is_taken_over_talked_to_and_trained_on(place, capsys):
     capsys.readouterr()
     assert migrate(["tiny-1", "runs/more", "--preset", "large", "--set", "brain.embedding=20"]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"(?m)^spread in proportion:\n(  .*\n)*  pfc\.beta +32 -> +64$", said)
+    assert re.search(r"(?m)^repeated:\n(  .*\n)*  pfc\.beta +32 -> +64$", said)
     assert re.search(r"(?m)^carried over:\n(  .*\n)*  decoder\.bias +(\d+) -> +\2$", said)
     assert max(map(len, said.split("\n\n", 1)[1].rsplit("\n\n", 1)[0].splitlines())) <= 80
     assert "neurogen train --resume runs/more" in said and "neurogen chat runs/more" in said

@@ -6,19 +6,24 @@ import numpy as np
 import pytest
 
 import tiny
-from neurogen_numba.brain.connectome import Arc
+from neurogen_numba import backends
+from neurogen_numba.brain.buffers import Parameters
+from neurogen_numba.brain.connectome import Arc, check_bundles
 from neurogen_numba.brain.model import NeuroGenModel
-from neurogen_numba.brain.resize import Line, carry_over, descend, in_proportion, proportional
-from neurogen_numba.config import MODULES
+from neurogen_numba.brain.projection import Projection
+from neurogen_numba.brain.resize import Line, carry_over, descend, parents, repeated
+from neurogen_numba.config import MODULES, Module
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+# numbers of neurons that the size of a bundle divides
+BASE = dataclasses.replace(tiny.BRAIN, vocabulary=20, thalamus=Module(48, lateral=4), hippocampus=Module(32, lateral=4))
 IDS = np.random.default_rng(0).integers(0, 20, (4, 25))
 
 
 def brain_of(modules=None, **settings):
     """The tiny brain, its modules multiplied in `modules`, with other settings."""
-    brain = dataclasses.replace(tiny.BRAIN, vocabulary=20)
+    brain = BASE
     for name, factor in (modules or {}).items():
         own = getattr(brain, name)
         brain = dataclasses.replace(brain, **{name: dataclasses.replace(own, neurons=factor * own.neurons, outputs=factor * own.outputs)})
@@ -50,15 +55,15 @@ ALL = dict.fromkeys(MODULES, 2)
     "brain",
     [
         brain_of(),
-        brain_of(ALL, hypercolumn=32, embedding=32),
-        brain_of(ALL, hypercolumn=32, embedding=48),  # into the Thalamus without a projection
-        brain_of(dict.fromkeys(MODULES, 3), hypercolumn=48, fan_in=13, feedback=5, memory_fan_in=11, delays=9, late_delays=9),
+        brain_of(ALL, embedding=32),
+        brain_of(ALL, embedding=96),  # into the Thalamus without a projection
+        brain_of(dict.fromkeys(MODULES, 3), fan_in=32, feedback=20, memory_fan_in=30, delays=9, late_delays=9),
         brain_of(memory_heads=6),
     ],
     ids=["the same", "twice", "twice, no projection", "three times, more synapses and delays", "more memory"],
 )
 def test_a_wider_brain_says_what_the_old_one_said(learned, brain):
-    """As long as every hypercolumn has the neurons that it had, each as many times."""
+    """As long as whole hypercolumns and bundles are repeated."""
     model, _ = resized(learned, brain)
     before, now = learned.logits(IDS), model.logits(IDS)
     assert np.abs(before).max() > 5
@@ -103,9 +108,8 @@ def test_any_brain_becomes_any_other(learned, brain):
             assert (projection.weight <= 0).all()
         if arc.dense:
             continue
-        pair = np.repeat(np.arange(arc.sources * arc.delays), np.diff(projection.row_start.astype(int)))
-        assert len({*zip(pair.tolist(), projection.target.tolist(), strict=True)}) == arc.targets * arc.synapses_per_target
-        assert (np.bincount(projection.target, minlength=arc.targets) == arc.synapses_per_target).all()
+        check_bundles(arc, projection.block, projection.delay)
+        assert projection.block.shape == (arc.tiles, arc.bundles_per_tile)
     assert rows.keys() == model.brain.parameters.table.keys() | learned.brain.parameters.table.keys()
     shapes = {name: row.new for name, row in rows.items() if row.new}
     assert shapes == {name: own.shape for name, own in model.brain.parameters.table.items()}
@@ -128,20 +132,19 @@ def test_what_has_no_counterpart_is_said(learned):
 
 
 def synapses(projection):
-    """(source, delay in tokens, target, weight) of each, and how many sources and targets there are."""
+    """(block, delay in tokens, tile) -> weights, and how many sources and targets there are."""
     arc, weight = projection.arc, projection.weight
     if arc.dense:
         return weight.tolist(), arc.sources, arc.targets
-    pair = np.repeat(np.arange(arc.sources * arc.delays), np.diff(projection.row_start.astype(int)))
-    delay = pair // arc.sources + arc.first_delay
-    each = (array.tolist() for array in (pair % arc.sources, delay, projection.target, weight))
-    return {*zip(*each, strict=True)}, arc.sources, arc.targets
+    place = np.repeat(np.arange(arc.tiles), arc.bundles_per_tile)
+    each = (array.tolist() for array in (projection.block.ravel(), projection.delay.ravel(), place))
+    return dict(zip(zip(*each, strict=True), weight.tolist(), strict=True)), arc.sources, arc.targets
 
 
 @pytest.mark.parametrize(
     "brain",
-    [brain_of({"pfc": 2}), brain_of(delays=12), brain_of(chunk=4), brain_of(memory_heads=4, memory_width=4, fan_in=20), brain_of(fan_in=6)],
-    ids=["another PFC", "more delays", "earlier feedback", "other heads", "fewer synapses"],
+    [brain_of({"pfc": 2}), brain_of(delays=12), brain_of(chunk=4), brain_of(memory_heads=4, memory_width=4, fan_in=40)],
+    ids=["another PFC", "more delays", "earlier feedback", "other heads"],
 )
 def test_carried_over_is_said_where_the_same_neurons_hear_the_same_ones_as_before(learned, brain):
     model, rows = resized(learned, brain)
@@ -155,55 +158,54 @@ def test_the_table_tells_weights_from_wiring(learned):
     def told(name, *modules, **settings):
         return resized(learned, brain_of(*modules, **settings))[1][f"{name}.weight"].how
 
-    assert told("pfc_broca", {"pfc": 2}) == "weights carried over, wired anew"
-    assert told("hippocampus_pfc", {"pfc": 2}) == "spread in proportion"  # more of them hear the same neurons
-    assert told("lateral_pfc", {"pfc": 2}) == "spread in proportion, wired anew"
-    assert told("lateral_hippocampus", chunk=4).startswith("weights carried over, 38 % had another delay")
-    assert told("pfc_broca", fan_in=6) == "weights carried over, the strongest 6 of 8 per target"
-    assert told("pfc_broca", fan_in=10) == "weights carried over, 20 % of the synapses are new and begin at 0"
+    assert told("pfc_broca", {"pfc": 2}) == "repeated, wired anew"
+    assert told("hippocampus_pfc", {"pfc": 2}) == "repeated"  # more of them read the same neurons
+    assert told("lateral_pfc", {"pfc": 2}) == "repeated, wired anew"
+    assert told("lateral_hippocampus", chunk=4).startswith("repeated, ") and "another delay" in told("lateral_hippocampus", chunk=4)
+    assert "50 % of the bundles are new and begin at 0" in told("pfc_broca", fan_in=32)
 
 
-def test_each_takes_after_the_one_in_its_place():
-    assert in_proportion(4, 8).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert in_proportion(5, 3).tolist() == [0, 1, 3]
-    wider, smaller = proportional(2, 5), proportional(5, 3)
-    assert wider.n_children.tolist() == [3, 2] and smaller.n_children.tolist() == [1, 1, 0, 1, 0]
-    assert [wider.child(np.array([1]), np.array([which]))[0] for which in range(4)] == [3, 4, 3, 4]
-    assert smaller.child(np.arange(5), np.zeros(5, int)).tolist() == [0, 1, 1, 2, 2]  # who has none is heard through the nearest
-    np.testing.assert_allclose(wider.spread(np.array([[3.0], [4.0]]))[:, 0], [1, 1, 1, 2, 2])
+def test_each_takes_after_another():
+    assert parents(4, 8).tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert parents(5, 3).tolist() == [0, 1, 2]
+    wider, smaller = repeated(2, 5), repeated(5, 3)
+    assert wider.n_children.tolist() == [3, 2] and smaller.n_children.tolist() == [1, 1, 1, 0, 0]
+    assert [wider.child(np.array([1]), which)[0] for which in range(4)] == [1, 3, 1, 3]
+    assert smaller.child(np.arange(5), 0).tolist() == [0, 1, 2, 0, 1]  # who has none is read through another
+    np.testing.assert_allclose(wider.spread(np.array([[3.0], [4.0]]))[:, 0], [1, 2, 1, 2, 1])
     np.testing.assert_allclose(smaller.spread(np.eye(5)).sum(0), np.ones(5))  # nobody's weight is lost
 
 
-def arc_of(sources, targets, fan_in, first=0, delays=1):
-    return Arc("a", "a.axon", "a.current", sources, targets, fan_in, first, delays)
+def projection_of(sources, targets, fan_in, block, delay, first=0, delays=1):
+    """A projection with bundles of 16, all weights of bundle i being i + 1."""
+    backend = backends.get("cpu")
+    made = Projection(Arc("a", "a.axon", "a.current", sources, targets, fan_in, first, delays, most=16), backend)
+    made.bind(Parameters(made.parameters(), backend))
+    made.set_structure(block, delay)
+    made.weight[...] = np.arange(1, len(made.weight) + 1)[:, None, None]
+    return made
 
 
-def test_synapses_descend_with_delay_and_weight():
-    old, new = arc_of(2, 1, 2, first=3, delays=4), arc_of(4, 2, 3, first=4, delays=4)
-    pair, weight = np.array([[0 * 2 + 1, 2 * 2 + 0]]), np.array([[0.5, -1.0]], np.float32)  # (delay 3, source 1), (delay 5, source 0)
-    pair, weight, share = descend(pair, weight, old, new, proportional(2, 4), proportional(1, 2), np.random.default_rng(0))
-    assert share == 1
-    for pairs, weights in zip(pair, weight, strict=True):
-        heard = sorted((int(p) // 4 + 4, int(p) % 4 // 2, float(w)) for p, w in zip(pairs, weights, strict=True))
-        # a third synapse shares the weight of the first; delay 3 is no more, the nearest is 4
-        assert heard == [(4, 1, 0.25), (4, 1, 0.25), (5, 0, -1.0)]
+def test_bundles_descend_with_delay_and_weight():
+    old = projection_of(32, 16, 32, [[1, 0]], [[3, 5]], first=3, delays=4)
+    new = projection_of(64, 32, 48, [[0, 1, 2]] * 2, [[4, 4, 4]] * 2, first=4, delays=4)
+    told = descend(old, new, repeated(32, 64), repeated(16, 32))
+    assert told.kept == 1 and told.moved == 0.5 and told.filled == pytest.approx(2 / 3)
+    for tile in range(2):
+        found = {
+            (int(delay), int(block) % 2, float(weight[0, 0]))
+            for delay, block, weight in zip(new.delay[tile], new.block[tile], new.weight[3 * tile : 3 * tile + 3], strict=True)
+            if weight.any()
+        }
+        assert found == {(4, 1, 1.0), (5, 0, 2.0)}  # delay 3 is no more, the nearest is 4
+        assert len({*zip(new.delay[tile].tolist(), new.block[tile].tolist(), strict=True)}) == 3
 
 
-def test_of_too_many_synapses_the_strongest_stay():
-    old, new = arc_of(4, 1, 4), arc_of(4, 1, 2)
-    weight = np.array([[0.1, -3.0, 0.2, 2.0]], np.float32)
-    same = Line(np.arange(4), np.arange(4))
-    pair, weight, _ = descend(np.array([[0, 1, 2, 3]]), weight, old, new, same, proportional(1, 1), np.random.default_rng(0))
-    assert (pair.tolist(), weight.tolist()) == ([[1, 3]], [[-3.0, 2.0]])
-
-
-def test_synapses_without_a_parent_begin_at_nothing():
-    old, new = arc_of(3, 1, 1), arc_of(3, 1, 3)
-    same = Line(np.arange(3), np.arange(3))
-    weight = np.array([[6.0]], np.float32)
-    pair, weight, share = descend(np.array([[1]]), weight, old, new, same, proportional(1, 1), np.random.default_rng(0))
-    assert sorted(pair[0].tolist()) == [0, 1, 2] and share == pytest.approx(1 / 3)
-    assert dict(zip(pair[0].tolist(), weight[0].tolist(), strict=True)) == {0: 0, 1: 6, 2: 0}
+def test_of_too_many_bundles_the_strongest_stay():
+    old, new = projection_of(64, 16, 64, [[0, 1, 2, 3]], [[0] * 4]), projection_of(64, 16, 32, [[0, 1]], [[0, 0]])
+    told = descend(old, new, Line(np.arange(64), np.arange(64)), repeated(16, 16))
+    assert (new.block.tolist(), new.weight[:, 0, 0].tolist()) == ([[2, 3]], [3, 4])
+    assert told.kept == pytest.approx((9 + 16) / (1 + 4 + 9 + 16))
 
 
 def test_rows_of_the_decoder_become_embeddings_of_their_own():

@@ -1,13 +1,14 @@
 """A brain of another size that goes on from one that has learned.
 
-Every neuron of the new brain has a parent in the old one, the one in the same place in proportion: neuron j of N' takes after neuron
-j N // N' of N. It gets its parent's constants and reads what its parent reads: a synapse s -> t with delay d and weight w becomes one from
-every child of s to every child of t, with weight w / (children of s). So a wider brain does what the old one did, until learning tells the
-children apart (Chen et al. 2016, "Net2Net", do so with dense layers).
+Every neuron of the new brain has a parent in the old one: neuron j takes after neuron j % N of N. It gets its parent's constants and reads
+what its parent reads: a synapse s -> t with delay d and weight w becomes one from a child of s to every child of t, with the same delay and
+weight. All children of s do alike, so it does not matter which one is read, and a wider brain does what the old one did until learning
+tells the children apart (Chen et al. 2016, "Net2Net", do so with dense layers). Blocks of neighbours stay neighbours, so a bundle becomes
+one bundle where the bundles' size divides the numbers of neurons.
 
-    more bundles per tile than that takes    those that are left over begin at 0
+    more bundles per tile than before        those that are left over begin at 0
     fewer                                    the bundles with the smallest weights are left out
-    a smaller module                         who has no child is read through the neuron in the same place in proportion
+    a smaller module                         who has no child is read through neuron s % N' of the N' that are left
     other delays                             the nearest delay that there is
 
 What has no counterpart (a module that has a readout only now, another kind of memory) stays as it was drawn.
@@ -52,15 +53,10 @@ class Line:
         """Whether there are as many as before, each in the place of its parent."""
         return np.array_equal(self.parent, np.arange(len(self.heir)))
 
-    def children(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(child, parent, share) of the old ones first ... last - 1: who stands for each in the new brain, its heir where it has no child,
-        and which share of it."""
-        old = np.arange(first, min(last, len(self.heir)))
-        childless = old[self.n_children[old] == 0]
-        begin, end = self._first[old[0]], self._first[old[-1]] + self.n_children[old[-1]]
-        child = np.concatenate([self._children[begin:end], self.heir[childless]])
-        parent = np.concatenate([self.parent[self._children[begin:end]], childless])
-        return child, parent, (1 / np.maximum(1, self.n_children[parent])).astype(np.float32)
+    def child(self, old: np.ndarray, which: int) -> np.ndarray:
+        """Child number `which`, counted round, of each old one; its heir, where it has none."""
+        number = self._first[old] + which % np.maximum(1, self.n_children[old])
+        return np.where(self.n_children[old] > 0, self._children[np.minimum(number, len(self._children) - 1)], self.heir[old])
 
     def spread(self, matrix: np.ndarray) -> np.ndarray:
         """Weights [old, ...] of values as weights [new, ...]: children share their parent's, and so the sum stays what it was."""
@@ -70,26 +66,26 @@ class Line:
         return spread.astype(np.float32)
 
 
-def in_proportion(old: int, new: int) -> np.ndarray:
-    """[new]: for each of `new` places the one of `old` that is as far along."""
-    return np.arange(new) * old // new
+def parents(old: int, new: int) -> np.ndarray:
+    """[new]: the one of `old` that each of `new` takes after; all of them in order, then again from the first."""
+    return np.arange(new) % old
 
 
-def proportional(old: int, new: int) -> Line:
-    """The line of `new` places that take after `old` ones in proportion."""
-    return Line(in_proportion(old, new), in_proportion(new, old))
+def repeated(old: int, new: int) -> Line:
+    """The line of `new` places that take after `old` ones, again and again in their order."""
+    return Line(parents(old, new), parents(new, old))
 
 
 def line(name: str, old: BrainConfig, new: BrainConfig, sizes: tuple[int, int]) -> Line:
-    """The line of what is called `name`, of these sizes before and now: in proportion, in the associative memory head by head."""
+    """The line of what is called `name`, of these sizes before and now: repeated, in the associative memory head by head."""
     if name in ("memory.query", "memory.value", "memory.out"):
         shapes = [(brain.memory_heads, brain.memory_width) for brain in (old, new)]
         return Line(_cells(*shapes), _cells(*shapes[::-1]))
-    return proportional(*sizes)
+    return repeated(*sizes)
 
 
 def _cells(old, new):
-    heads, cells = (in_proportion(before, now) for before, now in zip(old, new, strict=True))
+    heads, cells = (parents(before, now) for before, now in zip(old, new, strict=True))
     return (heads[:, None] * old[1] + cells).ravel()
 
 
@@ -110,7 +106,7 @@ def carry_over(old: Brain, new: Brain) -> list[Row]:
 def _embedding(old, new):
     name, through = "embedding.weight", "embedding_thalamus.weight"
     before, now, senses = old.parameters.value, new.parameters.value, old.components[0]
-    thalamus = proportional(old.config.thalamus.neurons, new.config.thalamus.neurons)
+    thalamus = repeated(old.config.thalamus.neurons, new.config.thalamus.neurons)
     rows, of_rows = senses.weight * senses.gain, None if senses.tied else senses.weight.shape
     if new.config.tied and not senses.tied:
         if through in now:
@@ -119,7 +115,7 @@ def _embedding(old, new):
             )
         return
     if through in now:
-        columns = proportional(rows.shape[1], now[through].shape[0])
+        columns = repeated(rows.shape[1], now[through].shape[0])
         projection = before[through] if through in before else np.eye(rows.shape[1], dtype=np.float32)
         # the decoder has shared its rows out among the children already, and makes them larger by another gain
         larger = new.components[0].gain / senses.gain
@@ -142,10 +138,10 @@ def _populations(old, new):
     for name in now:
         if name.split(".")[0] not in (*MODULES, "memory", "working_memory") or name not in before:
             continue
-        now[name][...] = before[name][in_proportion(len(before[name]), len(now[name]))]
+        now[name][...] = before[name][parents(len(before[name]), len(now[name]))]
         yield Row(name, before[name].shape, now[name].shape, _changed(before[name], now[name]))
     for mine, theirs in zip(new.populations, old.populations, strict=True):
-        mine.input_scale[...] = theirs.input_scale[in_proportion(theirs.size, mine.size)]
+        mine.input_scale[...] = theirs.input_scale[parents(theirs.size, mine.size)]
 
 
 def _decoder(old, new):
@@ -153,7 +149,7 @@ def _decoder(old, new):
     weight, bias = "decoder.weight", "decoder.bias"
     same = old.decoder.source == new.decoder.source
     if same:
-        line = proportional(before[weight].shape[1], now[weight].shape[1])
+        line = repeated(before[weight].shape[1], now[weight].shape[1])
         now[weight][...] = line.spread(before[weight].T).T
     how = _changed(before[weight], now[weight]) if same else f"reset: it reads {new.decoder.source}, not {old.decoder.source}"
     now[bias][...] = before[bias]
@@ -178,7 +174,7 @@ def _projections(old, new):
         if arc.dense:
             mine.weight[...] = sources.spread(_matrix(theirs))[:, targets.parent]
             same = theirs.arc.dense and sources.unchanged and targets.unchanged
-            yield Row(name, theirs.weight.shape, mine.weight.shape, "carried over" if same else "spread in proportion")
+            yield Row(name, theirs.weight.shape, mine.weight.shape, "carried over" if same else "repeated")
             continue
         told = descend(theirs, mine, sources, targets)
         yield Row(name, theirs.weight.shape, mine.weight.shape, _descended(told, theirs.arc, arc, sources, targets))
@@ -204,7 +200,7 @@ def _descended(told: Descent, old: Arc, new: Arc, sources: Line, targets: Line) 
     }
     said = [note for note, holds in notes.items() if holds]
     same = sources.unchanged and targets.unchanged and not said
-    return ", ".join(["carried over" if same else "spread in proportion", *said])
+    return ", ".join(["carried over" if same else "repeated", *said])
 
 
 def descend(theirs, mine, sources: Line, targets: Line) -> Descent:
@@ -213,16 +209,17 @@ def descend(theirs, mine, sources: Line, targets: Line) -> Descent:
     size, count = arc.bundle, arc.bundles_per_tile
     block, delay, weight = mine.block.copy(), mine.delay.copy(), np.zeros(arc.weight_shape, np.float32)
     total = kept = filled = 0.0
-    bundles = list(_bundles(theirs))
+    bundles, aligned = list(_bundles(theirs)), theirs.arc.sources % size == 0
     moved = np.mean([not arc.first_delay <= d <= arc.longest_delay for d, *_ in bundles])
     for tile in range(arc.tiles):
-        parents, found = targets.parent[tile * size : (tile + 1) * size], {}
-        for d, s0, t0, w in bundles:
-            own = np.flatnonzero((parents >= t0) & (parents < t0 + w.shape[1]))
+        own_parents, found = targets.parent[tile * size : (tile + 1) * size], {}
+        for number, (d, s0, t0, w) in enumerate(bundles):
+            own = np.flatnonzero((own_parents >= t0) & (own_parents < t0 + w.shape[1]))
             if not len(own):
                 continue
-            child, parent, share = sources.children(s0, s0 + len(w))
-            lines, d = w[parent - s0][:, parents[own] - t0] * share[:, None], int(np.clip(d, arc.first_delay, arc.longest_delay))
+            which = tile + number if aligned else 0  # all children are read, one by this tile, another by the next
+            child, lines = sources.child(np.arange(s0, s0 + len(w)), which), w[:, own_parents[own] - t0]
+            d = int(np.clip(d, arc.first_delay, arc.longest_delay))
             for q in np.unique(child // size):
                 piece, here = found.setdefault((d, int(q)), np.zeros((size, size), np.float32)), child // size == q
                 np.add.at(piece, (child[here, None] % size, own), lines[here])
@@ -268,7 +265,7 @@ def _matrix(projection):
 
 def _changed(old, new):
     """How an array that has a counterpart came into the new brain."""
-    return "carried over" if old.shape == new.shape else "spread in proportion"
+    return "carried over" if old.shape == new.shape else "repeated"
 
 
 def _percent(share):
