@@ -221,5 +221,5 @@ def test_rows_of_the_decoder_become_embeddings_of_their_own():
     _, rows = resized(apart, tied.config.brain)
     assert rows["embedding.weight"].how == "left out: the new brain has none"
     assert rows["embedding_thalamus.weight"].how == "reset: it hears the decoder's rows"
-    twice = brain_of(ALL, hypercolumn=32, tied=True, embedding=2 * tiny.BRAIN.broca.output_size)
+    twice = brain_of(ALL, tied=True, embedding=2 * tiny.BRAIN.broca.output_size)
     assert np.abs(resized(tied, twice)[0].logits(IDS) - tied.logits(IDS)).max() < 1e-3
