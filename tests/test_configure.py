@@ -101,7 +101,7 @@ def test_numbers_are_numbers():
         (["--set", "training.steps"], "--set training.steps: SECTION.KEY=VALUE is wanted, such as training.steps=500"),
         (["--set", "preset=llm"], "--set preset=llm: SECTION.KEY=VALUE is wanted, such as training.steps=500"),
         (["--set", "brain.vocabulary=9"], "brain.vocabulary is the tokenizer's; leave it out, and set text.vocabulary"),
-        (["--set", "training.batch=99999999999999999999"], "training.batch: at most 1,000,000, not 99999999999999999999"),
+        (["--set", "training.batch=99999999999999999999"], "training.batch: a number of at most 64 bits, not 99999999999999999999"),
         (["--preset", "nanno"], "unknown preset 'nanno'; did you mean 'nano'?"),
         (["llm", "--preset", "nano"], "llm and --preset nano name two presets; leave one out"),
         (["--config", "nowhere.toml"], "--config nowhere.toml: there is no such file; `neurogen config nano > FILE` makes one"),
