@@ -74,8 +74,8 @@ KERNELS |= {
 size, flag, number = types.int64, types.boolean, types.float32
 l2, k1, u1 = types.int64[:, ::1], types.uint64[::1], types.uint32[::1]
 SIZES = (16, 32, 64)
-SHAPES = [(sources, targets) for targets in SIZES for sources in SIZES if sources <= targets]  # of a bundle
-DIRECTIONS = [(False, False), (True, False), (True, True)]  # of a product of bundles: forward, back, and back to add; (back, add)
+SHAPES = [(size, size) for size in SIZES]  # of a bundle
+DIRECTIONS = [(back, add) for back in (False, True) for add in (False, True)]  # of a product of bundles
 tables, numbers = (i1, i2, l2, i1), (size, size, size, number)  # of `gather`
 after_bundles = i2, l2, l2, i1, size, size, number  # what `weight_grad` is told, from bundles to scale
 
@@ -116,3 +116,9 @@ KERNELS |= {
     "forget.forget": [(kind, types.uint8[::1]) for kind in (f3, types.float16[:, :, ::1], types.uint16[:, :, ::1])],
     "stimulus.poisson": [(f3, number, number, types.uint64, k1)],
 }
+
+
+def known() -> set[tuple[str, tuple[str, ...]]]:
+    """(kernel, types of its arguments) of all that is compiled here."""
+    plain = {(name, tuple(map(str, types_))) for name, signatures in KERNELS.items() for types_ in signatures}
+    return plain | {(name.replace("make_", ""), tuple(map(str, types_))) for name, _, types_ in made(90)}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import tiny
-from compiled import KERNELS
+from compiled import known
 from conftest import SIMULATED
 from neurogen_numba import backends
 from neurogen_numba import config as configuration
@@ -147,7 +147,7 @@ def test_on_a_gpu_as_on_the_cpu(optimizer, memory):
     settings = {"optimizer": optimizer, "activation_memory": memory, "dropout": 0.1, "axon_dropout": 0.1}
     config = tiny.config(brain={"vocabulary": 130, "chunk": 2}, **settings)
     inputs, targets = (ids[:5, :2] for ids in text(vocabulary=130))
-    found, compiled = [], {(kernel, tuple(map(str, types))) for kernel, signatures in KERNELS.items() for types in signatures}
+    found, compiled = [], known()
     for backend in (backends.get("cpu"), CudaBackend(precision="fp32")):
         made = NeuroGenModel.from_config(config, backend=backend)
         act = made.activity(5, 2, learning=True)
