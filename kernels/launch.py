@@ -4,7 +4,7 @@ A kernel is launched as `kernel[grid, threads, stream, shared bytes](...)`; ever
 stand for. In Numba's CUDA simulator (NUMBA_ENABLE_CUDASIM=1) the kernels run as plain Python, one Python thread each, and there a warp is
 one thread wide: the helpers below then have nobody to talk to, and everything built from them stays right.
 
-Sums are made in a fixed order, or of whole numbers (fixed.py), whose sum is the same in any order: no float is ever added atomically.
+Sums are made in a fixed order, or of integers, whose sum is the same in any order: no float is ever added atomically.
 """
 
 from functools import partial

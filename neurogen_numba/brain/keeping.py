@@ -1,7 +1,7 @@
 """What is kept of a segment for the way back, where not everything is.
 
 Neurons then have room for the tokens of one chunk only. Kept of every chunk is the state in which it begins; what happened in it is either
-kept, too, in 16 bits (`Half`), or run again from there on the way back, by the event lists, which are all kept (`Recompute`).
+kept, too, in 16 bits (`Half`), or run again from there on the way back, by what the axons carried, which is all kept (`Recompute`).
 
 A membrane potential is kept as its distance from the threshold, v - 1. That has the same sign in float16 as in float32, so that what fired
 has fired on the way back, and it is the most precise where the surrogate slope wants it to be.
