@@ -167,7 +167,7 @@ def make_gather(kind: int, width: int, back: bool, add: bool, even: bool):
 
 @functools.cache
 def make_weight_grad(kind: int, sources: int, targets: int):
-    """`weight_grad` for factors of a kind and bundles from so many sources to so many targets."""
+    """`weight_grad` for factors of a kind and bundles [sources, targets]."""
     A_TILES, B_TILES, SIZE = sources // 16, targets // 16, sources * targets
 
     @gpu
@@ -343,7 +343,7 @@ def make_weight_grad_fp32(sources: int, targets: int):
 
 @functools.cache
 def make_pack(sources: int, targets: int):
-    """`pack` for bundles from so many sources to so many targets."""
+    """`pack` for bundles [sources, targets]."""
     WORDS = sources * targets // WORD
 
     @gpu
@@ -352,7 +352,7 @@ def make_pack(sources: int, targets: int):
         lanes of `gather` load them.
 
         Word (slice, tile of 8 outputs, lane 4 g + q) holds, for output g of the tile, the four numbers 4 q ... of the slice. Forward the
-        outputs are targets, and a slice is of sources; on the way back it is the other way round. A block has a bundle, a thread a word.
+        outputs are targets, and a slice is of sources; backward it is the other way round. A block has a bundle, a thread a word.
         """
         first = np.int64(bundles[cuda.blockIdx.x, WEIGHT])
         for word in range(cuda.threadIdx.x, WORDS, cuda.blockDim.x):
@@ -398,7 +398,7 @@ def write_gradient(d, x, scale):
 
 @gpu
 def advance_rings(start, rows, tokens):
-    """start [S] int32: go on by so many tokens in all S rings, of rows [S] int32. A thread per ring."""
+    """start [S] int32: advance all S rings by `tokens` tokens, of rows [S] int32. A thread per ring."""
     i = cuda.grid(1)
     if i < start.size:
         start[i] = (start[i] + tokens) % rows[i]

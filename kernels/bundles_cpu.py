@@ -57,7 +57,7 @@ def write_gradient_cpu(d, first, gradient):
 
 @functools.cache
 def make_forward_cpu(BT: int):
-    """`bundles_forward_cpu` for tiles of so many targets: a constant, so that an event is straight vector code."""
+    """`bundles_forward_cpu` for tiles of BT targets: a constant, so that an event is straight vector code."""
 
     @cpu()
     def bundles_forward_cpu(current, x, fired, weight, block, delay, first_row):
@@ -96,7 +96,7 @@ def make_forward_cpu(BT: int):
 
 @functools.cache
 def make_backward_cpu(BT: int):
-    """`bundles_backward_cpu` for tiles of so many targets."""
+    """`bundles_backward_cpu` for tiles of BT targets."""
 
     @cpu_sums()
     def bundles_backward_cpu(source_grad, fired, near, d, weight, delay, block_start, bundle, first, first_row, length):
@@ -139,7 +139,7 @@ def make_backward_cpu(BT: int):
 
 @functools.cache
 def make_weight_grad_cpu(BT: int):
-    """`bundles_weight_grad_cpu` for tiles of so many targets."""
+    """`bundles_weight_grad_cpu` for tiles of BT targets."""
 
     @cpu()
     def bundles_weight_grad_cpu(d_weight, x, fired, d, block, delay, first_row, length):

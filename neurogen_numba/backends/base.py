@@ -248,7 +248,7 @@ class SynapticState(ABC):
 
     def current_grad(self, current: str, first: int, last: int):
         """(array [C, B, N or more], scale): where the gradient of a current, times scale, may be written instead of calling
-        `set_current_grad`."""
+        `set_current_grad`. Only where `direct_gradients` is true; raises NotImplementedError elsewhere."""
         raise NotImplementedError
 
     @abstractmethod
