@@ -60,7 +60,7 @@ class Brain:
     vocabulary: int = 50257  # tokens
     fan_in: int = 128  # synapses per target neuron and projection, rounded to whole bundles
     bundle: int = 64  # neurons on a side of a bundle of synapses, 16, 32 or 64; smaller where that divides the fan-in
-    memory_bundle: int = 16  # the same into the associative memory, of whose heads each would read the same few sources otherwise
+    memory_bundle: int = 16  # the same for projections into the associative memory: small, so that a head reads many different sources
     feedback: int = 16  # synapses per target of a feedback projection
     late_delays: int = 8  # how many different delays lateral synapses have, from a chunk on, and feedback
     feedback_chunks: int = 1  # after how many chunks feedback is heard; the more, the further modules may overlap in --mode pipelined
