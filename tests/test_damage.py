@@ -76,7 +76,10 @@ def used(run, name):
 
 def damaged_json(draw, data):
     """One JSON document with a field that is missing or something else, or something else altogether."""
-    document = json.loads(data)
+    try:
+        document = json.loads(data)
+    except ValueError:  # damaged before
+        document = None
     kind = draw(st.sampled_from(["other", "missing", "changed", "changed", "deeper"]))
     if kind == "other" or not isinstance(document, dict) or not document:
         return json.dumps(draw(values)).encode()
@@ -96,7 +99,7 @@ def harm(draw, path):
     kind = draw(st.sampled_from(["json", "json", "json", "bytes", "cut", "gone", "folder"]))
     if kind == "json" and path.suffix == ".jsonl":
         lines = data.splitlines()
-        for _ in range(draw(st.integers(1, 3))):
+        for _ in range(draw(st.integers(1, 3)) if lines else 0):
             at = draw(st.integers(0, len(lines) - 1))
             lines[at] = damaged_json(draw, lines[at]) if lines[at].startswith(b"{") else b""
         path.write_bytes(b"\n".join(lines))
