@@ -193,7 +193,7 @@ CONTENTS = [
     TEXT.encode(),
     TEXT.encode("utf-16"),
     b"\xef\xbb\xbf" + TEXT.encode(),
-    gzip.compress(TEXT.encode()),
+    gzip.compress(TEXT.encode(), mtime=0),
     bz2.compress(TEXT.encode()),
 ]
 CONTENTS += [
