@@ -42,7 +42,7 @@ def beginning(config: Config) -> dict:
     training, text = config.training, config.text
     enough = max(1, text.max_chunks * text.chunk_tokens // (training.batch * training.segment))
     steps = min(training.steps, enough) if text.max_chunks else training.steps
-    start = {"step": 0, "tokens": 0, "seconds": 0.0, "looking": 0.0, "position": None}
+    start = {"step": 0, "tokens": 0, "seconds": 0.0, "looking": 0.0, "looked": 0, "position": None}
     return start | {"steps": steps, "planned": not training.max_minutes}
 
 
@@ -120,6 +120,7 @@ class Trainer:
         self.planned = saved["planned"]  # whether `steps` is final; with a time limit it is not until the speed is known
         self.seconds = saved["seconds"]
         self._looking = saved["looking"]  # seconds spent on evaluation, samples and checkpoints
+        self._looked = saved.get("looked", self.step)  # the last step after which all that was due was looked at
         self._notices = []  # what is to be said first
         self._stopping = False
 
@@ -154,6 +155,8 @@ class Trainer:
         began = time.monotonic() - self.seconds
         plan_at = max(PLAN_AT, self.step + min(PLAN_AT, 12))  # by then a resumed run has its compilation behind it, too
         pace = Pace(Mark(self.step, self.tokens, began + self.seconds, 0.0))
+        if self._looked < self.step:  # the run was stopped before it could
+            yield from self._evaluated(watchdog)
         judged = self._last_saved = time.monotonic()
         while self.step < self.steps:
             rate = learning_rate(training, self.step, self.steps)
@@ -235,24 +238,30 @@ class Trainer:
     def _look(self, saver, watchdog):
         """What is due after a step in the middle of a run: held-out text, a sample, a portrait, a checkpoint."""
         training = self.config.training
-        saving = self.step % training.checkpoint_interval == 0
-        if saving or self.step % training.eval_interval == 0:
-            score = evaluate(self.model, self._glimpse)
-            yield EvalReport(self.step, *dataclasses.astuple(score))
-            yield from watchdog.looked(self.step, score.loss)
-        if self.step % training.sample_interval == 0:
-            yield self.sample()
+        loss = yield from self._evaluated(watchdog)
         if training.viz_interval and self.step % training.viz_interval == 0:
             yield portrait(self.model, self.act, self.step)
-        if saving:
-            yield from self._written(saver.begin(lambda: self._snapshot(score.loss)), watchdog)
+        if self.step % training.checkpoint_interval == 0:
+            yield from self._written(saver.begin(lambda: self._snapshot(loss)), watchdog)
+
+    def _evaluated(self, watchdog):
+        """Held-out text and a sample, where they are due. Returns the loss on the text, or None."""
+        training, loss, self._looked = self.config.training, None, self.step
+        if self.step % training.checkpoint_interval == 0 or self.step % training.eval_interval == 0:
+            score = evaluate(self.model, self._glimpse)
+            loss = score.loss
+            yield EvalReport(self.step, *dataclasses.astuple(score))
+            yield from watchdog.looked(self.step, loss)
+        if self.step % training.sample_interval == 0:
+            yield self.sample()
+        return loss
 
     def _end(self):
         """The last checkpoint, and of a run that was not stopped the last look; who stops a run early does not wait for one."""
         if self.step < self.steps:
             yield self.save()
             return
-        score = evaluate(self.model, self._glimpse)
+        score, self._looked = evaluate(self.model, self._glimpse), self.step
         yield EvalReport(self.step, *dataclasses.astuple(score))
         yield self.save(score.loss)
         yield from self._finish(score)
@@ -338,6 +347,7 @@ class Trainer:
             "planned": self.planned,
             "seconds": self.seconds,
             "looking": self._looking,
+            "looked": self._looked,
             "position": self.batches.position(),
         }
         tensors, documents = self.model.snapshot(self.act.state(), trainer)
