@@ -1,7 +1,8 @@
-"""`python tests/compile_kernels.py 9.0` compiles every kernel in compiled.py for cards of that compute capability; none has to be there.
+"""`python tests/compile_kernels.py 7.5 8.0 9.0` compiles the kernels in compiled.py for cards of the first of these compute capabilities;
+none has to be there. The kernels that every card runs are assembled for the others, too: newer cards take the PTX of older ones.
 
-Prints a JSON object: for each kernel and signature its registers, the bytes of its stack frame and those spilled, its instructions in
-double precision, and its calls. A process compiles for one capability only, because device functions are compiled once.
+Prints a JSON object: for each capability, kernel and signature its registers, the bytes of its stack frame and those spilled, its
+instructions in double precision, and its calls. A process compiles for one capability only, because device functions are compiled once.
 """
 
 import importlib
@@ -28,42 +29,45 @@ def assembler() -> Path | None:
     return next((path for file in files if file.name in ("ptxas", "ptxas.exe") and (path := Path(file.locate())).exists()), None)
 
 
-def kernels(capability: tuple[int, int]):
-    """(label, name in the table, kernel, signature) of every kernel, those that factories make for such a card included."""
-
-    def named(name):
-        module, function = name.split(".")
-        return getattr(importlib.import_module(f"neurogen_numba.kernels.{module}"), function)
-
-    for name, signatures in KERNELS.items():
-        for signature in signatures:
-            yield name, name, named(name), signature
-    for name, arguments, signature in made(10 * capability[0] + capability[1]):
-        yield f"{name}{arguments}", name, named(name)(*arguments), signature
+def named(name):
+    module, function = name.split(".")
+    return getattr(importlib.import_module(f"neurogen_numba.kernels.{module}"), function)
 
 
-def compile_all(capability: tuple[int, int]) -> dict[str, dict]:
+def compile_all(capability: str, others: list[str]) -> dict[str, dict[str, dict]]:
     from numba import cuda
     from numba.cuda import dispatcher
 
+    of_card = tuple(int(part) for part in capability.split("."))
     # Nothing else of a device is asked for.
-    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability)
-    ptxas, found = assembler(), {}
+    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=of_card)
+    found = {each: {} for each in (capability, *others)}
+
+    def note(label, name, kernel, signature, capabilities):
+        bounds = kernel.targetoptions.get("launch_bounds")
+        ptx, _ = cuda.compile(kernel.py_func, signature, device=False, abi="numba", cc=of_card, launch_bounds=bounds)
+        for each in capabilities:
+            said = assemble(label, ptx, each, kernel.targetoptions.get("max_registers"))
+            found[each][f"{label}({', '.join(map(str, signature))})"] = {"kernel": name, **_read(said), **_look(ptx)}
+
+    for name, signatures in KERNELS.items() if others else ():
+        for signature in signatures:
+            note(name, name, named(name), signature, found)
+    for name, arguments, signature in made(10 * of_card[0] + of_card[1]):
+        note(f"{name}{arguments}", name, named(name)(*arguments), signature, [capability])
+    return found
+
+
+def assemble(label: str, ptx: str, capability: str, registers: int | None) -> str:
+    """What ptxas says of a kernel for a card."""
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "kernel.ptx"
-        for label, name, kernel, signature in kernels(capability):
-            options = kernel.targetoptions
-            bounds = options.get("launch_bounds")
-            ptx, _ = cuda.compile(kernel.py_func, signature, device=False, abi="numba", cc=capability, launch_bounds=bounds)
-            text.write_text(ptx)
-            command = [ptxas, "-v", f"-arch=sm_{capability[0]}{capability[1]}", text, "-o", Path(folder) / "kernel.cubin"]
-            if options.get("max_registers"):
-                command.append(f"-maxrregcount={options['max_registers']}")
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise SystemExit(f"{label}: {done.stdout}{done.stderr}")
-            found[f"{label}({', '.join(map(str, signature))})"] = {"kernel": name, **_read(done.stderr), **_look(ptx)}
-    return found
+        text.write_text(ptx)
+        command = [assembler(), "-v", f"-arch=sm_{capability.replace('.', '')}", text, "-o", Path(folder) / "kernel.cubin"]
+        done = subprocess.run(command + [f"-maxrregcount={registers}"] * bool(registers), capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{label}: {done.stdout}{done.stderr}")
+    return done.stderr
 
 
 def _read(said: str) -> dict:
@@ -81,4 +85,4 @@ def _look(ptx: str) -> dict:
 
 
 if __name__ == "__main__":
-    json.dump(compile_all(tuple(int(part) for part in sys.argv[1].split("."))), sys.stdout)
+    json.dump(compile_all(sys.argv[1], sys.argv[2:]), sys.stdout)
