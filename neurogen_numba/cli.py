@@ -19,13 +19,16 @@ A bug keeps its traceback.
 
 from __future__ import annotations
 
+import _thread
 import argparse
+import contextlib
 import functools
 import importlib
 import json
 import os
 import shlex
 import sys
+import threading
 from pathlib import Path
 
 from . import __version__, streams
@@ -47,6 +50,7 @@ COMMANDS = {
     "doctor": "say what of this machine can be used, and how to mend the rest",
 }
 FILES = {"config": "configure"}  # commands whose module has another name
+AGAIN = 0.05  # seconds
 STDOUT = "-"  # what --json is without a file
 FEWEST, MOST = -(2**63), 2**64 - 1  # what a number of 64 bits holds, with a sign or without
 METAVARS = {int: "N", float: "X", "--memory-limit": "SIZE", "--text-field": "FIELD", "--out": "FOLDER"}  # of a type, or of a flag
@@ -58,7 +62,7 @@ def command(name: str):
     def decorate(body):
         @functools.wraps(body)
         def main(argv=None) -> int:
-            with streams.usable():
+            with streams.usable(), _interruptible():
                 code = _outcome(name, body, argv)
                 if (error := streams.flush()) and (code == 0 or isinstance(code, SystemExit)):
                     return _refused(name, error)
@@ -69,6 +73,28 @@ def command(name: str):
         return main
 
     return decorate
+
+
+@contextlib.contextmanager
+def _interruptible():
+    """In this context a Ctrl-C that Python drops, in a callback or a destructor, comes again a moment later, without a traceback."""
+    before, waiting = sys.unraisablehook, []
+
+    def hook(dropped):
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            before(dropped)
+            return
+        waiting.append(threading.Timer(AGAIN, _thread.interrupt_main))
+        waiting[-1].daemon = True
+        waiting[-1].start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        for timer in waiting:
+            timer.cancel()
 
 
 def _outcome(name, body, argv) -> int | SystemExit:
@@ -86,6 +112,7 @@ def _outcome(name, body, argv) -> int | SystemExit:
         streams.complain(f"{_prog(name)}: out of memory: {what}; {_smaller(name)}")
         return 2
     except KeyboardInterrupt:
+        exec("")  # `python -m` ends by SIGINT, whatever the exit code, where the last text that Python executed was interrupted
         streams.complain(f"\n{_prog(name)}: interrupted")
         return 130
     except OSError as error:

@@ -161,7 +161,7 @@ class _Signals:
 
     def __init__(self):
         self._stop: Callable[[], None] | None = None
-        self._before, self._asked, self._heard = {}, 0.0, False
+        self._before, self._asked = {}, 0.0
 
     def __enter__(self) -> _Signals:
         if threading.current_thread() is threading.main_thread():
@@ -181,11 +181,9 @@ class _Signals:
     def hand_over(self, stop: Callable[[], None]) -> None:
         """Call `stop` for each signal from now on."""
         self._stop = stop
-        if self._heard:  # where Python could not raise, such as in a callback, it went on
-            raise KeyboardInterrupt
 
     def _handle(self, number, frame):
-        now, self._heard = time.monotonic(), True
+        now = time.monotonic()
         if self._stop is None or (number == signal.SIGINT and self._asked and now - self._asked > AGAIN):
             raise KeyboardInterrupt
         if number == signal.SIGINT and not self._asked:

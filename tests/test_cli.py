@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,33 @@ def test_a_gpu_without_room_for_more_than_arrays_is_one_line(capsys, said):
 def test_interrupt_is_130(capsys):
     assert raises(KeyboardInterrupt())([]) == 130
     assert capsys.readouterr().err == "\nneurogen train: interrupted\n"
+
+
+def test_an_interrupt_that_python_drops_comes_again(capsys):
+    class Interrupted:
+        def __del__(self):
+            raise KeyboardInterrupt
+
+    @command("train")
+    def main(argv=None):
+        Interrupted()
+        time.sleep(30)
+
+    assert main([]) == 130
+    assert capsys.readouterr().err == "\nneurogen train: interrupted\n"
+
+
+def test_an_interrupt_of_text_that_python_executes_is_130(tmp_path):
+    script = """
+from neurogen_numba.cli import command
+@command("train")
+def main(argv=None):
+    exec("raise KeyboardInterrupt")
+raise SystemExit(main([]))
+"""
+    (tmp_path / "interrupted.py").write_text(script)
+    done = python("-m", "interrupted", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "\nneurogen train: interrupted\n")
 
 
 def test_a_bug_keeps_its_traceback():
