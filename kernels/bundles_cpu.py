@@ -1,167 +1,140 @@
 """Synapses in bundles on the CPU: event-driven twins of the kernels in bundles.py, which defines what is summed.
 
-A signal or gradient lies in words of 64 neurons, [words, R, B, WORD] float32: the columns of a tile are then neighbours in memory. Beside
-a signal are bit masks [words, R, B] uint64: which neurons fired, and which are near the threshold and so have a gradient, too. A silent
-block costs one look at its mask; an event adds one contiguous row of BT weights, which is vector code.
+Signals and gradients lie in words of 64 neurons, [words, rows, B, WORD] float32: the columns of a tile are then neighbours in memory.
+Beside them are bit masks [words, rows, B] uint64: which numbers are events, not 0. A silent block costs one look at its mask; an event
+adds one contiguous row of weights, in vector registers (vector.py). All signals lie in one array and all gradients in another, so that one
+launch reads several.
 
-A task owns a target tile (forward, weights) or a source block (backward): no two add to the same number, and every sum has a fixed order.
+Forward and backward are one kernel, as on a GPU, over other tables and other copies of the weights. A task owns some columns of a word of
+the output, or a bundle's weights: no two add to the same number, and every sum has a fixed order.
 """
-
-import functools
 
 import numba
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
+from numba.extending import register_jitable
 
-from .jit import ZERO, cpu, cpu_sums
+from .jit import ZERO, cpu
+from .vector import make_add_events, make_add_outer
 
 WORD = 64  # neurons of a mask
-_ONE, _NONE, _EVERY = np.uint64(1), np.uint64(0), np.uint64(2**64 - 1)
+COLUMNS = 64  # of a task: its sums stay in the first-level cache, beside a bundle
+_ONE, _NONE, _EVERY, _WORD = np.uint64(1), np.uint64(0), np.uint64(2**64 - 1), np.uint64(WORD)
 
-
-@intrinsic
-def trailing_zeros(typing, x):
-    """How many bits below the lowest set bit of x (uint64, not 0) are 0."""
-
-    def codegen(context, builder, signature, arguments):
-        return builder.cttz(arguments[0], context.get_constant(types.boolean, True))
-
-    return types.uint64(types.uint64), codegen
+# Columns of a table of entries [E, 7] int64: what of x is read, by how many tokens late, the bundle, and where its sums go.
+SOURCE, SHIFT = 0, 1  # the word that is read, and the first number that is read of it
+DEPTH = 2  # numbers that are read
+DELAY = 3  # tokens
+WEIGHT = 4  # the first number of the weights [DEPTH, WIDTH]
+WIDTH, PLACE = 5, 6  # numbers that are written, and the first of them in their word
+TARGET = 7  # for weight gradients, the word that PLACE is in
 
 
 @cpu()
-def write_values_cpu(x, fired, first, values):
-    """Write plain values [C, B, M] float32 into rows from `first` on; whatever is not 0 counts as an event."""
+def write_values_cpu(x, fired, row, values):
+    """Write plain values [C, B, M] float32 into rows from `row` on of x [words, rows, B, WORD]; whatever is not 0 counts as an event."""
     C, B, M = values.shape
     for column in numba.prange(C * B):
         t, b = column // B, column % B
         for word in range(x.shape[0]):
             fires = _NONE
             for i in range(min(WORD, M - word * WORD)):
-                x[word, first + t, b, i] = values[t, b, word * WORD + i]
+                x[word, row + t, b, i] = values[t, b, word * WORD + i]
                 fires |= np.uint64(values[t, b, word * WORD + i] != ZERO) << np.uint64(i)
-            fired[word, first + t, b] = fires
+            fired[word, row + t, b] = fires
+
+
+def make_pass(width):
+    """`pass_bundle` for bundles that write `width` numbers."""
+    add_events = make_add_events(width)
+
+    @register_jitable
+    def pass_bundle(sums, place, x, masks, at, shift, bits, weight, weight_at, wanted, wanted_at, wanted_bits, count):
+        """Add to sums [count, WORD], from `place` on, what `count` columns of x, from `at` on, send through a bundle."""
+        for c in range(count):
+            column = np.uint64(c)
+            events = (masks[at + column] >> shift) & bits
+            if events and (wanted.size == 0 or (wanted[wanted_at + column] & wanted_bits)):
+                add_events(sums, column * _WORD + place, x, (at + column) * _WORD + shift, weight, weight_at, events)
+
+    return pass_bundle
+
+
+_pass_16, _pass_32, _pass_64 = make_pass(16), make_pass(32), make_pass(64)
 
 
 @cpu()
-def write_gradient_cpu(d, first, gradient):
-    """Write the gradient of a current, [C, B, N] float32, into rows from `first` on of d [words, T, B, WORD]."""
-    C, B, N = gradient.shape
-    for column in numba.prange(C * B):
-        t, b = column // B, column % B
-        for word in range(d.shape[0]):
-            for i in range(min(WORD, N - word * WORD)):
-                d[word, first + t, b, i] = gradient[t, b, word * WORD + i]
+def gather_cpu(out, x, masks, x_rows, weight, tile_start, entries, row, step, limit, wanted, wanted_rows, wanted_row, first_word):
+    """Overwrite out [C, B, N] float32 with the sum over the entries of each word of it.
+
+    x: flat, and its masks, with `x_rows` rows; token 0 of out, through an entry without delay, reads row `row`. A delay of a token is
+    `step` rows, -1 forward and 1 backward; rows from `limit` on are of no token. weight: flat, in the order of the direction. wanted:
+    masks with `wanted_rows` rows of who needs a sum at all, in words from `first_word` and rows from `wanted_row` on; of size 0: all do.
+    """
+    C, B, N = out.shape
+    tiles, groups = tile_start.size - 1, -(-C * B // COLUMNS)
+    for task in numba.prange(tiles * groups):
+        tile, first = task // groups, task % groups * COLUMNS
+        count = min(COLUMNS, C * B - first)
+        sums = np.zeros(COLUMNS * WORD, np.float32)
+        wanted_at = np.uint64(((first_word + tile) * wanted_rows + wanted_row) * B + first)
+        for e in range(tile_start[tile], tile_start[tile + 1]):
+            begin = row + step * entries[e, DELAY]
+            inside = min(count, (limit - begin) * B - first)
+            at, shift = np.uint64((entries[e, SOURCE] * x_rows + begin) * B + first), np.uint64(entries[e, SHIFT])
+            bits, weight_at = _EVERY >> np.uint64(WORD - entries[e, DEPTH]), np.uint64(entries[e, WEIGHT])
+            width, place = entries[e, WIDTH], np.uint64(entries[e, PLACE])
+            of_bundle = (_EVERY >> np.uint64(WORD - width)) << place
+            if width == 64:
+                _pass_64(sums, place, x, masks, at, shift, bits, weight, weight_at, wanted, wanted_at, of_bundle, inside)
+            elif width == 32:
+                _pass_32(sums, place, x, masks, at, shift, bits, weight, weight_at, wanted, wanted_at, of_bundle, inside)
+            else:
+                _pass_16(sums, place, x, masks, at, shift, bits, weight, weight_at, wanted, wanted_at, of_bundle, inside)
+        last = min(WORD, N - tile * WORD)
+        for c in range(count):
+            t, b = (first + c) // B, (first + c) % B
+            out[t, b, tile * WORD : tile * WORD + last] = sums[c * WORD : c * WORD + last]
 
 
-@functools.cache
-def make_forward_cpu(BT: int):
-    """`bundles_forward_cpu` for tiles of BT targets: a constant, so that an event is straight vector code."""
+def make_learn(width):
+    """`learn_bundle` for bundles that write `width` numbers."""
+    add_outer = make_add_outer(width)
 
-    @cpu()
-    def bundles_forward_cpu(current, x, fired, weight, block, delay, first_row):
-        """Add to current [C, B, N] float32 what reaches it through bundles.
+    @register_jitable
+    def learn_bundle(d_weight, weight_at, x, masks, at, shift, bits, d, d_at, place, count):
+        """Add to a bundle's gradient what `count` columns come to: x from column `at`, d from column `d_at` on."""
+        for c in range(count):
+            column = np.uint64(c)
+            events = (masks[at + column] >> shift) & bits
+            if events:
+                add_outer(d_weight, weight_at, x, (at + column) * _WORD + shift, d, (d_at + column) * _WORD + place, events)
 
-        weight [bundles, BS, BT] float32; block, delay [tiles, K] int32: of the K bundles of a tile; first_row: row of the first token in x.
-        """
-        C, B, N = current.shape
-        BS = weight.shape[1]
-        K, bits = block.shape[1], _EVERY >> np.uint64(WORD - BS)
-        for tile in numba.prange(block.shape[0]):
-            sums, width = np.zeros((C, B, BT), np.float32), min(BT, N - tile * BT)
-            for k in range(K):
-                place = block[tile, k] * BS
-                word, shift, w = place // WORD, place % WORD, weight[tile * K + k]
-                for t in range(C):
-                    row = first_row + t - delay[tile, k]
-                    for b in range(B):
-                        events = (fired[word, row, b] >> np.uint64(shift)) & bits
-                        if events:
-                            values, own = x[word, row, b], sums[t, b]
-                            while events:
-                                s = np.int64(trailing_zeros(events))
-                                events &= events - _ONE
-                                value, line = values[shift + s], w[s]
-                                for n in range(BT):
-                                    own[n] += value * line[n]
-            for t in range(C):
-                for b in range(B):
-                    own, out = sums[t, b], current[t, b, tile * BT : tile * BT + width]
-                    for n in range(width):
-                        out[n] += own[n]
-
-    return bundles_forward_cpu
+    return learn_bundle
 
 
-@functools.cache
-def make_backward_cpu(BT: int):
-    """`bundles_backward_cpu` for tiles of BT targets."""
-
-    @cpu_sums()
-    def bundles_backward_cpu(source_grad, fired, near, d, weight, delay, block_start, bundle, first, first_row, length):
-        """Add to source_grad [C, B, M] float32, of tokens from `first` on, the gradient that comes back through bundles to the sources that
-        fired or are near the threshold.
-
-        d [words, T, B, WORD]: the current's gradient; block_start [blocks + 1], bundle [bundles] int32: which bundles read a block;
-        first_row: row of token `first` in the masks; length: tokens of the segment.
-        """
-        C, B, M = source_grad.shape
-        BS = weight.shape[1]
-        K, bits, tiles_of_word = delay.shape[1], _EVERY >> np.uint64(WORD - BS), WORD // BT
-        for q in numba.prange(block_start.size - 1):
-            place, width = q * BS, min(BS, M - q * BS)
-            word, shift = place // WORD, np.uint64(place % WORD)
-            sums = np.zeros((C, B, BS), np.float32)
-            for e in range(block_start[q], block_start[q + 1]):
-                tile, k = bundle[e] // K, bundle[e] % K
-                d_word, d_first, w = d[tile // tiles_of_word], tile % tiles_of_word * BT, weight[bundle[e]]
-                for t in range(min(C, length - first - delay[tile, k])):
-                    for b in range(B):
-                        wanted = ((fired[word, first_row + t, b] | near[word, first_row + t, b]) >> shift) & bits
-                        if wanted:
-                            own, gradient = sums[t, b], d_word[first + t + delay[tile, k], b, d_first : d_first + BT]
-                            while wanted:
-                                s = np.int64(trailing_zeros(wanted))
-                                wanted &= wanted - _ONE
-                                line, dot = w[s], ZERO
-                                for n in range(BT):
-                                    dot += gradient[n] * line[n]
-                                own[s] += dot
-            for t in range(C):
-                for b in range(B):
-                    own, out = sums[t, b], source_grad[t, b, place : place + width]
-                    for s in range(width):
-                        out[s] += own[s]
-
-    return bundles_backward_cpu
+_learn_16, _learn_32, _learn_64 = make_learn(16), make_learn(32), make_learn(64)
 
 
-@functools.cache
-def make_weight_grad_cpu(BT: int):
-    """`bundles_weight_grad_cpu` for tiles of BT targets."""
+@cpu()
+def weight_grad_cpu(d_weight, x, masks, x_rows, d, d_rows, entries, row, B, length):
+    """Add to d_weight, flat, what `length` tokens of B sequences come to; row: of the segment's first token in x."""
+    for e in numba.prange(len(entries)):
+        at = np.uint64((entries[e, SOURCE] * x_rows + row - entries[e, DELAY]) * B)
+        d_at, place, weight_at = np.uint64(entries[e, TARGET] * d_rows * B), np.uint64(entries[e, PLACE]), np.uint64(entries[e, WEIGHT])
+        shift, bits, width = np.uint64(entries[e, SHIFT]), _EVERY >> np.uint64(WORD - entries[e, DEPTH]), entries[e, WIDTH]
+        if width == 64:
+            _learn_64(d_weight, weight_at, x, masks, at, shift, bits, d, d_at, place, length * B)
+        elif width == 32:
+            _learn_32(d_weight, weight_at, x, masks, at, shift, bits, d, d_at, place, length * B)
+        else:
+            _learn_16(d_weight, weight_at, x, masks, at, shift, bits, d, d_at, place, length * B)
 
-    @cpu()
-    def bundles_weight_grad_cpu(d_weight, x, fired, d, block, delay, first_row, length):
-        """Add to d_weight [bundles, BS, BT] float32 what `length` tokens come to; first_row: row of the segment's first token in x."""
-        BS = d_weight.shape[1]
-        B, K, bits, tiles_of_word = d.shape[2], block.shape[1], _EVERY >> np.uint64(WORD - BS), WORD // BT
-        for tile in numba.prange(block.shape[0]):
-            d_word, d_first = d[tile // tiles_of_word], tile % tiles_of_word * BT
-            for k in range(K):
-                place = block[tile, k] * BS
-                word, shift, own = place // WORD, place % WORD, d_weight[tile * K + k]
-                for t in range(length):
-                    row = first_row + t - delay[tile, k]
-                    for b in range(B):
-                        events = (fired[word, row, b] >> np.uint64(shift)) & bits
-                        if events:
-                            values, gradient = x[word, row, b], d_word[t, b, d_first : d_first + BT]
-                            while events:
-                                s = np.int64(trailing_zeros(events))
-                                events &= events - _ONE
-                                value, line = values[shift + s], own[s]
-                                for n in range(BT):
-                                    line[n] += value * gradient[n]
 
-    return bundles_weight_grad_cpu
+@cpu()
+def pack_cpu(turned, weight, entries):
+    """Write every bundle's weights [DEPTH, WIDTH] into `turned` at the same place as [WIDTH, DEPTH]; both are flat."""
+    for e in numba.prange(len(entries)):
+        first, depth, width = entries[e, WEIGHT], entries[e, DEPTH], entries[e, WIDTH]
+        for s in range(depth):
+            for n in range(width):
+                turned[first + n * depth + s] = weight[first + s * width + n]

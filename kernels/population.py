@@ -62,15 +62,16 @@ class NeuronParameters(NamedTuple):
 class Axon(NamedTuple):
     """Where an axon writes. A ring of size 0 is not written: nobody reads it, or the pass is only run again.
 
-    GPU: ring [rows, B, N_pad] float32, float16 or bfloat16, columns beyond N zero; start [1] int32; fired, near of size 0.
-    CPU: ring [words, rows, B, WORD] float32, neuron n in word n // WORD; start the same; fired, near [words, rows, B] uint64, where bit i
-    says whether neuron WORD word + i fired, or is only near the threshold. There, a segment ends before its rows wrap around.
+    GPU: ring [rows, B, N_pad] float32, float16 or bfloat16, columns beyond N zero; start [1] int32; fired, wanted of size 0.
+    CPU: ring [words, rows, B, WORD] float32, neuron n in word n // WORD; start the same; fired, wanted [words, rows, B] uint64, where bit i
+    says whether neuron WORD word + i fired, or wants a gradient: it fired or is near the threshold. There, a segment ends before its rows
+    wrap around.
     """
 
     ring: Any
     start: Any
     fired: Any
-    near: Any
+    wanted: Any
 
 
 @register_jitable
@@ -379,30 +380,30 @@ def population_forward_cpu(state, r, c, gate, parameters, gain_scale, beta_scale
 
 
 @cpu()
-def write_events_cpu(x, fired, near, row, v, drop, key, first_place, graded, smooth):
-    """Write the axons of C tokens from v [C, B, N] into rows from `row` on: x, and the bitmasks of who fired and who is only near the
-    threshold. A dropped neuron is in neither mask: nobody reads it, and it gets no gradient."""
+def write_events_cpu(x, fired, wanted, row, v, drop, key, first_place, graded, smooth):
+    """Write the axons of C tokens from v [C, B, N] into rows from `row` on: x, and the bitmasks of who fired and who wants a gradient. A
+    dropped neuron is in neither mask: nobody reads it, and it gets no gradient."""
     C, B, N = v.shape
     words = x.shape[0]
     for task in numba.prange(C * B):
         t, b = task // B, task % B
         v_t, place = v[t, b], first_place + np.uint64(task * N)
         s, flags = np.zeros(words * WORD, np.float32), np.zeros((2, words * WORD), np.uint8)
-        has_fired, is_near = flags[0], flags[1]
+        has_fired, is_wanted = flags[0], flags[1]
         for n in range(N):
             s[n] = carried(v_t[n], event(v_t[n], smooth), graded)
-            is_near[n] = s[n] == ZERO and slope(v_t[n]) > ZERO
+            is_wanted[n] = s[n] != ZERO or slope(v_t[n]) > ZERO
         if drop > ZERO:
             for n in range(N):
                 keep = kept(drop, key[0], place + np.uint64(n))
                 s[n] *= keep
-                is_near[n] &= keep > ZERO
+                is_wanted[n] &= keep > ZERO
         for n in range(N):
             has_fired[n] = s[n] != ZERO
         for word in range(words):
             own = slice(word * WORD, (word + 1) * WORD)
             x[word, row + t, b] = s[own]
-            fired[word, row + t, b], near[word, row + t, b] = pack_bits(has_fired[own]), pack_bits(is_near[own])
+            fired[word, row + t, b], wanted[word, row + t, b] = pack_bits(has_fired[own]), pack_bits(is_wanted[own])
 
 
 @cpu_serial()

@@ -204,20 +204,6 @@ def test_an_error_in_a_recorded_step_is_heard():
 # Synapses
 
 
-def test_synapses_of_the_projections_given():
-    """What they do is in test_bundles.py."""
-    made = backend.synapses([], None)
-    assert isinstance(made, Synapses)
-    made.wire()
-    made.refresh()
-    state = made.state({"a.axon": (5, 2)}, {"b.current": 7}, tokens=4, batch=3, learning=True)
-    assert isinstance(state, SynapticState)
-    value = np.full((2, 3, 7), np.nan, np.float32)
-    state.forward("b.current", 0, 2, value)
-    assert not value.any()
-    assert state.past("a.axon").shape == (2, 3, 5) and not state.past("a.axon").any()
-
-
 # The device
 
 

@@ -719,22 +719,22 @@ def test_without_dropout_no_step_changes_anything():
 
 
 def masks(act, name):
-    """(fired, near), each [T, B, N] bool, of the segment: the bits of an axon, by which the CPU finds its work."""
+    """(fired, wanted), each [T, B, N] bool, of the segment: the bits of an axon, by which the CPU finds its work."""
     axon, size = act.synapses.axon(f"{name}.axon"), SIZES[name]
     rows, bits = slice(int(axon.start[0]), int(axon.start[0]) + T), np.arange(64, dtype=np.uint64)
     return (np.concatenate([(word[rows, :, None] >> bits) & np.uint64(1) == 1 for word in what], axis=2)[..., :size] for what in axon[2:])
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_the_masks_hold_what_fired_and_what_is_near_and_nothing_more(batch):
-    """Forward, a synapse is visited for each neuron that fired; backward, also for each that is near: work grows with these."""
+def test_the_masks_hold_what_fired_and_what_has_a_gradient_and_nothing_more(batch):
+    """Forward, the work grows with the neurons that fired; backward, also with those near the threshold."""
     brain = lively(READOUTS)
     act = Activity(brain, T, batch, learning=True)
     brain.forward(act, tokens(0, batch=batch))
     for name in MODULES:
-        v, (fired, near) = act.v[name][1:], masks(act, name)
+        v, (fired, wanted) = act.v[name][1:], masks(act, name)
         np.testing.assert_array_equal(fired, v > 1)
-        np.testing.assert_array_equal(near, (abs(v - 1) < 1) & (v <= 1))
+        np.testing.assert_array_equal(wanted, v > 0)
         assert 0 < fired.mean() < 1, f"{name} is silent, or everything in it fires"
 
 

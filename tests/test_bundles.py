@@ -127,7 +127,8 @@ def carried(name, v):
 
 
 def has_gradient(made, name, v):
-    """Where a signal has a gradient: on a GPU everywhere, on the CPU at plain values, at events and where the surrogate slope is not 0."""
+    """Where the gradient of a signal is asked for: on a GPU everywhere, on the CPU at plain values, at events and where the surrogate slope
+    is not 0."""
     return np.ones(v.shape, bool) if made.backend.name != "cpu" or not name.endswith(".axon") else v > 0
 
 
@@ -141,10 +142,10 @@ def write(made, state, sent, first, last):
         state.write_values(name, first, last, made.backend.asarray(carried(name, v[first:last]).astype(np.float32)))
         if name.endswith(".axon") and made.backend.name == "cpu":
             axon = state.axon(name)
-            bits = np.where((v[first:last] > 0) & (v[first:last] <= 1), np.uint64(1) << np.arange(v.shape[2], dtype=np.uint64) % 64, 0)
-            for word in range(len(axon.near)):
+            bits = np.where(v[first:last] > 0, np.uint64(1) << np.arange(v.shape[2], dtype=np.uint64) % 64, 0)
+            for word in range(len(axon.wanted)):
                 masks = np.bitwise_or.reduce(bits[..., 64 * word : 64 * (word + 1)].astype(np.uint64), axis=2)
-                axon.near[word, axon.start[0] + first : axon.start[0] + last] = masks
+                axon.wanted[word, axon.start[0] + first : axon.start[0] + last] = masks
 
 
 def forward(made, state, sent, chunk=C):
@@ -214,7 +215,8 @@ def check_segment(made, state, past, sent, d_currents):
     for name in made.currents:
         close(currents[name], want_currents[name])
     for name, v in sent.items():
-        close(ds[name], np.where(has_gradient(made, name, v), want_ds[name], 0), 10)
+        own = has_gradient(made, name, v)
+        close(ds[name][own], want_ds[name][own], 10)
     for arc in made.arcs:
         close(made.weight_grad(arc.name), want_d_weight[arc.name], 10)
         sources, targets = real_weights(arc, made.projections[arc.name].block)
@@ -388,7 +390,8 @@ def test_gradients_may_be_small(backend, exponent):
     ds = backward(made, state, d_currents)
     _, want_ds, want_d_weight = expected(made, made.silent_past(2), {name: carried(name, v) for name, v in sent.items()}, d_currents)
     for name, v in sent.items():
-        close(ds[name], np.where(has_gradient(made, name, v), want_ds[name], 0), 100 * 2.0**exponent)
+        own = has_gradient(made, name, v)
+        close(ds[name][own], want_ds[name][own], 100 * 2.0**exponent)
     for arc in made.arcs:
         close(made.weight_grad(arc.name), want_d_weight[arc.name], 100 * 2.0**exponent)
 

@@ -10,9 +10,12 @@ import pytest
 from numba import types
 
 from neurogen_numba import kernels
-from neurogen_numba.kernels import bundles, bundles_cpu
+from neurogen_numba.kernels import bundles, bundles_cpu, vector
 
 NUMBER, ROW, SQUARE, FLAG, BITS = types.float32, types.float32[::1], types.float32[:, ::1], types.boolean, types.uint64
+MASKS = types.uint64[::1]
+PASS = (ROW, BITS, ROW, MASKS, BITS, BITS, BITS, ROW, BITS, MASKS, BITS, BITS, types.int64)
+LEARN = (ROW, BITS, ROW, MASKS, BITS, BITS, BITS, ROW, BITS, BITS, types.int64)
 PHYSICS = {  # argument types of every function that all backends share
     "surrogate.event": (NUMBER, FLAG),
     "surrogate.slope": (NUMBER,),
@@ -33,6 +36,8 @@ PHYSICS = {  # argument types of every function that all backends share
     "dropout.kept": (NUMBER, BITS, BITS),
     "rng.mix": (BITS, BITS),
     "rng.uniform": (BITS, BITS),
+    **{f"bundles_cpu._pass_{width}": PASS for width in (16, 32, 64)},
+    **{f"bundles_cpu._learn_{width}": LEARN for width in (16, 32, 64)},
     "population.axon_value": (NUMBER, NUMBER, BITS, BITS, FLAG, FLAG),
     "memory.sigmoid": (NUMBER,),
     "memory.silu": (NUMBER,),
@@ -75,7 +80,9 @@ def test_every_function_of_physics_is_in_the_table():
     others |= {"launch.gpu", "launch.blocks", "launch.allow_shared"}
     others |= {"mma._mma", "mma._bfloat16", "mma._float16", "mma._float16_turing", "mma._statement"}  # of the compiler
     others |= {f"bundles.{name}" for name in vars(bundles) if name.startswith("make_")}
-    others |= {f"bundles_cpu.{name}" for name in vars(bundles_cpu) if name.startswith("make_")}
+    others |= {
+        f"{module.__name__.rpartition('.')[2]}.{name}" for module in (bundles_cpu, vector) for name in vars(module) if name[:5] == "make_"
+    }
     found = set()
     for module in pkgutil.iter_modules(kernels.__path__):
         content = vars(importlib.import_module(f"{kernels.__name__}.{module.name}"))

@@ -258,7 +258,7 @@ class SynapticState(ABC):
     @abstractmethod
     def source_grad(self, signal: str, first: int, last: int, length: int, gradient):
         """Overwrite gradient [C, B, M] with that of a signal, the sum over all synapses that read it, in a segment of `length` tokens. On
-        the CPU it is 0 for neurons that neither fired nor are near the threshold."""
+        the CPU it means nothing for neurons that neither fired nor are near the threshold."""
 
     @abstractmethod
     def accumulate_weight_grad(self, length: int):

@@ -88,7 +88,7 @@ class CpuBackend(Backend):
         population.population_forward_cpu(state, r, c, gate, parameters, gain_scale, beta_scale, hypercolumn, graded, smooth)
         if axon.ring.size:
             row = int(axon.start[0]) + first
-            population.write_events_cpu(axon.ring, axon.fired, axon.near, row, state.v[1:], *dropout, graded, smooth)
+            population.write_events_cpu(axon.ring, axon.fired, axon.wanted, row, state.v[1:], *dropout, graded, smooth)
 
     def population_backward(
         self,
@@ -146,7 +146,7 @@ class CpuBackend(Backend):
                 out *= np.float32(scale)
 
     def synapses(self, projections, parameters):
-        return CpuSynapses(projections)
+        return CpuSynapses(projections, parameters)
 
     def lanes(self):
         return Lanes()

@@ -1,98 +1,144 @@
-"""Synapses in bundles on the CPU: buffers and calls of the event-driven kernels (kernels/bundles_cpu.py)."""
+"""Synapses in bundles on the CPU: tables, buffers and calls of the event-driven kernels (kernels/bundles_cpu.py)."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ..kernels import bundles_cpu
-from ..kernels.bundles_cpu import WORD
+from ..kernels.bundles_cpu import DELAY, DEPTH, PLACE, SHIFT, SOURCE, TARGET, WEIGHT, WIDTH, WORD
 from ..kernels.population import Axon
 from .base import Synapses, SynapticState
 
 
-def by_block(arc, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(block_start [blocks + 1], bundle [bundles]) int32: which bundles read each block of sources, in ascending order."""
-    start = np.zeros(arc.blocks + 1, np.int32)
-    start[1:] = np.cumsum(np.bincount(block.ravel(), minlength=arc.blocks))
-    return start, np.argsort(block.ravel(), kind="stable").astype(np.int32)
-
-
 class CpuSynapses(Synapses):
-    def __init__(self, projections):
+    """Tables of all projections in bundles, and a copy of the weights in which every bundle is transposed, for the way back.
+
+    forward: current -> (tile_start, entries), a tile being a word of targets; backward: signal -> the same of its words of sources;
+    learned: all bundles. Weights lie at the same places in `weight`, in `gradient` and in the copy.
+    """
+
+    def __init__(self, projections, parameters):
         self.projections = projections
+        offsets = [(parameters.offset[f"{p.arc.name}.weight"], p.weight.size) for p in projections]
+        first, end = min(offset for offset, _ in offsets), max(offset + size for offset, size in offsets)
+        self.weight, self.gradient = (flat[first:end] for flat in (parameters.flat_value, parameters.flat_gradient))
+        self.places = [offset - first for offset, _ in offsets]
+        self.signals = _words({p.arc.source: p.arc.sources for p in projections})
+        self.currents = _words({p.arc.target: p.arc.targets for p in projections})
 
     def wire(self):
-        self.readers = {p.arc.name: by_block(p.arc, p.block) for p in self.projections}
+        forward, backward, learned = {}, {}, []
+        for p, place in zip(self.projections, self.places, strict=True):
+            arc, size = p.arc, p.arc.bundle
+            source, target = p.block.ravel() * size, np.repeat(np.arange(arc.tiles), arc.bundles_per_tile) * size
+            table = np.zeros((p.block.size, 8), np.int64)
+            table[:, SOURCE], table[:, SHIFT] = self.signals[arc.source].start + source // WORD, source % WORD
+            table[:, TARGET], table[:, PLACE] = self.currents[arc.target].start + target // WORD, target % WORD
+            table[:, DEPTH], table[:, WIDTH], table[:, DELAY] = size, size, p.delay.ravel()
+            table[:, WEIGHT] = place + np.arange(len(table)) * size * size
+            back = table.copy()
+            back[:, [SOURCE, SHIFT, TARGET, PLACE]] = table[:, [TARGET, PLACE, SOURCE, SHIFT]]
+            forward.setdefault(arc.target, []).append(table)
+            backward.setdefault(arc.source, []).append(back)
+            learned.append(table)
+        self.forward = {name: _by_tile(tables, self.currents[name]) for name, tables in forward.items()}
+        self.backward = {name: _by_tile(tables, self.signals[name]) for name, tables in backward.items()}
+        self.learned = np.concatenate(learned)
+        self.turned = np.zeros_like(self.weight)
 
     def refresh(self):
-        pass  # the kernels read the weights themselves
+        bundles_cpu.pack_cpu(self.turned, self.weight, self.learned)
 
     def state(self, signals, currents, tokens, batch, learning):
-        return CpuSynapticState(self, signals, currents, tokens, batch, learning)
+        return CpuSynapticState(self, signals, tokens, batch, learning)
+
+
+def _words(sizes):
+    """name -> range of its words, one after the other."""
+    ranges, end = {}, 0
+    for name, size in sizes.items():
+        ranges[name] = range(end, end - (-size // WORD))
+        end = ranges[name].stop
+    return ranges
+
+
+def _by_tile(tables, words):
+    """(tile_start [tiles + 1], entries), sorted by the word that they write; within a word in the order of the tables."""
+    entries = np.concatenate(tables)
+    tile = entries[:, TARGET] - words.start
+    start = np.zeros(len(words) + 1, np.int64)
+    start[1:] = np.cumsum(np.bincount(tile, minlength=len(words)))
+    return start, entries[np.argsort(tile, kind="stable")]
 
 
 class CpuSynapticState(SynapticState):
-    """Of each signal x [words, history + T, B, WORD] float32 and the masks fired, near [words, history + T, B] uint64; of each current its
-    gradient d [words, T, B, WORD]. Rows 0 ... history - 1 are the tokens before the segment."""
+    """Of all signals, word after word, x [words, history + T, B, WORD] float32 and the masks `fired` and `wanted` [words, history + T, B];
+    of all currents their gradients d [words, T, B, WORD] and `given`, the masks of what is not 0. history: the longest there is; rows
+    0 ... history - 1 are the tokens before the segment."""
 
-    def __init__(self, synapses, signals, currents, tokens, batch, learning):
-        self.synapses, self.batch = synapses, batch
-        self.sizes = {name: size for name, (size, _) in signals.items()}
-        self.history = {name: history for name, (_, history) in signals.items()}
-        shapes = {name: (-(-size // WORD), history + tokens, batch) for name, (size, history) in signals.items()}
-        self.x = {name: np.zeros((*shape, WORD), np.float32) for name, shape in shapes.items()}
-        self.fired = {name: np.zeros(shape, np.uint64) for name, shape in shapes.items()}
-        # a plain value has a gradient wherever it is
-        self.near = {n: np.full(shape, 0 if n.endswith(".axon") else 2**64 - 1, np.uint64) for n, shape in shapes.items()}
-        self.d = {n: np.zeros((-(-size // WORD), tokens, batch, WORD), np.float32) for n, size in currents.items()} if learning else {}
+    def __init__(self, synapses, signals, tokens, batch, learning):
+        self.synapses, self.tokens, self.batch, self.signals = synapses, tokens, batch, signals
+        self.history = max(history for _, history in signals.values())
+        shape = synapses.signals[next(reversed(synapses.signals))].stop, self.history + tokens, batch
+        self.x, self.fired = np.zeros((*shape, WORD), np.float32), np.zeros(shape, np.uint64)
+        self.wanted = np.full(shape, 2**64 - 1, np.uint64)  # a plain value has a gradient wherever it is
+        shape = synapses.currents[next(reversed(synapses.currents))].stop if learning else 0, tokens, batch
+        self.d, self.given = np.zeros((*shape, WORD), np.float32), np.zeros(shape, np.uint64)
+
+    def _own(self, array, words):
+        return array[words.start : words.stop]
 
     def axon(self, signal):
-        return Axon(self.x[signal], np.array([self.history[signal]], np.int32), self.fired[signal], self.near[signal])
+        if signal not in self.synapses.signals:
+            return None
+        ring, fired, wanted = (self._own(array, self.synapses.signals[signal]) for array in (self.x, self.fired, self.wanted))
+        return Axon(ring, np.array([self.history], np.int32), fired, wanted)
 
     def write_values(self, signal, first, last, x):
-        bundles_cpu.write_values_cpu(self.x[signal], self.fired[signal], self.history[signal] + first, x)
+        words = self.synapses.signals[signal]
+        bundles_cpu.write_values_cpu(self._own(self.x, words), self._own(self.fired, words), self.history + first, x)
 
     def forward(self, current, first, last, value):
-        value[...] = 0
-        for p in self.synapses.projections:
-            if p.arc.target == current:
-                x, fired, row = self.x[p.arc.source], self.fired[p.arc.source], self.history[p.arc.source] + first
-                bundles_cpu.make_forward_cpu(p.arc.bundle)(value, x, fired, p.weight, p.block, p.delay, row)
+        if current not in self.synapses.forward:
+            value[...] = 0
+            return
+        read = self.x.reshape(-1), self.fired.reshape(-1), self.x.shape[1], self.synapses.weight, *self.synapses.forward[current]
+        bundles_cpu.gather_cpu(value, *read, self.history + first, -1, self.x.shape[1], self.fired.reshape(-1)[:0], 0, 0, 0)
 
     def set_current_grad(self, current, first, last, gradient):
-        bundles_cpu.write_gradient_cpu(self.d[current], first, gradient)
+        words = self.synapses.currents[current]
+        bundles_cpu.write_values_cpu(self._own(self.d, words), self._own(self.given, words), first, gradient)
 
     def source_grad(self, signal, first, last, length, gradient):
-        gradient[...] = 0
-        masks, row = (self.fired[signal], self.near[signal]), self.history[signal] + first
-        for p in self.synapses.projections:
-            if p.arc.source == signal:
-                wiring = p.weight, p.delay, *self.synapses.readers[p.arc.name]
-                bundles_cpu.make_backward_cpu(p.arc.bundle)(gradient, *masks, self.d[p.arc.target], *wiring, first, row, length)
+        if signal not in self.synapses.backward:
+            gradient[...] = 0
+            return
+        read = self.d.reshape(-1), self.given.reshape(-1), self.tokens, self.synapses.turned, *self.synapses.backward[signal]
+        wanted = self.wanted.reshape(-1), self.x.shape[1], self.history + first, self.synapses.signals[signal].start
+        bundles_cpu.gather_cpu(gradient, *read, first, 1, length, *wanted)
 
     def accumulate_weight_grad(self, length):
-        for p in self.synapses.projections:
-            read = self.x[p.arc.source], self.fired[p.arc.source], self.d[p.arc.target], p.block, p.delay, self.history[p.arc.source]
-            bundles_cpu.make_weight_grad_cpu(p.arc.bundle)(p.d_weight, *read, length)
+        x, d, synapses = (self.x.reshape(-1), self.fired.reshape(-1), self.x.shape[1]), (self.d.reshape(-1), self.tokens), self.synapses
+        bundles_cpu.weight_grad_cpu(synapses.gradient, *x, *d, synapses.learned, self.history, self.batch, length)
 
     def advance(self, length):
-        for name, history in self.history.items():
-            if history:
-                for array in (self.x[name], self.fired[name]):
-                    array[:, :history] = array[:, length : length + history].copy()
+        for array in (self.x, self.fired):
+            array[:, : self.history] = array[:, length : length + self.history].copy()
 
     def ring(self, signal):
-        return {"value": self.x[signal], "fired": self.fired[signal], "start": np.array([self.history[signal]], np.int32)}
+        x, fired = (self._own(array, self.synapses.signals[signal]) for array in (self.x, self.fired))
+        return {"value": x, "fired": fired, "start": np.array([self.history], np.int32)}
 
     def past(self, signal):
-        history, size = self.history[signal], self.sizes[signal]
-        return np.moveaxis(self.x[signal][:, :history], 0, 2).reshape(history, self.batch, -1)[:, :, :size].copy()
+        size, history = self.signals[signal]
+        rows = self._own(self.x, self.synapses.signals[signal])[:, self.history - history : self.history]
+        return np.moveaxis(rows, 0, 2).reshape(history, self.batch, -1)[:, :, :size].copy()
 
     def set_past(self, signal, past):
-        history = self.history[signal]
-        bundles_cpu.write_values_cpu(self.x[signal], self.fired[signal], 0, np.ascontiguousarray(past[:history], np.float32))
+        words, history = self.synapses.signals[signal], self.signals[signal][1]
+        values = np.ascontiguousarray(past[:history], np.float32)
+        bundles_cpu.write_values_cpu(self._own(self.x, words), self._own(self.fired, words), self.history - history, values)
 
     def forget(self, sequences):
         silent = np.flatnonzero(sequences)
-        for name, history in self.history.items():
-            self.x[name][:, :history, silent], self.fired[name][:, :history, silent] = 0, 0
+        self.x[:, : self.history, silent], self.fired[:, : self.history, silent] = 0, 0
