@@ -14,11 +14,10 @@ import numpy as np
 from numba.extending import register_jitable
 
 from .jit import ZERO, cpu
-from .vector import make_add_events, make_add_outer
+from .vector import WORD, make_add_events, make_add_outer, make_add_outer_product, make_add_product
 
-WORD = 64  # neurons of a mask
 COLUMNS = 64  # of a task: its sums stay in the first-level cache, beside a bundle
-_ONE, _NONE, _EVERY, _WORD = np.uint64(1), np.uint64(0), np.uint64(2**64 - 1), np.uint64(WORD)
+_NONE, _EVERY, _WORD = np.uint64(0), np.uint64(2**64 - 1), np.uint64(WORD)
 
 # Columns of a table of entries [E, 7] int64: what of x is read, by how many tokens late, the bundle, and where its sums go.
 SOURCE, SHIFT = 0, 1  # the word that is read, and the first number that is read of it
@@ -43,18 +42,35 @@ def write_values_cpu(x, fired, row, values):
             fired[word, row + t, b] = fires
 
 
+@register_jitable
+def all_events(masks, at, shift, bits, most):
+    """Of how many columns, from `at` on and at most `most`, all numbers of a bundle are events."""
+    full = 0
+    while full < most and (masks[at + np.uint64(full)] >> shift) & bits == bits:
+        full += 1
+    return full
+
+
 def make_pass(width):
     """`pass_bundle` for bundles that write `width` numbers."""
-    add_events = make_add_events(width)
+    add_events, add_product, together = make_add_events(width), make_add_product(width), WORD // width
 
     @register_jitable
-    def pass_bundle(sums, place, x, masks, at, shift, bits, weight, weight_at, wanted, wanted_at, wanted_bits, count):
+    def pass_bundle(sums, place, x, masks, at, shift, depth, weight, weight_at, wanted, wanted_at, wanted_bits, count):
         """Add to sums [count, WORD], from `place` on, what `count` columns of x, from `at` on, send through a bundle."""
-        for c in range(count):
+        bits = _EVERY >> (_WORD - depth)
+        c = 0
+        while c < count:
             column = np.uint64(c)
+            to, read = column * _WORD + place, (at + column) * _WORD + shift
+            if all_events(masks, at + column, shift, bits, min(together, count - c)) == together:
+                add_product(sums, to, x, read, weight, weight_at, depth)
+                c += together
+                continue
             events = (masks[at + column] >> shift) & bits
             if events and (wanted.size == 0 or (wanted[wanted_at + column] & wanted_bits)):
-                add_events(sums, column * _WORD + place, x, (at + column) * _WORD + shift, weight, weight_at, events)
+                add_events(sums, to, x, read, weight, weight_at, events)
+            c += 1
 
     return pass_bundle
 
@@ -81,15 +97,15 @@ def gather_cpu(out, x, masks, x_rows, weight, tile_start, entries, row, step, li
             begin = row + step * entries[e, DELAY]
             inside = min(count, (limit - begin) * B - first)
             at, shift = np.uint64((entries[e, SOURCE] * x_rows + begin) * B + first), np.uint64(entries[e, SHIFT])
-            bits, weight_at = _EVERY >> np.uint64(WORD - entries[e, DEPTH]), np.uint64(entries[e, WEIGHT])
+            depth, weight_at = np.uint64(entries[e, DEPTH]), np.uint64(entries[e, WEIGHT])
             width, place = entries[e, WIDTH], np.uint64(entries[e, PLACE])
             of_bundle = (_EVERY >> np.uint64(WORD - width)) << place
             if width == 64:
-                _pass_64(sums, place, x, masks, at, shift, bits, weight, weight_at, wanted, wanted_at, of_bundle, inside)
+                _pass_64(sums, place, x, masks, at, shift, depth, weight, weight_at, wanted, wanted_at, of_bundle, inside)
             elif width == 32:
-                _pass_32(sums, place, x, masks, at, shift, bits, weight, weight_at, wanted, wanted_at, of_bundle, inside)
+                _pass_32(sums, place, x, masks, at, shift, depth, weight, weight_at, wanted, wanted_at, of_bundle, inside)
             else:
-                _pass_16(sums, place, x, masks, at, shift, bits, weight, weight_at, wanted, wanted_at, of_bundle, inside)
+                _pass_16(sums, place, x, masks, at, shift, depth, weight, weight_at, wanted, wanted_at, of_bundle, inside)
         last = min(WORD, N - tile * WORD)
         for c in range(count):
             t, b = (first + c) // B, (first + c) % B
@@ -98,16 +114,23 @@ def gather_cpu(out, x, masks, x_rows, weight, tile_start, entries, row, step, li
 
 def make_learn(width):
     """`learn_bundle` for bundles that write `width` numbers."""
-    add_outer = make_add_outer(width)
+    add_outer, add_outer_product, together = make_add_outer(width), make_add_outer_product(width), WORD // width
 
     @register_jitable
-    def learn_bundle(d_weight, weight_at, x, masks, at, shift, bits, d, d_at, place, count):
+    def learn_bundle(d_weight, weight_at, x, masks, at, shift, depth, d, d_at, place, count):
         """Add to a bundle's gradient what `count` columns come to: x from column `at`, d from column `d_at` on."""
-        for c in range(count):
+        bits, c = _EVERY >> (_WORD - depth), 0
+        while c < count:
             column = np.uint64(c)
+            read, row = (at + column) * _WORD + shift, (d_at + column) * _WORD + place
+            if all_events(masks, at + column, shift, bits, min(together, count - c)) == together:
+                add_outer_product(d_weight, weight_at, x, read, d, row, depth)
+                c += together
+                continue
             events = (masks[at + column] >> shift) & bits
             if events:
-                add_outer(d_weight, weight_at, x, (at + column) * _WORD + shift, d, (d_at + column) * _WORD + place, events)
+                add_outer(d_weight, weight_at, x, read, d, row, events)
+            c += 1
 
     return learn_bundle
 
@@ -121,13 +144,13 @@ def weight_grad_cpu(d_weight, x, masks, x_rows, d, d_rows, entries, row, B, leng
     for e in numba.prange(len(entries)):
         at = np.uint64((entries[e, SOURCE] * x_rows + row - entries[e, DELAY]) * B)
         d_at, place, weight_at = np.uint64(entries[e, TARGET] * d_rows * B), np.uint64(entries[e, PLACE]), np.uint64(entries[e, WEIGHT])
-        shift, bits, width = np.uint64(entries[e, SHIFT]), _EVERY >> np.uint64(WORD - entries[e, DEPTH]), entries[e, WIDTH]
+        shift, depth, width = np.uint64(entries[e, SHIFT]), np.uint64(entries[e, DEPTH]), entries[e, WIDTH]
         if width == 64:
-            _learn_64(d_weight, weight_at, x, masks, at, shift, bits, d, d_at, place, length * B)
+            _learn_64(d_weight, weight_at, x, masks, at, shift, depth, d, d_at, place, length * B)
         elif width == 32:
-            _learn_32(d_weight, weight_at, x, masks, at, shift, bits, d, d_at, place, length * B)
+            _learn_32(d_weight, weight_at, x, masks, at, shift, depth, d, d_at, place, length * B)
         else:
-            _learn_16(d_weight, weight_at, x, masks, at, shift, bits, d, d_at, place, length * B)
+            _learn_16(d_weight, weight_at, x, masks, at, shift, depth, d, d_at, place, length * B)
 
 
 @cpu()

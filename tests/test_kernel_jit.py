@@ -38,6 +38,7 @@ PHYSICS = {  # argument types of every function that all backends share
     "rng.uniform": (BITS, BITS),
     **{f"bundles_cpu._pass_{width}": PASS for width in (16, 32, 64)},
     **{f"bundles_cpu._learn_{width}": LEARN for width in (16, 32, 64)},
+    "bundles_cpu.all_events": (MASKS, BITS, BITS, BITS, types.int64),
     "population.axon_value": (NUMBER, NUMBER, BITS, BITS, FLAG, FLAG),
     "memory.sigmoid": (NUMBER,),
     "memory.silu": (NUMBER,),
