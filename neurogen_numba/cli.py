@@ -102,7 +102,7 @@ def _outcome(name, body, argv) -> int | SystemExit:
     try:
         return body(argv) or 0
     except SystemExit as ended:
-        return ended
+        return 141 if ended.code == 1 else ended  # Rich ends so where the reader of a pipe has gone
     except NeuroGenError as error:
         advice = f"; {_smaller(name)}" if isinstance(error, OutOfMemory) else ""
         streams.complain(f"{_prog(name)}: {' '.join(str(error).splitlines())}{advice}")
@@ -173,6 +173,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise ConfigError(message)
 
+    def _print_message(self, message, file=None):
+        file.write(message)  # argparse's own lets a failure pass
+
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Names a default only where there is one, and once."""
@@ -195,7 +198,8 @@ def add_backend_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def _number(text):
-    value = int(text)
+    digits = text.strip().lstrip("+-").lstrip("0")
+    value = int(text) if len(digits) < 100 or not digits.isdecimal() else MOST + 1  # Python refuses to read thousands of digits
     if not FEWEST <= value <= MOST:
         raise argparse.ArgumentTypeError(f"{text[:30]}{'...' * (len(text) > 30)} is beyond 64 bits")
     return value
@@ -306,6 +310,8 @@ def main(argv=None):
         name, rest = rest[0], ["--help"]
     if name in ("-h", "--help", "help"):
         print(_overview())
+    elif name in ("--version", "version") and rest:
+        raise ConfigError(f"unexpected {rest[0]!r}: {name} takes nothing more")
     elif name in ("--version", "version"):
         print("neurogen", __version__)
     elif name not in COMMANDS:

@@ -45,7 +45,7 @@ def create(out: Path, name: str | None, preset: str) -> Path:
         out.mkdir(parents=True, exist_ok=True)
         if name is None:
             return _next_free(out, preset)
-        if name in ("", ".", "..") or any(character in name for character in "/\\\0"):
+        if name in ("", ".", "..") or not _printable(name) or any(character in name for character in "/\\"):
             raise ConfigError(f"--name {name!r}: a plain folder name is needed; the folder that it goes in is --out")
         check_name(name)
         run = out / name
@@ -55,6 +55,14 @@ def create(out: Path, name: str | None, preset: str) -> Path:
         return run
     except OSError as error:
         raise ConfigError(f"no run can be started under {out}: {error.strerror}; choose another --out or --name") from None
+
+
+def _printable(name: str) -> bool:
+    """Whether a name can be shown, and typed again. Where the locale is ASCII, its bytes count as UTF-8."""
+    try:
+        return os.fsencode(name).decode("utf-8").isprintable()
+    except UnicodeError:
+        return False
 
 
 def check_name(name: str) -> None:

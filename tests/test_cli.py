@@ -148,6 +148,19 @@ def test_a_bug_keeps_its_traceback():
         raises(ValueError("a bug"))([])
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["generate", "--seed", "1" * 5000], f"argument --seed: {'1' * 30}... is beyond 64 bits"),
+        (["generate", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
+        (["version", "--bogus"], "unexpected '--bogus': version takes nothing more"),
+    ],
+)
+def test_a_word_that_says_nothing_is_refused(words, said, capsys):
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("lines", [1, 100_000], ids=["at the last flush", "in the middle"])
 def test_a_closed_pipe_is_quiet(lines):
     code = f"""if True:

@@ -51,7 +51,7 @@ def test_a_named_run_is_made_once(tmp_path):
     assert names(run) == ["config.json", "lock"]
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/tmp/a", "a\\b", "a\0b"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/tmp/a", "a\\b", "a\0b", "a\nb", "\udcff"])
 def test_a_name_is_a_plain_folder_name(tmp_path, name):
     with pytest.raises(ConfigError, match="a plain folder name is needed"):
         rundir.create(tmp_path / "out", name, "nano")

@@ -56,6 +56,7 @@ COMMANDS = {
     "evaluate done --backend cpu --max-tokens 50": "",
     "chat done --backend cpu --max-tokens 3": "1 sheep",
     "tokenize sheep.txt --tokenizer byte --workers 0 --out sheep.bin": "",
+    "train --help": "",
 }
 
 
@@ -63,6 +64,12 @@ COMMANDS = {
 def test_a_full_output_costs_a_sentence(place, words):
     done = shell(f"echo '{COMMANDS[words]}' | {NEUROGEN} {words} > /dev/full", place)
     assert done.returncode == 2 and "the output cannot be written: No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize("words", ["config nano", "train --help", "plan --backend cpu"])
+def test_a_reader_that_has_gone_ends_a_command_quietly(place, words):
+    done = shell(f"{{ sleep 0.2; {NEUROGEN} {words}; echo $? >&2; }} | true", place)
+    assert done.stderr == "141\n"
 
 
 @pytest.mark.parametrize("words", COMMANDS)
