@@ -5,8 +5,9 @@
 On the CPU, prints the time per token of one sequence that a projection takes (128 synapses per neuron, delays 0 to 3):
 
 1. The same number of events through projections of 1,024 to 8,192 neurons. An event passes as many synapses in each. What grows with the
-   neurons is the rest: a look at a bit mask for every bundle, the writing of every current, and the way to the cache.
-2. One projection of 4,096 neurons, of which 0.5 % to 100 % fire. Here the work grows with the events.
+   neurons is the rest: a test of a bit mask for every bundle, the writing of every current, and the way to the cache.
+2. One projection of 4,096 neurons, of which 0.5 % to 100 % fire. Here the work grows with the events, but for the backward pass, which
+   multiplies whole blocks.
 
 A GPU multiplies whole bundles, whatever fired: its time does not depend on the share.
 """
@@ -51,7 +52,7 @@ def fastest(works):
 
 
 def prepare(rng, neurons, events):
-    """What a projection does with these events, as three functions: forward, back to the sources that fired, and to the weights."""
+    """What a projection does with these events, as three functions: forward, back to the sources, and to the weights."""
     backend = backends.get("cpu")
     projection = Projection(Arc("example", "a.axon", "b.current", neurons, neurons, FAN_IN, delays=HISTORY + 1), backend)
     parameters = Parameters(projection.parameters(), backend)
@@ -59,6 +60,7 @@ def prepare(rng, neurons, events):
     projection.initialise(parameters, seed=0)
     synapses = backend.synapses([projection], parameters)
     synapses.wire()
+    synapses.refresh()
 
     state = synapses.state({"a.axon": (neurons, HISTORY)}, {"b.current": neurons}, TOKENS, SEQUENCES, learning=True)
     state.set_past("a.axon", draw_events(rng, HISTORY, neurons, events))

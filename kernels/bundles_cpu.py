@@ -14,12 +14,12 @@ import numpy as np
 from numba.extending import register_jitable
 
 from .jit import ZERO, cpu
-from .vector import WORD, make_add_events, make_add_outer, make_add_outer_product, make_add_product
+from .vector import WORD, make_add_outer, make_add_product
 
 COLUMNS = 64  # of a task: its sums stay in the first-level cache, beside a bundle
 _NONE, _EVERY, _WORD = np.uint64(0), np.uint64(2**64 - 1), np.uint64(WORD)
 
-# Columns of a table of entries [E, 7] int64: what of x is read, by how many tokens late, the bundle, and where its sums go.
+# Columns of a table of entries [E, 8] int64: what of x is read, by how many tokens late, the bundle, and where its sums go.
 SOURCE, SHIFT = 0, 1  # the word that is read, and the first number that is read of it
 DEPTH = 2  # numbers that are read
 DELAY = 3  # tokens
@@ -53,22 +53,23 @@ def all_events(masks, at, shift, bits, most):
 
 def make_pass(width):
     """`pass_bundle` for bundles that write `width` numbers."""
-    add_events, add_product, together = make_add_events(width), make_add_product(width), WORD // width
+    add_events, add_columns, together = make_add_product(width, False), make_add_product(width, True), WORD // width
 
     @register_jitable
     def pass_bundle(sums, place, x, masks, at, shift, depth, weight, weight_at, wanted, wanted_at, wanted_bits, count):
-        """Add to sums [count, WORD], from `place` on, what `count` columns of x, from `at` on, send through a bundle."""
-        bits = _EVERY >> (_WORD - depth)
-        c = 0
+        """Add to sums [count, WORD], from `place` on, what `count` columns of x, from `at` on, send through a bundle. Columns of which
+        nobody wants the sum are left out."""
+        bits, c = _EVERY >> (_WORD - depth), 0
         while c < count:
             column = np.uint64(c)
             to, read = column * _WORD + place, (at + column) * _WORD + shift
-            if all_events(masks, at + column, shift, bits, min(together, count - c)) == together:
-                add_product(sums, to, x, read, weight, weight_at, depth)
+            needed = wanted.size == 0 or (wanted[wanted_at + column] & wanted_bits) != _NONE
+            if needed and all_events(masks, at + column, shift, bits, min(together, count - c)) == together:
+                add_columns(sums, to, x, read, weight, weight_at, depth)
                 c += together
                 continue
             events = (masks[at + column] >> shift) & bits
-            if events and (wanted.size == 0 or (wanted[wanted_at + column] & wanted_bits)):
+            if needed and events:
                 add_events(sums, to, x, read, weight, weight_at, events)
             c += 1
 
@@ -114,7 +115,7 @@ def gather_cpu(out, x, masks, x_rows, weight, tile_start, entries, row, step, li
 
 def make_learn(width):
     """`learn_bundle` for bundles that write `width` numbers."""
-    add_outer, add_outer_product, together = make_add_outer(width), make_add_outer_product(width), WORD // width
+    add_events, add_columns, together = make_add_outer(width, False), make_add_outer(width, True), WORD // width
 
     @register_jitable
     def learn_bundle(d_weight, weight_at, x, masks, at, shift, depth, d, d_at, place, count):
@@ -124,12 +125,12 @@ def make_learn(width):
             column = np.uint64(c)
             read, row = (at + column) * _WORD + shift, (d_at + column) * _WORD + place
             if all_events(masks, at + column, shift, bits, min(together, count - c)) == together:
-                add_outer_product(d_weight, weight_at, x, read, d, row, depth)
+                add_columns(d_weight, weight_at, x, read, d, row, depth)
                 c += together
                 continue
             events = (masks[at + column] >> shift) & bits
             if events:
-                add_outer(d_weight, weight_at, x, read, d, row, events)
+                add_events(d_weight, weight_at, x, read, d, row, events)
             c += 1
 
     return learn_bundle
@@ -154,10 +155,10 @@ def weight_grad_cpu(d_weight, x, masks, x_rows, d, d_rows, entries, row, B, leng
 
 
 @cpu()
-def pack_cpu(turned, weight, entries):
-    """Write every bundle's weights [DEPTH, WIDTH] into `turned` at the same place as [WIDTH, DEPTH]; both are flat."""
+def pack_cpu(transposed, weight, entries):
+    """Write every bundle's weights [DEPTH, WIDTH] into `transposed` at the same place as [WIDTH, DEPTH]; both are flat."""
     for e in numba.prange(len(entries)):
         first, depth, width = entries[e, WEIGHT], entries[e, DEPTH], entries[e, WIDTH]
         for s in range(depth):
             for n in range(width):
-                turned[first + n * depth + s] = weight[first + s * width + n]
+                transposed[first + n * depth + s] = weight[first + s * width + n]

@@ -1,7 +1,7 @@
 """What the CPU's bundles are built from: rows of weights as vectors of the processor, one event at a time.
 
-Numba compiles a loop over a row with a test, at every visit, of whether its arrays overlap; for rows of 16 to 64 numbers the test costs
-more than the row. Here LLVM's vectors are written directly: a sum stays in registers while the events of a block pass.
+Numba compiles a loop over a row with a test, each time it is entered, of whether its arrays overlap; for rows of 16 to 64 numbers the test
+costs more than the row. Here LLVM's vectors are written directly: a sum stays in registers while the events of a block pass.
 
 Arrays are flat (1-D) float32; places in them are uint64, in numbers. Nothing is checked.
 """
@@ -17,11 +17,15 @@ WORD = 64  # numbers from one column to the next
 _FLOAT, _U64, _I32, _I1 = ir.FloatType(), ir.IntType(64), ir.IntType(32), ir.IntType(1)
 
 
+def _number(value):
+    return ir.Constant(_U64, value)
+
+
 class _Rows:
     """Writes LLVM instructions for rows of `width` float32."""
 
-    def __init__(self, context, builder, signature, width):
-        self.context, self.builder, self.signature, self.width = context, builder, signature, width
+    def __init__(self, context, builder, signature, width, whole):
+        self.context, self.builder, self.signature, self.width, self.whole = context, builder, signature, width, whole
         self.vector = ir.VectorType(_FLOAT, width)
 
     def pointer(self, argument, array, place):
@@ -29,21 +33,26 @@ class _Rows:
         data = self.context.make_array(self.signature.args[argument])(self.context, self.builder, value=array).data
         return self.builder.gep(data, [place])
 
+    def columns(self, pointer):
+        """Pointers to the same number of all columns that are computed at once: where `whole`, as many as fill a word."""
+        return [self.builder.gep(pointer, [_number(column * WORD)]) for column in range(WORD // self.width if self.whole else 1)]
+
+    def row(self, pointer, s):
+        """To row s of a block that begins there."""
+        return self.builder.gep(pointer, [self.builder.mul(s, _number(self.width))])
+
     def load(self, pointer):
         return self.builder.load(self.builder.bitcast(pointer, self.vector.as_pointer()), align=4)
 
     def store(self, row, pointer):
         self.builder.store(row, self.builder.bitcast(pointer, self.vector.as_pointer()), align=4)
 
-    def columns(self, pointer):
-        """Pointers to the same number of as many neighbouring columns as fill a word."""
-        return [self.builder.gep(pointer, [ir.Constant(_U64, column * WORD)]) for column in range(WORD // self.width)]
-
-    def spread(self, pointer):
-        """A row of one number."""
-        row = self.builder.insert_element(ir.Constant(self.vector, ir.Undefined), self.builder.load(pointer), ir.Constant(_I32, 0))
+    def spread(self, pointer, s):
+        """A row of one number, the s-th from there on."""
+        value = self.builder.load(self.builder.gep(pointer, [s]))
+        undefined = ir.Constant(self.vector, ir.Undefined)
         first = ir.Constant(ir.VectorType(_I32, self.width), [0] * self.width)
-        return self.builder.shuffle_vector(row, ir.Constant(self.vector, ir.Undefined), first)
+        return self.builder.shuffle_vector(self.builder.insert_element(undefined, value, ir.Constant(_I32, 0)), undefined, first)
 
     def multiply_add(self, a, b, c):
         """a b + c, fused where the processor can."""
@@ -51,149 +60,82 @@ class _Rows:
         fused = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.fmuladd.v{self.width}f32")
         return self.builder.call(fused, [a, b, c])
 
-    def for_each(self, events, state, step):
-        """Over the set bits of `events`, at least one, lowest first: state = step(bit, state). Returns the last state."""
-
-        def next_(left):
-            return self.builder.and_(left, self.builder.sub(left, ir.Constant(_U64, 1)))
-
-        return self._loop(events, state, lambda left, values: step(self.builder.cttz(left, ir.Constant(_I1, 1)), values), next_)
-
-    def for_all(self, count, state, step):
-        """Over 0 ... count - 1, at least one: state = step(number, state). Returns the last state."""
+    def for_each(self, events, sums, step):
+        """sums = step(s, sums) for every event s, lowest first. events: bits, or a count where `whole`; not 0. Returns the last sums."""
         builder = self.builder
-
-        def of(left, values):
-            return step(builder.sub(count, left), values)
-
-        return self._loop(count, state, of, lambda left: builder.sub(left, ir.Constant(_U64, 1)))
-
-    def _loop(self, first, state, step, next_):
-        """Until `left`, which is `first` in the beginning, is 0: state = step(left, state), left = next_(left)."""
-        builder = self.builder
-        before, loop, after = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("end")
+        before, loop, after = builder.block, builder.append_basic_block("event"), builder.append_basic_block("end")
         builder.branch(loop)
         builder.position_at_end(loop)
-        left, values = builder.phi(_U64), [builder.phi(value.type) for value in state]
-        new = step(left, values)
-        remaining = next_(left)
-        for phi, once, again in zip((left, *values), (first, *state), (remaining, *new), strict=True):
-            phi.add_incoming(once, before)
-            phi.add_incoming(again, builder.block)
-        builder.cbranch(builder.icmp_unsigned("!=", remaining, ir.Constant(_U64, 0)), loop, after)
+        left, values = builder.phi(_U64), [builder.phi(value.type) for value in sums]
+        new = step(builder.sub(events, left) if self.whole else builder.cttz(left, ir.Constant(_I1, 1)), values)
+        less = builder.sub(left, _number(1))
+        remaining = less if self.whole else builder.and_(left, less)
+        for phi, first, again in zip((left, *values), (events, *sums), (remaining, *new), strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(again, loop)
+        builder.cbranch(builder.icmp_unsigned("!=", remaining, _number(0)), loop, after)
         builder.position_at_end(after)
         return new
 
 
 @functools.cache
-def make_add_events(width: int):
-    """`add_events` for rows of `width` numbers."""
+def make_add_product(width: int, whole: bool):
+    """`add_product` for rows of `width` numbers. whole: of blocks in which all numbers are events, for WORD // width columns at once."""
 
     @intrinsic
-    def add_events(typing, out, out_at, x, x_at, weight, weight_at, events):
-        """out[out_at + n] += sum over the set bits s of `events` (not 0) of x[x_at + s] weight[weight_at + s width + n], n < width."""
+    def add_product(typing, out, out_at, x, x_at, weight, weight_at, events):
+        """out[out_at + n] += the sum over events s of x[x_at + s] weight[weight_at + s width + n], for n < width.
+
+        events: bits (not 0); where `whole`, how many numbers a block has, and columns are WORD numbers apart in out and x.
+        """
 
         def codegen(context, builder, signature, arguments):
             out_, out_at_, x_, x_at_, weight_, weight_at_, events_ = arguments
-            rows = _Rows(context, builder, signature, width)
-            total, value, row = rows.pointer(0, out_, out_at_), rows.pointer(2, x_, x_at_), rows.pointer(4, weight_, weight_at_)
-
-            def step(s, sums):
-                of_event = builder.gep(row, [builder.mul(s, ir.Constant(_U64, width))])
-                return [rows.multiply_add(rows.spread(builder.gep(value, [s])), rows.load(of_event), sums[0])]
-
-            (total_row,) = rows.for_each(events_, [rows.load(total)], step)
-            rows.store(total_row, total)
-            return context.get_dummy_value()
-
-        place = types.uint64
-        return types.void(out, place, x, place, weight, place, types.uint64), codegen
-
-    return add_events
-
-
-@functools.cache
-def make_add_outer(width: int):
-    """`add_outer` for rows of `width` numbers."""
-
-    @intrinsic
-    def add_outer(typing, out, out_at, x, x_at, row, row_at, events):
-        """out[out_at + s width + n] += x[x_at + s] row[row_at + n] for every set bit s of events (uint64, not 0), n < width."""
-
-        def codegen(context, builder, signature, arguments):
-            out_, out_at_, x_, x_at_, row_, row_at_, events_ = arguments
-            rows = _Rows(context, builder, signature, width)
-            total, value, factor = rows.pointer(0, out_, out_at_), rows.pointer(2, x_, x_at_), rows.load(rows.pointer(4, row_, row_at_))
-
-            def step(s, state):
-                of_event = builder.gep(total, [builder.mul(s, ir.Constant(_U64, width))])
-                rows.store(rows.multiply_add(rows.spread(builder.gep(value, [s])), factor, rows.load(of_event)), of_event)
-                return state
-
-            rows.for_each(events_, [], step)
-            return context.get_dummy_value()
-
-        place = types.uint64
-        return types.void(out, place, x, place, row, place, types.uint64), codegen
-
-    return add_outer
-
-
-@functools.cache
-def make_add_product(width: int):
-    """`add_product` for rows of `width` numbers, of WORD // width columns at once."""
-
-    @intrinsic
-    def add_product(typing, out, out_at, x, x_at, weight, weight_at, depth):
-        """As `add_events` where all of `depth` numbers are events, for neighbouring columns, which are WORD numbers apart in out and x."""
-
-        def codegen(context, builder, signature, arguments):
-            out_, out_at_, x_, x_at_, weight_, weight_at_, depth_ = arguments
-            rows = _Rows(context, builder, signature, width)
+            rows = _Rows(context, builder, signature, width, whole)
             totals, values = rows.columns(rows.pointer(0, out_, out_at_)), rows.columns(rows.pointer(2, x_, x_at_))
-            row = rows.pointer(4, weight_, weight_at_)
+            weights = rows.pointer(4, weight_, weight_at_)
 
             def step(s, sums):
-                of_number = rows.load(builder.gep(row, [builder.mul(s, ir.Constant(_U64, width))]))
-                spread = [rows.spread(builder.gep(value, [s])) for value in values]
-                return [rows.multiply_add(one, of_number, total) for one, total in zip(spread, sums, strict=True)]
+                row = rows.load(rows.row(weights, s))
+                return [rows.multiply_add(rows.spread(value, s), row, total) for value, total in zip(values, sums, strict=True)]
 
-            for total, pointer in zip(rows.for_all(depth_, [rows.load(total) for total in totals], step), totals, strict=True):
+            for total, pointer in zip(rows.for_each(events_, [rows.load(total) for total in totals], step), totals, strict=True):
                 rows.store(total, pointer)
             return context.get_dummy_value()
 
-        place = types.uint64
-        return types.void(out, place, x, place, weight, place, types.uint64), codegen
+        return types.void(out, types.uint64, x, types.uint64, weight, types.uint64, types.uint64), codegen
 
     return add_product
 
 
 @functools.cache
-def make_add_outer_product(width: int):
-    """`add_outer_product` for rows of `width` numbers, of WORD // width columns at once."""
+def make_add_outer(width: int, whole: bool):
+    """`add_outer` for rows of `width` numbers. whole: as in `make_add_product`."""
 
     @intrinsic
-    def add_outer_product(typing, out, out_at, x, x_at, row, row_at, depth):
-        """As `add_outer` where all of `depth` numbers are events, for neighbouring columns, which are WORD numbers apart in x and row."""
+    def add_outer(typing, out, out_at, x, x_at, d, d_at, events):
+        """out[out_at + s width + n] += x[x_at + s] d[d_at + n] for every event s, for n < width; summed over the columns where `whole`.
+
+        events: as in `add_product`; columns are WORD numbers apart in x and d.
+        """
 
         def codegen(context, builder, signature, arguments):
-            out_, out_at_, x_, x_at_, row_, row_at_, depth_ = arguments
-            rows = _Rows(context, builder, signature, width)
-            values, total = rows.columns(rows.pointer(2, x_, x_at_)), rows.pointer(0, out_, out_at_)
-            factors = [rows.load(pointer) for pointer in rows.columns(rows.pointer(4, row_, row_at_))]
+            out_, out_at_, x_, x_at_, d_, d_at_, events_ = arguments
+            rows = _Rows(context, builder, signature, width, whole)
+            values, totals = rows.columns(rows.pointer(2, x_, x_at_)), rows.pointer(0, out_, out_at_)
+            factors = [rows.load(pointer) for pointer in rows.columns(rows.pointer(4, d_, d_at_))]
 
             def step(s, state):
-                of_number = builder.gep(total, [builder.mul(s, ir.Constant(_U64, width))])
-                sum_ = rows.load(of_number)
+                pointer = rows.row(totals, s)
+                total = rows.load(pointer)
                 for value, factor in zip(values, factors, strict=True):
-                    sum_ = rows.multiply_add(rows.spread(builder.gep(value, [s])), factor, sum_)
-                rows.store(sum_, of_number)
+                    total = rows.multiply_add(rows.spread(value, s), factor, total)
+                rows.store(total, pointer)
                 return state
 
-            rows.for_all(depth_, [], step)
+            rows.for_each(events_, [], step)
             return context.get_dummy_value()
 
-        place = types.uint64
-        return types.void(out, place, x, place, row, place, types.uint64), codegen
+        return types.void(out, types.uint64, x, types.uint64, d, types.uint64, types.uint64), codegen
 
-    return add_outer_product
+    return add_outer

@@ -50,7 +50,7 @@ COMMANDS = {
     "doctor": "say what of this machine can be used, and how to mend the rest",
 }
 FILES = {"config": "configure"}  # commands whose module has another name
-AGAIN = 0.05  # seconds
+RETRY = 0.05  # seconds until a Ctrl-C comes again that Python has dropped
 STDOUT = "-"  # what --json is without a file
 FEWEST, MOST = -(2**63), 2**64 - 1  # what a number of 64 bits holds, with a sign or without
 METAVARS = {int: "N", float: "X", "--memory-limit": "SIZE", "--text-field": "FIELD", "--out": "FOLDER"}  # of a type, or of a flag
@@ -84,7 +84,7 @@ def _interruptible():
         if not issubclass(dropped.exc_type, KeyboardInterrupt):
             before(dropped)
             return
-        waiting.append(threading.Timer(AGAIN, _thread.interrupt_main))
+        waiting.append(threading.Timer(RETRY, _thread.interrupt_main))
         waiting[-1].daemon = True
         waiting[-1].start()
 
@@ -174,7 +174,7 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
     def _print_message(self, message, file=None):
-        file.write(message)  # argparse's own lets a failure pass
+        (file or sys.stderr).write(message)  # argparse's own lets a failure pass
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):

@@ -3,9 +3,9 @@
 Bytes: an array that an operation is given counts once, and twice where it is read and written. Of synapses count the weights, once, in the
 type that products multiply, what the sources send, once for each projection, and the currents or gradients that come out.
 Operations: two for every pair of factors of a product, and those of the associative memory's equations. Of synapses that is two for each in
-every token on a GPU, which multiplies whole bundles. On the CPU only those of neurons that fired count, backward also those of neurons near
-the threshold; plain values are never silent. The few that are made for a number on its way through memory are not counted, nor is what has
-no row here: zeros, copies, conversions, the handing on of the state.
+every token on a GPU, which multiplies whole bundles, and on the CPU backward. There, forward and for the weights, only those of neurons
+that fired count; plain values are never silent. The few that are made for a number on its way through memory are not counted, nor is what
+has no row here: zeros, copies, conversions, the handing on of the state.
 """
 
 from __future__ import annotations
@@ -115,10 +115,7 @@ class SynapseCosts:
         self.arcs = [projection.arc for projection in brain.projections if not projection.arc.dense]
         self.batch, self.weight_bytes = act.batch, 4 if brain.backend.product_dtype == "float32" else 2
         self.sizes = brain.current_sizes | brain.signal_sizes
-        self.fired = self.near = {}
-        if brain.backend.name == "cpu":
-            self.fired = act.rates(length)
-            self.near = {name: float((v[1 : length + 1] > 0).mean()) for name, v in act.v.items()}  # there the slope is above 0
+        self.fired = act.rates(length) if brain.backend.name == "cpu" else {}
 
     def passed(self, arcs, columns: int, rates: dict[str, float]) -> float:
         """Synapses that are passed in so many columns, at these rates of the modules; what has no rate passes all of them."""
@@ -139,7 +136,7 @@ class SynapseCosts:
     def backward(self, signal: str, gradient) -> tuple[float, float]:
         """(bytes, operations) of the gradient of a signal [C, B, M]."""
         arcs = [arc for arc in self.arcs if arc.source == signal]
-        return self._cost(arcs, len(gradient) * self.batch, self.near, lambda arc: arc.targets, gradient.nbytes)
+        return self._cost(arcs, len(gradient) * self.batch, {}, lambda arc: arc.targets, gradient.nbytes)
 
     def weights(self, length: int) -> tuple[float, float]:
         """(bytes, operations) of the gradient of all weights over a segment."""

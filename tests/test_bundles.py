@@ -257,6 +257,16 @@ def test_one_event_through_one_synapse(backend):
     np.testing.assert_array_equal(made.weight_grad("one"), d_weight)
 
 
+def test_nothing_goes_back_to_blocks_that_want_no_gradient():
+    """On the CPU: sequence 0 is far below the threshold, sequence 1 is near it."""
+    made = Wired(backends.get("cpu"), (Arc("one", "a.axon", "b.current", 64, 64, 64),))
+    state, v = made.state(batch=2), np.full((C, 2, 64), -1, np.float32)
+    v[:, 1] = 0.5
+    forward(made, state, {"a.axon": v})
+    ds = backward(made, state, {"b.current": np.ones((C, 2, 64), np.float32)})["a.axon"]
+    assert not ds[:, 0].any() and ds[:, 1].all()
+
+
 def test_a_target_sums_up_its_bundles(backend):
     """Two blocks and two delays: 1 * 3 of now, 10 * 5 of a token ago; from the second block 100 * 7 of a token ago."""
     arc = Arc("three", "p.out", "a.current", 17, 1, 48, delays=2, most=16)

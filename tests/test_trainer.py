@@ -63,19 +63,20 @@ def losses(reports):
 LOOKS = {"eval_interval": 7, "sample_interval": 11, "checkpoint_interval": 3, "dropout": 0.1}
 
 
-def test_stop_saves_and_the_run_goes_on_as_if_it_had_not(tmp_path, sheep):
+@pytest.mark.parametrize("step", [10, 14], ids=["between evaluations", "where an evaluation is due"])
+def test_stop_saves_and_the_run_goes_on_as_if_it_had_not(tmp_path, sheep, step):
     settings = {"steps": 20, **LOOKS}
     end(begin(tmp_path / "whole", sheep, **settings))
     trainer = begin(tmp_path / "stopped", sheep, **settings)
     reports = []
     for report in trainer.reports():
         reports.append(report)
-        if isinstance(report, StepReport) and report.step == 10:
+        if isinstance(report, StepReport) and report.step == step:
             trainer.stop()
-    assert trainer.step == 10 and isinstance(reports[-1], CheckpointReport) and reports[-1].step == 10
+    assert trainer.step == step and isinstance(reports[-1], CheckpointReport) and reports[-1].step == step
     assert not (tmp_path / "stopped" / "summary.json").exists()
     resumed = Trainer.resume(tmp_path / "stopped")
-    assert (resumed.step, resumed.steps, resumed.config) == (10, 20, trainer.config)
+    assert (resumed.step, resumed.steps, resumed.config) == (step, 20, trainer.config)
     end(resumed)
     assert_equal_runs(tmp_path / "stopped", tmp_path / "whole")
 

@@ -11,7 +11,7 @@ from .base import Synapses, SynapticState
 
 
 class CpuSynapses(Synapses):
-    """Tables of all projections in bundles, and a copy of the weights in which every bundle is transposed, for the way back.
+    """Tables of all projections in bundles, and a copy of the weights in which every bundle is transposed, for the backward pass.
 
     forward: current -> (tile_start, entries), a tile being a word of targets; backward: signal -> the same of its words of sources;
     learned: all bundles. Weights lie at the same places in `weight`, in `gradient` and in the copy.
@@ -44,10 +44,10 @@ class CpuSynapses(Synapses):
         self.forward = {name: _by_tile(tables, self.currents[name]) for name, tables in forward.items()}
         self.backward = {name: _by_tile(tables, self.signals[name]) for name, tables in backward.items()}
         self.learned = np.concatenate(learned)
-        self.turned = np.zeros_like(self.weight)
+        self.transposed = np.zeros_like(self.weight)
 
     def refresh(self):
-        bundles_cpu.pack_cpu(self.turned, self.weight, self.learned)
+        bundles_cpu.pack_cpu(self.transposed, self.weight, self.learned)
 
     def state(self, signals, currents, tokens, batch, learning):
         return CpuSynapticState(self, signals, tokens, batch, learning)
@@ -113,7 +113,7 @@ class CpuSynapticState(SynapticState):
         if signal not in self.synapses.backward:
             gradient[...] = 0
             return
-        read = self.d.reshape(-1), self.given.reshape(-1), self.tokens, self.synapses.turned, *self.synapses.backward[signal]
+        read = self.d.reshape(-1), self.given.reshape(-1), self.tokens, self.synapses.transposed, *self.synapses.backward[signal]
         wanted = self.wanted.reshape(-1), self.x.shape[1], self.history + first, self.synapses.signals[signal].start
         bundles_cpu.gather_cpu(gradient, *read, first, 1, length, *wanted)
 
