@@ -92,7 +92,7 @@ def gather_cpu(out, x, masks, x_rows, weight, tile_start, entries, row, step, li
     for task in numba.prange(tiles * groups):
         tile, first = task // groups, task % groups * COLUMNS
         count = min(COLUMNS, C * B - first)
-        sums = np.zeros(COLUMNS * WORD, np.float32)
+        sums = np.zeros(count * WORD, np.float32)
         wanted_at = np.uint64(((first_word + tile) * wanted_rows + wanted_row) * B + first)
         for e in range(tile_start[tile], tile_start[tile + 1]):
             begin = row + step * entries[e, DELAY]
