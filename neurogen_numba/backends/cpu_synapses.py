@@ -81,7 +81,10 @@ class CpuSynapticState(SynapticState):
         self.history = max(history for _, history in signals.values())
         shape = synapses.signals[next(reversed(synapses.signals))].stop, self.history + tokens, batch
         self.x, self.fired = np.zeros((*shape, WORD), np.float32), np.zeros(shape, np.uint64)
-        self.wanted = np.full(shape, 2**64 - 1, np.uint64)  # a plain value has a gradient wherever it is
+        self.wanted = np.zeros(shape, np.uint64)
+        for name, words in synapses.signals.items():
+            if not name.endswith(".axon"):  # a plain value has a gradient wherever it is
+                self._own(self.wanted, words)[...] = 2**64 - 1
         shape = synapses.currents[next(reversed(synapses.currents))].stop if learning else 0, tokens, batch
         self.d, self.given = np.zeros((*shape, WORD), np.float32), np.zeros(shape, np.uint64)
 
@@ -95,8 +98,10 @@ class CpuSynapticState(SynapticState):
         return Axon(ring, np.array([self.history], np.int32), fired, wanted)
 
     def write_values(self, signal, first, last, x):
-        words = self.synapses.signals[signal]
-        bundles_cpu.write_values_cpu(self._own(self.x, words), self._own(self.fired, words), self.history + first, x)
+        words, rows = self.synapses.signals[signal], slice(self.history + first, self.history + last)
+        bundles_cpu.write_values_cpu(self._own(self.x, words), self._own(self.fired, words), rows.start, x)
+        if signal.endswith(".axon"):
+            self._own(self.wanted, words)[:, rows] = self._own(self.fired, words)[:, rows]
 
     def forward(self, current, first, last, value):
         if current not in self.synapses.forward:
