@@ -27,67 +27,79 @@ from .mma import EDGE, first_halves, high, low, outer, second_halves
 if not SIMULATED:
     from .mma import copy, end_of_copies, multiply, store_pair, wait_for_copies
 
-SLICE = 16  # numbers of a sum that one tile product takes
-STEP = 32  # numbers of a sum that an entry of `gather` has at most: bundles are read in halves, where they have more
+SLICE = 16  # numbers of a sum that one tile product takes, and that an entry of `gather` has
 WORD = 4  # neighbouring numbers: 8 bytes of 16-bit numbers
-COLUMNS = SLICE if SIMULATED else 64  # columns of a block
-THREADS, WARPS = 128, 4  # of a block on tensor cores
-STAGES, AHEAD = 4, 3  # buffers of a block, and how many of them are being filled while one is read
+SLICE_WORDS = SLICE // WORD
+THREADS, WARPS, OF_WARP = 128, 4, 32  # of a block on tensor cores; columns of a warp
+COLUMNS = WARPS * OF_WARP  # of a block
+STAGE_COLUMNS = 32  # that `weight_grad` fetches at a time
+COLUMNS_FP32 = SLICE if SIMULATED else 64  # of a block without tensor cores
+SHARED = 38 * 2**10  # bytes of a block's buffers at most: with its tables, five blocks then fit into a multiprocessor
 OWN = 4  # numbers of a thread that copies
-ENTRIES = 64  # that a block looks up at a time
-X_ROW = 12  # words from one column to the next in such a buffer: eight and padding, so that the lanes of half a warp read from all banks
+ENTRIES = 128  # that a block looks up at a time
 
-# Columns of the table of regions [R, 6] int64: where a matrix lies in a flat array, and how bundles read it.
+# Columns of the table of regions [R, 5] int64: where a matrix lies in a flat array, and how bundles read it.
 FIRST = 0  # its first number
 LENGTH = 1  # columns, after which a ring begins again
 LEAD = 2  # numbers from one column to the next
-SLICES = 3  # slices of SLICE numbers in an entry
-START = 4  # index in `start` of the row at which the ring begins
-DEPTH = 5  # numbers of the sum in a whole bundle
-# Columns of the table of entries [E, 5] int32, and of that of bundles, for weight gradients.
+START = 3  # index in `start` of the row at which the ring begins
+DEPTH = 4  # numbers of the sum in a whole bundle
+# Columns of the table of entries [E, 4] int32, and of that of bundles [E, 5], for weight gradients.
 REGION = 0  # what is read
 BLOCK = 1  # the first number that is read of a column, in words
 DELAY = 2  # tokens
 WEIGHT = 3  # the first number of the weights, in words
 D_TILE = 4  # for weight gradients: the tile's first number in a column of the current's gradient, in words
 
+u32 = np.uint32
 _WORD, _ONE = np.uint64(WORD), np.uint64(1)
 
 
 @functools.cache
-def make_gather(kind: int, width: int, back: bool, add: bool, even: bool):
-    """`gather` for factors of a kind (mma.py) and output tiles of `width` numbers, in one of two directions. add: to what `out` holds;
-    even: the rows of `out` have an even size."""
-    TILES, HALF, W_STAGE = width // 8, width // 16, STEP * width // WORD
-    X_WORDS, W_WORDS = STAGES * COLUMNS * X_ROW, STAGES * W_STAGE
+def make_gather(kind: int, width: int, few: bool, back: bool, add: bool, even: bool):
+    """`gather` for factors of a kind (mma.py) and output tiles of `width` numbers, in one of two directions.
 
-    @gpu
+    few: a block has OF_WARP columns, and its warps share out the slices, not the columns. add: to what `out` holds; even: the rows of `out`
+    have an even size.
+    """
+    TILES, AT_ONCE = width // 8, OF_WARP if few else COLUMNS
+    SLICES = 2 if width == 64 and not few else 4  # of a stage
+    X_STAGE, W_STAGE = SLICES * AT_ONCE * SLICE_WORDS, SLICES * TILES * 32
+    STAGES = min(4, SHARED // (8 * (X_STAGE + W_STAGE)))
+    X_WORDS, W_WORDS = STAGES * X_STAGE, STAGES * W_STAGE
+    AHEAD = STAGES - 1  # buffers that are being filled while one is read
+    COPIERS = 2 * SLICES  # threads that fetch one column, 16 bytes each
+    FROM, STEP = (WARPS, WARPS) if few else (1, 1)
+    PARTIAL = 2 * TILES * 4 * 32 if few else 1
+
+    @gpu(max_registers=168 if few else 96 if width == 16 else 128)
     def gather(out, flat, x, weight, tile_start, entries, regions, start, first, limit, batch, scale):
         """out [columns, N] float32, and flat, the same in one dimension, = (or +=, where `add`) scale times the sum over the entries of
         each tile; column 0 is token `first`.
 
         x: words of four 16-bit numbers (uint64); weight: such words in the order of `pack`; limit: columns of the segment, backward.
-        Block (i, j) has output tile i of the j-th COLUMNS columns. Entries pass through STAGES buffers of shared memory: while one is
-        multiplied, the next ones are on their way. Warp w multiplies columns 32 (w // 2) ... by the (w % 2)-th half of the tile.
+        Block (i, j) has output tile i of the j-th AT_ONCE columns. Entries, a slice each, pass through STAGES buffers of shared memory,
+        SLICES at a time: while those of one buffer are multiplied, the next ones are on their way.
         """
-        xs = cuda.shared.array(X_WORDS, np.uint64)  # [STAGES, COLUMNS, X_ROW]
-        ws = cuda.shared.array(W_WORDS, np.uint64)  # [STAGES, slices, TILES, lanes]
-        bases = cuda.shared.array(ENTRIES, np.int32)
-        lengths = cuda.shared.array(ENTRIES, np.int32)
-        leads = cuda.shared.array(ENTRIES, np.int32)
-        slices = cuda.shared.array(ENTRIES, np.int32)
-        weights = cuda.shared.array(ENTRIES, np.int32)
-        places = cuda.shared.array(ENTRIES, np.int64)
-        acc = cuda.local.array((2, HALF, 4), np.float32)
+        xs = cuda.shared.array(X_WORDS, np.uint64)  # [STAGES, SLICES, AT_ONCE, words of a slice]
+        ws = cuda.shared.array(W_WORDS, np.uint64)  # [STAGES, SLICES, TILES, lanes]
+        bases = cuda.shared.array(ENTRIES, np.uint32)
+        lengths = cuda.shared.array(ENTRIES, np.uint32)
+        leads = cuda.shared.array(ENTRIES, np.uint32)
+        weights = cuda.shared.array(ENTRIES, np.uint32)
+        places = cuda.shared.array(ENTRIES, np.uint64)
+        partial = cuda.shared.array(PARTIAL, np.float32)
+        acc = cuda.local.array((2, TILES, 4), np.float32)
         a = cuda.local.array((2, 4), np.uint32)
         thread, tile, columns = cuda.threadIdx.x, cuda.blockIdx.x, out.shape[0]
-        lane, warp, column = thread % 32, thread // 32, cuda.blockIdx.y * COLUMNS
-        g, q, upper_column, left_tile = lane // 4, lane % 4, warp // 2 * 32, warp % 2 * HALF
+        lane, warp, column = thread % 32, thread // 32, cuda.blockIdx.y * AT_ONCE
+        g, q, upper = lane // 4, lane % 4, 0 if few else warp * OF_WARP
+        fetched, half, first_row = thread % COPIERS // 2, thread % 2 * 2, thread // COPIERS  # of a stage: slice, words of it, column
         begin, end = tile_start[tile], tile_start[tile + 1]
         if add and begin == end:
             return
         for m in range(2):
-            for n in range(HALF):
+            for n in range(TILES):
                 for i in range(4):
                     acc[m, n, i] = ZERO
         while begin < end:
@@ -103,52 +115,68 @@ def make_gather(kind: int, width: int, back: bool, add: bool, even: bool):
                     base = (start[regions[region, START]] + first - delay) * batch
                     base += length if base < 0 else 0
                     base -= length if base >= length else 0
-                bases[thread], lengths[thread] = base, length
+                bases[thread], lengths[thread], leads[thread] = base, length, regions[region, LEAD] // WORD
                 places[thread] = regions[region, FIRST] // WORD + entries[e, BLOCK]
-                leads[thread], slices[thread] = regions[region, LEAD] // WORD, regions[region, SLICES]
                 weights[thread] = entries[e, WEIGHT]
             cuda.syncthreads()  # the entries are known
-            for step in range(count + AHEAD):
-                # 2. Fetch an entry: a thread copies 16 bytes of two columns, and of the weights.
-                if step < count:
-                    stage, part = step % STAGES, 2 * (thread % 4)
-                    base, length, place, lead = bases[step], lengths[step], places[step] + part, leads[step]
-                    if part < slices[step] * 4:
-                        for row in range(thread // 4, COLUMNS, THREADS // 4):
-                            c = base + min(column + row, columns - 1)  # what is beyond the columns is computed and not stored
-                            size = 16
-                            if back:
-                                size = 16 if c < length else 0  # what comes after the segment has no gradient
-                                c = min(c, length - 1)
-                            else:
-                                c -= length if c >= length else 0
-                            copy(kind, xs, (stage * COLUMNS + row) * X_ROW + part, x, place + np.int64(c) * lead, size)
-                    for word in range(2 * thread, slices[step] * TILES * 32, 2 * THREADS):
-                        copy(kind, ws, stage * W_STAGE + word, weight, np.int64(weights[step]) + word, 16)
+            for stage in range(-AHEAD, (count + SLICES - 1) // SLICES):
+                if stage >= 0:
+                    wait_for_copies(kind, AHEAD - 1)  # all but the latest AHEAD - 1 stages have arrived, of this thread's
+                    cuda.syncthreads()  # of every thread's; and the buffer of the stage before this one has been read
+                # 2. Fetch a stage: of each slice AT_ONCE columns, and the weights.
+                to, e = (stage + AHEAD) % STAGES * SLICES, (stage + AHEAD) * SLICES
+                if e + fetched < count:
+                    base, length = bases[e + fetched], lengths[e + fetched]
+                    place, lead = places[e + fetched] + np.uint64(half), np.uint64(leads[e + fetched])
+                    for k in range(AT_ONCE * COPIERS // THREADS):
+                        row = first_row + k * (THREADS // COPIERS)
+                        c = u32(base + u32(min(column + row, columns - 1)))  # what is beyond the columns is computed and not stored
+                        size = 16
+                        if back:
+                            size = 16 if c < length else 0  # what comes after the segment has no gradient
+                            c = min(c, u32(length - u32(1)))
+                        else:
+                            c = min(c, u32(c - length))  # before the end of the ring, the difference wraps around and is the larger
+                        copy(kind, xs, ((to + fetched) * AT_ONCE + row) * SLICE_WORDS + half, x, place + np.uint64(c) * lead, size)
+                for k in range(SLICES * TILES * 32 // (2 * THREADS)):
+                    word = 2 * (thread + k * THREADS)
+                    s = word // (TILES * 32)
+                    if e + s < count:
+                        copy(kind, ws, to * TILES * 32 + word, weight, np.uint64(weights[e + s]) + np.uint64(word % (TILES * 32)), 16)
                 end_of_copies(kind)
-                # 3. Multiply the entry that was fetched AHEAD steps ago.
-                if step >= AHEAD:
-                    wait_for_copies(kind)  # all but the AHEAD latest have arrived, of this thread's
-                    cuda.syncthreads()  # of every thread's
-                    stage = (step - AHEAD) % STAGES
-                    for s in range(slices[step - AHEAD]):
+                # 3. Multiply the stage that has arrived.
+                if stage >= 0:
+                    of = stage % STAGES * SLICES
+                    for s in range(warp % FROM, min(SLICES, count - stage * SLICES), STEP):
                         for m in range(2):
-                            place = (stage * COLUMNS + upper_column + m * SLICE + g) * X_ROW + s * 4 + q
-                            upper, lower = xs[place], xs[place + 8 * X_ROW]
-                            a[m, 0], a[m, 1], a[m, 2], a[m, 3] = low(upper), low(lower), high(upper), high(lower)
-                        for n in range(HALF):
-                            b = ws[stage * W_STAGE + (s * TILES + left_tile + n) * 32 + lane]
+                            place_a = ((of + s) * AT_ONCE + upper + m * SLICE + g) * SLICE_WORDS + q
+                            top, bottom = xs[place_a], xs[place_a + 8 * SLICE_WORDS]
+                            a[m, 0], a[m, 1], a[m, 2], a[m, 3] = low(top), low(bottom), high(top), high(bottom)
+                        for n in range(TILES):
+                            b = ws[((of + s) * TILES + n) * 32 + lane]
                             for m in range(2):
                                 multiply(kind, acc[m, n], a[m], low(b), high(b))
-                    cuda.syncthreads()  # the buffer has been read: the next entry goes there
+            cuda.syncthreads()  # tables and buffers have been read
             begin += count
+        if few:  # add up what the warps have, one after the other; the last one stores it
+            for turn in range(WARPS):
+                if warp == turn:
+                    for m in range(2):
+                        for n in range(TILES):
+                            for i in range(4):
+                                k = ((m * TILES + n) * 4 + i) * 32 + lane
+                                acc[m, n, i] += partial[k] if turn > 0 else ZERO
+                                partial[k] = acc[m, n, i]
+                cuda.syncthreads()
+            if warp < WARPS - 1:
+                return
         size = np.uint64(out.shape[1])
         for m in range(2):
             for half in range(2):
-                c = column + upper_column + m * SLICE + 8 * half + g
+                c = column + upper + m * SLICE + 8 * half + g
                 row = np.uint64(c) * size
-                for n in range(HALF):
-                    number = np.uint64(tile * width + (left_tile + n) * 8 + 2 * q)
+                for n in range(TILES):
+                    number = np.uint64(tile * width + n * 8 + 2 * q)
                     if c < columns and number < size:
                         first_sum, second_sum = scale * acc[m, n, 2 * half], scale * acc[m, n, 2 * half + 1]
                         if add:
@@ -165,74 +193,105 @@ def make_gather(kind: int, width: int, back: bool, add: bool, even: bool):
     return gather
 
 
+def of_block(size: int) -> int:
+    """Bundles [size, size] that a block of `weight_grad` has."""
+    return 1 if size == 64 else WARPS
+
+
 @functools.cache
-def make_weight_grad(kind: int, sources: int, targets: int):
-    """`weight_grad` for factors of a kind and bundles [sources, targets]."""
-    A_TILES, B_TILES, SIZE = sources // 16, targets // 16, sources * targets
+def make_weight_grad(kind: int, size: int):
+    """`weight_grad` for factors of a kind and bundles [size, size]."""
+    WIDE = min(size, 32)  # sources, and targets, of a warp
+    ACROSS = size // WIDE  # warps side by side in a bundle
+    BUNDLES = of_block(size)
+    SLICES, A_TILES, B_TILES = size // SLICE, WIDE // 16, WIDE // 8
+    STAGE = BUNDLES * SLICES * STAGE_COLUMNS * SLICE_WORDS
+    STAGES = min(4, SHARED // (2 * 8 * STAGE))
+    WORDS, AHEAD = STAGES * STAGE, STAGES - 1
+    COPIERS, OF_BUNDLE = 2 * SLICES, THREADS // BUNDLES  # threads that fetch one column, 16 bytes each; and a bundle
 
-    @gpu
+    @device
+    def number_of(row):
+        """Which of its WIDE numbers a warp has in row (A) or column (B) `row` of its first tile; the next numbers are in the next tiles."""
+        return 4 * row if WIDE == 32 else 4 * (row % 4) + 2 * (row // 4)
+
+    @gpu(max_registers=128)
     def weight_grad(gradient, x, d, bundles, regions, d_regions, start, columns, batch, scale):
-        """Add to gradient, flat, scale times the gradient of every bundle's weights [sources, targets], over `columns` columns.
+        """Add to gradient, flat, scale times the gradient of every bundle's weights [size, size], over `columns` columns.
 
-        x, d: pairs of 16-bit numbers (uint32). A block has a bundle; its warps share out the columns, SLICE at a time, and add up what
-        they have found in shared memory, one after the other. The sum runs over columns, so a lane loads four of them (2 q, 2 q + 1,
-        2 q + 8, 2 q + 9), numbers 2 g and 2 g + 1 of each, and joins neighbouring columns in its registers.
+        x, d: words of four 16-bit numbers (uint64). A block has BUNDLES bundles; a warp multiplies WIDE sources by WIDE targets. Columns
+        pass through STAGES buffers of shared memory, STAGE_COLUMNS at a time. The sum runs over columns, so a lane joins neighbours from
+        four of them (q, q + 4, q + 8, q + 12) in its registers.
         """
-        acc = cuda.local.array((A_TILES, B_TILES, 2, 4), np.float32)
-        partial = cuda.shared.array(SIZE, np.float32)
-        words, others = cuda.local.array(4, np.uint32), cuda.local.array(4, np.uint32)
-        place, other = cuda.local.array(4, np.uint64), cuda.local.array(4, np.uint64)
-        inside = cuda.local.array(4, np.bool_)
+        xs = cuda.shared.array(WORDS, np.uint64)  # [STAGES, BUNDLES, SLICES, STAGE_COLUMNS, words of a slice]
+        ds = cuda.shared.array(WORDS, np.uint64)
+        acc = cuda.local.array((A_TILES, B_TILES, 4), np.float32)
         a = cuda.local.array((A_TILES, 4), np.uint32)
-        lane, warp = cuda.threadIdx.x, cuda.threadIdx.y
-        g, q = lane // 4, lane % 4
-        region = bundles[cuda.blockIdx.x, REGION]
-        of_region, lead, d_lead = regions[region, LENGTH], regions[region, LEAD] // 2, d_regions[region, LEAD] // 2
-        base = (start[regions[region, START]] - bundles[cuda.blockIdx.x, DELAY]) * batch
-        base += of_region if base < 0 else 0
-        begin = regions[region, FIRST] // 2 + 2 * np.int64(bundles[cuda.blockIdx.x, BLOCK]) + g
-        d_begin = d_regions[region, FIRST] // 2 + 2 * np.int64(bundles[cuda.blockIdx.x, D_TILE]) + g
+        b = cuda.local.array((B_TILES, 2), np.uint32)
+        thread = cuda.threadIdx.x
+        lane, warp, own = thread % 32, thread // 32, thread // OF_BUNDLE
+        g, q, above, left = lane // 4, lane % 4, warp // ACROSS % ACROSS, warp % ACROSS
+        fetched, half, first_row = thread % COPIERS // 2, thread % 2 * 2, thread % OF_BUNDLE // COPIERS
+        number = cuda.blockIdx.x * BUNDLES + own
+        bundle = min(number, bundles.shape[0] - 1)
+        region = bundles[bundle, REGION]
+        length, lead, d_lead = u32(regions[region, LENGTH]), np.uint64(regions[region, LEAD]), np.uint64(d_regions[region, LEAD])
+        lead, d_lead = lead // _WORD, d_lead // _WORD
+        base = (start[regions[region, START]] - bundles[bundle, DELAY]) * batch
+        base += regions[region, LENGTH] if base < 0 else 0
+        base = u32(base)
+        part = fetched * SLICE_WORDS + half
+        place = np.uint64(regions[region, FIRST] // WORD + bundles[bundle, BLOCK] + part)
+        d_place = np.uint64(d_regions[region, FIRST] // WORD + bundles[bundle, D_TILE] + part)
         for i in range(A_TILES):
             for j in range(B_TILES):
-                for half in range(2):
-                    for k in range(4):
-                        acc[i, j, half, k] = ZERO
-        for first in range(warp * SLICE, columns, cuda.blockDim.y * SLICE):
-            for k in range(4):
-                c = first + 2 * q + k % 2 + 8 * (k // 2)
-                inside[k] = c < columns
-                c = min(c, columns - 1)
-                other[k] = np.uint64(d_begin + c * d_lead)
-                c += base
-                c -= of_region if c >= of_region else 0
-                place[k] = np.uint64(begin + c * lead)
-            for i in range(A_TILES):
                 for k in range(4):
-                    words[k] = x[place[k] + np.uint64(8 * i)] if inside[k] else np.uint32(0)
-                a[i, 0], a[i, 1] = first_halves(words[0], words[1]), second_halves(words[0], words[1])
-                a[i, 2], a[i, 3] = first_halves(words[2], words[3]), second_halves(words[2], words[3])
-            for j in range(B_TILES):
-                for k in range(4):
-                    others[k] = d[other[k] + np.uint64(8 * j)]
-                for half in range(2):
-                    if half == 0:
-                        b0, b1 = first_halves(others[0], others[1]), first_halves(others[2], others[3])
-                    else:
-                        b0, b1 = second_halves(others[0], others[1]), second_halves(others[2], others[3])
+                    acc[i, j, k] = ZERO
+        for stage in range(-AHEAD, (columns + STAGE_COLUMNS - 1) // STAGE_COLUMNS):
+            if stage >= 0:
+                wait_for_copies(kind, AHEAD - 1)  # all but the latest AHEAD - 1 stages have arrived, of this thread's
+                cuda.syncthreads()  # of every thread's; and the buffer of the stage before this one has been read
+            to, first = ((stage + AHEAD) % STAGES * BUNDLES + own) * SLICES + fetched, (stage + AHEAD) * STAGE_COLUMNS
+            if first < columns:
+                for k in range(STAGE_COLUMNS * COPIERS // OF_BUNDLE):
+                    row = first_row + k * (OF_BUNDLE // COPIERS)
+                    inside = 16 if first + row < columns else 0
+                    c = u32(min(first + row, columns - 1))
+                    at = (to * STAGE_COLUMNS + row) * SLICE_WORDS + half
+                    copy(kind, ds, at, d, d_place + np.uint64(c) * d_lead, inside)
+                    c = u32(base + c)
+                    c = min(c, u32(c - length))  # before the end of the ring, the difference wraps around and is the larger
+                    copy(kind, xs, at, x, place + np.uint64(c) * lead, inside)
+            end_of_copies(kind)
+            if stage >= 0:
+                of, shift = (stage % STAGES * BUNDLES + own) * SLICES, 0 if WIDE == 32 else 32 * (g // 4)
+                x_slice, d_slice = (of + 2 * above + g // 4, of + 2 * left + g // 4) if WIDE == 32 else (of, of)
+                for k in range(STAGE_COLUMNS // SLICE):
+                    at = (x_slice * STAGE_COLUMNS + k * SLICE + q) * SLICE_WORDS + g % 4
+                    x0, x1, x2, x3 = xs[at], xs[at + 4 * SLICE_WORDS], xs[at + 8 * SLICE_WORDS], xs[at + 12 * SLICE_WORDS]
+                    at = (d_slice * STAGE_COLUMNS + k * SLICE + q) * SLICE_WORDS + g % 4
+                    d0, d1, d2, d3 = ds[at], ds[at + 4 * SLICE_WORDS], ds[at + 8 * SLICE_WORDS], ds[at + 12 * SLICE_WORDS]
                     for i in range(A_TILES):
-                        multiply(kind, acc[i, j, half], a[i], b0, b1)
-        for turn in range(cuda.blockDim.y):
-            if warp == turn:
-                for i in range(A_TILES):
-                    for j in range(B_TILES):
-                        for half in range(2):
-                            for k in range(4):
-                                number = (16 * i + 2 * g + k // 2) * targets + 16 * j + 4 * q + half + 2 * (k % 2)
-                                partial[number] = acc[i, j, half, k] + (partial[number] if turn else ZERO)
-            cuda.syncthreads()  # the next warp adds to what this one has stored
-        begin = WORD * np.int64(bundles[cuda.blockIdx.x, WEIGHT])
-        for i in range(warp * 32 + lane, SIZE, cuda.blockDim.y * 32):
-            gradient[np.uint64(begin + i)] += scale * partial[i]
+                        by = np.uint64(shift + 32 * i)
+                        w0, w1, w2, w3 = u32(x0 >> by), u32(x1 >> by), u32(x2 >> by), u32(x3 >> by)
+                        a[i, 0], a[i, 1] = first_halves(w0, w1), second_halves(w0, w1)
+                        a[i, 2], a[i, 3] = first_halves(w2, w3), second_halves(w2, w3)
+                    for j in range(A_TILES):
+                        by = np.uint64(shift + 32 * j)
+                        w0, w1, w2, w3 = u32(d0 >> by), u32(d1 >> by), u32(d2 >> by), u32(d3 >> by)
+                        b[2 * j, 0], b[2 * j, 1] = first_halves(w0, w1), first_halves(w2, w3)
+                        b[2 * j + 1, 0], b[2 * j + 1, 1] = second_halves(w0, w1), second_halves(w2, w3)
+                    for i in range(A_TILES):
+                        for j in range(B_TILES):
+                            multiply(kind, acc[i, j], a[i], b[j, 0], b[j, 1])
+        if number < bundles.shape[0]:
+            begin = WORD * np.int64(bundles[bundle, WEIGHT])
+            for i in range(A_TILES):
+                for j in range(B_TILES):
+                    for k in range(4):
+                        source = above * WIDE + number_of(g) + 2 * i + k // 2
+                        target = left * WIDE + number_of(2 * q + k % 2) + j
+                        gradient[np.uint64(begin + source * size + target)] += scale * acc[i, j, k]
 
     return weight_grad
 
@@ -262,7 +321,7 @@ def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
                 acc[i, j] = ZERO
         for e in range(tile_start[tile], tile_start[tile + 1]):
             region, delay = entries[e, REGION], np.int64(entries[e, DELAY])
-            of_region, lead, slices = regions[region, LENGTH], regions[region, LEAD], regions[region, SLICES]
+            of_region, lead = regions[region, LENGTH], regions[region, LEAD]
             if back:
                 base = (first + delay) * batch
             else:
@@ -270,24 +329,23 @@ def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
                 base += of_region if base < 0 else 0
                 base -= of_region if base >= of_region else 0
             begin, w = regions[region, FIRST] + WORD * np.int64(entries[e, BLOCK]), WORD * np.int64(entries[e, WEIGHT])
-            for s in range(slices):
-                for i in range(thread, columns_of_block * SLICE, THREADS):
-                    c, k = base + min(column + i // SLICE, columns - 1), i % SLICE
-                    if back:
-                        value = x[np.uint64(begin + c * lead + s * SLICE + k)] if c < limit else ZERO
-                    else:
-                        c -= of_region if c >= of_region else 0
-                        value = x[np.uint64(begin + c * lead + s * SLICE + k)]
-                    xs[k, i // SLICE] = value
-                for i in range(thread, width * SLICE, THREADS):
-                    if back:  # the weights of a target are a column of the bundle
-                        ws[i % SLICE, i // SLICE] = weight[np.uint64(w + i // SLICE * regions[region, DEPTH] + s * SLICE + i % SLICE)]
-                    else:
-                        ws[i // width, i % width] = weight[np.uint64(w + s * SLICE * width + i)]
-                cuda.syncthreads()  # the slice has arrived
-                for k in range(SLICE):
-                    outer(acc, xs, ws, k, row, number)
-                cuda.syncthreads()  # the slice has been read
+            for i in range(thread, columns_of_block * SLICE, THREADS):
+                c, k = base + min(column + i // SLICE, columns - 1), i % SLICE
+                if back:
+                    value = x[np.uint64(begin + c * lead + k)] if c < limit else ZERO
+                else:
+                    c -= of_region if c >= of_region else 0
+                    value = x[np.uint64(begin + c * lead + k)]
+                xs[k, i // SLICE] = value
+            for i in range(thread, width * SLICE, THREADS):
+                if back:  # the weights of a target are a column of the bundle
+                    ws[i % SLICE, i // SLICE] = weight[np.uint64(w + i // SLICE * regions[region, DEPTH] + i % SLICE)]
+                else:
+                    ws[i // width, i % width] = weight[np.uint64(w + i)]
+            cuda.syncthreads()  # the slice has arrived
+            for k in range(SLICE):
+                outer(acc, xs, ws, k, row, number)
+            cuda.syncthreads()  # the slice has been read
         for i in range(EDGE):
             for j in range(EDGE):
                 c, n = column + row + i, tile * width + number + j
@@ -299,16 +357,16 @@ def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
 
 
 @functools.cache
-def make_weight_grad_fp32(sources: int, targets: int):
+def make_weight_grad_fp32(size: int):
     """`weight_grad` in float32, without tensor cores."""
-    ACROSS = targets // EDGE
-    THREADS = ACROSS * (sources // EDGE)
+    ACROSS = size // EDGE
+    THREADS = ACROSS * ACROSS
 
     @gpu
     def weight_grad_fp32(gradient, x, d, bundles, regions, d_regions, start, columns, batch, scale):
         """As `weight_grad`, x and d flat float32. A thread has EDGE sources and EDGE targets of the block's bundle."""
-        xs = cuda.shared.array((SLICE, sources), np.float32)
-        ds = cuda.shared.array((SLICE, targets), np.float32)  # on a line of its own: the simulator tells shared arrays apart by their lines
+        xs = cuda.shared.array((SLICE, size), np.float32)
+        ds = cuda.shared.array((SLICE, size), np.float32)  # on a line of its own: the simulator tells shared arrays apart by their lines
         acc = cuda.local.array((EDGE, EDGE), np.float32)
         thread = cuda.threadIdx.x
         row, number = thread // ACROSS * EDGE, thread % ACROSS * EDGE
@@ -322,13 +380,13 @@ def make_weight_grad_fp32(sources: int, targets: int):
             for j in range(EDGE):
                 acc[i, j] = ZERO
         for first in range(0, columns, SLICE):
-            for i in range(thread, SLICE * sources, THREADS):
-                c = first + i // sources
+            for i in range(thread, SLICE * size, THREADS):
+                c = first + i // size
                 ring = base + c - (of_region if base + c >= of_region else 0)
-                xs[i // sources, i % sources] = x[np.uint64(begin + ring * lead + i % sources)] if c < columns else ZERO
-            for i in range(thread, SLICE * targets, THREADS):
-                c = first + i // targets
-                ds[i // targets, i % targets] = d[np.uint64(d_begin + c * d_lead + i % targets)] if c < columns else ZERO
+                xs[i // size, i % size] = x[np.uint64(begin + ring * lead + i % size)] if c < columns else ZERO
+            for i in range(thread, SLICE * size, THREADS):
+                c = first + i // size
+                ds[i // size, i % size] = d[np.uint64(d_begin + c * d_lead + i % size)] if c < columns else ZERO
             cuda.syncthreads()  # the columns have arrived
             for k in range(SLICE):
                 outer(acc, xs, ds, k, row, number)
@@ -336,19 +394,19 @@ def make_weight_grad_fp32(sources: int, targets: int):
         begin = WORD * np.int64(bundles[cuda.blockIdx.x, WEIGHT])
         for i in range(EDGE):
             for j in range(EDGE):
-                gradient[np.uint64(begin + (row + i) * targets + number + j)] += scale * acc[i, j]
+                gradient[np.uint64(begin + (row + i) * size + number + j)] += scale * acc[i, j]
 
     return weight_grad_fp32
 
 
 @functools.cache
-def make_pack(sources: int, targets: int):
-    """`pack` for bundles [sources, targets]."""
-    WORDS = sources * targets // WORD
+def make_pack(size: int):
+    """`pack` for bundles [size, size]."""
+    WORDS, TILES = size * size // WORD, size // 8
 
     @gpu
     def pack(forward, backward, weight, bundles):
-        """Round the weights of bundles [sources, targets] to 16 bits, twice: forward and backward [words, 4], in the order in which the
+        """Round the weights of bundles [size, size] to 16 bits, twice: forward and backward [words, 4], in the order in which the
         lanes of `gather` load them.
 
         Word (slice, tile of 8 outputs, lane 4 g + q) holds, for output g of the tile, the four numbers 4 q ... of the slice. Forward the
@@ -358,12 +416,11 @@ def make_pack(sources: int, targets: int):
         for word in range(cuda.threadIdx.x, WORDS, cuda.blockDim.x):
             lane = word % 32
             g, q = lane // 4, lane % 4
-            s, n = word // 32 // (targets // 8), word // 32 % (targets // 8)
+            s, n = word // 32 // TILES, word // 32 % TILES
             for i in range(WORD):
-                store(forward, first + word, i, weight[WORD * first + (s * SLICE + 4 * q + i) * targets + n * 8 + g])
-            s, n = word // 32 // (sources // 8), word // 32 % (sources // 8)
-            for i in range(WORD):
-                store(backward, first + word, i, weight[WORD * first + (n * 8 + g) * targets + s * SLICE + 4 * q + i])
+                number, output = s * SLICE + 4 * q + i, n * 8 + g
+                store(forward, first + word, i, weight[WORD * first + number * size + output])
+                store(backward, first + word, i, weight[WORD * first + output * size + number])
 
     return pack
 

@@ -182,8 +182,16 @@ if not SIMULATED:
         return _statement("cp.async.commit_group;")
 
     @intrinsic
-    def _wait(typing):
-        return _statement("cp.async.wait_group 3;")
+    def _wait_0(typing):
+        return _statement("cp.async.wait_group 0;")
+
+    @intrinsic
+    def _wait_1(typing):
+        return _statement("cp.async.wait_group 1;")
+
+    @intrinsic
+    def _wait_2(typing):
+        return _statement("cp.async.wait_group 2;")
 
     @device
     def copy(kind, to, i, source, j, size):
@@ -201,7 +209,12 @@ if not SIMULATED:
             _commit()
 
     @device
-    def wait_for_copies(kind):
-        """Wait until at most the three latest groups of this thread's copies are under way."""
+    def wait_for_copies(kind, latest):
+        """Wait until at most the `latest` (0, 1 or 2) latest groups of this thread's copies are under way; both are constants."""
         if kind != FLOAT16_TURING:
-            _wait()
+            if latest == 0:
+                _wait_0()
+            elif latest == 1:
+                _wait_1()
+            else:
+                _wait_2()

@@ -72,9 +72,8 @@ KERNELS |= {
 # kernels/bundles.py, forget.py, stimulus.py
 
 size, flag, number = types.int64, types.boolean, types.float32
-l2, k1, u1 = types.int64[:, ::1], types.uint64[::1], types.uint32[::1]
+l2, k1 = types.int64[:, ::1], types.uint64[::1]
 SIZES = (16, 32, 64)
-SHAPES = [(size, size) for size in SIZES]  # of a bundle
 DIRECTIONS = [(back, add) for back in (False, True) for add in (False, True)]  # of a product of bundles
 tables, numbers = (i1, i2, l2, i1), (size, size, size, number)  # of `gather`
 after_bundles = i2, l2, l2, i1, size, size, number  # what `weight_grad` is told, from bundles to scale
@@ -92,19 +91,20 @@ def made(capability: int) -> list[tuple[str, tuple, tuple]]:
     is, which needs the most registers. In float32 it is the cards without bfloat16 that compute.
     """
     largest, (first, *others) = SIZES[-1], factors(capability)
-    sizes, shapes = (SIZES, SHAPES) if capability >= 90 else (SIZES[-1:], SHAPES[-1:])
-    kernels = [("bundles.make_pack", SHAPES[-2], (kind, kind, f1, i2)) for kind in (h2, b2)]
+    sizes = SIZES if capability >= 90 else SIZES[-1:]
+    kernels = [("bundles.make_pack", (SIZES[1],), (kind, kind, f1, i2)) for kind in (h2, b2)]
     for back, add in DIRECTIONS:
         forms = [(first, width, True) for width in sizes] + [(first, largest, False)] + [(kind, largest, True) for kind in others]
         for kind, width, even in forms:
-            kernels.append(("bundles.make_gather", (kind, width, back, add, even), (f2, f1, k1, k1, *tables, *numbers)))
-        for columns in (bundles.COLUMNS, bundles.SLICE):
-            for width in SIZES if capability < 80 and columns == bundles.COLUMNS else SIZES[-1:]:
+            for few in (False, True):
+                kernels.append(("bundles.make_gather", (kind, width, few, back, add, even), (f2, f1, k1, k1, *tables, *numbers)))
+        for columns in (bundles.COLUMNS_FP32, bundles.SLICE):
+            for width in SIZES if capability < 80 and columns == bundles.COLUMNS_FP32 else SIZES[-1:]:
                 kernels.append(("bundles.make_gather_fp32", (width, columns, back, add), (f2, f1, f1, *tables, *numbers)))
-    for kind, shape in [(first, shape) for shape in shapes] + [(kind, SHAPES[-1]) for kind in others]:
-        kernels.append(("bundles.make_weight_grad", (kind, *shape), (f1, u1, u1, *after_bundles)))
-    for shape in SHAPES if capability < 80 else SHAPES[-1:]:
-        kernels.append(("bundles.make_weight_grad_fp32", shape, (f1, f1, f1, *after_bundles)))
+    for kind, width in [(first, width) for width in sizes] + [(kind, largest) for kind in others]:
+        kernels.append(("bundles.make_weight_grad", (kind, width), (f1, k1, k1, *after_bundles)))
+    for width in SIZES if capability < 80 else SIZES[-1:]:
+        kernels.append(("bundles.make_weight_grad_fp32", (width,), (f1, f1, f1, *after_bundles)))
     return kernels
 
 

@@ -7,21 +7,21 @@ import math
 import numpy as np
 
 from ..kernels import bundles, mma
-from ..kernels.bundles import BLOCK, D_TILE, DELAY, REGION, SLICE, STEP, WARPS, WEIGHT, WORD
+from ..kernels.bundles import BLOCK, DELAY, REGION, SLICE, WEIGHT, WORD
 from ..kernels.launch import SIMULATED, THREADS, blocks
 from ..kernels.population import Axon
 from .base import Synapses, SynapticState
 
 ALIGN = 64  # a column of a ring has a multiple of so many numbers: whole blocks of any size
 WRITERS = 8 if SIMULATED else THREADS  # threads of a block that copies
-FEW_COLUMNS = SLICE  # up to so many, a block in float32 has no more
+FEW_COLUMNS = 64  # of a launch: up to so many, a block has fewer and shares out the sums
 
 
 class CudaSynapses(Synapses):
     """Tables of all projections in bundles, of int32, and with tensor cores the weights in 16 bits, in the order of either direction.
 
     forward: current -> [(targets of a bundle, tile_start, entries)]; backward: signal -> [(sources of a bundle, block_start, entries)];
-    learned: (sources, targets) of a bundle -> bundles. Weights lie at the same places in `weight`, in `gradient` and in the copies.
+    learned: size of a bundle -> bundles. Weights lie at the same places in `weight`, in `gradient` and in the copies.
     """
 
     def __init__(self, backend, projections, parameters):
@@ -42,19 +42,18 @@ class CudaSynapses(Synapses):
             weight = self.place[arc.name] // WORD + np.arange(p.block.size) * words
             tile = np.repeat(np.arange(arc.tiles), arc.bundles_per_tile)
             block, delay = p.block.ravel(), p.delay.ravel()
-            rows = np.zeros((p.block.size, 5), np.int32)
+            rows = np.zeros((p.block.size, 4), np.int32)
             rows[:, REGION], rows[:, BLOCK] = number, block * (arc.bundle // WORD)
             rows[:, DELAY], rows[:, WEIGHT] = delay, weight
             back = rows.copy()
             back[:, BLOCK] = tile * (arc.bundle // WORD)
-            learned = rows.copy()
-            learned[:, D_TILE] = back[:, BLOCK]
+            learned = np.concatenate([rows, back[:, BLOCK, None]], axis=1)  # D_TILE
             tensor = self.kind is not None  # then slices follow one another in the copies of the weights, backward too
-            steps = _steps(tile, rows, arc.bundle, arc.bundle)
-            forward.setdefault(arc.target, {}).setdefault(arc.bundle, []).append((arc.tiles, *steps))
-            steps = _steps(block, back, arc.bundle, arc.bundle if tensor else 1)
-            backward.setdefault(arc.source, {}).setdefault(arc.bundle, []).append((arc.blocks, *steps))
-            self.learned.setdefault((arc.bundle, arc.bundle), []).append(learned)
+            slices = _slices(tile, rows, arc.bundle, arc.bundle)
+            forward.setdefault(arc.target, {}).setdefault(arc.bundle, []).append((arc.tiles, *slices))
+            slices = _slices(block, back, arc.bundle, arc.bundle if tensor else 1)
+            backward.setdefault(arc.source, {}).setdefault(arc.bundle, []).append((arc.blocks, *slices))
+            self.learned.setdefault(arc.bundle, []).append(learned)
         self.forward, self.backward = (
             # wide tiles first: theirs are the most, and whoever comes later skips the tiles that it has no bundles for
             {
@@ -63,7 +62,7 @@ class CudaSynapses(Synapses):
             }
             for either in (forward, backward)
         )
-        self.learned = {shape: asarray(np.concatenate(parts)) for shape, parts in self.learned.items()}
+        self.learned = {size: asarray(np.concatenate(parts)) for size, parts in self.learned.items()}
         if self.kind is None:
             self.copies = self.weight, self.weight
         else:
@@ -71,20 +70,20 @@ class CudaSynapses(Synapses):
 
     def refresh(self):
         if self.kind is not None:
-            for shape, table in self.learned.items():
+            for size, table in self.learned.items():
                 copies = (self.backend.bits(copy) for copy in self.copies)
-                self.backend.launch(bundles.make_pack(*shape), len(table), THREADS, *copies, self.weight, table)
+                self.backend.launch(bundles.make_pack(size), len(table), THREADS, *copies, self.weight, table)
 
     def state(self, signals, currents, tokens, batch, learning):
         return CudaSynapticState(self, signals, currents, tokens, batch, learning)
 
 
-def _steps(tile, rows, depth, width):
-    """(tile, rows) of entries, of which each becomes several where a bundle has more than STEP numbers of a sum, its `depth`; width:
-    numbers of the weights for each of them."""
-    steps = blocks(depth, STEP)
-    tile, rows = np.repeat(tile, steps), np.repeat(rows, steps, axis=0)
-    number = np.arange(len(rows)) % steps * (STEP // WORD)
+def _slices(tile, rows, depth, width):
+    """(tile, rows) of entries: of each bundle as many as its sum, of `depth` numbers, has slices; width: weights for each of these numbers,
+    one after the other."""
+    slices = depth // SLICE
+    tile, rows = np.repeat(tile, slices), np.repeat(rows, slices, axis=0)
+    number = np.arange(len(rows)) % slices * (SLICE // WORD)
     rows[:, BLOCK] += number
     rows[:, WEIGHT] += number * width
     return tile, rows
@@ -111,15 +110,13 @@ class CudaSynapticState(SynapticState):
         self.x, x_regions = self._flat(self.rows, {name: size for name, (size, _) in signals.items()})
         self.start, self._rows = zeros(len(self.rows), "int32"), asarray(list(self.rows.values()), "int32")
         arcs = [p.arc for p in synapses.projections]
-        table = [(a.bundle, synapses.signals.index(a.source), x_regions[a.source]) for a in arcs]
-        self.regions = asarray([[*region, min(depth, STEP) // SLICE, start, depth] for depth, start, region in table], "int64")
+        self.regions = asarray([[*x_regions[a.source], synapses.signals.index(a.source), a.bundle] for a in arcs], "int64")
         # float16 holds 6e-8 to 65,504: a token's share of the gradient is made so much larger on its way
         self.scale = np.float32(2.0 ** (4 + math.ceil(math.log2(tokens * batch))) if synapses.dtype == "float16" else 1)
         if learning:
             self.d, d_regions = self._flat(dict.fromkeys(synapses.currents, tokens), currents)
             self._d_places = d_regions
-            table = [[*d_regions[a.target], min(a.bundle, STEP) // SLICE, 0, a.bundle] for a in arcs]
-            self.d_regions = asarray(table, "int64")
+            self.d_regions = asarray([[*d_regions[a.target], 0, a.bundle] for a in arcs], "int64")
         self._x_places, self._none = x_regions, zeros((1, 1, 1))[:0]
 
     def _flat(self, rows, sizes):
@@ -171,11 +168,12 @@ class CudaSynapticState(SynapticState):
         arguments = self._words(x, 64), copy, start, entries, regions, self.start, first, limit, self.batch, np.float32(scale)
         out = out.reshape(columns, size)
         if synapses.kind is None:
-            at_once = FEW_COLUMNS if columns <= FEW_COLUMNS else bundles.COLUMNS
+            at_once = SLICE if columns <= SLICE else bundles.COLUMNS_FP32
             kernel, threads = bundles.make_gather_fp32(width, at_once, back, add), (width // mma.EDGE) * (at_once // mma.EDGE)
         else:
-            at_once = bundles.COLUMNS
-            kernel, threads = bundles.make_gather(synapses.kind, width, back, add, size % 2 == 0), bundles.THREADS
+            few = columns <= FEW_COLUMNS
+            at_once = bundles.OF_WARP if few else bundles.COLUMNS
+            kernel, threads = bundles.make_gather(synapses.kind, width, few, back, add, size % 2 == 0), bundles.THREADS
             arguments = out.reshape(-1), *arguments
         self.backend.launch(kernel, (len(start) - 1, blocks(columns, at_once)), threads, out, *arguments)
 
@@ -205,15 +203,15 @@ class CudaSynapticState(SynapticState):
 
     def accumulate_weight_grad(self, length):
         synapses = self.synapses
-        for (sources, targets), table in synapses.learned.items():
+        for size, table in synapses.learned.items():
             if synapses.kind is None:
-                kernel = bundles.make_weight_grad_fp32(sources, targets)
-                threads = (sources // mma.EDGE) * (targets // mma.EDGE)
+                kernel, grid, threads = bundles.make_weight_grad_fp32(size), len(table), (size // mma.EDGE) ** 2
             else:
-                kernel, threads = bundles.make_weight_grad(synapses.kind, sources, targets), (32, WARPS)
-            arrays = self._words(self.x, 32), self._words(self.d, 32), table, self.regions, self.d_regions, self.start
+                kernel, threads = bundles.make_weight_grad(synapses.kind, size), bundles.THREADS
+                grid = blocks(len(table), bundles.of_block(size))
+            arrays = self._words(self.x, 64), self._words(self.d, 64), table, self.regions, self.d_regions, self.start
             numbers = length * self.batch, self.batch, np.float32(1 / self.scale)
-            self.backend.launch(kernel, len(table), threads, synapses.gradient, *arrays, *numbers)
+            self.backend.launch(kernel, grid, threads, synapses.gradient, *arrays, *numbers)
 
     def advance(self, length):
         self.backend.launch(bundles.advance_rings, 1, len(self._rows), self.start, self._rows, length)
