@@ -11,7 +11,7 @@ c = token B + sequence counts columns. Forward and backward are one kernel, `gat
 Every sum has a fixed order and nothing is added atomically: the same bits, run after run.
 
 x lies in rings, d in the gradients of a segment's currents; each is a matrix [columns, numbers], padded with zeros to whole tiles. All
-rings lie in one flat array and all gradients in another, so that one launch reads several: the table `regions` says where each begins.
+rings lie in one flat array and all gradients in another, so that one launch reads several: the tables say where each begins.
 """
 
 import functools
@@ -38,18 +38,16 @@ SHARED = 38 * 2**10  # bytes of a block's buffers at most: with its tables, five
 OWN = 4  # numbers of a thread that copies
 ENTRIES = 128  # that a block looks up at a time
 
-# Columns of the table of regions [R, 5] int64: where a matrix lies in a flat array, and how bundles read it.
-FIRST = 0  # its first number
-LENGTH = 1  # columns, after which a ring begins again
-LEAD = 2  # numbers from one column to the next
-START = 3  # index in `start` of the row at which the ring begins
-DEPTH = 4  # numbers of the sum in a whole bundle
-# Columns of the table of entries [E, 4] int32, and of that of bundles [E, 5], for weight gradients.
-REGION = 0  # what is read
-BLOCK = 1  # the first number that is read of a column, in words
-DELAY = 2  # tokens
-WEIGHT = 3  # the first number of the weights, in words
-D_TILE = 4  # for weight gradients: the tile's first number in a column of the current's gradient, in words
+# Columns of the table of entries [E, 6] int64: the numbers of which matrix are multiplied by which weights. A word is WORD numbers.
+PLACE = 0  # the first number that is read of the matrix's first column, in words
+WEIGHT = 1  # the first number of the weights, in words
+LATE = 2  # the delay, in columns
+LENGTH = 3  # columns of the matrix, after which a ring begins again
+LEAD = 4  # from one column to the next, in words
+RING = 5  # index in `start` of the row at which the ring begins
+# Columns of the table of bundles [G, 8] int64, for weight gradients: as above, WEIGHT < 0 where there is no bundle, and of the gradient:
+D_PLACE = 6
+D_LEAD = 7
 
 u32 = np.uint32
 _WORD, _ONE = np.uint64(WORD), np.uint64(1)
@@ -63,7 +61,7 @@ def make_gather(kind: int, width: int, few: bool, back: bool, add: bool, even: b
     have an even size.
     """
     TILES, AT_ONCE = width // 8, OF_WARP if few else COLUMNS
-    SLICES = 2 if width == 64 and not few else 4  # of a stage
+    SLICES = 4 if few or width == 16 else 2  # of a stage
     X_STAGE, W_STAGE = SLICES * AT_ONCE * SLICE_WORDS, SLICES * TILES * 32
     STAGES = min(4, SHARED // (8 * (X_STAGE + W_STAGE)))
     X_WORDS, W_WORDS = STAGES * X_STAGE, STAGES * W_STAGE
@@ -73,7 +71,7 @@ def make_gather(kind: int, width: int, few: bool, back: bool, add: bool, even: b
     PARTIAL = 2 * TILES * 4 * 32 if few else 1
 
     @gpu(max_registers=168 if few else 96 if width == 16 else 128)
-    def gather(out, flat, x, weight, tile_start, entries, regions, start, first, limit, batch, scale):
+    def gather(out, flat, x, weight, tile_start, entries, start, first, limit, batch, scale):
         """out [columns, N] float32, and flat, the same in one dimension, = (or +=, where `add`) scale times the sum over the entries of
         each tile; column 0 is token `first`.
 
@@ -107,17 +105,15 @@ def make_gather(kind: int, width: int, few: bool, back: bool, add: bool, even: b
             count = min(end - begin, ENTRIES)
             if thread < count:
                 e = begin + thread
-                region, delay = entries[e, REGION], np.int64(entries[e, DELAY])
-                length = regions[region, LENGTH]
+                late, length = entries[e, LATE], entries[e, LENGTH]
                 if back:
-                    base, length = (first + delay) * batch, limit
+                    base, length = first * batch + late, limit
                 else:
-                    base = (start[regions[region, START]] + first - delay) * batch
+                    base = (start[entries[e, RING]] + first) * batch - late
                     base += length if base < 0 else 0
                     base -= length if base >= length else 0
-                bases[thread], lengths[thread], leads[thread] = base, length, regions[region, LEAD] // WORD
-                places[thread] = regions[region, FIRST] // WORD + entries[e, BLOCK]
-                weights[thread] = entries[e, WEIGHT]
+                bases[thread], lengths[thread], leads[thread] = base, length, entries[e, LEAD]
+                places[thread], weights[thread] = entries[e, PLACE], entries[e, WEIGHT]
             cuda.syncthreads()  # the entries are known
             for stage in range(-AHEAD, (count + SLICES - 1) // SLICES):
                 if stage >= 0:
@@ -205,9 +201,9 @@ def make_weight_grad(kind: int, size: int):
     ACROSS = size // WIDE  # warps side by side in a bundle
     BUNDLES = of_block(size)
     SLICES, A_TILES, B_TILES = size // SLICE, WIDE // 16, WIDE // 8
-    STAGE = BUNDLES * SLICES * STAGE_COLUMNS * SLICE_WORDS
-    STAGES = min(4, SHARED // (2 * 8 * STAGE))
-    WORDS, AHEAD = STAGES * STAGE, STAGES - 1
+    STAGE = SLICES * STAGE_COLUMNS * SLICE_WORDS  # words of one factor
+    STAGES = min(4, SHARED // (8 * (BUNDLES + 1) * STAGE))
+    X_WORDS, D_WORDS, AHEAD = STAGES * BUNDLES * STAGE, STAGES * STAGE, STAGES - 1
     COPIERS, OF_BUNDLE = 2 * SLICES, THREADS // BUNDLES  # threads that fetch one column, 16 bytes each; and a bundle
 
     @device
@@ -216,15 +212,15 @@ def make_weight_grad(kind: int, size: int):
         return 4 * row if WIDE == 32 else 4 * (row % 4) + 2 * (row // 4)
 
     @gpu(max_registers=128)
-    def weight_grad(gradient, x, d, bundles, regions, d_regions, start, columns, batch, scale):
+    def weight_grad(gradient, x, d, bundles, start, columns, batch, scale):
         """Add to gradient, flat, scale times the gradient of every bundle's weights [size, size], over `columns` columns.
 
-        x, d: words of four 16-bit numbers (uint64). A block has BUNDLES bundles; a warp multiplies WIDE sources by WIDE targets. Columns
-        pass through STAGES buffers of shared memory, STAGE_COLUMNS at a time. The sum runs over columns, so a lane joins neighbours from
-        four of them (q, q + 4, q + 8, q + 12) in its registers.
+        x, d: words of four 16-bit numbers (uint64). A block has BUNDLES bundles to one tile; a warp multiplies WIDE sources by WIDE
+        targets. Columns pass through STAGES buffers of shared memory, STAGE_COLUMNS at a time. The sum runs over columns, so a lane joins
+        neighbours from four of them (q, q + 4, q + 8, q + 12) in its registers.
         """
-        xs = cuda.shared.array(WORDS, np.uint64)  # [STAGES, BUNDLES, SLICES, STAGE_COLUMNS, words of a slice]
-        ds = cuda.shared.array(WORDS, np.uint64)
+        xs = cuda.shared.array(X_WORDS, np.uint64)  # [STAGES, BUNDLES, SLICES, STAGE_COLUMNS, words of a slice]
+        ds = cuda.shared.array(D_WORDS, np.uint64)  # [STAGES, SLICES, STAGE_COLUMNS, words of a slice]
         acc = cuda.local.array((A_TILES, B_TILES, 4), np.float32)
         a = cuda.local.array((A_TILES, 4), np.uint32)
         b = cuda.local.array((B_TILES, 2), np.uint32)
@@ -232,17 +228,12 @@ def make_weight_grad(kind: int, size: int):
         lane, warp, own = thread % 32, thread // 32, thread // OF_BUNDLE
         g, q, above, left = lane // 4, lane % 4, warp // ACROSS % ACROSS, warp % ACROSS
         fetched, half, first_row = thread % COPIERS // 2, thread % 2 * 2, thread % OF_BUNDLE // COPIERS
-        number = cuda.blockIdx.x * BUNDLES + own
-        bundle = min(number, bundles.shape[0] - 1)
-        region = bundles[bundle, REGION]
-        length, lead, d_lead = u32(regions[region, LENGTH]), np.uint64(regions[region, LEAD]), np.uint64(d_regions[region, LEAD])
-        lead, d_lead = lead // _WORD, d_lead // _WORD
-        base = (start[regions[region, START]] - bundles[bundle, DELAY]) * batch
-        base += regions[region, LENGTH] if base < 0 else 0
-        base = u32(base)
-        part = fetched * SLICE_WORDS + half
-        place = np.uint64(regions[region, FIRST] // WORD + bundles[bundle, BLOCK] + part)
-        d_place = np.uint64(d_regions[region, FIRST] // WORD + bundles[bundle, D_TILE] + part)
+        bundle, part = cuda.blockIdx.x * BUNDLES + own, fetched * SLICE_WORDS + half
+        real = bundles[bundle, WEIGHT] >= 0
+        length, lead, d_lead = u32(bundles[bundle, LENGTH]), np.uint64(bundles[bundle, LEAD]), np.uint64(bundles[bundle, D_LEAD])
+        late = start[bundles[bundle, RING]] * batch - bundles[bundle, LATE]
+        base = u32(late + (bundles[bundle, LENGTH] if late < 0 else 0))
+        place, d_place = np.uint64(bundles[bundle, PLACE] + part), np.uint64(bundles[bundle, D_PLACE] + part)
         for i in range(A_TILES):
             for j in range(B_TILES):
                 for k in range(4):
@@ -251,21 +242,27 @@ def make_weight_grad(kind: int, size: int):
             if stage >= 0:
                 wait_for_copies(kind, AHEAD - 1)  # all but the latest AHEAD - 1 stages have arrived, of this thread's
                 cuda.syncthreads()  # of every thread's; and the buffer of the stage before this one has been read
-            to, first = ((stage + AHEAD) % STAGES * BUNDLES + own) * SLICES + fetched, (stage + AHEAD) * STAGE_COLUMNS
+            to, first = (stage + AHEAD) % STAGES, (stage + AHEAD) * STAGE_COLUMNS
             if first < columns:
-                for k in range(STAGE_COLUMNS * COPIERS // OF_BUNDLE):
-                    row = first_row + k * (OF_BUNDLE // COPIERS)
-                    inside = 16 if first + row < columns else 0
-                    c = u32(min(first + row, columns - 1))
-                    at = (to * STAGE_COLUMNS + row) * SLICE_WORDS + half
-                    copy(kind, ds, at, d, d_place + np.uint64(c) * d_lead, inside)
-                    c = u32(base + c)
-                    c = min(c, u32(c - length))  # before the end of the ring, the difference wraps around and is the larger
-                    copy(kind, xs, at, x, place + np.uint64(c) * lead, inside)
+                for k in range((STAGE_COLUMNS * COPIERS + THREADS - 1) // THREADS):
+                    row = thread // COPIERS + k * (THREADS // COPIERS)
+                    if row < STAGE_COLUMNS:
+                        at = ((to * SLICES + fetched) * STAGE_COLUMNS + row) * SLICE_WORDS + half
+                        c = np.uint64(min(first + row, columns - 1))
+                        copy(kind, ds, at, d, d_place + c * d_lead, 16 if first + row < columns else 0)
+                if real:
+                    for k in range(STAGE_COLUMNS * COPIERS // OF_BUNDLE):
+                        row = first_row + k * (OF_BUNDLE // COPIERS)
+                        at = (((to * BUNDLES + own) * SLICES + fetched) * STAGE_COLUMNS + row) * SLICE_WORDS + half
+                        c = u32(base + u32(min(first + row, columns - 1)))
+                        c = min(c, u32(c - length))  # before the end of the ring, the difference wraps around and is the larger
+                        copy(kind, xs, at, x, place + np.uint64(c) * lead, 16 if first + row < columns else 0)
             end_of_copies(kind)
-            if stage >= 0:
-                of, shift = (stage % STAGES * BUNDLES + own) * SLICES, 0 if WIDE == 32 else 32 * (g // 4)
-                x_slice, d_slice = (of + 2 * above + g // 4, of + 2 * left + g // 4) if WIDE == 32 else (of, of)
+            if stage >= 0 and real:
+                of, shift = stage % STAGES, 0 if WIDE == 32 else 32 * (g // 4)
+                x_slice, d_slice = (of * BUNDLES + own) * SLICES, of * SLICES
+                if WIDE == 32:
+                    x_slice, d_slice = x_slice + 2 * above + g // 4, d_slice + 2 * left + g // 4
                 for k in range(STAGE_COLUMNS // SLICE):
                     at = (x_slice * STAGE_COLUMNS + k * SLICE + q) * SLICE_WORDS + g % 4
                     x0, x1, x2, x3 = xs[at], xs[at + 4 * SLICE_WORDS], xs[at + 8 * SLICE_WORDS], xs[at + 12 * SLICE_WORDS]
@@ -284,8 +281,8 @@ def make_weight_grad(kind: int, size: int):
                     for i in range(A_TILES):
                         for j in range(B_TILES):
                             multiply(kind, acc[i, j], a[i], b[j, 0], b[j, 1])
-        if number < bundles.shape[0]:
-            begin = WORD * np.int64(bundles[bundle, WEIGHT])
+        if real:
+            begin = WORD * bundles[bundle, WEIGHT]
             for i in range(A_TILES):
                 for j in range(B_TILES):
                     for k in range(4):
@@ -303,7 +300,7 @@ def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
     THREADS, PADDED_COLUMNS, PADDED = ACROSS * (columns_of_block // EDGE), columns_of_block + 1, width + 1
 
     @gpu
-    def gather_fp32(out, x, weight, tile_start, entries, regions, start, first, limit, batch, scale):
+    def gather_fp32(out, x, weight, tile_start, entries, start, first, limit, batch, scale):
         """As `gather`; x and weight are flat float32, and weight is what is learned, in its own order.
 
         Block (i, j) has output tile i of the j-th columns_of_block columns. Its threads fetch a slice of both factors into shared memory,
@@ -320,26 +317,25 @@ def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
             for j in range(EDGE):
                 acc[i, j] = ZERO
         for e in range(tile_start[tile], tile_start[tile + 1]):
-            region, delay = entries[e, REGION], np.int64(entries[e, DELAY])
-            of_region, lead = regions[region, LENGTH], regions[region, LEAD]
+            length, lead = entries[e, LENGTH], WORD * entries[e, LEAD]
             if back:
-                base = (first + delay) * batch
+                base = first * batch + entries[e, LATE]
             else:
-                base = (start[regions[region, START]] + first - delay) * batch
-                base += of_region if base < 0 else 0
-                base -= of_region if base >= of_region else 0
-            begin, w = regions[region, FIRST] + WORD * np.int64(entries[e, BLOCK]), WORD * np.int64(entries[e, WEIGHT])
+                base = (start[entries[e, RING]] + first) * batch - entries[e, LATE]
+                base += length if base < 0 else 0
+                base -= length if base >= length else 0
+            begin, w = WORD * entries[e, PLACE], WORD * entries[e, WEIGHT]
             for i in range(thread, columns_of_block * SLICE, THREADS):
                 c, k = base + min(column + i // SLICE, columns - 1), i % SLICE
                 if back:
                     value = x[np.uint64(begin + c * lead + k)] if c < limit else ZERO
                 else:
-                    c -= of_region if c >= of_region else 0
+                    c -= length if c >= length else 0
                     value = x[np.uint64(begin + c * lead + k)]
                 xs[k, i // SLICE] = value
             for i in range(thread, width * SLICE, THREADS):
                 if back:  # the weights of a target are a column of the bundle
-                    ws[i % SLICE, i // SLICE] = weight[np.uint64(w + i // SLICE * regions[region, DEPTH] + i % SLICE)]
+                    ws[i % SLICE, i // SLICE] = weight[np.uint64(w + i // SLICE * width + i % SLICE)]
                 else:
                     ws[i // width, i % width] = weight[np.uint64(w + i)]
             cuda.syncthreads()  # the slice has arrived
@@ -363,26 +359,27 @@ def make_weight_grad_fp32(size: int):
     THREADS = ACROSS * ACROSS
 
     @gpu
-    def weight_grad_fp32(gradient, x, d, bundles, regions, d_regions, start, columns, batch, scale):
+    def weight_grad_fp32(gradient, x, d, bundles, start, columns, batch, scale):
         """As `weight_grad`, x and d flat float32. A thread has EDGE sources and EDGE targets of the block's bundle."""
         xs = cuda.shared.array((SLICE, size), np.float32)
         ds = cuda.shared.array((SLICE, size), np.float32)  # on a line of its own: the simulator tells shared arrays apart by their lines
         acc = cuda.local.array((EDGE, EDGE), np.float32)
         thread = cuda.threadIdx.x
         row, number = thread // ACROSS * EDGE, thread % ACROSS * EDGE
-        region = bundles[cuda.blockIdx.x, REGION]
-        of_region, lead, d_lead = regions[region, LENGTH], regions[region, LEAD], d_regions[region, LEAD]
-        base = (start[regions[region, START]] - bundles[cuda.blockIdx.x, DELAY]) * batch
-        base += of_region if base < 0 else 0
-        begin = regions[region, FIRST] + WORD * np.int64(bundles[cuda.blockIdx.x, BLOCK])
-        d_begin = d_regions[region, FIRST] + WORD * np.int64(bundles[cuda.blockIdx.x, D_TILE])
+        bundle = cuda.blockIdx.x
+        if bundles[bundle, WEIGHT] < 0:
+            return
+        length, lead, d_lead = bundles[bundle, LENGTH], WORD * bundles[bundle, LEAD], WORD * bundles[bundle, D_LEAD]
+        base = start[bundles[bundle, RING]] * batch - bundles[bundle, LATE]
+        base += length if base < 0 else 0
+        begin, d_begin = WORD * bundles[bundle, PLACE], WORD * bundles[bundle, D_PLACE]
         for i in range(EDGE):
             for j in range(EDGE):
                 acc[i, j] = ZERO
         for first in range(0, columns, SLICE):
             for i in range(thread, SLICE * size, THREADS):
                 c = first + i // size
-                ring = base + c - (of_region if base + c >= of_region else 0)
+                ring = base + c - (length if base + c >= length else 0)
                 xs[i // size, i % size] = x[np.uint64(begin + ring * lead + i % size)] if c < columns else ZERO
             for i in range(thread, SLICE * size, THREADS):
                 c = first + i // size
@@ -391,7 +388,7 @@ def make_weight_grad_fp32(size: int):
             for k in range(SLICE):
                 outer(acc, xs, ds, k, row, number)
             cuda.syncthreads()  # the columns have been read
-        begin = WORD * np.int64(bundles[cuda.blockIdx.x, WEIGHT])
+        begin = WORD * bundles[bundle, WEIGHT]
         for i in range(EDGE):
             for j in range(EDGE):
                 gradient[np.uint64(begin + (row + i) * size + number + j)] += scale * acc[i, j]
@@ -405,14 +402,15 @@ def make_pack(size: int):
     WORDS, TILES = size * size // WORD, size // 8
 
     @gpu
-    def pack(forward, backward, weight, bundles):
+    def pack(forward, backward, weight, places):
         """Round the weights of bundles [size, size] to 16 bits, twice: forward and backward [words, 4], in the order in which the
         lanes of `gather` load them.
 
         Word (slice, tile of 8 outputs, lane 4 g + q) holds, for output g of the tile, the four numbers 4 q ... of the slice. Forward the
-        outputs are targets, and a slice is of sources; backward it is the other way round. A block has a bundle, a thread a word.
+        outputs are targets, and a slice is of sources; backward it is the other way round. A block has a bundle, whose weights begin with
+        word places[block], and a thread a word.
         """
-        first = np.int64(bundles[cuda.blockIdx.x, WEIGHT])
+        first = places[cuda.blockIdx.x]
         for word in range(cuda.threadIdx.x, WORDS, cuda.blockDim.x):
             lane = word % 32
             g, q = lane // 4, lane % 4

@@ -72,11 +72,11 @@ KERNELS |= {
 # kernels/bundles.py, forget.py, stimulus.py
 
 size, flag, number = types.int64, types.boolean, types.float32
-l2, k1 = types.int64[:, ::1], types.uint64[::1]
+l1, l2, k1 = types.int64[::1], types.int64[:, ::1], types.uint64[::1]
 SIZES = (16, 32, 64)
 DIRECTIONS = [(back, add) for back in (False, True) for add in (False, True)]  # of a product of bundles
-tables, numbers = (i1, i2, l2, i1), (size, size, size, number)  # of `gather`
-after_bundles = i2, l2, l2, i1, size, size, number  # what `weight_grad` is told, from bundles to scale
+tables, numbers = (i1, l2, i1), (size, size, size, number)  # of `gather`
+after_bundles = l2, i1, size, size, number  # what `weight_grad` is told, from bundles to scale
 
 
 def factors(capability: int) -> list[int]:
@@ -92,7 +92,7 @@ def made(capability: int) -> list[tuple[str, tuple, tuple]]:
     """
     largest, (first, *others) = SIZES[-1], factors(capability)
     sizes = SIZES if capability >= 90 else SIZES[-1:]
-    kernels = [("bundles.make_pack", (SIZES[1],), (kind, kind, f1, i2)) for kind in (h2, b2)]
+    kernels = [("bundles.make_pack", (SIZES[1],), (kind, kind, f1, l1)) for kind in (h2, b2)]
     for back, add in DIRECTIONS:
         forms = [(first, width, True) for width in sizes] + [(first, largest, False)] + [(kind, largest, True) for kind in others]
         for kind, width, even in forms:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ..kernels import bundles, mma
-from ..kernels.bundles import BLOCK, DELAY, REGION, SLICE, WEIGHT, WORD
+from ..kernels.bundles import D_LEAD, D_PLACE, LATE, LEAD, LENGTH, PLACE, RING, SLICE, WEIGHT, WORD
 from ..kernels.launch import SIMULATED, THREADS, blocks
 from ..kernels.population import Axon
 from .base import Synapses, SynapticState
@@ -17,11 +17,16 @@ WRITERS = 8 if SIMULATED else THREADS  # threads of a block that copies
 FEW_COLUMNS = 64  # of a launch: up to so many, a block has fewer and shares out the sums
 
 
-class CudaSynapses(Synapses):
-    """Tables of all projections in bundles, of int32, and with tensor cores the weights in 16 bits, in the order of either direction.
+# A bundle, or a slice of one, where it lies whatever the batch: the number of its projection; its first source and first target in a
+# column, and the first of its weights, in words; its delay in tokens.
+ROW = np.dtype([(name, np.int64) for name in ("projection", "source", "target", "weight", "delay")])
 
-    forward: current -> [(targets of a bundle, tile_start, entries)]; backward: signal -> [(sources of a bundle, block_start, entries)];
-    learned: size of a bundle -> bundles. Weights lie at the same places in `weight`, in `gradient` and in the copies.
+
+class CudaSynapses(Synapses):
+    """Tables of all projections in bundles, and with tensor cores the weights in 16 bits, in the order of either direction.
+
+    forward: current -> [(size of a bundle, tile_start, rows)]; backward: signal -> [(size of a bundle, block_start, rows)]; learned and
+    places: size of a bundle -> rows, and where the weights of each begin. They do so alike in `weight`, `gradient` and the copies.
     """
 
     def __init__(self, backend, projections, parameters):
@@ -35,66 +40,63 @@ class CudaSynapses(Synapses):
         self.signals = list(dict.fromkeys(p.arc.source for p in projections))
 
     def wire(self):
-        asarray = self.backend.asarray
-        forward, backward, self.learned = {}, {}, {}
+        forward, backward, learned = {}, {}, {}
         for number, p in enumerate(self.projections):
-            arc, words = p.arc, p.arc.bundle * p.arc.bundle // WORD
-            weight = self.place[arc.name] // WORD + np.arange(p.block.size) * words
-            tile = np.repeat(np.arange(arc.tiles), arc.bundles_per_tile)
-            block, delay = p.block.ravel(), p.delay.ravel()
-            rows = np.zeros((p.block.size, 4), np.int32)
-            rows[:, REGION], rows[:, BLOCK] = number, block * (arc.bundle // WORD)
-            rows[:, DELAY], rows[:, WEIGHT] = delay, weight
-            back = rows.copy()
-            back[:, BLOCK] = tile * (arc.bundle // WORD)
-            learned = np.concatenate([rows, back[:, BLOCK, None]], axis=1)  # D_TILE
-            tensor = self.kind is not None  # then slices follow one another in the copies of the weights, backward too
-            slices = _slices(tile, rows, arc.bundle, arc.bundle)
-            forward.setdefault(arc.target, {}).setdefault(arc.bundle, []).append((arc.tiles, *slices))
-            slices = _slices(block, back, arc.bundle, arc.bundle if tensor else 1)
-            backward.setdefault(arc.source, {}).setdefault(arc.bundle, []).append((arc.blocks, *slices))
-            self.learned.setdefault(arc.bundle, []).append(learned)
+            arc, rows = p.arc, np.zeros(p.block.size, ROW)
+            words = arc.bundle // WORD
+            rows["projection"], rows["delay"] = number, p.delay.ravel()
+            rows["source"] = p.block.ravel() * words
+            rows["target"] = np.repeat(np.arange(arc.tiles), arc.bundles_per_tile) * words
+            rows["weight"] = self.place[arc.name] // WORD + np.arange(p.block.size) * arc.bundle * words
+            forward.setdefault(arc.target, {}).setdefault(arc.bundle, []).append((arc.targets, rows))
+            backward.setdefault(arc.source, {}).setdefault(arc.bundle, []).append((arc.sources, rows))
+            learned.setdefault(arc.bundle, []).append(rows)
+        # wide tiles first: theirs are the most, and whoever comes later skips the tiles that it has no bundles for
         self.forward, self.backward = (
-            # wide tiles first: theirs are the most, and whoever comes later skips the tiles that it has no bundles for
-            {
-                name: [(size, *(asarray(table) for table in _by_tile(sizes[size]))) for size in sorted(sizes, reverse=True)]
-                for name, sizes in either.items()
-            }
-            for either in (forward, backward)
+            {name: [self._slices(size, sizes[size], *sides) for size in sorted(sizes, reverse=True)] for name, sizes in either.items()}
+            for either, sides in ((forward, ("source", "target")), (backward, ("target", "source")))
         )
-        self.learned = {size: asarray(np.concatenate(parts)) for size, parts in self.learned.items()}
+        learned = {size: np.concatenate(parts) for size, parts in learned.items()}
+        self.places = {size: self.backend.asarray(rows["weight"]) for size, rows in learned.items()}
+        self.learned = {size: self._by_tile(rows, 1 if self.kind is None else bundles.of_block(size)) for size, rows in learned.items()}
         if self.kind is None:
             self.copies = self.weight, self.weight
         else:
             self.copies = tuple(self.backend.zeros((blocks(self.weight.size, WORD), WORD), self.dtype) for _ in range(2))
 
+    def _slices(self, size, parts, read, out):
+        """(size, start [tiles + 1], rows) of the slices of some projections' bundles, sorted by tile; in a tile as the parts come.
+        read, out: the sides of a bundle that are read and written, "source" and "target" forward."""
+        words, slices = size // WORD, size // SLICE
+        rows = np.repeat(np.concatenate([rows for _, rows in parts]), slices)
+        number = np.arange(len(rows)) % slices
+        tile = rows[out] // words
+        rows[read] += number * (SLICE // WORD)
+        # the weights of a slice lie one after the other, but those that are learned where they are read backward
+        rows["weight"] += number * (SLICE // WORD if self.kind is None and read == "target" else SLICE * words)
+        start = np.zeros(blocks(max(numbers for numbers, _ in parts), size) + 1, np.int32)
+        start[1:] = np.cumsum(np.bincount(tile, minlength=len(start) - 1))
+        return size, self.backend.asarray(start), rows[np.argsort(tile, kind="stable")]
+
+    def _by_tile(self, rows, at_once):
+        """Rows of bundles in groups of `at_once` to one tile of one current, with rows of weight -1 where it has too few."""
+        current = np.array([self.currents.index(p.arc.target) for p in self.projections])[rows["projection"]]
+        _, tile, count = np.unique(np.stack([current, rows["target"]]), axis=1, return_inverse=True, return_counts=True)
+        rows = rows[np.argsort(tile.ravel(), kind="stable")]
+        first, room = np.cumsum(count) - count, -(-count // at_once) * at_once
+        grouped = np.repeat(rows[first], room)
+        grouped["weight"] = -1
+        grouped[np.repeat(np.cumsum(room) - room - first, count) + np.arange(len(rows))] = rows
+        return grouped
+
     def refresh(self):
         if self.kind is not None:
-            for size, table in self.learned.items():
+            for size, places in self.places.items():
                 copies = (self.backend.bits(copy) for copy in self.copies)
-                self.backend.launch(bundles.make_pack(size), len(table), THREADS, *copies, self.weight, table)
+                self.backend.launch(bundles.make_pack(size), len(places), THREADS, *copies, self.weight, places)
 
     def state(self, signals, currents, tokens, batch, learning):
         return CudaSynapticState(self, signals, currents, tokens, batch, learning)
-
-
-def _slices(tile, rows, depth, width):
-    """(tile, rows) of entries: of each bundle as many as its sum, of `depth` numbers, has slices; width: weights for each of these numbers,
-    one after the other."""
-    slices = depth // SLICE
-    tile, rows = np.repeat(tile, slices), np.repeat(rows, slices, axis=0)
-    number = np.arange(len(rows)) % slices * (SLICE // WORD)
-    rows[:, BLOCK] += number
-    rows[:, WEIGHT] += number * width
-    return tile, rows
-
-
-def _by_tile(parts):
-    """(start [tiles + 1], entries) int32 of the entries of some projections, sorted by tile; within a tile in the order of the parts."""
-    tile, entries = np.concatenate([tile for _, tile, _ in parts]), np.concatenate([rows for _, _, rows in parts])
-    start = np.zeros(max(tiles for tiles, _, _ in parts) + 1, np.int32)
-    start[1:] = np.cumsum(np.bincount(tile, minlength=len(start) - 1))
-    return start, entries[np.argsort(tile, kind="stable")]
 
 
 class CudaSynapticState(SynapticState):
@@ -106,18 +108,33 @@ class CudaSynapticState(SynapticState):
     def __init__(self, synapses, signals, currents, tokens, batch, learning):
         self.synapses, self.backend, self.batch, self.sizes = synapses, synapses.backend, batch, signals
         self.rows = {name: signals[name][1] + tokens for name in synapses.signals}
-        zeros, asarray = self.backend.zeros, self.backend.asarray
-        self.x, x_regions = self._flat(self.rows, {name: size for name, (size, _) in signals.items()})
-        self.start, self._rows = zeros(len(self.rows), "int32"), asarray(list(self.rows.values()), "int32")
-        arcs = [p.arc for p in synapses.projections]
-        self.regions = asarray([[*x_regions[a.source], synapses.signals.index(a.source), a.bundle] for a in arcs], "int64")
+        zeros = self.backend.zeros
+        self.x, self._x_places = self._flat(self.rows, {name: size for name, (size, _) in signals.items()})
+        self.start, self._rows = zeros(len(self.rows), "int32"), self.backend.asarray(list(self.rows.values()), "int32")
+        self._forward = {name: self._read(parts, "source") for name, parts in synapses.forward.items()}
         # float16 holds 6e-8 to 65,504: a token's share of the gradient is made so much larger on its way
         self.scale = np.float32(2.0 ** (4 + math.ceil(math.log2(tokens * batch))) if synapses.dtype == "float16" else 1)
         if learning:
-            self.d, d_regions = self._flat(dict.fromkeys(synapses.currents, tokens), currents)
-            self._d_places = d_regions
-            self.d_regions = asarray([[*d_regions[a.target], 0, a.bundle] for a in arcs], "int64")
-        self._x_places, self._none = x_regions, zeros((1, 1, 1))[:0]
+            self.d, self._d_places = self._flat(dict.fromkeys(synapses.currents, tokens), currents)
+            self._backward = {name: self._read(parts, "target") for name, parts in synapses.backward.items()}
+            self._learned = {size: self._table(rows, "source", "target") for size, rows in synapses.learned.items()}
+        self._none = zeros((1, 1, 1))[:0]
+
+    def _read(self, parts, side):
+        return [(size, start, self._table(rows, side)) for size, start, rows in parts]
+
+    def _table(self, rows, *sides):
+        """The table [E, 6 or 8] int64 of rows that read x ("source"), d ("target"), or both."""
+        synapses, table = self.synapses, np.zeros((len(rows), 8), np.int64)
+        for side, place, lead in zip(sides, (PLACE, D_PLACE), (LEAD, D_LEAD), strict=False):
+            places = self._x_places if side == "source" else self._d_places
+            matrices = np.array([places[getattr(p.arc, side)] for p in synapses.projections])[rows["projection"]]
+            table[:, place], table[:, lead] = matrices[:, 0] // WORD + rows[side], matrices[:, 2] // WORD
+            if place == PLACE:
+                table[:, LENGTH] = matrices[:, 1]
+        table[:, WEIGHT], table[:, LATE] = rows["weight"], rows["delay"] * self.batch
+        table[:, RING] = np.array([synapses.signals.index(p.arc.source) for p in synapses.projections])[rows["projection"]]
+        return self.backend.asarray(table if len(sides) == 2 else table[:, :D_PLACE])
 
     def _flat(self, rows, sizes):
         """(array, name -> [first, columns, lead]) of matrices [rows B, sizes] one after the other."""
@@ -160,12 +177,11 @@ class CudaSynapticState(SynapticState):
     def _copy_grid(x):
         return blocks(x.shape[1], WRITERS * bundles.OWN), len(x)
 
-    def _gather(self, width, back, out, first, tables, x, regions, limit, scale, add):
+    def _gather(self, width, back, out, first, start, entries, x, limit, scale, add):
         """Launch `gather` on all columns of out [C, B, N]."""
         columns, size, synapses = out.shape[0] * self.batch, out.shape[2], self.synapses
-        start, entries = tables
         copy = self._words(synapses.copies[1 if back else 0].reshape(-1), 64)
-        arguments = self._words(x, 64), copy, start, entries, regions, self.start, first, limit, self.batch, np.float32(scale)
+        arguments = self._words(x, 64), copy, start, entries, self.start, first, limit, self.batch, np.float32(scale)
         out = out.reshape(columns, size)
         if synapses.kind is None:
             at_once = SLICE if columns <= SLICE else bundles.COLUMNS_FP32
@@ -178,11 +194,11 @@ class CudaSynapticState(SynapticState):
         self.backend.launch(kernel, (len(start) - 1, blocks(columns, at_once)), threads, out, *arguments)
 
     def forward(self, current, first, last, value):
-        if current not in self.synapses.forward:
+        if current not in self._forward:
             value[...] = 0
             return
-        for number, (size, *tables) in enumerate(self.synapses.forward[current]):
-            self._gather(size, False, value, first, tables, self.x, self.regions, 0, 1, number > 0)
+        for number, (size, *tables) in enumerate(self._forward[current]):
+            self._gather(size, False, value, first, *tables, self.x, 0, 1, number > 0)
 
     def current_grad(self, current, first, last):
         d = self._matrix(self.d, self._d_places[current])[first * self.batch : last * self.batch]
@@ -198,20 +214,19 @@ class CudaSynapticState(SynapticState):
             gradient[...] = 0
             return
         limit = length * self.batch
-        for number, (size, *tables) in enumerate(self.synapses.backward[signal]):
-            self._gather(size, True, gradient, first, tables, self.d, self.d_regions, limit, 1 / self.scale, number > 0)
+        for number, (size, *tables) in enumerate(self._backward[signal]):
+            self._gather(size, True, gradient, first, *tables, self.d, limit, 1 / self.scale, number > 0)
 
     def accumulate_weight_grad(self, length):
         synapses = self.synapses
-        for size, table in synapses.learned.items():
+        for size, table in self._learned.items():
             if synapses.kind is None:
-                kernel, grid, threads = bundles.make_weight_grad_fp32(size), len(table), (size // mma.EDGE) ** 2
+                kernel, at_once, threads = bundles.make_weight_grad_fp32(size), 1, (size // mma.EDGE) ** 2
             else:
-                kernel, threads = bundles.make_weight_grad(synapses.kind, size), bundles.THREADS
-                grid = blocks(len(table), bundles.of_block(size))
-            arrays = self._words(self.x, 64), self._words(self.d, 64), table, self.regions, self.d_regions, self.start
+                kernel, at_once, threads = bundles.make_weight_grad(synapses.kind, size), bundles.of_block(size), bundles.THREADS
+            arrays = self._words(self.x, 64), self._words(self.d, 64), table, self.start
             numbers = length * self.batch, self.batch, np.float32(1 / self.scale)
-            self.backend.launch(kernel, grid, threads, synapses.gradient, *arrays, *numbers)
+            self.backend.launch(kernel, len(table) // at_once, threads, synapses.gradient, *arrays, *numbers)
 
     def advance(self, length):
         self.backend.launch(bundles.advance_rings, 1, len(self._rows), self.start, self._rows, length)
