@@ -45,7 +45,7 @@ LATE = 2  # the delay, in columns
 LENGTH = 3  # columns of the matrix, after which a ring begins again
 LEAD = 4  # from one column to the next, in words
 RING = 5  # index in `start` of the row at which the ring begins
-# Columns of the table of bundles [G, 8] int64, for weight gradients: as above, WEIGHT < 0 where there is no bundle, and of the gradient:
+# Columns of the table of bundles [G, 8] int64, for weight gradients: as above, and of the current's gradient:
 D_PLACE = 6
 D_LEAD = 7
 
@@ -57,10 +57,11 @@ _WORD, _ONE = np.uint64(WORD), np.uint64(1)
 def make_gather(kind: int, width: int, few: bool, back: bool, add: bool, even: bool):
     """`gather` for factors of a kind (mma.py) and output tiles of `width` numbers, in one of two directions.
 
-    few: a block has OF_WARP columns, and its warps share out the slices, not the columns. add: to what `out` holds; even: the rows of `out`
+    few: a block has SLICE columns, and its warps share out the slices, not the columns. add: to what `out` holds; even: the rows of `out`
     have an even size.
     """
-    TILES, AT_ONCE = width // 8, OF_WARP if few else COLUMNS
+    TILES, ROWS = width // 8, 1 if few else OF_WARP // SLICE  # tiles that a warp has, across and down
+    AT_ONCE = SLICE if few else COLUMNS
     SLICES = 4 if few or width == 16 else 2  # of a stage
     X_STAGE, W_STAGE = SLICES * AT_ONCE * SLICE_WORDS, SLICES * TILES * 32
     STAGES = min(4, SHARED // (8 * (X_STAGE + W_STAGE)))
@@ -68,9 +69,9 @@ def make_gather(kind: int, width: int, few: bool, back: bool, add: bool, even: b
     AHEAD = STAGES - 1  # buffers that are being filled while one is read
     COPIERS = 2 * SLICES  # threads that fetch one column, 16 bytes each
     FROM, STEP = (WARPS, WARPS) if few else (1, 1)
-    PARTIAL = 2 * TILES * 4 * 32 if few else 1
+    OTHERS = (WARPS - 1) * TILES * 4 * 32 if few else 1
 
-    @gpu(max_registers=168 if few else 96 if width == 16 else 128)
+    @gpu(max_registers=168 if few else 96 if width == 16 and not add else 128)
     def gather(out, flat, x, weight, tile_start, entries, start, first, limit, batch, scale):
         """out [columns, N] float32, and flat, the same in one dimension, = (or +=, where `add`) scale times the sum over the entries of
         each tile; column 0 is token `first`.
@@ -86,9 +87,9 @@ def make_gather(kind: int, width: int, few: bool, back: bool, add: bool, even: b
         leads = cuda.shared.array(ENTRIES, np.uint32)
         weights = cuda.shared.array(ENTRIES, np.uint32)
         places = cuda.shared.array(ENTRIES, np.uint64)
-        partial = cuda.shared.array(PARTIAL, np.float32)
-        acc = cuda.local.array((2, TILES, 4), np.float32)
-        a = cuda.local.array((2, 4), np.uint32)
+        others = cuda.shared.array(OTHERS, np.float32)  # [WARPS - 1, TILES, 4, lanes]
+        acc = cuda.local.array((ROWS, TILES, 4), np.float32)
+        a = cuda.local.array((ROWS, 4), np.uint32)
         thread, tile, columns = cuda.threadIdx.x, cuda.blockIdx.x, out.shape[0]
         lane, warp, column = thread % 32, thread // 32, cuda.blockIdx.y * AT_ONCE
         g, q, upper = lane // 4, lane % 4, 0 if few else warp * OF_WARP
@@ -96,10 +97,15 @@ def make_gather(kind: int, width: int, few: bool, back: bool, add: bool, even: b
         begin, end = tile_start[tile], tile_start[tile + 1]
         if add and begin == end:
             return
-        for m in range(2):
+        size = np.uint64(out.shape[1])
+        for m in range(ROWS):
             for n in range(TILES):
                 for i in range(4):
                     acc[m, n, i] = ZERO
+                    if add:  # fetched at once, before anything is stored
+                        c, number = column + upper + m * SLICE + 8 * (i // 2) + g, np.uint64(tile * width + n * 8 + 2 * q + i % 2)
+                        if c < columns and number < size and (not few or warp == 0):
+                            acc[m, n, i] = flat[np.uint64(c) * size + number] / scale
         while begin < end:
             # 1. A thread looks an entry up, so that nobody waits for tables later.
             count = min(end - begin, ENTRIES)
@@ -127,47 +133,46 @@ def make_gather(kind: int, width: int, few: bool, back: bool, add: bool, even: b
                     for k in range(AT_ONCE * COPIERS // THREADS):
                         row = first_row + k * (THREADS // COPIERS)
                         c = u32(base + u32(min(column + row, columns - 1)))  # what is beyond the columns is computed and not stored
-                        size = 16
+                        inside = 16
                         if back:
-                            size = 16 if c < length else 0  # what comes after the segment has no gradient
+                            inside = 16 if c < length else 0  # what comes after the segment has no gradient
                             c = min(c, u32(length - u32(1)))
                         else:
                             c = min(c, u32(c - length))  # before the end of the ring, the difference wraps around and is the larger
-                        copy(kind, xs, ((to + fetched) * AT_ONCE + row) * SLICE_WORDS + half, x, place + np.uint64(c) * lead, size)
-                for k in range(SLICES * TILES * 32 // (2 * THREADS)):
+                        copy(kind, xs, ((to + fetched) * AT_ONCE + row) * SLICE_WORDS + half, x, place + np.uint64(c) * lead, inside)
+                for k in range((SLICES * TILES * 32 + 2 * THREADS - 1) // (2 * THREADS)):
                     word = 2 * (thread + k * THREADS)
                     s = word // (TILES * 32)
-                    if e + s < count:
+                    if s < SLICES and e + s < count:
                         copy(kind, ws, to * TILES * 32 + word, weight, np.uint64(weights[e + s]) + np.uint64(word % (TILES * 32)), 16)
                 end_of_copies(kind)
                 # 3. Multiply the stage that has arrived.
                 if stage >= 0:
                     of = stage % STAGES * SLICES
                     for s in range(warp % FROM, min(SLICES, count - stage * SLICES), STEP):
-                        for m in range(2):
+                        for m in range(ROWS):
                             place_a = ((of + s) * AT_ONCE + upper + m * SLICE + g) * SLICE_WORDS + q
                             top, bottom = xs[place_a], xs[place_a + 8 * SLICE_WORDS]
                             a[m, 0], a[m, 1], a[m, 2], a[m, 3] = low(top), low(bottom), high(top), high(bottom)
                         for n in range(TILES):
                             b = ws[((of + s) * TILES + n) * 32 + lane]
-                            for m in range(2):
+                            for m in range(ROWS):
                                 multiply(kind, acc[m, n], a[m], low(b), high(b))
             cuda.syncthreads()  # tables and buffers have been read
             begin += count
-        if few:  # add up what the warps have, one after the other; the last one stores it
-            for turn in range(WARPS):
-                if warp == turn:
-                    for m in range(2):
-                        for n in range(TILES):
-                            for i in range(4):
-                                k = ((m * TILES + n) * 4 + i) * 32 + lane
-                                acc[m, n, i] += partial[k] if turn > 0 else ZERO
-                                partial[k] = acc[m, n, i]
-                cuda.syncthreads()
-            if warp < WARPS - 1:
+        if few:  # the first warp adds up what all of them have, and stores it
+            for n in range(TILES):
+                for i in range(4):
+                    if warp > 0:
+                        others[(((warp - 1) * TILES + n) * 4 + i) * 32 + lane] = acc[0, n, i]
+            cuda.syncthreads()
+            if warp > 0:
                 return
-        size = np.uint64(out.shape[1])
-        for m in range(2):
+            for other in range(WARPS - 1):
+                for n in range(TILES):
+                    for i in range(4):
+                        acc[0, n, i] += others[((other * TILES + n) * 4 + i) * 32 + lane]
+        for m in range(ROWS):
             for half in range(2):
                 c = column + upper + m * SLICE + 8 * half + g
                 row = np.uint64(c) * size
@@ -175,16 +180,12 @@ def make_gather(kind: int, width: int, few: bool, back: bool, add: bool, even: b
                     number = np.uint64(tile * width + n * 8 + 2 * q)
                     if c < columns and number < size:
                         first_sum, second_sum = scale * acc[m, n, 2 * half], scale * acc[m, n, 2 * half + 1]
-                        if add:
-                            first_sum += flat[row + number]
                         if even:
-                            if add:
-                                second_sum += flat[row + number + _ONE]
                             store_pair(flat, row + number, first_sum, second_sum)
                         else:
                             flat[row + number] = first_sum
                             if number + _ONE < size:
-                                flat[row + number + _ONE] = second_sum + (flat[row + number + _ONE] if add else ZERO)
+                                flat[row + number + _ONE] = second_sum
 
     return gather
 
@@ -201,9 +202,9 @@ def make_weight_grad(kind: int, size: int):
     ACROSS = size // WIDE  # warps side by side in a bundle
     BUNDLES = of_block(size)
     SLICES, A_TILES, B_TILES = size // SLICE, WIDE // 16, WIDE // 8
-    STAGE = SLICES * STAGE_COLUMNS * SLICE_WORDS  # words of one factor
-    STAGES = min(4, SHARED // (8 * (BUNDLES + 1) * STAGE))
-    X_WORDS, D_WORDS, AHEAD = STAGES * BUNDLES * STAGE, STAGES * STAGE, STAGES - 1
+    STAGE = BUNDLES * SLICES * STAGE_COLUMNS * SLICE_WORDS  # words of one factor
+    STAGES = min(4, SHARED // (2 * 8 * STAGE))
+    WORDS, AHEAD = STAGES * STAGE, STAGES - 1
     COPIERS, OF_BUNDLE = 2 * SLICES, THREADS // BUNDLES  # threads that fetch one column, 16 bytes each; and a bundle
 
     @device
@@ -212,15 +213,16 @@ def make_weight_grad(kind: int, size: int):
         return 4 * row if WIDE == 32 else 4 * (row % 4) + 2 * (row // 4)
 
     @gpu(max_registers=128)
-    def weight_grad(gradient, x, d, bundles, start, columns, batch, scale):
-        """Add to gradient, flat, scale times the gradient of every bundle's weights [size, size], over `columns` columns.
+    def weight_grad(gradient, x, d, bundles, start, begin, columns, batch, scale):
+        """Add to gradient, flat, scale times the gradient of every bundle's weights [size, size], over columns `begin` ...
+        `columns` - 1.
 
-        x, d: words of four 16-bit numbers (uint64). A block has BUNDLES bundles to one tile; a warp multiplies WIDE sources by WIDE
-        targets. Columns pass through STAGES buffers of shared memory, STAGE_COLUMNS at a time. The sum runs over columns, so a lane joins
+        x, d: words of four 16-bit numbers (uint64). A block has BUNDLES bundles; a warp multiplies WIDE sources by WIDE targets. Columns
+        pass through STAGES buffers of shared memory, STAGE_COLUMNS at a time. The sum runs over columns, so a lane joins
         neighbours from four of them (q, q + 4, q + 8, q + 12) in its registers.
         """
-        xs = cuda.shared.array(X_WORDS, np.uint64)  # [STAGES, BUNDLES, SLICES, STAGE_COLUMNS, words of a slice]
-        ds = cuda.shared.array(D_WORDS, np.uint64)  # [STAGES, SLICES, STAGE_COLUMNS, words of a slice]
+        xs = cuda.shared.array(WORDS, np.uint64)  # [STAGES, BUNDLES, SLICES, STAGE_COLUMNS, words of a slice]
+        ds = cuda.shared.array(WORDS, np.uint64)
         acc = cuda.local.array((A_TILES, B_TILES, 4), np.float32)
         a = cuda.local.array((A_TILES, 4), np.uint32)
         b = cuda.local.array((B_TILES, 2), np.uint32)
@@ -228,8 +230,8 @@ def make_weight_grad(kind: int, size: int):
         lane, warp, own = thread % 32, thread // 32, thread // OF_BUNDLE
         g, q, above, left = lane // 4, lane % 4, warp // ACROSS % ACROSS, warp % ACROSS
         fetched, half, first_row = thread % COPIERS // 2, thread % 2 * 2, thread % OF_BUNDLE // COPIERS
-        bundle, part = cuda.blockIdx.x * BUNDLES + own, fetched * SLICE_WORDS + half
-        real = bundles[bundle, WEIGHT] >= 0
+        number, part = cuda.blockIdx.x * BUNDLES + own, fetched * SLICE_WORDS + half
+        bundle = min(number, bundles.shape[0] - 1)
         length, lead, d_lead = u32(bundles[bundle, LENGTH]), np.uint64(bundles[bundle, LEAD]), np.uint64(bundles[bundle, D_LEAD])
         late = start[bundles[bundle, RING]] * batch - bundles[bundle, LATE]
         base = u32(late + (bundles[bundle, LENGTH] if late < 0 else 0))
@@ -238,31 +240,27 @@ def make_weight_grad(kind: int, size: int):
             for j in range(B_TILES):
                 for k in range(4):
                     acc[i, j, k] = ZERO
-        for stage in range(-AHEAD, (columns + STAGE_COLUMNS - 1) // STAGE_COLUMNS):
+        for stage in range(-AHEAD, (columns - begin + STAGE_COLUMNS - 1) // STAGE_COLUMNS):
             if stage >= 0:
                 wait_for_copies(kind, AHEAD - 1)  # all but the latest AHEAD - 1 stages have arrived, of this thread's
                 cuda.syncthreads()  # of every thread's; and the buffer of the stage before this one has been read
-            to, first = (stage + AHEAD) % STAGES, (stage + AHEAD) * STAGE_COLUMNS
+            to, first = ((stage + AHEAD) % STAGES * BUNDLES + own) * SLICES + fetched, begin + (stage + AHEAD) * STAGE_COLUMNS
             if first < columns:
-                for k in range((STAGE_COLUMNS * COPIERS + THREADS - 1) // THREADS):
-                    row = thread // COPIERS + k * (THREADS // COPIERS)
-                    if row < STAGE_COLUMNS:
-                        at = ((to * SLICES + fetched) * STAGE_COLUMNS + row) * SLICE_WORDS + half
-                        c = np.uint64(min(first + row, columns - 1))
-                        copy(kind, ds, at, d, d_place + c * d_lead, 16 if first + row < columns else 0)
-                if real:
-                    for k in range(STAGE_COLUMNS * COPIERS // OF_BUNDLE):
-                        row = first_row + k * (OF_BUNDLE // COPIERS)
-                        at = (((to * BUNDLES + own) * SLICES + fetched) * STAGE_COLUMNS + row) * SLICE_WORDS + half
-                        c = u32(base + u32(min(first + row, columns - 1)))
-                        c = min(c, u32(c - length))  # before the end of the ring, the difference wraps around and is the larger
-                        copy(kind, xs, at, x, place + np.uint64(c) * lead, 16 if first + row < columns else 0)
+                for k in range(STAGE_COLUMNS * COPIERS // OF_BUNDLE):
+                    row = first_row + k * (OF_BUNDLE // COPIERS)
+                    inside = 16 if first + row < columns else 0
+                    c = u32(min(first + row, columns - 1))
+                    at = (to * STAGE_COLUMNS + row) * SLICE_WORDS + half
+                    copy(kind, ds, at, d, d_place + np.uint64(c) * d_lead, inside)
+                    c = u32(base + c)
+                    c = min(c, u32(c - length))  # before the end of the ring, the difference wraps around and is the larger
+                    copy(kind, xs, at, x, place + np.uint64(c) * lead, inside)
             end_of_copies(kind)
-            if stage >= 0 and real:
-                of, shift = stage % STAGES, 0 if WIDE == 32 else 32 * (g // 4)
-                x_slice, d_slice = (of * BUNDLES + own) * SLICES, of * SLICES
+            if stage >= 0:
+                of, shift = (stage % STAGES * BUNDLES + own) * SLICES, 0 if WIDE == 32 else 32 * (g // 4)
+                x_slice, d_slice = of, of
                 if WIDE == 32:
-                    x_slice, d_slice = x_slice + 2 * above + g // 4, d_slice + 2 * left + g // 4
+                    x_slice, d_slice = of + 2 * above + g // 4, of + 2 * left + g // 4
                 for k in range(STAGE_COLUMNS // SLICE):
                     at = (x_slice * STAGE_COLUMNS + k * SLICE + q) * SLICE_WORDS + g % 4
                     x0, x1, x2, x3 = xs[at], xs[at + 4 * SLICE_WORDS], xs[at + 8 * SLICE_WORDS], xs[at + 12 * SLICE_WORDS]
@@ -281,14 +279,14 @@ def make_weight_grad(kind: int, size: int):
                     for i in range(A_TILES):
                         for j in range(B_TILES):
                             multiply(kind, acc[i, j], a[i], b[j, 0], b[j, 1])
-        if real:
-            begin = WORD * bundles[bundle, WEIGHT]
+        if number < bundles.shape[0]:
+            weights = WORD * bundles[bundle, WEIGHT]
             for i in range(A_TILES):
                 for j in range(B_TILES):
                     for k in range(4):
                         source = above * WIDE + number_of(g) + 2 * i + k // 2
                         target = left * WIDE + number_of(2 * q + k % 2) + j
-                        gradient[np.uint64(begin + source * size + target)] += scale * acc[i, j, k]
+                        gradient[np.uint64(weights + source * size + target)] += scale * acc[i, j, k]
 
     return weight_grad
 
@@ -316,6 +314,9 @@ def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
         for i in range(EDGE):
             for j in range(EDGE):
                 acc[i, j] = ZERO
+                c, n = column + row + i, tile * width + number + j
+                if add and c < columns and n < out.shape[1]:  # fetched at once, before anything is stored
+                    acc[i, j] = out[np.uint64(c), np.uint64(n)] / scale
         for e in range(tile_start[tile], tile_start[tile + 1]):
             length, lead = entries[e, LENGTH], WORD * entries[e, LEAD]
             if back:
@@ -346,8 +347,7 @@ def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
             for j in range(EDGE):
                 c, n = column + row + i, tile * width + number + j
                 if c < columns and n < out.shape[1]:
-                    before = out[np.uint64(c), np.uint64(n)] if add else ZERO
-                    out[np.uint64(c), np.uint64(n)] = before + scale * acc[i, j]
+                    out[np.uint64(c), np.uint64(n)] = scale * acc[i, j]
 
     return gather_fp32
 
@@ -359,7 +359,7 @@ def make_weight_grad_fp32(size: int):
     THREADS = ACROSS * ACROSS
 
     @gpu
-    def weight_grad_fp32(gradient, x, d, bundles, start, columns, batch, scale):
+    def weight_grad_fp32(gradient, x, d, bundles, start, begin, columns, batch, scale):
         """As `weight_grad`, x and d flat float32. A thread has EDGE sources and EDGE targets of the block's bundle."""
         xs = cuda.shared.array((SLICE, size), np.float32)
         ds = cuda.shared.array((SLICE, size), np.float32)  # on a line of its own: the simulator tells shared arrays apart by their lines
@@ -367,31 +367,29 @@ def make_weight_grad_fp32(size: int):
         thread = cuda.threadIdx.x
         row, number = thread // ACROSS * EDGE, thread % ACROSS * EDGE
         bundle = cuda.blockIdx.x
-        if bundles[bundle, WEIGHT] < 0:
-            return
         length, lead, d_lead = bundles[bundle, LENGTH], WORD * bundles[bundle, LEAD], WORD * bundles[bundle, D_LEAD]
         base = start[bundles[bundle, RING]] * batch - bundles[bundle, LATE]
         base += length if base < 0 else 0
-        begin, d_begin = WORD * bundles[bundle, PLACE], WORD * bundles[bundle, D_PLACE]
+        place, d_place = WORD * bundles[bundle, PLACE], WORD * bundles[bundle, D_PLACE]
         for i in range(EDGE):
             for j in range(EDGE):
                 acc[i, j] = ZERO
-        for first in range(0, columns, SLICE):
+        for first in range(begin, columns, SLICE):
             for i in range(thread, SLICE * size, THREADS):
                 c = first + i // size
                 ring = base + c - (length if base + c >= length else 0)
-                xs[i // size, i % size] = x[np.uint64(begin + ring * lead + i % size)] if c < columns else ZERO
+                xs[i // size, i % size] = x[np.uint64(place + ring * lead + i % size)] if c < columns else ZERO
             for i in range(thread, SLICE * size, THREADS):
                 c = first + i // size
-                ds[i // size, i % size] = d[np.uint64(d_begin + c * d_lead + i % size)] if c < columns else ZERO
+                ds[i // size, i % size] = d[np.uint64(d_place + c * d_lead + i % size)] if c < columns else ZERO
             cuda.syncthreads()  # the columns have arrived
             for k in range(SLICE):
                 outer(acc, xs, ds, k, row, number)
             cuda.syncthreads()  # the columns have been read
-        begin = WORD * bundles[bundle, WEIGHT]
+        weights = WORD * bundles[bundle, WEIGHT]
         for i in range(EDGE):
             for j in range(EDGE):
-                gradient[np.uint64(begin + (row + i) * size + number + j)] += scale * acc[i, j]
+                gradient[np.uint64(weights + (row + i) * size + number + j)] += scale * acc[i, j]
 
     return weight_grad_fp32
 

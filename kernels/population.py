@@ -11,6 +11,7 @@ the token before the chunk; r is [C, B, hypercolumns]. Where a population has no
 An axon is a ring: token t of the segment is in row (start[0] + t) % rows.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import numba
@@ -29,7 +30,8 @@ from .surrogate import carried, event, slope
 
 BLOCK_DIM = 4 if SIMULATED else 256  # threads that a CUDA block has about, where hypercolumns are smaller than that
 MAX_REGISTERS = 64  # of a thread: a block of 1,024 threads, the largest hypercolumn, then fits into a multiprocessor
-TILE_BYTES = 64 if SIMULATED else 16 * 2**10  # shared memory of a block of the backward kernel
+TILE_BYTES = 64 if SIMULATED else 16 * 2**10  # shared memory of a block, about
+AT_ONCE = 4  # tokens whose currents a thread has on their way at a time: the first takes hundreds of cycles to come
 BLOCKS_PER_SM = 6  # blocks of the backward kernel that share the sequences of a hypercolumn out, over all hypercolumns
 SEQUENCES = 4  # of a CPU task of the backward pass
 WORD = 64  # neurons of a word of the bitmasks
@@ -96,79 +98,98 @@ def gated_current(c, gate, i, end):
     return gate_step(c[i], gate[i]) if gate.size > 0 else c[i]
 
 
-@gpu(max_registers=MAX_REGISTERS)
-def population_forward(
-    state,
-    r,
-    ring,
-    start,
-    first,
-    c,
-    gate,
-    parameters,
-    gain_scale,
-    beta_scale,
-    hypercolumn,
-    columns,
-    drop,
-    key,
-    first_place,
-    graded,
-    smooth,
-):
-    """Block (i, b): the i-th `columns` hypercolumns of sequence b. ring [rows B, M_pad]; `first`: the chunk's first token in its segment.
-    c comes from memory once: the second time it is in the cache."""
-    N, B, size, columns = u32(parameters.alpha.size), u32(gain_scale.size), u32(hypercolumn), u32(columns)
-    C, H = u32(u32(c.size) // (B * N)), u32((N + size - U1) // size)
-    b, first_column, thread = u32(cuda.blockIdx.y), u32(u32(cuda.blockIdx.x) * columns), u32(cuda.threadIdx.x)
+@functools.cache
+def make_population_forward(graded: bool, smooth: bool):
+    """`population_forward` of axons that carry the membrane potential (graded) or bare events; smooth: the test mode."""
 
-    # 1. Normalise: a warp per token and hypercolumn, so that all tokens are fetched at once.
-    task, lane = u32(thread // u32(WARP)), u32(thread % u32(WARP))
-    while task < C * columns:
-        token, h = u32(task // columns * B + b), u32(first_column + task % columns)
-        if h < H:
-            neurons = min(size, u32(N - h * size))
-            i, square = u32(token * N + h * size + lane), ZERO
-            end = u32(token * N + h * size + neurons)
-            while i < end:  # four at a time: the first takes hundreds of cycles to come
-                c0, c1 = gated_current(c, gate, i, end), gated_current(c, gate, u32(i + u32(WARP)), end)
-                c2, c3 = gated_current(c, gate, u32(i + u32(2 * WARP)), end), gated_current(c, gate, u32(i + u32(3 * WARP)), end)
-                square += (c0 * c0 + c1 * c1) + (c2 * c2 + c3 * c3)
-                i = u32(i + u32(4 * WARP))
-            square = lanes_sum(square, WARP)
-            if lane == 0:
-                r[u32(token * H + h)] = normalizer(square, np.int64(neurons))
-        task = u32(task + u32(cuda.blockDim.x) // u32(WARP))
-    cuda.syncthreads()  # waits for r of all tokens
+    @gpu(max_registers=MAX_REGISTERS)
+    def population_forward(
+        state,
+        r,
+        ring,
+        start,
+        first,
+        c,
+        gate,
+        parameters,
+        gain_scale,
+        beta_scale,
+        hypercolumn,
+        columns,
+        tokens,
+        drop,
+        key,
+        first_place,
+    ):
+        """Block (i, b): the i-th `columns` hypercolumns of sequence b. ring [rows B, M_pad]; `first`: the chunk's first token in its
+        segment.
 
-    # 2. Scan: a thread is a neuron.
-    n = u32(first_column * size + thread)
-    if thread >= columns * size or n >= N:
-        return
-    alpha, rho, gain, bias = parameters.alpha[n], parameters.rho[n], parameters.gain[n], parameters.bias[n]
-    beta, gain_b, traced, rows, key_0 = parameters.beta[n] * beta_scale[b], gain_scale[b], parameters.gamma.size > 0, u32(len(ring)), key[0]
-    i, j = u32(b * N + n), u32(b * H + n // size)  # in [C, B, N] and r
-    v, a, y, gamma, end, slot = state.v[i], state.a[i], ZERO, ZERO, u32(c.size), b
-    if traced:
-        y, gamma = state.y[i], parameters.gamma[n]
-    if rows > 0:
-        slot = u32(u32(start[0] + first) % (rows // B) * B + b)
-    c_next, r_next = gated_current(c, gate, i, end), r[j]
-    while i < end:
-        x, place = c_next * r_next, first_place + np.uint64(i)
-        i, j = u32(i + B * N), u32(j + B * H)
-        if i < end:
-            c_next, r_next = gated_current(c, gate, i, end), r[j]
-        v, a = lif_step(v, a, drive(x, gain, gain_b, bias), alpha, rho, beta, smooth)
-        state.v[i], state.a[i] = v, a
-        if traced:
-            y = trace_step(y, v, gamma, graded, smooth)
-            state.y[i] = y
+        `tokens` (a multiple of AT_ONCE) at a time: 1. every thread fetches its neuron's currents into shared memory; 2. a warp per token
+        and hypercolumn sums their squares; 3. every thread scans its neuron.
+        """
+        shared = cuda.shared.array(0, numba.float32)  # currents [tokens, threads], then r [tokens, columns]
+        N, B, size, columns = u32(parameters.alpha.size), u32(gain_scale.size), u32(hypercolumn), u32(columns)
+        row, H, thread, width = u32(B * N), u32((N + size - U1) // size), u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
+        C, at_once, end = u32(u32(c.size) // row), u32(tokens), u32(c.size)
+        b, first_column, normalizers = u32(cuda.blockIdx.y), u32(u32(cuda.blockIdx.x) * columns), u32(at_once * width)
+        n = u32(first_column * size + thread)
+        here, traced, rows, key_0 = thread < columns * size and n < N, parameters.gamma.size > 0, u32(len(ring)), key[0]
+        alpha = rho = gain = bias = beta = gamma = v = a = y = ZERO
+        gain_b, slot, own_column = gain_scale[b], b, u32(thread // size)
+        i = u32(b * N + n)  # in [C, B, N]
+        if here:
+            alpha, rho, gain, bias = parameters.alpha[n], parameters.rho[n], parameters.gain[n], parameters.bias[n]
+            beta, v, a = parameters.beta[n] * beta_scale[b], state.v[i], state.a[i]
+            if traced:
+                y, gamma = state.y[i], parameters.gamma[n]
         if rows > 0:
-            store(ring, slot, n, axon_value(v, drop, key_0, place, graded, smooth))
-            slot = u32(slot + B)
-            if slot >= rows:
-                slot = u32(slot - rows)
+            slot = u32(u32(start[0] + first) % (rows // B) * B + b)
+        done = u32(0)
+        while done < C:
+            count = min(u32(C - done), at_once)
+            k, j = thread, u32((done * B + b) * N + n)
+            while here and k < count * width:  # 1.
+                c0, c1 = gated_current(c, gate, j, end), gated_current(c, gate, u32(j + row), end)
+                c2, c3 = gated_current(c, gate, u32(j + u32(2) * row), end), gated_current(c, gate, u32(j + u32(3) * row), end)
+                shared[k], shared[u32(k + width)] = c0, c1
+                shared[u32(k + u32(2) * width)], shared[u32(k + u32(3) * width)] = c2, c3
+                k, j = u32(k + u32(AT_ONCE) * width), u32(j + u32(AT_ONCE) * row)
+            cuda.syncthreads()  # waits for the currents
+            task, lane = u32(thread // u32(WARP)), u32(thread % u32(WARP))
+            while task < count * columns:  # 2.
+                s, own = u32(task // columns), u32(task % columns)
+                h = u32(first_column + own)
+                if h < H:
+                    neurons, square = min(size, u32(N - h * size)), ZERO
+                    k = u32(s * width + own * size + lane)
+                    last = u32(s * width + own * size + neurons)
+                    while k < last:
+                        square += shared[k] * shared[k]
+                        k = u32(k + u32(WARP))
+                    square = lanes_sum(square, WARP)
+                    if lane == 0:
+                        normal = normalizer(square, np.int64(neurons))
+                        shared[u32(normalizers + task)] = normal
+                        r[u32(u32((done + s) * B + b) * H + h)] = normal
+                task = u32(task + width // u32(WARP))
+            cuda.syncthreads()  # waits for r
+            k, j = thread, u32(normalizers + own_column)
+            while here and k < count * width:  # 3.
+                x, place = shared[k] * shared[j], first_place + np.uint64(i)
+                k, j, i = u32(k + width), u32(j + columns), u32(i + row)
+                v, a = lif_step(v, a, drive(x, gain, gain_b, bias), alpha, rho, beta, smooth)
+                state.v[i], state.a[i] = v, a
+                if traced:
+                    y = trace_step(y, v, gamma, graded, smooth)
+                    state.y[i] = y
+                if rows > 0:
+                    store(ring, slot, n, axon_value(v, drop, key_0, place, graded, smooth))
+                    slot = u32(slot + B)
+                    if slot >= rows:
+                        slot = u32(slot - rows)
+            done = u32(done + count)
+
+    return population_forward
 
 
 @device
@@ -182,128 +203,132 @@ def fetch_token(ds, dy, state, r, c, gate, i, j):
     return ds[i], state.v[i], state.a[i], c[i], r[j], g, y, dy_t
 
 
-@gpu(max_registers=MAX_REGISTERS)
-def population_backward(
-    d_current,
-    d_gate,
-    carry,
-    partial,
-    ds,
-    dy,
-    state,
-    r,
-    c,
-    gate,
-    parameters,
-    gain_scale,
-    beta_scale,
-    hypercolumn,
-    columns,
-    tokens,
-    scale,
-    drop,
-    key,
-    first_place,
-    graded,
-    smooth,
-):
-    """Block (i, j): the i-th `columns` hypercolumns of the j-th group of sequences, one sequence after the other.
+@functools.cache
+def make_population_backward(graded: bool, smooth: bool):
+    """`population_backward` of axons that carry the membrane potential (graded) or bare events; smooth: the test mode."""
 
-    Tokens go backwards, `tokens` of them at a time: 1. every thread scans its neuron and leaves dx and x in shared memory; 2. a warp per
-    token and hypercolumn sums dx x; 3. every thread writes its neuron's gradient, times `scale`. d_current [C B, N or more] of any kind of
-    float. partial [groups PARAMETERS, N]: the group's share of the parameters' gradients.
-    """
-    shared = cuda.shared.array(0, numba.float32)  # dx and x [tokens, threads] each, then the means [tokens, columns]
-    N, B, size, columns = u32(parameters.alpha.size), u32(gain_scale.size), u32(hypercolumn), u32(columns)
-    row, H, thread, width = u32(B * N), u32((N + size - U1) // size), u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
-    C, at_once = u32(u32(c.size) // row), u32(tokens)
-    x_tile, means = u32(at_once * width), u32(at_once * width * u32(2))
-    first_column = u32(u32(cuda.blockIdx.x) * columns)
-    n = u32(first_column * size + thread)
-    h = u32(n // size)
-    here, traced, gated, key_0 = thread < columns * size and n < N, parameters.gamma.size > 0, gate.size > 0, key[0]
-    alpha = rho = beta = gain = gamma = ZERO
-    if here:
-        alpha, rho, beta, gain = parameters.alpha[n], parameters.rho[n], parameters.beta[n], parameters.gain[n]
-        if traced:
-            gamma = parameters.gamma[n]
-    d_alpha = d_rho = d_beta = d_gain = d_bias = d_gamma = ZERO
+    @gpu(max_registers=MAX_REGISTERS)
+    def population_backward(
+        d_current,
+        d_gate,
+        carry,
+        partial,
+        ds,
+        dy,
+        state,
+        r,
+        c,
+        gate,
+        parameters,
+        gain_scale,
+        beta_scale,
+        hypercolumn,
+        columns,
+        tokens,
+        scale,
+        drop,
+        key,
+        first_place,
+    ):
+        """Block (i, j): the i-th `columns` hypercolumns of the j-th group of sequences, one sequence after the other.
 
-    group = u32((B + u32(cuda.gridDim.y) - U1) // u32(cuda.gridDim.y))  # sequences
-    b = u32(u32(cuda.blockIdx.y) * group)
-    last_b = min(B, u32(b + group))
-    while b < last_b:
-        left, begin = C, u32(b * N + n)
-        i, j = u32(begin + left * row), u32((left * B + b) * H + h)  # in [C, B, N] and r, of the token after the chunk
-        dv = da = dy_t = v = ZERO
-        fetched = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
+        Tokens go backwards, `tokens` of them at a time: 1. every thread scans its neuron and leaves dx and x in shared memory; 2. a warp
+        per token and hypercolumn sums dx x; 3. every thread writes its neuron's gradient, times `scale`. d_current [C B, N or more] of any
+        kind of float. partial [groups PARAMETERS, N]: the group's share of the parameters' gradients.
+        """
+        shared = cuda.shared.array(0, numba.float32)  # dx and x [tokens, threads] each, then the means [tokens, columns]
+        N, B, size, columns = u32(parameters.alpha.size), u32(gain_scale.size), u32(hypercolumn), u32(columns)
+        row, H, thread, width = u32(B * N), u32((N + size - U1) // size), u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
+        C, at_once = u32(u32(c.size) // row), u32(tokens)
+        x_tile, means = u32(at_once * width), u32(at_once * width * u32(2))
+        first_column = u32(u32(cuda.blockIdx.x) * columns)
+        n = u32(first_column * size + thread)
+        h = u32(n // size)
+        here, traced, gated = thread < columns * size and n < N, parameters.gamma.size > 0, gate.size > 0
+        alpha = rho = beta = gain = gamma = ZERO
         if here:
-            dv, da, v = carry.v[begin], carry.a[begin], state.v[i]
+            alpha, rho, beta, gain = parameters.alpha[n], parameters.rho[n], parameters.beta[n], parameters.gain[n]
             if traced:
-                dy_t = carry.y[begin]
-            fetched = fetch_token(ds, dy, state, r, c, gate, u32(i - row), u32(j - B * H))
-        while left > 0:
-            count = min(left, at_once)
-            left = u32(left - count)
-            k = u32(count * width + thread)
-            while here and k >= width:  # 1.
-                ds_t, v_prev, a_prev, x, r_t, g, y_prev, dy_in = fetched
-                i, j, k = u32(i - row), u32(j - B * H), u32(k - width)
-                if i > begin:
-                    fetched = fetch_token(ds, dy, state, r, c, gate, u32(i - row), u32(j - B * H))
-                if drop > ZERO:
-                    ds_t *= kept(drop, key_0, first_place + np.uint64(i))
+                gamma = parameters.gamma[n]
+        d_alpha = d_rho = d_beta = d_gain = d_bias = d_gamma = ZERO
+
+        group = u32((B + u32(cuda.gridDim.y) - U1) // u32(cuda.gridDim.y))  # sequences
+        b = u32(u32(cuda.blockIdx.y) * group)
+        last_b = min(B, u32(b + group))
+        while b < last_b:
+            left, begin = C, u32(b * N + n)
+            i, j = u32(begin + left * row), u32((left * B + b) * H + h)  # in [C, B, N] and r, of the token after the chunk
+            dv = da = dy_t = v = ZERO
+            fetched = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
+            if here:
+                dv, da, v = carry.v[begin], carry.a[begin], state.v[i]
                 if traced:
-                    dy_t, to_s, to_gamma = trace_step_backward(dy_t, dy_in, y_prev, v, gamma, graded, smooth)
-                    ds_t += to_s
-                    d_gamma += to_gamma
-                beta_b, gain_b = beta_scale[b], gain_scale[b]  # read again for each token: registers are scarcer
-                dv, da, to_alpha, to_rho, to_beta = lif_step_backward(
-                    ds_t, dv, da, v, v_prev, a_prev, alpha, rho, beta * beta_b, graded, smooth
-                )
-                v, x = v_prev, r_t * (gate_step(x, g) if gated else x)
-                d_alpha += to_alpha
-                d_rho += to_rho
-                d_beta += to_beta * beta_b
-                d_gain += dv * x * gain_b
-                d_bias += dv
-                shared[k], shared[u32(x_tile + k)] = dv * gain * gain_b, x
-            cuda.syncthreads()  # waits for the tiles
-            task, lane = u32(thread // u32(WARP)), u32(thread % u32(WARP))
-            while task < count * columns:  # 2.
-                s, own = u32(task // columns), u32(task % columns)
-                before = u32((first_column + own) * size)
-                if before < N:
-                    neurons = min(size, u32(N - before))
-                    k, dot = u32(s * width + own * size + lane), ZERO
-                    end = u32(s * width + own * size + neurons)
-                    while k < end:
-                        dot += shared[k] * shared[u32(x_tile + k)]
-                        k = u32(k + u32(WARP))
-                    dot = lanes_sum(dot, WARP)
-                    if lane == 0:
-                        shared[u32(means + task)] = dot / np.float32(neurons)
-                task = u32(task + width // u32(WARP))
-            cuda.syncthreads()  # waits for the means
-            s = u32(0)
-            while here and s < count:  # 3.
-                k, token = u32(s * width + thread), u32((left + s) * B + b)
-                mean = shared[u32(means + s * columns + h - first_column)]
-                d = normalize_step_backward(shared[k], shared[u32(x_tile + k)], r[u32(token * H + h)], mean)
-                if gated:
-                    at = u32(token * N + n)
-                    d, d_gate[at] = gate_step_backward(d, c[at], gate[at])
-                store(d_current, token, n, d * scale)
-                s = u32(s + U1)
+                    dy_t = carry.y[begin]
+                fetched = fetch_token(ds, dy, state, r, c, gate, u32(i - row), u32(j - B * H))
+            while left > 0:
+                count = min(left, at_once)
+                left = u32(left - count)
+                k = u32(count * width + thread)
+                while here and k >= width:  # 1.
+                    ds_t, v_prev, a_prev, x, r_t, g, y_prev, dy_in = fetched
+                    i, j, k = u32(i - row), u32(j - B * H), u32(k - width)
+                    if i > begin:
+                        fetched = fetch_token(ds, dy, state, r, c, gate, u32(i - row), u32(j - B * H))
+                    if drop > ZERO:
+                        ds_t *= kept(drop, key[0], first_place + np.uint64(i))
+                    if traced:
+                        dy_t, to_s, to_gamma = trace_step_backward(dy_t, dy_in, y_prev, v, gamma, graded, smooth)
+                        ds_t += to_s
+                        d_gamma += to_gamma
+                    beta_b, gain_b = beta_scale[b], gain_scale[b]  # read again for each token: registers are scarcer
+                    dv, da, to_alpha, to_rho, to_beta = lif_step_backward(
+                        ds_t, dv, da, v, v_prev, a_prev, alpha, rho, beta * beta_b, graded, smooth
+                    )
+                    v, x = v_prev, r_t * (gate_step(x, g) if gated else x)
+                    d_alpha += to_alpha
+                    d_rho += to_rho
+                    d_beta += to_beta * beta_b
+                    d_gain += dv * x * gain_b
+                    d_bias += dv
+                    shared[k], shared[u32(x_tile + k)] = dv * gain * gain_b, x
+                cuda.syncthreads()  # waits for the tiles
+                task, lane = u32(thread // u32(WARP)), u32(thread % u32(WARP))
+                while task < count * columns:  # 2.
+                    s, own = u32(task // columns), u32(task % columns)
+                    before = u32((first_column + own) * size)
+                    if before < N:
+                        neurons = min(size, u32(N - before))
+                        k, dot = u32(s * width + own * size + lane), ZERO
+                        end = u32(s * width + own * size + neurons)
+                        while k < end:
+                            dot += shared[k] * shared[u32(x_tile + k)]
+                            k = u32(k + u32(WARP))
+                        dot = lanes_sum(dot, WARP)
+                        if lane == 0:
+                            shared[u32(means + task)] = dot / np.float32(neurons)
+                    task = u32(task + width // u32(WARP))
+                cuda.syncthreads()  # waits for the means
+                s = u32(0)
+                while here and s < count:  # 3.
+                    k, token = u32(s * width + thread), u32((left + s) * B + b)
+                    mean = shared[u32(means + s * columns + h - first_column)]
+                    d = normalize_step_backward(shared[k], shared[u32(x_tile + k)], r[u32(token * H + h)], mean)
+                    if gated:
+                        at = u32(token * N + n)
+                        d, d_gate[at] = gate_step_backward(d, c[at], gate[at])
+                    store(d_current, token, n, d * scale)
+                    s = u32(s + U1)
+            if here:
+                carry.v[begin], carry.a[begin] = dv, da
+                if traced:
+                    carry.y[begin] = dy_t
+            b = u32(b + U1)
         if here:
-            carry.v[begin], carry.a[begin] = dv, da
-            if traced:
-                carry.y[begin] = dy_t
-        b = u32(b + U1)
-    if here:
-        k = u32(u32(cuda.blockIdx.y) * u32(PARAMETERS))
-        partial[k, n], partial[u32(k + u32(1)), n], partial[u32(k + u32(2)), n] = d_alpha, d_rho, d_beta
-        partial[u32(k + u32(3)), n], partial[u32(k + u32(4)), n], partial[u32(k + u32(5)), n] = d_gain, d_bias, d_gamma
+            k = u32(u32(cuda.blockIdx.y) * u32(PARAMETERS))
+            partial[k, n], partial[u32(k + u32(1)), n], partial[u32(k + u32(2)), n] = d_alpha, d_rho, d_beta
+            partial[u32(k + u32(3)), n], partial[u32(k + u32(4)), n], partial[u32(k + u32(5)), n] = d_gain, d_bias, d_gamma
+
+    return population_backward
 
 
 @gpu

@@ -50,9 +50,11 @@ def compile_all(capability: str, others: list[str]) -> dict[str, dict[str, dict]
             said = assemble(label, ptx, each, kernel.targetoptions.get("max_registers"))
             found[each][f"{label}({', '.join(map(str, signature))})"] = {"kernel": name, **_read(said), **_look(ptx)}
 
-    for name, signatures in KERNELS.items() if others else ():
+    for kernel, signatures in KERNELS.items() if others else ():
+        name, *arguments = [kernel] if isinstance(kernel, str) else kernel
         for signature in signatures:
-            note(name, name, named(name), signature, found)
+            made_kernel = named(name)(*arguments) if arguments else named(name)
+            note(f"{name}{tuple(arguments)}" if arguments else name, name, made_kernel, signature, found)
     for name, arguments, signature in made(10 * of_card[0] + of_card[1]):
         note(f"{name}{arguments}", name, named(name)(*arguments), signature, [capability])
     return found

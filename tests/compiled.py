@@ -1,5 +1,5 @@
-"""The argument types of every CUDA kernel, to compile them where there is no GPU: for each kernel the list of its signatures; and `made`,
-those that factories make."""
+"""The argument types of every CUDA kernel, to compile them where there is no GPU: for each kernel, or factory of one with its arguments,
+the list of its signatures; and `made`, what factories make for some cards only."""
 
 from numba import types
 
@@ -58,16 +58,17 @@ KERNELS |= {
 
 state = types.NamedUniTuple(f1, 3, NeuronState)
 parameters = types.NamedUniTuple(f1, 6, NeuronParameters)
-neurons = parameters, f1, f1, types.int64, types.int64  # and the neuromodulators' factors, hypercolumn, columns
-events = types.float32, types.uint64[::1], types.uint64, types.boolean, types.boolean  # dropout, graded, smooth
+neurons = parameters, f1, f1, types.int64, types.int64, types.int64  # and the neuromodulators' factors, hypercolumn, columns, tokens
+dropout = types.float32, types.uint64[::1], types.uint64
 
-KERNELS |= {
-    "population.population_forward": [(state, f1, kind, i1, types.int64, f1, f1, *neurons, *events) for kind in (f2, h2, b2)],
-    "population.population_backward": [
-        (kind, f1, state, f2, f1, f1, state, f1, f1, f1, *neurons, types.int64, types.float32, *events) for kind in (f2, h2, b2)
-    ],
-    "population.add_parameter_gradients": [(parameters, f2)],
-}
+forward = [(state, f1, kind, i1, types.int64, f1, f1, *neurons, *dropout) for kind in (f2, h2, b2)]
+backward = [(kind, f1, state, f2, f1, f1, state, f1, f1, f1, *neurons, types.float32, *dropout) for kind in (f2, h2, b2)]
+KERNELS["population.add_parameter_gradients"] = [(parameters, f2)]
+for graded in (False, True):  # smooth, the second argument, is the tests' own
+    KERNELS |= {
+        ("population.make_population_forward", graded, False): forward,
+        ("population.make_population_backward", graded, False): backward,
+    }
 
 # kernels/bundles.py, forget.py, stimulus.py
 
@@ -76,7 +77,7 @@ l1, l2, k1 = types.int64[::1], types.int64[:, ::1], types.uint64[::1]
 SIZES = (16, 32, 64)
 DIRECTIONS = [(back, add) for back in (False, True) for add in (False, True)]  # of a product of bundles
 tables, numbers = (i1, l2, i1), (size, size, size, number)  # of `gather`
-after_bundles = l2, i1, size, size, number  # what `weight_grad` is told, from bundles to scale
+after_bundles = l2, i1, size, size, size, number  # what `weight_grad` is told, from bundles to scale
 
 
 def factors(capability: int) -> list[int]:
@@ -90,18 +91,20 @@ def made(capability: int) -> list[tuple[str, tuple, tuple]]:
     Every size is there for H100 and H200. For others, and of what differs in one instruction or in what is stored in the end, the largest
     is, which needs the most registers. In float32 it is the cards without bfloat16 that compute.
     """
-    largest, (first, *others) = SIZES[-1], factors(capability)
-    sizes = SIZES if capability >= 90 else SIZES[-1:]
+    wide, (first, *others) = SIZES[-1], factors(capability)
+    every = SIZES if capability >= 90 else SIZES[-1:]
     kernels = [("bundles.make_pack", (SIZES[1],), (kind, kind, f1, l1)) for kind in (h2, b2)]
     for back, add in DIRECTIONS:
-        forms = [(first, width, True) for width in sizes] + [(first, largest, False)] + [(kind, largest, True) for kind in others]
-        for kind, width, even in forms:
-            for few in (False, True):
-                kernels.append(("bundles.make_gather", (kind, width, few, back, add, even), (f2, f1, k1, k1, *tables, *numbers)))
+        largest, sizes = (
+            (wide, every) if not add else (SIZES[-2], SIZES[:-1] if capability >= 90 else SIZES[-2:-1])
+        )  # the widest come first
+        forms = [(first, width, False, True) for width in sizes] + [(first, largest, False, False), (first, largest, True, True)]
+        for kind, width, few, even in forms + [(kind, largest, False, True) for kind in others]:
+            kernels.append(("bundles.make_gather", (kind, width, few, back, add, even), (f2, f1, k1, k1, *tables, *numbers)))
         for columns in (bundles.COLUMNS_FP32, bundles.SLICE):
             for width in SIZES if capability < 80 and columns == bundles.COLUMNS_FP32 else SIZES[-1:]:
                 kernels.append(("bundles.make_gather_fp32", (width, columns, back, add), (f2, f1, f1, *tables, *numbers)))
-    for kind, width in [(first, width) for width in sizes] + [(kind, largest) for kind in others]:
+    for kind, width in [(first, width) for width in every] + [(kind, wide) for kind in others]:
         kernels.append(("bundles.make_weight_grad", (kind, width), (f1, k1, k1, *after_bundles)))
     for width in SIZES if capability < 80 else SIZES[-1:]:
         kernels.append(("bundles.make_weight_grad_fp32", (width,), (f1, f1, f1, *after_bundles)))

@@ -10,7 +10,7 @@ import pytest
 from numba import types
 
 from neurogen_numba import kernels
-from neurogen_numba.kernels import bundles, bundles_cpu, vector
+from neurogen_numba.kernels import bundles, bundles_cpu, population, vector
 
 NUMBER, ROW, SQUARE, FLAG, BITS = types.float32, types.float32[::1], types.float32[:, ::1], types.boolean, types.uint64
 MASKS = types.uint64[::1]
@@ -80,8 +80,8 @@ def test_every_function_of_physics_is_in_the_table():
     others = {"jit._kept", "cache.keep", "cache.folder", "cache._sealed", "cache._tell", "rng.key", "memory.scratch"}  # of the host
     others |= {"launch.gpu", "launch.blocks", "launch.allow_shared"}
     others |= {"mma._mma", "mma._bfloat16", "mma._float16", "mma._float16_turing", "mma._statement", "vector._number"}  # of the compiler
-    others |= {f"bundles.{name}" for name in vars(bundles) if name.startswith("make_")}
-    for name, module in (("bundles_cpu", bundles_cpu), ("vector", vector)):
+    others |= {"bundles.of_block"}
+    for name, module in (("bundles", bundles), ("bundles_cpu", bundles_cpu), ("population", population), ("vector", vector)):
         others |= {f"{name}.{factory}" for factory in vars(module) if factory.startswith("make_")}
     found = set()
     for module in pkgutil.iter_modules(kernels.__path__):

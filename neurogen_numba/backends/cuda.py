@@ -285,12 +285,17 @@ class CudaBackend(Backend):
         return blocks(size, threads), threads
 
     def population_forward(self, state, r, axon, first, c, gate, parameters, gain_scale, beta_scale, hypercolumn, dropout, graded, smooth):
-        _, B, N = c.shape
+        C, B, N = c.shape
         across, threads, columns = self._hypercolumns(N, hypercolumn)
+        at_once = population.AT_ONCE
+        tokens = (
+            max(1, min(blocks(C, at_once), population.TILE_BYTES // (4 * threads * at_once))) * at_once
+        )  # whose c fit into shared memory
         rows = population.NeuronState(*self._flat(*state))
         ring = self.bits(axon.ring).reshape(len(axon.ring) * B, axon.ring.shape[-1])
         arrays = rows, *self._flat(r), ring, axon.start, first, *self._flat(c, gate), parameters, gain_scale, beta_scale
-        self.launch(population.population_forward, (across, B), threads, *arrays, hypercolumn, columns, *dropout, graded, smooth)
+        kernel, shared = population.make_population_forward(graded, smooth), 4 * tokens * (threads + columns)
+        self.launch(kernel, (across, B), threads, *arrays, hypercolumn, columns, tokens, *dropout, shared=shared)
 
     def population_backward(
         self,
@@ -321,11 +326,10 @@ class CudaBackend(Backend):
         rows, carried = (population.NeuronState(*self._flat(*arrays)) for arrays in (state, carry))
         out = self.bits(d_current).reshape(C * B, -1)
         arrays = out, *self._flat(d_gate), carried, partial, *self._flat(ds, dy), rows, *self._flat(r, c, gate)
-        how = hypercolumn, columns, tokens, np.float32(scale), *dropout, graded, smooth
+        how = hypercolumn, columns, tokens, np.float32(scale), *dropout
         shared = 4 * tokens * (2 * threads + columns)
-        self.launch(
-            population.population_backward, (across, groups), threads, *arrays, parameters, gain_scale, beta_scale, *how, shared=shared
-        )
+        kernel = population.make_population_backward(graded, smooth)
+        self.launch(kernel, (across, groups), threads, *arrays, parameters, gain_scale, beta_scale, *how, shared=shared)
         across, threads = self._across(N)
         self.launch(population.add_parameter_gradients, (across, population.PARAMETERS), threads, d, partial)
 

@@ -14,6 +14,7 @@ from .base import Synapses, SynapticState
 
 ALIGN = 64  # a column of a ring has a multiple of so many numbers: whole blocks of any size
 WRITERS = 8 if SIMULATED else THREADS  # threads of a block that copies
+PART = 2**30
 FEW_COLUMNS = 64  # of a launch: up to so many, a block has fewer and shares out the sums
 
 
@@ -56,9 +57,8 @@ class CudaSynapses(Synapses):
             {name: [self._slices(size, sizes[size], *sides) for size in sorted(sizes, reverse=True)] for name, sizes in either.items()}
             for either, sides in ((forward, ("source", "target")), (backward, ("target", "source")))
         )
-        learned = {size: np.concatenate(parts) for size, parts in learned.items()}
-        self.places = {size: self.backend.asarray(rows["weight"]) for size, rows in learned.items()}
-        self.learned = {size: self._by_tile(rows, 1 if self.kind is None else bundles.of_block(size)) for size, rows in learned.items()}
+        self.learned = {size: np.concatenate(parts) for size, parts in learned.items()}
+        self.places = {size: self.backend.asarray(rows["weight"]) for size, rows in self.learned.items()}
         if self.kind is None:
             self.copies = self.weight, self.weight
         else:
@@ -77,17 +77,6 @@ class CudaSynapses(Synapses):
         start = np.zeros(blocks(max(numbers for numbers, _ in parts), size) + 1, np.int32)
         start[1:] = np.cumsum(np.bincount(tile, minlength=len(start) - 1))
         return size, self.backend.asarray(start), rows[np.argsort(tile, kind="stable")]
-
-    def _by_tile(self, rows, at_once):
-        """Rows of bundles in groups of `at_once` to one tile of one current, with rows of weight -1 where it has too few."""
-        current = np.array([self.currents.index(p.arc.target) for p in self.projections])[rows["projection"]]
-        _, tile, count = np.unique(np.stack([current, rows["target"]]), axis=1, return_inverse=True, return_counts=True)
-        rows = rows[np.argsort(tile.ravel(), kind="stable")]
-        first, room = np.cumsum(count) - count, -(-count // at_once) * at_once
-        grouped = np.repeat(rows[first], room)
-        grouped["weight"] = -1
-        grouped[np.repeat(np.cumsum(room) - room - first, count) + np.arange(len(rows))] = rows
-        return grouped
 
     def refresh(self):
         if self.kind is not None:
@@ -188,7 +177,7 @@ class CudaSynapticState(SynapticState):
             kernel, threads = bundles.make_gather_fp32(width, at_once, back, add), (width // mma.EDGE) * (at_once // mma.EDGE)
         else:
             few = columns <= FEW_COLUMNS
-            at_once = bundles.OF_WARP if few else bundles.COLUMNS
+            at_once = SLICE if few else bundles.COLUMNS
             kernel, threads = bundles.make_gather(synapses.kind, width, few, back, add, size % 2 == 0), bundles.THREADS
             arguments = out.reshape(-1), *arguments
         self.backend.launch(kernel, (len(start) - 1, blocks(columns, at_once)), threads, out, *arguments)
@@ -225,8 +214,10 @@ class CudaSynapticState(SynapticState):
             else:
                 kernel, at_once, threads = bundles.make_weight_grad(synapses.kind, size), bundles.of_block(size), bundles.THREADS
             arrays = self._words(self.x, 64), self._words(self.d, 64), table, self.start
-            numbers = length * self.batch, self.batch, np.float32(1 / self.scale)
-            self.backend.launch(kernel, len(table) // at_once, threads, synapses.gradient, *arrays, *numbers)
+            columns, scale = length * self.batch, np.float32(1 / self.scale)
+            for begin in range(0, columns, PART):
+                numbers = begin, min(columns, begin + PART), self.batch, scale
+                self.backend.launch(kernel, blocks(len(table), at_once), threads, synapses.gradient, *arrays, *numbers)
 
     def advance(self, length):
         self.backend.launch(bundles.advance_rings, 1, len(self._rows), self.start, self._rows, length)
