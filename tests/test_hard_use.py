@@ -121,6 +121,22 @@ def test_text_on_a_server_is_held_out_and_scored(place):
         assert batches.text_to_score(Text(**named), BYTES).bytes == len(TEXT) - 1
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "pipe", "server"])
+def test_windows_line_ends_are_one_byte_of_the_shares_from_every_source(place, name):
+    content = codecs.BOM_UTF8 + TEXT.replace("\n", "\r\n").encode()
+    with DroppingServer({"/a.txt": content}, lambda request: 10**9) as server:
+        data = f"{server.url}/a.txt" if name == "server" else name
+        if name == "pipe":
+            os.mkfifo(name)
+            threading.Thread(target=Path(name).write_bytes, args=(content,)).start()
+        elif name != "server":
+            Path(name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+        corpus = open_corpus(tiny.config({"data": data, "tokenizer": "byte"}))
+        assert shares(corpus) == (len(TEXT) - len(TEXT) // 10, len(TEXT) // 10)
+    (place / "a.jsonl").write_text(json.dumps({"text": "sheep\r\n"}))
+    assert texts("a.jsonl") == ["sheep\r\n"]  # a document as it stands
+
+
 # What lies in a folder
 
 
