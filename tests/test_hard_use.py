@@ -301,9 +301,11 @@ def test_words_that_come_to_mind_are_understood(place, capsys):
 
 def test_a_row_without_the_text_is_said_and_left_out(place, caplog):
     (place / "a.jsonl").write_text('{"id": 1}\n{"text": "one"}\n\n{"body": "two"}\n{"text": "three"}\n')
-    sources._warn_once.cache_clear()
+    source = open_source(str(place / "a.jsonl"), "text")
     for _ in range(2):
-        assert texts("a.jsonl") == ["one", "three"]
+        first, second = source.read()
+        assert (first.text, second.text) == ("one", "three")
+        assert [piece.text for piece in source.read(first.after)] == ["three"]  # whose rows are known by their bytes
     assert len(caplog.messages) == 1 and "a.jsonl: line 1 has no field 'text'" in caplog.messages[0]
     (place / "b.jsonl").write_text('{"body": "one"}\n' * 500)
     with pytest.raises(DataError, match=r"b\.jsonl: there is no field 'text', but body"):

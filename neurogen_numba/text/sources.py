@@ -10,7 +10,6 @@ import bz2
 import codecs
 import contextlib
 import fnmatch
-import functools
 import glob
 import gzip
 import hashlib
@@ -438,10 +437,7 @@ def _json_lines(path, at, field):
             if field not in row:
                 if counted and not rows and without == WITHOUT_FIELD:
                     _check_field(field, row, path)
-                if not without:
-                    _warn_once(
-                        f"{path}: {place} has no field {field!r}, and is left out, as all rows without it; --text-field names another"
-                    )
+                _tell_left_out(path, place, field)
                 without, lacking = without + 1, row
                 continue
             rows += 1
@@ -451,10 +447,14 @@ def _json_lines(path, at, field):
         _check_field(field, lacking, path)
 
 
-@functools.cache
-def _warn_once(message):
-    """A source may be read many times."""
-    LOG.warning("%s", message)
+_told: set[tuple[str, str]] = set()  # files of which it was said that rows are left out, and the field that these lack
+
+
+def _tell_left_out(path, place, field):
+    """Say once for each file that rows are left out: it may be read many times, from another position each."""
+    if (path, field) not in _told:
+        _told.add((path, field))
+        LOG.warning("%s: %s has no field %r, and is left out, as all rows without it; --text-field names another", path, place, field)
 
 
 def _is_object(line):
