@@ -16,6 +16,7 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 import tiny
@@ -310,6 +311,21 @@ def test_a_row_without_the_text_is_said_and_left_out(place, caplog):
     (place / "b.jsonl").write_text('{"body": "one"}\n' * 500)
     with pytest.raises(DataError, match=r"b\.jsonl: there is no field 'text', but body"):
         texts("b.jsonl")
+
+
+def test_a_row_with_null_for_its_text_is_said_and_left_out(place, caplog, monkeypatch):
+    monkeypatch.setattr(sources, "_told", set())  # another test may have told of files of these names
+    (place / "a.jsonl").write_text('{"text": "one"}\n{"text": null}\n{"id": 1}\n{"text": "two"}\n{"text": null}\n')
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["one", "", None, "two", None]}), place / "b.parquet")
+    for name, row in (("a.jsonl", "line 2"), ("b.parquet", "row 3"), (f"hf:{place / 'hub'}", "a row")):
+        if name.startswith("hf:"):
+            (place / "hub").mkdir()
+            (place / "b.parquet").rename(place / "hub/train.parquet")
+        assert texts(name) == ["one", "two"]
+        assert caplog.messages == [
+            f"{name}: {row} has null in the field 'text', and is left out, as all rows without text; --text-field names another field"
+        ]
+        caplog.clear()
 
 
 def test_a_character_without_a_token_is_found(place, capsys):

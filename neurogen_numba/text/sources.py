@@ -323,7 +323,7 @@ class Hub(Source):
             stream.load_state_dict(state)
         for row in stream:
             _check_field(self._field, row, self.name)
-            if (text := _text_of(row[self._field], self.name, "a row")) is not None:
+            if (text := _text_of(row[self._field], self.name, "a row", self._field)) is not None:
                 yield Piece(text, True, stream.state_dict())
 
 
@@ -437,11 +437,11 @@ def _json_lines(path, at, field):
             if field not in row:
                 if counted and not rows and without == WITHOUT_FIELD:
                     _check_field(field, row, path)
-                _tell_left_out(path, place, field)
+                _tell_left_out(path, place, f"no field {field!r}", field)
                 without, lacking = without + 1, row
                 continue
             rows += 1
-            if (text := _text_of(row[field], path, place)) is not None:
+            if (text := _text_of(row[field], path, place, field)) is not None:
                 yield text, True, at, f"{path}: {place}"
     if counted and without and not rows:
         _check_field(field, lacking, path)
@@ -450,11 +450,11 @@ def _json_lines(path, at, field):
 _told: set[tuple[str, str]] = set()  # files of which it was said that rows are left out, and the field that these lack
 
 
-def _tell_left_out(path, place, field):
+def _tell_left_out(where, place, what, field):
     """Say once for each file that rows are left out: it may be read many times, from another position each."""
-    if (path, field) not in _told:
-        _told.add((path, field))
-        LOG.warning("%s: %s has no field %r, and is left out, as all rows without it; --text-field names another", path, place, field)
+    if (where, field) not in _told:
+        _told.add((where, field))
+        LOG.warning("%s: %s has %s, and is left out, as all rows without text; --text-field names another field", where, place, what)
 
 
 def _is_object(line):
@@ -478,7 +478,7 @@ def _parquet(path, at, field):
         for batch in table.iter_batches(ROWS, row_groups=list(range(group, table.num_row_groups)), columns=[field]):
             for value in batch.column(0).to_pylist():
                 row += 1
-                if row > at and (text := _text_of(value, path, f"row {row:,}")) is not None:
+                if row > at and (text := _text_of(value, path, f"row {row:,}", field)) is not None:
                     yield text, True, row, f"{path}: row {row:,}"
 
 
@@ -535,11 +535,14 @@ def _check_field(field, names, where):
         )
 
 
-def _text_of(value, where, place):
-    """The text of a field; None for an empty one."""
-    if value is not None and not isinstance(value, str):
+def _text_of(value, where, place, field):
+    """The text of a field; None for an empty one, and for null, which is told."""
+    if value is None:
+        _tell_left_out(where, place, f"null in the field {field!r}", field)
+        return None
+    if not isinstance(value, str):
         raise DataError(f"{where}: {place} has {type(value).__name__} where text is wanted; name another field by --text-field")
-    return value.encode(errors="replace").decode() if value and value.strip() else None  # half a surrogate pair becomes "?"
+    return value.encode(errors="replace").decode() if value.strip() else None  # half a surrogate pair becomes "?"
 
 
 def _decoded(content: bytes, name, at: int = 0) -> str:
