@@ -216,6 +216,9 @@ def test_another_field(tmp_path):
     [
         ("a.jsonl", json_lines(ROWS)[:-5], r"a\.jsonl: line 700 is no JSON object; .* the file must be whole"),
         ("a.jsonl", b'{"text": "a"}\n[1]\n', r"a\.jsonl: line 2 is no JSON object"),
+        ("a.jsonl", b'{"text": "a"}\n{"id": ' + b"9" * 5000 + b"}\n", r"a\.jsonl: line 2 has an integer of more than 4,300 digits"),
+        ("a.jsonl", b'{"text": "a"}\n{"id": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", r"a\.jsonl: line 2 has brackets .* too deep"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "\xe9"}\n', r"a\.jsonl: line 2 has the byte 0xe9, which is no UTF-8; convert the file"),
         ("a.parquet", parquet(ROWS)[:-100], r"a\.parquet: cannot be read \(ArrowInvalid: .*; check that it is whole"),
         ("a.parquet", b"", r"a\.parquet: cannot be read"),
         ("a.jsonl.gz", gzip.compress(json_lines(ROWS), mtime=0)[:-20], r"a\.jsonl\.gz: cannot be read \(EOFError: "),

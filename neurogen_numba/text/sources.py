@@ -426,14 +426,7 @@ def _json_lines(path, at, field):
             place, at = f"line {number:,}" if counted else f"the line at byte {at:,}", at + len(line)
             if not line.strip():
                 continue
-            try:
-                row = json.loads(line.removeprefix(codecs.BOM_UTF8))
-            except (ValueError, RecursionError):
-                row = None
-            if not isinstance(row, dict):
-                if number == 1 and counted and (known := _format(line)):
-                    raise DataError(f"{path}: {known[0]}, no JSON lines; {known[1]}")
-                raise DataError(f"{path}: {place} is no JSON object; one on each line is wanted, and the file must be whole")
+            row = _json_object(line, path, place, number == 1 and counted)
             if field not in row:
                 if counted and not rows and without == WITHOUT_FIELD:
                     _check_field(field, row, path)
@@ -445,6 +438,25 @@ def _json_lines(path, at, field):
                 yield text, True, at, f"{path}: {place}"
     if counted and without and not rows:
         _check_field(field, lacking, path)
+
+
+def _json_object(line, path, place, first):
+    """The object in a line; first: whether that is the first of the file."""
+    wrong = "is no JSON object; one on each line is wanted, and the file must be whole"
+    try:
+        if isinstance(row := json.loads(line.removeprefix(codecs.BOM_UTF8).decode(errors="surrogatepass")), dict):
+            return row
+    except json.JSONDecodeError:
+        pass
+    except UnicodeDecodeError as error:
+        wrong = f"has the byte {error.object[error.start]:#04x}, which is no UTF-8; convert the file to UTF-8"
+    except ValueError:  # Python limits how long reading one number takes
+        wrong = f"has an integer of more than {sys.get_int_max_str_digits():,} digits, too long to read; shorten it, or put it in quotes"
+    except RecursionError:
+        wrong = "has brackets that are nested too deep to read; flatten them, or take the line out"
+    if first and (known := _format(line)):
+        raise DataError(f"{path}: {known[0]}, no JSON lines; {known[1]}")
+    raise DataError(f"{path}: {place} {wrong}")
 
 
 _told: set[tuple[str, str]] = set()  # files of which it was said that rows are left out, and the field that these lack
