@@ -215,6 +215,17 @@ def _name(kind, text):
     return kind(text)
 
 
+def typed(text: str) -> str:
+    """The type of a flag whose value is text for a model: its bytes count as UTF-8, whatever the locale."""
+    try:
+        return text.encode(errors="surrogateescape").decode()
+    except UnicodeDecodeError as error:
+        wrong = f"byte {error.start} of it is {error.object[error.start]:#04x}, which is no UTF-8; type it as UTF-8"
+        raise argparse.ArgumentTypeError(wrong) from None
+    except UnicodeEncodeError:
+        return text  # half of a surrogate pair: no byte is behind it, and a tokenizer refuses it
+
+
 def add_gpu_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpu-device", type=_gpu_number, default=0, metavar="N", help="which GPU, counted from 0")
 
