@@ -225,12 +225,13 @@ def encoded_once(data: str) -> bool:
     return _plain(files) and _size(files) <= ENCODED_ONCE
 
 
-def nothing_in(data: str) -> DataError:
-    """What to say of text files without text."""
+def nothing_in(data: str, size: int | None) -> DataError:
+    """What to say of text files without text, which have `size` bytes together."""
+    why = "has only white space" if size else "is empty"
     if data == "-":
-        return DataError("-: standard input is empty; give the text again: neurogen ... < FILE")
-    what = "every text file in the folder is" if os.path.isdir(data) else "the file is" if os.path.exists(data) else "what is there is"
-    return DataError(f"{data}: {what} empty; give one with text in it")
+        return DataError(f"-: standard input {why}; give the text again: neurogen ... < FILE")
+    what = "every text file in the folder" if os.path.isdir(data) else "the file" if os.path.exists(data) else "what is there"
+    return DataError(f"{data}: {what} {why}; give one with text in it")
 
 
 class Files(Source):
