@@ -472,6 +472,20 @@ def test_text_is_read_and_encoded_in_little_memory(place):
         assert np.array_equal(corpus._tokens.part(0, 10**9), whole._tokens)
 
 
+def test_a_run_on_a_long_text_takes_little_memory(place):
+    """As a command does it; its tokens are on the disk."""
+    text = TEXT * 2500
+    (place / "large.txt").write_text(text)
+    words = ["--tokenizer", "byte", "--set", "text.validation=0.001", "--steps", "1"]
+    assert trained("--set", "training.final_eval_tokens=50", "--steps", "1") == 0  # kernels are compiled now
+    tracemalloc.start()
+    code = trained("--data", "large.txt", "--name", "a", *words)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert code == 0 and peak < 3 * len(text)
+    assert (place / "runs/a/encoded/tokens.bin").stat().st_size == 2 * int(0.999 * len(text))
+
+
 def test_a_text_is_encoded_once(place, monkeypatch):
     assert trained("--name", "a", "--steps", "2") == 0
     kept = place / "runs/a" / rundir.TOKENS
