@@ -51,6 +51,7 @@ COMMANDS = {
 }
 FILES = {"config": "configure"}  # commands whose module has another name
 RETRY = 0.05  # seconds until a Ctrl-C comes again that Python has dropped
+LONGEST = 300  # characters of a word of the command line that messages repeat as it is
 STDOUT = "-"  # what --json is without a file
 FEWEST, MOST = -(2**63), 2**64 - 1  # what a number of 64 bits holds, with a sign or without
 METAVARS = {int: "N", float: "X", "--memory-limit": "SIZE", "--text-field": "FIELD", "--out": "FOLDER"}  # of a type, or of a flag
@@ -65,7 +66,7 @@ def command(name: str):
             with streams.usable(), _interruptible():
                 code = _outcome(name, body, argv)
                 if (error := streams.flush()) and (code == 0 or isinstance(code, SystemExit)):
-                    return _refused(name, error)
+                    return _refused(name, error, argv)
             if isinstance(code, SystemExit):  # of --help
                 raise code
             return code
@@ -105,7 +106,7 @@ def _outcome(name, body, argv) -> int | SystemExit:
         return 141 if ended.code == 1 else ended  # Rich ends so where the reader of a pipe has gone
     except NeuroGenError as error:
         advice = f"; {_smaller(name)}" if isinstance(error, OutOfMemory) else ""
-        streams.complain(f"{_prog(name)}: {' '.join(str(error).splitlines())}{advice}")
+        streams.complain(f"{_prog(name)}: {_shortened(' '.join(str(error).splitlines()), argv)}{advice}")
         return 2
     except MemoryError as error:
         what = " ".join(str(error).split()) or "no more of it"
@@ -116,7 +117,7 @@ def _outcome(name, body, argv) -> int | SystemExit:
         streams.complain(f"\n{_prog(name)}: interrupted")
         return 130
     except OSError as error:
-        return _refused(name, error)
+        return _refused(name, error, argv)
     except Exception as error:
         from .backends import probe
 
@@ -126,13 +127,19 @@ def _outcome(name, body, argv) -> int | SystemExit:
         return 2
 
 
-def _refused(name, error: OSError) -> int:
+def _shortened(sentence, argv):
+    """A sentence without its middle, where that is a word that was typed and is so long that nobody would find the rest."""
+    long = any(len(word) > LONGEST for word in (sys.argv[1:] if argv is None else argv))
+    return f"{sentence[:LONGEST]} ... {sentence[-LONGEST:]}" if long and len(sentence) > 2 * LONGEST else sentence
+
+
+def _refused(name, error: OSError, argv) -> int:
     """What the system refused, in a sentence, unless a reader has gone, who needs none."""
     if isinstance(error, BrokenPipeError):
         return 141
     why = error.strerror or error
     if error.filename:
-        streams.complain(f"{_prog(name)}: {error.filename}: {why}; change that, or name another file or folder")
+        streams.complain(f"{_prog(name)}: {_shortened(str(error.filename), argv)}: {why}; change that, or name another file or folder")
     else:
         streams.complain(f"{_prog(name)}: the output cannot be written: {why}; make room, or send it elsewhere")
     return 2
@@ -213,6 +220,17 @@ def _name(kind, text):
     if not text:
         raise argparse.ArgumentTypeError("an empty name; give one, or leave it out")
     return kind(text)
+
+
+def typed(text: str) -> str:
+    """The type of a flag whose value is text for a model: its bytes count as UTF-8, whatever the locale."""
+    try:
+        return text.encode(errors="surrogateescape").decode()
+    except UnicodeDecodeError as error:
+        wrong = f"byte {error.start} of it is {error.object[error.start]:#04x}, which is no UTF-8; type it as UTF-8"
+        raise argparse.ArgumentTypeError(wrong) from None
+    except UnicodeEncodeError:
+        return text  # half of a surrogate pair: no byte is behind it, and a tokenizer refuses it
 
 
 def add_gpu_flag(parser: argparse.ArgumentParser) -> None:

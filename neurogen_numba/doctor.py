@@ -19,6 +19,7 @@ from .backends import probe
 from .cli import STDOUT, Parser, add_gpu_flag, add_json_flag, command, tell_json
 from .config import size_in_words
 from .errors import BackendError, ConfigError
+from .rundir import in_the_way
 
 ROOM = 1_000_000_000  # bytes of disk: five checkpoints of up to a hundred MB, the best one, and one on its way
 KERNEL = 2**18  # bytes, more than a compiled kernel has
@@ -236,6 +237,8 @@ def host_memory(machine):
 
 
 def disk(machine):
+    if there := in_the_way(machine.out):
+        return Check(False, f"no run can be kept in {machine.out}: {there}", "name another folder with --out")
     folder = machine.out.absolute()
     folder = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(folder).free

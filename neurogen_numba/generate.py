@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from .cli import Parser, add_backend_flag, backend_of, command
+from .cli import Parser, add_backend_flag, backend_of, command, typed
 from .errors import ConfigError
 
 
@@ -13,7 +13,7 @@ def parser() -> Parser:
     flags = Parser("generate")
     flags.add_argument("run", nargs="?", help="a run, RUN@best, or a checkpoint (default: the run trained last)")
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
-    flags.add_argument("--prompt", default="", help="text to continue")
+    flags.add_argument("--prompt", type=typed, default="", help="text to continue")
     flags.add_argument("--length", type=int, default=200, help="tokens to write at most")
     flags.add_argument("--temperature", type=float, default=0.8, help="how freely words are drawn; 0 takes the most probable")
     flags.add_argument("--top-k", type=int, default=0, help="draw from the K most probable tokens; 0 is all")

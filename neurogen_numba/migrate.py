@@ -89,11 +89,11 @@ def main(argv=None):
 
 def _new_folder(run):
     """The folder of a new run, made, with nothing in it but perhaps its lock."""
-    from .rundir import check_name, is_lock
+    from .rundir import check_name, is_lock, make_folder
 
     check_name(run.name)
     try:
-        run.mkdir(parents=True, exist_ok=True)
+        make_folder(run)
         if not all(is_lock(path) for path in run.iterdir()):
             raise ConfigError(f"{run} is not empty; choose another folder for the new run")
     except OSError as error:

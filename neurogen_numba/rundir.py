@@ -22,6 +22,7 @@ import os
 import re
 import shlex
 import shutil
+import stat
 import time
 from pathlib import Path
 
@@ -42,19 +43,37 @@ def create(out: Path, name: str | None, preset: str) -> Path:
     """
     out = Path(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         if name is None:
             return _next_free(out, preset)
         if name in ("", ".", "..") or not _printable(name) or any(character in name for character in "/\\"):
             raise ConfigError(f"--name {name!r}: a plain folder name is needed; the folder that it goes in is --out")
         check_name(name)
         run = out / name
-        run.mkdir(exist_ok=True)
+        make_folder(run)
         if _begun(run):
             raise ConfigError(f"{run} already holds a run; go on with it by --resume, or choose another --name")
         return run
     except OSError as error:
         raise ConfigError(f"no run can be started under {out}: {error.strerror}; choose another --out or --name") from None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those that it lies in, where there is none. Raises OSError that says what is in the way."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, in_the_way(folder) or error.strerror) from None
+
+
+def in_the_way(folder: Path) -> str | None:
+    """What is there in place of a folder, of which the system says "File exists", or None."""
+    try:
+        return None if stat.S_ISDIR(os.stat(folder).st_mode) else f"{folder} is a file"
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return f"{folder} {'is' if os.path.islink(folder) else 'lies in'} a link to itself"
+    return f"{folder} is a link that leads nowhere" if os.path.islink(folder) else None
 
 
 def _printable(name: str) -> bool:

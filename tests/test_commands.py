@@ -563,6 +563,9 @@ def test_a_full_disk_while_saving_costs_no_checkpoint(place, capsys, monkeypatch
         (generate, ["--top-k", "-2"], "top-k"),
         (generate, ["--length", "0"], "--length"),
         (generate, ["--prompt", "é"], "'é'"),
+        (generate, ["--prompt", "\udcc3\udca9"], "'é'"),  # its bytes, where the locale is ASCII
+        (generate, ["--prompt", "a\udcff"], "--prompt: byte 1 of it is 0xff, which is no UTF-8"),
+        (generate, ["--prompt", "a\ud800"], "half of a surrogate pair"),
         (chat, ["--auto-load-latest", "runs/tiny-1"], "--auto-load-latest"),
         (chat, ["--max-tokens", "0"], "--max-tokens"),
         (evaluate, ["--data", "nowhere.txt"], "nowhere.txt"),

@@ -201,6 +201,8 @@ def test_disk(monkeypatch, tmp_path):
     monkeypatch.undo()
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=GB // 2))
     assert fails(checks(), "disk", "500.00 MB", "make room")
+    (tmp_path / "itself").symlink_to("itself")
+    assert fails(checks(out=str(tmp_path / "itself")), "disk", "itself is a link to itself", "--out")
 
 
 @pytest.mark.parametrize("name", CHECKS)

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import tiny
@@ -168,6 +168,8 @@ def command_lines(draw):
 
 
 @given(words=command_lines(), typed=st.binary(max_size=20))
+@example(words=["chat", LONG], typed=b"")  # each was a traceback once
+@example(words=["train", "--resume", "itself"], typed=b"")
 @fuzz
 def test_any_command_line_ends_well(words, typed):
     try:

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +97,38 @@ def test_doctor_looks_at_the_folder(folder, monkeypatch):
 def test_doctor_names_what_mends_a_folder_that_is_missing(no_place):
     check = doctor.kernel_cache(None)
     assert check.ok is False and "NUMBA_CACHE_DIR" in check.mend and "pip" not in check.mend
+
+
+USE = """
+import numpy as np
+from neurogen_numba.kernels.forget import forget_cpu
+x = np.ones((1, 2, 3), np.float32)
+forget_cpu(x, np.array([1, 0], np.uint8))
+print(x.sum())
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the limits of a shell, and a home that no user can have")
+@pytest.mark.parametrize("harm", ["truncated", "empty", "full disk", "no place"])
+def test_a_kernel_is_right_whatever_became_of_the_folder(harm, tmp_path):
+    """A loop of the package, in processes of their own."""
+    package, place = tmp_path / "package", tmp_path / "kept"
+    for folder in ("kernels", "neurogen_numba"):
+        shutil.copytree(ROOT / folder, package / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    place.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(package), "NUMBA_CACHE_DIR": str(place), "PYTHONDONTWRITEBYTECODE": "1"}
+    use = f"{shlex.quote(sys.executable)} -c {shlex.quote(USE)}"
+    if harm == "no place":
+        (package / "kernels/__pycache__").write_text("")  # the superuser may write everywhere else
+        environment |= dict.fromkeys(("HOME", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR"), "/proc/nobody")
+    elif harm == "full disk":
+        use = f"ulimit -f 1; {use}"
+    else:
+        subprocess.run(use, shell=True, cwd=tmp_path, env=environment, check=True, stdout=subprocess.DEVNULL)
+        for file in (path for path in place.rglob("*") if path.is_file()):
+            os.truncate(file, file.stat().st_size - 20 if harm == "truncated" else 0)
+    done = subprocess.run(use, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout == "3.0\n" and done.stderr.count("\n") == (harm in ("full disk", "no place")), done.stderr
 
 
 # Variables of the environment

@@ -65,6 +65,27 @@ def test_a_run_that_cannot_be_made_is_one_sentence(tmp_path):
             rundir.create(out, name, "nano")
 
 
+@pytest.mark.parametrize(
+    "out, name, said",
+    [
+        ("file", None, "file is a file; "),
+        ("runs", "file", "file is a file; "),
+        ("itself", None, "itself is a link to itself; "),
+        ("itself/below", None, "below lies in a link to itself; "),
+        ("runs", "itself", "itself is a link to itself; "),
+        ("nowhere", None, "nowhere is a link that leads nowhere; "),
+    ],
+)
+def test_what_is_in_the_way_of_a_run_is_said(tmp_path, out, name, said):
+    (tmp_path / "runs").mkdir()
+    for folder in (tmp_path, tmp_path / "runs"):
+        (folder / "file").write_text("")
+        (folder / "itself").symlink_to("itself")
+        (folder / "nowhere").symlink_to("gone")
+    with pytest.raises(ConfigError, match=f"no run can be started under .*{said}"):
+        rundir.create(tmp_path / out, name, "nano")
+
+
 # The latest run
 
 

@@ -90,10 +90,11 @@ def test_what_is_not_there_is_refused(tmp_path):
         documents(tmp_path / "missing.txt")
     with pytest.raises(DataError, match=r"the folder has no \.txt, \.md, .* or \.parquet file, hidden ones and runs left out; "):
         documents(tmp_path)
-    (tmp_path / "a.txt").write_text("\n")
-    for data, said in ((tmp_path, "every text file in the folder is empty; "), (tmp_path / "a.txt", "the file is empty; ")):
-        with pytest.raises(DataError, match=said):
-            FileCorpus(Text(data=str(data)), Training())
+    for content, why in (("", "is empty"), (" \n\t\n", "has only white space")):
+        (tmp_path / "a.txt").write_text(content)
+        for data, what in ((tmp_path, "every text file in the folder"), (tmp_path / "a.txt", "the file")):
+            with pytest.raises(DataError, match=f"{what} {why}; "):
+                FileCorpus(Text(data=str(data)), Training())
 
 
 def test_a_bad_file_in_a_folder_is_named(tmp_path):
@@ -216,6 +217,9 @@ def test_another_field(tmp_path):
     [
         ("a.jsonl", json_lines(ROWS)[:-5], r"a\.jsonl: line 700 is no JSON object; .* the file must be whole"),
         ("a.jsonl", b'{"text": "a"}\n[1]\n', r"a\.jsonl: line 2 is no JSON object"),
+        ("a.jsonl", b'{"text": "a"}\n{"id": ' + b"9" * 5000 + b"}\n", r"a\.jsonl: line 2 has an integer of more than 4,300 digits"),
+        ("a.jsonl", b'{"text": "a"}\n{"id": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", r"a\.jsonl: line 2 has brackets .* too deep"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "\xe9"}\n', r"a\.jsonl: line 2 has the byte 0xe9, which is no UTF-8; convert the file"),
         ("a.parquet", parquet(ROWS)[:-100], r"a\.parquet: cannot be read \(ArrowInvalid: .*; check that it is whole"),
         ("a.parquet", b"", r"a\.parquet: cannot be read"),
         ("a.jsonl.gz", gzip.compress(json_lines(ROWS), mtime=0)[:-20], r"a\.jsonl\.gz: cannot be read \(EOFError: "),
@@ -253,9 +257,10 @@ def test_standard_input(monkeypatch):
     assert documents("-") == ["one\ntwo é"]
     given("one\r\ntwo é".encode())
     assert [(piece.text, piece.ends) for piece in open_source("-", "text").read()] == [("one\ntwo é", True)]
-    given(b"")
-    with pytest.raises(DataError, match="standard input is empty"):
-        FileCorpus(Text(data="-"), Training())
+    for content, why in ((b"", "is empty"), (b"\n", "has only white space")):
+        given(content)
+        with pytest.raises(DataError, match=f"standard input {why}; "):
+            FileCorpus(Text(data="-"), Training())
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     for read in (lambda: FileCorpus(Text(data="-"), Training()), lambda: texts(open_source("-", "text"))):
         with pytest.raises(DataError, match="standard input is a terminal; pipe the text in"):

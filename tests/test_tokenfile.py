@@ -109,6 +109,9 @@ def test_a_file_is_whole_or_not_there(place, capsys):
 
 
 def test_bad_flags_are_one_sentence(place, capsys):
+    (place / "itself").symlink_to("itself")
+    for folder, said in (("sheep.txt", "sheep.txt is a file"), ("itself", "itself is a link to itself")):
+        refused(tokenize(["sheep.txt", "--out", f"{folder}/a.bin", "--tokenizer", "byte"]), capsys, f"a.bin was not written: {said}; ")
     refused(tokenize(["sheep.txt"]), capsys, "--out")
     refused(tokenize(["sheep.txt", "--out", "sheep.txt"]), capsys, "--out sheep.txt: a name that ends with .bin is wanted")
     refused(tokenize(["sheep.txt", "--out", "a.bin", "--workers", "-1"]), capsys, "workers: at least 0, not -1")

@@ -146,7 +146,7 @@ class FileCorpus:
             documents += piece.ends
             before = piece.after
         if not self._characters:
-            raise sources.nothing_in(self._text.data)
+            raise sources.nothing_in(self._text.data, self._source.size)
         self._several = documents > 1
 
     def _between(self, first, last):

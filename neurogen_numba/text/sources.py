@@ -10,7 +10,6 @@ import bz2
 import codecs
 import contextlib
 import fnmatch
-import functools
 import glob
 import gzip
 import hashlib
@@ -226,12 +225,13 @@ def encoded_once(data: str) -> bool:
     return _plain(files) and _size(files) <= ENCODED_ONCE
 
 
-def nothing_in(data: str) -> DataError:
-    """What to say of text files without text."""
+def nothing_in(data: str, size: int | None) -> DataError:
+    """What to say of text files without text, which have `size` bytes together."""
+    why = "has only white space" if size else "is empty"
     if data == "-":
-        return DataError("-: standard input is empty; give the text again: neurogen ... < FILE")
-    what = "every text file in the folder is" if os.path.isdir(data) else "the file is" if os.path.exists(data) else "what is there is"
-    return DataError(f"{data}: {what} empty; give one with text in it")
+        return DataError(f"-: standard input {why}; give the text again: neurogen ... < FILE")
+    what = "every text file in the folder" if os.path.isdir(data) else "the file" if os.path.exists(data) else "what is there"
+    return DataError(f"{data}: {what} {why}; give one with text in it")
 
 
 class Files(Source):
@@ -324,7 +324,7 @@ class Hub(Source):
             stream.load_state_dict(state)
         for row in stream:
             _check_field(self._field, row, self.name)
-            if (text := _text_of(row[self._field], self.name, "a row")) is not None:
+            if (text := _text_of(row[self._field], self.name, "a row", self._field)) is not None:
                 yield Piece(text, True, stream.state_dict())
 
 
@@ -427,34 +427,47 @@ def _json_lines(path, at, field):
             place, at = f"line {number:,}" if counted else f"the line at byte {at:,}", at + len(line)
             if not line.strip():
                 continue
-            try:
-                row = json.loads(line.removeprefix(codecs.BOM_UTF8))
-            except (ValueError, RecursionError):
-                row = None
-            if not isinstance(row, dict):
-                if number == 1 and counted and (known := _format(line)):
-                    raise DataError(f"{path}: {known[0]}, no JSON lines; {known[1]}")
-                raise DataError(f"{path}: {place} is no JSON object; one on each line is wanted, and the file must be whole")
+            row = _json_object(line, path, place, number == 1 and counted)
             if field not in row:
                 if counted and not rows and without == WITHOUT_FIELD:
                     _check_field(field, row, path)
-                if not without:
-                    _warn_once(
-                        f"{path}: {place} has no field {field!r}, and is left out, as all rows without it; --text-field names another"
-                    )
+                _tell_left_out(path, place, f"no field {field!r}", field)
                 without, lacking = without + 1, row
                 continue
             rows += 1
-            if (text := _text_of(row[field], path, place)) is not None:
+            if (text := _text_of(row[field], path, place, field)) is not None:
                 yield text, True, at, f"{path}: {place}"
     if counted and without and not rows:
         _check_field(field, lacking, path)
 
 
-@functools.cache
-def _warn_once(message):
-    """A source may be read many times."""
-    LOG.warning("%s", message)
+def _json_object(line, path, place, first):
+    """The object in a line; first: whether that is the first of the file."""
+    wrong = "is no JSON object; one on each line is wanted, and the file must be whole"
+    try:
+        if isinstance(row := json.loads(line.removeprefix(codecs.BOM_UTF8).decode(errors="surrogatepass")), dict):
+            return row
+    except json.JSONDecodeError:
+        pass
+    except UnicodeDecodeError as error:
+        wrong = f"has the byte {error.object[error.start]:#04x}, which is no UTF-8; convert the file to UTF-8"
+    except ValueError:  # Python limits how long reading one number takes
+        wrong = f"has an integer of more than {sys.get_int_max_str_digits():,} digits, too long to read; shorten it, or put it in quotes"
+    except RecursionError:
+        wrong = "has brackets that are nested too deep to read; flatten them, or take the line out"
+    if first and (known := _format(line)):
+        raise DataError(f"{path}: {known[0]}, no JSON lines; {known[1]}")
+    raise DataError(f"{path}: {place} {wrong}")
+
+
+_told: set[tuple[str, str]] = set()  # files of which it was said that rows are left out, and the field that these lack
+
+
+def _tell_left_out(where, place, what, field):
+    """Say once for each file that rows are left out: it may be read many times, from another position each."""
+    if (where, field) not in _told:
+        _told.add((where, field))
+        LOG.warning("%s: %s has %s, and is left out, as all rows without text; --text-field names another field", where, place, what)
 
 
 def _is_object(line):
@@ -478,7 +491,7 @@ def _parquet(path, at, field):
         for batch in table.iter_batches(ROWS, row_groups=list(range(group, table.num_row_groups)), columns=[field]):
             for value in batch.column(0).to_pylist():
                 row += 1
-                if row > at and (text := _text_of(value, path, f"row {row:,}")) is not None:
+                if row > at and (text := _text_of(value, path, f"row {row:,}", field)) is not None:
                     yield text, True, row, f"{path}: row {row:,}"
 
 
@@ -535,11 +548,14 @@ def _check_field(field, names, where):
         )
 
 
-def _text_of(value, where, place):
-    """The text of a field; None for an empty one."""
-    if value is not None and not isinstance(value, str):
+def _text_of(value, where, place, field):
+    """The text of a field; None for an empty one, and for null, which is told."""
+    if value is None:
+        _tell_left_out(where, place, f"null in the field {field!r}", field)
+        return None
+    if not isinstance(value, str):
         raise DataError(f"{where}: {place} has {type(value).__name__} where text is wanted; name another field by --text-field")
-    return value.encode(errors="replace").decode() if value and value.strip() else None  # half a surrogate pair becomes "?"
+    return value.encode(errors="replace").decode() if value.strip() else None  # half a surrogate pair becomes "?"
 
 
 def _decoded(content: bytes, name, at: int = 0) -> str:

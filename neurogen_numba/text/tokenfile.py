@@ -21,6 +21,7 @@ import numpy as np
 
 from ..config import Text, Training, counted
 from ..errors import CheckpointError, ConfigError, DataError, MissingText
+from ..rundir import make_folder
 from .batches import FileBatches, Validation, end_to_stop_at, file_batches, held_out_part
 from .sources import Piece
 from .tokenizer import Tokenizer, build
@@ -182,8 +183,8 @@ def write(path: Path, encoded: Iterable[tuple[Piece, np.ndarray]], tokenizer: To
     part, description = path.with_name(path.name + PART), path.with_suffix(".json")
     description_part = description.with_name(description.name + PART)
     try:
+        make_folder(path.parent)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with open(part, "wb") as file:
                 for piece, ids in encoded:
                     file.write(ids.astype(DTYPES[name]).tobytes())
