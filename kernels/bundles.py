@@ -38,14 +38,14 @@ SHARED = 38 * 2**10  # bytes of a block's buffers at most: with its tables, five
 OWN = 4  # numbers of a thread that copies
 ENTRIES = 128  # that a block looks up at a time
 
-# Columns of the table of entries [E, 6] int64: the numbers of which matrix are multiplied by which weights. A word is WORD numbers.
-PLACE = 0  # the first number that is read of the matrix's first column, in words
+# Columns of the table of entries [E, 6] int32: the numbers of which matrix are multiplied by which weights. A word is WORD numbers.
+PLACE = 0  # the first number that is read of the matrix's first column, in slices
 WEIGHT = 1  # the first number of the weights, in words
 LATE = 2  # the delay, in columns
 LENGTH = 3  # columns of the matrix, after which a ring begins again
 LEAD = 4  # from one column to the next, in words
 RING = 5  # index in `start` of the row at which the ring begins
-# Columns of the table of bundles [G, 8] int64, for weight gradients: as above, and of the current's gradient:
+# Columns of the table of bundles [G, 8] int32, for weight gradients: as above, and of the current's gradient:
 D_PLACE = 6
 D_LEAD = 7
 
@@ -119,7 +119,7 @@ def make_gather(kind: int, width: int, few: bool, back: bool, add: bool, even: b
                     base += length if base < 0 else 0
                     base -= length if base >= length else 0
                 bases[thread], lengths[thread], leads[thread] = base, length, entries[e, LEAD]
-                places[thread], weights[thread] = entries[e, PLACE], entries[e, WEIGHT]
+                places[thread], weights[thread] = entries[e, PLACE] * np.int64(SLICE_WORDS), entries[e, WEIGHT]
             cuda.syncthreads()  # the entries are known
             for stage in range(-AHEAD, (count + SLICES - 1) // SLICES):
                 if stage >= 0:
@@ -213,9 +213,8 @@ def make_weight_grad(kind: int, size: int):
         return 4 * row if WIDE == 32 else 4 * (row % 4) + 2 * (row // 4)
 
     @gpu(max_registers=128)
-    def weight_grad(gradient, x, d, bundles, start, begin, columns, batch, scale):
-        """Add to gradient, flat, scale times the gradient of every bundle's weights [size, size], over columns `begin` ...
-        `columns` - 1.
+    def weight_grad(gradient, x, d, bundles, start, columns, batch, scale):
+        """Add to gradient, flat, scale times the gradient of every bundle's weights [size, size], over `columns` columns.
 
         x, d: words of four 16-bit numbers (uint64). A block has BUNDLES bundles; a warp multiplies WIDE sources by WIDE targets. Columns
         pass through STAGES buffers of shared memory, STAGE_COLUMNS at a time. The sum runs over columns, so a lane joins
@@ -235,16 +234,17 @@ def make_weight_grad(kind: int, size: int):
         length, lead, d_lead = u32(bundles[bundle, LENGTH]), np.uint64(bundles[bundle, LEAD]), np.uint64(bundles[bundle, D_LEAD])
         late = start[bundles[bundle, RING]] * batch - bundles[bundle, LATE]
         base = u32(late + (bundles[bundle, LENGTH] if late < 0 else 0))
-        place, d_place = np.uint64(bundles[bundle, PLACE] + part), np.uint64(bundles[bundle, D_PLACE] + part)
+        place = np.uint64(bundles[bundle, PLACE] * np.int64(SLICE_WORDS) + part)
+        d_place = np.uint64(bundles[bundle, D_PLACE] * np.int64(SLICE_WORDS) + part)
         for i in range(A_TILES):
             for j in range(B_TILES):
                 for k in range(4):
                     acc[i, j, k] = ZERO
-        for stage in range(-AHEAD, (columns - begin + STAGE_COLUMNS - 1) // STAGE_COLUMNS):
+        for stage in range(-AHEAD, (columns + STAGE_COLUMNS - 1) // STAGE_COLUMNS):
             if stage >= 0:
                 wait_for_copies(kind, AHEAD - 1)  # all but the latest AHEAD - 1 stages have arrived, of this thread's
                 cuda.syncthreads()  # of every thread's; and the buffer of the stage before this one has been read
-            to, first = ((stage + AHEAD) % STAGES * BUNDLES + own) * SLICES + fetched, begin + (stage + AHEAD) * STAGE_COLUMNS
+            to, first = ((stage + AHEAD) % STAGES * BUNDLES + own) * SLICES + fetched, (stage + AHEAD) * STAGE_COLUMNS
             if first < columns:
                 for k in range(STAGE_COLUMNS * COPIERS // OF_BUNDLE):
                     row = first_row + k * (OF_BUNDLE // COPIERS)
@@ -280,7 +280,7 @@ def make_weight_grad(kind: int, size: int):
                         for j in range(B_TILES):
                             multiply(kind, acc[i, j], a[i], b[j, 0], b[j, 1])
         if number < bundles.shape[0]:
-            weights = WORD * bundles[bundle, WEIGHT]
+            weights = WORD * np.int64(bundles[bundle, WEIGHT])
             for i in range(A_TILES):
                 for j in range(B_TILES):
                     for k in range(4):
@@ -325,7 +325,7 @@ def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
                 base = (start[entries[e, RING]] + first) * batch - entries[e, LATE]
                 base += length if base < 0 else 0
                 base -= length if base >= length else 0
-            begin, w = WORD * entries[e, PLACE], WORD * entries[e, WEIGHT]
+            begin, w = SLICE * np.int64(entries[e, PLACE]), WORD * np.int64(entries[e, WEIGHT])
             for i in range(thread, columns_of_block * SLICE, THREADS):
                 c, k = base + min(column + i // SLICE, columns - 1), i % SLICE
                 if back:
@@ -359,7 +359,7 @@ def make_weight_grad_fp32(size: int):
     THREADS = ACROSS * ACROSS
 
     @gpu
-    def weight_grad_fp32(gradient, x, d, bundles, start, begin, columns, batch, scale):
+    def weight_grad_fp32(gradient, x, d, bundles, start, columns, batch, scale):
         """As `weight_grad`, x and d flat float32. A thread has EDGE sources and EDGE targets of the block's bundle."""
         xs = cuda.shared.array((SLICE, size), np.float32)
         ds = cuda.shared.array((SLICE, size), np.float32)  # on a line of its own: the simulator tells shared arrays apart by their lines
@@ -370,11 +370,11 @@ def make_weight_grad_fp32(size: int):
         length, lead, d_lead = bundles[bundle, LENGTH], WORD * bundles[bundle, LEAD], WORD * bundles[bundle, D_LEAD]
         base = start[bundles[bundle, RING]] * batch - bundles[bundle, LATE]
         base += length if base < 0 else 0
-        place, d_place = WORD * bundles[bundle, PLACE], WORD * bundles[bundle, D_PLACE]
+        place, d_place = SLICE * np.int64(bundles[bundle, PLACE]), SLICE * np.int64(bundles[bundle, D_PLACE])
         for i in range(EDGE):
             for j in range(EDGE):
                 acc[i, j] = ZERO
-        for first in range(begin, columns, SLICE):
+        for first in range(0, columns, SLICE):
             for i in range(thread, SLICE * size, THREADS):
                 c = first + i // size
                 ring = base + c - (length if base + c >= length else 0)
@@ -386,7 +386,7 @@ def make_weight_grad_fp32(size: int):
             for k in range(SLICE):
                 outer(acc, xs, ds, k, row, number)
             cuda.syncthreads()  # the columns have been read
-        weights = WORD * bundles[bundle, WEIGHT]
+        weights = WORD * np.int64(bundles[bundle, WEIGHT])
         for i in range(EDGE):
             for j in range(EDGE):
                 gradient[np.uint64(weights + (row + i) * size + number + j)] += scale * acc[i, j]

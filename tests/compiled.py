@@ -76,8 +76,8 @@ size, flag, number = types.int64, types.boolean, types.float32
 l1, l2, k1 = types.int64[::1], types.int64[:, ::1], types.uint64[::1]
 SIZES = (16, 32, 64)
 DIRECTIONS = [(back, add) for back in (False, True) for add in (False, True)]  # of a product of bundles
-tables, numbers = (i1, l2, i1), (size, size, size, number)  # of `gather`
-after_bundles = l2, i1, size, size, size, number  # what `weight_grad` is told, from bundles to scale
+tables, numbers = (i1, i2, i1), (size, size, size, number)  # of `gather`
+after_bundles = i2, i1, size, size, number  # what `weight_grad` is told, from bundles to scale
 
 
 def factors(capability: int) -> list[int]:

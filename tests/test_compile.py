@@ -14,14 +14,13 @@ from compile_kernels import assembler
 from compiled import KERNELS, made
 from conftest import SIMULATED
 from neurogen_numba import kernels
-from neurogen_numba.kernels import bundles
+from neurogen_numba.kernels import bundles, population
 
 CAPABILITIES = ("7.5", "8.0", "9.0")  # the oldest that is supported (T4), A100, H100 and H200
 IN_DOUBLE = {"reduce.sum_of_squares", "reduce.norm"}  # the norm of a gradient is summed in float64, once per block of numbers
 MOST_REGISTERS = 64  # of each of 1,024 threads; a kernel for smaller blocks that wants more says so by its launch bounds
-FACTORIES = {
-    name for name, _, _ in made(90)
-}  # their kernels' blocks have at most 256 threads, which have room for all that a thread can use
+FACTORIES = {name for name, _, _ in made(90)}  # of kernels whose blocks have at most 256 threads: room for all that a thread can use
+NAMES = {kernel if isinstance(kernel, str) else kernel[0] for kernel in KERNELS}  # of kernels, and of factories of others
 
 pytestmark = pytest.mark.skipif(SIMULATED, reason="the simulator has no compiler")
 
@@ -65,15 +64,17 @@ def kernels_there_are():
 
 
 def test_every_kernel_is_in_the_table():
-    assert set(kernels_there_are()) == set(KERNELS)
+    factories = {
+        f"{module.__name__.split('.')[-1]}.{name}" for module in (bundles, population) for name in vars(module) if name.startswith("make_")
+    }
+    assert set(kernels_there_are()) | factories == NAMES | FACTORIES
     assert all(KERNELS.values())
-    assert {name for name in vars(bundles) if name.startswith("make_")} == {name.removeprefix("bundles.") for name in FACTORIES}
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_kernels_compile_and_fit_into_registers(compiled, capability):
     found = compiled[capability]
-    assert {of["kernel"] for of in found.values()} == set(KERNELS) | FACTORIES
+    assert {of["kernel"] for of in found.values()} == NAMES | FACTORIES
     assert len(found) == sum(map(len, KERNELS.values())) + len(made(int(capability.replace(".", ""))))
     assert not {
         name: of for name, of in found.items() if of["stack"] or of["spilled"]

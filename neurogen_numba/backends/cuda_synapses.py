@@ -7,14 +7,13 @@ import math
 import numpy as np
 
 from ..kernels import bundles, mma
-from ..kernels.bundles import D_LEAD, D_PLACE, LATE, LEAD, LENGTH, PLACE, RING, SLICE, WEIGHT, WORD
+from ..kernels.bundles import D_LEAD, D_PLACE, LATE, LEAD, LENGTH, PLACE, RING, SLICE, SLICE_WORDS, WEIGHT, WORD
 from ..kernels.launch import SIMULATED, THREADS, blocks
 from ..kernels.population import Axon
 from .base import Synapses, SynapticState
 
 ALIGN = 64  # a column of a ring has a multiple of so many numbers: whole blocks of any size
 WRITERS = 8 if SIMULATED else THREADS  # threads of a block that copies
-PART = 2**30
 FEW_COLUMNS = 64  # of a launch: up to so many, a block has fewer and shares out the sums
 
 
@@ -100,25 +99,32 @@ class CudaSynapticState(SynapticState):
         zeros = self.backend.zeros
         self.x, self._x_places = self._flat(self.rows, {name: size for name, (size, _) in signals.items()})
         self.start, self._rows = zeros(len(self.rows), "int32"), self.backend.asarray(list(self.rows.values()), "int32")
-        self._forward = {name: self._read(parts, "source") for name, parts in synapses.forward.items()}
         # float16 holds 6e-8 to 65,504: a token's share of the gradient is made so much larger on its way
         self.scale = np.float32(2.0 ** (4 + math.ceil(math.log2(tokens * batch))) if synapses.dtype == "float16" else 1)
         if learning:
             self.d, self._d_places = self._flat(dict.fromkeys(synapses.currents, tokens), currents)
-            self._backward = {name: self._read(parts, "target") for name, parts in synapses.backward.items()}
-            self._learned = {size: self._table(rows, "source", "target") for size, rows in synapses.learned.items()}
-        self._none = zeros((1, 1, 1))[:0]
+        self._none, self._kept = zeros((1, 1, 1))[:0], {}
 
-    def _read(self, parts, side):
-        return [(size, start, self._table(rows, side)) for size, start, rows in parts]
+    def _tables(self, of):
+        """`forward`, `backward` or `learned` of the synapses, with the tables that kernels read for rows: made when first asked for, and
+        again where the synapses have been wired anew."""
+        rows, (known, tables) = getattr(self.synapses, of), self._kept.get(of, (None, None))
+        if known is not rows:
+            if of == "learned":
+                tables = {size: self._table(part, "source", "target") for size, part in rows.items()}
+            else:
+                side = "source" if of == "forward" else "target"
+                tables = {name: [(size, start, self._table(part, side)) for size, start, part in parts] for name, parts in rows.items()}
+            self._kept[of] = rows, tables
+        return tables
 
     def _table(self, rows, *sides):
-        """The table [E, 6 or 8] int64 of rows that read x ("source"), d ("target"), or both."""
-        synapses, table = self.synapses, np.zeros((len(rows), 8), np.int64)
+        """The table [E, 6 or 8] int32 of rows that read x ("source"), d ("target"), or both."""
+        synapses, table = self.synapses, np.zeros((len(rows), 8), np.int32)
         for side, place, lead in zip(sides, (PLACE, D_PLACE), (LEAD, D_LEAD), strict=False):
             places = self._x_places if side == "source" else self._d_places
             matrices = np.array([places[getattr(p.arc, side)] for p in synapses.projections])[rows["projection"]]
-            table[:, place], table[:, lead] = matrices[:, 0] // WORD + rows[side], matrices[:, 2] // WORD
+            table[:, place], table[:, lead] = (matrices[:, 0] // WORD + rows[side]) // SLICE_WORDS, matrices[:, 2] // WORD
             if place == PLACE:
                 table[:, LENGTH] = matrices[:, 1]
         table[:, WEIGHT], table[:, LATE] = rows["weight"], rows["delay"] * self.batch
@@ -183,10 +189,10 @@ class CudaSynapticState(SynapticState):
         self.backend.launch(kernel, (len(start) - 1, blocks(columns, at_once)), threads, out, *arguments)
 
     def forward(self, current, first, last, value):
-        if current not in self._forward:
+        if current not in self.synapses.forward:
             value[...] = 0
             return
-        for number, (size, *tables) in enumerate(self._forward[current]):
+        for number, (size, *tables) in enumerate(self._tables("forward")[current]):
             self._gather(size, False, value, first, *tables, self.x, 0, 1, number > 0)
 
     def current_grad(self, current, first, last):
@@ -203,21 +209,19 @@ class CudaSynapticState(SynapticState):
             gradient[...] = 0
             return
         limit = length * self.batch
-        for number, (size, *tables) in enumerate(self._backward[signal]):
+        for number, (size, *tables) in enumerate(self._tables("backward")[signal]):
             self._gather(size, True, gradient, first, *tables, self.d, limit, 1 / self.scale, number > 0)
 
     def accumulate_weight_grad(self, length):
         synapses = self.synapses
-        for size, table in self._learned.items():
+        for size, table in self._tables("learned").items():
             if synapses.kind is None:
                 kernel, at_once, threads = bundles.make_weight_grad_fp32(size), 1, (size // mma.EDGE) ** 2
             else:
                 kernel, at_once, threads = bundles.make_weight_grad(synapses.kind, size), bundles.of_block(size), bundles.THREADS
             arrays = self._words(self.x, 64), self._words(self.d, 64), table, self.start
-            columns, scale = length * self.batch, np.float32(1 / self.scale)
-            for begin in range(0, columns, PART):
-                numbers = begin, min(columns, begin + PART), self.batch, scale
-                self.backend.launch(kernel, blocks(len(table), at_once), threads, synapses.gradient, *arrays, *numbers)
+            numbers = length * self.batch, self.batch, np.float32(1 / self.scale)
+            self.backend.launch(kernel, blocks(len(table), at_once), threads, synapses.gradient, *arrays, *numbers)
 
     def advance(self, length):
         self.backend.launch(bundles.advance_rings, 1, len(self._rows), self.start, self._rows, length)
