@@ -1,0 +1,132 @@
+"""A block of a CUDA kernel, thread by thread and warp by warp in Python: for kernels on tensor cores, which Numba's simulator lacks.
+
+`run` calls the kernel's Python function in as many Python threads as a block has. They wait for one another at `cuda.syncthreads()`, and
+the 32 lanes of a warp at every tile product, which is computed from what all of them bring. A copy to shared memory has arrived at once.
+What shared memory holds before it is written is no number, or far outside of every array.
+"""
+
+import sys
+import threading
+from types import CellType, FunctionType, SimpleNamespace
+
+import numpy as np
+
+from neurogen_numba.kernels import mma
+
+WARP = 32
+
+
+class Warp:
+    """Lanes that multiply together, with registers as the docstring of mma.py lays them out: lane 4 g + q."""
+
+    def __init__(self):
+        self.brought, self.product, self.everyone = [None] * WARP, None, threading.Barrier(WARP, self._multiply)
+
+    def _multiply(self):
+        kinds, words = zip(*self.brought, strict=True)
+        words = np.array(words, np.uint32).reshape(8, 4, 6)  # g, q, register
+        halves = np.stack([words & 0xFFFF, words >> 16], -1).astype(np.uint16)
+        numbers = halves.view(np.float16) if kinds[0] else (halves.astype(np.uint32) << 16).view(np.float32)
+        upper, lower, b = (numbers[:, :, registers].astype(np.float32).reshape(8, 16) for registers in ([0, 2], [1, 3], [4, 5]))
+        self.product = np.concatenate([upper, lower]) @ b.T  # the 16 numbers of a sum in the order of lanes, for A as for B
+
+    def multiply(self, lane, kind, c, a, b0, b1):
+        self.brought[lane] = kind, (*map(int, a), int(b0), int(b1))
+        self.everyone.wait()
+        g, q = divmod(lane, 4)
+        c[:2] += self.product[g, 2 * q : 2 * q + 2]
+        c[2:] += self.product[g + 8, 2 * q : 2 * q + 2]
+
+
+class Block:
+    """The threads of a block: their shared memory, and where they wait for one another."""
+
+    def __init__(self, threads):
+        self.shared, self.lock, self.state = {}, threading.Lock(), threading.Condition()
+        self.there, self.waiting, self.turn = threads, 0, 0
+        self.warps = [Warp() for _ in range(threads // WARP)]
+
+    def sync(self):
+        with self.state:
+            turn, self.waiting = self.turn, self.waiting + 1
+            self._go_on()
+            while turn == self.turn:
+                self.state.wait()
+
+    def leave(self):
+        with self.state:
+            self.there -= 1
+            self._go_on()
+
+    def _go_on(self):
+        if self.there and self.waiting == self.there:
+            self.waiting, self.turn = 0, self.turn + 1
+            self.state.notify_all()
+
+    def array(self, line, size, dtype):
+        with self.lock:
+            if line not in self.shared:
+                nothing = np.nan if dtype is np.float32 else np.iinfo(dtype).max // 3
+                self.shared[line] = np.full(size, nothing, dtype)
+            return self.shared[line]
+
+
+class Cuda:
+    """What the kernels ask of `numba.cuda`, of the thread that asks."""
+
+    def __init__(self, block):
+        self.me, self.block = threading.local(), block
+        self.shared = SimpleNamespace(array=lambda size, dtype: block.array(sys._getframe(1).f_lineno, size, dtype))
+        self.local = SimpleNamespace(array=lambda shape, dtype: np.full(shape, 7, dtype))
+        self.syncthreads = block.sync
+
+    threadIdx = property(lambda self: SimpleNamespace(x=self.me.thread))
+    blockIdx = property(lambda self: self.me.place)
+
+    def multiply(self, *arguments):
+        warp, lane = divmod(self.me.thread, WARP)
+        self.block.warps[warp].multiply(lane, *arguments)
+
+
+def copy(kind, to, i, source, j, size):
+    to[int(i) : int(i) + 2] = source[int(j) : int(j) + 2] if size else 0
+
+
+def store_pair(array, index, a, b):
+    array[int(index)], array[int(index) + 1] = a, b
+
+
+def python(thing):
+    """The Python function of a compiled one; anything else as it is."""
+    return getattr(thing, "py_func", thing)
+
+
+def run(kernel, grid, threads, *arguments):
+    """Launch a kernel on a grid of (x, y) blocks of so many threads, one block after the other. Raises what a thread raises."""
+    code, failed = python(kernel), []
+    closure = tuple(CellType(python(cell.cell_contents)) for cell in code.__closure__)
+    halves = {name: python(getattr(mma, name)) for name in ("low", "high", "first_halves", "second_halves")}
+
+    def thread(function, cuda, number, place):
+        cuda.me.thread, cuda.me.place = number, place
+        try:
+            with np.errstate(over="ignore"):  # unsigned numbers wrap around
+                function(*arguments)
+        except Exception as error:
+            failed.append(error)
+            for warp in cuda.block.warps:
+                warp.everyone.abort()
+        cuda.block.leave()
+
+    for place in (SimpleNamespace(x=x, y=y) for x in range(grid[0]) for y in range(grid[1])):
+        cuda = Cuda(Block(threads))
+        names = halves | {"cuda": cuda, "multiply": cuda.multiply, "copy": copy, "store_pair": store_pair}
+        names |= {"end_of_copies": lambda kind: None, "wait_for_copies": lambda kind, latest: None}
+        function = FunctionType(code.__code__, code.__globals__ | names, code.__name__, None, closure)
+        all_threads = [threading.Thread(target=thread, args=(function, cuda, number, place)) for number in range(threads)]
+        for each in all_threads:
+            each.start()
+        for each in all_threads:
+            each.join()
+        if failed:
+            raise failed[0]
