@@ -117,7 +117,6 @@ def make_gather(kind: int, width: int, few: bool, back: bool, add: bool, even: b
                 else:
                     base = (start[entries[e, RING]] + first) * batch - late
                     base += length if base < 0 else 0
-                    base -= length if base >= length else 0
                 bases[thread], lengths[thread], leads[thread] = base, length, entries[e, LEAD]
                 places[thread], weights[thread] = entries[e, PLACE] * np.int64(SLICE_WORDS), entries[e, WEIGHT]
             cuda.syncthreads()  # the entries are known
@@ -324,7 +323,6 @@ def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
             else:
                 base = (start[entries[e, RING]] + first) * batch - entries[e, LATE]
                 base += length if base < 0 else 0
-                base -= length if base >= length else 0
             begin, w = SLICE * np.int64(entries[e, PLACE]), WORD * np.int64(entries[e, WEIGHT])
             for i in range(thread, columns_of_block * SLICE, THREADS):
                 c, k = base + min(column + i // SLICE, columns - 1), i % SLICE
