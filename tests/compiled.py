@@ -123,5 +123,6 @@ KERNELS |= {
 
 def known() -> set[tuple[str, tuple[str, ...]]]:
     """(kernel, types of its arguments) of all that is compiled here."""
-    plain = {(name, tuple(map(str, types_))) for name, signatures in KERNELS.items() for types_ in signatures}
-    return plain | {(name.replace("make_", ""), tuple(map(str, types_))) for name, _, types_ in made(90)}
+    table = [(kernel if isinstance(kernel, str) else kernel[0], types_) for kernel, signatures in KERNELS.items() for types_ in signatures]
+    table += [(name, types_) for name, _, types_ in made(90)]
+    return {(name.replace("make_", ""), tuple(map(str, types_))) for name, types_ in table}
