@@ -15,6 +15,7 @@ moment leaves a whole checkpoint behind. Loading runs no code from the files: sa
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -76,6 +77,8 @@ def save(folder: Path, tensors: dict[str, dict[str, np.ndarray]], documents: dic
     Raises CheckpointError if the disk is full, writing is not permitted, or `folder` holds something else.
     """
     folder = Path(folder)
+    if folder.is_symlink():  # it stays: what it leads to is replaced
+        folder = Path(os.path.realpath(folder))
     needed = sum(array.nbytes for arrays in tensors.values() for array in arrays.values())
     saving, old = _beside(folder, ".saving"), _beside(folder, ".old")
     try:
@@ -90,8 +93,39 @@ def save(folder: Path, tensors: dict[str, dict[str, np.ndarray]], documents: dic
     except OSError as error:
         raise CheckpointError(f"{folder} was not saved: {_reason(error, folder, needed)}; what was saved before is intact") from None
     if replaced:
-        shutil.rmtree(old, ignore_errors=True)  # what cannot be removed now is removed by `prune`
+        _remove(old)  # what cannot be removed now is removed by `prune`
     return size
+
+
+def _remove(folder):
+    """Remove the files of a checkpoint, whole or not, and its folder. What somebody else has put there stays, and the folder with it."""
+    for name in _own(folder):
+        with contextlib.suppress(OSError):
+            (folder / name).unlink()
+    for path in (folder / TOKENIZER, folder):
+        with contextlib.suppress(OSError):
+            path.rmdir()
+
+
+def _inside(folder):
+    """What lies in a checkpoint's folder and in that of its tokenizer, by names as the manifest has them."""
+    return sorted(path.relative_to(folder).as_posix() for path in [*folder.glob("*"), *folder.glob(f"{TOKENIZER}/*")])
+
+
+def _own(folder):
+    """The files there that are a checkpoint's: those that the manifest names, and in the end itself; where it cannot be read, all that look
+    like it."""
+    try:
+        named = _parse(folder / MANIFEST, (folder / MANIFEST).read_bytes())["files"]
+        return [name for name in _inside(folder) if name in named] + [MANIFEST]
+    except (OSError, CheckpointError, KeyError, TypeError):
+        return [name for name in _inside(folder) if name.endswith((".safetensors", ".json")) or name.startswith(f"{TOKENIZER}/")]
+
+
+def _foreign(folder):
+    """The first file or folder there that is not the checkpoint's; None if there is none."""
+    own = {TOKENIZER, *_own(folder)}
+    return next((name for name in _inside(folder) if name not in own), None)
 
 
 def _fill(folder, tensors, documents, tokenizer, loss):
@@ -157,6 +191,8 @@ def _refuse_foreign(folder, old):
         return False
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).exists()):
         raise CheckpointError(f"{folder} was not saved: something that is not a checkpoint is in its place; choose another name")
+    if foreign := _foreign(folder):
+        raise CheckpointError(f"{folder} was not saved: {foreign} in it is no part of a checkpoint; move that away, or choose another name")
     if os.path.lexists(old):
         raise CheckpointError(f"{folder} was not saved: {old} is where the one before would go; move that away, or choose another name")
     return True
@@ -406,14 +442,14 @@ def prune(run: Path, keep: int) -> list[tuple[Path, int]]:
             except OSError as error:
                 raise CheckpointError(f"{folder} cannot be renamed: {error.strerror}; change the permissions of its folder") from None
     for leftover in [*(Path(run) / "checkpoints").glob("step-*.saving"), *(Path(run) / "checkpoints").glob("step-*.old")]:
-        shutil.rmtree(leftover, ignore_errors=True)
+        _remove(leftover)
     folders = saved(run)
     known = [(loss, folder) for folder in folders if (loss := _loss(folder)) is not None]
     chosen = min(known)[1] if known else None
     kept, counted = [], 0
     for folder in reversed(folders):
         if counted == keep and folder != chosen:
-            shutil.rmtree(folder, ignore_errors=True)  # half removed is damaged, hence passed over, and removed the next time
+            _remove(folder)  # half removed is damaged, hence passed over, and removed the next time
         elif (size := _size(folder)) is not None:
             kept.append((folder, size))
             counted += counted < keep
@@ -431,7 +467,11 @@ def saved(run: Path) -> list[Path]:
     checkpoints = Path(run) / "checkpoints"
     try:
         found = [STEP.fullmatch(name) for name in os.listdir(checkpoints)]
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
+        found = []
+    except NotADirectoryError:
+        if checkpoints.exists():
+            raise CheckpointError(f"{checkpoints} is no folder, and checkpoints go there; move it away") from None
         found = []
     except OSError as error:
         raise CheckpointError(f"{checkpoints} cannot be read: {error.strerror}; change its permissions") from None

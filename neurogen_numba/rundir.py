@@ -211,6 +211,7 @@ def find_resumable(path: str | None, out: Path) -> tuple[Path, Path | None, list
     if not (run / checkpoint.MANIFEST).exists():
         if not (run / CONFIG).is_file():
             checkpoint.latest(run)  # says that this is no run, before a lock is put into it
+        checkpoint.saved(run)  # says where they cannot be, before it is trained for hours
         return run, None, []
     if checkpoint.step_of(run.absolute()) is None or run.absolute().parent.name != "checkpoints":
         raise CheckpointError(f"{run} is a checkpoint outside a run; make a run of it with `neurogen migrate {run} runs/NAME --preset ...`")

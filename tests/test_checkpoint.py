@@ -160,6 +160,40 @@ def test_a_save_never_replaces_what_is_not_a_checkpoint(tmp_path, as_file):
     assert names(tmp_path) == ["thesis"]
 
 
+def test_files_of_others_in_a_checkpoint_stay(tmp_path):
+    """A save elsewhere than in a run refuses; what a run replaces or prunes leaves them."""
+    brain = tmp_path / "brain"
+    save(brain, 1)
+    (brain / "notes").mkdir()
+    (brain / "notes" / "thesis.txt").write_text("years of work")
+    with pytest.raises(CheckpointError, match="notes in it is no part of a checkpoint"):
+        save(brain, 2)
+    assert number_in(brain) == 1
+    steps = [checkpoint.step_folder(tmp_path, step) for step in (1, 2, 3)]
+    for folder in steps:
+        save(folder, 1)
+        (folder / "note.txt").write_text(folder.name)
+    save(steps[2], 2)
+    checkpoint.prune(tmp_path, keep=1)
+    kept = {path.read_text() for path in (tmp_path / "checkpoints").rglob("note.txt")}
+    assert kept == {folder.name for folder in steps}
+    assert number_in(steps[2]) == 2 and names(steps[0]) == ["note.txt"]
+
+
+def test_a_link_to_a_checkpoint_stays_one(tmp_path):
+    save(tmp_path / "brain", 1)
+    (tmp_path / "link").symlink_to("brain")
+    for number in (2, 3):
+        save(tmp_path / "link", number)
+        assert (tmp_path / "link").is_symlink() and number_in(tmp_path / "brain") == number
+
+
+def test_a_file_in_the_place_of_checkpoints_is_named(tmp_path):
+    (tmp_path / "checkpoints").write_text("mine")
+    with pytest.raises(CheckpointError, match="checkpoints is no folder, and checkpoints go there"):
+        checkpoint.saved(tmp_path)
+
+
 def test_everything_is_on_the_disk_before_the_rename(tmp_path, monkeypatch):
     synced, renamed = set(), []
     fsync, rename = os.fsync, Path.rename

@@ -84,7 +84,35 @@ def test_ids_that_are_none_are_refused(ids):
 def test_a_length_that_is_none_is_refused():
     with pytest.raises(ConfigError, match="max_length"):
         model_of().generate([1, 2], 3.5)
+    with pytest.raises(ConfigError, match="max_length"):
+        model_of().generate([1, 2], 10**30)
     assert len(model_of().generate([1, 2], np.int64(5))) == 5
+
+
+def test_a_mask_is_not_passed_over():
+    targets = np.ma.masked_array([1, 2], mask=[True, False])
+    with pytest.raises(ConfigError, match="target_ids: an array without a mask"):
+        model_of().train_step([1, 2], targets)
+
+
+@pytest.mark.parametrize("path", [None, 3, "a\0b"], ids=repr)
+def test_a_path_that_is_none_is_refused(path):
+    for use in (model_of().save, NeuroGenModel.load):
+        with pytest.raises(ConfigError):
+            use(path)
+
+
+def test_a_model_at_work_is_not_for_another_thread(monkeypatch):
+    model, said = model_of(), []
+
+    def meanwhile(*_):
+        other = threading.Thread(target=lambda: said.append(pytest.raises(ConfigError, model.logits, [1, 2])))
+        other.start()
+        other.join()
+
+    monkeypatch.setattr(model, "_columns", lambda ids, *_: meanwhile() or NeuroGenModel._columns(model, ids, "input_ids"))
+    assert model.logits([1, 2]).shape[0] == 2
+    assert "at work in another thread" in str(said[0].value)
 
 
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "deep", "pickle"])

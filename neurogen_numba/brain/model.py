@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import operator
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,21 @@ from ..presets import get_preset
 from .activity import Activity
 from .blocks import learn_by_blocks
 from .brain import Brain
+
+
+def _by_one_thread(method):
+    """A method of a model that a second thread may not call meanwhile: both would write into the same neurons."""
+
+    @functools.wraps(method)
+    def call(model, *arguments, **named):
+        if not model._in_use.acquire(blocking=False):
+            raise ConfigError("this model is at work in another thread; give each thread a copy of its own, copy.copy(model)")
+        try:
+            return method(model, *arguments, **named)
+        finally:
+            model._in_use.release()
+
+    return call
 
 
 class NeuroGenModel:
@@ -66,7 +84,7 @@ class NeuroGenModel:
         self.brain = Brain(config.brain, self.backend, apart=optimizer.apart)
         with self.backend.part("optimiser"):
             self.optimizer = optimizer(self.brain.parameters, self.backend, config.training.weight_decay, config.training.clip)
-        self._activity = None
+        self._activity, self._in_use = None, threading.RLock()
 
     @property
     def parameters(self) -> int:
@@ -80,6 +98,7 @@ class NeuroGenModel:
         with self.backend.part(f"activity of {counted(batch, 'sequence')} of {counted(tokens, 'token')}"):
             return Activity(self.brain, tokens, batch, learning, **dropout, seed=training.seed, memory=training.activation_memory)
 
+    @_by_one_thread
     def train_step(self, input_ids, target_ids, learning_rate: float | None = None, carry_state: bool = False) -> tuple[float, float]:
         """One update on one sequence [T] or a batch of them [B, T]: (loss in nats per token, accuracy 0 to 1), from before the update.
 
@@ -180,6 +199,7 @@ class NeuroGenModel:
             act.recorded[what] = self.backend.record(step)
         act.recorded[what]()
 
+    @_by_one_thread
     def logits(self, input_ids) -> np.ndarray:
         """Logits of one sequence [T] -> [T, V], or of a batch [B, T] -> [B, T, V], float32, from a fresh state."""
         columns = self._columns(input_ids, "input_ids")
@@ -192,6 +212,7 @@ class NeuroGenModel:
         result = np.concatenate(parts).swapaxes(0, 1)
         return result[0] if np.ndim(input_ids) == 1 else result
 
+    @_by_one_thread
     def generate(
         self, prompt_ids, max_length: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0
     ) -> np.ndarray:
@@ -208,6 +229,8 @@ class NeuroGenModel:
             raise ConfigError(f"max_length: a number of tokens is needed, not {max_length!r}") from None
         if max_length < columns.shape[0]:
             raise ConfigError(f"max_length {max_length}: shorter than the prompt, which has {columns.shape[0]} tokens")
+        if max_length >= 2**31:
+            raise ConfigError(f"max_length: below 2^31 tokens, not {max_length}")
         session = Session(self, Sampling(temperature, top_k, top_p, seed), columns.shape[1])
         session.feed(columns)
         drawn = session.write(max_length - columns.shape[0]) if max_length > columns.shape[0] else columns[:0]
@@ -220,7 +243,7 @@ class NeuroGenModel:
         state: a state of neurons to keep with it; trainer: what a trainer needs to go on. Raises CheckpointError where it cannot be
         written.
         """
-        return checkpoint.save(Path(path), *self.snapshot(state, trainer), self.tokenizer)
+        return checkpoint.save(_path(path), *self.snapshot(state, trainer), self.tokenizer)
 
     def snapshot(self, state: dict | None = None, trainer: dict | None = None) -> tuple[dict, dict]:
         """(tensors, documents) of a checkpoint, as `checkpoint.save` takes them: copies, which the next update leaves alone."""
@@ -274,7 +297,7 @@ class NeuroGenModel:
         """(a model of a checkpoint's configuration, not drawn; the checkpoint; its tensors by group)."""
         from ..text.tokenizer import Tokenizer
 
-        saved = checkpoint.load(Path(path))
+        saved = checkpoint.load(_path(path))
         try:
             config, _, tensors = Config.from_dict(saved.documents["config"]), saved.documents["trainer"], saved.tensors
             groups = {group: tensors[group] for group in ("brain", "embeddings", "decoder", "optimizer", "state")}
@@ -317,6 +340,8 @@ class NeuroGenModel:
 
     def _columns(self, ids, what, low: int | None = 0):
         """One sequence or a batch of them as time-major [T, B] int32, checked."""
+        if isinstance(ids, np.ma.MaskedArray):
+            raise ConfigError(f"{what}: an array without a mask is needed; fill what is masked, in targets with -1")
         try:
             array = np.asarray(ids)
         except ValueError:
@@ -333,6 +358,16 @@ class NeuroGenModel:
 def _scattered(tensors) -> bool:
     """Whether a checkpoint's synapses are of the kind that came before bundles, a row for each delay and source."""
     return any(name.endswith(".row_start") for name in tensors)
+
+
+def _path(path):
+    try:
+        path = os.fsdecode(path)
+    except TypeError:
+        raise ConfigError(f"the path of a folder is needed, not {path!r}") from None
+    if "\0" in path:
+        raise ConfigError(f"{path!r}: no path has a character of code 0; choose another name")
+    return Path(path)
 
 
 def _number(rate):
