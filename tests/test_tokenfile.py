@@ -4,6 +4,7 @@ import io
 import json
 import sys
 import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,7 @@ def test_a_text_becomes_its_tokens(place, capsys):
         "tokens": len(SHEEP),
         "documents": 1,
         "bytes": len(SHEEP),
+        "crc32": zlib.crc32(Path("deep/tokens.bin").read_bytes()),
     }
     said = capsys.readouterr().out
     assert f"deep/tokens.bin: {len(SHEEP):,} tokens" in said and " 1 document, " in said

@@ -189,13 +189,14 @@ class FileCorpus:
         return np.concatenate([np.empty(0, np.int32), *(ids for _, ids in self._pieces())])
 
     def _encoded(self):
-        """The token file of the training part: the one there, or a new one."""
-        from .tokenfile import TokenFile, description_of, write
+        """The token file of the training part: the one there where it is intact and of this text, or a new one."""
+        from .tokenfile import TokenFile, description_of, intact, write
 
         path = self._folder / TOKENS
         made_of = {"text": self._source.fingerprint(), "characters": self._cut}
         with contextlib.suppress(DataError, OSError):
-            if (description_of(path) or {}).get("made_of") == made_of:
+            said = description_of(path) or {}
+            if said.get("made_of") == made_of and intact(path, said):
                 return TokenFile.open(path, self.tokenizer)
         write(path, self._pieces(), self.tokenizer, made_of)
         return TokenFile.open(path, self.tokenizer)

@@ -1,7 +1,7 @@
 """Token files: the ids of a whole corpus one after the other, uint16 or uint32, little-endian, and nothing else: nanoGPT's layout.
 
     tokens.bin            the ids
-    tokens.json           dtype, and how many tokens, documents and bytes of text they are
+    tokens.json           dtype, how many tokens, documents and bytes of text they are, and the CRC-32 of tokens.bin
     tokens.tokenizer/     the tokenizer that wrote them
 
 They are mapped into memory window by window, each for as long as it is copied: what a process holds does not grow with the file. (A
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ FORMAT = "neurogen-tokens"
 MOST = 200_000  # held-out tokens that "all" means here
 HEADERS = (20240520, 20240801)  # of the token files of llm.c
 WINDOWS, WINDOW = 64, 4096  # parts of a file, and bytes of each, that tell its format
+CHECKED = 2**20  # bytes of a file that are summed up at a time
 DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 
 
@@ -178,7 +180,7 @@ def write(path: Path, encoded: Iterable[tuple[Piece, np.ndarray]], tokenizer: To
     """
     refuse_foreign(path)
     name = "uint16" if tokenizer.vocabulary <= 2**16 else "uint32"
-    said = {"format": FORMAT, "dtype": name, "vocabulary": tokenizer.vocabulary, "tokens": 0, "documents": 0, "bytes": 0}
+    said = {"format": FORMAT, "dtype": name, "vocabulary": tokenizer.vocabulary, "tokens": 0, "documents": 0, "bytes": 0, "crc32": 0}
     said |= {} if made_of is None else {"made_of": made_of}
     part, description = path.with_name(path.name + PART), path.with_suffix(".json")
     description_part = description.with_name(description.name + PART)
@@ -187,7 +189,9 @@ def write(path: Path, encoded: Iterable[tuple[Piece, np.ndarray]], tokenizer: To
         try:
             with open(part, "wb") as file:
                 for piece, ids in encoded:
-                    file.write(ids.astype(DTYPES[name]).tobytes())
+                    data = ids.astype(DTYPES[name]).tobytes()
+                    file.write(data)
+                    said["crc32"] = zlib.crc32(data, said["crc32"])
                     said["tokens"] += len(ids)
                     said["documents"] += piece.ends
                     said["bytes"] += len(piece.text.encode())
@@ -206,6 +210,15 @@ def write(path: Path, encoded: Iterable[tuple[Piece, np.ndarray]], tokenizer: To
     except OSError as error:
         raise DataError(f"{path} was not written: {error.strerror}; make room, or choose another --out") from None
     return said
+
+
+def intact(path: Path, said: dict) -> bool:
+    """Whether a token file holds, byte for byte, what its .json, which says `said`, was written with. Raises OSError."""
+    found = 0
+    with open(path, "rb") as file:
+        while data := file.read(CHECKED):
+            found = zlib.crc32(data, found)
+    return found == said.get("crc32")
 
 
 def refuse_foreign(path: Path) -> None:
