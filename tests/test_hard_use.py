@@ -370,6 +370,8 @@ def test_text_that_moved_is_asked_for(place, capsys):
         ("hf:./sheep.txt", "is a file here"),
         ("hf:./empty", "is a folder"),
         ("hf:a b", "cannot be read"),
+        ("s3://bucket/a.txt", "only http://, https:// and hf: are read"),
+        ("file:///sheep.txt", "only http://, https:// and hf: are read"),
     ],
 )
 def test_a_wrong_name_says_so_at_once(place, monkeypatch, data, said):
@@ -381,6 +383,10 @@ def test_a_wrong_name_says_so_at_once(place, monkeypatch, data, said):
     assert "\n" not in str(refused.value) and (not waits or "the connection failed" in str(refused.value))
 
 
+class OfflineModeIsEnabled(ConnectionError):
+    """As huggingface_hub has it."""
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -389,6 +395,7 @@ def test_a_wrong_name_says_so_at_once(place, monkeypatch, data, said):
         (OSError(errno.EROFS, "Read-only file system", "/cache"), "/cache: Read-only file system.*HF_HOME"),
         (OSError(errno.ENOSPC, "No space left on device", "/cache"), "/cache: No space left on device"),
         (TypeError("unexpected keyword"), "cannot be read"),
+        (OfflineModeIsEnabled("Cannot reach https://hub: offline mode is enabled."), "HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set"),
     ],
 )
 def test_what_this_machine_lacks_is_said_at_once(place, monkeypatch, error, said):
@@ -486,7 +493,7 @@ def test_a_run_on_a_long_text_takes_little_memory(place):
     assert (place / "runs/a/encoded/tokens.bin").stat().st_size == 2 * int(0.999 * len(text))
 
 
-def test_a_text_is_encoded_once(place, monkeypatch):
+def test_a_text_is_encoded_once(place, monkeypatch, capsys):
     assert trained("--name", "a", "--steps", "2") == 0
     kept = place / "runs/a" / rundir.TOKENS
     first = kept.stat().st_mtime_ns
@@ -503,6 +510,10 @@ def test_a_text_is_encoded_once(place, monkeypatch):
         kept.write_bytes(damaged)
         assert train(["--resume", "a", "--steps", steps, "--plain"]) == 0
         assert kept.read_bytes() == before
+    kept.unlink()
+    kept.mkdir()
+    assert train(["--resume", "a", "--steps", "7", "--plain"]) == 2 and "move that away" in capsys.readouterr().err
+    kept.rmdir()
     (place / "sheep.txt").write_text(TEXT.replace("home", "hmoe"))  # another text of the same size
     assert train(["--resume", "a", "--steps", "7", "--plain"]) == 0
     assert len(kept.read_bytes()) == len(before) and kept.read_bytes() != before

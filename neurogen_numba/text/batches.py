@@ -190,7 +190,7 @@ class FileCorpus:
 
     def _encoded(self):
         """The token file of the training part: the one there where it is intact and of this text, or a new one."""
-        from .tokenfile import TokenFile, description_of, intact, write
+        from .tokenfile import TokenFile, description_of, intact, refuse_foreign, write
 
         path = self._folder / TOKENS
         made_of = {"text": self._source.fingerprint(), "characters": self._cut}
@@ -198,6 +198,7 @@ class FileCorpus:
             said = description_of(path) or {}
             if said.get("made_of") == made_of and intact(path, said):
                 return TokenFile.open(path, self.tokenizer)
+        refuse_foreign(path, "move that away")
         write(path, self._pieces(), self.tokenizer, made_of)
         return TokenFile.open(path, self.tokenizer)
 

@@ -44,6 +44,8 @@ def pause(name: str, failures: int, error: Exception, begun: bool = True) -> int
     if unwritable := next((cause for cause in causes if isinstance(cause, OSError) and cause.errno in LOCAL and cause.filename), None):
         why = f"{unwritable.filename}: {unwritable.strerror}"
         raise DataError(f"{name}: cannot be read ({why}); make room or allow it; for the files of the hub HF_HOME names a folder") from None
+    if any(type(cause).__name__ == "OfflineModeIsEnabled" for cause in causes):
+        raise DataError(f"{name}: not read, since HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set; unset it, or give a local copy") from None
     if isinstance(error, ImportError):
         raise DataError(f"{name}: cannot be read without the package {error.name or 'datasets'} ({reason}); install it again") from None
     if isinstance(error, FileNotFoundError) or status == 404:

@@ -256,7 +256,8 @@ class Files(Source):
             except NeuroGenError:
                 raise
             except FileNotFoundError:
-                raise MissingText(f"{path}: no such file or folder; check the path") from None
+                what = "only http://, https:// and hf: are read; fetch it, and name the file" if "://" in str(path) else None
+                raise MissingText(f"{path}: {what or 'no such file or folder; check the path'}") from None
             except Exception as error:  # of file systems and decoders: each has its own
                 reason = getattr(error, "strerror", None) or " ".join(f"{type(error).__name__}: {error}".split())
                 raise DataError(f"{path}: cannot be read ({reason}); check that it is whole and its permissions, or give another") from None

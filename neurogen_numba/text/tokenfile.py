@@ -221,8 +221,8 @@ def intact(path: Path, said: dict) -> bool:
     return found == said.get("crc32")
 
 
-def refuse_foreign(path: Path) -> None:
-    """Raises DataError where writing a token file would replace a file that `neurogen tokenize` did not write."""
+def refuse_foreign(path: Path, instead: str = "choose another --out") -> None:
+    """Raises DataError where writing a token file would replace a file that `neurogen tokenize` did not write. instead: what to do."""
     description, folder = path.with_suffix(".json"), _tokenizer_folder(path)
     names = {each.name.removesuffix(".part") for each in folder.iterdir()} if folder.is_dir() else set()
     described = _entry(description, "format") == FORMAT
@@ -234,7 +234,7 @@ def refuse_foreign(path: Path) -> None:
     }
     if foreign := [str(each) for each, own in ours.items() if os.path.lexists(each) and not own]:
         listed = " and ".join(foreign)
-        raise DataError(f"{path} was not written: `neurogen tokenize` did not write {listed}, which it would replace; choose another --out")
+        raise DataError(f"{path} was not written: `neurogen tokenize` did not write {listed}, which it would replace; {instead}")
 
 
 def _entry(path, name):
