@@ -58,6 +58,17 @@ def with_hand(run, hand, tell=None):
 # What is written
 
 
+@pytest.mark.parametrize("name", ["training_latest.png", "metrics_history.json"])
+def test_a_file_of_somebody_else_is_not_replaced(run, name):
+    draw(run)
+    draw(run)  # its own files are
+    file = run / "training_viz" / name
+    file.write_text('{"my": "notes"}')
+    with pytest.raises(ConfigError, match=f"{name} is no figure or table of a run, and would be replaced; move it away"):
+        draw(run)
+    assert file.read_text() == '{"my": "notes"}'
+
+
 def test_draw_writes_each_figure_twice_and_the_tables(run):
     files = draw(run, histories.brain(40))
     assert sorted(path.name for path in files) == names(run)

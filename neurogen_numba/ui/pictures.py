@@ -18,7 +18,7 @@ import queue
 import threading
 from pathlib import Path
 
-from ..errors import NeuroGenError
+from ..errors import ConfigError, NeuroGenError
 from ..learning.report import BrainReport, EvalReport, Notice, Report, SampleReport, StepReport
 from ..processes import Context, ignore_terminal, terminal_blocked
 from ..rundir import write_whole
@@ -31,7 +31,8 @@ GOODBYE = 20.0  # seconds that a process without work is given to end by itself,
 def draw(run: Path, brain: BrainReport | None = None, step: int | None = None) -> list[Path]:
     """Draw the figures of a run at `step`, or now, and write its tables, from metrics.jsonl; that of the brain where there is one.
 
-    Returns the files. Raises ConfigError where there is no metrics.jsonl, OSError where a file cannot be written.
+    Returns the files. Raises ConfigError where there is no metrics.jsonl, or a file of somebody else would be replaced; OSError where one
+    cannot be written.
     """
     from .brain_page import brain_page
     from .figures import png
@@ -46,9 +47,26 @@ def draw(run: Path, brain: BrainReport | None = None, step: int | None = None) -
         pages["brain"] = brain.step, png(brain_page(brain, history, run.name))
     for name, (step, content) in pages.items():
         files |= {f"{name}_step_{step:06d}.png": content, f"{name}_latest.png": content}
+    for name in files:
+        if not _ours(folder / name):
+            raise ConfigError(f"{folder / name} is no figure or table of a run, and would be replaced; move it away")
     for name, content in files.items():
         write_whole(folder / name, content)
     return [folder / name for name in files]
+
+
+def _ours(path):
+    """Whether `draw` may replace a file: a picture of Matplotlib's, one of its own tables, if need be a damaged one, or nothing at all."""
+    try:
+        found = path.read_bytes()
+        table = path.suffix != ".png" and json.loads(found)
+    except FileNotFoundError:
+        return True
+    except (ValueError, RecursionError):
+        return not found.strip() or found.lstrip()[:1] in b"[{"
+    if path.suffix == ".png":
+        return b"Matplotlib" in found[:1024]
+    return isinstance(table, list) or (isinstance(table, dict) and "validation" in table)
 
 
 def _json(values):
