@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -87,7 +88,7 @@ def save(folder: Path, tensors: dict[str, dict[str, np.ndarray]], documents: dic
             size = _fill(saving, tensors, documents, tokenizer, loss)
             _replace(folder, saving, old)
         finally:  # nothing to do unless something went wrong
-            shutil.rmtree(saving, ignore_errors=True)
+            _remove(saving)
             if replaced and old.exists() and not folder.exists():
                 old.rename(folder)
     except OSError as error:
@@ -137,7 +138,7 @@ def _fill(folder, tensors, documents, tokenizer, loss):
     import safetensors.numpy
 
     assert "manifest" not in documents, "the manifest is not a document of the caller's"
-    shutil.rmtree(folder, ignore_errors=True)
+    _remove(folder)
     folder.mkdir(parents=True)
     files = {}
     for group, arrays in tensors.items():
@@ -173,7 +174,10 @@ def _bytes(files):
 def _replace(folder, saving, old):
     """Put a filled folder in the place of the one before, which stays readable as `old` until then."""
     if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
+        if old.exists():  # with files of others
+            number = next(n for n in itertools.count(1) if not os.path.lexists(_beside(old, f"-{n}")))
+            old.rename(_beside(old, f"-{number}"))
         folder.rename(old)
     saving.rename(folder)
     _sync_folder(folder.parent)

@@ -173,7 +173,8 @@ def test_files_of_others_in_a_checkpoint_stay(tmp_path):
     for folder in steps:
         save(folder, 1)
         (folder / "note.txt").write_text(folder.name)
-    save(steps[2], 2)
+    for number in (1, 2):
+        save(steps[2], number)
     checkpoint.prune(tmp_path, keep=1)
     kept = {path.read_text() for path in (tmp_path / "checkpoints").rglob("note.txt")}
     assert kept == {folder.name for folder in steps}
