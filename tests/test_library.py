@@ -103,14 +103,15 @@ def test_a_path_that_is_none_is_refused(path):
 
 
 def test_a_model_at_work_is_not_for_another_thread(monkeypatch):
-    model, said = model_of(), []
+    model, said, columns = model_of(), [], NeuroGenModel._columns
 
     def meanwhile(*_):
+        monkeypatch.undo()  # the other thread's call is an ordinary one
         other = threading.Thread(target=lambda: said.append(pytest.raises(ConfigError, model.logits, [1, 2])))
         other.start()
         other.join()
 
-    monkeypatch.setattr(model, "_columns", lambda ids, *_: meanwhile() or NeuroGenModel._columns(model, ids, "input_ids"))
+    monkeypatch.setattr(model, "_columns", lambda ids, *_: meanwhile() or columns(model, ids, "input_ids"))
     assert model.logits([1, 2]).shape[0] == 2
     assert "at work in another thread" in str(said[0].value)
 
