@@ -59,7 +59,7 @@ class Brain:
     tied: bool = False  # a token's embedding is its row of the decoder, so that both learn from it; as large as what the decoder reads
     vocabulary: int = 50257  # tokens
     fan_in: int = 128  # synapses per target neuron and projection, rounded to whole bundles
-    bundle: int = 64  # neurons on a side of a bundle of synapses, 16, 32 or 64; smaller where that divides the fan-in
+    bundle: int = 32  # neurons on a side of a bundle of synapses, 16, 32 or 64; the largest up to this that divides the fan-in
     memory_bundle: int = 16  # the same for projections into the associative memory: small, so that a head reads many different sources
     feedback: int = 16  # synapses per target of a feedback projection
     late_delays: int = 8  # how many different delays lateral synapses have, from a chunk on, and feedback

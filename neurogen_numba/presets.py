@@ -75,7 +75,6 @@ PRESETS = {
             basal_ganglia=Module(512),
             broca=Module(2048),
             fan_in=192,
-            bundle=16,
             memory_context=4,
         ),
         training=Training(
@@ -104,7 +103,6 @@ PRESETS = {
             embedding=768,
             tied=True,
             fan_in=256,
-            bundle=16,
             delays=12,
         ),
         training=Training(
@@ -145,6 +143,7 @@ PRESETS = {
             basal_ganglia=Module(2560, outputs=640, lateral=64),
             broca=Module(10240, outputs=2560, lateral=64),
             fan_in=64,
+            bundle=64,  # for speed
             late_delays=2,
             feedback_chunks=3,
         ),
