@@ -62,15 +62,15 @@ def prepare(rng, neurons, events):
     synapses.wire()
     synapses.refresh()
 
-    state = synapses.state({"a.axon": (neurons, HISTORY)}, {"b.current": neurons}, TOKENS, SEQUENCES, learning=True)
+    state = synapses.state({"a.axon": (neurons, HISTORY)}, {"b.current": neurons}, TOKENS, SEQUENCES, learning=True, copied={})
     state.set_past("a.axon", draw_events(rng, HISTORY, neurons, events))
     state.write_values("a.axon", 0, TOKENS, draw_events(rng, TOKENS, neurons, events))
     current = np.zeros((TOKENS, SEQUENCES, neurons), np.float32)
     state.set_current_grad("b.current", 0, TOKENS, rng.standard_normal(current.shape, np.float32))
 
     return (
-        partial(state.forward, "b.current", 0, TOKENS, current),
-        partial(state.source_grad, "a.axon", 0, TOKENS, TOKENS, current),
+        partial(state.forward, {"b.current": current}, 0, TOKENS),
+        partial(state.source_grad, {"a.axon": current}, 0, TOKENS, TOKENS),
         partial(state.accumulate_weight_grad, TOKENS),
     )
 

@@ -25,7 +25,7 @@ from .launch import SIMULATED, device, gpu
 from .mma import EDGE, first_halves, high, low, outer, second_halves
 
 if not SIMULATED:
-    from .mma import copy, end_of_copies, multiply, store_pair, wait_for_copies
+    from .mma import copy, end_of_copies, multiply, pair, store_pair, wait_for_copies
 
 SLICE = 16  # numbers of a sum that one tile product takes, and that an entry of `gather` has
 WORD = 4  # neighbouring numbers: 8 bytes of 16-bit numbers
@@ -38,31 +38,39 @@ SHARED = 38 * 2**10  # bytes of a block's buffers at most: with its tables, five
 OWN = 4  # numbers of a thread that copies
 ENTRIES = 128  # that a block looks up at a time
 
-# Columns of the table of entries [E, 6] int32: the numbers of which matrix are multiplied by which weights. A word is WORD numbers.
+# Columns of the table of entries [E, 8] int32: the numbers of which matrix are multiplied by which weights. A word is WORD numbers.
 PLACE = 0  # the first number that is read of the matrix's first column, in slices
 WEIGHT = 1  # the first number of the weights, in words
 LATE = 2  # the delay, in columns
 LENGTH = 3  # columns of the matrix, after which a ring begins again
 LEAD = 4  # from one column to the next, in words
 RING = 5  # index in `start` of the row at which the ring begins
+FIRST = 6  # the outputs of the tile that the weights lead to, in eights: the first, and the one after the last
+LAST = 7
 # Columns of the table of bundles [G, 8] int32, for weight gradients: as above, and of the current's gradient:
 D_PLACE = 6
 D_LEAD = 7
+# Columns of the table of output tiles [tiles, 7] int32:
+OUT = 0  # which of the outputs
+NUMBER = 1  # the tile's first number in a row of it
+SIZE = 2  # numbers of a row
+# and where its rows are stored once more, in a ring of x, rounded, or -1: as PLACE, LEAD, RING and LENGTH above
+COPY_PLACE, COPY_LEAD, COPY_RING, COPY_LENGTH = 3, 4, 5, 6
+OUTPUTS = 3  # of a launch, at most
 
 u32 = np.uint32
-_WORD, _ONE = np.uint64(WORD), np.uint64(1)
+_ONE, _TWO = np.uint64(1), np.uint64(2)
 
 
 @functools.cache
-def make_gather(kind: int, width: int, few: bool, back: bool, add: bool, even: bool):
+def make_gather(kind: int, width: int, few: bool, back: bool, mixed: bool):
     """`gather` for factors of a kind (mma.py) and output tiles of `width` numbers, in one of two directions.
 
-    few: a block has SLICE columns, and its warps share out the slices, not the columns. add: to what `out` holds; even: the rows of `out`
-    have an even size.
+    few: a block has SLICE columns, and its warps share out the slices, not the columns. mixed: some bundles are smaller than the tile.
     """
     TILES, ROWS = width // 8, 1 if few else OF_WARP // SLICE  # tiles that a warp has, across and down
     AT_ONCE = SLICE if few else COLUMNS
-    SLICES = 4 if few or width == 16 else 2  # of a stage
+    SLICES = 8 if few and width == 16 else 4 if few or width == 16 else 2  # of a stage
     X_STAGE, W_STAGE = SLICES * AT_ONCE * SLICE_WORDS, SLICES * TILES * 32
     STAGES = min(4, SHARED // (8 * (X_STAGE + W_STAGE)))
     X_WORDS, W_WORDS = STAGES * X_STAGE, STAGES * W_STAGE
@@ -71,12 +79,13 @@ def make_gather(kind: int, width: int, few: bool, back: bool, add: bool, even: b
     FROM, STEP = (WARPS, WARPS) if few else (1, 1)
     OTHERS = (WARPS - 1) * TILES * 4 * 32 if few else 1
 
-    @gpu(max_registers=168 if few else 96 if width == 16 and not add else 128)
-    def gather(out, flat, x, weight, tile_start, entries, start, first, limit, batch, scale):
-        """out [columns, N] float32, and flat, the same in one dimension, = (or +=, where `add`) scale times the sum over the entries of
-        each tile; column 0 is token `first`.
+    @gpu(max_registers=168 if few else 96 if width == 16 else 128)
+    def gather(out_0, out_1, out_2, ring, x, weight, tiles, tile_start, entries, start, first, limit, columns, batch, scale):
+        """Outputs [columns, SIZE] float32, flat, = scale times the sum over the entries of each of their tiles; column 0 is token `first`.
 
-        x: words of four 16-bit numbers (uint64); weight: such words in the order of `pack`; limit: columns of the segment, backward.
+        x: words of four 16-bit numbers (uint64), and ring, forward, the same as words of two (uint32); weight: words of four in the order
+        of `pack`; limit: columns of the segment, backward.
+
         Block (i, j) has output tile i of the j-th AT_ONCE columns. Entries, a slice each, pass through STAGES buffers of shared memory,
         SLICES at a time: while those of one buffer are multiplied, the next ones are on their way.
         """
@@ -86,26 +95,20 @@ def make_gather(kind: int, width: int, few: bool, back: bool, add: bool, even: b
         lengths = cuda.shared.array(ENTRIES, np.uint32)
         leads = cuda.shared.array(ENTRIES, np.uint32)
         weights = cuda.shared.array(ENTRIES, np.uint32)
+        shares = cuda.shared.array(ENTRIES, np.int32)  # FIRST and LAST
         places = cuda.shared.array(ENTRIES, np.uint64)
         others = cuda.shared.array(OTHERS, np.float32)  # [WARPS - 1, TILES, 4, lanes]
         acc = cuda.local.array((ROWS, TILES, 4), np.float32)
         a = cuda.local.array((ROWS, 4), np.uint32)
-        thread, tile, columns = cuda.threadIdx.x, cuda.blockIdx.x, out.shape[0]
+        thread, tile = cuda.threadIdx.x, cuda.blockIdx.x
         lane, warp, column = thread % 32, thread // 32, cuda.blockIdx.y * AT_ONCE
         g, q, upper = lane // 4, lane % 4, 0 if few else warp * OF_WARP
         fetched, half, first_row = thread % COPIERS // 2, thread % 2 * 2, thread // COPIERS  # of a stage: slice, words of it, column
         begin, end = tile_start[tile], tile_start[tile + 1]
-        if add and begin == end:
-            return
-        size = np.uint64(out.shape[1])
         for m in range(ROWS):
             for n in range(TILES):
                 for i in range(4):
                     acc[m, n, i] = ZERO
-                    if add:  # fetched at once, before anything is stored
-                        c, number = column + upper + m * SLICE + 8 * (i // 2) + g, np.uint64(tile * width + n * 8 + 2 * q + i % 2)
-                        if c < columns and number < size and (not few or warp == 0):
-                            acc[m, n, i] = flat[np.uint64(c) * size + number] / scale
         while begin < end:
             # 1. A thread looks an entry up, so that nobody waits for tables later.
             count = min(end - begin, ENTRIES)
@@ -119,6 +122,8 @@ def make_gather(kind: int, width: int, few: bool, back: bool, add: bool, even: b
                     base += length if base < 0 else 0
                 bases[thread], lengths[thread], leads[thread] = base, length, entries[e, LEAD]
                 places[thread], weights[thread] = entries[e, PLACE] * np.int64(SLICE_WORDS), entries[e, WEIGHT]
+                if mixed:
+                    shares[thread] = entries[e, FIRST] | entries[e, LAST] << 8
             cuda.syncthreads()  # the entries are known
             for stage in range(-AHEAD, (count + SLICES - 1) // SLICES):
                 if stage >= 0:
@@ -141,9 +146,13 @@ def make_gather(kind: int, width: int, few: bool, back: bool, add: bool, even: b
                         copy(kind, xs, ((to + fetched) * AT_ONCE + row) * SLICE_WORDS + half, x, place + np.uint64(c) * lead, inside)
                 for k in range((SLICES * TILES * 32 + 2 * THREADS - 1) // (2 * THREADS)):
                     word = 2 * (thread + k * THREADS)
-                    s = word // (TILES * 32)
+                    s, own = word // (TILES * 32), word % (TILES * 32)
                     if s < SLICES and e + s < count:
-                        copy(kind, ws, to * TILES * 32 + word, weight, np.uint64(weights[e + s]) + np.uint64(word % (TILES * 32)), 16)
+                        first_own, last_own = 0, TILES * 32
+                        if mixed:
+                            first_own, last_own = 32 * (shares[e + s] & 255), 32 * (shares[e + s] >> 8)
+                        if own >= first_own and own < last_own:
+                            copy(kind, ws, to * TILES * 32 + word, weight, np.uint64(weights[e + s]) + np.uint64(own - first_own), 16)
                 end_of_copies(kind)
                 # 3. Multiply the stage that has arrived.
                 if stage >= 0:
@@ -153,10 +162,14 @@ def make_gather(kind: int, width: int, few: bool, back: bool, add: bool, even: b
                             place_a = ((of + s) * AT_ONCE + upper + m * SLICE + g) * SLICE_WORDS + q
                             top, bottom = xs[place_a], xs[place_a + 8 * SLICE_WORDS]
                             a[m, 0], a[m, 1], a[m, 2], a[m, 3] = low(top), low(bottom), high(top), high(bottom)
+                        first_own, last_own = 0, TILES
+                        if mixed:
+                            first_own, last_own = shares[stage * SLICES + s] & 255, shares[stage * SLICES + s] >> 8
                         for n in range(TILES):
-                            b = ws[((of + s) * TILES + n) * 32 + lane]
-                            for m in range(ROWS):
-                                multiply(kind, acc[m, n], a[m], low(b), high(b))
+                            if n >= first_own and n < last_own:
+                                b = ws[((of + s) * TILES + n) * 32 + lane]
+                                for m in range(ROWS):
+                                    multiply(kind, acc[m, n], a[m], low(b), high(b))
             cuda.syncthreads()  # tables and buffers have been read
             begin += count
         if few:  # the first warp adds up what all of them have, and stores it
@@ -171,20 +184,35 @@ def make_gather(kind: int, width: int, few: bool, back: bool, add: bool, even: b
                 for n in range(TILES):
                     for i in range(4):
                         acc[0, n, i] += others[((other * TILES + n) * 4 + i) * 32 + lane]
+        out, which, size = out_0, tiles[tile, OUT], np.uint64(tiles[tile, SIZE])
+        if which == 1:
+            out = out_1
+        elif which == 2:
+            out = out_2
+        number = np.uint64(tiles[tile, NUMBER] + 2 * q)
+        even, copied = size % _TWO == 0, not back and tiles[tile, COPY_PLACE] >= 0
+        copy_row = (start[tiles[tile, COPY_RING]] + first) * batch  # of the ring's columns
+        copy_place, length = SLICE // 2 * np.uint64(tiles[tile, COPY_PLACE]), tiles[tile, COPY_LENGTH]
+        copy_lead = WORD // 2 * np.uint64(tiles[tile, COPY_LEAD])
         for m in range(ROWS):
             for half in range(2):
                 c = column + upper + m * SLICE + 8 * half + g
-                row = np.uint64(c) * size
+                if c >= columns:
+                    continue
+                to = np.uint64(c) * size + number
                 for n in range(TILES):
-                    number = np.uint64(tile * width + n * 8 + 2 * q)
-                    if c < columns and number < size:
-                        first_sum, second_sum = scale * acc[m, n, 2 * half], scale * acc[m, n, 2 * half + 1]
+                    if number + np.uint64(8 * n) < size:
                         if even:
-                            store_pair(flat, row + number, first_sum, second_sum)
+                            store_pair(out, to + np.uint64(8 * n), scale * acc[m, n, 2 * half], scale * acc[m, n, 2 * half + 1])
                         else:
-                            flat[row + number] = first_sum
-                            if number + _ONE < size:
-                                flat[row + number + _ONE] = second_sum
+                            out[to + np.uint64(8 * n)] = scale * acc[m, n, 2 * half]
+                            if number + np.uint64(8 * n + 1) < size:
+                                out[to + np.uint64(8 * n + 1)] = scale * acc[m, n, 2 * half + 1]
+                if copied:  # what is beyond the last number has weights of 0, and so is 0
+                    to = copy_place + np.uint64((copy_row + c) % length) * copy_lead + number // _TWO
+                    for n in range(TILES):
+                        if number + np.uint64(8 * n) < size:
+                            ring[to + np.uint64(4 * n)] = pair(kind, scale * acc[m, n, 2 * half], scale * acc[m, n, 2 * half + 1])
 
     return gather
 
@@ -297,8 +325,9 @@ def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
     THREADS, PADDED_COLUMNS, PADDED = ACROSS * (columns_of_block // EDGE), columns_of_block + 1, width + 1
 
     @gpu
-    def gather_fp32(out, x, weight, tile_start, entries, start, first, limit, batch, scale):
-        """As `gather`; x and weight are flat float32, and weight is what is learned, in its own order.
+    def gather_fp32(out_0, out_1, out_2, ring, x, weight, tiles, tile_start, entries, start, first, limit, columns, batch, scale):
+        """As `gather`, of bundles that all have the tile's size; ring, x and weight are flat float32, weight being what is learned, in its
+        own order. add: to what the outputs hold.
 
         Block (i, j) has output tile i of the j-th columns_of_block columns. Its threads fetch a slice of both factors into shared memory,
         and each multiplies EDGE columns by EDGE numbers of the tile.
@@ -306,16 +335,21 @@ def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
         xs = cuda.shared.array((SLICE, PADDED_COLUMNS), np.float32)  # a number more, so that a warp's stores meet in no bank
         ws = cuda.shared.array((SLICE, PADDED), np.float32)
         acc = cuda.local.array((EDGE, EDGE), np.float32)
-        thread, tile, columns = cuda.threadIdx.x, cuda.blockIdx.x, out.shape[0]
+        thread, tile, out = cuda.threadIdx.x, cuda.blockIdx.x, out_0
         column, row, number = cuda.blockIdx.y * columns_of_block, thread // ACROSS * EDGE, thread % ACROSS * EDGE
         if add and tile_start[tile] == tile_start[tile + 1]:
             return  # nothing to add
+        if tiles[tile, OUT] == 1:
+            out = out_1
+        elif tiles[tile, OUT] == 2:
+            out = out_2
+        size, before = tiles[tile, SIZE], tiles[tile, NUMBER]
         for i in range(EDGE):
             for j in range(EDGE):
                 acc[i, j] = ZERO
-                c, n = column + row + i, tile * width + number + j
-                if add and c < columns and n < out.shape[1]:  # fetched at once, before anything is stored
-                    acc[i, j] = out[np.uint64(c), np.uint64(n)] / scale
+                c, n = column + row + i, before + number + j
+                if add and c < columns and n < size:  # fetched at once, before anything is stored
+                    acc[i, j] = out[np.uint64(c) * np.uint64(size) + np.uint64(n)] / scale
         for e in range(tile_start[tile], tile_start[tile + 1]):
             length, lead = entries[e, LENGTH], WORD * entries[e, LEAD]
             if back:
@@ -341,11 +375,16 @@ def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
             for k in range(SLICE):
                 outer(acc, xs, ws, k, row, number)
             cuda.syncthreads()  # the slice has been read
+        copied, length = not back and tiles[tile, COPY_PLACE] >= 0, tiles[tile, COPY_LENGTH]
+        copy_row = (start[tiles[tile, COPY_RING]] + first) * batch  # of the ring's columns
         for i in range(EDGE):
             for j in range(EDGE):
-                c, n = column + row + i, tile * width + number + j
-                if c < columns and n < out.shape[1]:
-                    out[np.uint64(c), np.uint64(n)] = scale * acc[i, j]
+                c, n = column + row + i, before + number + j
+                if c < columns and n < size:
+                    out[np.uint64(c) * np.uint64(size) + np.uint64(n)] = scale * acc[i, j]
+                    if copied:
+                        to = (copy_row + c) % length * (WORD * np.int64(tiles[tile, COPY_LEAD]))
+                        ring[np.uint64(to + SLICE * np.int64(tiles[tile, COPY_PLACE]) + n)] = scale * acc[i, j]
 
     return gather_fp32
 

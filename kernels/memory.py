@@ -23,6 +23,7 @@ import numpy as np
 from numba import cuda
 from numba.extending import register_jitable
 
+from .half import store
 from .jit import ONE, ZERO, cpu_sums
 from .launch import SIMULATED, WARP, block_sum, device, gpu, lanes_sum
 
@@ -207,8 +208,11 @@ def write_and_read(line, u, y, keys, share, strength, keep, C):
 
 
 @gpu(launch_bounds=(WIDTH, 8))
-def memory_forward(out, S, key, q_in, v, w_in, write_bias, decay, write_scale):
-    """A block of WIDTH threads per head and sequence, a thread per column of S. At most TOKENS tokens, W at most WIDTH."""
+def memory_forward(out, S, key, q_in, v, w_in, write_bias, decay, write_scale, ring, start, first):
+    """A block of WIDTH threads per head and sequence, a thread per column of S. At most TOKENS tokens, W at most WIDTH.
+
+    What is recalled also goes into ring [rows B, heads W or more], unless that is empty; the first token into row start[0] + first.
+    """
     keys = cuda.shared.array((ROWS, WIDTH), np.float32, ALIGNED)
     u = cuda.shared.array((TOKENS, WIDTH), np.float32, ALIGNED)
     y = cuda.shared.array((ROWS, WIDTH), np.float32, ALIGNED)
@@ -236,6 +240,8 @@ def memory_forward(out, S, key, q_in, v, w_in, write_bias, decay, write_scale):
                 i = lane + n * WARP
                 if i < W:
                     out[t, b, h * W + i] = y[t + 1, i] * r
+                    if len(ring):
+                        store(ring, (start[0] + first + t) * S.shape[0] % len(ring) + b, h * W + i, y[t + 1, i] * r)
 
 
 @gpu(launch_bounds=(WIDTH, 6))

@@ -134,6 +134,28 @@ if not SIMULATED:
 
         return types.void(array, index, types.float32, types.float32), codegen
 
+    def _pair(text):
+        """An intrinsic's type and code: two float32, rounded, as the 16-bit halves of a word; the first is the lower one."""
+
+        def codegen(context, builder, signature, x):
+            kind = ir.FunctionType(ir.IntType(32), [ir.FloatType()] * 2)
+            return builder.call(ir.InlineAsm(kind, text, "=r,f,f", side_effect=False), x)
+
+        return types.uint32(types.float32, types.float32), codegen
+
+    @intrinsic
+    def _pair_bfloat16(typing, a, b):
+        return _pair("cvt.rn.bf16x2.f32 $0, $2, $1;")
+
+    @intrinsic
+    def _pair_float16(typing, a, b):
+        return _pair("{ .reg .b16 a, b; cvt.rn.f16.f32 a, $1; cvt.rn.f16.f32 b, $2; mov.b32 $0, {a, b}; }")
+
+    @device
+    def pair(kind, a, b):
+        """Two float32, rounded to the 16 bits of a kind of factor, in one word (uint32): a below, b above."""
+        return _pair_bfloat16(a, b) if kind == BFLOAT16 else _pair_float16(a, b)
+
     @device
     def multiply(kind, c, a, b0, b1):
         """c [4] += A B, in the registers of a lane as the module's docstring lays them out, a [4]. kind: a constant; the branches that it

@@ -108,6 +108,8 @@ def make_population_forward(graded: bool, smooth: bool):
         r,
         ring,
         start,
+        trace_ring,
+        trace_start,
         first,
         c,
         gate,
@@ -121,8 +123,8 @@ def make_population_forward(graded: bool, smooth: bool):
         key,
         first_place,
     ):
-        """Block (i, b): the i-th `columns` hypercolumns of sequence b. ring [rows B, M_pad]; `first`: the chunk's first token in its
-        segment.
+        """Block (i, b): the i-th `columns` hypercolumns of sequence b. ring, trace_ring [rows B, M_pad]: of the axon and the trace;
+        `first`: the chunk's first token in its segment.
 
         `tokens` (a multiple of AT_ONCE) at a time: 1. every thread fetches its neuron's currents into shared memory; 2. a warp per token
         and hypercolumn sums their squares; 3. every thread scans its neuron.
@@ -134,6 +136,7 @@ def make_population_forward(graded: bool, smooth: bool):
         b, first_column, normalizers = u32(cuda.blockIdx.y), u32(u32(cuda.blockIdx.x) * columns), u32(at_once * width)
         n = u32(first_column * size + thread)
         here, traced, rows, key_0 = thread < columns * size and n < N, parameters.gamma.size > 0, u32(len(ring)), key[0]
+        trace_rows, trace_slot = u32(len(trace_ring)), b
         alpha = rho = gain = bias = beta = gamma = v = a = y = ZERO
         gain_b, slot, own_column = gain_scale[b], b, u32(thread // size)
         i = u32(b * N + n)  # in [C, B, N]
@@ -144,6 +147,8 @@ def make_population_forward(graded: bool, smooth: bool):
                 y, gamma = state.y[i], parameters.gamma[n]
         if rows > 0:
             slot = u32(u32(start[0] + first) % (rows // B) * B + b)
+        if trace_rows > 0:
+            trace_slot = u32(u32(trace_start[0] + first) % (trace_rows // B) * B + b)
         done = u32(0)
         while done < C:
             count = min(u32(C - done), at_once)
@@ -182,6 +187,11 @@ def make_population_forward(graded: bool, smooth: bool):
                 if traced:
                     y = trace_step(y, v, gamma, graded, smooth)
                     state.y[i] = y
+                    if trace_rows > 0:
+                        store(trace_ring, trace_slot, n, y)
+                        trace_slot = u32(trace_slot + B)
+                        if trace_slot >= trace_rows:
+                            trace_slot = u32(trace_slot - trace_rows)
                 if rows > 0:
                     store(ring, slot, n, axon_value(v, drop, key_0, place, graded, smooth))
                     slot = u32(slot + B)

@@ -11,6 +11,7 @@ import numpy as np
 from numba import cuda
 from numba.extending import register_jitable
 
+from .half import store
 from .jit import ONE, cpu
 from .launch import gpu
 from .memory import sigmoid
@@ -31,14 +32,17 @@ def working_memory_step_backward(d, m_prev, f_in, u_in, retain):
 
 
 @gpu
-def working_memory_forward(m, f_in, u_in, retain):
-    """A thread is a slot of a sequence: block (i, b) has the i-th blockDim.x slots of sequence b."""
+def working_memory_forward(m, f_in, u_in, retain, ring, start, first):
+    """A thread is a slot of a sequence: block (i, b) has the i-th blockDim.x slots of sequence b.
+
+    m also goes into ring [rows B, M or more], unless that is empty; the first token into row start[0] + first.
+    """
     M, row, size = np.uint64(retain.size), np.uint64(cuda.gridDim.y * retain.size), np.uint64(f_in.size)
     k, b = np.uint64(cuda.grid(1)), np.uint64(cuda.blockIdx.y)
     if k >= M:
         return
     retain_k, i = retain[k], b * M + k
-    m_t, f_next, u_next = m[i], f_in[i], u_in[i]
+    m_t, f_next, u_next, token = m[i], f_in[i], u_in[i], np.uint64(start[0] + first)
     while i < size:
         f_t, u_t = f_next, u_next
         i += row
@@ -46,6 +50,9 @@ def working_memory_forward(m, f_in, u_in, retain):
             f_next, u_next = f_in[i], u_in[i]
         m_t = working_memory_step(m_t, f_t, u_t, retain_k)
         m[i] = m_t
+        if len(ring):
+            store(ring, (token * np.uint64(cuda.gridDim.y) + b) % np.uint64(len(ring)), k, m_t)
+            token += np.uint64(1)
 
 
 @gpu

@@ -99,12 +99,12 @@ class Bench:
         currents, signals = [], []
         for name in dict.fromkeys(arc.target for arc in costs.arcs):
             value = self.backend.zeros((chunk, training.batch, brain.current_sizes[name]))
-            work = partial(synapses.forward, name, 0, chunk, value)
+            work = partial(synapses.forward, {name: value}, 0, chunk)
             currents.append(row("current", name, work, *costs.forward(name, value)))
             synapses.set_current_grad(name, 0, chunk, self._noise(*value.shape))
         for name in dict.fromkeys(arc.source for arc in costs.arcs):
             gradient = self.backend.zeros((chunk, training.batch, brain.signal_sizes[name]))
-            work = partial(synapses.source_grad, name, 0, chunk, training.segment, gradient)
+            work = partial(synapses.source_grad, {name: gradient}, 0, chunk, training.segment)
             signals.append(row("signal", name, work, *costs.backward(name, gradient)))
         work = partial(synapses.accumulate_weight_grad, training.segment)
         weights = [row("gradient", "weights of all synapses", work, *costs.weights(training.segment))]

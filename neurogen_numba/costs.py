@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from .backends.base import Backend
+from .kernels.population import Axon
 
 STATE = ("carry", "forget")  # move some rows of what they are given
-OTHERS = ("population_forward", "population_backward", "product")
+OTHERS = ("population_forward", "population_backward", "memory_forward", "working_memory_forward", "product")
 OPERATIONS = (*(name for name, kind in Backend.__annotations__.items() if kind == "Callable" and name not in STATE), *OTHERS)
 SYNAPTIC = ("write_values", "forward", "set_current_grad", "source_grad", "accumulate_weight_grad")
-AXON = "population_forward", "axon"  # of which only the rows of the chunk are written
+# Operations that write signals, and the argument that has as many numbers as each ring is given: only the chunk's rows are written.
+WRITERS = {"population_forward": "c", "memory_forward": 0, "working_memory_forward": 1}
 READ_AND_WRITTEN = {  # operation: places, or names, of its arguments that are both
     "population_backward": ("carry", "d"),
     "decay_backward": (0, 1),
@@ -52,9 +54,13 @@ class Call:
     again: partial
 
     def arguments(self) -> dict:
-        """(place or name, number in its tuple) -> argument; arrays may come in tuples."""
-        given = (*enumerate(self.again.args), *self.again.keywords.items())
-        return {(name, n): x for name, value in given for n, x in enumerate(value if isinstance(value, tuple) else (value,))}
+        """(place or name, number in its tuple) -> argument; arrays may come in tuples. Without axons."""
+        tuples = [(name, value if isinstance(value, tuple) else (value,)) for name, value in self.given()]
+        return {(name, n): x for name, value in tuples if not isinstance(value, Axon) for n, x in enumerate(value)}
+
+    def given(self) -> list:
+        """(place or name, value)."""
+        return [*enumerate(self.again.args), *self.again.keywords.items()]
 
 
 @contextlib.contextmanager
@@ -91,9 +97,10 @@ def cost(call: Call) -> tuple[float, float]:
     """(bytes, operations) of an operation of the backend."""
     arguments, twice = call.again.args, READ_AND_WRITTEN.get(call.name, ())
     arrays = {place: x for place, x in call.arguments().items() if hasattr(x, "nbytes") and x.ndim}
-    moved = sum(x.nbytes * (2 if name in twice else 1) for (name, _), x in arrays.items() if (call.name, name) != AXON)
-    if call.name == AXON[0] and (ring := call.again.keywords["axon"].ring).size:
-        moved += call.again.keywords["c"].size * ring.itemsize
+    moved = sum(x.nbytes * (2 if name in twice else 1) for (name, _), x in arrays.items())
+    if call.name in WRITERS:
+        rings = [axon.ring for _, axon in call.given() if isinstance(axon, Axon) and axon.ring.size]
+        moved += sum(ring.itemsize * arrays[WRITERS[call.name], 0].size for ring in rings)
     if call.name in OF_ROWS:
         table = arguments[OF_ROWS[call.name]]
         rows = arguments[4 if call.name == "adafactor" else 2].size
@@ -146,10 +153,10 @@ class SynapseCosts:
     def cost(self, call: Call) -> tuple[float, float]:
         """(bytes, operations) of what a backend or its synapses were asked for."""
         arguments = call.again.args
-        if call.name == "forward":
-            return self.forward(arguments[0], arguments[3])
-        if call.name == "source_grad":
-            return self.backward(arguments[0], arguments[4])
+        if call.name in ("forward", "source_grad"):
+            one = self.forward if call.name == "forward" else self.backward
+            each = [one(name, array) for name, array in arguments[0].items()]
+            return sum(moved for moved, _ in each), sum(operations for _, operations in each)
         if call.name == "accumulate_weight_grad":
             return self.weights(arguments[0])
         if call.name in SYNAPTIC:  # values or a gradient are read and written down

@@ -76,8 +76,8 @@ class Session:
     def _hear(self):
         act, brain = self.act, self.model.brain
         brain.think(act)
-        brain.decoder.scores(act, act.length - 1, act.length)  # of the token to come, the first rows of act.logits
-        act.advance(act.length)
+        with self.model.backend.beside(lambda: act.advance(act.length)):
+            brain.decoder.scores(act, act.length - 1, act.length)  # of the token to come, the first rows of act.logits
 
     def _draw(self):
         act, how, decoder = self.act, self.sampling, self.model.brain.decoder

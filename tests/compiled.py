@@ -22,9 +22,9 @@ KERNELS |= {
 # kernels/memory.py, working_memory.py, dropout.py
 
 KERNELS |= {
-    "memory.memory_forward": [(f3, f4, f2, f3, f3, f3, f1, f1, f1)],
+    "memory.memory_forward": [(f3, f4, f2, f3, f3, f3, f1, f1, f1, kind, i1, types.int64) for kind in (f2, h2, b2)],
     "memory.memory_backward": [(f3, f3, f3, f2, f4, f2, f3, f4, f2, f3, f3, f3, f1, f1, f1)],
-    "working_memory.working_memory_forward": [(f1,) * 4],
+    "working_memory.working_memory_forward": [(f1, f1, f1, f1, kind, i1, types.int64) for kind in (f2, h2, b2)],
     "working_memory.working_memory_backward": [(f1,) * 8],
     "dropout.scaled_dropout": [(kind, f1, types.float32, types.float32, types.uint64[::1], types.uint64) for kind in (f2, h2, b2)],
 }
@@ -61,7 +61,7 @@ parameters = types.NamedUniTuple(f1, 6, NeuronParameters)
 neurons = parameters, f1, f1, types.int64, types.int64, types.int64  # and the neuromodulators' factors, hypercolumn, columns, tokens
 dropout = types.float32, types.uint64[::1], types.uint64
 
-forward = [(state, f1, kind, i1, types.int64, f1, f1, *neurons, *dropout) for kind in (f2, h2, b2)]
+forward = [(state, f1, kind, i1, kind, i1, types.int64, f1, f1, *neurons, *dropout) for kind in (f2, h2, b2)]
 backward = [(kind, f1, state, f2, f1, f1, state, f1, f1, f1, *neurons, types.float32, *dropout) for kind in (f2, h2, b2)]
 KERNELS["population.add_parameter_gradients"] = [(parameters, f2)]
 for graded in (False, True):  # smooth, the second argument, is the tests' own
@@ -75,8 +75,7 @@ for graded in (False, True):  # smooth, the second argument, is the tests' own
 size, flag, number = types.int64, types.boolean, types.float32
 l1, l2, k1 = types.int64[::1], types.int64[:, ::1], types.uint64[::1]
 SIZES = (16, 32, 64)
-DIRECTIONS = [(back, add) for back in (False, True) for add in (False, True)]  # of a product of bundles
-tables, numbers = (i1, i2, i1), (size, size, size, number)  # of `gather`
+tables, numbers = (i2, i1, i2, i1), (size, size, size, size, number)  # of `gather`
 after_bundles = i2, i1, size, size, number  # what `weight_grad` is told, from bundles to scale
 
 
@@ -94,16 +93,16 @@ def made(capability: int) -> list[tuple[str, tuple, tuple]]:
     wide, (first, *others) = SIZES[-1], factors(capability)
     every = SIZES if capability >= 90 else SIZES[-1:]
     kernels = [("bundles.make_pack", (SIZES[1],), (kind, kind, f1, l1)) for kind in (h2, b2)]
-    for back, add in DIRECTIONS:
-        largest, sizes = (
-            (wide, every) if not add else (SIZES[-2], SIZES[:-1] if capability >= 90 else SIZES[-2:-1])
-        )  # the widest come first
-        forms = [(first, width, False, True) for width in sizes] + [(first, largest, False, False), (first, largest, True, True)]
-        for kind, width, few, even in forms + [(kind, largest, False, True) for kind in others]:
-            kernels.append(("bundles.make_gather", (kind, width, few, back, add, even), (f2, f1, k1, k1, *tables, *numbers)))
-        for columns in (bundles.COLUMNS_FP32, bundles.SLICE):
+    for back in (False, True):
+        forms = [(first, width, False, width > SIZES[0]) for width in every] + [(first, wide, False, False)]
+        forms += [(first, width, True, True) for width in (SIZES[0], wide)] + [(kind, wide, False, True) for kind in others]
+        for kind, width, few, mixed in forms:
+            signature = (f1, f1, f1, types.uint32[::1], k1, k1, *tables, *numbers)
+            kernels.append(("bundles.make_gather", (kind, width, few, back, mixed), signature))
+        for columns, add in ((bundles.COLUMNS_FP32, False), (bundles.SLICE, True)):
             for width in SIZES if capability < 80 and columns == bundles.COLUMNS_FP32 else SIZES[-1:]:
-                kernels.append(("bundles.make_gather_fp32", (width, columns, back, add), (f2, f1, f1, *tables, *numbers)))
+                signature = (f1, f1, f1, f1, f1, f1, *tables, *numbers)
+                kernels.append(("bundles.make_gather_fp32", (width, columns, back, add), signature))
     for kind, width in [(first, width) for width in every] + [(kind, wide) for kind in others]:
         kernels.append(("bundles.make_weight_grad", (kind, width), (f1, k1, k1, *after_bundles)))
     for width in SIZES if capability < 80 else SIZES[-1:]:

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from neurogen_numba.kernels.population import Axon
+
+NOWHERE = object()
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 
 # Speed is the machine's, not the code's; and what was green once must not turn red by the luck of a draw.
@@ -67,16 +70,38 @@ def backend(request):
 
 @pytest.fixture(scope="session")
 def op(backend):
-    """`op("lif_forward", ...)` runs an operation of the backend on NumPy arrays, in place: they go to the device and come back."""
+    """`op("lif_forward", ...)` runs an operation of the backend on NumPy arrays, in place: they go to the device and come back.
+    Nobody reads the axon NOWHERE."""
 
     def call(name, *arguments):
-        there = [backend.asarray(x) if isinstance(x, np.ndarray) else x for x in arguments]
+        there = [backend.asarray(x) if isinstance(x, np.ndarray) else backend.nowhere if x is NOWHERE else x for x in arguments]
         getattr(backend, name)(*there)
         for here, moved in zip(arguments, there, strict=True):
             if isinstance(here, np.ndarray) and here.flags.writeable:
                 here[...] = backend.to_numpy(moved)
 
     return call
+
+
+@pytest.fixture
+def written(backend):
+    """`written(C, B, N, run)`: what `run(axon, first)` has an operation write of a signal of N numbers: its ring [C + 2, B, N or more],
+    which begins with the row of the chunk's first token. On a GPU it wraps around."""
+
+    def write(C, B, N, run):
+        words, rows, on_cpu, first = -(-N // 64), C + 2, backend.name == "cpu", 3
+        shape, start = (words, 4 + rows, B, 64) if on_cpu else (rows, B, 64 * words), 1 if on_cpu else rows - 1
+        masks = [backend.zeros((words, 4 + rows, B), "uint64") for _ in range(2)]
+        axon = Axon(backend.zeros(shape), backend.asarray(np.array([start], np.int32)), *masks)
+        run(axon, first)
+        ring = backend.to_numpy(axon.ring)
+        if on_cpu:
+            ring = np.moveaxis(ring, 0, 2).reshape(4 + rows, B, -1)
+            assert not ring[:4].any()
+            return ring[4:]
+        return np.roll(ring, -((start + first) % rows), 0)
+
+    return write
 
 
 @pytest.fixture

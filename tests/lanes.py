@@ -11,7 +11,7 @@ from types import CellType, FunctionType, SimpleNamespace
 
 import numpy as np
 
-from neurogen_numba.kernels import mma
+from neurogen_numba.kernels import half, mma
 
 WARP = 32
 
@@ -96,6 +96,12 @@ def store_pair(array, index, a, b):
     array[int(index)], array[int(index) + 1] = a, b
 
 
+def pair(kind, a, b):
+    if kind != mma.BFLOAT16:
+        return np.array([a, b], np.float16).view(np.uint32)[0]
+    return np.array([half.to_bfloat16(x) for x in (a, b)], np.uint16).view(np.uint32)[0]
+
+
 def python(thing):
     """The Python function of a compiled one; anything else as it is."""
     return getattr(thing, "py_func", thing)
@@ -120,7 +126,7 @@ def run(kernel, grid, threads, *arguments):
 
     for place in (SimpleNamespace(x=x, y=y) for x in range(grid[0]) for y in range(grid[1])):
         cuda = Cuda(Block(threads))
-        names = halves | {"cuda": cuda, "multiply": cuda.multiply, "copy": copy, "store_pair": store_pair}
+        names = halves | {"cuda": cuda, "multiply": cuda.multiply, "copy": copy, "pair": pair, "store_pair": store_pair}
         names |= {"end_of_copies": lambda kind: None, "wait_for_copies": lambda kind, latest: None}
         function = FunctionType(code.__code__, code.__globals__ | names, code.__name__, None, closure)
         all_threads = [threading.Thread(target=thread, args=(function, cuda, number, place)) for number in range(threads)]

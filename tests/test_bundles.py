@@ -61,8 +61,8 @@ SMALL = arcs(9, 21, 19, 17)
 class Wired:
     """Synapses with their parameters, and dense float64 weights [delays, sources, targets] of each arc."""
 
-    def __init__(self, backend, arcs=SMALL, seed=0):
-        self.backend, self.arcs = backend, arcs
+    def __init__(self, backend, arcs=SMALL, seed=0, copied=()):
+        self.backend, self.arcs, self.copied = backend, arcs, dict(copied)
         self.sizes, self.currents = {arc.source: arc.sources for arc in arcs}, {arc.target: arc.targets for arc in arcs}
         self.history = {name: max(arc.longest_delay for arc in arcs if arc.source == name) for name in self.sizes}
         self.remembered = [name for name, history in self.history.items() if history]
@@ -105,7 +105,7 @@ class Wired:
 
     def state(self, batch, learning=True):
         signals = {name: (size, self.history[name]) for name, size in self.sizes.items()}
-        return self.synapses.state(signals, self.currents, T, batch, learning)
+        return self.synapses.state(signals, self.currents, T, batch, learning, self.copied)
 
     def silent_past(self, batch):
         return {name: np.zeros((history, batch, self.sizes[name])) for name, history in self.history.items()}
@@ -154,9 +154,9 @@ def forward(made, state, sent, chunk=C):
     found = {name: np.full((length, batch, size), np.nan, np.float32) for name, size in made.currents.items()}
     for first, last in chunks(length, chunk):
         write(made, state, sent, first, last)
-        for name in made.currents:
-            value = made.backend.asarray(found[name][first:last])
-            state.forward(name, first, last, value)
+        values = {name: made.backend.asarray(found[name][first:last]) for name in made.currents}
+        state.forward(values, first, last)
+        for name, value in values.items():
             found[name][first:last] = made.backend.to_numpy(value)
     return found
 
@@ -177,7 +177,7 @@ def backward(made, state, d_currents, direct=False):
                 state.set_current_grad(name, first, last, backend.asarray(d_currents[name][first:last]))
             else:
                 gradient = backend.asarray(ds[name][first:last])
-                state.source_grad(name, first, last, length, gradient)
+                state.source_grad({name: gradient}, first, last, length)
                 ds[name][first:last] = backend.to_numpy(gradient)
     state.accumulate_weight_grad(length)
     return ds
@@ -256,6 +256,24 @@ def test_one_event_through_one_synapse(backend):
     ds[1, 1, 3], d_weight[1, 3, 1] = 6, 7.5
     np.testing.assert_array_equal(backward(made, state, {"b.current": d})["a.axon"], ds)
     np.testing.assert_array_equal(made.weight_grad("one"), d_weight)
+
+
+def test_a_signal_that_is_a_current_is_written_with_it(backend):
+    """`r.out` is `r.current`: what reaches it is in its ring, in the row of the token, and nowhere else."""
+    arcs = (
+        Arc("read", "a.axon", "r.current", 40, 21, 32, most=16),
+        Arc("next", "r.out", "b.current", 21, 18, 16, first_delay=1, delays=3, most=16),
+    )
+    made = Wired(backend, arcs, copied={"r.current": "r.out"})
+    state, v = made.state(2), np.random.default_rng(2).uniform(-2, 2, (T, 2, 40)).astype(np.float32)
+    state.write_values("a.axon", 0, T, backend.asarray(carried("a.axon", v).astype(np.float32)))
+    value = backend.zeros((T, 2, 21))
+    for first, last in chunks(T, C):
+        state.forward({"r.current": value[first:last]}, first, last)
+    assert np.count_nonzero(backend.to_numpy(value)) > 100
+    state.advance(T)
+    rounding = {"float32": 0, "bfloat16": 2**-8, "float16": 2**-11}[backend.product_dtype]
+    np.testing.assert_allclose(state.past("r.out"), backend.to_numpy(value)[-3:], rtol=rounding, atol=1e-6 if rounding else 0)
 
 
 def test_nothing_goes_back_to_blocks_that_want_no_gradient():
@@ -505,9 +523,9 @@ def test_a_ring_is_where_it_says(backend):
 def test_a_current_that_nobody_brings_and_a_signal_that_nobody_hears_are_zero(backend):
     made = Wired(backend)
     signals = {name: (size, made.history[name]) for name, size in made.sizes.items()} | {"unread.axon": (9, 0)}  # which has no reader
-    state = made.synapses.state(signals, made.currents | {"unheard.current": 9}, T, 2, learning=True)
+    state = made.synapses.state(signals, made.currents | {"unheard.current": 9}, T, 2, learning=True, copied={})
     write(made, state, made.membranes(0), 0, C)
-    for what in (lambda x: state.forward("unheard.current", 0, C, x), lambda x: state.source_grad("unread.axon", 0, C, T, x)):
+    for what in (lambda x: state.forward({"unheard.current": x}, 0, C), lambda x: state.source_grad({"unread.axon": x}, 0, C, T)):
         values = backend.asarray(np.full((C, 2, 9), np.nan, np.float32))
         what(values)
         assert not backend.to_numpy(values).any()

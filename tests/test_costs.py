@@ -8,7 +8,8 @@ import pytest
 import tiny
 from neurogen_numba import backends
 from neurogen_numba.brain.model import NeuroGenModel
-from neurogen_numba.costs import AXON, OF_ROWS, OPERATIONS, READ_AND_WRITTEN, SYNAPTIC, Call, SynapseCosts, cost, noted
+from neurogen_numba.costs import OF_ROWS, OPERATIONS, READ_AND_WRITTEN, SYNAPTIC, Call, SynapseCosts, cost, noted
+from neurogen_numba.kernels.population import Axon
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,6 +32,9 @@ def test_bytes_and_operations_by_hand():
     assert of("embedding_backward", zeros(100, 8), zeros(2, 3, 8), tokens) == (4 * (2 * 6 * 8 + 6 * 8 + 6), 0)
     S, x = zeros(2, 3, 4, 4), zeros(5, 2, 12)  # sequences, heads, width; tokens
     assert of("memory_forward", x, S, zeros(2, 12), x, x) == (4 * (3 * x.size + 2 * S.size + 2 * 24), 7 * 5 * S.size)
+    axon = Axon(zeros(9, 2, 12).astype(np.float16), zeros(1), zeros(1), zeros(1))  # of its rows, those of the five tokens
+    moved = 4 * (3 * x.size + 2 * S.size + 2 * 24) + 2 * x.size
+    assert of("memory_forward", x, S, zeros(2, 12), x, x, axon, 0) == (moved, 7 * 5 * S.size)
 
 
 @pytest.fixture(scope="module", params=["adamw", "adamw8bit", "adafactor"])
@@ -58,6 +62,8 @@ def run(call, changed=None):
     left = {place: x.copy() if isinstance(x, np.ndarray) else x for place, x in given.items()}
 
     def again(name, usual):
+        if isinstance(usual, Axon):
+            return usual
         if not isinstance(usual, tuple):
             return left[name, 0]
         return getattr(usual, "_make", tuple)([left[name, n] for n in range(len(usual))])
@@ -82,7 +88,7 @@ def test_what_is_read_and_written_counts_twice(update):
         for place, x in call.arguments().items():
             if not isinstance(x, np.ndarray) or x.size < 2 or OF_ROWS.get(call.name) == place[0]:
                 continue
-            if (call.name, place[0]) in (("population_forward", "state"), AXON, ("working_memory_forward", 0)):
+            if (call.name, place[0]) in (("population_forward", "state"), ("working_memory_forward", 0)):
                 continue  # the row of the token before the chunk is read, the others are written; of an axon only some are
             other_given, other_left = run(call, place)
             written = not (same(left[place], given[place]) and same(other_left[place], other_given[place]))

@@ -1,10 +1,12 @@
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference as ref
-from conftest import SIMULATED
+from conftest import NOWHERE, SIMULATED
 from gradients import gradient, single
 from neurogen_numba import backends
 from neurogen_numba.errors import ConfigError
@@ -31,7 +33,7 @@ def arguments(inputs, tokens=slice(None)):
 def forward(op, inputs, S, key, tokens=slice(None)):
     """out; S and key go on in place."""
     out = np.full_like(inputs["q_in"][tokens], np.nan)
-    op("memory_forward", out, S, key, *arguments(inputs, tokens))
+    op("memory_forward", out, S, key, *arguments(inputs, tokens), NOWHERE, 0)
     return out
 
 
@@ -119,11 +121,21 @@ def test_the_same_run_gives_the_same_bits(op):
         assert values.tobytes() == again[name].tobytes(), name
 
 
+def test_what_is_recalled_is_written_for_whoever_reads_it(op, written):
+    C, B, heads, width = TOKENS + 3, 2, 2, 5  # a chunk in two parts
+    inputs = draw(C, B, heads, width)
+    out = np.full_like(inputs["q_in"], np.nan)
+    run = partial(op, "memory_forward", out, inputs["S0"].copy(), inputs["key0"].copy(), *arguments(inputs))
+    ring = written(C, B, heads * width, run)
+    np.testing.assert_array_equal(ring[:C, :, : heads * width], out)
+    assert np.isfinite(out).all() and not ring[C:].any() and not ring[:, :, heads * width :].any()
+
+
 @pytest.mark.gpu
 def test_a_memory_wider_than_a_block_is_refused():
-    inputs = draw(1, 1, 1, WIDTH + 1)
+    inputs, gpu = draw(1, 1, 1, WIDTH + 1), backends.get("cuda")
     with pytest.raises(ConfigError, match=f"brain.memory_width: at most {WIDTH}"):
-        backends.get("cuda").memory_forward(inputs["q_in"], inputs["S0"], inputs["key0"], *arguments(inputs))
+        gpu.memory_forward(inputs["q_in"], inputs["S0"], inputs["key0"], *arguments(inputs), gpu.nowhere, 0)
 
 
 @pytest.mark.parametrize("loudness", [0, 1e-4, 1e-2])

@@ -87,7 +87,8 @@ class Case:
 
     def run(self, backend, tokens=slice(None), before=None, dtype="float32", rows=None):
         """What the forward pass leaves of some of the tokens, as NumPy: v, a, y, r, ring [rows, B, N_pad], fired, wanted [rows, B, words];
-        the last three begin with the row of the segment's first token. On a GPU that is the last one, so that the ring wraps around."""
+        the last three begin with the row of the segment's first token. On a GPU that is the last one, so that the ring wraps around. And in
+        `trace` that of the trace, which has a row more."""
         c, gate, before = self.c[tokens], self.gate[tokens], before or self.before
         C, B, N = c.shape
         words, rows, on_cpu = -(-N // 64), C + 2 if rows is None else rows, backend.name == "cpu"
@@ -99,8 +100,17 @@ class Case:
         ring = backend.zeros((words, rows, B, 64) if on_cpu else (rows, B, 64 * words), dtype) if rows else none
         axon_start = 1 if on_cpu else rows - 1
         axon = Axon(ring, there(np.array([axon_start], np.int32)), *(backend.zeros((words, rows, B), "uint64") for _ in range(2)))
-        rest = self._rest(backend, tokens)
-        backend.population_forward(state, r, axon, self._first(tokens), there(c), there(gate) if self.gated else none, *rest)
+        trace = backend.nowhere
+        if rows and self.traced:
+            shape = (words, rows + 1, B, 64) if on_cpu else (rows + 1, B, 64 * words)
+            masks = [backend.zeros((words, rows + 1, B), "uint64") for _ in range(2)]
+            trace = Axon(backend.zeros(shape, dtype), there(np.array([1 if on_cpu else rows], np.int32)), *masks)
+        rest, gate = self._rest(backend, tokens), there(gate) if self.gated else none
+        backend.population_forward(state, r, axon, trace, self._first(tokens), there(c), gate, *rest)
+        self.trace = backend.to_numpy(trace.ring)
+        if trace is not backend.nowhere:
+            by_row = np.moveaxis(self.trace, 0, 2).reshape(rows + 1, B, -1) if on_cpu else self.trace
+            self.trace = np.roll(by_row, -1 if on_cpu else -rows, 0)
         left = [backend.to_numpy(x) for x in (*state, r, axon.ring, axon.fired, axon.wanted)]
         if rows and on_cpu:
             left[4:] = [np.moveaxis(x, 0, 2).reshape(rows, B, -1) for x in left[4:]]
@@ -201,6 +211,9 @@ def test_forward(backend, shape, graded, smooth, traced, gated, rate):
     mask = case.mask() if rate else np.ones(case.c.shape)
     np.testing.assert_allclose(ring[: case.C, :, : case.N], expected["s"] * mask, rtol=1e-4, atol=1e-5)
     assert not ring[case.C :].any() and not ring[:, :, case.N :].any()
+    if traced:
+        np.testing.assert_array_equal(case.trace[: case.C, :, : case.N], y[1:])
+        assert not case.trace[case.C :].any() and not case.trace[:, :, case.N :].any()
     if backend.name == "cpu":
         has_gradient = (expected["s"] != 0) | (ref.psi(expected["v"]) > 0)
         for words, flags in ((fired, expected["s"] * mask != 0), (wanted, has_gradient & (mask > 0))):
@@ -315,6 +328,7 @@ def test_axons_and_gradients_in_16_bits(backend, dtype):
         return x.astype(np.float64) if x.dtype == np.float16 else (x.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
     np.testing.assert_allclose(values(case.run(backend, dtype=dtype)[4]), exact[4], rtol=2**-8)
+    np.testing.assert_allclose(values(case.trace)[:3, :, :21], exact[2][1:], rtol=2**-8)
     grads = [case.run_back(backend, exact, grads=case.no_grads(), dtype=own)[0] for own in ("float32", dtype)]
     np.testing.assert_allclose(values(grads[1]), grads[0], rtol=2**-8, atol=1e-7)
 

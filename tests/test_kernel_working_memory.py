@@ -1,9 +1,12 @@
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import reference as ref
+from conftest import NOWHERE
 from gradients import gradient, single
 
 
@@ -17,7 +20,7 @@ def remember(op, f_in, u_in, retain, m0):
     """m [C+1, B, M], its first row m0."""
     m = np.full((len(f_in) + 1, *m0.shape), np.nan, np.float32)
     m[0] = m0
-    op("working_memory_forward", m, f_in, u_in, retain)
+    op("working_memory_forward", m, f_in, u_in, retain, NOWHERE, 0)
     return m
 
 
@@ -29,6 +32,15 @@ def loss_of(to_m, to_last):
         return np.sum(to_m * m) + np.sum(to_last * m[-1])
 
     return loss
+
+
+def test_slots_are_written_for_whoever_reads_them(op, written):
+    C, B, M = 4, 3, 70
+    inputs, m = draw(C, B, M), np.full((C + 1, B, M), np.nan, np.float32)
+    m[0] = inputs["m0"]
+    ring = written(C, B, M, partial(op, "working_memory_forward", m, inputs["f_in"], inputs["u_in"], inputs["retain"]))
+    np.testing.assert_array_equal(ring[:C, :, :M], m[1:])
+    assert np.isfinite(m).all() and not ring[C:].any() and not ring[:, :, M:].any()
 
 
 @given(st.integers(1, 5), st.sampled_from([1, 2, 17]), st.integers(1, 20), st.integers(0, 99))

@@ -6,12 +6,33 @@ import pytest
 from conftest import SIMULATED
 from lanes import run
 from neurogen_numba.kernels import bundles
-from neurogen_numba.kernels.bundles import D_LEAD, D_PLACE, LATE, LEAD, LENGTH, PLACE, RING, SLICE, THREADS, WEIGHT, WORD
+from neurogen_numba.kernels.bundles import (
+    COPY_LEAD,
+    COPY_LENGTH,
+    COPY_PLACE,
+    COPY_RING,
+    D_LEAD,
+    D_PLACE,
+    FIRST,
+    LAST,
+    LATE,
+    LEAD,
+    LENGTH,
+    NUMBER,
+    OUT,
+    PLACE,
+    RING,
+    SIZE,
+    SLICE,
+    THREADS,
+    WEIGHT,
+    WORD,
+)
 from neurogen_numba.kernels.mma import BFLOAT16, FLOAT16
 from test_bundles import short
 
 pytestmark = pytest.mark.skipif(SIMULATED, reason="the simulator's kernels are other ones")
-ROWS, START, FIRST, SOURCES = 9, 8, 2, 128  # of a ring, where it begins, the first token of the chunk; numbers of a column
+ROWS, START, TOKEN, SOURCES = 9, 8, 2, 128  # of a ring, where it begins, the first token of the chunk; numbers of a column
 
 
 def words(x, kind):
@@ -32,46 +53,74 @@ def column(base, c, batch, ring):
 
 
 @pytest.mark.parametrize(
-    "kind, width, few, back, add, numbers, batch, slices",
+    "kind, width, few, back, mixed, numbers, batch, slices",
     [
-        (BFLOAT16, 16, False, False, False, 22, 47, (7, 5)),  # several stages, the last one not full; two blocks of columns; the ring's end
-        (FLOAT16, 16, False, True, True, 13, 45, (3, 0)),  # numbers of an odd size, a tile with nothing to add
-        (FLOAT16, 32, False, True, False, 38, 3, (5, 6)),
-        (BFLOAT16, 32, False, False, True, 29, 3, (1, 4)),
-        (BFLOAT16, 64, False, False, False, 61, 3, (7,)),
-        (FLOAT16, 16, True, True, False, 22, 3, (9, 0)),
-        (BFLOAT16, 32, True, False, True, 29, 6, (7, 4)),
-        (BFLOAT16, 64, True, True, False, 70, 5, (6, 14)),
-        (FLOAT16, 16, True, False, False, 5, 1, (bundles.ENTRIES + 3,)),  # more than are looked up at a time
+        (
+            BFLOAT16,
+            16,
+            False,
+            False,
+            False,
+            (22,),
+            47,
+            (7, 5),
+        ),  # several stages, the last one not full; two blocks of columns; the ring's end
+        (FLOAT16, 16, False, True, False, (13,), 45, (3,)),  # numbers of an odd size
+        (FLOAT16, 32, False, True, False, (38, 5), 3, (5, 6, 2)),  # two outputs
+        (BFLOAT16, 32, False, False, True, (29,), 3, (4,)),
+        (BFLOAT16, 64, False, False, True, (61, 30, 64), 3, (7, 0, 9)),  # a tile that nothing leads to
+        (FLOAT16, 16, True, True, False, (22,), 3, (9, 0)),
+        (BFLOAT16, 32, True, False, True, (29,), 6, (7,)),
+        (BFLOAT16, 64, True, True, True, (70,), 5, (6, 14)),
+        (FLOAT16, 16, True, False, False, (5,), 1, (bundles.ENTRIES + 3,)),  # more than are looked up at a time
     ],
 )
-def test_gather(kind, width, few, back, add, numbers, batch, slices):
+def test_gather(kind, width, few, back, mixed, numbers, batch, slices):
     rng, count, columns = np.random.default_rng(width), sum(slices), 3 * batch
     x, weight = short(rng.standard_normal((ROWS * batch, SOURCES))), short(rng.standard_normal((count, SLICE, width)))
     block, delay = rng.integers(0, SOURCES // SLICE, count), rng.integers(0, 4, count)
-    entries = np.zeros((count, 6), np.int32)
-    entries[:, PLACE], entries[:, WEIGHT], entries[:, LATE] = block, np.arange(count) * SLICE * width // WORD, delay * batch
+    entries = np.zeros((count, 8), np.int32)
+    entries[:, PLACE], entries[:, LATE] = block, delay * batch
     entries[:, LENGTH], entries[:, LEAD], entries[:, RING] = ROWS * batch, SOURCES // WORD, 0
+    share = np.minimum(width, 16 * 2 ** rng.integers(0, 3, count)) if mixed else np.full(count, width)  # of the tile, for each slice
+    first = rng.integers(0, width // share) * share
+    entries[:, FIRST], entries[:, LAST] = first // 8, (first + share) // 8
+    entries[:, WEIGHT] = np.cumsum([0, *share[:-1]]) * SLICE // WORD
+    own = [weight[e, :, first[e] : first[e] + share[e]] for e in range(count)]
     start, limit, scale = np.cumsum([0, *slices], dtype=np.int32), 4 * batch, np.float32(0.25)
-    before = short(rng.standard_normal((columns, numbers)))
-    out = before.copy() if add else np.full_like(before, np.nan)
+    tiles = np.zeros((len(slices), 7), np.int32)
+    place = [(which, number) for which, size in enumerate(numbers) for number in range(0, size, width)]
+    tiles[:, OUT], tiles[:, NUMBER] = np.transpose(place)
+    tiles[:, SIZE], tiles[:, COPY_PLACE] = np.array(numbers)[tiles[:, OUT]], -1
+    copies = np.zeros((ROWS * batch, 64), np.float32)  # of the first output, in the same flat array as x, after it
+    tiles[tiles[:, OUT] == 0, COPY_PLACE] = x.size // SLICE
+    tiles[:, COPY_LEAD], tiles[:, COPY_RING], tiles[:, COPY_LENGTH] = 64 // WORD, 0, ROWS * batch
+    outs = [np.full((columns, size), np.nan, np.float32) for size in numbers]
 
-    expected = np.zeros((columns, len(slices) * width))
-    for tile in range(len(slices)):
+    expected = [np.zeros((columns, -(-size // width) * width)) for size in numbers]
+    for tile, (which, number) in enumerate(place):
         for e in range(start[tile], start[tile + 1]):
-            base = (FIRST + delay[e]) * batch if back else (START + FIRST - delay[e]) * batch
+            base = (TOKEN + delay[e]) * batch if back else (START + TOKEN - delay[e]) * batch
             for c in range(columns):
                 read = x[column(base, c, batch, not back), SLICE * block[e] :][:SLICE]
                 if not back or base + c < limit:  # what comes after the segment has no gradient
-                    expected[c, tile * width :][:width] += read.astype(np.float64) @ weight[e]
-    expected = expected[:, :numbers] / 4 + (before if add else 0)
+                    expected[which][c, number + first[e] :][: share[e]] += read.astype(np.float64) @ own[e] / 4
 
-    kernel = bundles.make_gather(kind, width, few, back, add, numbers % 2 == 0)
+    kernel = bundles.make_gather(kind, width, few, back, mixed)
     grid = len(slices), -(-columns // (SLICE if few else bundles.COLUMNS))
-    factors = words(x, kind), packed(weight, kind)
-    tables = start, entries, np.array([START], np.int32)
-    run(kernel, grid, THREADS, out, out.reshape(-1), *factors, *tables, FIRST, limit, batch, scale)
-    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-4)
+    factors = words(np.concatenate([x.ravel(), copies.ravel()]), kind), np.concatenate([packed(w[None], kind) for w in own])
+    tables = tiles, start, entries, np.array([START], np.int32)
+    flat = [out.reshape(-1) for out in outs]
+    arrays = *flat, *flat[:1] * (3 - len(flat)), factors[0].view(np.uint32), *factors
+    run(kernel, grid, THREADS, *arrays, *tables, TOKEN, limit, columns, batch, scale)
+    for out, exact, size in zip(outs, expected, numbers, strict=True):
+        np.testing.assert_allclose(out, exact[:, :size], rtol=1e-5, atol=1e-4)
+    if not back and numbers[0] <= 64:
+        there = factors[0].view(np.uint16)[x.size :].reshape(ROWS * batch, 64)
+        there = there.view(np.float16) if kind == FLOAT16 else (there.astype(np.uint32) << 16).view(np.float32)
+        there = there[(np.arange(columns) + (START + TOKEN) * batch) % (ROWS * batch)].astype(np.float64)
+        np.testing.assert_allclose(there[:, : numbers[0]], outs[0], rtol=2**-8, atol=1e-6)
+        assert not there[:, -(-numbers[0] // width) * width :].any()
 
 
 @pytest.mark.parametrize("kind, size, batch, count", [(FLOAT16, 16, 5, 6), (BFLOAT16, 32, 7, 5), (BFLOAT16, 64, 13, 2)])

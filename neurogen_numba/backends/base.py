@@ -9,6 +9,7 @@ that a recorded step can be repeated.
 from __future__ import annotations
 
 import contextlib
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -32,9 +33,7 @@ class Backend(ABC):
     decay_forward: Callable
     decay_backward: Callable
     # kernels/memory.py, working_memory.py
-    memory_forward: Callable
     memory_backward: Callable
-    working_memory_forward: Callable
     working_memory_backward: Callable
     # kernels/embedding.py, dropout.py, softmax.py, sampling.py
     embedding_forward: Callable
@@ -94,6 +93,7 @@ class Backend(ABC):
         state: NeuronState,
         r,
         axon: Axon,
+        trace: Axon,
         first: int,
         c,
         gate,
@@ -107,8 +107,9 @@ class Backend(ABC):
     ):
         """The neurons of a population over the C tokens of a chunk, from current to axon (kernels/population.py).
 
-        Overwrites rows 1 ... C of state, of [C+1, B, N] each; r [C, B, hypercolumns], the factors of the normalisation; and in the ring of
-        the axon the rows of the C tokens, the first of which is token `first` of its segment. A ring of size 0 is left alone.
+        Overwrites rows 1 ... C of state, of [C+1, B, N] each; r [C, B, hypercolumns], the factors of the normalisation; and in the rings of
+        the axon and of the trace y the rows of the C tokens, the first of which is token `first` of its segment. A ring of size 0 is left
+        alone.
         c [C, B, N]: raw current. gate [C, B, N]: gate current. gain_scale, beta_scale [B]: the neuromodulators' factors.
         dropout: (rate float32, key [1] uint64, first place uint64) of the axon. hypercolumn: neurons that are normalised together, at most
         1,024. graded: the axon carries v with an event, not 1. smooth: the test mode of the event function.
@@ -146,6 +147,30 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    def memory_forward(self, out, S, key, q_in, v, w_in, write_bias, decay, write_scale, axon: Axon, first: int):
+        """The associative memory over the C tokens of a chunk (kernels/memory.py).
+
+        Overwrites out [C, B, heads W], and the rows of the C tokens in the ring of the axon, which carries it; moves S [B, heads, W, W] and
+        key [B, heads W] to the end of the chunk. q_in, v [C, B, heads W], w_in [C, B, heads]; write_bias, decay [heads], write_scale [B].
+        """
+
+    @abstractmethod
+    def working_memory_forward(self, m, f_in, u_in, retain, axon: Axon, first: int):
+        """The working memory over the C tokens of a chunk (kernels/working_memory.py).
+
+        Overwrites rows 1 ... C of m [C+1, B, M], and the rows of the C tokens in the ring of the axon, which carries m. f_in, u_in [C, B,
+        M], retain [M].
+        """
+
+    @functools.cached_property
+    def nowhere(self) -> Axon:
+        """The axon of a signal that nobody reads."""
+        from ..kernels.population import Axon
+
+        none = self.zeros((1, 1, 1))[:0]
+        return Axon(none, self.zeros(1, "int32"), none, none)
+
+    @abstractmethod
     def matrix(self, rows, columns, dtype="float32"):
         """Zeros [rows, columns], with the rows spaced as products like them."""
 
@@ -165,6 +190,12 @@ class Backend(ABC):
     @abstractmethod
     def lanes(self) -> Lanes:
         """Lanes for work of which some parts may overlap."""
+
+    @contextlib.contextmanager
+    def beside(self, work: Callable[[], None]):
+        """A context: what is done in it may overlap with `work`, which does not touch the same arrays. Both are done when it ends."""
+        work()
+        yield
 
     @abstractmethod
     def device_name(self) -> str:
@@ -219,30 +250,31 @@ class Synapses(ABC):
         """The weights have changed: renew what is derived from them."""
 
     @abstractmethod
-    def state(self, signals: dict, currents: dict, tokens: int, batch: int, learning: bool) -> SynapticState:
+    def state(self, signals: dict, currents: dict, tokens: int, batch: int, learning: bool, copied: dict) -> SynapticState:
         """Buffers for a batch of sequences. signals: name -> (size, history in tokens) of the signals that synapses read; currents: name ->
-        size of those that they bring."""
+        size of those that they bring; copied: current -> signal, where a signal is nothing but a current."""
 
 
 class SynapticState(ABC):
     """What B sequences send through the synapses of a brain during a segment of at most T tokens, and what is still under way from before.
 
     `first` and `last` count tokens of the segment. Call order, forward, for each chunk: every signal that a current reads without delay is
-    written before `forward` of that current. Backward, chunks descending: `set_current_grad` for every current that reads a signal comes
+    written before `forward` of that current: by whoever has an `axon`, by `forward` itself where it is a copied current, or by
+    `write_values`. Backward, chunks descending: `set_current_grad` for every current that reads a signal comes
     before `source_grad(signal, chunk)`; `accumulate_weight_grad` comes after all of them.
     """
 
     @abstractmethod
-    def axon(self, signal: str) -> Axon | None:
-        """Where `population_forward` writes what the axons of a module carry; None where nobody reads it."""
+    def axon(self, signal: str) -> Axon:
+        """Where an operation of the backend writes a signal; the backend's `nowhere`, if nobody reads it."""
 
     @abstractmethod
     def write_values(self, signal: str, first: int, last: int, x):
         """Write plain values x [C, B, M]."""
 
     @abstractmethod
-    def forward(self, current: str, first: int, last: int, value):
-        """Overwrite value [C, B, N] with what reaches a current."""
+    def forward(self, values: dict, first: int, last: int):
+        """Overwrite values, current -> [C, B, N], with what reaches these currents, and write those that are copied."""
 
     direct_gradients = False  # whether there is `current_grad`
 
@@ -256,9 +288,9 @@ class SynapticState(ABC):
         """Take over the gradient [C, B, N] of a current."""
 
     @abstractmethod
-    def source_grad(self, signal: str, first: int, last: int, length: int, gradient):
-        """Overwrite gradient [C, B, M] with that of a signal, the sum over all synapses that read it, in a segment of `length` tokens. On
-        the CPU it means nothing for neurons that neither fired nor are near the threshold."""
+    def source_grad(self, gradients: dict, first: int, last: int, length: int):
+        """Overwrite gradients, signal -> [C, B, M], with the sums over all synapses that read these signals, in a segment of `length`
+        tokens. On the CPU they mean nothing for neurons that neither fired nor are near the threshold."""
 
     @abstractmethod
     def accumulate_weight_grad(self, length: int):

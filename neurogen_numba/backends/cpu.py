@@ -14,6 +14,7 @@ from ..kernels import (
     adafactor,
     adamw,
     adamw8bit,
+    bundles_cpu,
     carry,
     dropout,
     embedding,
@@ -59,9 +60,7 @@ class CpuBackend(Backend):
 
     decay_forward = staticmethod(neuron.decay_forward_cpu)
     decay_backward = staticmethod(neuron.decay_backward_cpu)
-    memory_forward = staticmethod(memory.memory_forward_cpu)
     memory_backward = staticmethod(memory.memory_backward_cpu)
-    working_memory_forward = staticmethod(working_memory.working_memory_forward_cpu)
     working_memory_backward = staticmethod(working_memory.working_memory_backward_cpu)
     embedding_forward = staticmethod(embedding.embedding_forward_cpu)
     embedding_backward = staticmethod(embedding.embedding_backward_cpu)
@@ -84,11 +83,28 @@ class CpuBackend(Backend):
     carry = staticmethod(carry.carry_cpu)
     forget = staticmethod(forget.forget_cpu)
 
-    def population_forward(self, state, r, axon, first, c, gate, parameters, gain_scale, beta_scale, hypercolumn, dropout, graded, smooth):
+    def population_forward(
+        self, state, r, axon, trace, first, c, gate, parameters, gain_scale, beta_scale, hypercolumn, dropout, graded, smooth
+    ):
         population.population_forward_cpu(state, r, c, gate, parameters, gain_scale, beta_scale, hypercolumn, graded, smooth)
         if axon.ring.size:
             row = int(axon.start[0]) + first
             population.write_events_cpu(axon.ring, axon.fired, axon.wanted, row, state.v[1:], *dropout, graded, smooth)
+        self._write(trace, first, state.y[1:])
+
+    def memory_forward(self, out, S, key, q_in, v, w_in, write_bias, decay, write_scale, axon, first):
+        memory.memory_forward_cpu(out, S, key, q_in, v, w_in, write_bias, decay, write_scale)
+        self._write(axon, first, out)
+
+    def working_memory_forward(self, m, f_in, u_in, retain, axon, first):
+        working_memory.working_memory_forward_cpu(m, f_in, u_in, retain)
+        self._write(axon, first, m[1:])
+
+    @staticmethod
+    def _write(axon, first, x):
+        """Write plain values x [C, B, M] of tokens from `first` on, where somebody reads them."""
+        if axon.ring.size:
+            bundles_cpu.write_values_cpu(axon.ring, axon.fired, int(axon.start[0]) + first, x)
 
     def population_backward(
         self,
@@ -146,7 +162,7 @@ class CpuBackend(Backend):
                 out *= np.float32(scale)
 
     def synapses(self, projections, parameters):
-        return CpuSynapses(projections, parameters)
+        return CpuSynapses(self, projections, parameters)
 
     def lanes(self):
         return Lanes()

@@ -17,8 +17,8 @@ class CpuSynapses(Synapses):
     learned: all bundles. Weights lie at the same places in `weight`, in `gradient` and in the copy.
     """
 
-    def __init__(self, projections, parameters):
-        self.projections = projections
+    def __init__(self, backend, projections, parameters):
+        self.backend, self.projections = backend, projections
         offsets = [(parameters.offset[f"{p.arc.name}.weight"], p.weight.size) for p in projections]
         first, end = min(offset for offset, _ in offsets), max(offset + size for offset, size in offsets)
         self.weight, self.gradient = (flat[first:end] for flat in (parameters.flat_value, parameters.flat_gradient))
@@ -49,8 +49,8 @@ class CpuSynapses(Synapses):
     def refresh(self):
         bundles_cpu.pack_cpu(self.transposed, self.weight, self.learned)
 
-    def state(self, signals, currents, tokens, batch, learning):
-        return CpuSynapticState(self, signals, tokens, batch, learning)
+    def state(self, signals, currents, tokens, batch, learning, copied):
+        return CpuSynapticState(self, signals, tokens, batch, learning, copied)
 
 
 def _words(sizes):
@@ -76,8 +76,8 @@ class CpuSynapticState(SynapticState):
     of all currents their gradients d [words, T, B, WORD] and `given`, the masks of what is not 0. history: the longest there is; rows
     0 ... history - 1 are the tokens before the segment."""
 
-    def __init__(self, synapses, signals, tokens, batch, learning):
-        self.synapses, self.tokens, self.batch, self.signals = synapses, tokens, batch, signals
+    def __init__(self, synapses, signals, tokens, batch, learning, copied):
+        self.synapses, self.tokens, self.batch, self.signals, self.copied = synapses, tokens, batch, signals, copied
         self.history = max(history for _, history in signals.values())
         shape = synapses.signals[next(reversed(synapses.signals))].stop, self.history + tokens, batch
         self.x, self.fired = np.zeros((*shape, WORD), np.float32), np.zeros(shape, np.uint64)
@@ -93,7 +93,7 @@ class CpuSynapticState(SynapticState):
 
     def axon(self, signal):
         if signal not in self.synapses.signals:
-            return None
+            return self.synapses.backend.nowhere
         ring, fired, wanted = (self._own(array, self.synapses.signals[signal]) for array in (self.x, self.fired, self.wanted))
         return Axon(ring, np.array([self.history], np.int32), fired, wanted)
 
@@ -103,24 +103,28 @@ class CpuSynapticState(SynapticState):
         if signal.endswith(".axon"):
             self._own(self.wanted, words)[:, rows] = self._own(self.fired, words)[:, rows]
 
-    def forward(self, current, first, last, value):
-        if current not in self.synapses.forward:
-            value[...] = 0
-            return
-        read = self.x.reshape(-1), self.fired.reshape(-1), self.x.shape[1], self.synapses.weight, *self.synapses.forward[current]
-        bundles_cpu.gather_cpu(value, *read, self.history + first, -1, self.x.shape[1], self.fired.reshape(-1)[:0], 0, 0, 0)
+    def forward(self, values, first, last):
+        for current, value in values.items():
+            if current not in self.synapses.forward:
+                value[...] = 0
+                continue
+            read = self.x.reshape(-1), self.fired.reshape(-1), self.x.shape[1], self.synapses.weight, *self.synapses.forward[current]
+            bundles_cpu.gather_cpu(value, *read, self.history + first, -1, self.x.shape[1], self.fired.reshape(-1)[:0], 0, 0, 0)
+            if current in self.copied:
+                self.write_values(self.copied[current], first, last, value)
 
     def set_current_grad(self, current, first, last, gradient):
         words = self.synapses.currents[current]
         bundles_cpu.write_values_cpu(self._own(self.d, words), self._own(self.given, words), first, gradient)
 
-    def source_grad(self, signal, first, last, length, gradient):
-        if signal not in self.synapses.backward:
-            gradient[...] = 0
-            return
-        read = self.d.reshape(-1), self.given.reshape(-1), self.tokens, self.synapses.transposed, *self.synapses.backward[signal]
-        wanted = self.wanted.reshape(-1), self.x.shape[1], self.history + first, self.synapses.signals[signal].start
-        bundles_cpu.gather_cpu(gradient, *read, first, 1, length, *wanted)
+    def source_grad(self, gradients, first, last, length):
+        for signal, gradient in gradients.items():
+            if signal not in self.synapses.backward:
+                gradient[...] = 0
+                continue
+            read = self.d.reshape(-1), self.given.reshape(-1), self.tokens, self.synapses.transposed, *self.synapses.backward[signal]
+            wanted = self.wanted.reshape(-1), self.x.shape[1], self.history + first, self.synapses.signals[signal].start
+            bundles_cpu.gather_cpu(gradient, *read, first, 1, length, *wanted)
 
     def accumulate_weight_grad(self, length):
         x, d, synapses = (self.x.reshape(-1), self.fired.reshape(-1), self.x.shape[1]), (self.d.reshape(-1), self.tokens), self.synapses

@@ -239,6 +239,14 @@ class CudaBackend(Backend):
     def lanes(self):
         return Streams(self) if self.mode == "pipelined" and not SIMULATED else Lanes()
 
+    @contextlib.contextmanager
+    def beside(self, work):
+        streams = Lanes() if SIMULATED else Streams(self)
+        with streams.on("beside"):
+            work()
+        yield
+        streams.join()
+
     def synapses(self, projections, parameters):
         return CudaSynapses(self, projections, parameters)
 
@@ -284,7 +292,9 @@ class CudaBackend(Backend):
         threads = min(THREADS, -(-size // WARP) * WARP)
         return blocks(size, threads), threads
 
-    def population_forward(self, state, r, axon, first, c, gate, parameters, gain_scale, beta_scale, hypercolumn, dropout, graded, smooth):
+    def population_forward(
+        self, state, r, axon, trace, first, c, gate, parameters, gain_scale, beta_scale, hypercolumn, dropout, graded, smooth
+    ):
         C, B, N = c.shape
         across, threads, columns = self._hypercolumns(N, hypercolumn)
         at_once = population.AT_ONCE
@@ -292,8 +302,8 @@ class CudaBackend(Backend):
             max(1, min(blocks(C, at_once), population.TILE_BYTES // (4 * threads * at_once))) * at_once
         )  # whose c fit into shared memory
         rows = population.NeuronState(*self._flat(*state))
-        ring = self.bits(axon.ring).reshape(len(axon.ring) * B, axon.ring.shape[-1])
-        arrays = rows, *self._flat(r), ring, axon.start, first, *self._flat(c, gate), parameters, gain_scale, beta_scale
+        rings = *self._ring(axon, B), *self._ring(trace, B)
+        arrays = rows, *self._flat(r), *rings, first, *self._flat(c, gate), parameters, gain_scale, beta_scale
         kernel, shared = population.make_population_forward(graded, smooth), 4 * tokens * (threads + columns)
         self.launch(kernel, (across, B), threads, *arrays, hypercolumn, columns, tokens, *dropout, shared=shared)
 
@@ -333,6 +343,10 @@ class CudaBackend(Backend):
         across, threads = self._across(N)
         self.launch(population.add_parameter_gradients, (across, population.PARAMETERS), threads, d, partial)
 
+    def _ring(self, axon, batch):
+        """(ring [rows B, M_pad], start) as kernels take them."""
+        return self.bits(axon.ring).reshape(len(axon.ring) * batch, axon.ring.shape[-1]), axon.start
+
     @staticmethod
     def _hypercolumns(neurons, hypercolumn):
         """(blocks, threads, hypercolumns of a block) of a launch with a thread per neuron, whose blocks have whole hypercolumns."""
@@ -348,10 +362,11 @@ class CudaBackend(Backend):
 
     # kernels/memory.py, working_memory.py
 
-    def memory_forward(self, out, S, key, q_in, v, w_in, write_bias, decay, write_scale):
+    def memory_forward(self, out, S, key, q_in, v, w_in, write_bias, decay, write_scale, axon, first):
+        ring = self._ring(axon, len(S))
         for part in self._memory_parts(w_in, S):
-            tokens = q_in[part], v[part], w_in[part]
-            self.launch(memory.memory_forward, S.shape[1::-1], memory.WIDTH, out[part], S, key, *tokens, write_bias, decay, write_scale)
+            arrays = out[part], S, key, q_in[part], v[part], w_in[part], write_bias, decay, write_scale, *ring, first + part.start
+            self.launch(memory.memory_forward, S.shape[1::-1], memory.WIDTH, *arrays)
 
     def memory_backward(
         self, dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_before, q_in, v, w_in, write_bias, decay, write_scale
@@ -360,7 +375,8 @@ class CudaBackend(Backend):
         for number, part in enumerate(parts[:-1]):  # what stood before the next part, by running this one again
             S, key = (self._scratch(f"memory, after part {number}", array.shape) for array in before[0])
             S[...], key[...] = before[-1]
-            self.memory_forward(self._scratch("memory, out", q_in[part].shape), S, key, q_in[part], v[part], w_in[part], *inputs)
+            out, tokens = self._scratch("memory, out", q_in[part].shape), (q_in[part], v[part], w_in[part])
+            self.memory_forward(out, S, key, *tokens, *inputs, self.nowhere, 0)
             before.append((S, key))
         for part, (S, key) in reversed(list(zip(parts, before, strict=True))):
             gradients = dq_in[part], dv[part], dw_in[part], d_decay, dS, d_key, d_out[part]
@@ -374,10 +390,11 @@ class CudaBackend(Backend):
             raise ConfigError(f"brain.memory_width: at most {memory.WIDTH} on a GPU, not {S.shape[2]}")
         return [slice(first, first + memory.TOKENS) for first in range(0, len(w_in), memory.TOKENS)]
 
-    def working_memory_forward(self, m, f_in, u_in, retain):
+    def working_memory_forward(self, m, f_in, u_in, retain, axon, first):
         _, B, M = f_in.shape
         across, threads = self._across(M)
-        self.launch(working_memory.working_memory_forward, (across, B), threads, *self._flat(m, f_in, u_in), retain)
+        arrays = *self._flat(m, f_in, u_in), retain, *self._ring(axon, B), first
+        self.launch(working_memory.working_memory_forward, (across, B), threads, *arrays)
 
     def working_memory_backward(self, df_in, du_in, dm_carry, dm, m, f_in, u_in, retain):
         _, B, M = f_in.shape

@@ -7,9 +7,30 @@ import math
 import numpy as np
 
 from ..kernels import bundles, mma
-from ..kernels.bundles import D_LEAD, D_PLACE, LATE, LEAD, LENGTH, PLACE, RING, SLICE, SLICE_WORDS, WEIGHT, WORD
+from ..kernels.bundles import (
+    COPY_LEAD,
+    COPY_LENGTH,
+    COPY_PLACE,
+    COPY_RING,
+    D_LEAD,
+    D_PLACE,
+    FIRST,
+    LAST,
+    LATE,
+    LEAD,
+    LENGTH,
+    NUMBER,
+    OUT,
+    OUTPUTS,
+    PLACE,
+    RING,
+    SIZE,
+    SLICE,
+    SLICE_WORDS,
+    WEIGHT,
+    WORD,
+)
 from ..kernels.launch import SIMULATED, THREADS, blocks
-from ..kernels.population import Axon
 from .base import Synapses, SynapticState
 
 ALIGN = 64  # a column of a ring has a multiple of so many numbers: whole blocks of any size
@@ -17,15 +38,15 @@ WRITERS = 8 if SIMULATED else THREADS  # threads of a block that copies
 FEW_COLUMNS = 64  # of a launch: up to so many, a block has fewer and shares out the sums
 
 
-# A bundle, or a slice of one, where it lies whatever the batch: the number of its projection; its first source and first target in a
-# column, and the first of its weights, in words; its delay in tokens.
+# A bundle where it lies whatever the batch: the number of its projection; its first source and first target in a column, and the first of
+# its weights, in words; its delay in tokens.
 ROW = np.dtype([(name, np.int64) for name in ("projection", "source", "target", "weight", "delay")])
 
 
 class CudaSynapses(Synapses):
-    """Tables of all projections in bundles, and with tensor cores the weights in 16 bits, in the order of either direction.
+    """The bundles of all projections, and with tensor cores the weights in 16 bits, in the order of either direction.
 
-    forward: current -> [(size of a bundle, tile_start, rows)]; backward: signal -> [(size of a bundle, block_start, rows)]; learned and
+    forward: current -> [(arc, rows)] of the projections that it reads; backward: signal -> the same of those that read it; learned and
     places: size of a bundle -> rows, and where the weights of each begin. They do so alike in `weight`, `gradient` and the copies.
     """
 
@@ -40,7 +61,7 @@ class CudaSynapses(Synapses):
         self.signals = list(dict.fromkeys(p.arc.source for p in projections))
 
     def wire(self):
-        forward, backward, learned = {}, {}, {}
+        self.forward, self.backward, learned = {}, {}, {}
         for number, p in enumerate(self.projections):
             arc, rows = p.arc, np.zeros(p.block.size, ROW)
             words = arc.bundle // WORD
@@ -48,14 +69,9 @@ class CudaSynapses(Synapses):
             rows["source"] = p.block.ravel() * words
             rows["target"] = np.repeat(np.arange(arc.tiles), arc.bundles_per_tile) * words
             rows["weight"] = self.place[arc.name] // WORD + np.arange(p.block.size) * arc.bundle * words
-            forward.setdefault(arc.target, {}).setdefault(arc.bundle, []).append((arc.targets, rows))
-            backward.setdefault(arc.source, {}).setdefault(arc.bundle, []).append((arc.sources, rows))
+            self.forward.setdefault(arc.target, []).append((arc, rows))
+            self.backward.setdefault(arc.source, []).append((arc, rows))
             learned.setdefault(arc.bundle, []).append(rows)
-        # wide tiles first: theirs are the most, and whoever comes later skips the tiles that it has no bundles for
-        self.forward, self.backward = (
-            {name: [self._slices(size, sizes[size], *sides) for size in sorted(sizes, reverse=True)] for name, sizes in either.items()}
-            for either, sides in ((forward, ("source", "target")), (backward, ("target", "source")))
-        )
         self.learned = {size: np.concatenate(parts) for size, parts in learned.items()}
         self.places = {size: self.backend.asarray(rows["weight"]) for size, rows in self.learned.items()}
         if self.kind is None:
@@ -63,28 +79,14 @@ class CudaSynapses(Synapses):
         else:
             self.copies = tuple(self.backend.zeros((blocks(self.weight.size, WORD), WORD), self.dtype) for _ in range(2))
 
-    def _slices(self, size, parts, read, out):
-        """(size, start [tiles + 1], rows) of the slices of some projections' bundles, sorted by tile; in a tile as the parts come.
-        read, out: the sides of a bundle that are read and written, "source" and "target" forward."""
-        words, slices = size // WORD, size // SLICE
-        rows = np.repeat(np.concatenate([rows for _, rows in parts]), slices)
-        number = np.arange(len(rows)) % slices
-        tile = rows[out] // words
-        rows[read] += number * (SLICE // WORD)
-        # the weights of a slice lie one after the other, but those that are learned where they are read backward
-        rows["weight"] += number * (SLICE // WORD if self.kind is None and read == "target" else SLICE * words)
-        start = np.zeros(blocks(max(numbers for numbers, _ in parts), size) + 1, np.int32)
-        start[1:] = np.cumsum(np.bincount(tile, minlength=len(start) - 1))
-        return size, self.backend.asarray(start), rows[np.argsort(tile, kind="stable")]
-
     def refresh(self):
         if self.kind is not None:
             for size, places in self.places.items():
                 copies = (self.backend.bits(copy) for copy in self.copies)
                 self.backend.launch(bundles.make_pack(size), len(places), THREADS, *copies, self.weight, places)
 
-    def state(self, signals, currents, tokens, batch, learning):
-        return CudaSynapticState(self, signals, currents, tokens, batch, learning)
+    def state(self, signals, currents, tokens, batch, learning, copied):
+        return CudaSynapticState(self, signals, currents, tokens, batch, learning, copied)
 
 
 class CudaSynapticState(SynapticState):
@@ -93,8 +95,8 @@ class CudaSynapticState(SynapticState):
 
     direct_gradients = True
 
-    def __init__(self, synapses, signals, currents, tokens, batch, learning):
-        self.synapses, self.backend, self.batch, self.sizes = synapses, synapses.backend, batch, signals
+    def __init__(self, synapses, signals, currents, tokens, batch, learning, copied):
+        self.synapses, self.backend, self.batch, self.sizes, self.copied = synapses, synapses.backend, batch, signals, copied
         self.rows = {name: signals[name][1] + tokens for name in synapses.signals}
         zeros = self.backend.zeros
         self.x, self._x_places = self._flat(self.rows, {name: size for name, (size, _) in signals.items()})
@@ -103,33 +105,81 @@ class CudaSynapticState(SynapticState):
         self.scale = np.float32(2.0 ** (4 + math.ceil(math.log2(tokens * batch))) if synapses.dtype == "float16" else 1)
         if learning:
             self.d, self._d_places = self._flat(dict.fromkeys(synapses.currents, tokens), currents)
-        self._none, self._kept = zeros((1, 1, 1))[:0], {}
+        self._tables = {}
 
-    def _tables(self, of):
-        """`forward`, `backward` or `learned` of the synapses, with the tables that kernels read for rows: made when first asked for, and
-        again where the synapses have been wired anew."""
-        rows, (known, tables) = getattr(self.synapses, of), self._kept.get(of, (None, None))
-        if known is not rows:
-            if of == "learned":
-                tables = {size: self._table(part, "source", "target") for size, part in rows.items()}
-            else:
-                side = "source" if of == "forward" else "target"
-                tables = {name: [(size, start, self._table(part, side)) for size, start, part in parts] for name, parts in rows.items()}
-            self._kept[of] = rows, tables
-        return tables
+    def _table(self, make, *how):
+        """What `make` makes of the bundles: made when first asked for, and again where the synapses have been wired anew."""
+        known, table = self._tables.get((make, how), (None, None))
+        if known is not self.synapses.learned:
+            table = make(*how)
+            self._tables[make, how] = self.synapses.learned, table
+        return table
 
-    def _table(self, rows, *sides):
-        """The table [E, 6 or 8] int32 of rows that read x ("source"), d ("target"), or both."""
-        synapses, table = self.synapses, np.zeros((len(rows), 8), np.int32)
-        for side, place, lead in zip(sides, (PLACE, D_PLACE), (LEAD, D_LEAD), strict=False):
-            places = self._x_places if side == "source" else self._d_places
-            matrices = np.array([places[getattr(p.arc, side)] for p in synapses.projections])[rows["projection"]]
-            table[:, place], table[:, lead] = (matrices[:, 0] // WORD + rows[side]) // SLICE_WORDS, matrices[:, 2] // WORD
-            if place == PLACE:
-                table[:, LENGTH] = matrices[:, 1]
+    def _read(self, table, rows, side, place, lead):
+        """Fill two columns of a table in for rows that read x ("source") or d ("target"); returns the columns of the matrices."""
+        places = self._x_places if side == "source" else self._d_places
+        matrices = np.array([places[getattr(p.arc, side)] for p in self.synapses.projections])[rows["projection"]]
+        table[:, place], table[:, lead] = (matrices[:, 0] // WORD + rows[side]) // SLICE_WORDS, matrices[:, 2] // WORD
+        return matrices[:, 1]
+
+    def _common(self, table, rows):
+        """Fill in what tables have alike."""
+        synapses = self.synapses
         table[:, WEIGHT], table[:, LATE] = rows["weight"], rows["delay"] * self.batch
         table[:, RING] = np.array([synapses.signals.index(p.arc.source) for p in synapses.projections])[rows["projection"]]
-        return self.backend.asarray(table if len(sides) == 2 else table[:, :D_PLACE])
+
+    def _learned(self, size):
+        """The table of the bundles of a size, for `weight_grad`."""
+        rows = self.synapses.learned[size]
+        table = np.zeros((len(rows), 8), np.int32)
+        table[:, LENGTH] = self._read(table, rows, "source", PLACE, LEAD)
+        self._read(table, rows, "target", D_PLACE, D_LEAD)
+        self._common(table, rows)
+        return self.backend.asarray(table)
+
+    def _tiles(self, names, back, width, size):
+        """(tiles, tile_start, entries, whether some do not fill their tile) of a launch of `gather` that writes some currents, or the
+        gradients of some signals, in tiles of `width` numbers; from bundles of one size alone, or of any (None)."""
+        known, read, out = (self.synapses.backward, "target", "source") if back else (self.synapses.forward, "source", "target")
+        tiles, entries, their_tiles = [], [], []
+        for number, name in enumerate(names):
+            numbers = getattr(known[name][0][0], out + "s")
+            own, first_tile = np.zeros((blocks(numbers, width), 7), np.int32), sum(map(len, tiles))
+            own[:, OUT], own[:, NUMBER], own[:, SIZE], own[:, COPY_PLACE] = number, np.arange(len(own)) * width, numbers, -1
+            if not back and name in self.copied:
+                signal = self.copied[name]
+                place, columns, lead = self._x_places[signal]
+                own[:, COPY_PLACE], own[:, COPY_LEAD], own[:, COPY_LENGTH] = place // SLICE, lead // WORD, columns
+                own[:, COPY_RING] = self.synapses.signals.index(signal)
+            tiles.append(own)
+            for arc, rows in known[name]:
+                if size in (None, arc.bundle):
+                    slices, tile = self._slices(arc.bundle, rows, read, out, width)
+                    entries.append(slices)
+                    their_tiles.append(first_tile + tile)
+        tiles, entries, tile = np.concatenate(tiles), np.concatenate(entries), np.concatenate(their_tiles)
+        start = np.zeros(len(tiles) + 1, np.int32)
+        start[1:] = np.cumsum(np.bincount(tile, minlength=len(tiles)))
+        mixed = bool((entries[:, LAST] - entries[:, FIRST] < width // 8).any())
+        return *map(self.backend.asarray, (tiles, start, entries[np.argsort(tile, kind="stable")])), mixed
+
+    def _slices(self, size, rows, read, out, width):
+        """(entries, the output tile of each) of a projection's bundles. A bundle that is wider than a tile leads to several."""
+        words, parts = size // WORD, max(1, size // width)
+        rows = np.repeat(rows, size // SLICE * parts)
+        number = np.arange(len(rows)) % (size // SLICE * parts)
+        slices, part = number // parts, number % parts
+        first_out = WORD * rows[out] + part * width
+        rows[read] += slices * SLICE_WORDS
+        # the weights of a slice lie one after the other, but those that are learned where they are read backward
+        learned = self.synapses.kind is None and read == "target"
+        rows["weight"] += slices * (SLICE_WORDS if learned else SLICE * words) + part * (width // 8 * 32)
+        table = np.zeros((len(rows), 8), np.int32)
+        table[:, LENGTH] = self._read(table, rows, read, PLACE, LEAD)
+        self._common(table, rows)
+        table[:, FIRST] = first_out % width // 8
+        table[:, LAST] = table[:, FIRST] + min(size, width) // 8
+        return table, first_out // width
 
     def _flat(self, rows, sizes):
         """(array, name -> [first, columns, lead]) of matrices [rows B, sizes] one after the other."""
@@ -157,11 +207,12 @@ class CudaSynapticState(SynapticState):
         return flat if self.synapses.kind is None else self.backend.bits(flat).view(f"uint{size}")
 
     def axon(self, signal):
+        nowhere = self.backend.nowhere
         if signal not in self.rows:
-            return None
+            return nowhere
         _, start, rows = self._ring(signal)
         ring = self._matrix(self.x, self._x_places[signal]).reshape(rows, self.batch, -1)
-        return Axon(ring, start, self._none, self._none)
+        return nowhere._replace(ring=ring, start=start)
 
     def write_values(self, signal, first, last, x):
         ring, start, rows = self._ring(signal)
@@ -172,28 +223,40 @@ class CudaSynapticState(SynapticState):
     def _copy_grid(x):
         return blocks(x.shape[1], WRITERS * bundles.OWN), len(x)
 
-    def _gather(self, width, back, out, first, start, entries, x, limit, scale, add):
-        """Launch `gather` on all columns of out [C, B, N]."""
-        columns, size, synapses = out.shape[0] * self.batch, out.shape[2], self.synapses
-        copy = self._words(synapses.copies[1 if back else 0].reshape(-1), 64)
-        arguments = self._words(x, 64), copy, start, entries, self.start, first, limit, self.batch, np.float32(scale)
-        out = out.reshape(columns, size)
-        if synapses.kind is None:
-            at_once = SLICE if columns <= SLICE else bundles.COLUMNS_FP32
-            kernel, threads = bundles.make_gather_fp32(width, at_once, back, add), (width // mma.EDGE) * (at_once // mma.EDGE)
-        else:
-            few = columns <= FEW_COLUMNS
-            at_once = SLICE if few else bundles.COLUMNS
-            kernel, threads = bundles.make_gather(synapses.kind, width, few, back, add, size % 2 == 0), bundles.THREADS
-            arguments = out.reshape(-1), *arguments
-        self.backend.launch(kernel, (len(start) - 1, blocks(columns, at_once)), threads, out, *arguments)
+    def _gather(self, outputs, back, first, x, limit, scale):
+        """Overwrite some currents, or gradients of signals, name -> [C, B, N], in as many launches as have room for them."""
+        known, names = (self.synapses.backward if back else self.synapses.forward), []
+        for name, out in outputs.items():
+            if name in known:
+                names.append(name)
+            else:
+                out[...] = 0
+        for number in range(0, len(names), OUTPUTS):
+            some = tuple(names[number : number + OUTPUTS])
+            sizes = sorted({arc.bundle for name in some for arc, _ in known[name]}, reverse=True)
+            self._launch(some, [outputs[name] for name in some], sizes, back, first, x, limit, scale)
 
-    def forward(self, current, first, last, value):
-        if current not in self.synapses.forward:
-            value[...] = 0
+    def _launch(self, names, outs, sizes, back, first, x, limit, scale):
+        synapses, columns = self.synapses, outs[0].shape[0] * self.batch
+        copy, flat = self._words(synapses.copies[1 if back else 0].reshape(-1), 64), [out.reshape(-1) for out in outs]
+        arrays = *flat, *flat[:1] * (OUTPUTS - len(flat)), self._words(x, 32), self._words(x, 64), copy
+        numbers = self.start, first, limit, columns, self.batch, np.float32(scale)
+        if synapses.kind is None:  # the size that most come in first
+            at_once = SLICE if columns <= SLICE else bundles.COLUMNS_FP32
+            for size in sizes:
+                *tables, _ = self._table(self._tiles, names, back, size, size)
+                kernel = bundles.make_gather_fp32(size, at_once, back, size != sizes[0])
+                threads = (size // mma.EDGE) * (at_once // mma.EDGE)
+                self.backend.launch(kernel, (len(tables[0]), blocks(columns, at_once)), threads, *arrays, *tables, *numbers)
             return
-        for number, (size, *tables) in enumerate(self._tables("forward")[current]):
-            self._gather(size, False, value, first, *tables, self.x, 0, 1, number > 0)
+        few = columns <= FEW_COLUMNS
+        width, at_once = SLICE if columns <= SLICE else sizes[0], SLICE if few else bundles.COLUMNS
+        *tables, mixed = self._table(self._tiles, names, back, width, None)
+        kernel = bundles.make_gather(synapses.kind, width, few, back, mixed)
+        self.backend.launch(kernel, (len(tables[0]), blocks(columns, at_once)), bundles.THREADS, *arrays, *tables, *numbers)
+
+    def forward(self, values, first, last):
+        self._gather(values, False, first, self.x, 0, 1)
 
     def current_grad(self, current, first, last):
         d = self._matrix(self.d, self._d_places[current])[first * self.batch : last * self.batch]
@@ -204,17 +267,13 @@ class CudaSynapticState(SynapticState):
         gradient = gradient.reshape(-1, gradient.shape[2])
         self.backend.launch(bundles.write_gradient, self._copy_grid(gradient), WRITERS, d, gradient, self.scale)
 
-    def source_grad(self, signal, first, last, length, gradient):
-        if signal not in self.rows:
-            gradient[...] = 0
-            return
-        limit = length * self.batch
-        for number, (size, *tables) in enumerate(self._tables("backward")[signal]):
-            self._gather(size, True, gradient, first, *tables, self.d, limit, 1 / self.scale, number > 0)
+    def source_grad(self, gradients, first, last, length):
+        self._gather(gradients, True, first, self.d, length * self.batch, 1 / self.scale)
 
     def accumulate_weight_grad(self, length):
         synapses = self.synapses
-        for size, table in self._tables("learned").items():
+        for size in synapses.learned:
+            table = self._table(self._learned, size)
             if synapses.kind is None:
                 kernel, at_once, threads = bundles.make_weight_grad_fp32(size), 1, (size // mma.EDGE) ** 2
             else:

@@ -84,6 +84,7 @@ class Activity:
                 tokens,
                 batch,
                 learning,
+                brain.copied,
             )
         # currents whose gradient populations write straight into the synapses' own array
         self.written = brain.own_gradients if self.synapses.direct_gradients else frozenset()

@@ -64,6 +64,10 @@ class Brain:
         # currents of populations whose gradient nobody reads but the bundles that bring them; the Thalamus' is read by the embedding, too
         dense, bundled = ({arc.target for arc in self.arcs if arc.dense is kind} for kind in (True, False))
         self.own_gradients = frozenset(f"{name}.current" for name in MODULES[1:]) & bundled - dense
+        # currents that bundles bring, and that are signals as they are
+        readouts = [component for component in self.components if isinstance(component, Readout)]
+        pairs = {readout.inputs[0]: readout.outputs[0] for readout in readouts}
+        self.copied = {current: signal for current, signal in pairs.items() if current in bundled - dense and self.sparse_output(signal)}
         sparse = [projection for projection in self.projections if not projection.arc.dense]
         self.synapses = backend.synapses(sparse, self.parameters)
         self.drawn_anew = frozenset()  # projections that a checkpoint had in a form that is not read any more
@@ -164,8 +168,8 @@ class Brain:
 
     def _receive(self, act, component, first, last):
         """The currents of a component's inputs."""
-        for name in component.inputs:
-            act.synapses.forward(name, first, last, act.currents[name].value[act.here(first, last)])
+        here = act.here(first, last)
+        act.synapses.forward({name: act.currents[name].value[here] for name in component.inputs}, first, last)
         for projection in self.dense:
             if projection.arc.target in component.inputs:
                 projection.forward(act, first, last)
@@ -197,8 +201,7 @@ class Brain:
                 owing = [marks.get((name, chunk + late)) for name, late in self._hearers[component]]
                 read = [marks.get((name, chunk + 1)) for name in self._read_by[component]]
                 with lanes.on(component.lane, owing + read):
-                    for name in component.outputs:
-                        self._hear_back(act, name, first, last)
+                    self._hear_back(act, component.outputs, first, last)
                     component.backward(act, first, last)
                     for name in component.inputs:
                         if self.sparse_input(name) and name not in act.written:
@@ -210,18 +213,16 @@ class Brain:
         for population in self.populations:
             population.finish()
 
-    def _hear_back(self, act, signal, first, last):
-        """Sum up the gradients that the decoder and all projections send back to a signal."""
-        gradient = act.signals[signal].gradient[: last - first]
-        if self.sparse_output(signal):
-            act.synapses.source_grad(signal, first, last, act.length, gradient)
-        else:
-            gradient[...] = 0
-        for projection in self.dense:
-            if projection.arc.source == signal:
-                projection.backward(act, first, last)
-        if signal == self.decoder.source:
-            np.add(gradient, act.d_read[first:last], out=gradient)
+    def _hear_back(self, act, signals, first, last):
+        """Sum up the gradients that the decoder and all projections send back to a component's signals."""
+        gradients = {signal: act.signals[signal].gradient[: last - first] for signal in signals}
+        act.synapses.source_grad(gradients, first, last, act.length)
+        for signal, gradient in gradients.items():
+            for projection in self.dense:
+                if projection.arc.source == signal:
+                    projection.backward(act, first, last)
+            if signal == self.decoder.source:
+                np.add(gradient, act.d_read[first:last], out=gradient)
 
     def _chunks(self, length):
         return [(first, min(length, first + self.config.chunk)) for first in range(0, length, self.config.chunk)]

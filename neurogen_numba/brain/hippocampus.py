@@ -49,18 +49,17 @@ class AssociativeMemory:
     def forward(self, act, first, last):
         if act.learning:
             act.S_before[first // act.chunk][...], act.key_before[first // act.chunk][...] = act.S, act.key
-        q, v, w = self._inputs(act, first, last)
-        out = act.signals["memory.out"].x[act.here(first, last)]
-        self.backend.memory_forward(out, act.S, act.key, q, v, w, self.write_bias, self.decay, act.write_scale)
-        act.send("memory.out", first, last)
+        self._forward(act, first, last, act.S, act.key, act.synapses.axon("memory.out"))
 
     def again(self, act, first, last):
         """What was recalled, from the matrices as they were before the chunk."""
         before = act.S_before[first // act.chunk], act.key_before[first // act.chunk]
         act.S_again[...], act.key_again[...] = before
-        q, v, w = self._inputs(act, first, last)
-        out = act.signals["memory.out"].x[act.here(first, last)]
-        self.backend.memory_forward(out, act.S_again, act.key_again, q, v, w, self.write_bias, self.decay, act.write_scale)
+        self._forward(act, first, last, act.S_again, act.key_again, self.backend.nowhere)
+
+    def _forward(self, act, first, last, S, key, axon):
+        out, inputs = act.signals["memory.out"].x[act.here(first, last)], self._inputs(act, first, last)
+        self.backend.memory_forward(out, S, key, *inputs, self.write_bias, self.decay, act.write_scale, axon, first)
 
     def backward(self, act, first, last):
         dq, dv, dw = (act.currents[name].gradient[: last - first] for name in self.inputs)

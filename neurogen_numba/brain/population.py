@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ..config import Brain
-from ..kernels.population import Axon, NeuronParameters, NeuronState
+from ..kernels.population import NeuronParameters, NeuronState
 from .buffers import Parameter, Parameters
 from .connectome import generator
 
@@ -34,7 +34,6 @@ class Population:
         if not traced:
             self.gamma, self.d["gamma"] = self.gamma[:0], self.gamma[:0]
         self.none = backend.zeros((1, 1, 1))[:0]  # in place of the arrays of a gate or a trace that is not there
-        self.unsent = Axon(self.none, backend.zeros(1, "int32"), self.none, self.none)
 
     def parameters(self):
         def per_neuron(what, meaning, low=-math.inf, high=math.inf):
@@ -96,17 +95,15 @@ class Population:
 
     def forward(self, act, first, last):
         """Membranes, adaptation, trace and axon of tokens first ... last - 1, from the module's current."""
-        self._forward(act, first, last, act.synapses.axon(f"{self.name}.axon") or self.unsent)
-        if self.traced:
-            act.send(f"{self.name}.trace", first, last)
+        self._forward(act, first, last, *(act.synapses.axon(f"{self.name}.{what}") for what in ("axon", "trace")))
 
     def again(self, act, first, last):
         """As `forward`, without sending."""
-        self._forward(act, first, last, self.unsent)
+        self._forward(act, first, last, self.backend.nowhere, self.backend.nowhere)
 
-    def _forward(self, act, first, last, axon):
+    def _forward(self, act, first, last, axon, trace):
         state = self._state(act, first, last)
-        self.backend.population_forward(state=state, axon=axon, first=first, **self._inputs(act, first, last))
+        self.backend.population_forward(state=state, axon=axon, trace=trace, first=first, **self._inputs(act, first, last))
 
     def backward(self, act, first, last):
         """From the gradients of axon and trace to that of the current; adds to the parameters' gradients."""

@@ -25,7 +25,8 @@ class Readout:
         act.signals[self.outputs[0]].x = act.currents[self.inputs[0]].value
 
     def forward(self, act, first, last):
-        act.send(self.outputs[0], first, last)
+        if self.inputs[0] not in act.brain.copied:
+            act.send(self.outputs[0], first, last)
 
     def again(self, act, first, last):
         pass  # the current has been received

@@ -35,14 +35,16 @@ class WorkingMemory:
             act.dm = self.backend.zeros((act.batch, self.slots))
 
     def forward(self, act, first, last):
-        self.again(act, first, last)
-        act.send("working_memory.out", first, last)
+        self._forward(act, first, last, act.synapses.axon("working_memory.out"))
 
     def again(self, act, first, last):
         """As `forward`, without sending."""
+        self._forward(act, first, last, self.backend.nowhere)
+
+    def _forward(self, act, first, last, axon):
         here = act.here(first, last)
         retain, store = (act.currents[name].value[here] for name in self.inputs)
-        self.backend.working_memory_forward(act.m[here.start : here.stop + 1], retain, store, self.retain)
+        self.backend.working_memory_forward(act.m[here.start : here.stop + 1], retain, store, self.retain, axon, first)
 
     def backward(self, act, first, last):
         (retain, store), here = (act.currents[name] for name in self.inputs), act.here(first, last)
