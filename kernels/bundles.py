@@ -30,13 +30,12 @@ if not SIMULATED:
 SLICE = 16  # numbers of a sum that one tile product takes, and that an entry of `gather` has
 WORD = 4  # neighbouring numbers: 8 bytes of 16-bit numbers
 SLICE_WORDS = SLICE // WORD
-THREADS, WARPS, OF_WARP = 128, 4, 32  # of a block on tensor cores; columns of a warp
-COLUMNS = WARPS * OF_WARP  # of a block
+THREADS, WARPS, OF_WARP = 128, 4, 32  # of a block on tensor cores, at most; columns of a warp
+COLUMNS = SLICE, 2 * OF_WARP, WARPS * OF_WARP  # of a block on tensor cores
 STAGE_COLUMNS = 32  # that `weight_grad` fetches at a time
 COLUMNS_FP32 = SLICE if SIMULATED else 64  # of a block without tensor cores
 SHARED = 38 * 2**10  # bytes of a block's buffers at most: with its tables, five blocks then fit into a multiprocessor
 OWN = 4  # numbers of a thread that copies
-ENTRIES = 128  # that a block looks up at a time
 
 # Columns of the table of entries [E, 8] int32: the numbers of which matrix are multiplied by which weights. A word is WORD numbers.
 PLACE = 0  # the first number that is read of the matrix's first column, in slices
@@ -62,14 +61,21 @@ u32 = np.uint32
 _ONE, _TWO = np.uint64(1), np.uint64(2)
 
 
-@functools.cache
-def make_gather(kind: int, width: int, few: bool, back: bool, mixed: bool):
-    """`gather` for factors of a kind (mma.py) and output tiles of `width` numbers, in one of two directions.
+def threads_of(columns: int) -> int:
+    """Threads of a block of `gather` that has so many columns."""
+    return THREADS if columns == SLICE else columns // OF_WARP * 32
 
-    few: a block has SLICE columns, and its warps share out the slices, not the columns. mixed: some bundles are smaller than the tile.
+
+@functools.cache
+def make_gather(kind: int, width: int, at_once: int, back: bool, mixed: bool):
+    """`gather` for factors of a kind (mma.py), output tiles of `width` numbers and blocks of `at_once` columns, in one of two directions.
+
+    at_once: OF_WARP columns for each of its warps; or SLICE, which WARPS warps have in common: they share out the slices. mixed: some
+    bundles are smaller than the tile.
     """
+    few, AT_ONCE = at_once == SLICE, at_once
     TILES, ROWS = width // 8, 1 if few else OF_WARP // SLICE  # tiles that a warp has, across and down
-    AT_ONCE = SLICE if few else COLUMNS
+    THREADS = threads_of(at_once)
     SLICES = 8 if few and width == 16 else 4 if few or width == 16 else 2  # of a stage
     X_STAGE, W_STAGE = SLICES * AT_ONCE * SLICE_WORDS, SLICES * TILES * 32
     STAGES = min(4, SHARED // (8 * (X_STAGE + W_STAGE)))
@@ -91,12 +97,12 @@ def make_gather(kind: int, width: int, few: bool, back: bool, mixed: bool):
         """
         xs = cuda.shared.array(X_WORDS, np.uint64)  # [STAGES, SLICES, AT_ONCE, words of a slice]
         ws = cuda.shared.array(W_WORDS, np.uint64)  # [STAGES, SLICES, TILES, lanes]
-        bases = cuda.shared.array(ENTRIES, np.uint32)
-        lengths = cuda.shared.array(ENTRIES, np.uint32)
-        leads = cuda.shared.array(ENTRIES, np.uint32)
-        weights = cuda.shared.array(ENTRIES, np.uint32)
-        shares = cuda.shared.array(ENTRIES, np.int32)  # FIRST and LAST
-        places = cuda.shared.array(ENTRIES, np.uint64)
+        bases = cuda.shared.array(THREADS, np.uint32)
+        lengths = cuda.shared.array(THREADS, np.uint32)
+        leads = cuda.shared.array(THREADS, np.uint32)
+        weights = cuda.shared.array(THREADS, np.uint32)
+        shares = cuda.shared.array(THREADS, np.int32)  # FIRST and LAST
+        places = cuda.shared.array(THREADS, np.uint64)
         others = cuda.shared.array(OTHERS, np.float32)  # [WARPS - 1, TILES, 4, lanes]
         acc = cuda.local.array((ROWS, TILES, 4), np.float32)
         a = cuda.local.array((ROWS, 4), np.uint32)
@@ -111,7 +117,7 @@ def make_gather(kind: int, width: int, few: bool, back: bool, mixed: bool):
                     acc[m, n, i] = ZERO
         while begin < end:
             # 1. A thread looks an entry up, so that nobody waits for tables later.
-            count = min(end - begin, ENTRIES)
+            count = min(end - begin, THREADS)
             if thread < count:
                 e = begin + thread
                 late, length = entries[e, LATE], entries[e, LENGTH]
@@ -137,9 +143,9 @@ def make_gather(kind: int, width: int, few: bool, back: bool, mixed: bool):
                     for k in range(AT_ONCE * COPIERS // THREADS):
                         row = first_row + k * (THREADS // COPIERS)
                         c = u32(base + u32(min(column + row, columns - 1)))  # what is beyond the columns is computed and not stored
-                        inside = 16
+                        inside = 16 if not few or column + row < columns else 0
                         if back:
-                            inside = 16 if c < length else 0  # what comes after the segment has no gradient
+                            inside = inside if c < length else 0  # what comes after the segment has no gradient
                             c = min(c, u32(length - u32(1)))
                         else:
                             c = min(c, u32(c - length))  # before the end of the ring, the difference wraps around and is the larger

@@ -94,11 +94,12 @@ def made(capability: int) -> list[tuple[str, tuple, tuple]]:
     every = SIZES if capability >= 90 else SIZES[-1:]
     kernels = [("bundles.make_pack", (SIZES[1],), (kind, kind, f1, l1)) for kind in (h2, b2)]
     for back in (False, True):
-        forms = [(first, width, False, width > SIZES[0]) for width in every] + [(first, wide, False, False)]
-        forms += [(first, width, True, True) for width in (SIZES[0], wide)] + [(kind, wide, False, True) for kind in others]
-        for kind, width, few, mixed in forms:
+        few, some, many = bundles.COLUMNS
+        forms = [(first, width, many, width > SIZES[0]) for width in every] + [(first, wide, many, False), (first, wide, some, True)]
+        forms += [(first, SIZES[0], few, True)] + [(kind, wide, many, True) for kind in others]
+        for kind, width, at_once, mixed in forms:
             signature = (f1, f1, f1, types.uint32[::1], k1, k1, *tables, *numbers)
-            kernels.append(("bundles.make_gather", (kind, width, few, back, mixed), signature))
+            kernels.append(("bundles.make_gather", (kind, width, at_once, back, mixed), signature))
         for columns, add in ((bundles.COLUMNS_FP32, False), (bundles.SLICE, True)):
             for width in SIZES if capability < 80 and columns == bundles.COLUMNS_FP32 else SIZES[-1:]:
                 signature = (f1, f1, f1, f1, f1, f1, *tables, *numbers)

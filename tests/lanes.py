@@ -11,6 +11,7 @@ from types import CellType, FunctionType, SimpleNamespace
 
 import numpy as np
 
+from neurogen_numba.backends.cuda import CudaBackend
 from neurogen_numba.kernels import half, mma
 
 WARP = 32
@@ -43,7 +44,7 @@ class Block:
 
     def __init__(self, threads):
         self.shared, self.lock, self.state = {}, threading.Lock(), threading.Condition()
-        self.there, self.waiting, self.turn = threads, 0, 0
+        self.threads, self.there, self.waiting, self.turn = threads, threads, 0, 0
         self.warps = [Warp() for _ in range(threads // WARP)]
 
     def sync(self):
@@ -81,7 +82,11 @@ class Cuda:
         self.syncthreads = block.sync
 
     threadIdx = property(lambda self: SimpleNamespace(x=self.me.thread))
+    blockDim = property(lambda self: SimpleNamespace(x=self.block.threads))
     blockIdx = property(lambda self: self.me.place)
+
+    def grid(self, dimensions):
+        return self.me.place.x * self.block.threads + self.me.thread
 
     def multiply(self, *arguments):
         warp, lane = divmod(self.me.thread, WARP)
@@ -108,10 +113,12 @@ def python(thing):
 
 
 def run(kernel, grid, threads, *arguments):
-    """Launch a kernel on a grid of (x, y) blocks of so many threads, one block after the other. Raises what a thread raises."""
+    """Launch a kernel on a grid of blocks (a number, or a tuple of x and y) of so many threads, one block after the other. Raises what a
+    thread raises."""
     code, failed = python(kernel), []
-    closure = tuple(CellType(python(cell.cell_contents)) for cell in code.__closure__)
+    closure = tuple(CellType(python(cell.cell_contents)) for cell in code.__closure__ or ())
     halves = {name: python(getattr(mma, name)) for name in ("low", "high", "first_halves", "second_halves")}
+    width, height = (grid, 1) if isinstance(grid, int) else grid
 
     def thread(function, cuda, number, place):
         cuda.me.thread, cuda.me.place = number, place
@@ -124,11 +131,14 @@ def run(kernel, grid, threads, *arguments):
                 warp.everyone.abort()
         cuda.block.leave()
 
-    for place in (SimpleNamespace(x=x, y=y) for x in range(grid[0]) for y in range(grid[1])):
+    for place in (SimpleNamespace(x=x, y=y) for x in range(width) for y in range(height)):
         cuda = Cuda(Block(threads))
-        names = halves | {"cuda": cuda, "multiply": cuda.multiply, "copy": copy, "pair": pair, "store_pair": store_pair}
-        names |= {"end_of_copies": lambda kind: None, "wait_for_copies": lambda kind, latest: None}
-        function = FunctionType(code.__code__, code.__globals__ | names, code.__name__, None, closure)
+        scope = code.__globals__ | halves | {"cuda": cuda, "multiply": cuda.multiply, "copy": copy, "pair": pair, "store_pair": store_pair}
+        scope |= {"end_of_copies": lambda kind: None, "wait_for_copies": lambda kind, latest: None}
+        for name, called in code.__globals__.items():  # device functions of the kernel's file
+            if name in code.__code__.co_names and python(called) is not called and called.__module__ == code.__module__:
+                scope[name] = FunctionType(python(called).__code__, scope, name)
+        function = FunctionType(code.__code__, scope, code.__name__, None, closure)
         all_threads = [threading.Thread(target=thread, args=(function, cuda, number, place)) for number in range(threads)]
         for each in all_threads:
             each.start()
@@ -136,3 +146,26 @@ def run(kernel, grid, threads, *arguments):
             each.join()
         if failed:
             raise failed[0]
+
+
+class LaneBackend(CudaBackend):
+    """A card with tensor cores, as far as synapses know it: arrays are NumPy's, kernels run lane by lane, factors are float16."""
+
+    product_dtype, tile_product, multiprocessors = "float16", mma.FLOAT16, 2
+
+    def __init__(self):
+        pass
+
+    def zeros(self, shape, dtype="float32"):
+        return np.zeros(shape, dtype)
+
+    def asarray(self, values, dtype=None):
+        return np.array(values, dtype)
+
+    def to_numpy(self, array):
+        return np.array(array)
+
+    fetch = to_numpy
+
+    def launch(self, kernel, grid, threads, *arguments):
+        run(kernel, grid, threads, *arguments)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from conftest import SIMULATED
-from lanes import run
+from lanes import LaneBackend, run
 from neurogen_numba.kernels import bundles
 from neurogen_numba.kernels.bundles import (
     COPY_LEAD,
@@ -29,7 +29,7 @@ from neurogen_numba.kernels.bundles import (
     WORD,
 )
 from neurogen_numba.kernels.mma import BFLOAT16, FLOAT16
-from test_bundles import short
+from test_bundles import T, Wired, arcs, check_segment, short
 
 pytestmark = pytest.mark.skipif(SIMULATED, reason="the simulator's kernels are other ones")
 ROWS, START, TOKEN, SOURCES = 9, 8, 2, 128  # of a ring, where it begins, the first token of the chunk; numbers of a column
@@ -53,29 +53,22 @@ def column(base, c, batch, ring):
 
 
 @pytest.mark.parametrize(
-    "kind, width, few, back, mixed, numbers, batch, slices",
+    "kind, width, at_once, back, mixed, numbers, batch, slices",
     [
-        (
-            BFLOAT16,
-            16,
-            False,
-            False,
-            False,
-            (22,),
-            47,
-            (7, 5),
-        ),  # several stages, the last one not full; two blocks of columns; the ring's end
-        (FLOAT16, 16, False, True, False, (13,), 45, (3,)),  # numbers of an odd size
-        (FLOAT16, 32, False, True, False, (38, 5), 3, (5, 6, 2)),  # two outputs
-        (BFLOAT16, 32, False, False, True, (29,), 3, (4,)),
-        (BFLOAT16, 64, False, False, True, (61, 30, 64), 3, (7, 0, 9)),  # a tile that nothing leads to
-        (FLOAT16, 16, True, True, False, (22,), 3, (9, 0)),
-        (BFLOAT16, 32, True, False, True, (29,), 6, (7,)),
-        (BFLOAT16, 64, True, True, True, (70,), 5, (6, 14)),
-        (FLOAT16, 16, True, False, False, (5,), 1, (bundles.ENTRIES + 3,)),  # more than are looked up at a time
+        # several stages, the last one not full; two blocks of columns; the ring's end
+        (BFLOAT16, 16, 128, False, False, (22,), 47, (7, 5)),
+        (FLOAT16, 16, 128, True, False, (13,), 45, (3,)),  # numbers of an odd size
+        (FLOAT16, 32, 128, True, False, (38, 5), 3, (5, 6, 2)),  # two outputs
+        (BFLOAT16, 32, 64, False, True, (29,), 23, (4,)),
+        (BFLOAT16, 64, 64, False, True, (61, 30, 64), 3, (7, 0, 9)),  # a tile that nothing leads to
+        (FLOAT16, 16, 64, True, False, (16,), 22, (67,)),  # more than are looked up at a time
+        (BFLOAT16, 32, 16, False, True, (29,), 6, (7,)),
+        (BFLOAT16, 64, 16, True, True, (70,), 5, (6, 14)),
+        (FLOAT16, 16, 16, False, False, (5,), 1, (131,)),
+        (FLOAT16, 16, 16, True, False, (22,), 3, (9, 0)),
     ],
 )
-def test_gather(kind, width, few, back, mixed, numbers, batch, slices):
+def test_gather(kind, width, at_once, back, mixed, numbers, batch, slices):
     rng, count, columns = np.random.default_rng(width), sum(slices), 3 * batch
     x, weight = short(rng.standard_normal((ROWS * batch, SOURCES))), short(rng.standard_normal((count, SLICE, width)))
     block, delay = rng.integers(0, SOURCES // SLICE, count), rng.integers(0, 4, count)
@@ -106,13 +99,12 @@ def test_gather(kind, width, few, back, mixed, numbers, batch, slices):
                 if not back or base + c < limit:  # what comes after the segment has no gradient
                     expected[which][c, number + first[e] :][: share[e]] += read.astype(np.float64) @ own[e] / 4
 
-    kernel = bundles.make_gather(kind, width, few, back, mixed)
-    grid = len(slices), -(-columns // (SLICE if few else bundles.COLUMNS))
+    kernel, grid = bundles.make_gather(kind, width, at_once, back, mixed), (len(slices), -(-columns // at_once))
     factors = words(np.concatenate([x.ravel(), copies.ravel()]), kind), np.concatenate([packed(w[None], kind) for w in own])
     tables = tiles, start, entries, np.array([START], np.int32)
     flat = [out.reshape(-1) for out in outs]
     arrays = *flat, *flat[:1] * (3 - len(flat)), factors[0].view(np.uint32), *factors
-    run(kernel, grid, THREADS, *arrays, *tables, TOKEN, limit, columns, batch, scale)
+    run(kernel, grid, bundles.threads_of(at_once), *arrays, *tables, TOKEN, limit, columns, batch, scale)
     for out, exact, size in zip(outs, expected, numbers, strict=True):
         np.testing.assert_allclose(out, exact[:, :size], rtol=1e-5, atol=1e-4)
     if not back and numbers[0] <= 64:
@@ -143,3 +135,12 @@ def test_weight_grad(kind, size, batch, count):
     arguments = words(x, kind), words(d, kind), table, np.array([START], np.int32), columns, batch, np.float32(0.5)
     run(bundles.make_weight_grad(kind, size), grid, THREADS, gradient.reshape(-1), *arguments)
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("size, batch, lengths", [(32, 1, (2, T)), (32, 5, (5,))])
+def test_segments(size, batch, lengths):
+    """Tables, packed weights, rings and kernels together: numbers that no bundle divides, bundles of two sizes."""
+    made = Wired(LaneBackend(), arcs(size - 7, 2 * size + 5, 19, 17, size, size))
+    state, past = made.state(batch), made.silent_past(batch)
+    for segment, length in enumerate(lengths):
+        past = check_segment(made, state, past, made.membranes(segment, length, batch), made.gradients(segment, length, batch))

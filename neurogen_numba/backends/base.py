@@ -194,8 +194,8 @@ class Backend(ABC):
     @contextlib.contextmanager
     def beside(self, work: Callable[[], None]):
         """A context: what is done in it may overlap with `work`, which does not touch the same arrays. Both are done when it ends."""
-        work()
         yield
+        work()
 
     @abstractmethod
     def device_name(self) -> str:

@@ -242,9 +242,9 @@ class CudaBackend(Backend):
     @contextlib.contextmanager
     def beside(self, work):
         streams = Lanes() if SIMULATED else Streams(self)
+        yield
         with streams.on("beside"):
             work()
-        yield
         streams.join()
 
     def synapses(self, projections, parameters):

@@ -35,7 +35,7 @@ from .base import Synapses, SynapticState
 
 ALIGN = 64  # a column of a ring has a multiple of so many numbers: whole blocks of any size
 WRITERS = 8 if SIMULATED else THREADS  # threads of a block that copies
-FEW_COLUMNS = 64  # of a launch: up to so many, a block has fewer and shares out the sums
+ENOUGH = 2  # blocks of a launch for each multiprocessor: with fewer, tiles are made smaller
 
 
 # A bundle where it lies whatever the batch: the number of its projection; its first source and first target in a column, and the first of
@@ -143,7 +143,7 @@ class CudaSynapticState(SynapticState):
         known, read, out = (self.synapses.backward, "target", "source") if back else (self.synapses.forward, "source", "target")
         tiles, entries, their_tiles = [], [], []
         for number, name in enumerate(names):
-            numbers = getattr(known[name][0][0], out + "s")
+            numbers = self._numbers(name, back)
             own, first_tile = np.zeros((blocks(numbers, width), 7), np.int32), sum(map(len, tiles))
             own[:, OUT], own[:, NUMBER], own[:, SIZE], own[:, COPY_PLACE] = number, np.arange(len(own)) * width, numbers, -1
             if not back and name in self.copied:
@@ -155,8 +155,9 @@ class CudaSynapticState(SynapticState):
             for arc, rows in known[name]:
                 if size in (None, arc.bundle):
                     slices, tile = self._slices(arc.bundle, rows, read, out, width)
-                    entries.append(slices)
-                    their_tiles.append(first_tile + tile)
+                    there = tile < len(own)  # of the last bundle, perhaps not all
+                    entries.append(slices[there])
+                    their_tiles.append(first_tile + tile[there])
         tiles, entries, tile = np.concatenate(tiles), np.concatenate(entries), np.concatenate(their_tiles)
         start = np.zeros(len(tiles) + 1, np.int32)
         start[1:] = np.cumsum(np.bincount(tile, minlength=len(tiles)))
@@ -249,11 +250,32 @@ class CudaSynapticState(SynapticState):
                 threads = (size // mma.EDGE) * (at_once // mma.EDGE)
                 self.backend.launch(kernel, (len(tables[0]), blocks(columns, at_once)), threads, *arrays, *tables, *numbers)
             return
-        few = columns <= FEW_COLUMNS
-        width, at_once = SLICE if columns <= SLICE else sizes[0], SLICE if few else bundles.COLUMNS
+        width, at_once = self._form(names, back, sizes[0], columns)
         *tables, mixed = self._table(self._tiles, names, back, width, None)
-        kernel = bundles.make_gather(synapses.kind, width, few, back, mixed)
-        self.backend.launch(kernel, (len(tables[0]), blocks(columns, at_once)), bundles.THREADS, *arrays, *tables, *numbers)
+        kernel = bundles.make_gather(synapses.kind, width, at_once, back, mixed)
+        grid = len(tables[0]), blocks(columns, at_once)
+        self.backend.launch(kernel, grid, bundles.threads_of(at_once), *arrays, *tables, *numbers)
+
+    def _form(self, names, back, size, columns):
+        """(numbers of a tile, columns of a block) of a launch: the largest that make enough blocks for the card.
+
+        Bundles that are narrower than a tile share its signals; wider ones are cut.
+        """
+        few, *many = bundles.COLUMNS
+        if columns <= few:
+            return SLICE, few
+        numbers = [self._numbers(name, back) for name in names]
+        forms = [(size, at_once) for at_once in reversed(many) if at_once == many[0] or columns > many[0]]
+        forms += [(width, many[0]) for width in (size // 2, size // 4) if width >= SLICE]
+        for width, at_once in forms:
+            if sum(blocks(n, width) for n in numbers) * blocks(columns, at_once) >= ENOUGH * self.backend.multiprocessors:
+                break
+        return width, at_once
+
+    def _numbers(self, name, back):
+        """Numbers of a column of a current, or of a signal's gradient."""
+        (arc, _), *_ = (self.synapses.backward if back else self.synapses.forward)[name]
+        return arc.sources if back else arc.targets
 
     def forward(self, values, first, last):
         self._gather(values, False, first, self.x, 0, 1)
