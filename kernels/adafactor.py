@@ -20,8 +20,8 @@ from numba import cuda
 from .adamw import BETA2, EPS, clipping
 from .jit import ONE, ZERO, cpu, cpu_serial, cpu_sums
 from .launch import block_sum, device, gpu
+from .memory_access import AHEAD, THRICE, TWICE
 from .reduce import MOST, add_column
-from .stream import AHEAD, THRICE, TWICE
 
 FLOOR = np.float32(0.01)
 COLUMNS = 64  # that a CPU task owns

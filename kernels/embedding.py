@@ -5,7 +5,7 @@ from numba import cuda
 
 from .jit import ZERO, cpu_serial
 from .launch import THREADS, WARP, ballot, gpu
-from .stream import read
+from .memory_access import read
 
 COLUMNS = 4 * WARP  # of a block, four for each lane
 _WARPS, _LANES, _WIDTH = THREADS // WARP, np.uint64(WARP), np.uint64(COLUMNS)

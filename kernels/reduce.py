@@ -9,7 +9,7 @@ from numba import cuda
 from .half import load
 from .jit import ZERO, cpu, cpu_serial, cpu_sums
 from .launch import block_sum, device, gpu
-from .stream import AHEAD, THRICE, TWICE, read
+from .memory_access import AHEAD, THRICE, TWICE, read
 
 BLOCK = 4096  # numbers a task adds up
 MOST = 1024  # threads of a block

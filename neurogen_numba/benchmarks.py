@@ -11,9 +11,9 @@ import numpy as np
 
 from .brain.activity import Activity
 from .brain.model import NeuroGenModel
-from .costs import SYNAPTIC, SynapseCosts, cost, noted
 from .generation import Sampling, Session
 from .learning.schedule import learning_rate
+from .planning.costs import SYNAPTIC, SynapseCosts, cost, noted
 from .simulation import Simulation
 from .text.batches import file_batches
 

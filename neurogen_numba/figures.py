@@ -24,7 +24,7 @@ def portrait_of(run: Path, backend):
     import numpy as np
 
     from . import checkpoint
-    from .learning.portrait import portrait
+    from .learning.brain_snapshot import brain_snapshot
     from .show import find, load
     from .ui.history import read_history
 
@@ -41,7 +41,7 @@ def portrait_of(run: Path, backend):
         return None
     act = model.activity(model.config.training.segment, 1)
     model.brain.forward(act, np.asarray(ids[: act.tokens], np.int32)[:, None])
-    return portrait(model, act, model.optimizer.steps)
+    return brain_snapshot(model, act, model.optimizer.steps)
 
 
 @command("figures")

@@ -8,7 +8,7 @@ import pytest
 import tiny
 from neurogen_numba import backends
 from neurogen_numba.brain.model import NeuroGenModel
-from neurogen_numba.costs import AXON, OF_ROWS, OPERATIONS, READ_AND_WRITTEN, SYNAPTIC, Call, SynapseCosts, cost, noted
+from neurogen_numba.planning.costs import AXON, OF_ROWS, OPERATIONS, READ_AND_WRITTEN, SYNAPTIC, Call, SynapseCosts, cost, noted
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

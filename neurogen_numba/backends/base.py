@@ -44,11 +44,11 @@ class Backend(ABC):
     sample: Callable
     # kernels/stimulus.py
     poisson: Callable
-    # kernels/softmax_blocks.py
+    # kernels/online_cross_entropy.py
     softmax_part: Callable
     softmax_end: Callable
     softmax_gradient: Callable
-    # kernels/adamw.py, adamw8bit.py, adafactor.py, reduce.py, carry.py, forget.py
+    # kernels/adamw.py, adamw8bit.py, adafactor.py, reduce.py, roll_state.py, reset.py
     adamw: Callable
     adamw8bit: Callable
     adafactor: Callable
@@ -58,13 +58,13 @@ class Backend(ABC):
     sum_of_squares: Callable
     norm: Callable
     add_rows: Callable
-    carry: Callable
-    forget: Callable
+    roll_state: Callable
+    reset: Callable
 
     @contextlib.contextmanager
     def part(self, name: str):
         """A context: arrays made in it are for `name`. It is said where there is no room for one, and plans count by it
-        (backends/paper.py)."""
+        (planning/meta.py)."""
         before, self.parts = self.parts, (*self.parts, name)
         try:
             yield
@@ -282,5 +282,5 @@ class SynapticState(ABC):
         """Inverse of `past`."""
 
     @abstractmethod
-    def forget(self, sequences):
+    def reset(self, sequences):
         """Nothing is under way any more in the sequences where `sequences`, [B] uint8 on the device, is not 0."""

@@ -144,6 +144,6 @@ class CpuSynapticState(SynapticState):
         values = np.ascontiguousarray(past[:history], np.float32)
         bundles_cpu.write_values_cpu(self._own(self.x, words), self._own(self.fired, words), self.history - history, values)
 
-    def forget(self, sequences):
+    def reset(self, sequences):
         silent = np.flatnonzero(sequences)
         self.x[:, : self.history, silent], self.fired[:, : self.history, silent] = 0, 0

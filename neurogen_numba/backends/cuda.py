@@ -13,19 +13,19 @@ from ..kernels import (
     adafactor,
     adamw,
     adamw8bit,
-    carry,
     dropout,
     embedding,
-    forget,
     half,
     memory,
     mma,
     neuron,
+    online_cross_entropy,
     population,
     reduce,
+    reset,
+    roll_state,
     sampling,
     softmax,
-    softmax_blocks,
     stimulus,
     working_memory,
 )
@@ -424,20 +424,20 @@ class CudaBackend(Backend):
         how = np.float32(temperature), top_k, np.float32(top_p), np.uint64(key), step
         self.launch(sampling.sample, rows, sampling.SAMPLERS, tokens, logits, bias, *how, largest, places, size)
 
-    # kernels/softmax_blocks.py
+    # kernels/online_cross_entropy.py
 
     def softmax_part(self, top, best, total, picked, logits, bias, targets, first, size):
         rows, threads = self._whole_rows(logits), 8 if SIMULATED else softmax.THREADS
-        self.launch(softmax_blocks.softmax_part, len(targets), threads, top, best, total, picked, rows, bias, targets, first, size)
+        self.launch(online_cross_entropy.softmax_part, len(targets), threads, top, best, total, picked, rows, bias, targets, first, size)
 
     def softmax_end(self, loss, hit, factor, top, best, total, picked, targets, weight):
         arrays = loss, hit, factor, top, best, total, picked, targets, weight
-        self.launch(softmax_blocks.softmax_end, blocks(len(loss)), THREADS, *arrays)
+        self.launch(online_cross_entropy.softmax_end, blocks(len(loss)), THREADS, *arrays)
 
     def softmax_gradient(self, d_logits, logits, bias, top, factor, targets, weight, first, size):
         rows, threads = (self._whole_rows(d_logits), self._whole_rows(logits)), 8 if SIMULATED else softmax.THREADS
         arrays = *rows, bias, top, factor, targets, weight
-        self.launch(softmax_blocks.softmax_gradient, len(targets), threads, *arrays, first, size)
+        self.launch(online_cross_entropy.softmax_gradient, len(targets), threads, *arrays, first, size)
 
     # kernels/stimulus.py
 
@@ -445,7 +445,7 @@ class CudaBackend(Backend):
         (tokens, batch, size), threads = current.shape, 8 if SIMULATED else THREADS
         self.launch(stimulus.poisson, (blocks(size, threads), batch, tokens), threads, current, rate, strength, key, ticks)
 
-    # kernels/adamw.py, adamw8bit.py, adafactor.py, reduce.py, carry.py, forget.py
+    # kernels/adamw.py, adamw8bit.py, adafactor.py, reduce.py, roll_state.py, reset.py
 
     def adamw(self, p, g, m, v, decay, low, high, norm, numbers):
         self.launch(adamw.adamw, len(decay), 8 if SIMULATED else THREADS, p, g, m, v, decay, low, high, norm, numbers)
@@ -478,12 +478,12 @@ class CudaBackend(Backend):
         threads = (2, 4) if SIMULATED else (32, 8) if total.size >= 8192 else (8, reduce.MOST // 8)
         self.launch(reduce.add_rows, blocks(total.size, threads[0]), threads, total, self._whole_rows(x))
 
-    def carry(self, x, table, length):
-        self.launch(carry.carry, (carry.BLOCKS, len(table)), 8 if SIMULATED else THREADS, x, table, length)
+    def roll_state(self, x, table, length):
+        self.launch(roll_state.roll_state, (roll_state.BLOCKS, len(table)), 8 if SIMULATED else THREADS, x, table, length)
 
-    def forget(self, x, sequences):
+    def reset(self, x, sequences):
         rows, batch, size = x.shape
-        self.launch(forget.forget, (blocks(size), batch, rows), THREADS, x, sequences)
+        self.launch(reset.reset, (blocks(size), batch, rows), THREADS, x, sequences)
 
 
 class Streams(Lanes):

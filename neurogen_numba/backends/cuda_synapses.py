@@ -250,8 +250,8 @@ class CudaSynapticState(SynapticState):
         for h, row in enumerate(self._past_rows(signal)):
             ring[row] = self.backend.asarray(past[h], "float32")
 
-    def forget(self, sequences):
+    def reset(self, sequences):
         for signal, (_, history) in self.sizes.items():
             if history:  # then somebody reads it
                 ring, _, rows = self._ring(signal)
-                self.backend.forget(ring.reshape(rows, self.batch, -1), sequences)
+                self.backend.reset(ring.reshape(rows, self.batch, -1), sequences)

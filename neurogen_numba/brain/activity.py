@@ -10,7 +10,7 @@ from ..config import MODULES
 from ..errors import CheckpointError
 from ..kernels import rng
 from . import neuromodulation
-from .keeping import KEEPING
+from .activation_checkpointing import CHECKPOINTING
 from .projection import Current, Signal
 
 
@@ -42,7 +42,7 @@ class Dropout:
 class Activity:
     """Arrays of one batch of B sequences for segments of at most T tokens.
 
-    learning: keep what the backward pass needs, `memory` says how (keeping.py). smooth: the test mode of the event function. dropout,
+    learning: keep what the backward pass needs, `memory` says how. smooth: the test mode of the event function. dropout,
     axon_dropout: shares of what is dropped, and seed of the masks.
     """
 
@@ -61,7 +61,7 @@ class Activity:
         self.brain, self.tokens, self.batch, self.learning, self.smooth = brain, tokens, batch, learning, smooth
         self.chunk = min(brain.config.chunk, tokens)
         self.length = tokens  # of the segment under way
-        keep = KEEPING[memory] if learning and tokens > self.chunk else None  # else there is nothing to save
+        keep = CHECKPOINTING[memory] if learning and tokens > self.chunk else None  # else there is nothing to save
         self.span = self.chunk if keep else tokens  # tokens that neurons and currents have room for
         backend = brain.backend
         self.dropout = Dropout(backend, batch, dropout, axon_dropout, seed)
@@ -140,7 +140,7 @@ class Activity:
         if self.keeping:
             self.keeping.enter(-(-length // self.chunk))
         else:
-            self.brain.backend.carry(self._rows, self._table, length)
+            self.brain.backend.roll_state(self._rows, self._table, length)
         self.synapses.advance(length)
 
     def rates(self, length: int) -> dict[str, float]:
@@ -208,8 +208,8 @@ class Activity:
     def forget(self, sequences):
         """Put some sequences, those where `sequences` [B] uint8 (on the device) is not 0, into the fresh state; the others go on."""
         for array in self._carried().values():
-            self.brain.backend.forget(array.reshape(1, self.batch, -1), sequences)
-        self.synapses.forget(sequences)
+            self.brain.backend.reset(array.reshape(1, self.batch, -1), sequences)
+        self.synapses.reset(sequences)
         self._modulate()
 
     def reset(self):

@@ -25,7 +25,7 @@ class Parameter:
     low: float = -math.inf  # an update never leaves [low, high]
     high: float = math.inf
     room: int = 0  # numbers kept free for it, where that is more than it has
-    apart: bool = False  # its gradient is never whole: it is updated row by row (learning/frugal.py)
+    apart: bool = False  # its gradient is never whole: it is updated row by row (learning/low_memory_optim.py)
 
     @property
     def size(self) -> int:

@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from ..config import Brain
-from .blocks import DecoderBlocks
 from .buffers import Parameter, Parameters
+from .chunked_cross_entropy import DecoderBlocks
 from .connectome import generator, has_readout
 
 DRAWN = 1024  # rows drawn at a time
@@ -25,7 +25,7 @@ class Decoder:
     gain = 2.0  # a trace is small, since few neurons are active
 
     def __init__(self, brain: Brain, backend, apart: bool = False):
-        """apart: it learns a block of rows at a time (blocks.py)."""
+        """apart: it learns a block of rows at a time (chunked_cross_entropy.py)."""
         self.apart = apart
         self.source = "readout_broca.out" if has_readout(brain, "broca") else "broca.trace"
         self.shape, self.backend = (brain.vocabulary, brain.broca.output_size), backend

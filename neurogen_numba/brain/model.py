@@ -14,11 +14,11 @@ from .. import backends, checkpoint
 from ..backends.base import Backend
 from ..config import FLOAT32, Config, counted, size_of
 from ..errors import CheckpointError, ConfigError
-from ..learning.frugal import OPTIMIZERS
+from ..learning.low_memory_optim import OPTIMIZERS
 from ..presets import get_preset
 from .activity import Activity
-from .blocks import learn_by_blocks
 from .brain import Brain
+from .chunked_cross_entropy import learn_by_blocks
 
 
 def _by_one_thread(method):
@@ -67,10 +67,10 @@ class NeuroGenModel:
         return model
 
     @classmethod
-    def on_paper(cls, config: Config, paper: Backend) -> NeuroGenModel:
-        """A model whose arrays are counted and not drawn (backends/paper.py)."""
+    def on_meta(cls, config: Config, meta: Backend) -> NeuroGenModel:
+        """A model whose arrays are counted and not drawn (planning/meta.py)."""
         model = cls.__new__(cls)
-        model._setup(config, paper, 0)
+        model._setup(config, meta, 0)
         return model
 
     def _setup(self, config, backend, gpu_device, tokenizer=None):

@@ -11,23 +11,24 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import backends, budget, checkpoint
+from .. import backends, checkpoint
 from ..backends.base import Backend
 from ..brain.activity import Activity
 from ..brain.model import NeuroGenModel
 from ..config import Config
 from ..errors import CheckpointError, ConfigError, DataError, TrainingError
 from ..generation import Sampling, Session, stream
+from ..planning import budget
 from ..rundir import CONFIG, METRICS, SUMMARY, MetricsLog, read_config, set_aside, write_json
 from ..text.batches import open_corpus
 from ..text.prefetch import Prefetch
+from .brain_snapshot import brain_snapshot
 from .evaluation import answer_questions, evaluate, unknown_share
-from .pace import Mark, Pace
-from .portrait import portrait
 from .report import CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
 from .samples import SAMPLE_TOKENS, pieces
 from .saver import Saver, Snapshot, save
 from .schedule import learning_rate
+from .time_budget import Mark, Throughput
 from .watchdog import Watchdog
 
 PLAN_AT = 50  # updates after which the speed is known well enough to plan a run of `max_minutes`
@@ -154,7 +155,7 @@ class Trainer:
         self._snapshot(None)  # to make room for the copies of checkpoints now, not while training waits
         began = time.monotonic() - self.seconds
         plan_at = max(PLAN_AT, self.step + min(PLAN_AT, 12))  # by then a resumed run has its compilation behind it, too
-        pace = Pace(Mark(self.step, self.tokens, began + self.seconds, 0.0))
+        throughput = Throughput(Mark(self.step, self.tokens, began + self.seconds, 0.0))
         if self._looked < self.step:  # the run was stopped before it could
             yield from self._evaluated(watchdog)
         judged = self._last_saved = time.monotonic()
@@ -171,9 +172,9 @@ class Trainer:
             self.tokens += int((segment[1] >= 0).sum())
             now = time.monotonic()
             self.seconds = now - began
-            pace.add(Mark(self.step, self.tokens, now, self.batches.waited))
+            throughput.add(Mark(self.step, self.tokens, now, self.batches.waited))
             if not self.planned and self.step >= plan_at:
-                yield self._plan(pace)
+                yield self._plan(throughput)
             if training.max_minutes and self.seconds > training.max_minutes * 60:
                 self.steps = self.step
             if self.step % training.log_interval == 0 or self.step == self.steps or self._stopping:
@@ -186,10 +187,10 @@ class Trainer:
                     bits_per_byte=loss / math.log(2) / self._bytes_per_token(segment[1]),
                     learning_rate=rate,
                     gradient_norm=norm,
-                    tokens_per_second=pace.tokens_per_second,
+                    tokens_per_second=throughput.tokens_per_second,
                     seconds=self.seconds,
                     activity=self.act.rates(training.segment),
-                    waited=pace.waited,
+                    waited=throughput.waited,
                 )
                 yield report
                 yield from watchdog.step(report)
@@ -198,13 +199,13 @@ class Trainer:
             yield from self._written(saver.poll(), watchdog)
             if self._stopping or self.step == self.steps:
                 if training.viz_interval:
-                    yield portrait(self.model, self.act, self.step)
+                    yield brain_snapshot(self.model, self.act, self.step)
                 break
             began_looking = time.monotonic()
             yield from self._look(saver, watchdog)
             pause = time.monotonic() - began_looking
             self._looking += pause
-            pace.pause(pause)
+            throughput.pause(pause)
             judged += pause
         yield from saver.wait()
         yield from self._end()
@@ -240,7 +241,7 @@ class Trainer:
         training = self.config.training
         loss = yield from self._evaluated(watchdog)
         if training.viz_interval and self.step % training.viz_interval == 0:
-            yield portrait(self.model, self.act, self.step)
+            yield brain_snapshot(self.model, self.act, self.step)
         if self.step % training.checkpoint_interval == 0:
             yield from self._written(saver.begin(lambda: self._snapshot(loss)), watchdog)
 
@@ -298,12 +299,13 @@ class Trainer:
         counted = "are those of its token file's mean word" if self._glimpse.estimated else "count those of the text itself"
         return Notice(f"of the held-out words {100 * share:.1f} % are <unk>; bits per byte {counted}")
 
-    def _plan(self, pace):
-        """Take only as many steps as fit into the time limit at the speed seen, looks at held-out text included."""
-        training, step = self.config.training, pace.seconds_per_step
-        glimpse = (len(self._glimpse.tokens) - 1) / (training.batch * training.segment) * step / 2  # no way back: half the time at most
+    def _plan(self, throughput):
+        """Lower `steps` to those that fit into the time limit at the measured throughput, evaluations included."""
+        training = self.config.training
+        updates = (len(self._glimpse.tokens) - 1) / (training.batch * training.segment)  # as many tokens
+        evaluation = updates * throughput.seconds_per_step / 2  # forward pass only: at most half the time
         left = training.max_minutes * 60 * (1 - MARGIN) - self.seconds
-        fitting = self.step + max(1, int(left / (step + glimpse / training.eval_interval)))
+        fitting = self.step + throughput.steps_within(left, evaluation / training.eval_interval)
         self.steps, self.planned = min(self.steps, fitting), True
         return Notice(f"{fitting:,} steps fit into {training.max_minutes:g} minutes; {self.steps:,} will be made")
 

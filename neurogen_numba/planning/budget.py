@@ -1,4 +1,4 @@
-"""What a training run needs of a GPU's memory, by component, before anything is allocated (backends/paper.py)."""
+"""The memory budget: bytes that a training run takes on a GPU, by component, before it allocates anything (meta.py counts them)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from .backends.cublas import WORKSPACE
-from .backends.cuda import OUTSIDE
-from .backends.paper import Paper
-from .brain.connectome import arcs
-from .brain.model import NeuroGenModel
-from .config import ACTIVATION_MEMORY, OPTIMIZERS, Config, size_in_words, size_of
-from .errors import BackendError
-from .learning.evaluation import streams_of
-from .presets import FOUR_GB
+from ..backends.cublas import WORKSPACE
+from ..backends.cuda import OUTSIDE
+from ..brain.connectome import arcs
+from ..brain.model import NeuroGenModel
+from ..config import ACTIVATION_MEMORY, OPTIMIZERS, Config, size_in_words, size_of
+from ..errors import BackendError
+from ..learning.evaluation import streams_of
+from ..presets import FOUR_GB
+from .meta import MetaBackend
 
 HOPELESS = "no single change makes it fit, nor do all together that leave the brain as it is; take a smaller --preset or --vocab-size"
 SMALL, LARGE = 4 * 2**30, 24 * 2**30  # bytes of a card that is assumed
@@ -128,30 +128,30 @@ KNOBS = (*TRAINING, Neurons("pfc"), Neurons("wernicke"), Neurons("broca"))
 
 def plan(config: Config, card: Card) -> dict[str, int]:
     """Bytes of a training run with this configuration, by component, with `--mode sequential`; brain.vocabulary must be the tokenizer's."""
-    paper, training = Paper(**asdict(card)), config.training
-    with paper.part("neurons"):
-        model = NeuroGenModel.on_paper(config, paper)
+    meta, training = MetaBackend(**asdict(card)), config.training
+    with meta.part("neurons"):
+        model = NeuroGenModel.on_meta(config, meta)
     parameters = model.brain.parameters
-    paper.used["optimiser"] = sum(kept.nbytes for kept in model.optimizer.tensors().values())
-    paper.used["neurons"] -= paper.used["optimiser"]
+    meta.used["optimiser"] = sum(kept.nbytes for kept in model.optimizer.tensors().values())
+    meta.used["neurons"] -= meta.used["optimiser"]
     for flat in (parameters.flat_value, parameters.flat_gradient):  # they are told apart now
-        paper.used["neurons"] -= flat.nbytes
+        meta.used["neurons"] -= flat.nbytes
         for name, own in parameters.table.items():
-            paper.used[_component(name, own)] += 4 * parameters.numbers(own) if parameters.offset[name] < len(flat) else 0
+            meta.used[_component(name, own)] += 4 * parameters.numbers(own) if parameters.offset[name] < len(flat) else 0
     if model.brain.decoder.factor is not model.brain.decoder.weight:
-        paper.used["neurons"] -= model.brain.decoder.factor.nbytes
-        paper.used["decoder"] += model.brain.decoder.factor.nbytes
-    with paper.part("synapses"):
+        meta.used["neurons"] -= model.brain.decoder.factor.nbytes
+        meta.used["decoder"] += model.brain.decoder.factor.nbytes
+    with meta.part("synapses"):
         model.brain.synapses.wire()
-    with paper.part("activity"):
+    with meta.part("activity"):
         act = model.activity(training.segment, training.batch, learning=True)
         model._learn(act, True)
-    with paper.part("evaluation, samples"):
+    with meta.part("evaluation, samples"):
         for streams in (streams_of(training), 1):
             look = model.activity(config.brain.chunk, streams)
             model.brain.think(look)
-    paper.used["workspace"] += WORKSPACE + OUTSIDE
-    return dict(paper.used)
+    meta.used["workspace"] += WORKSPACE + OUTSIDE
+    return dict(meta.used)
 
 
 def _component(name: str, parameter) -> str:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 import tiny
-from neurogen_numba import budget
-from neurogen_numba.brain.keeping import KEEPING
+from neurogen_numba.brain.activation_checkpointing import CHECKPOINTING
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.config import ACTIVATION_MEMORY, Module
 from neurogen_numba.errors import ConfigError
+from neurogen_numba.planning import budget
 from neurogen_numba.presets import get_preset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -36,7 +36,7 @@ def learned(memory, brain, tokens=21, batch=3):
 
 
 def test_every_name_has_its_way():
-    assert tuple(KEEPING) == ACTIVATION_MEMORY
+    assert tuple(CHECKPOINTING) == ACTIVATION_MEMORY
     with pytest.raises(ConfigError, match="training.activation_memory: unknown 'ful'; did you mean 'full'"):
         tiny.config(activation_memory="ful")
 

@@ -75,4 +75,4 @@ class Half(Recompute):
             np.add(v[: last - first], np.float32(1), out=v[: last - first])
 
 
-KEEPING = {"full": None, "half": Half, "recompute": Recompute}
+CHECKPOINTING = {"full": None, "half": Half, "recompute": Recompute}

@@ -1,11 +1,11 @@
-"""What the operations of a backend move and compute: the measure that `neurogen bench` holds their times to.
+"""The cost model: bytes moved and arithmetic operations of each backend operation. `neurogen bench` compares measured times with it.
 
-Bytes: an array that an operation is given counts once, and twice where it is read and written. Of synapses count the weights, once, in the
-type that products multiply, what the sources send, once for each projection, and the currents or gradients that come out.
-Operations: two for every pair of factors of a product, and those of the associative memory's equations. Of synapses that is two for each in
-every token on a GPU, which multiplies whole bundles, and on the CPU backward. There, forward and for the weights, only those of neurons
-that fired count; plain values are never silent. The few that are made for a number on its way through memory are not counted, nor is what
-has no row here: zeros, copies, conversions, the handing on of the state.
+Bytes: each array argument counts once, or twice if the operation reads and writes it. Synapses count their weights once, in the product
+dtype; the source values, once per projection; and the currents or gradients written.
+Operations: two per multiply-add of a matrix product, plus the equations of the associative memory. A GPU multiplies whole bundles, so each
+synapse counts two per token. The CPU does so in the backward pass only: forward, and for the weight gradient, only synapses of neurons
+that fired count. Elementwise arithmetic on values in flight is not counted. Zeros, copies, conversions and rolling the state over have no
+cost here.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import contextlib
 from dataclasses import dataclass
 from functools import partial
 
-from .backends.base import Backend
+from ..backends.base import Backend
 
-STATE = ("carry", "forget")  # move some rows of what they are given
+STATE = ("roll_state", "reset")  # move some rows of what they are given
 OTHERS = ("population_forward", "population_backward", "product")
 OPERATIONS = (*(name for name, kind in Backend.__annotations__.items() if kind == "Callable" and name not in STATE), *OTHERS)
 SYNAPTIC = ("write_values", "forward", "set_current_grad", "source_grad", "accumulate_weight_grad")

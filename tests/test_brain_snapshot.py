@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 import tiny
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.config import MODULES
-from neurogen_numba.learning import portrait as looks
-from neurogen_numba.learning.portrait import portrait
+from neurogen_numba.learning import brain_snapshot as module
+from neurogen_numba.learning.brain_snapshot import brain_snapshot
 from neurogen_numba.learning.samples import PROMPT_TOKENS, SAMPLE_TOKENS, pieces
 from neurogen_numba.text.tokenizer import build
 
@@ -29,7 +29,7 @@ def read(backend):
 
 def test_a_portrait_is_of_the_first_sequence_and_of_this_segment(read):
     model, act = read
-    numpy, report = model.backend.to_numpy, portrait(model, act, 7)
+    numpy, report = model.backend.to_numpy, brain_snapshot(model, act, 7)
     assert (report.step, report.text, report.memory_heads) == (7, "the ca", 2)
     assert report.levels == {"dopamine": pytest.approx(0.45), "norepinephrine": 0.0, "serotonin": 0.0}
     for name in MODULES:
@@ -48,10 +48,10 @@ def test_a_portrait_is_of_the_first_sequence_and_of_this_segment(read):
 
 
 def test_of_many_a_few_are_taken_from_all_over(read, monkeypatch):
-    monkeypatch.setattr(looks, "NEURONS", 10)
-    monkeypatch.setattr(looks, "SAMPLE", 30)
+    monkeypatch.setattr(module, "NEURONS", 10)
+    monkeypatch.setattr(module, "SAMPLE", 30)
     model, act = read
-    report = portrait(model, act, 7)
+    report = brain_snapshot(model, act, 7)
     np.testing.assert_array_equal(report.events["wernicke"], model.backend.to_numpy(act.v["wernicke"])[1:7, 0, ::5] > 1)
     weights = model.backend.to_numpy(model.brain.parameters.value["wernicke_pfc.weight"]).ravel()
     assert len(weights) > 30
@@ -99,7 +99,7 @@ def test_of_a_segment_that_is_not_kept_the_first_chunk_is_drawn(kept):
         model = NeuroGenModel.from_config(config, tokenizer, backend="cpu")
         act = model.activity(16, 2, learning=True)
         model.learn(act, ids[:-1], ids[1:], 0.0)
-        reports[memory] = portrait(model, act, 1)
+        reports[memory] = brain_snapshot(model, act, 1)
     assert (reports[kept].text, reports["full"].text) == ("one ", "one two thre")
     for name in MODULES:
         np.testing.assert_array_equal(reports[kept].events[name], reports["full"].events[name][:4])

@@ -1,10 +1,12 @@
-"""Optimisers for little memory: AdamW with moments of a byte each, and Adafactor.
+"""Optimisers that save memory: AdamW with 8-bit moments, and Adafactor.
 
-The largest matrices never have a whole gradient: the decoder is updated a block of rows at a time, on the way back, as soon as the gradient
-of these rows is known (brain/blocks.py), and Adafactor's embedding only where tokens were heard. The norm of the whole gradient is known
-after that, when the last gradient is. So the decoder is clipped by the norm of the update before (in the first update not at all), and
-everything else by that of this one, to which the decoder has contributed. Where the loss is not finite, the decoder is not updated either;
-where it is and a gradient is not, the decoder alone has been.
+The largest matrices are updated row by row and never have a whole gradient. The decoder is updated in the backward pass, as soon as the
+gradient of a block of its rows is known (brain/chunked_cross_entropy.py). Adafactor updates only those rows of the embedding whose tokens
+occur in the segment.
+
+Clipping: the norm of the whole gradient is known only after the backward pass. The decoder is therefore clipped by the norm of the previous
+update, and in the first update not at all. All other parameters are clipped by the current norm, which includes the decoder's gradient.
+If a loss is not finite, nothing is updated. If the losses are finite and a gradient is not, only the decoder has been updated.
 """
 
 from __future__ import annotations
