@@ -132,7 +132,7 @@ class Bench:
         act = Activity(model.brain, 1, self.batch)
         drawn, decoder, how = self.backend.zeros(self.batch, "uint64"), model.brain.decoder, SAMPLING
         tokens = self.backend.zeros(self.batch, "int32")
-        act.signals[decoder.source].x[...] = self.backend.asarray(np.random.default_rng(0).random(act.read.shape, np.float32))
+        act.signals[decoder.source].x[...] = self.backend.asarray(np.random.default_rng(0).random(act.decoder_input.shape, np.float32))
 
         def draw():
             logits = decoder.scores(act, 0, 1), decoder.bias

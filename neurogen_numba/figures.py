@@ -40,7 +40,7 @@ def portrait_of(run: Path, backend):
     if not len(ids):
         return None
     act = model.activity(model.config.training.segment, 1)
-    model.brain.forward(act, np.asarray(ids[: act.tokens], np.int32)[:, None])
+    model.brain.forward_logits(act, np.asarray(ids[: act.tokens], np.int32)[:, None])
     return brain_snapshot(model, act, model.optimizer.steps)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from neurogen_numba import backends
 from neurogen_numba.backends import cpu
-from neurogen_numba.backends.base import Backend, Lanes, Synapses, SynapticState
+from neurogen_numba.backends.base import Backend, Streams, Synapses, SynapticState
 from neurogen_numba.backends.cpu_synapses import CpuSynapses, CpuSynapticState
 from neurogen_numba.kernels.reduce import BLOCK
 
@@ -207,15 +207,15 @@ def test_an_error_in_a_recorded_step_is_heard():
 # The device
 
 
-def test_lanes_keep_the_order_in_which_work_is_asked_for():
-    lanes, done = backend.lanes(), []
-    assert isinstance(lanes, Lanes)
+def test_streams_keep_the_order_in_which_work_is_queued():
+    streams, done = backend.streams(), []
+    assert isinstance(streams, Streams)
     marks = [None]
-    for lane in ("a", "b", "a"):
-        with lanes.on(lane, marks):
-            done.append(lane)
-        marks.append(lanes.mark(lane))
-    lanes.join()
+    for stream in ("a", "b", "a"):
+        with streams.on(stream, marks):
+            done.append(stream)
+        marks.append(streams.mark(stream))
+    streams.join()
     backend.synchronize()
     assert done == ["a", "b", "a"]
 

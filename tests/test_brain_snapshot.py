@@ -23,7 +23,7 @@ def read(backend):
     model = NeuroGenModel.from_config(tiny.config(brain={"vocabulary": tokenizer.vocabulary}), tokenizer, backend=backend)
     act = model.activity(8, 2)
     act.levels["dopamine"][...] = backend.asarray(np.array([0.3, 0.6], "f4"))
-    model.brain.forward(act, np.stack([tokenizer.encode(text) for text in ("the ca", "abcdef")], 1))
+    model.brain.forward_logits(act, np.stack([tokenizer.encode(text) for text in ("the ca", "abcdef")], 1))
     return model, act
 
 

@@ -65,10 +65,10 @@ def test_what_is_counted_on_paper_is_what_is_allocated(monkeypatch):
     model = NeuroGenModel.from_config(config, backend=CudaBackend())
     act = model.activity(segment, batch, learning=True)
     ids = np.zeros((segment + 1, batch), np.int32)
-    model.learn(act, ids[:-1], ids[1:], 1e-3, fresh=np.zeros(batch, bool))
+    model.learn(act, ids[:-1], ids[1:], 1e-3, reset=np.zeros(batch, bool))
     looks = [model.activity(config.brain.chunk, many) for many in (batch, 1)]
     for look in looks:
-        model.brain.think(look)
+        model.brain.forward(look)
     gc.collect()
     backend = model.backend
     card = budget.Card(backend.logits * 1024, "float32", backend.shared_memory, backend.multiprocessors)

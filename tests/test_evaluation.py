@@ -30,7 +30,7 @@ def token_by_token(model, ids):
     """Nats of each of ids[1:] and whether it was the most probable, from a fresh state, one token at a time."""
     act, nats, hits = model.activity(1, 1), [], []
     for heard, expected in zip(ids, ids[1:], strict=False):
-        logits = model.brain.forward(act, np.array([[heard]], np.int32))[0].astype(np.float64)
+        logits = model.brain.forward_logits(act, np.array([[heard]], np.int32))[0].astype(np.float64)
         act.advance(1)
         nats.append(math.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[expected])
         hits.append(logits.argmax() == expected)

@@ -23,15 +23,15 @@ class Script:
     """A session that says what it is told to."""
 
     def __init__(self, tokens, heard=()):
-        self.tokens, self.drawn, self.fed, self.heard = list(tokens), 0, [], heard
+        self.tokens, self.drawn, self.fed, self.last_tokens = list(tokens), 0, [], heard
 
     def feed(self, ids):
         assert ids.shape[1:] == (1,) and ids.dtype == np.int32
         self.fed += ids[:, 0].tolist()
-        self.heard = ids[:, 0]
+        self.last_tokens = ids[:, 0]
 
     def draw(self):
-        assert len(self.heard), "something must have been heard before"
+        assert len(self.last_tokens), "feed comes before draw"
         self.drawn += 1
         return np.array([self.tokens[self.drawn - 1]], np.int32)
 
@@ -247,7 +247,7 @@ def test_many_written_at_once_are_those_drawn_one_by_one(model, settings):
     for part, count in zip(parts, (5, 1, 1, 5), strict=True):
         assert (part.shape, part.dtype) == ((count, 2), "int32")
     assert np.concatenate(parts).tolist() == expected
-    assert list(many.heard) == list(one.heard) == [expected[-1][0]]
+    assert list(many.last_tokens) == list(one.last_tokens) == [expected[-1][0]]
     for session in (one, many):
         session.feed(np.repeat(heard(" and"), 2, axis=1))
     assert many.write(3).tolist() == drawn(one, 3)
@@ -297,13 +297,13 @@ def test_reset_forgets_everything(model):
 
 def test_what_was_heard_last_is_told(model):
     session = Session(model, Sampling(temperature=0), batch=2)
-    assert list(session.heard) == []
+    assert list(session.last_tokens) == []
     session.feed(np.concatenate([heard("ab"), heard("cd")], axis=1))
-    assert list(session.heard) == list(b"ab")
+    assert list(session.last_tokens) == list(b"ab")
     said = session.draw()
-    assert list(session.heard) == [said[0]]
+    assert list(session.last_tokens) == [said[0]]
     session.reset()
-    assert list(session.heard) == []
+    assert list(session.last_tokens) == []
 
 
 def test_a_stream_speaks_for_a_model(model):

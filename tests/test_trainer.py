@@ -403,17 +403,17 @@ def trained_on(trainer):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_a_share_of_the_sequences_begins_afresh(tmp_path, sheep, share):
-    """Which ones is a matter of seed and step: a resumed run forgets what the whole one does."""
+def test_a_share_of_the_sequences_is_reset(tmp_path, sheep, share):
+    """Seed and step determine which ones: a resumed run resets the same sequences."""
     trainer = begin(tmp_path / "run", sheep, steps=40, fresh=share, seed=3, checkpoint_interval=1000)
-    heard, learn = [], trainer.model.learn
-    trainer.model.learn = lambda act, inputs, targets, rate, fresh=None: heard.append(fresh) or learn(act, inputs, targets, rate, fresh)
+    masks, learn = [], trainer.model.learn
+    trainer.model.learn = lambda act, inputs, targets, rate, reset=None: masks.append(reset) or learn(act, inputs, targets, rate, reset)
     end(trainer)
-    assert len(heard) == 40
+    assert len(masks) == 40
     if share == 0:
-        assert heard == [None] * 40
+        assert masks == [None] * 40
         return
-    masks = np.array(heard)
+    masks = np.array(masks)
     assert (masks.shape, masks.dtype) == ((40, 4), bool)
     assert masks.mean() == pytest.approx(share, abs=0.12)
     for step in (0, 1, 39):
@@ -425,13 +425,13 @@ def break_it(brain, what):
     if what == "weights":
         brain.parameters.flat_value[:] = np.nan
         return
-    think_back = brain.think_back
+    backward = brain.backward
 
     def poisoned(act):
-        think_back(act)
+        backward(act)
         brain.parameters.gradient["pfc.bias"][3] = np.nan
 
-    brain.think_back = poisoned
+    brain.backward = poisoned
 
 
 def test_a_run_says_that_held_out_text_is_forgotten(tmp_path, sheep, monkeypatch):

@@ -163,8 +163,8 @@ class Backend(ABC):
         """The synapses in bundles of a brain: its projections that are not dense (brain/projection.py)."""
 
     @abstractmethod
-    def lanes(self) -> Lanes:
-        """Lanes for work of which some parts may overlap."""
+    def streams(self) -> Streams:
+        """Queues of work that may overlap: on a GPU in pipelined mode CUDA streams, else one queue."""
 
     @abstractmethod
     def device_name(self) -> str:
@@ -191,20 +191,22 @@ class Backend(ABC):
         """A function that does what `step` does: always the same operations on the same arrays."""
 
 
-class Lanes:
-    """Queues of work: what is done `on` one lane happens in order, and after the marks of other lanes that it was told to wait for. This
-    one is for a backend that does everything in the order in which it is asked to."""
+class Streams:
+    """Named queues of work. Work on one stream runs in order, and after the marks of other streams that it waits for.
 
-    def on(self, lane: str, after=()):
-        """A context: what is done in it is done on a lane, after some marks (None is no mark)."""
+    This class is for a backend that runs all work in the order of the calls.
+    """
+
+    def on(self, stream: str, after=()):
+        """A context manager: queue the work in it on a stream, after the given marks. None in `after` is skipped."""
         return contextlib.nullcontext()
 
-    def mark(self, lane: str):
-        """What has been asked of a lane so far."""
+    def mark(self, stream: str):
+        """A mark after the work queued on a stream so far."""
         return None
 
     def join(self):
-        """All that follows comes after all that was done on the lanes."""
+        """Queue all later work after the work of all streams."""
 
 
 class Synapses(ABC):

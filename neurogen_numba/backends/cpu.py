@@ -28,7 +28,7 @@ from ..kernels import (
     stimulus,
     working_memory,
 )
-from .base import Backend, Lanes
+from .base import Backend, Streams
 from .cpu_synapses import CpuSynapses
 
 WORTH_SHARING = 10_000_000  # multiply-adds
@@ -148,8 +148,8 @@ class CpuBackend(Backend):
     def synapses(self, projections, parameters):
         return CpuSynapses(projections, parameters)
 
-    def lanes(self):
-        return Lanes()
+    def streams(self):
+        return Streams()
 
     def device_name(self):
         return f"{platform.processor() or platform.machine()}, {numba.get_num_threads()} threads"

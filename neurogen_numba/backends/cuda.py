@@ -30,7 +30,7 @@ from ..kernels import (
     working_memory,
 )
 from ..kernels.launch import SHARED, SIMULATED, THREADS, WARP, allow_shared, blocks, cuda  # Numba's, once its variables are checked
-from .base import Backend, Lanes
+from .base import Backend, Streams
 from .cublas import Cublas
 from .cuda_synapses import CudaSynapses
 
@@ -68,7 +68,7 @@ class CudaBackend(Backend):
 
     precision: of the factors of the decoder's products: fp32, fp16 or bf16, the last for the weights of synapses too; auto takes bf16 where
     the card multiplies it fast, else fp32. Sums and learned numbers are float32.
-    mode: sequential, everything on one stream, in order; pipelined, a stream for each lane. Both give the same bits.
+    mode: sequential, everything on one stream, in order; pipelined, a stream for each module. Both give the same bits.
     """
 
     name = "cuda"
@@ -78,7 +78,7 @@ class CudaBackend(Backend):
 
     def __init__(self, device: int = 0, precision: str = "auto", mode: str = "sequential"):
         self._kept = {}  # scratch arrays by name
-        self.mode, self._lane_streams = mode, {}
+        self.mode, self._streams = mode, {}
         if SIMULATED:
             self._xp, self._stream, self.product_dtype, self.tile_product = np, 0, "float32", None
             self.shared_memory, self.multiprocessors, self.logits = 2**14, 1, 2**16
@@ -230,14 +230,14 @@ class CudaBackend(Backend):
             self._on_card()
             self._cublas.product(self._current, out, a, b, add, scale)
 
-    def stream_of(self, lane):
-        """The stream of a lane: the same one each time."""
-        if lane not in self._lane_streams:
-            self._lane_streams[lane] = self._xp.cuda.Stream(non_blocking=True)
-        return self._lane_streams[lane]
+    def stream(self, name):
+        """The CUDA stream of this name: the same one each time."""
+        if name not in self._streams:
+            self._streams[name] = self._xp.cuda.Stream(non_blocking=True)
+        return self._streams[name]
 
-    def lanes(self):
-        return Streams(self) if self.mode == "pipelined" and not SIMULATED else Lanes()
+    def streams(self):
+        return CudaStreams(self) if self.mode == "pipelined" and not SIMULATED else Streams()
 
     def synapses(self, projections, parameters):
         return CudaSynapses(self, projections, parameters)
@@ -486,8 +486,8 @@ class CudaBackend(Backend):
         self.launch(reset.reset, (blocks(size), batch, rows), THREADS, x, sequences)
 
 
-class Streams(Lanes):
-    """A CUDA stream for each lane, all of them begun after what the main stream has done so far."""
+class CudaStreams(Streams):
+    """A CUDA stream for each name. Each begins after the work queued on the main stream so far."""
 
     def __init__(self, backend):
         self._backend, self._main, self._streams = backend, backend._cupy_stream, {}
@@ -498,15 +498,15 @@ class Streams(Lanes):
         event.record(stream)
         return event
 
-    def _stream(self, lane):
-        if lane not in self._streams:
-            self._streams[lane] = self._backend.stream_of(lane)
-            self._streams[lane].wait_event(self._begin)
-        return self._streams[lane]
+    def _stream(self, name):
+        if name not in self._streams:
+            self._streams[name] = self._backend.stream(name)
+            self._streams[name].wait_event(self._begin)
+        return self._streams[name]
 
     @contextlib.contextmanager
-    def on(self, lane, after=()):
-        stream = self._stream(lane)
+    def on(self, stream, after=()):
+        stream = self._stream(stream)
         for mark in after:
             if mark is not None:
                 stream.wait_event(mark)
@@ -516,9 +516,9 @@ class Streams(Lanes):
         finally:
             self._backend._go_to(self._main)
 
-    def mark(self, lane):
-        return self._event(self._stream(lane))
+    def mark(self, stream):
+        return self._event(self._stream(stream))
 
     def join(self):
-        for lane in self._streams:
-            self._main.wait_event(self.mark(lane))
+        for name in self._streams:
+            self._main.wait_event(self.mark(name))

@@ -44,11 +44,11 @@ class DecoderBlocks:
 def learn_by_blocks(decoder, act, optimizer):
     """Compute losses and hits of the current segment, and train the decoder.
 
-    Overwrites act.losses, act.hits and act.d_read; updates decoder.weight; accumulates into the gradient of decoder.bias.
+    Overwrites act.losses, act.hits and act.d_decoder_input; updates decoder.weight; accumulates into the gradient of decoder.bias.
     """
     backend, buffers, size, rows = decoder.backend, act.decoder_blocks, decoder.shape[1], act.length * act.batch
-    read, d_read = buffers.read[:rows], act.d_read[: act.length].reshape(rows, size)
-    decoder.take(read, act, 0, act.length)
+    read, d_read = buffers.read[:rows], act.d_decoder_input[: act.length].reshape(rows, size)
+    decoder.load_input(read, act, 0, act.length)
     targets, losses, hits = (array[: act.length].reshape(-1) for array in (act.targets, act.losses, act.hits))
     per_row = buffers.top, buffers.best, buffers.total, buffers.picked, buffers.factor
     top, best, total, picked, factor = (array[:rows] for array in per_row)
@@ -77,4 +77,4 @@ def learn_by_blocks(decoder, act, optimizer):
         backend.product(buffers.gradient[:numbers].reshape(end - first, size), d_logits.T, read, scale=scale)
         buffers.gradient[numbers:whole] = 0
         optimizer.update_rows("decoder.weight", first, end - first, buffers.gradient[:whole])
-    decoder.drop(d_read, act, 0)
+    decoder.input_dropout_backward(d_read, act, 0)

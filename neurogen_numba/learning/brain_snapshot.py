@@ -12,7 +12,7 @@ SAMPLE = 4096  # time constants of a module, weights of a projection; neuromodul
 def brain_snapshot(model, act, step: int) -> BrainReport:
     """The brain of `model` after an update on the segment of `act`; of what happened in it, the first sequence."""
     value, numpy = model.brain.parameters.value, model.backend.to_numpy
-    length = min(act.length, act.chunk) if act.keeping else act.length  # with room for one chunk, the way back ends in the first
+    length = min(act.length, act.chunk) if act.checkpointing else act.length  # with room for one chunk, the way back ends in the first
     ids = numpy(act.ids[:length, 0])
 
     def some(array, most):

@@ -23,7 +23,7 @@ from .optimizer import AdamW, Optimizer
 class AdamW8bit(Optimizer):
     """AdamW with moments of a byte each (kernels/adamw8bit.py)."""
 
-    apart = frozenset({"decoder.weight"})
+    row_wise = frozenset({"decoder.weight"})
     byte_moments = True  # of the parameters apart, too
 
     def __init__(self, parameters: Parameters, backend, weight_decay: float = 0.1, clip: float = 1.0):
@@ -96,13 +96,13 @@ class Adafactor(AdamW8bit):
     """Decoder and embedding without a first moment, the second one factored (kernels/adafactor.py); whatever is no large matrix as
     AdamW8bit does it: it cannot be factored, and is small."""
 
-    apart = frozenset({"decoder.weight", "embedding.weight"})
+    row_wise = frozenset({"decoder.weight", "embedding.weight"})
     byte_moments = False
 
     def __init__(self, parameters: Parameters, backend, weight_decay: float = 0.1, clip: float = 1.0):
         super().__init__(parameters, backend, weight_decay, clip)
         self.row, self.column, self._spread, self._total, self._value = {}, {}, {}, {}, {}
-        for name in sorted(self.apart):
+        for name in sorted(self.row_wise):
             own = parameters.table[name]
             value = parameters.with_room(parameters.flat_value, name).reshape(-1, own.shape[1])
             self._value[name], self.row[name] = value, backend.zeros(len(value))
@@ -111,7 +111,7 @@ class Adafactor(AdamW8bit):
 
     def tensors(self):
         kept = super().tensors()
-        for name in sorted(self.apart):
+        for name in sorted(self.row_wise):
             kept |= {f"row.{name}": self.row[name][: self.parameters.table[name].shape[0]], f"column.{name}": self.column[name]}
         return kept
 
@@ -137,7 +137,7 @@ class Adafactor(AdamW8bit):
         self.backend.column_step(self.column["decoder.weight"], self._total["decoder.weight"], self._clipping)
         for each in rows:
             self.backend.spread_columns(self._spread[each.name], self.column[each.name])
-            self._factored(each.name, each.gradient, each.where, self.norm)
+            self._factored(each.name, each.gradient, each.rows, self.norm)
             self.backend.column_step(self.column[each.name], self._total[each.name], self.norm)
 
 

@@ -14,7 +14,7 @@ from ..kernels.reduce import BLOCK
 class Optimizer(ABC):
     """Holds the number of updates made, and what is kept of each parameter. An update is `prepare`, the way back, `apply`, `finish`."""
 
-    apart: frozenset[str] = frozenset()  # parameters whose gradient is never whole (low_memory_optim.py)
+    row_wise: frozenset[str] = frozenset()  # parameters whose gradient is never whole (low_memory_optim.py)
 
     def __init__(self, parameters: Parameters, backend, weight_decay: float = 0.1, clip: float = 1.0):
         self.parameters, self.backend, self.clip = parameters, backend, clip

@@ -312,9 +312,9 @@ class Trainer:
     def _broken(self, loss, norm):
         """What to say when loss or gradient are no numbers: nothing of that was learned or saved."""
         where = ""
-        if modules := self.act.broken():
+        if modules := self.act.non_finite():
             where = f" (first in the membranes of {modules[0]})"
-        elif owner := self.model.brain.broken_gradient():
+        elif owner := self.model.brain.non_finite_gradient():
             where = f" (on the way back first in the gradient of {owner})"
         try:
             kept = f"what was saved last is kept: {checkpoint.latest(self.run)}"

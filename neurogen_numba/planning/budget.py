@@ -149,7 +149,7 @@ def plan(config: Config, card: Card) -> dict[str, int]:
     with meta.part("evaluation, samples"):
         for streams in (streams_of(training), 1):
             look = model.activity(config.brain.chunk, streams)
-            model.brain.think(look)
+            model.brain.forward(look)
     meta.used["workspace"] += WORKSPACE + OUTSIDE
     return dict(meta.used)
 

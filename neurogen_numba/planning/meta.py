@@ -10,7 +10,7 @@ from collections import Counter
 
 import numpy as np
 
-from ..backends.base import Lanes
+from ..backends.base import Streams
 from ..backends.cuda import LOGITS_SHARE, CudaBackend, tile_product
 from ..backends.cuda_synapses import CudaSynapses
 
@@ -104,8 +104,8 @@ class MetaBackend(CudaBackend):
     def synapses(self, projections, parameters):
         return MetaSynapses(self, projections, parameters)
 
-    def lanes(self):
-        return Lanes()
+    def streams(self):
+        return Streams()
 
     def record(self, step):
         return step
