@@ -64,7 +64,7 @@ def test_pieces_of_a_long_text_are_spread_over_it_and_of_full_length():
     found = pieces(tokens, None)
     assert [piece.prompt[0] for piece in found] == [0, 2500, 5000, 7500]
     assert all(len(piece.prompt) == PROMPT_TOKENS and len(piece.truth) == SAMPLE_TOKENS for piece in found)
-    assert [len(piece.heard) - len(piece.prompt) for piece in found] == [0, 1, 1, 1]
+    assert [len(piece.context) - len(piece.prompt) for piece in found] == [0, 1, 1, 1]
 
 
 def test_short_documents_are_taken_whole_after_their_end_of_text():
@@ -72,7 +72,7 @@ def test_short_documents_are_taken_whole_after_their_end_of_text():
     found = pieces(np.array([0, *story * 8], np.int32), 0)
     assert len(found) == 4
     for piece in found:
-        assert piece.heard[0] == 0 and [*piece.prompt, *piece.truth] == story[:-1] and len(piece.prompt) == 15
+        assert piece.context[0] == 0 and [*piece.prompt, *piece.truth] == story[:-1] and len(piece.prompt) == 15
 
 
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=900), st.sampled_from([None, 0]))
@@ -83,7 +83,7 @@ def test_pieces_are_parts_of_documents(tokens, end):
     assert found
     for piece in found:
         assert 1 <= len(piece.prompt) <= PROMPT_TOKENS and 1 <= len(piece.truth) <= SAMPLE_TOKENS
-        whole = np.concatenate([piece.heard, piece.truth])
+        whole = np.concatenate([piece.context, piece.truth])
         assert any(np.array_equal(whole, tokens[first : first + len(whole)]) for first in range(len(tokens)))
         if end is not None and long_enough:
             assert end not in piece.prompt and end not in piece.truth

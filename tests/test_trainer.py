@@ -445,7 +445,7 @@ def test_a_run_says_that_held_out_text_is_forgotten(tmp_path, sheep, monkeypatch
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_checkpoint(tmp_path, sheep, broken):
     run = tmp_path / "run"
     trainer = begin(run, sheep, steps=9, checkpoint_interval=4)
-    where = {"weights": "first in the membranes of thalamus", "gradient": "on the way back first in the gradient of pfc"}[broken]
+    where = {"weights": "first in the membranes of thalamus", "gradient": "in the backward pass first in the gradient of pfc"}[broken]
     with pytest.raises(TrainingError, match=rf"step 6: loss .*nan \({where}\); start again with a lower --learning-rate") as error:
         for report in trainer.reports():
             if isinstance(report, StepReport) and report.step == 5:
@@ -754,7 +754,7 @@ def test_the_watchdog_is_handed_what_it_judges(tmp_path, sheep, monkeypatch):
 def test_a_loader_that_brings_nothing_is_told_of_while_training_waits(tmp_path, sheep, monkeypatch):
     trainer, looks = begin(tmp_path / "run", sheep, steps=3), []
     wait = trainer.batches.wait
-    monkeypatch.setattr(loop, "GLANCE", 0.0)
+    monkeypatch.setattr(loop, "POLL_SECONDS", 0.0)
     monkeypatch.setattr(watchdog, "STALLED", 0.0)
     monkeypatch.setattr(trainer.batches, "wait", lambda seconds, stopping: wait(20) if len(looks) == 3 else bool(looks.append(seconds)))
     reports = end(trainer)

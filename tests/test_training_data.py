@@ -63,7 +63,7 @@ def test_a_document_begins_in_the_fresh_state(tmp_path, data):
     drawn = np.array([np.random.default_rng([0, step]).random(4) < 0.1 for step in range(60)])
     assert begins.sum() > 20 and np.array_equal(reset, begins | drawn)
     without = begin(tmp_path / "other", data["stream"] | {"reset_at_documents": True}, steps=1, fresh=0.0)
-    assert without._fresh(np.full((16, 4), ends)).all() and not without._fresh(np.zeros((16, 4), int)).any()
+    assert without._reset_mask(np.full((16, 4), ends)).all() and not without._reset_mask(np.zeros((16, 4), int)).any()
 
 
 def test_what_is_left_behind_a_document_counts_for_no_speed(tmp_path, data, monkeypatch):

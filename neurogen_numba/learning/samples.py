@@ -1,4 +1,4 @@
-"""Held-out text cut in two: the prompt that the model goes on from, and how it truly went on."""
+"""Pieces of held-out text for samples: a prompt, and the true continuation."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from itertools import pairwise
 
 import numpy as np
 
-PIECES = 4  # taken by turns, so that a piece comes back and one sees what has changed
+PIECES = 4  # used in turn, so that later samples of a piece show what has changed
 PROMPT_TOKENS = 64
 SAMPLE_TOKENS = 160
 
 
 @dataclass(frozen=True)
 class Piece:
-    """heard: the prompt with the token before it, where there is one; prompt, truth: token ids, int32."""
+    """context: the prompt with the token before it, if any; prompt, truth: token ids, int32."""
 
-    heard: np.ndarray
+    context: np.ndarray
     prompt: np.ndarray
     truth: np.ndarray
 
