@@ -66,9 +66,9 @@ def test_gradients_made_in_parts_are_those_made_whole(logits, monkeypatch):
         rows, gradient = acts[1].token_rows, {**parts.brain.parameters.gradient}
         gradient["decoder.weight"] = np.concatenate([blocks[first] for first in sorted(blocks)])
         gradient["embedding.weight"] = np.zeros((VOCABULARY, 16), np.float32)
-        gradient["embedding.weight"][rows.where[rows.where >= 0]] = rows.gradient[rows.where >= 0]
-        assert sorted(rows.where[rows.where >= 0]) == sorted(set(inputs.reshape(-1)))
-        assert not rows.gradient[rows.where < 0].any()
+        gradient["embedding.weight"][rows.rows[rows.rows >= 0]] = rows.gradient[rows.rows >= 0]
+        assert sorted(rows.rows[rows.rows >= 0]) == sorted(set(inputs.reshape(-1)))
+        assert not rows.gradient[rows.rows < 0].any()
         for name, wanted in whole.brain.parameters.gradient.items():
             np.testing.assert_allclose(gradient[name], wanted, rtol=1e-4, atol=2e-6 * max(1e-3, abs(wanted).max()), err_msg=name)
 

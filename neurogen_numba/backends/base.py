@@ -1,10 +1,12 @@
-"""The operations that a backend offers: the seam between what the brain is and where it runs.
+"""The interface of backends: the operations that a brain and its training need of a device.
 
-Operations write into arrays given to them, outputs first; shapes, units and sources of the equations stand with the kernels of the same
-name in `kernels/`. A gradient that is *added to* is said so there. Arrays are the backend's own (NumPy arrays on the CPU, CuPy arrays on a
-GPU), float32 unless said otherwise. What changes from step to step (keys of random numbers, rates, counts) is handed over in arrays, so
-that a recorded step can be repeated.
+Outputs come first, and are overwritten unless the docstring says accumulated or updated. Equations and their sources are in the docstrings
+of the kernels. Arrays are the backend's own, NumPy on the CPU and CuPy on a GPU; float32 unless stated. C: tokens of a chunk, B: sequences,
+N: neurons. Values that change from step to step (keys of random numbers, rates, counts) come in arrays, so that a recorded step can be
+repeated.
 """
+
+# ruff: noqa: B027  the decorator `kernel` makes methods abstract
 
 from __future__ import annotations
 
@@ -17,54 +19,28 @@ if TYPE_CHECKING:
     from ..kernels.population import Axon, NeuronParameters, NeuronState
 
 
+def kernel(method):
+    """An abstract method for a kernel whose bytes and operations `planning/costs.py` knows."""
+    method.is_kernel = True
+    return abstractmethod(method)
+
+
 class Backend(ABC):
-    """What a device must be able to do. The class attributes are the kernels, under the kernels' names."""
+    """The operations of a device. A kernel has the name of its function in `kernels/`; its arguments without a type are arrays."""
 
     name: str
-    whole_rows: int  # the decoder's matrix and rows of logits have a multiple of so many rows, or numbers
-    logits: int  # so many are held at a time
-    product_dtype: str  # of the factors of the decoder's products; sums are float32
+    whole_rows: int  # the decoder has a multiple of this many rows
+    logits: int  # computed at a time, at most
+    product_dtype: str  # of the factors of matrix products; sums are float32
 
-    mode = "sequential"  # or pipelined: modules may overlap
-    parts = ()  # what arrays are being made for, from the whole to the part
+    mode = "sequential"  # or pipelined: components on different streams may overlap
+    parts = ()  # purpose of the arrays that are being allocated, from the whole to the part
 
-    # kernels/neuron.py
-    decay_forward: Callable
-    decay_backward: Callable
-    # kernels/memory.py, working_memory.py
-    memory_forward: Callable
-    memory_backward: Callable
-    working_memory_forward: Callable
-    working_memory_backward: Callable
-    # kernels/embedding.py, dropout.py, softmax.py, sampling.py
-    embedding_forward: Callable
-    embedding_backward: Callable
-    scaled_dropout: Callable
-    cross_entropy: Callable
-    sample: Callable
-    # kernels/stimulus.py
-    poisson: Callable
-    # kernels/online_cross_entropy.py
-    softmax_part: Callable
-    softmax_end: Callable
-    softmax_gradient: Callable
-    # kernels/adamw.py, adamw8bit.py, adafactor.py, reduce.py, roll_state.py, reset.py
-    adamw: Callable
-    adamw8bit: Callable
-    adafactor: Callable
-    spread_columns: Callable
-    column_squares: Callable
-    column_step: Callable
-    sum_of_squares: Callable
-    norm: Callable
-    add_rows: Callable
-    roll_state: Callable
-    reset: Callable
+    # Arrays and memory
 
     @contextlib.contextmanager
     def part(self, name: str):
-        """A context: arrays made in it are for `name`. It is said where there is no room for one, and plans count by it
-        (planning/meta.py)."""
+        """A context manager: arrays allocated in it are for `name`. Out-of-memory messages and the memory budget tell it."""
         before, self.parts = self.parts, (*self.parts, name)
         try:
             yield
@@ -73,22 +49,68 @@ class Backend(ABC):
 
     @abstractmethod
     def zeros(self, shape, dtype="float32"):
-        """A new array of zeros on the device."""
+        """A new array of zeros on the device. Raises OutOfMemory."""
 
     @abstractmethod
     def asarray(self, values, dtype=None):
-        """NumPy values as an array of the device, contiguous and writable."""
+        """NumPy values as a new array of the device, contiguous and writable."""
 
     @abstractmethod
     def to_numpy(self, array):
         """A copy of a device's array as NumPy."""
 
     def fetch(self, array):
-        """As `to_numpy`, for what is large and copied again and again: into memory that the device reaches directly, where there is such.
-        It is used again once nobody holds the copy."""
+        """As `to_numpy`, for large arrays that are copied repeatedly: into pinned memory on a GPU, reused once the copy is released."""
         return self.to_numpy(array)
 
     @abstractmethod
+    def matrix(self, rows, columns, dtype="float32"):
+        """Zeros [rows, columns], with rows aligned for matrix products."""
+
+    @abstractmethod
+    def memory(self) -> tuple[int, int] | None:
+        """(free, total) bytes that a run has to fit into; None for the host's memory, which is not planned."""
+
+    @abstractmethod
+    def limit_memory(self, size: int):
+        """Limit this process to `size` bytes of the planned memory, apart from what the driver takes."""
+
+    @abstractmethod
+    def memory_used(self) -> int:
+        """Bytes that this process holds on the device, as far as known."""
+
+    # Queues of work
+
+    @abstractmethod
+    def streams(self) -> Streams:
+        """Queues of work that may overlap: on a GPU in pipelined mode CUDA streams, else one queue."""
+
+    @abstractmethod
+    def synchronize(self):
+        """Wait until all queued work is done."""
+
+    @abstractmethod
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        """A function that repeats `step`: always the same operations on the same arrays. On a GPU a CUDA graph."""
+
+    @abstractmethod
+    def device_name(self) -> str:
+        """The device's name for people."""
+
+    # Synapses and dense products
+
+    @abstractmethod
+    def synapses(self, projections, parameters) -> Synapses:
+        """The synapses in bundles of a brain: its projections that are not dense (brain/projection.py)."""
+
+    @kernel
+    def product(self, out, a, b, add=False, scale=1.0):
+        """out [m, n] = scale a [m, k] @ b [k, n]; with `add` accumulated. a, b: one dtype, float32 or `product_dtype`; transposed views are
+        allowed."""
+
+    # Neurons
+
+    @kernel
     def population_forward(
         self,
         state: NeuronState,
@@ -101,21 +123,21 @@ class Backend(ABC):
         gain_scale,
         beta_scale,
         hypercolumn: int,
-        dropout,
+        dropout: tuple,
         graded: bool,
         smooth: bool,
     ):
-        """The neurons of a population over the C tokens of a chunk, from current to axon (kernels/population.py).
+        """The neurons of a population over the C tokens of a chunk, from current to axon.
 
-        Overwrites rows 1 ... C of state, of [C+1, B, N] each; r [C, B, hypercolumns], the factors of the normalisation; and in the ring of
-        the axon the rows of the C tokens, the first of which is token `first` of its segment. A ring of size 0 is left alone.
-        c [C, B, N]: raw current. gate [C, B, N]: gate current. gain_scale, beta_scale [B]: the neuromodulators' factors.
-        dropout: (rate float32, key [1] uint64, first place uint64) of the axon. hypercolumn: neurons that are normalised together, at most
-        1,024. graded: the axon carries v with an event, not 1. smooth: the test mode of the event function.
-        Without a gate or a trace, `gate`, or `state.y` and `parameters.gamma`, have size 0 and the usual number of dimensions.
+        Overwrites rows 1 ... C of state, [C+1, B, N] each; r [C, B, hypercolumns], the normalisation factors; and the rows of the C tokens
+        in the axon's ring, the first of which is token `first` of the segment. A ring of size 0 is left alone. c [C, B, N]: current. gate
+        [C, B, N]: gate current. gain_scale, beta_scale [B]: factors of the neuromodulators. hypercolumn: neurons normalised together, at
+        most 1,024. dropout: (rate float32, key [1] uint64, offset uint64) of the axon. graded: an event carries v, else 1. smooth: the test
+        mode of the event function. Without a gate or a trace, `gate`, or `state.y` and `parameters.gamma`, have size 0 and the usual number
+        of dimensions.
         """
 
-    @abstractmethod
+    @kernel
     def population_backward(
         self,
         d_current,
@@ -132,63 +154,160 @@ class Backend(ABC):
         gain_scale,
         beta_scale,
         hypercolumn: int,
-        dropout,
+        dropout: tuple,
         graded: bool,
         smooth: bool,
         scale: float = 1,
     ):
-        """Backward pass of `population_forward` over the same chunk; the arguments of the same name are the same arrays.
+        """Backward pass of `population_forward` over the same chunk; arguments of the same name are the same arrays.
 
-        Overwrites d_current [C, B, N or more], dL/dc times `scale`, and d_gate [C, B, N]. On a GPU d_current may have 16 bits, and float16
-        then needs a scale; its columns beyond N stay as they are. Carries carry, [B, N] each: dL/dv, dL/da, dL/dy of the token after the
-        chunk (in) and before it (out), v and y still without their decay. Adds to d, the parameters' gradients [N]. ds, dy [C, B, N]:
-        gradients of the axon, before dropout takes its part out, and of the trace. Sums have a fixed order.
+        Overwrites d_current [C, B, N or more] with `scale` times dL/dc, and d_gate [C, B, N]. On a GPU d_current may have 16 bits, and
+        float16 needs a scale; columns beyond N are left alone. Rolls carry [B, N] each, dL/dv, dL/da, dL/dy without decay, from the token
+        after the chunk to the one before it. Accumulates into d, the gradients [N] of the parameters. ds, dy [C, B, N]: gradients of the
+        axon, after dropout, and of the trace.
         """
 
-    @abstractmethod
-    def matrix(self, rows, columns, dtype="float32"):
-        """Zeros [rows, columns], with the rows spaced as products like them."""
+    @kernel
+    def decay_forward(self, decayed, log_tau):
+        """Overwrites decayed [N] with the decay per token of log_tau [N]."""
 
-    @abstractmethod
-    def product(self, out, a, b, add=False, scale=1.0):
-        """scale times the matrix product a [m, k] @ b [k, n] into out [m, n] float32, or added to it. a and b are of one dtype, float32 or
-        `product_dtype`; either may be a transposed view."""
+    @kernel
+    def decay_backward(self, d_log_tau, d_decay, log_tau):
+        """Accumulates into d_log_tau [N]. d_decay [N]: gradient of the decay, set to 0."""
+
+    @kernel
+    def poisson(self, current, rate: float, strength: float, key: int, ticks):
+        """Adds stimuli to current [C, B, N]. rate: probability per neuron and tick; ticks [1] uint64: ticks before this chunk."""
+
+    # Memories
+
+    @kernel
+    def memory_forward(self, out, S, key, q_in, v, w_in, write_bias, decay, write_scale):
+        """The associative memory over the C tokens of a chunk, H heads of width W.
+
+        Overwrites out [C, B, H W]; rolls S [B, H, W, W] and key [B, H W] from before the chunk to after it. q_in, v [C, B, H W]; w_in [C,
+        B, H]; write_bias, decay [H]; write_scale [B].
+        """
+
+    @kernel
+    def memory_backward(
+        self, dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_before, q_in, v, w_in, write_bias, decay, write_scale
+    ):
+        """Backward pass of `memory_forward`. S_before, key_before: S and key before the chunk.
+
+        Overwrites dq_in, dv, dw_in; accumulates into d_decay [B, H]; rolls dS and d_key from after the chunk to before it. d_out [C, B,
+        H W].
+        """
+
+    @kernel
+    def working_memory_forward(self, m, f_in, u_in, retain):
+        """Overwrites rows 1 ... C of m [C+1, B, M]; row 0 is the token before the chunk. f_in, u_in [C, B, M]; retain [M]."""
+
+    @kernel
+    def working_memory_backward(self, df_in, du_in, dm_carry, dm, m, f_in, u_in, retain):
+        """Overwrites df_in, du_in [C, B, M]; rolls dm_carry [B, M] from the token after the chunk to the one before it. dm [C, B, M]."""
+
+    # Embedding and dropout
+
+    @kernel
+    def embedding_forward(self, x, weight, tokens):
+        """Overwrites x [C, B, E] with the rows of weight [V, E] of tokens [C, B] int32, which must be in range."""
+
+    @kernel
+    def embedding_backward(self, d_weight, dx, tokens):
+        """Accumulates dx [C, B, E] into the rows of d_weight [V, E] of tokens [C, B] int32, in a fixed order."""
+
+    @kernel
+    def scaled_dropout(self, out, x, scale: float, rate: float, key, first_place: int):
+        """Overwrites out [R, N], of `product_dtype` or x itself, with `scale` times dropout of x [R, N]. key [1] uint64, first_place
+        uint64: key and offset of the mask."""
 
     def dropout(self, x, rate, key, first_place):
-        """Mask x [R, N] float32 in place (kernels/dropout.py)."""
+        """Applies dropout to x [R, N] in place, forward and backward."""
         self.scaled_dropout(x, x, 1.0, rate, key, first_place)
 
-    @abstractmethod
-    def synapses(self, projections, parameters) -> Synapses:
-        """The synapses in bundles of a brain: its projections that are not dense (brain/projection.py)."""
+    # Softmax and sampling. Logits come without their bias [W]; `size` of the W columns are tokens, the rest is padding
+
+    @kernel
+    def cross_entropy(self, loss, hit, d_logits, logits, bias, targets, weight, size: int):
+        """Overwrites loss [R] in nats, hit [R] uint8, and d_logits [R, W], which is 0 in the padding and may be logits itself.
+
+        targets [R] int32: a negative one has loss, hit and gradient 0. weight [1]: factor of the gradient. d_logits: NaN where the loss is
+        not finite.
+        """
+
+    @kernel
+    def softmax_part(self, top, best, total, picked, logits, bias, targets, first: int, size: int):
+        """Updates the statistics of the rows from a block of logits [R, W], the tokens first ... first + size - 1.
+
+        top, total, picked [R], best [R] int32: see kernels/online_cross_entropy.py. targets [R] int32.
+        """
+
+    @kernel
+    def softmax_end(self, loss, hit, factor, top, best, total, picked, targets, weight):
+        """Overwrites loss [R], hit [R] uint8 and factor [R] from the statistics of all blocks."""
+
+    @kernel
+    def softmax_gradient(self, d_logits, logits, bias, top, factor, targets, weight, first: int, size: int):
+        """Overwrites d_logits [R, W] of a block, as `cross_entropy`."""
+
+    @kernel
+    def sample(self, tokens, logits, bias, temperature: float, top_k: int, top_p: float, key: int, step, size: int):
+        """Overwrites tokens [B] int32 with one draw per row of logits [B, W]; adds 1 to step [B] uint64, the offset of the random
+        numbers."""
+
+    # Optimisers. norm [1]: of the whole gradient; if it is not finite, nothing is changed. numbers [4]: rate, unbias1, unbias2, clip
+
+    @kernel
+    def adamw(self, p, g, m, v, decay, low, high, norm, numbers):
+        """Updates p, m, v [K] in place from the gradient g [K]. decay, low, high [K / BLOCK]: weight decay and bounds of each block."""
+
+    @kernel
+    def adamw8bit(self, p, g, m, v, m_top, r_top, decay, low, high, norm, numbers, key, first: int):
+        """Updates p [K], m [K] int8, v [K] uint8 and m_top, r_top [K / SHARE] in place. key [1] uint64, first: key and offset of the random
+        numbers."""
+
+    @kernel
+    def adafactor(self, p, g, row, spread, where, decay: float, norm, numbers):
+        """Updates some rows of p [R, C] and row [R] in place from their gradient g [P, C]. where [P] int32: their index, each once;
+        negative: none. spread [C]: from `spread_columns`."""
+
+    @kernel
+    def spread_columns(self, spread, column):
+        """Overwrites spread [C] from the column statistics [C]."""
+
+    @kernel
+    def column_squares(self, total, g, where, norm, numbers):
+        """Accumulates the squares of the clipped gradient g [P, C] into total [C], by columns."""
+
+    @kernel
+    def column_step(self, column, total, norm):
+        """Updates the column statistics [C] from total [C], and sets total to 0."""
+
+    # Reductions in a fixed order
+
+    @kernel
+    def sum_of_squares(self, partial, x):
+        """Overwrites partial [ceil(K / BLOCK)] float64 with the sum of squares of each block of x [K]."""
+
+    @kernel
+    def norm(self, norm, partial):
+        """Overwrites norm [1] with the square root of the sum of partial [n] float64."""
+
+    @kernel
+    def add_rows(self, total, x):
+        """Accumulates the rows of x [R, N], of any float type, into total [N]."""
+
+    # State
 
     @abstractmethod
-    def streams(self) -> Streams:
-        """Queues of work that may overlap: on a GPU in pipelined mode CUDA streams, else one queue."""
+    def roll_state(self, x, table, length: int):
+        """Overwrites row 0 of each state array in x with its row `length`. table [A, 2] int64: offset of each array, and size of its
+        rows."""
 
     @abstractmethod
-    def device_name(self) -> str:
-        """What a person calls the device."""
-
-    @abstractmethod
-    def memory(self) -> tuple[int, int] | None:
-        """(free, total) bytes that a run has to fit into; None where it uses the host's memory, which is not planned."""
-
-    @abstractmethod
-    def limit_memory(self, size: int):
-        """From now on this process takes at most so many bytes of the memory that is planned, but for what a driver keeps for itself."""
-
-    @abstractmethod
-    def memory_used(self) -> int:
-        """Bytes that this process holds on the device, as far as they are known."""
-
-    @abstractmethod
-    def synchronize(self):
-        """Wait until everything asked for is done."""
-
-    @abstractmethod
-    def record(self, step: Callable[[], None]) -> Callable[[], None]:
-        """A function that does what `step` does: always the same operations on the same arrays."""
+    def reset(self, x, sequences):
+        """Sets x[:, b] of x [R, B, M] to 0 where sequences [B] uint8 is not 0."""
 
 
 class Streams:
@@ -210,24 +329,24 @@ class Streams:
 
 
 class Synapses(ABC):
-    """The synapses in bundles of a brain: structure and weights of its projections (brain/projection.py), as the device wants them."""
+    """The synapses in bundles of a brain, in the device's layout: structure and weights of its projections (brain/projection.py)."""
 
     @abstractmethod
     def wire(self):
-        """Take over the structure of the projections; after it was drawn or loaded."""
+        """Build the tables from the structure of the projections, after it was drawn or loaded."""
 
     @abstractmethod
     def refresh(self):
-        """The weights have changed: renew what is derived from them."""
+        """Compute what is derived from the weights, after every change of them."""
 
     @abstractmethod
     def state(self, signals: dict, currents: dict, tokens: int, batch: int, learning: bool) -> SynapticState:
         """Buffers for a batch of sequences. signals: name -> (size, history in tokens) of the signals that synapses read; currents: name ->
-        size of those that they bring."""
+        size of the currents that they contribute to."""
 
 
 class SynapticState(ABC):
-    """What B sequences send through the synapses of a brain during a segment of at most T tokens, and what is still under way from before.
+    """Source values of B sequences over a segment of at most T tokens and the history before it, and the gradients of the currents.
 
     `first` and `last` count tokens of the segment. Call order, forward, for each chunk: every signal that a current reads without delay is
     written before `forward` of that current. Backward, chunks descending: `set_current_grad` for every current that reads a signal comes
@@ -236,15 +355,15 @@ class SynapticState(ABC):
 
     @abstractmethod
     def axon(self, signal: str) -> Axon | None:
-        """Where `population_forward` writes what the axons of a module carry; None where nobody reads it."""
+        """The ring buffer that `population_forward` writes the axon values of a module to; None if no synapse reads it."""
 
     @abstractmethod
     def write_values(self, signal: str, first: int, last: int, x):
-        """Write plain values x [C, B, M]."""
+        """Write plain values x [C, B, M] of a signal."""
 
     @abstractmethod
     def forward(self, current: str, first: int, last: int, value):
-        """Overwrite value [C, B, N] with what reaches a current."""
+        """Overwrite value [C, B, N] with the sum of a current over its synapses."""
 
     direct_gradients = False  # whether there is `current_grad`
 
@@ -259,25 +378,29 @@ class SynapticState(ABC):
 
     @abstractmethod
     def source_grad(self, signal: str, first: int, last: int, length: int, gradient):
-        """Overwrite gradient [C, B, M] with that of a signal, the sum over all synapses that read it, in a segment of `length` tokens. On
-        the CPU it means nothing for neurons that neither fired nor are near the threshold."""
+        """Overwrite gradient [C, B, M] with that of a signal, the sum over all synapses that read it, in a segment of `length` tokens.
+
+        On the CPU it is undefined for neurons that neither fired nor are near the threshold.
+        """
 
     @abstractmethod
     def accumulate_weight_grad(self, length: int):
-        """Add the gradient of all weights over a segment of `length` tokens; also from events before it. The gradient of those events
-        themselves goes nowhere."""
+        """Accumulate the gradient of all weights over a segment of `length` tokens, from events in the segment and in the history.
+
+        Events in the history have no gradient themselves: back-propagation is truncated there.
+        """
 
     @abstractmethod
     def advance(self, length: int):
-        """End a segment of `length` tokens: its last ones are the past of the next one."""
+        """End a segment of `length` tokens: its last tokens become the history of the next segment."""
 
     @abstractmethod
     def ring(self, signal: str) -> dict:
-        """What a signal sent lately, as views of the arrays that the synapses read; `Activity.rings` says what they mean."""
+        """Views of the ring buffer of a signal, as `Activity.rings` describes."""
 
     @abstractmethod
     def past(self, signal: str):
-        """What a signal sent in the `history` tokens before the segment, the newest last: [history, B, M] float32, NumPy."""
+        """Values of a signal in the history, newest token last: [history, B, M] float32, NumPy."""
 
     @abstractmethod
     def set_past(self, signal: str, past):
@@ -285,4 +408,4 @@ class SynapticState(ABC):
 
     @abstractmethod
     def reset(self, sequences):
-        """Nothing is under way any more in the sequences where `sequences`, [B] uint8 on the device, is not 0."""
+        """Set the history to zero in the sequences where `sequences` [B] uint8, on the device, is not 0."""

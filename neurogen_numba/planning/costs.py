@@ -16,9 +16,7 @@ from functools import partial
 
 from ..backends.base import Backend
 
-STATE = ("roll_state", "reset")  # move some rows of what they are given
-OTHERS = ("population_forward", "population_backward", "product")
-OPERATIONS = (*(name for name, kind in Backend.__annotations__.items() if kind == "Callable" and name not in STATE), *OTHERS)
+OPERATIONS = tuple(name for name, method in vars(Backend).items() if hasattr(method, "is_kernel"))
 SYNAPTIC = ("write_values", "forward", "set_current_grad", "source_grad", "accumulate_weight_grad")
 AXON = "population_forward", "axon"  # of which only the rows of the chunk are written
 READ_AND_WRITTEN = {  # operation: places, or names, of its arguments that are both
