@@ -97,8 +97,8 @@ def carry_over(old: Brain, new: Brain) -> list[Row]:
     rows = [*_embedding(old, new), *_populations(old, new), *_projections(old, new), *_decoder(old, new)]
     done = {row.name for row in rows}
     before, now = old.parameters.table, new.parameters.table
-    rows += [Row(name, None, own.shape, "new: as drawn") for name, own in now.items() if name not in done]
-    rows += [Row(name, own.shape, None, "left out: the new brain has none") for name, own in before.items() if name not in now]
+    rows += [Row(name, None, parameter.shape, "new: as drawn") for name, parameter in now.items() if name not in done]
+    rows += [Row(name, parameter.shape, None, "left out: the new brain has none") for name, parameter in before.items() if name not in now]
     new.refresh()
     return rows
 
@@ -212,17 +212,17 @@ def descend(theirs, mine, sources: Line, targets: Line) -> Descent:
     bundles, aligned = list(_bundles(theirs)), theirs.arc.sources % size == 0
     moved = np.mean([not arc.first_delay <= d <= arc.longest_delay for d, *_ in bundles])
     for tile in range(arc.tiles):
-        own_parents, found = targets.parent[tile * size : (tile + 1) * size], {}
+        tile_parents, found = targets.parent[tile * size : (tile + 1) * size], {}
         for number, (d, s0, t0, w) in enumerate(bundles):
-            own = np.flatnonzero((own_parents >= t0) & (own_parents < t0 + w.shape[1]))
-            if not len(own):
+            columns = np.flatnonzero((tile_parents >= t0) & (tile_parents < t0 + w.shape[1]))
+            if not len(columns):
                 continue
             which = tile + number if aligned else 0  # all children are read, one by this tile, another by the next
-            child, lines = sources.child(np.arange(s0, s0 + len(w)), which), w[:, own_parents[own] - t0]
+            child, lines = sources.child(np.arange(s0, s0 + len(w)), which), w[:, tile_parents[columns] - t0]
             d = int(np.clip(d, arc.first_delay, arc.longest_delay))
             for q in np.unique(child // size):
                 piece, inside = found.setdefault((d, int(q)), np.zeros((size, size), np.float32)), child // size == q
-                np.add.at(piece, (child[inside, None] % size, own), lines[inside])
+                np.add.at(piece, (child[inside, None] % size, columns), lines[inside])
         squares = {pair: float(np.square(piece, dtype=np.float64).sum()) for pair, piece in found.items()}
         strongest = sorted((pair for pair in found if squares[pair]), key=lambda pair: (-squares[pair], pair))[:count]
         drawn = list(zip(delay[tile].tolist(), block[tile].tolist(), strict=True))

@@ -58,9 +58,9 @@ def evaluate(
     for first in range(0, length, act.tokens):
         if stopping():
             return None
-        places = starts + np.arange(first, min(first + act.tokens, length))[:, None]  # [T, B]
-        inputs = ids[np.minimum(places, n)].astype(np.int32)
-        targets = np.where(places < n, ids[np.minimum(places + 1, n)], -1).astype(np.int32)
+        index = starts + np.arange(first, min(first + act.tokens, length))[:, None]  # [T, B]
+        inputs = ids[np.minimum(index, n)].astype(np.int32)
+        targets = np.where(index < n, ids[np.minimum(index + 1, n)], -1).astype(np.int32)
         losses, right = model.score(act, inputs, targets)
         nats += losses.sum(dtype=np.float64)
         hits += right.sum()

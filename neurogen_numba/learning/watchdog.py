@@ -46,8 +46,8 @@ class Watchdog:
             return []
         return self._once(
             "held out",
-            f"the loss of held-out text rises: {loss:.2f} nats at step {step}, {self._best:.2f} before. Where the other one falls, the "
-            "text is learned by heart: stop, or start again with more text or --dropout; else with a lower --learning-rate",
+            f"the loss of held-out text rises: {loss:.2f} nats at step {step}, {self._best:.2f} before. If the training loss falls, it "
+            "overfits: stop, or start again with more text or --dropout; else with a lower --learning-rate",
         )
 
     def stalled(self, seconds: float) -> list[Notice]:
@@ -86,23 +86,23 @@ class Watchdog:
         )
 
     def _modules(self, report):
-        said = []
+        notices = []
         for name, share in report.activity.items():
             self._silent[name] = self._silent.get(name, 0) + 1 if share == 0 else 0
             self._saturated[name] = self._saturated.get(name, 0) + 1 if share > SATURATED else 0
             if self._silent[name] == PATIENCE:
-                said += self._once(
+                notices += self._once(
                     f"silent {name}",
-                    f"{name} is silent: no event in the last {PATIENCE} reports, up to step {report.step}; what comes after it hears "
-                    "nothing from it. Where it stays so, start again with a lower --learning-rate or another --seed",
+                    f"{name} is silent: no event in the last {PATIENCE} reports, up to step {report.step}; the modules after it get "
+                    "no input from it. If it stays so, start again with a lower --learning-rate or another --seed",
                 )
             if self._saturated[name] == PATIENCE:
-                said += self._once(
+                notices += self._once(
                     f"saturated {name}",
-                    f"{name} is saturated: {100 * share:.0f} % of its neurons have an event per token at step {report.step}; little can "
-                    "be told apart by that, and it costs time. Where it stays so, start again with a lower --learning-rate",
+                    f"{name} is saturated: {100 * share:.0f} % of its neurons have an event per token at step {report.step}; that carries "
+                    "little information, and costs time. If it stays so, start again with a lower --learning-rate",
                 )
-        return said
+        return notices
 
     def _gradient(self, report):
         norm = report.gradient_norm
@@ -113,7 +113,7 @@ class Watchdog:
         return self._once(
             "gradient",
             f"the gradient explodes: norm {norm:.3g} at step {report.step}, {norm / usual:.0f} times the usual {usual:.3g}; it is "
-            "clipped. Where the loss rises with it, start again with a lower --learning-rate",
+            "clipped. If the loss rises with it, start again with a lower --learning-rate",
         )
 
     def _loss(self, report):
@@ -128,7 +128,7 @@ class Watchdog:
         return self._once(
             "loss",
             f"the loss rises: {mean:.2f} nats in the last {PATIENCE} reports, up to step {report.step}, {risen:.2f} more than it was; "
-            "where it stays so, start again with a lower --learning-rate, or go on from an older checkpoint",
+            "if it stays so, start again with a lower --learning-rate, or go on from an older checkpoint",
         )
 
     def _once(self, cause, text):

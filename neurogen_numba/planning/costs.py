@@ -18,8 +18,8 @@ from ..backends.base import Backend
 
 OPERATIONS = tuple(name for name, method in vars(Backend).items() if hasattr(method, "is_kernel"))
 SYNAPTIC = ("write_values", "forward", "set_current_grad", "source_grad", "accumulate_weight_grad")
-AXON = "population_forward", "axon"  # of which only the rows of the chunk are written
-READ_AND_WRITTEN = {  # operation: places, or names, of its arguments that are both
+AXON = "population_forward", "axon"  # only the rows of the chunk are written
+READ_AND_WRITTEN = {  # operation: position or name of arguments that it reads and writes
     "population_backward": ("carry", "d"),
     "decay_backward": (0, 1),
     "memory_forward": (1, 2),
@@ -38,27 +38,26 @@ OF_ROWS = {
     "embedding_forward": 1,
     "embedding_backward": 0,
     "adafactor": 0,
-}  # the table of which only as many rows are moved as it is asked for
-MEMORY = {"memory_forward": 7, "memory_backward": 20}  # operations for an entry of S and a token
+}  # position of the table, of which only the rows of the tokens are moved
+MEMORY = {"memory_forward": 7, "memory_backward": 20}  # arithmetic operations per entry of S and token
 
 
 @dataclass(frozen=True)
 class Call:
-    """An operation that was asked for; `again()` does the same once more."""
+    """A recorded call of an operation; `repeat()` makes it again."""
 
     name: str
-    again: partial
+    repeat: partial
 
     def arguments(self) -> dict:
-        """(place or name, number in its tuple) -> argument; arrays may come in tuples."""
-        given = (*enumerate(self.again.args), *self.again.keywords.items())
+        """(position or name, index in its tuple) -> argument; arrays may come in tuples."""
+        given = (*enumerate(self.repeat.args), *self.repeat.keywords.items())
         return {(name, n): x for name, value in given for n, x in enumerate(value if isinstance(value, tuple) else (value,))}
 
 
 @contextlib.contextmanager
-def noted(backend, synapses=None):
-    """A context: the list of the operations that a backend, and its synapses, are asked for in it. What an operation asks for
-    itself belongs to it."""
+def recorded(backend, synapses=None):
+    """A context manager that records the calls of a backend's operations, and of its synapses, in a list. Nested calls are not listed."""
     calls, inside = [], False
 
     def noting(name, do):
@@ -77,7 +76,7 @@ def noted(backend, synapses=None):
 
     asked = [(backend, name) for name in OPERATIONS] + [(synapses, name) for name in SYNAPTIC if synapses]
     for owner, name in asked:
-        setattr(owner, name, noting(name, getattr(owner, name)))  # hides the class's own
+        setattr(owner, name, noting(name, getattr(owner, name)))  # on the instance
     try:
         yield calls
     finally:
@@ -86,12 +85,12 @@ def noted(backend, synapses=None):
 
 
 def cost(call: Call) -> tuple[float, float]:
-    """(bytes, operations) of an operation of the backend."""
-    arguments, twice = call.again.args, READ_AND_WRITTEN.get(call.name, ())
-    arrays = {place: x for place, x in call.arguments().items() if hasattr(x, "nbytes") and x.ndim}
+    """(bytes, operations) of a call of the backend."""
+    arguments, twice = call.repeat.args, READ_AND_WRITTEN.get(call.name, ())
+    arrays = {key: x for key, x in call.arguments().items() if hasattr(x, "nbytes") and x.ndim}
     moved = sum(x.nbytes * (2 if name in twice else 1) for (name, _), x in arrays.items() if (call.name, name) != AXON)
-    if call.name == AXON[0] and (ring := call.again.keywords["axon"].ring).size:
-        moved += call.again.keywords["c"].size * ring.itemsize
+    if call.name == AXON[0] and (ring := call.repeat.keywords["axon"].ring).size:
+        moved += call.repeat.keywords["c"].size * ring.itemsize
     if call.name in OF_ROWS:
         table = arguments[OF_ROWS[call.name]]
         rows = arguments[4 if call.name == "adafactor" else 2].size
@@ -100,14 +99,14 @@ def cost(call: Call) -> tuple[float, float]:
     if call.name == "product":
         out, a = arguments[:2]
         operations = 2 * out.size * a.shape[1]
-        moved += out.nbytes if call.again.keywords.get("add") else 0
+        moved += out.nbytes if call.repeat.keywords.get("add") else 0
     elif call.name in MEMORY:
         operations = MEMORY[call.name] * arguments[0].size * arguments[4 if call.name == "memory_backward" else 1].shape[-1]
     return moved, operations
 
 
 class SynapseCosts:
-    """Costs of the synapses of a brain at the activity that the last segment, of `length` tokens, left behind in `act`."""
+    """Costs of the synapses of a brain, at the activity of the last segment, of `length` tokens."""
 
     def __init__(self, brain, act, length: int):
         self.arcs = [projection.arc for projection in brain.projections if not projection.arc.dense]
@@ -116,18 +115,18 @@ class SynapseCosts:
         self.fired = act.rates(length) if brain.backend.name == "cpu" else {}
 
     def passed(self, arcs, columns: int, rates: dict[str, float]) -> float:
-        """Synapses that are passed in so many columns, at these rates of the modules; what has no rate passes all of them."""
+        """Synapses computed in `columns` columns, at these firing rates of the modules; signals without a rate count in full."""
         rate = [rates.get(arc.source.removesuffix(".axon"), 1.0) for arc in arcs]
-        return sum(columns * arc.targets * arc.synapses_per_target * own for arc, own in zip(arcs, rate, strict=True))
+        return sum(columns * arc.targets * arc.synapses_per_target * r for arc, r in zip(arcs, rate, strict=True))
 
     def _cost(self, arcs, columns, rates, read, written):
-        """(bytes, operations); read: numbers of a column that each arc reads; written: bytes."""
+        """(bytes, operations); read: values per column that an arc reads; written: bytes."""
         weights = sum(arc.targets * arc.synapses_per_target for arc in arcs)
         moved = self.weight_bytes * (weights + columns * sum(map(read, arcs))) + written
         return moved, 2 * self.passed(arcs, columns, rates)
 
     def forward(self, current: str, value) -> tuple[float, float]:
-        """(bytes, operations) of what reaches a current [C, B, N]."""
+        """(bytes, operations) of a current [C, B, N]."""
         arcs = [arc for arc in self.arcs if arc.target == current]
         return self._cost(arcs, len(value) * self.batch, self.fired, lambda arc: arc.sources, value.nbytes)
 
@@ -142,15 +141,15 @@ class SynapseCosts:
         return self._cost(self.arcs, length * self.batch, self.fired, lambda arc: arc.sources + arc.targets, 8 * weights)
 
     def cost(self, call: Call) -> tuple[float, float]:
-        """(bytes, operations) of what a backend or its synapses were asked for."""
-        arguments = call.again.args
+        """(bytes, operations) of a call of the backend or its synapses."""
+        arguments = call.repeat.args
         if call.name == "forward":
             return self.forward(arguments[0], arguments[3])
         if call.name == "source_grad":
             return self.backward(arguments[0], arguments[4])
         if call.name == "accumulate_weight_grad":
             return self.weights(arguments[0])
-        if call.name in SYNAPTIC:  # values or a gradient are read and written down
+        if call.name in SYNAPTIC:  # copies values or a gradient into a buffer
             return arguments[3].nbytes * (1 + self.weight_bytes / 4), 0
         return cost(call)
 
