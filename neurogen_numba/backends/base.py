@@ -218,13 +218,13 @@ class Backend(ABC):
         """Accumulates dx [C, B, E] into the rows of d_weight [V, E] of tokens [C, B] int32, in a fixed order."""
 
     @kernel
-    def scaled_dropout(self, out, x, scale: float, rate: float, key, first_place: int):
-        """Overwrites out [R, N], of `product_dtype` or x itself, with `scale` times dropout of x [R, N]. key [1] uint64, first_place
+    def scaled_dropout(self, out, x, scale: float, rate: float, key, offset: int):
+        """Overwrites out [R, N], of `product_dtype` or x itself, with `scale` times dropout of x [R, N]. key [1] uint64, offset
         uint64: key and offset of the mask."""
 
-    def dropout(self, x, rate, key, first_place):
+    def dropout(self, x, rate, key, offset):
         """Applies dropout to x [R, N] in place, forward and backward."""
-        self.scaled_dropout(x, x, 1.0, rate, key, first_place)
+        self.scaled_dropout(x, x, 1.0, rate, key, offset)
 
     # Softmax and sampling. Logits come without their bias [W]; `size` of the W columns are tokens, the rest is padding
 

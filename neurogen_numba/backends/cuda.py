@@ -404,10 +404,10 @@ class CudaBackend(Backend):
         grid, threads = (tokens.size, blocks(E, embedding.COLUMNS)), 4 if SIMULATED else THREADS
         self.launch(embedding.embedding_backward, grid, threads, d_weight, dx.reshape(-1, E), *self._flat(tokens))
 
-    def scaled_dropout(self, out, x, scale, rate, key, first_place):
+    def scaled_dropout(self, out, x, scale, rate, key, offset):
         across, threads = self._across(x.size)
         flat_out, flat = self._flat(self.bits(out), x)
-        how = np.float32(scale), np.float32(rate), key, np.uint64(first_place)
+        how = np.float32(scale), np.float32(rate), key, np.uint64(offset)
         self.launch(dropout.scaled_dropout, min(across, dropout.BLOCKS), threads, flat_out[None], flat, *how)
 
     def cross_entropy(self, loss, hit, d_logits, logits, bias, targets, weight, size):
