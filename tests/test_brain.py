@@ -123,7 +123,7 @@ class Run:
 
 
 def run(brain, seed=0, *, smooth=False, warm=True, rates=(0.0, 0.0), batch=2, learning=False):
-    """warm: with a segment heard before, and neuromodulators that are not neutral."""
+    """warm: after another segment, with neuromodulators that are not neutral."""
     act, state = Activity(brain, T, batch, learning, smooth), {}
     if warm:
         brain.forward_logits(act, tokens(seed + 1000, batch=batch))
@@ -184,7 +184,7 @@ def test_rates_are_the_share_of_neurons_that_fire():
 
 
 @CONFIGS
-def test_a_fresh_brain_starts_where_the_model_says(sizes):
+def test_initial_parameters_are_those_of_the_model(sizes):
     brain = Brain(sizes, backends.get("cpu"))
     brain.initialise(0)
     value, fixed = brain.parameters.value, brain.structure()
@@ -351,7 +351,7 @@ def test_a_short_segment_leaves_no_trace_of_a_longer_one_before_it():
 
 @functools.cache
 def whole(batch):
-    """A text of 24 tokens heard at once, six chunks long, from a fresh state."""
+    """A text of 24 tokens in one segment of six chunks, from a zero state."""
     brain = lively(READOUTS)
 
     def attempt(seed):
@@ -363,7 +363,7 @@ def whole(batch):
 
 @settings(max_examples=40)
 @given(st.lists(st.integers(0, 24), max_size=6), st.sampled_from([1, 3]))
-def test_however_a_text_is_cut_the_logits_are_the_same(cuts, batch):
+def test_the_logits_do_not_depend_on_how_a_text_is_cut(cuts, batch):
     text = whole(batch)
     ends = sorted({0, 24, *cuts})
     act = Activity(text.brain, max(np.diff(ends)), batch)
@@ -404,7 +404,7 @@ def test_a_sequence_does_not_care_about_its_place_in_a_batch(batch):
     np.testing.assert_allclose(logits.reshape(24, batch, -1), text.logits[:, last:], rtol=1e-4, atol=1e-4)
 
 
-def test_a_session_hears_what_the_brain_hears():
+def test_a_session_reads_what_the_brain_reads():
     text = whole(3)
     model = NeuroGenModel.from_config(Config("test", READOUTS))
     fill(model.brain, 0)
@@ -496,8 +496,8 @@ def test_reset_is_a_new_activity():
         new.advance(T)
 
 
-@pytest.mark.parametrize("forgotten", [[], [1], [0, 2, 6], range(7)], ids=["none", "one", "some", "all"])
-def test_forget_makes_some_sequences_fresh_and_leaves_the_others(forgotten):
+@pytest.mark.parametrize("cleared", [[], [1], [0, 2, 6], range(7)], ids=["none", "one", "some", "all"])
+def test_reset_clears_some_sequences_and_leaves_the_others(cleared):
     brain = lively(READOUTS)
     act, expected = Activity(brain, T, 7, learning=True), Activity(brain, T, 7, learning=True)
     act.load_state(act.state() | {name: np.full(7, level, np.float32) for name, level in LEVELS.items()})
@@ -505,10 +505,10 @@ def test_forget_makes_some_sequences_fresh_and_leaves_the_others(forgotten):
     act.advance(T)
     state = act.state()
     for name, values in state.items():
-        values[(slice(None), list(forgotten)) if "history" in name else list(forgotten)] = 0  # [H, B, N] or [B, ...]
+        values[(slice(None), list(cleared)) if "history" in name else list(cleared)] = 0  # [H, B, N] or [B, ...]
     expected.load_state(state)
     sequences = np.zeros(7, np.uint8)
-    sequences[list(forgotten)] = 1
+    sequences[list(cleared)] = 1
     act.reset(brain.backend.asarray(sequences, "uint8"))
     for name, values in act.state().items():
         np.testing.assert_array_equal(values, state[name], err_msg=name)
@@ -518,7 +518,7 @@ def test_forget_makes_some_sequences_fresh_and_leaves_the_others(forgotten):
 
 
 @pytest.mark.parametrize("mark", [1, 2, 255])
-def test_forget_takes_anything_but_0_for_a_yes(mark):
+def test_reset_takes_any_mask_but_0_as_true(mark):
     """The mask is of bytes on the device, and is left as it was."""
     brain = lively(READOUTS)
     act = Activity(brain, T, 3)
@@ -536,7 +536,7 @@ def test_forget_takes_anything_but_0_for_a_yes(mark):
             assert name in LEVELS or values[(*column, b)].any(), name
 
 
-def test_to_forget_a_level_is_to_be_neutral_again():
+def test_reset_makes_the_levels_neutral():
     brain = lively(READOUTS)
     act = Activity(brain, T, 2)
     act.load_state(act.state() | {name: np.full(2, level, np.float32) for name, level in LEVELS.items()})
@@ -630,7 +630,7 @@ def test_views_and_rings_are_arrays_of_the_card_that_others_can_take():
 
 
 def test_a_gradient_that_is_no_number_is_found_where_it_began():
-    """What is on the way back behind it may be broken by it."""
+    """It may spread to those after it in the backward pass."""
     brain = lively(READOUTS)
     assert brain.non_finite_gradient() == ""
     order = "embedding.weight thalamus.bias memory.decay working_memory_pfc.weight pfc.gain broca.beta decoder.bias".split()
@@ -644,7 +644,7 @@ def test_a_gradient_that_is_no_number_is_found_where_it_began():
         gradient[...] = 0
 
 
-def test_levels_written_to_a_view_are_heard_once_the_state_is_loaded():
+def test_levels_written_to_a_view_take_effect_with_load_state():
     brain = lively(READOUTS)
     act, other = Activity(brain, T, 2), Activity(brain, T, 2)
     levels = {name: np.full(2, level, np.float32) for name, level in LEVELS.items()}
@@ -676,13 +676,13 @@ def test_a_mask_is_a_matter_of_seed_step_and_place():
     assert len(set(np.concatenate(drawn))) == 4 * len(names), "no two masks are the same"
 
 
-def test_begin_brings_the_masks_of_another_step_to_the_same_place():
-    """The arrays stay where they are: a recorded step reads them there."""
+def test_set_step_overwrites_the_keys_in_place():
+    """A recorded step reads the same array."""
     dropout = Dropout(backends.get("cpu"), 3, 0.2, 0.1, seed=5)
     keys, before = dropout.keys, places_of(dropout)
     old = dropout.keys.copy()
     for step in (1, 2**40, 0):
-        dropout.begin(step)
+        dropout.set_step(step)
         assert dropout.step == step and dropout.keys is keys
         np.testing.assert_array_equal(keys, Dropout(backends.get("cpu"), 3, 0.2, 0.1, seed=5, step=step).keys)
         assert (step == 0) == np.array_equal(keys, old) == np.isin(keys, old).any()
@@ -690,7 +690,7 @@ def test_begin_brings_the_masks_of_another_step_to_the_same_place():
             assert np.shares_memory(key, before[where][1]) and key[0] == before[where][1][0], where
 
 
-def test_a_brain_drops_what_its_step_says():
+def test_the_step_determines_what_a_brain_drops():
     brain, ids, found = lively(READOUTS), tokens(0), {}
     act = Activity(brain, T, 2, learning=True, dropout=0.3, axon_dropout=0.2, seed=9)
     assert (act.dropout.batch, act.dropout.rate, act.dropout.axon_rate, act.dropout.seed) == (2, np.float32(0.3), np.float32(0.2), 9)

@@ -90,7 +90,7 @@ def test_pieces_are_parts_of_documents(tokens, end):
 
 
 @pytest.mark.parametrize("kept", ["half", "recompute"])
-def test_of_a_segment_that_is_not_kept_the_first_chunk_is_drawn(kept):
+def test_with_checkpointing_the_first_chunk_is_drawn(kept):
     tokenizer = build("byte", [], 0, documents=False)
     ids = np.stack([tokenizer.encode(text) for text in ("one two three", "a second one.")], 1)
     reports = {}

@@ -178,5 +178,5 @@ def test_perplexity_is_no_number_where_words_have_no_end():
 
 
 @pytest.mark.parametrize("batch, streams", [(1, 1), (3, 3), (40, 16)])
-def test_no_more_is_looked_at_side_by_side_than_is_trained(batch, streams):
+def test_evaluation_takes_no_more_texts_in_parallel_than_training(batch, streams):
     assert streams_of(tiny.config(batch=batch).training) == streams

@@ -82,7 +82,7 @@ def test_the_norm_is_that_of_the_whole_gradient(optimizer):
 
 
 @pytest.mark.parametrize("optimizer", FRUGAL)
-def test_it_learns_a_text_by_heart(optimizer):
+def test_it_memorises_a_text(optimizer):
     made = model(optimizer)
     act = made.activity(TOKENS, BATCH, learning=True)
     first, *_, last = (made.learn(act, *text(), 0.01)[0] for _ in range(60))
@@ -122,7 +122,7 @@ def test_where_the_loss_is_no_number_nothing_is_updated(optimizer, value):
     assert np.isfinite(made.learn(made.activity(TOKENS, BATCH, learning=True), inputs, targets, 0.01)[2])
 
 
-def test_only_tokens_that_were_heard_have_their_rows_changed():
+def test_only_rows_of_tokens_in_the_segment_change():
     made = model("adafactor")
     inputs, targets = text()
     before = values(made)["embedding.weight"]

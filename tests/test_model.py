@@ -117,7 +117,7 @@ def test_logits_of_a_sequence_are_those_of_the_batch_it_is_in():
         np.testing.assert_allclose(alone, together[b], rtol=1e-4, atol=1e-4)
 
 
-def test_logits_start_from_a_fresh_state_every_time():
+def test_logits_start_from_a_zero_state_every_time():
     made = model()
     first = made.logits(text(10))
     made.logits(text(7, seed=1))
@@ -328,7 +328,7 @@ def test_what_the_gradients_were_before_an_update_makes_no_difference(optimizer)
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 4])
-def test_however_many_logits_are_held_at_a_time_the_update_is_the_same(tokens, monkeypatch):
+def test_the_update_does_not_depend_on_the_block_of_logits(tokens, monkeypatch):
     """Blocks of tokens: loss, dropout of what is read, gradients, and what is only scored."""
     batch, inputs, targets = 3, text(7, 3), text(7, 3, seed=1)
     whole, blocks = model(dropout=0.3, axon_dropout=0.3), model(dropout=0.3, axon_dropout=0.3)
@@ -411,7 +411,7 @@ def test_a_batch_is_generated_side_by_side():
     assert len({tuple(row) for row in sampled}) == 3, "each sequence has random numbers of its own"
 
 
-def test_without_temperature_the_most_probable_token_is_said():
+def test_temperature_0_draws_the_most_probable_token():
     made = model()
     drawn = made.generate(text(5), 15, temperature=0)
     likely = made.logits(drawn[:-1]).argmax(1)
@@ -522,7 +522,7 @@ def test_a_checkpoint_of_another_model_is_refused(change, said, trained, tmp_pat
 
 @pytest.mark.parametrize("what, value", [("block", 99), ("block", -1), ("delay", 4), ("delay", -1)])
 def test_a_wiring_that_leads_out_of_memory_is_refused(what, value, trained, tmp_path):
-    """The kernels do not look at bounds: what a file says must be looked at before they run."""
+    """Kernels do not check bounds: tables from a file must be checked before they run."""
 
     def tamper(tensors, documents):
         name = f"wernicke_pfc.{what}"
@@ -581,7 +581,7 @@ def test_a_checkpoint_that_is_not_there_is_refused(tmp_path):
     assert "is not a NeuroGen checkpoint" in one_sentence(error)
 
 
-def test_the_card_is_checked_on_the_way_back_too(trained, tmp_path):
+def test_load_checks_the_card(trained, tmp_path):
     trained.save(tmp_path / "saved")
     with pytest.raises(ConfigError, match="^gpu_device"):
         NeuroGenModel.load(tmp_path / "saved", gpu_device=-1)

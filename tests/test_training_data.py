@@ -52,7 +52,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, data, kind, m
     assert_equal_runs(tmp_path / "stopped", tmp_path / "whole")
 
 
-def test_a_document_begins_in_the_fresh_state(tmp_path, data):
+def test_a_document_begins_with_a_reset(tmp_path, data):
     trainer = begin(tmp_path / "run", data["stream"] | {"reset_at_documents": True}, steps=60, fresh=0.1, checkpoint_interval=100)
     seen, learn = [], trainer.model.learn
     trainer.model.learn = lambda act, inputs, targets, rate, reset: seen.append((inputs, reset)) or learn(act, inputs, targets, rate, reset)
