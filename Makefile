@@ -11,7 +11,7 @@ EXTRAS = dev$(if $(GPU),$(COMMA)cuda)
 
 # What `quick` runs: kernels against the reference, wiring, training steps of a tiny brain, the command line.
 QUICK = $(filter-out tests/test_kernel_jit.py,$(wildcard tests/test_kernel_*.py)) tests/test_bundles.py tests/test_connectome.py \
-	tests/test_backend.py tests/test_keeping.py tests/test_cli.py
+	tests/test_backend.py tests/test_activation_checkpointing.py tests/test_cli.py
 # On a GPU the tests run one after the other; elsewhere a file of tests is one process's, and there is one for each core.
 SPREAD = $(if $(GPU),,-n auto --dist loadfile)
 

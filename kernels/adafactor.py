@@ -6,9 +6,9 @@ Stern 2018, "Adafactor: adaptive learning rates with sublinear memory cost").
     u_ij = g_ij / sqrt(r_i / (1 - beta2^step) c_j / mean(c))
     p_ij = p_ij (1 - rate decay) - rate u_ij / max(1, rms of row i of u)
 
-with the gradient clipped to a norm first, as in adamw.py. Departures from the paper: rows come a few at a time, so that c is still that of
-the update before (all equal in the first one), and no column counts for less than FLOOR of the mean, or one that was silent until now would
-make a leap; for the same reason the update is limited row by row, not in the whole matrix. beta2 is AdamW's.
+with the gradient clipped to a norm first, as in adamw.py. beta2 is AdamW's. Departures from the paper: rows come a few at a time, so c is
+that of the previous update (all equal in the first one). c is clamped below at FLOOR of its mean, so that a rarely active column does not
+take a huge step; for the same reason the update is limited per row, not in the whole matrix.
 """
 
 import math
@@ -20,8 +20,8 @@ from numba import cuda
 from .adamw import BETA2, EPS, clipping
 from .jit import ONE, ZERO, cpu, cpu_serial, cpu_sums
 from .launch import block_sum, device, gpu
+from .memory_access import AHEAD, THRICE, TWICE
 from .reduce import MOST, add_column
-from .stream import AHEAD, THRICE, TWICE
 
 FLOOR = np.float32(0.01)
 COLUMNS = 64  # that a CPU task owns
@@ -56,12 +56,7 @@ def spread_columns_cpu(spread, column):
 
 @gpu
 def adafactor(p, g, row, spread, where, decay, norm, numbers):
-    """Update rows of p [R, C] and of row [R] float32 in place, from their gradient g [P, C].
-
-    where [P] int32: the row of p that a row of g is for, none twice; a negative one is for none. norm, numbers: as for `adamw`.
-
-    A block has a row of g.
-    """
+    """Update the rows where[i] of p [R, C] and row [R] from their gradients g[i], g [P, C]. One block per row of g."""
     partial = cuda.shared.array(_WARPS, np.float32)
     own, i = cuda.blockIdx.x, where[cuda.blockIdx.x]
     if i < 0 or not norm[0] < _ENDLESS:
@@ -116,9 +111,9 @@ def _square(g, where, scale, i, j):
 
 @gpu
 def column_squares(total, g, where, norm, numbers):
-    """Add to total [C] float32 the squares of the columns of g [P, C], clipped; where, norm, numbers: as for `adafactor`.
+    """total[j] += sum of the clipped g[i, j]^2 over i. Threads (x, y) of a block: column x, rows y, y + blockDim.y, ...
 
-    A block has a column for each of its columns of threads, whose threads take turns at the rows; there is a power of two of them.
+    blockDim.y is a power of two.
     """
     shared = cuda.shared.array(MOST, np.float32)
     if not norm[0] < _ENDLESS:
@@ -150,7 +145,7 @@ def column_squares_cpu(total, g, where, norm, numbers):
 
 @gpu
 def column_step(column, total, norm):
-    """Take total [C], the squares of an update, into column [C], and clear it. A thread has a column."""
+    """column = beta2 column + (1 - beta2) total, and total = 0. One thread per column."""
     j = cuda.grid(1)
     if j < column.size and norm[0] < _ENDLESS:
         column[j] = _BETA2 * column[j] + (ONE - _BETA2) * total[j]

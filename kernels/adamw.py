@@ -24,7 +24,7 @@ _BETA1, _BETA2, _ENDLESS, _BLOCK = np.float32(BETA1), np.float32(BETA2), np.floa
 
 @register_jitable
 def clipping(norm, clip):
-    """What the gradient is multiplied by."""
+    """The clipping factor of the gradient."""
     return min(ONE, clip / norm) if norm > ZERO else ONE
 
 
@@ -38,13 +38,7 @@ def adamw_step(p, g, m, v, rate, unbias1, unbias2, decay):
 
 @gpu
 def adamw(p, g, m, v, decay, low, high, norm, numbers):
-    """Update p, m, v [K] float32 in place, all parameters at once, from their gradient g. K is a multiple of BLOCK.
-
-    decay, low, high [K / BLOCK] float32: of each block of parameters. norm [1] float32: of the gradient; where it is not finite, nothing is
-    changed. numbers [4] float32: rate, unbias1, unbias2 and the norm that gradients are clipped to.
-
-    A block has a block.
-    """
+    """Update all parameters p, m, v [K] at once; K is a multiple of BLOCK. One CUDA block per BLOCK parameters."""
     block = cuda.blockIdx.x
     if not norm[0] < _ENDLESS:
         return

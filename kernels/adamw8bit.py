@@ -1,13 +1,14 @@
-"""AdamW (adamw.py) whose two moments take a byte each (after Dettmers et al. 2022, "8-bit optimizers via block-wise quantization").
+"""AdamW (adamw.py) with 8-bit moments (after Dettmers et al. 2022, "8-bit optimizers via block-wise quantization").
 
-Of every SHARE neighbouring parameters the largest |m| and the largest sqrt(v) are kept in float32 (m_top, r_top), and of each one a code c:
+Every SHARE neighbouring parameters share two float32 scales, the largest |m| (m_top) and the largest sqrt(v) (r_top). Each parameter has
+two codes c:
 
     m = m_top sign(c) (c / 127)^2,   c from -127 to 127
     sqrt(v) = r_top (c / 255)^2,     c from 0 to 255
 
-The steps between codes are small where the numbers are small. Between two codes chance decides, so that the mean is right: with nothing new
-sqrt(v) shrinks by half a per cent per update, less than most steps, and rounded to the nearest it would stay for ever. Only a v of 0 has
-the code 0, or a parameter would be divided by nothing.
+Steps between codes are small for small values. Rounding is stochastic, so its mean is exact: without gradients sqrt(v) shrinks by half a
+per cent per update, less than most steps, and with rounding to nearest it would never change. Only v = 0 has code 0, since the update
+divides by sqrt(v).
 """
 
 import math
@@ -75,12 +76,7 @@ def root_code(r, top, bits):
 
 @gpu
 def adamw8bit(p, g, m, v, m_top, r_top, decay, low, high, norm, numbers, key, first):
-    """Update p [K] float32, the codes m int8 and v uint8 [K] and m_top, r_top [K / SHARE] float32 in place, from the gradient g [K].
-
-    As `adamw` otherwise. key [1] uint64: of the random numbers; first (uint64): the place among them of the first parameter.
-
-    A block has SHARE parameters.
-    """
+    """Update all parameters at once, as `adamw`. One CUDA block per SHARE parameters. first: offset of the random numbers."""
     partial = cuda.shared.array(WARPS, np.float32)
     share = np.uint64(cuda.blockIdx.x)
     if not norm[0] < _ENDLESS:

@@ -1,7 +1,7 @@
-"""Dropout: out = scale x keep / (1 - rate), the mask drawn from its place (rng.py), so that backward draws the same one.
+"""Dropout (Srivastava et al. 2014, JMLR 15:1929): out = scale x keep / (1 - rate).
 
-(Srivastava et al. 2014, JMLR 15:1929.) x is [rows, size] float32; forward and backward are the same operation. key [1] and first_place
-(uint64): the random numbers' key and the place of x[0, 0].
+The mask depends on key and index only (rng.py): the backward pass applies the same kernel, and draws the same mask. offset (uint64): index
+of x[0, 0] in the mask.
 """
 
 import numba
@@ -15,20 +15,20 @@ from .launch import SIMULATED, gpu
 from .rng import uniform
 
 _FIRST_ROW = np.uint64(0)
-BLOCKS = 1 if SIMULATED else 4096  # of a launch at most: several times what the largest card runs at once
+BLOCKS = 1 if SIMULATED else 4096  # per launch at most: several times what the largest card runs concurrently
 
 
 @register_jitable
 def kept(rate, key, place):
-    """What a number is multiplied with: 0 if it is dropped, otherwise what makes up for the dropped ones."""
+    """The factor of a value: 0 if dropped, else 1 / (1 - rate)."""
     return ONE / (ONE - rate) if uniform(key, place) >= rate else ZERO
 
 
 @gpu
-def scaled_dropout(out, x, scale, rate, key, first_place):
-    """out [1, K], of any kind of float (half.py) or x itself, = scale x keep / (1 - rate); x [K] float32 comes flat, and so does out.
+def scaled_dropout(out, x, scale, rate, key, offset):
+    """As above for flat arrays: x [K], out [1, K] of any float type (half.py), or x itself. Grid-stride loop over K.
 
-    A thread has every gridDim.x blockDim.x-th number, and fetches the next one while it draws for one.
+    A thread loads its next value before it draws for the current one.
     """
     i, stride, size, key_0 = np.uint64(cuda.grid(1)), np.uint64(cuda.gridsize(1)), np.uint64(x.size), key[0]
     if i >= size:
@@ -38,17 +38,17 @@ def scaled_dropout(out, x, scale, rate, key, first_place):
         x_i = x_next
         if i + stride < size:
             x_next = x[i + stride]
-        factor = scale * kept(rate, key_0, first_place + i) if rate > ZERO else scale
+        factor = scale * kept(rate, key_0, offset + i) if rate > ZERO else scale
         store(out, _FIRST_ROW, i, x_i * factor)
         i += stride
 
 
 @cpu()
-def scaled_dropout_cpu(out, x, scale, rate, key, first_place):
+def scaled_dropout_cpu(out, x, scale, rate, key, offset):
     """As `scaled_dropout`, of out and x [R, N] float32."""
     own_scale = np.float32(scale)
     for i in numba.prange(x.shape[0]):
-        place = first_place + np.uint64(i) * np.uint64(x.shape[1])
+        place = offset + np.uint64(i) * np.uint64(x.shape[1])
         for j in range(x.shape[1]):
             factor = own_scale * kept(rate, key[0], place + np.uint64(j)) if rate > ZERO else own_scale
             out[i, j] = x[i, j] * factor

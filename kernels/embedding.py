@@ -1,20 +1,20 @@
-"""Token rows in, gradients back. weight [V, E] float32; tokens [C, B] int32, in range (the model checks)."""
+"""Embedding lookup, and the gradient of the table. Token ids must be in range; the model checks them."""
 
 import numpy as np
 from numba import cuda
 
 from .jit import ZERO, cpu_serial
 from .launch import THREADS, WARP, ballot, gpu
-from .stream import read
+from .memory_access import read
 
-COLUMNS = 4 * WARP  # of a block, four for each lane
+COLUMNS = 4 * WARP  # of a block, four per warp lane
 _WARPS, _LANES, _WIDTH = THREADS // WARP, np.uint64(WARP), np.uint64(COLUMNS)
 _FIRST, _SECOND, _THIRD = np.uint64(WARP), np.uint64(2 * WARP), np.uint64(3 * WARP)
 
 
 @gpu
 def embedding_forward(x, weight, tokens):
-    """x [P, E] = the rows of the tokens [P]. A block has a position."""
+    """x[i] = weight[tokens[i]], x [P, E], tokens [P]. One block per position i."""
     position, e = cuda.blockIdx.x, np.uint64(cuda.threadIdx.x)
     token = tokens[position]
     while e < np.uint64(x.shape[1]):
@@ -24,7 +24,7 @@ def embedding_forward(x, weight, tokens):
 
 @cpu_serial()
 def embedding_forward_cpu(x, weight, tokens):
-    """x [C, B, E] = the rows of the tokens."""
+    """x[t, b] = weight[tokens[t, b]]."""
     C, B = tokens.shape
     for t in range(C):
         for b in range(B):
@@ -33,10 +33,11 @@ def embedding_forward_cpu(x, weight, tokens):
 
 @gpu
 def embedding_backward(d_weight, dx, tokens):
-    """Add dx [P, E] to the rows of d_weight [V, E] of the tokens [P].
+    """d_weight[tokens[i]] += dx[i], dx [P, E], tokens [P], in a fixed order. Grid (P, column blocks).
 
-    Block (i, j) is for the columns j of the token at position i. Only where a token comes for the first time there is something to do: its
-    warps share the positions from there on, in turns of a warp's width, and add up those that have this token.
+    1. A block whose token occurs at an earlier position returns.
+    2. Its warps stride over the later positions, WARP at a time, and sum the rows of dx with the same token: a ballot finds them.
+    3. The sums of the warps are added in order.
     """
     sums = cuda.shared.array((_WARPS, COLUMNS), np.float32)
     own, P, E = np.uint64(cuda.blockIdx.x), np.uint64(dx.shape[0]), np.uint64(dx.shape[1])
@@ -77,7 +78,7 @@ def embedding_backward(d_weight, dx, tokens):
 
 @cpu_serial()
 def embedding_backward_cpu(d_weight, dx, tokens):
-    """Add dx [C, B, E] to the rows of d_weight [V, E], in the order of the tokens."""
+    """d_weight[tokens[t, b]] += dx[t, b], in order of t and b."""
     C, B = tokens.shape
     for t in range(C):
         for b in range(B):

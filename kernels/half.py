@@ -9,7 +9,7 @@ from numba import cuda
 from numba.extending import register_jitable
 
 from .launch import device, gpu
-from .stream import write_quad
+from .memory_access import write_quad
 
 BFLOAT16 = np.dtype(np.uint16)  # what its bits are kept in
 _HALF, _LESS, _ODD, _NAN = np.uint32(16), np.uint32(0x7FFF), np.uint32(1), np.uint16(0x7FC0)

@@ -37,7 +37,7 @@ def decay_slope(log_tau):
 
 @register_jitable
 def drive(x, gain, gain_scale, bias):
-    """What drives a neuron: its normalised current x, amplified."""
+    """The drive of a neuron from its normalised current x."""
     return x * gain * gain_scale + bias
 
 
@@ -75,7 +75,7 @@ def trace_step_backward(dy_next, dy, y_prev, v, gamma, graded, smooth):
 
 @gpu
 def decay_forward(decayed, log_tau):
-    """A thread is a neuron."""
+    """decayed = decay(log_tau). One thread per neuron."""
     n = cuda.grid(1)
     if n < log_tau.size:
         decayed[n] = decay(log_tau[n])
@@ -83,7 +83,7 @@ def decay_forward(decayed, log_tau):
 
 @gpu
 def decay_backward(d_log_tau, d_decay, log_tau):
-    """A thread is a neuron."""
+    """d_log_tau += d_decay d decay / d log_tau, and d_decay = 0. One thread per neuron."""
     n = cuda.grid(1)
     if n < log_tau.size:
         d_log_tau[n] += d_decay[n] * decay_slope(log_tau[n])
@@ -92,14 +92,14 @@ def decay_backward(d_log_tau, d_decay, log_tau):
 
 @cpu()
 def decay_forward_cpu(decayed, log_tau):
-    """Overwrite `decayed` [N] with the decay per token of time constants exp(log_tau) [N]."""
+    """As `decay_forward`."""
     for n in numba.prange(log_tau.size):
         decayed[n] = decay(log_tau[n])
 
 
 @cpu()
 def decay_backward_cpu(d_log_tau, d_decay, log_tau):
-    """Add to d_log_tau [N] what d_decay [N], dL/d decay, comes to, and clear it: what was handed over is not handed over twice."""
+    """As `decay_backward`."""
     for n in numba.prange(log_tau.size):
         d_log_tau[n] += d_decay[n] * decay_slope(log_tau[n])
         d_decay[n] = ZERO

@@ -9,9 +9,9 @@ from numba import cuda
 from .half import load
 from .jit import ZERO, cpu, cpu_serial, cpu_sums
 from .launch import block_sum, device, gpu
-from .stream import AHEAD, THRICE, TWICE, read
+from .memory_access import AHEAD, THRICE, TWICE, read
 
-BLOCK = 4096  # numbers a task adds up
+BLOCK = 4096  # numbers per partial sum
 MOST = 1024  # threads of a block
 COLUMNS = 128  # of a task on the CPU
 _BLOCK, _NOTHING = np.uint64(BLOCK), np.float64(0)
@@ -20,10 +20,7 @@ _WARPS = 32  # of a block, at most
 
 @gpu
 def sum_of_squares(partial, x):
-    """partial[i] (float64) = sum of squares, in float32, of block i of x [K] float32; partial has ceil(K / BLOCK) entries.
-
-    A block adds up a block.
-    """
+    """partial[i] = sum of the squares x[k]^2 of block i, in float32. One CUDA block per block of x."""
     shared = cuda.shared.array(_WARPS, np.float32)
     step, i = np.uint64(cuda.blockDim.x), np.uint64(cuda.blockIdx.x) * _BLOCK + np.uint64(cuda.threadIdx.x)
     end = min(np.uint64(x.size), (np.uint64(cuda.blockIdx.x) + np.uint64(1)) * _BLOCK)
@@ -51,7 +48,7 @@ def sum_of_squares_cpu(partial, x):
 
 @gpu
 def norm(norm, partial):
-    """norm [1] float32 = the root of the sum of partial (float64). One block."""
+    """norm = sqrt(sum of partial), in float64. One CUDA block."""
     shared = cuda.shared.array(_WARPS, np.float64)
     step, i, end = np.uint64(cuda.blockDim.x), np.uint64(cuda.threadIdx.x), np.uint64(partial.size)
     total = _NOTHING
@@ -101,9 +98,9 @@ def _entry(x, row, column):
 
 @gpu
 def add_rows(total, x):
-    """total [N] float32 += sum over the rows of x [R, N or more], of any kind of float (half.py).
+    """total[j] += sum of x[i, j] over i; x: any float type (half.py). Threads (x, y) of a block: column x, rows y, y + blockDim.y, ...
 
-    A block has a column for each of its columns of threads, whose threads take turns at the rows; there is a power of two of them.
+    blockDim.y is a power of two.
     """
     shared = cuda.shared.array(MOST, np.float32)
     column, row, step = np.uint64(cuda.grid(1)), np.uint64(cuda.threadIdx.y), np.uint64(cuda.blockDim.y)

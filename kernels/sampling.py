@@ -27,9 +27,9 @@ from numba.extending import register_jitable
 
 from .jit import HALF, ONE, ZERO, cpu_serial
 from .launch import SIMULATED, WARP, block_sum, device, from_lane, gpu, lanes_sum, shuffle_up, warps_sum
+from .memory_access import ONCE, THRICE, TWICE
 from .rng import mix
 from .softmax import NOBODY, NOTHING, QUAD, WARPS, block_max, load_four, max_of, place_of
-from .stream import ONCE, THRICE, TWICE
 
 UNIT, FARTHEST = np.float32(2.0**30), np.float32(22)  # of weight; nats, from where on there is none
 MOST_TOKENS = 2**17 - 1  # the sum of as many halves of a weight fits in 32 bits, and their number in COUNT_BITS

@@ -19,7 +19,7 @@ from numba.extending import register_jitable
 from .half import store, store_four
 from .jit import ONE, ZERO, cpu_sums
 from .launch import SIMULATED, WARP, block_sum, device, gpu, shuffle_xor
-from .stream import ONCE, THRICE, TWICE, read_quad
+from .memory_access import ONCE, THRICE, TWICE, read_quad
 
 THREADS, WARPS = 256, 32  # of a block that has a row of logits: with 1,024 it takes 1.16 times as long; warps of the largest block
 LOWEST, NOTHING = np.float32(np.finfo(np.float32).min), np.float32(-np.inf)

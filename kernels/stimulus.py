@@ -1,8 +1,4 @@
-"""Noise that drives a brain with nothing to listen to: independent events, a Poisson process in ticks.
-
-current [C, B, N] float32 += strength where a neuron is hit, with probability `rate` in every tick; ticks [1] uint64: how many there
-were before this chunk.
-"""
+"""Poisson stimulus: in every tick, current += strength with probability `rate`, independently for each neuron."""
 
 import numba
 import numpy as np
@@ -15,7 +11,7 @@ from .rng import uniform
 
 @gpu
 def poisson(current, rate, strength, key, ticks):
-    """A thread per neuron, sequence and tick."""
+    """Grid (neuron blocks, B, C): one thread per neuron, sequence and tick."""
     n, b, t = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
     B, N = current.shape[1], current.shape[2]
     if n < N:
@@ -26,6 +22,7 @@ def poisson(current, rate, strength, key, ticks):
 
 @cpu()
 def poisson_cpu(current, rate, strength, key, ticks):
+    """As `poisson`."""
     C, B, N = current.shape
     for t in numba.prange(C):
         for b in range(B):

@@ -2,8 +2,8 @@
 
     f = sigmoid(f_in + retain),   m[t] = f m[t-1] + (1 - f) u_in
 
-(the minimal gated unit; O'Reilly & Frank 2006, Neural Computation 18:283, for gating by the basal ganglia). Arrays are [C, B, M] float32,
-retain [M]; m is [C+1, B, M] with row 0 the token before the chunk. The CUDA kernels walk through them as those of neuron.py do.
+(the minimal gated unit; O'Reilly & Frank 2006, Neural Computation 18:283, for gating by the basal ganglia). CUDA kernels take flat arrays.
+A thread is one slot of one sequence, and loops over the tokens; it loads those of the next token before it computes the current one.
 """
 
 import numba
@@ -33,9 +33,9 @@ def working_memory_step_backward(d, m_prev, f_in, u_in, retain):
 
 @gpu
 def working_memory_forward(m, f_in, u_in, retain, ring, start, first):
-    """A thread is a slot of a sequence: block (i, b) has the i-th blockDim.x slots of sequence b.
+    """Grid (slot blocks, B): one thread per slot and sequence.
 
-    m also goes into ring [rows B, M or more], unless that is empty; the first token into row start[0] + first.
+    Also writes m into ring [rows B, M or more], unless it has size 0: the first token into row start[0] + first.
     """
     M, row, size = np.uint64(retain.size), np.uint64(cuda.gridDim.y * retain.size), np.uint64(f_in.size)
     k, b = np.uint64(cuda.grid(1)), np.uint64(cuda.blockIdx.y)
@@ -57,7 +57,7 @@ def working_memory_forward(m, f_in, u_in, retain, ring, start, first):
 
 @gpu
 def working_memory_backward(df_in, du_in, dm_carry, dm, m, f_in, u_in, retain):
-    """A thread is a slot of a sequence: block (i, b) has the i-th blockDim.x slots of sequence b."""
+    """Grid (slot blocks, B): one thread per slot and sequence."""
     M, row, size = np.uint64(retain.size), np.uint64(dm_carry.size), np.uint64(dm.size)
     k, b = np.uint64(cuda.grid(1)), np.uint64(cuda.blockIdx.y)
     if k >= M:

@@ -11,9 +11,9 @@ import numpy as np
 
 from .brain.activity import Activity
 from .brain.model import NeuroGenModel
-from .costs import SYNAPTIC, SynapseCosts, cost, noted
 from .generation import Sampling, Session
 from .learning.schedule import learning_rate
+from .planning.costs import SYNAPTIC, SynapseCosts, cost, recorded
 from .simulation import Simulation
 from .text.batches import file_batches
 
@@ -38,7 +38,7 @@ class Bench:
         """Whole updates: forward, backward, optimiser."""
         model, training = self._model(), self.config.training
         act, update = self._update(model)
-        with noted(self.backend, act.synapses) as calls:
+        with recorded(self.backend, act.synapses) as calls:
             update()  # the first one: later ones may be repeated as a whole
         for _ in range(self.after):
             update()
@@ -51,7 +51,7 @@ class Bench:
         model, count = self._model(), 100
         session = Session(model, SAMPLING, self.batch)
         session.feed(np.zeros((1, self.batch), np.int32))
-        with noted(self.backend, session.act.synapses) as calls:
+        with recorded(self.backend, session.act.synapses) as calls:
             session.write(1)
         times = self._times(lambda: session.write(count))
         moved, operations = SynapseCosts(model.brain, session.act, 1).total(calls)
@@ -60,7 +60,7 @@ class Bench:
     def sim(self):
         """Neurons and synapses alone."""
         simulation = Simulation(self.config.brain, self.backend, self.batch, seed=0)
-        with noted(self.backend, simulation.act.synapses) as calls:
+        with recorded(self.backend, simulation.act.synapses) as calls:
             simulation.run()
         times = self._times(simulation.run)
         costs = SynapseCosts(simulation.brain, simulation.act, simulation.segment).total(calls)
@@ -69,7 +69,7 @@ class Bench:
     def decoder(self):
         """Logits of one token, softmax, top-k and top-p, a draw."""
         draw = self._draw(self._model())
-        with noted(self.backend) as calls:
+        with recorded(self.backend) as calls:
             draw()
         moved, operations = (sum(figures) for figures in zip(*map(cost, calls), strict=True))
         return self._report("tokens", self.batch, self._times(self.backend.record(draw)), moved, operations)
@@ -79,11 +79,11 @@ class Bench:
         every other operation as often as an update asks for it, and a draw."""
         model, training, bandwidth, matrix = self._model(), self.config.training, self._bandwidth(), self._matrix_rate()
         act, update = self._update(model)
-        with noted(self.backend, act.synapses) as calls:
+        with recorded(self.backend, act.synapses) as calls:
             update()
         for _ in range(self.after):
             update()
-        with noted(self.backend) as drawing:
+        with recorded(self.backend) as drawing:
             self._draw(model)()
         calls = [call for call in (*calls, drawing[-1]) if call.name not in SYNAPTIC]
         update()
@@ -112,8 +112,8 @@ class Bench:
         totals |= {"weights_us": weights[0]["us"]}
         operations = []
         for name in dict.fromkeys(call.name for call in calls):
-            own = [call for call in calls if call.name == name]
-            operations.append({"calls": len(own)} | row("operation", name, partial(_again, own), *costs.total(own)))
+            same = [call for call in calls if call.name == name]
+            operations.append({"calls": len(same)} | row("operation", name, partial(_repeat, same), *costs.total(same)))
         rates = {"copy_bytes_per_second": bandwidth, "matrix_operations_per_second": matrix, "memory_bytes": self.backend.memory_used()}
         return self._machine() | rates | totals | {"currents": currents, "signals": signals, "weights": weights, "operations": operations}
 
@@ -132,7 +132,7 @@ class Bench:
         act = Activity(model.brain, 1, self.batch)
         drawn, decoder, how = self.backend.zeros(self.batch, "uint64"), model.brain.decoder, SAMPLING
         tokens = self.backend.zeros(self.batch, "int32")
-        act.signals[decoder.source].x[...] = self.backend.asarray(np.random.default_rng(0).random(act.read.shape, np.float32))
+        act.signals[decoder.source].x[...] = self.backend.asarray(np.random.default_rng(0).random(act.decoder_input.shape, np.float32))
 
         def draw():
             logits = decoder.scores(act, 0, 1), decoder.bias
@@ -213,9 +213,9 @@ class Bench:
         }
 
 
-def _again(calls):
+def _repeat(calls):
     for call in calls:
-        call.again()
+        call.repeat()
 
 
 def show(result: dict):

@@ -79,7 +79,7 @@ class Talk:
 
         tokenizer = self.session.model.tokenizer
         prompt, stop = (f"You: {line.strip()}\nNeo:", "\n") if self._scripted else (f"{line}\n", "\n\n")
-        heard = tokenizer.decode(self.session.heard)
+        heard = tokenizer.decode(self.session.last_tokens)
         if heard and not heard.endswith("\n"):
             prompt = "\n" + prompt  # the last reply was cut off before its end
         tokenizer.encode(prompt)

@@ -133,8 +133,8 @@ class Training:
     dropout: float = 0.0  # on embedding and readout
     axon_dropout: float = 0.0  # on what neurons send
     fresh: float = 0.02  # share of the sequences that begin a segment in the fresh state, as a conversation will
-    optimizer: str = "adamw"  # adamw; adamw8bit, adafactor: less memory, see learning/frugal.py
-    activation_memory: str = "full"  # kept of a segment for the way back: full; half: 16 bits; recompute: run again (brain/keeping.py)
+    optimizer: str = "adamw"  # adamw; with less memory: adamw8bit, adafactor
+    activation_memory: str = "full"  # of a segment, for the backward pass: full, half (16 bits), recompute
     memory_limit: str = ""  # of a GPU, such as 3.2GB; empty: what is free there
     seed: int = 0
     max_minutes: float = 0.0  # of training; 0: no limit; otherwise fewer steps are made where `steps` do not fit

@@ -24,7 +24,7 @@ def portrait_of(run: Path, backend):
     import numpy as np
 
     from . import checkpoint
-    from .learning.portrait import portrait
+    from .learning.brain_snapshot import brain_snapshot
     from .show import find, load
     from .ui.history import read_history
 
@@ -40,8 +40,8 @@ def portrait_of(run: Path, backend):
     if not len(ids):
         return None
     act = model.activity(model.config.training.segment, 1)
-    model.brain.forward(act, np.asarray(ids[: act.tokens], np.int32)[:, None])
-    return portrait(model, act, model.optimizer.steps)
+    model.brain.forward_logits(act, np.asarray(ids[: act.tokens], np.int32)[:, None])
+    return brain_snapshot(model, act, model.optimizer.steps)
 
 
 @command("figures")

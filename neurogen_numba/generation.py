@@ -1,4 +1,4 @@
-"""Tokens out, one at a time, from a state."""
+"""Text generation: sampling tokens one at a time, from the state of the neurons."""
 
 from __future__ import annotations
 
@@ -34,35 +34,34 @@ class Sampling:
 
 
 class Session:
-    """A batch of B sequences under way: what they have heard is in the state of the neurons, not in a growing context."""
+    """Generation of a batch of B sequences. Their past is in the state of the neurons, not in a growing context."""
 
     def __init__(self, model, sampling: Sampling, batch: int = 1):
         self.model, self.sampling = model, sampling
         self.act = model.activity(model.config.brain.chunk, batch)
-        self._drawn = model.backend.zeros(batch, "uint64")  # how many tokens each sequence has drawn
-        self.heard = ()  # the tokens heard last, of the first sequence
+        self._drawn = model.backend.zeros(batch, "uint64")  # tokens drawn per sequence
+        self.last_tokens = ()  # of the first sequence, from the last call
 
     def reset(self):
-        """Forget everything heard and said."""
+        """Reset to the state before the first token."""
         self.act.reset()
         self._drawn[...] = 0
-        self.heard = ()
+        self.last_tokens = ()
 
     def feed(self, ids):
-        """Hear tokens [T, B] int32."""
+        """Read tokens [T, B] int32."""
         for first in range(0, len(ids), self.act.tokens):
             part = ids[first : first + self.act.tokens]
-            self.act.hear(part)
-            self.model.run(self.act, ("hear", len(part)), self._hear)
-            self.heard = part[:, 0]
+            self.act.load_tokens(part)
+            self.model.run(self.act, ("forward", len(part)), self._forward)
+            self.last_tokens = part[:, 0]
 
     def draw(self):
-        """Draw the next token of each sequence, [B] int32, and hear it. Something must have been fed before."""
+        """Draw the next token of each sequence, [B] int32, and read it. Requires a call of `feed` before."""
         return self.write(1)[0]
 
     def write(self, count: int):
-        """`count` tokens, each drawn and heard: [count, B] int32. A drawn token goes straight on to the neurons; all of them are looked at
-        in the end."""
+        """Draw and read `count` tokens: [count, B] int32. They stay on the device until all are drawn."""
         act, backend = self.act, self.model.backend
         written = backend.zeros((count, act.batch), "int32")
         for t in range(count):
@@ -70,14 +69,14 @@ class Session:
             self.model.run(act, ("draw", self.sampling), self._draw)
             written[t] = act.ids[0]
         written = backend.to_numpy(written)
-        self.heard = written[-1:, 0] if count else self.heard
+        self.last_tokens = written[-1:, 0] if count else self.last_tokens
         return written
 
-    def _hear(self):
+    def _forward(self):
         act, brain = self.act, self.model.brain
-        brain.think(act)
+        brain.forward(act)
         with self.model.backend.beside(lambda: act.advance(act.length)):
-            brain.decoder.scores(act, act.length - 1, act.length)  # of the token to come, the first rows of act.logits
+            brain.decoder.scores(act, act.length - 1, act.length)  # of the next token, into the first rows of act.logits
 
     def _draw(self):
         act, how, decoder = self.act, self.sampling, self.model.brain.decoder
@@ -85,24 +84,24 @@ class Session:
         numbers = np.float32(how.temperature), how.top_k, np.float32(how.top_p)
         logits = act.logits[: act.batch], decoder.bias
         self.model.backend.sample(act.ids[0], *logits, *numbers, key, self._drawn, decoder.shape[0])
-        self._hear()
+        self._forward()
 
 
 def stream(session: Session, tokenizer, prompt: str, length: int, stop: str = "") -> Iterator[str]:
-    """Say `prompt` to a session of one sequence and yield the text that follows, piece by piece, as it is drawn.
+    """Feed `prompt` to a session of one sequence and yield the text that follows, piece by piece, as it is drawn.
 
-    A session that has heard nothing yet hears an end of text first, where the tokenizer has one: that is what documents begin after.
-    Ends after `length` tokens, at the end of text, or before the string `stop`. Without anything to hear it starts from token 0.
+    A new session reads an end of text first, if the tokenizer has one, because documents begin after it. Without one, and without a prompt,
+    it reads token 0. Stops after `length` tokens, at an end of text, or before the string `stop`.
     """
     ids = tokenizer.encode(prompt)
-    if not len(session.heard) and tokenizer.end_of_text is not None:
+    if not len(session.last_tokens) and tokenizer.end_of_text is not None:
         ids = np.append(tokenizer.end_of_text, ids)
-    elif not len(ids) and not len(session.heard):
+    elif not len(ids) and not len(session.last_tokens):
         ids = np.zeros(1)
     if len(ids):
         session.feed(ids.astype(np.int32)[:, None])
     text = tokenizer.stream()
-    held = ""  # what may turn out to be the beginning of `stop`
+    held = ""  # text that may be the beginning of `stop`
     for _ in range(length):
         token = int(session.draw()[0])
         if token == tokenizer.end_of_text:

@@ -44,8 +44,9 @@ def main(argv=None):
     )
     if not limit and config.training.memory_limit:
         limit = size_of(config.training.memory_limit)
-    from . import backends, budget
+    from . import backends
     from .backends.cuda import DTYPES
+    from .planning import budget
 
     backend = backends.get(args.backend, args.gpu_device)
     memory = backend.memory()

@@ -39,9 +39,9 @@ KERNELS |= {
     "softmax.cross_entropy": [(f1, types.uint8[::1], kind, f2, f1, i1, f1, types.int64) for kind in (f2, h2, b2)],
     "sampling.find_largest": [(f2, i2, f2, f1, types.int64)],
     "sampling.sample": [(i1, f2, f1, types.float32, types.int64, types.float32, types.uint64, k2_1, f2, i2, types.int64)],
-    "softmax_blocks.softmax_part": [(f1, i1, f1, f1, f2, f1, i1, types.int64, types.int64)],
-    "softmax_blocks.softmax_end": [(f1, types.uint8[::1], f1, f1, i1, f1, f1, i1, f1)],
-    "softmax_blocks.softmax_gradient": [(kind, f2, f1, f1, f1, i1, f1, types.int64, types.int64) for kind in (f2, h2, b2)],
+    "online_cross_entropy.softmax_part": [(f1, i1, f1, f1, f2, f1, i1, types.int64, types.int64)],
+    "online_cross_entropy.softmax_end": [(f1, types.uint8[::1], f1, f1, i1, f1, f1, i1, f1)],
+    "online_cross_entropy.softmax_gradient": [(kind, f2, f1, f1, f1, i1, f1, types.int64, types.int64) for kind in (f2, h2, b2)],
     "adamw.adamw": [(f1,) * 9],
     "adamw8bit.adamw8bit": [(f1, f1, types.int8[::1], types.uint8[::1], *[f1] * 7, types.uint64[::1], types.uint64)],
     "adafactor.spread_columns": [(f1, f1)],
@@ -70,7 +70,7 @@ for graded in (False, True):  # smooth, the second argument, is the tests' own
         ("population.make_population_backward", graded, False): backward,
     }
 
-# kernels/bundles.py, forget.py, stimulus.py
+# kernels/bundles.py, reset.py, stimulus.py
 
 size, flag, number = types.int64, types.boolean, types.float32
 l1, l2, k1 = types.int64[::1], types.int64[:, ::1], types.uint64[::1]
@@ -115,8 +115,8 @@ KERNELS |= {
     "bundles.write_values": [(kind, i1, size, size, size, f2) for kind in (f2, h2, b2)],
     "bundles.write_gradient": [(kind, f2, number) for kind in (f2, h2, b2)],
     "bundles.advance_rings": [(i1, i1, size)],
-    "carry.carry": [(f1, l2, size)],
-    "forget.forget": [(kind, types.uint8[::1]) for kind in (f3, types.float16[:, :, ::1], types.uint16[:, :, ::1])],
+    "roll_state.roll_state": [(f1, l2, size)],
+    "reset.reset": [(kind, types.uint8[::1]) for kind in (f3, types.float16[:, :, ::1], types.uint16[:, :, ::1])],
     "stimulus.poisson": [(f3, number, number, types.uint64, k1)],
 }
 

@@ -9,7 +9,7 @@ from hypothesis import settings
 
 from neurogen_numba.kernels.population import Axon
 
-NOWHERE = object()
+NO_AXON = object()
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 
 # Speed is the machine's, not the code's; and what was green once must not turn red by the luck of a draw.
@@ -71,10 +71,10 @@ def backend(request):
 @pytest.fixture(scope="session")
 def op(backend):
     """`op("lif_forward", ...)` runs an operation of the backend on NumPy arrays, in place: they go to the device and come back.
-    Nobody reads the axon NOWHERE."""
+    Nobody reads the axon NO_AXON."""
 
     def call(name, *arguments):
-        there = [backend.asarray(x) if isinstance(x, np.ndarray) else backend.nowhere if x is NOWHERE else x for x in arguments]
+        there = [backend.asarray(x) if isinstance(x, np.ndarray) else backend.no_axon if x is NO_AXON else x for x in arguments]
         getattr(backend, name)(*there)
         for here, moved in zip(arguments, there, strict=True):
             if isinstance(here, np.ndarray) and here.flags.writeable:

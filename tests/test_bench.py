@@ -275,7 +275,7 @@ def test_the_figures_alone_go_through_a_pipe(capsys):
 
 def test_the_state_that_is_measured_is_of_one_token(monkeypatch):
     """The decoder alone: nothing else of the brain is run."""
-    monkeypatch.setattr("neurogen_numba.brain.brain.Brain.think", lambda *_: pytest.fail("thought"))
+    monkeypatch.setattr("neurogen_numba.brain.brain.Brain.forward", lambda *_: pytest.fail("ran"))
     tokens = []
     made = Activity.__init__
     monkeypatch.setattr(Activity, "__init__", lambda self, brain, T, *a, **more: tokens.append(T) or made(self, brain, T, *a, **more))

@@ -99,7 +99,7 @@ def masks_of(brain, dropout, length):
     masks = {}
     for what, n in size.items():
         key = places.key(dropout.seed, dropout.step, zlib.crc32(what.encode()))
-        kept = places.uniform(key, np.arange(length * dropout.batch * n, dtype=np.uint64)) >= (rate := dropout.at(what, 0, n)[0])
+        kept = places.uniform(key, np.arange(length * dropout.batch * n, dtype=np.uint64)) >= (rate := dropout.arguments(what, 0, n)[0])
         masks[what.removesuffix(".axon")] = kept.reshape(length, dropout.batch, n) / (1 - float(rate))
     return masks
 
@@ -123,16 +123,16 @@ class Run:
 
 
 def run(brain, seed=0, *, smooth=False, warm=True, rates=(0.0, 0.0), batch=2, learning=False):
-    """warm: with a segment heard before, and neuromodulators that are not neutral."""
+    """warm: after another segment, with neuromodulators that are not neutral."""
     act, state = Activity(brain, T, batch, learning, smooth), {}
     if warm:
-        brain.forward(act, tokens(seed + 1000, batch=batch))
+        brain.forward_logits(act, tokens(seed + 1000, batch=batch))
         act.advance(T)
         state = act.state() | {name: (level / np.arange(1, batch + 1)).astype(np.float32) for name, level in LEVELS.items()}
         act.load_state(state)
     act.dropout = Dropout(brain.backend, batch, *rates, seed=5, step=seed)
     ids = tokens(seed, batch=batch)
-    logits = brain.forward(act, ids).reshape(T, batch, -1)
+    logits = brain.forward_logits(act, ids).reshape(T, batch, -1)
     return Run(brain, act, ids, state, logits, masks_of(brain, act.dropout, T) if any(rates) else {})
 
 
@@ -184,7 +184,7 @@ def test_rates_are_the_share_of_neurons_that_fire():
 
 
 @CONFIGS
-def test_a_fresh_brain_starts_where_the_model_says(sizes):
+def test_initial_parameters_are_those_of_the_model(sizes):
     brain = Brain(sizes, backends.get("cpu"))
     brain.initialise(0)
     value, fixed = brain.parameters.value, brain.structure()
@@ -289,7 +289,7 @@ def test_every_gradient_agrees_with_differences(sizes, events, smooth, rates, mo
     found = away_from_threshold(lambda seed: run(brain, start + seed, smooth=smooth, rates=rates, learning=True), 0 if smooth else 1e-4)
     d_logits = np.random.default_rng(3).normal(size=(T * 2, 23)).astype(np.float32)
     brain.parameters.clear_gradient()
-    brain.backward(found.act, d_logits)
+    brain.backward_logits(found.act, d_logits)
 
     held = HeldEvents()
     if not smooth:
@@ -307,9 +307,9 @@ def test_every_gradient_agrees_with_differences(sizes, events, smooth, rates, mo
 
 def gradient_of(brain, act, ids, d_logits):
     """Gradient [parameters] of sum(logits d_logits), d_logits [T, B, V], for a segment from the state that `act` is in."""
-    brain.forward(act, ids)
+    brain.forward_logits(act, ids)
     brain.parameters.clear_gradient()
-    brain.backward(act, d_logits.reshape(-1, 23).copy())
+    brain.backward_logits(act, d_logits.reshape(-1, 23).copy())
     return brain.parameters.flat_gradient.copy()
 
 
@@ -331,8 +331,8 @@ def test_gradients_are_added_to_those_at_hand():
     act = Activity(brain, T, 2, learning=True)
     once = gradient_of(brain, act, ids, d_logits)
     act.reset()
-    brain.forward(act, ids)
-    brain.backward(act, d_logits.reshape(-1, 23) * 2)
+    brain.forward_logits(act, ids)
+    brain.backward_logits(act, d_logits.reshape(-1, 23) * 2)
     np.testing.assert_allclose(brain.parameters.flat_gradient, 3 * once, rtol=1e-4, atol=1e-5 * abs(once).max())
 
 
@@ -351,24 +351,24 @@ def test_a_short_segment_leaves_no_trace_of_a_longer_one_before_it():
 
 @functools.cache
 def whole(batch):
-    """A text of 24 tokens heard at once, six chunks long, from a fresh state."""
+    """A text of 24 tokens in one segment of six chunks, from a zero state."""
     brain = lively(READOUTS)
 
     def attempt(seed):
         act, ids = Activity(brain, 24, batch), tokens(seed, 24, batch)
-        return Run(brain, act, ids, {}, brain.forward(act, ids).reshape(24, batch, -1), {})
+        return Run(brain, act, ids, {}, brain.forward_logits(act, ids).reshape(24, batch, -1), {})
 
     return away_from_threshold(attempt, 1e-5)
 
 
 @settings(max_examples=40)
 @given(st.lists(st.integers(0, 24), max_size=6), st.sampled_from([1, 3]))
-def test_however_a_text_is_cut_the_logits_are_the_same(cuts, batch):
+def test_the_logits_do_not_depend_on_how_a_text_is_cut(cuts, batch):
     text = whole(batch)
     ends = sorted({0, 24, *cuts})
     act = Activity(text.brain, max(np.diff(ends)), batch)
     for first, last in zip(ends, ends[1:], strict=False):
-        logits = text.brain.forward(act, text.ids[first:last]).reshape(last - first, batch, -1)
+        logits = text.brain.forward_logits(act, text.ids[first:last]).reshape(last - first, batch, -1)
         np.testing.assert_allclose(logits, text.logits[first:last], rtol=1e-4, atol=1e-4)
         act.advance(last - first)
 
@@ -377,7 +377,7 @@ def test_however_a_text_is_cut_the_logits_are_the_same(cuts, batch):
 def test_token_by_token_the_logits_are_the_same(batch):
     text, act = whole(batch), Activity(lively(READOUTS), 1, batch)
     for t in range(24):
-        np.testing.assert_allclose(text.brain.forward(act, text.ids[t : t + 1]), text.logits[t], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(text.brain.forward_logits(act, text.ids[t : t + 1]), text.logits[t], rtol=1e-4, atol=1e-4)
         act.advance(1)
 
 
@@ -387,12 +387,12 @@ def test_one_chunk_is_many_segments():
 
     def attempt(seed):
         act, ids = Activity(brain, 12, 3), tokens(seed, 12, 3)
-        return Run(brain, act, ids, {}, brain.forward(act, ids).reshape(12, 3, -1), {})
+        return Run(brain, act, ids, {}, brain.forward_logits(act, ids).reshape(12, 3, -1), {})
 
     text, act = away_from_threshold(attempt, 1e-5), Activity(brain, 5, 3)
     for first in (0, 5, 10):
         part = text.ids[first : first + 5]
-        np.testing.assert_allclose(brain.forward(act, part), text.logits[first : first + 5].reshape(-1, 23), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(brain.forward_logits(act, part), text.logits[first : first + 5].reshape(-1, 23), rtol=1e-4, atol=1e-4)
         act.advance(len(part))
 
 
@@ -400,11 +400,11 @@ def test_one_chunk_is_many_segments():
 def test_a_sequence_does_not_care_about_its_place_in_a_batch(batch):
     text, last = whole(7), 7 - batch
     ids = np.ascontiguousarray(text.ids[:, last:])
-    logits = text.brain.forward(Activity(text.brain, 24, batch), ids)
+    logits = text.brain.forward_logits(Activity(text.brain, 24, batch), ids)
     np.testing.assert_allclose(logits.reshape(24, batch, -1), text.logits[:, last:], rtol=1e-4, atol=1e-4)
 
 
-def test_a_session_hears_what_the_brain_hears():
+def test_a_session_reads_what_the_brain_reads():
     text = whole(3)
     model = NeuroGenModel.from_config(Config("test", READOUTS))
     fill(model.brain, 0)
@@ -423,7 +423,7 @@ def test_a_token_changes_nothing_before_it_and_nobody_else(changed, events):
     brain, ids = lively(dataclasses.replace(READOUTS, events=events)), tokens(0)
     other = ids.copy()
     other[changed, 0] = (ids[changed, 0] + 1) % 23
-    before, after = (brain.forward(Activity(brain, T, 2), text).reshape(T, 2, -1) for text in (ids, other))
+    before, after = (brain.forward_logits(Activity(brain, T, 2), text).reshape(T, 2, -1) for text in (ids, other))
     np.testing.assert_array_equal(before[:changed], after[:changed])
     np.testing.assert_array_equal(before[:, 1], after[:, 1])
     assert (before[changed:, 0] != after[changed:, 0]).any()
@@ -434,7 +434,7 @@ def test_a_sequence_does_not_feel_its_neighbours_levels():
     neutral, act = Activity(brain, T, 2), Activity(brain, T, 2)
     for name in LEVELS:
         act.load_state(neutral.state() | {name: np.array([0.5, 0], np.float32)})
-        one, other = (brain.forward(a, ids).reshape(T, 2, -1) for a in (act, neutral))
+        one, other = (brain.forward_logits(a, ids).reshape(T, 2, -1) for a in (act, neutral))
         assert (one[:, 0] != other[:, 0]).any(), name
         np.testing.assert_array_equal(one[:, 1], other[:, 1])
 
@@ -448,13 +448,13 @@ def test_a_loaded_state_goes_on_bit_for_bit(sizes):
     d_logits = np.random.default_rng(3).normal(size=(T, 5, 23)).astype(np.float32)
     act, loaded = Activity(brain, T, 5, learning=True), Activity(brain, T, 5, learning=True)
     act.dropout = loaded.dropout = Dropout(backends.get("cpu"), 5, 0.2, 0.2)
-    brain.forward(act, tokens(0, batch=5))
+    brain.forward_logits(act, tokens(0, batch=5))
     act.advance(T)
     state = act.state()
     expected = {name: np.zeros_like(values, np.float32).shape for name, values in ref.fresh_state(dataclasses.asdict(sizes), 5).items()}
     assert {name: values.shape for name, values in state.items()} == expected
     kept = {name: values.copy() for name, values in state.items()}
-    brain.forward(loaded, tokens(9, batch=5))  # leaves something behind that loading must overwrite
+    brain.forward_logits(loaded, tokens(9, batch=5))  # leaves something behind that loading must overwrite
     loaded.advance(T)
     loaded.load_state(state)
     for segment in (1, 2):
@@ -485,31 +485,31 @@ def test_reset_is_a_new_activity():
     brain = lively(READOUTS)
     used, new = Activity(brain, T, 2), Activity(brain, T, 2)
     used.load_state(used.state() | {name: np.full(2, level, np.float32) for name, level in LEVELS.items()})
-    brain.forward(used, tokens(1))
+    brain.forward_logits(used, tokens(1))
     used.advance(T)
     assert all(values.any() for values in used.state().values())
     used.reset()
     assert not any(values.any() for values in used.state().values())
     for _ in range(2):
-        np.testing.assert_array_equal(brain.forward(used, tokens(0)), brain.forward(new, tokens(0)))
+        np.testing.assert_array_equal(brain.forward_logits(used, tokens(0)), brain.forward_logits(new, tokens(0)))
         used.advance(T)
         new.advance(T)
 
 
-@pytest.mark.parametrize("forgotten", [[], [1], [0, 2, 6], range(7)], ids=["none", "one", "some", "all"])
-def test_forget_makes_some_sequences_fresh_and_leaves_the_others(forgotten):
+@pytest.mark.parametrize("cleared", [[], [1], [0, 2, 6], range(7)], ids=["none", "one", "some", "all"])
+def test_reset_clears_some_sequences_and_leaves_the_others(cleared):
     brain = lively(READOUTS)
     act, expected = Activity(brain, T, 7, learning=True), Activity(brain, T, 7, learning=True)
     act.load_state(act.state() | {name: np.full(7, level, np.float32) for name, level in LEVELS.items()})
-    brain.forward(act, tokens(1, batch=7))
+    brain.forward_logits(act, tokens(1, batch=7))
     act.advance(T)
     state = act.state()
     for name, values in state.items():
-        values[(slice(None), list(forgotten)) if "history" in name else list(forgotten)] = 0  # [H, B, N] or [B, ...]
+        values[(slice(None), list(cleared)) if "history" in name else list(cleared)] = 0  # [H, B, N] or [B, ...]
     expected.load_state(state)
     sequences = np.zeros(7, np.uint8)
-    sequences[list(forgotten)] = 1
-    act.forget(brain.backend.asarray(sequences, "uint8"))
+    sequences[list(cleared)] = 1
+    act.reset(brain.backend.asarray(sequences, "uint8"))
     for name, values in act.state().items():
         np.testing.assert_array_equal(values, state[name], err_msg=name)
     d_logits = np.random.default_rng(3).normal(size=(T, 7, 23)).astype(np.float32)
@@ -518,16 +518,16 @@ def test_forget_makes_some_sequences_fresh_and_leaves_the_others(forgotten):
 
 
 @pytest.mark.parametrize("mark", [1, 2, 255])
-def test_forget_takes_anything_but_0_for_a_yes(mark):
+def test_reset_takes_any_mask_but_0_as_true(mark):
     """The mask is of bytes on the device, and is left as it was."""
     brain = lively(READOUTS)
     act = Activity(brain, T, 3)
-    brain.forward(act, tokens(1, batch=3))
+    brain.forward_logits(act, tokens(1, batch=3))
     act.advance(T)
-    act.fresh[...] = brain.backend.asarray([0, mark, 0], "uint8")
+    act.reset_mask[...] = brain.backend.asarray([0, mark, 0], "uint8")
     before = act.state()
-    act.forget(act.fresh)
-    assert brain.backend.to_numpy(act.fresh).tolist() == [0, mark, 0]
+    act.reset(act.reset_mask)
+    assert brain.backend.to_numpy(act.reset_mask).tolist() == [0, mark, 0]
     for name, values in act.state().items():
         column = (slice(None),) if "history" in name else ()
         assert not values[(*column, 1)].any(), name
@@ -536,14 +536,14 @@ def test_forget_takes_anything_but_0_for_a_yes(mark):
             assert name in LEVELS or values[(*column, b)].any(), name
 
 
-def test_to_forget_a_level_is_to_be_neutral_again():
+def test_reset_makes_the_levels_neutral():
     brain = lively(READOUTS)
     act = Activity(brain, T, 2)
     act.load_state(act.state() | {name: np.full(2, level, np.float32) for name, level in LEVELS.items()})
     scales = {"norepinephrine": act.gain_scale, "serotonin": act.beta_scale, "dopamine": act.write_scale}
     for name, scale in scales.items():
         np.testing.assert_allclose(scale, 1 + LEVELS[name])
-    act.forget(brain.backend.asarray([1, 0], "uint8"))
+    act.reset(brain.backend.asarray([1, 0], "uint8"))
     for name, scale in scales.items():
         np.testing.assert_allclose(scale, [1, 1 + LEVELS[name]])
 
@@ -558,7 +558,7 @@ def test_views_are_the_state_itself_under_its_names(sizes):
         assert (view.shape, view.dtype) == (state[name].shape, "float32"), name
     used = set()
     for segment in (0, 1):  # the same memory from segment to segment
-        brain.forward(act, tokens(segment))
+        brain.forward_logits(act, tokens(segment))
         act.advance(T)
         state = act.state()
         used |= {name for name, view in views.items() if view.any()}
@@ -582,8 +582,8 @@ def test_what_is_written_to_a_view_is_what_the_brain_goes_on_from(sizes):
     other.load_state(other.state() | written)
     for name, values in act.state().items():
         np.testing.assert_array_equal(values, other.state()[name], err_msg=name)
-    fresh = brain.forward(Activity(brain, T, 2), tokens(0))
-    one, two = brain.forward(act, tokens(0)), brain.forward(other, tokens(0))
+    fresh = brain.forward_logits(Activity(brain, T, 2), tokens(0))
+    one, two = brain.forward_logits(act, tokens(0)), brain.forward_logits(other, tokens(0))
     np.testing.assert_array_equal(one, two)
     assert (one != fresh).any()
 
@@ -603,7 +603,7 @@ def test_rings_hold_what_is_still_on_its_way(backend):
         population.value["bias"][:] = 1
     act = Activity(brain, T, 2)
     for segment in (0, 1):
-        brain.forward(act, tokens(segment))
+        brain.forward_logits(act, tokens(segment))
         act.advance(T)
     rings, state = act.rings(), act.state()
     assert rings.keys() == {name for name in state if name not in act.views()}
@@ -630,21 +630,21 @@ def test_views_and_rings_are_arrays_of_the_card_that_others_can_take():
 
 
 def test_a_gradient_that_is_no_number_is_found_where_it_began():
-    """What is on the way back behind it may be broken by it."""
+    """It may spread to those after it in the backward pass."""
     brain = lively(READOUTS)
-    assert brain.broken_gradient() == ""
+    assert brain.non_finite_gradient() == ""
     order = "embedding.weight thalamus.bias memory.decay working_memory_pfc.weight pfc.gain broca.beta decoder.bias".split()
     for name in order:
         brain.parameters.gradient[name].reshape(-1)[-1] = np.inf
-        assert brain.broken_gradient() == name.split(".")[0]
+        assert brain.non_finite_gradient() == name.split(".")[0]
     brain.parameters.clear_gradient()
     for name, gradient in brain.parameters.gradient.items():  # nobody is passed over
         gradient.reshape(-1)[0] = np.nan
-        assert brain.broken_gradient() == name.split(".")[0]
+        assert brain.non_finite_gradient() == name.split(".")[0]
         gradient[...] = 0
 
 
-def test_levels_written_to_a_view_are_heard_once_the_state_is_loaded():
+def test_levels_written_to_a_view_take_effect_with_load_state():
     brain = lively(READOUTS)
     act, other = Activity(brain, T, 2), Activity(brain, T, 2)
     levels = {name: np.full(2, level, np.float32) for name, level in LEVELS.items()}
@@ -654,7 +654,7 @@ def test_levels_written_to_a_view_are_heard_once_the_state_is_loaded():
     other.load_state(other.state() | levels)
     for name in ("gain_scale", "beta_scale", "write_scale"):
         np.testing.assert_array_equal(getattr(act, name), getattr(other, name))
-    np.testing.assert_array_equal(brain.forward(act, tokens(0)), brain.forward(other, tokens(0)))
+    np.testing.assert_array_equal(brain.forward_logits(act, tokens(0)), brain.forward_logits(other, tokens(0)))
 
 
 # Dropout
@@ -662,12 +662,12 @@ def test_levels_written_to_a_view_are_heard_once_the_state_is_loaded():
 
 def places_of(dropout):
     """Rate, key and first place of every mask, for a few tokens."""
-    return {(what, first): dropout.at(what, first, 7) for what in Dropout.PLACES for first in (0, 4)}
+    return {(what, first): dropout.arguments(what, first, 7) for what in Dropout.SITES for first in (0, 4)}
 
 
 def test_a_mask_is_a_matter_of_seed_step_and_place():
-    dropout, names = Dropout(backends.get("cpu"), 3, 0.2, 0.1, seed=5, step=8), set(Dropout.PLACES)
-    assert names == {"embedding", "decoder", *(f"{name}.axon" for name in MODULES)} and len(names) == len(Dropout.PLACES)
+    dropout, names = Dropout(backends.get("cpu"), 3, 0.2, 0.1, seed=5, step=8), set(Dropout.SITES)
+    assert names == {"embedding", "decoder", *(f"{name}.axon" for name in MODULES)} and len(names) == len(Dropout.SITES)
     for (what, first), (rate, key, place) in places_of(dropout).items():
         assert rate == np.float32(0.1 if what.endswith(".axon") else 0.2) and place == first * 3 * 7
         assert (key.shape, key.dtype) == ((1,), "uint64")
@@ -676,13 +676,13 @@ def test_a_mask_is_a_matter_of_seed_step_and_place():
     assert len(set(np.concatenate(drawn))) == 4 * len(names), "no two masks are the same"
 
 
-def test_begin_brings_the_masks_of_another_step_to_the_same_place():
-    """The arrays stay where they are: a recorded step reads them there."""
+def test_set_step_overwrites_the_keys_in_place():
+    """A recorded step reads the same array."""
     dropout = Dropout(backends.get("cpu"), 3, 0.2, 0.1, seed=5)
     keys, before = dropout.keys, places_of(dropout)
     old = dropout.keys.copy()
     for step in (1, 2**40, 0):
-        dropout.begin(step)
+        dropout.set_step(step)
         assert dropout.step == step and dropout.keys is keys
         np.testing.assert_array_equal(keys, Dropout(backends.get("cpu"), 3, 0.2, 0.1, seed=5, step=step).keys)
         assert (step == 0) == np.array_equal(keys, old) == np.isin(keys, old).any()
@@ -690,29 +690,29 @@ def test_begin_brings_the_masks_of_another_step_to_the_same_place():
             assert np.shares_memory(key, before[where][1]) and key[0] == before[where][1][0], where
 
 
-def test_a_brain_drops_what_its_step_says():
+def test_the_step_determines_what_a_brain_drops():
     brain, ids, found = lively(READOUTS), tokens(0), {}
     act = Activity(brain, T, 2, learning=True, dropout=0.3, axon_dropout=0.2, seed=9)
     assert (act.dropout.batch, act.dropout.rate, act.dropout.axon_rate, act.dropout.seed) == (2, np.float32(0.3), np.float32(0.2), 9)
     for step in (0, 1, 0):
         act.reset()
-        act.dropout.begin(step)
-        logits = brain.forward(act, ids).copy()
+        act.dropout.set_step(step)
+        logits = brain.forward_logits(act, ids).copy()
         np.testing.assert_array_equal(found.setdefault(step, logits), logits)
         other = Activity(brain, T, 2, learning=True)
         other.dropout = Dropout(brain.backend, 2, 0.3, 0.2, 9, step)
-        np.testing.assert_array_equal(brain.forward(other, ids), logits)
+        np.testing.assert_array_equal(brain.forward_logits(other, ids), logits)
     assert (found[0] != found[1]).any()
 
 
 def test_without_dropout_no_step_changes_anything():
     brain, act = lively(READOUTS), Activity(lively(READOUTS), T, 2, learning=True, seed=9)
     assert act.dropout.rate == act.dropout.axon_rate == 0
-    expected = brain.forward(act, tokens(0)).copy()
+    expected = brain.forward_logits(act, tokens(0)).copy()
     act.reset()
-    act.dropout.begin(3)
+    act.dropout.set_step(3)
     assert act.dropout.step == 3
-    np.testing.assert_array_equal(brain.forward(act, tokens(0)), expected)
+    np.testing.assert_array_equal(brain.forward_logits(act, tokens(0)), expected)
 
 
 # Events
@@ -730,7 +730,7 @@ def test_the_masks_hold_what_fired_and_what_has_a_gradient_and_nothing_more(batc
     """Forward, the work grows with the neurons that fired; backward, also with those near the threshold."""
     brain = lively(READOUTS)
     act = Activity(brain, T, batch, learning=True)
-    brain.forward(act, tokens(0, batch=batch))
+    brain.forward_logits(act, tokens(0, batch=batch))
     for name in MODULES:
         v, (fired, wanted) = act.v[name][1:], masks(act, name)
         np.testing.assert_array_equal(fired, v > 1)
@@ -744,7 +744,7 @@ def test_a_brain_at_rest_has_nothing_to_do():
     for name in MODULES:
         brain.parameters.value[f"{name}.bias"][:] = -50
     act = Activity(brain, T, 2, learning=True)
-    logits = brain.forward(act, tokens(0))
+    logits = brain.forward_logits(act, tokens(0))
     for name in MODULES:
         assert not any(mask.any() for mask in masks(act, name)), name
     assert not act.currents["wernicke.current"].value.any() and not logits.any()
@@ -789,7 +789,7 @@ def test_no_result_depends_on_the_number_of_threads():
             numba.set_num_threads(threads)
             act = Activity(brain, T, 5, learning=True)
             act.dropout = Dropout(backends.get("cpu"), 5, 0.2, 0.2)
-            brain.forward(act, tokens(1, batch=5))
+            brain.forward_logits(act, tokens(1, batch=5))
             act.advance(T)
             gradient = gradient_of(brain, act, tokens(0, batch=5), d_logits)
             act.advance(T)

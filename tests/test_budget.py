@@ -1,4 +1,4 @@
-"""The plan of a run's memory: what is counted on paper is what is allocated."""
+"""The memory budget of a run: MetaBackend counts exactly what CudaBackend allocates."""
 
 import gc
 import itertools
@@ -11,15 +11,16 @@ import pytest
 
 import tiny
 from conftest import SIMULATED
-from neurogen_numba import backends, budget
+from neurogen_numba import backends
 from neurogen_numba.backends.cublas import WORKSPACE
 from neurogen_numba.backends.cuda import OUTSIDE, CudaBackend
-from neurogen_numba.backends.paper import Sheet
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.cli import main
 from neurogen_numba.config import Module, size_of
 from neurogen_numba.errors import BackendError, ConfigError
 from neurogen_numba.learning.trainer import Trainer
+from neurogen_numba.planning import budget
+from neurogen_numba.planning.meta import MetaArray
 from neurogen_numba.presets import PRESETS, get_preset
 from neurogen_numba.train import configure
 from neurogen_numba.train import parser as train_parser
@@ -64,10 +65,10 @@ def test_what_is_counted_on_paper_is_what_is_allocated(monkeypatch):
     model = NeuroGenModel.from_config(config, backend=CudaBackend())
     act = model.activity(segment, batch, learning=True)
     ids = np.zeros((segment + 1, batch), np.int32)
-    model.learn(act, ids[:-1], ids[1:], 1e-3, fresh=np.zeros(batch, bool))
+    model.learn(act, ids[:-1], ids[1:], 1e-3, reset=np.zeros(batch, bool))
     looks = [model.activity(config.brain.chunk, many) for many in (batch, 1)]
     for look in looks:
-        model.brain.think(look)
+        model.brain.forward(look)
     gc.collect()
     backend = model.backend
     card = budget.Card(backend.logits * 1024, "float32", backend.shared_memory, backend.multiprocessors)
@@ -263,7 +264,7 @@ def test_nothing_may_help():
 
 
 def test_a_sheet_has_the_shape_that_an_array_would_have():
-    array, sheet = np.zeros((4, 6), np.float32), Sheet((4, 6))
+    array, meta = np.zeros((4, 6), np.float32), MetaArray((4, 6))
     for shape in (
         lambda x: x[1:3],
         lambda x: x[0],
@@ -277,9 +278,9 @@ def test_a_sheet_has_the_shape_that_an_array_would_have():
         lambda x: 1 - x**2,
         lambda x: np.add(x, x[0], out=x),
     ):
-        expected, found = shape(array), shape(sheet)
+        expected, found = shape(array), shape(meta)
         assert (found.shape, found.nbytes, len(found)) == (expected.shape, expected.nbytes, len(expected))
-    sheet[...] = 3
+    meta[...] = 3
 
 
 @pytest.mark.parametrize(

@@ -478,7 +478,7 @@ def test_a_past_can_be_set_and_some_of_it_forgotten(backend):
     for name, values in past.items():
         state.set_past(name, values)
         np.testing.assert_array_equal(state.past(name), values)
-    state.forget(backend.asarray([0, 1, 0], "uint8"))
+    state.reset(backend.asarray([0, 1, 0], "uint8"))
     for name, values in past.items():
         values[:, 1] = 0
         np.testing.assert_array_equal(state.past(name), values)

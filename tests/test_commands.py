@@ -298,17 +298,17 @@ class Heard:
 
     def __init__(self, text, says):
         self.model = SimpleNamespace(tokenizer=build("byte", [], 0, documents=True), config=tiny.config({"data": text}))
-        self.heard, self.fed, self.says = (), [], [self.model.tokenizer.encode(reply) for reply in says]
+        self.last_tokens, self.fed, self.says = (), [], [self.model.tokenizer.encode(reply) for reply in says]
 
     def feed(self, ids):
-        self.heard = ids[:, 0]
-        self.fed.append(self.model.tokenizer.decode(self.heard))
+        self.last_tokens = ids[:, 0]
+        self.fed.append(self.model.tokenizer.decode(self.last_tokens))
 
     def draw(self):
         while not len(self.says[0]):
             self.says.pop(0)
-        self.heard, self.says[0] = self.says[0][:1], self.says[0][1:]
-        return self.heard
+        self.last_tokens, self.says[0] = self.says[0][:1], self.says[0][1:]
+        return self.last_tokens
 
 
 def test_a_turn_begins_on_a_line_of_its_own(place):

@@ -1,4 +1,4 @@
-"""Who hears whom is the reference's table, which tests/test_reference.py holds to docs/model.md; and the synapses are drawn as it says."""
+"""The projections are those of the reference, which tests/test_reference.py compares with docs/model.md; synapses are drawn accordingly."""
 
 import math
 import re
@@ -89,7 +89,7 @@ TOO_MANY = Arc("too many", "a.axon", "b.current", 20, 40, 999, delays=3, most=16
 
 
 @pytest.mark.parametrize("arc", [SPARSE, RANKED, WHOLE, TOO_MANY], ids=lambda arc: arc.name)
-def test_each_tile_hears_its_bundles_from_different_pairs(arc):
+def test_each_tile_reads_different_pairs_of_block_and_delay(arc):
     block, delay = draw_bundles(arc, 3)
     assert block.dtype == delay.dtype == "int32"
     assert block.shape == delay.shape == (arc.tiles, arc.bundles_per_tile)
@@ -98,7 +98,7 @@ def test_each_tile_hears_its_bundles_from_different_pairs(arc):
     assert (np.diff(pair, axis=1) > 0).all(), "in ascending order of (delay, block), and none twice"
 
 
-def test_how_many_bundles_a_tile_hears():
+def test_how_many_bundles_a_tile_reads():
     assert [arc.bundles_per_tile for arc in (SPARSE, RANKED, WHOLE, TOO_MANY)] == [2, 5, 3, 6]
     assert [arc.synapses_per_target for arc in (SPARSE, RANKED, WHOLE, TOO_MANY)] == [32, 80, 60, 60]
 
@@ -119,9 +119,9 @@ def test_short_delays_are_the_likelier(delays):
 @pytest.mark.parametrize("blocks", [50, 7], ids=["one by one", "ranked"])
 def test_every_block_is_as_likely(blocks):
     arc = Arc("even", "a.axon", "b.current", 16 * blocks, 16 * 20_000, 32, most=16)
-    heard = np.bincount(draw_bundles(arc, 0)[0].ravel(), minlength=blocks)
+    found = np.bincount(draw_bundles(arc, 0)[0].ravel(), minlength=blocks)
     expected = arc.tiles * 2 / blocks
-    assert abs(heard - expected).max() < 5 * math.sqrt(expected)
+    assert abs(found - expected).max() < 5 * math.sqrt(expected)
 
 
 @pytest.mark.parametrize("arc", [SPARSE, RANKED], ids=lambda arc: arc.name)
@@ -188,7 +188,7 @@ def test_weights_have_the_size_and_the_sign_that_the_model_says():
     assert abs((scaled**2).mean() - 1) < 5 * math.sqrt(2 / scaled.size)
 
 
-def test_a_projection_is_dense_where_every_target_hears_every_plain_value():
+def test_a_projection_is_dense_where_every_target_reads_every_plain_value():
     dense = {projection.arc.name for projection in wired(0).projections if projection.arc.dense}
     wide = {"wernicke_store", "wernicke_retain", "memory_hippocampus", "working_memory_pfc", "memory_broca", "readout_basal_ganglia"}
     assert dense == {"go_broca", *wide}  # at most 21 values, fan-in 40

@@ -8,8 +8,8 @@ import pytest
 import tiny
 from neurogen_numba import backends
 from neurogen_numba.brain.model import NeuroGenModel
-from neurogen_numba.costs import OF_ROWS, OPERATIONS, READ_AND_WRITTEN, SYNAPTIC, Call, SynapseCosts, cost, noted
 from neurogen_numba.kernels.population import Axon
+from neurogen_numba.planning.costs import OF_ROWS, OPERATIONS, READ_AND_WRITTEN, SYNAPTIC, Call, SynapseCosts, cost, recorded
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,7 +46,7 @@ def update(request):
     ids = np.random.default_rng(0).integers(0, 40, (17, 4)).astype(np.int32)
     for _ in range(3):
         model.learn(act, ids[:-1], ids[1:], 1e-2)
-    with noted(model.backend, act.synapses) as calls:
+    with recorded(model.backend, act.synapses) as calls:
         model.learn(act, ids[:-1], ids[1:], 1e-2)
     return model, act, calls
 
@@ -68,8 +68,8 @@ def run(call, changed=None):
             return left[name, 0]
         return getattr(usual, "_make", tuple)([left[name, n] for n in range(len(usual))])
 
-    by_name = {name: again(name, usual) for name, usual in call.again.keywords.items()}
-    call.again.func(*(again(*usual) for usual in enumerate(call.again.args)), **by_name)
+    by_name = {name: again(name, usual) for name, usual in call.repeat.keywords.items()}
+    call.repeat.func(*(again(*usual) for usual in enumerate(call.repeat.args)), **by_name)
     return given, left
 
 
@@ -123,9 +123,9 @@ def test_synapses_are_passed_by_events(update):
 
 def test_what_is_noted_is_done():
     backend, out = backends.get("cpu"), zeros(2, 2)
-    with noted(backend) as calls:
+    with recorded(backend) as calls:
         backend.product(out, np.eye(2, dtype=np.float32), np.full((2, 2), 3, np.float32))
     assert (out == 3).all() and [call.name for call in calls] == ["product"]
     out[...] = 0
-    calls[0].again()
+    calls[0].repeat()
     assert (out == 3).all()

@@ -189,21 +189,21 @@ class Pipelined:
     def __init__(self, monkeypatch, feedback_chunks):
         config = tiny.config(brain={"vocabulary": 9, "feedback_chunks": feedback_chunks, "fan_in": 16})
         self.brain = brain = NeuroGenModel.from_config(config, backend="cpu").brain
-        assert any(arc.dense and not arc.target.startswith("pfc") for arc in brain.arcs), "no product goes from lane to lane"
+        assert any(arc.dense and not arc.target.startswith("pfc") for arc in brain.arcs), "no product goes from stream to stream"
         self.chunk, self.tokens = brain.config.chunk, 2 * brain.config.chunk + 3
         self.chunks = range(3)
         self.streams = streams = object.__new__(cuda.CudaBackend)
-        streams.mode, streams._lane_streams, streams._cupy_stream = "pipelined", {}, Stream()
+        streams.mode, streams._streams, streams._cupy_stream = "pipelined", {}, Stream()
         streams._xp = SimpleNamespace(cuda=SimpleNamespace(Stream=Stream, Event=Event))
         streams._go_to = lambda stream: setattr(streams, "_current", stream)
-        monkeypatch.setattr(brain.backend, "lanes", streams.lanes)
+        monkeypatch.setattr(brain.backend, "streams", streams.streams)
         self.main, self.done = streams._cupy_stream, []
         for component in brain.components:
             for way in ("forward", "backward"):
                 monkeypatch.setattr(component, way, self.noting(component, getattr(component, way)))
         self.main.before.add("the beginning")
         self.act = Activity(brain, self.tokens, 1, learning=True)
-        self.act.hear(np.arange(self.tokens, dtype=np.int32)[:, None] % 9)
+        self.act.load_tokens(np.arange(self.tokens, dtype=np.int32)[:, None] % 9)
 
     def noting(self, component, work):
         def noted(act, first, last):
@@ -223,37 +223,37 @@ def pipelined(request, monkeypatch):
     return Pipelined(monkeypatch, request.param)
 
 
-def test_who_hears_comes_after_who_is_heard(pipelined):
-    pipelined.brain.think(pipelined.act)
-    lanes, chunk = {component.lane for component in pipelined.brain.components}, pipelined.chunk
-    assert len(pipelined.done) == 3 * len(pipelined.brain.components) and len(lanes) == 6
+def test_a_reader_comes_after_what_it_reads(pipelined):
+    pipelined.brain.forward(pipelined.act)
+    names, chunk = {component.stream for component in pipelined.brain.components}, pipelined.chunk
+    assert len(pipelined.done) == 3 * len(pipelined.brain.components) and len(names) == 6
     for component, own, before in pipelined.done:
         assert "the beginning" in before
         last = min((own + 1) * chunk, pipelined.tokens) - 1
         for arc in pipelined.brain.arcs:
             for source in pipelined.brain.components:
                 if arc.target in component.inputs and arc.source in source.outputs:
-                    for heard in range(max(0, (last - arc.first_delay) // chunk + 1)):
-                        assert (source, heard) in before, arc.name
+                    for read in range(max(0, (last - arc.first_delay) // chunk + 1)):
+                        assert (source, read) in before, arc.name
     assert pipelined.main.before == pipelined.everything()
     assert any((component, own) not in before for component, own, _ in pipelined.done for _, later, before in pipelined.done if later > own)
 
 
-def test_whoever_is_owed_comes_after_those_who_owe(pipelined):
-    pipelined.brain.think(pipelined.act)
+def test_a_source_gradient_comes_after_the_current_gradients_that_it_sums(pipelined):
+    pipelined.brain.forward(pipelined.act)
     pipelined.done.clear()
     pipelined.main.before = {"the beginning"}
-    for stream in pipelined.streams._lane_streams.values():
+    for stream in pipelined.streams._streams.values():
         stream.before.clear()
-    pipelined.brain.think_back(pipelined.act)
+    pipelined.brain.backward(pipelined.act)
     assert len(pipelined.done) == 3 * len(pipelined.brain.components)
     for component, own, before in pipelined.done:
         assert "the beginning" in before
         for arc in pipelined.brain.arcs:
             for target in pipelined.brain.components:
                 if arc.source in component.outputs and arc.target in target.inputs:
-                    for owing in range((own * pipelined.chunk + arc.first_delay) // pipelined.chunk, 3):
-                        assert (target, owing) in before, arc.name
+                    for late in range((own * pipelined.chunk + arc.first_delay) // pipelined.chunk, 3):
+                        assert (target, late) in before, arc.name
                 # where a product reads the gradient of a chunk, it has done so before the next one takes its place
                 if arc.dense and arc.target in component.inputs and arc.source in target.outputs and own + 1 in pipelined.chunks:
                     assert (target, own + 1) in before, arc.name
@@ -264,12 +264,12 @@ def test_whoever_is_owed_comes_after_those_who_owe(pipelined):
 @pytest.mark.parametrize("chunks", [1, 2])
 def test_the_later_feedback_the_further_ahead_the_thalamus_may_be(monkeypatch, chunks):
     pipelined = Pipelined(monkeypatch, chunks)
-    pipelined.brain.think(pipelined.act)
+    pipelined.brain.forward(pipelined.act)
     thalamus, pfc = (next(p for p in pipelined.brain.populations if p.name == name) for name in ("thalamus", "pfc"))
-    heard = {
+    seen = {
         own: {(pfc, chunk) for chunk in pipelined.chunks} & before for component, own, before in pipelined.done if component is thalamus
     }
-    assert heard == {own: {(pfc, chunk) for chunk in range(own - chunks + 1)} for own in pipelined.chunks}
+    assert seen == {own: {(pfc, chunk) for chunk in range(own - chunks + 1)} for own in pipelined.chunks}
 
 
 def test_each_of_two_cards_is_made_current_before_it_is_used(backend, runtime, asked):

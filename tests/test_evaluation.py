@@ -30,7 +30,7 @@ def token_by_token(model, ids):
     """Nats of each of ids[1:] and whether it was the most probable, from a fresh state, one token at a time."""
     act, nats, hits = model.activity(1, 1), [], []
     for heard, expected in zip(ids, ids[1:], strict=False):
-        logits = model.brain.forward(act, np.array([[heard]], np.int32))[0].astype(np.float64)
+        logits = model.brain.forward_logits(act, np.array([[heard]], np.int32))[0].astype(np.float64)
         act.advance(1)
         nats.append(math.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[expected])
         hits.append(logits.argmax() == expected)
@@ -178,5 +178,5 @@ def test_perplexity_is_no_number_where_words_have_no_end():
 
 
 @pytest.mark.parametrize("batch, streams", [(1, 1), (3, 3), (40, 16)])
-def test_no_more_is_looked_at_side_by_side_than_is_trained(batch, streams):
+def test_evaluation_takes_no_more_texts_in_parallel_than_training(batch, streams):
     assert streams_of(tiny.config(batch=batch).training) == streams

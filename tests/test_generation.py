@@ -23,15 +23,15 @@ class Script:
     """A session that says what it is told to."""
 
     def __init__(self, tokens, heard=()):
-        self.tokens, self.drawn, self.fed, self.heard = list(tokens), 0, [], heard
+        self.tokens, self.drawn, self.fed, self.last_tokens = list(tokens), 0, [], heard
 
     def feed(self, ids):
         assert ids.shape[1:] == (1,) and ids.dtype == np.int32
         self.fed += ids[:, 0].tolist()
-        self.heard = ids[:, 0]
+        self.last_tokens = ids[:, 0]
 
     def draw(self):
-        assert len(self.heard), "something must have been heard before"
+        assert len(self.last_tokens), "feed comes before draw"
         self.drawn += 1
         return np.array([self.tokens[self.drawn - 1]], np.int32)
 
@@ -45,7 +45,7 @@ def said(text, length=99, stop="", prompt="p"):
 # The stream
 
 
-def test_a_prompt_is_heard_once_and_not_repeated():
+def test_a_prompt_is_read_once_and_not_repeated():
     pieces, session = said("abc", prompt="xy")
     assert "".join(pieces) == "abc"
     assert session.fed == [END, *b"xy"]
@@ -70,7 +70,7 @@ def test_without_a_prompt_it_starts_where_a_text_starts(tokenizer, first):
 
 
 @pytest.mark.parametrize("prompt", ["", "xy"])
-def test_a_session_that_has_heard_something_goes_on_from_there(prompt):
+def test_a_session_continues_from_what_it_has_read(prompt):
     session = Script(b"abc", heard=[7])
     assert "".join(stream(session, BYTES, prompt, 3)) == "abc"
     assert session.fed == list(prompt.encode())
@@ -111,7 +111,7 @@ def test_what_may_begin_the_stop_is_held_back_until_it_does_not():
 @example("aaab", "aab")
 @example("abab", "abb")
 @example("ababaa", "abaa")
-def test_what_is_said_is_the_text_up_to_the_first_stop(text, stop):
+def test_the_text_ends_before_the_first_stop(text, stop):
     pieces, session = said(text, stop=stop)
     assert "".join(pieces) == text.split(stop)[0]
     assert session.drawn == (text.index(stop) + len(stop) if stop in text else len(text) + 1)
@@ -187,7 +187,7 @@ def drawn(session, tokens):
 
 
 @pytest.mark.parametrize("prompts", [["once", "upon", "a ti"], ["hear me "] * 2])
-def test_a_batch_says_what_each_of_its_sequences_says_alone(model, prompts):
+def test_a_batch_writes_what_each_of_its_sequences_writes_alone(model, prompts):
     session = Session(model, Sampling(temperature=0), batch=len(prompts))
     session.feed(np.concatenate([heard(prompt) for prompt in prompts], axis=1))
     together = drawn(session, 12)
@@ -197,8 +197,8 @@ def test_a_batch_says_what_each_of_its_sequences_says_alone(model, prompts):
         assert [[row[b]] for row in together] == drawn(alone, 12)
 
 
-def test_a_session_remembers_what_it_said_itself(model):
-    """What it draws, it hears: the next token is the one that the whole text so far leads to."""
+def test_a_session_reads_what_it_draws(model):
+    """The next token depends on the whole text so far, drawn tokens included."""
     session = Session(model, Sampling(temperature=0))
     session.feed(heard("once upon"))
     text = [*heard("once upon")[:, 0].tolist(), *(row[0] for row in drawn(session, 10))]
@@ -206,7 +206,7 @@ def test_a_session_remembers_what_it_said_itself(model):
     np.testing.assert_array_equal(text[9:], likely[8:])
 
 
-def test_it_can_be_told_more_in_between(model):
+def test_feed_may_come_between_draws(model):
     session, other = (Session(model, Sampling(temperature=0)) for _ in range(2))
     session.feed(heard("once upon"))
     said = session.draw()
@@ -247,7 +247,7 @@ def test_many_written_at_once_are_those_drawn_one_by_one(model, settings):
     for part, count in zip(parts, (5, 1, 1, 5), strict=True):
         assert (part.shape, part.dtype) == ((count, 2), "int32")
     assert np.concatenate(parts).tolist() == expected
-    assert list(many.heard) == list(one.heard) == [expected[-1][0]]
+    assert list(many.last_tokens) == list(one.last_tokens) == [expected[-1][0]]
     for session in (one, many):
         session.feed(np.repeat(heard(" and"), 2, axis=1))
     assert many.write(3).tolist() == drawn(one, 3)
@@ -286,7 +286,7 @@ def test_what_may_be_drawn_is_what_the_sampling_leaves(model):
     assert set(ranks) == {0, 1, 2}
 
 
-def test_reset_forgets_everything(model):
+def test_reset_clears_everything(model):
     session = Session(model, Sampling(seed=3))
     session.feed(heard("once upon a time"))
     first = drawn(session, 6)
@@ -295,15 +295,15 @@ def test_reset_forgets_everything(model):
     assert drawn(session, 6) == first
 
 
-def test_what_was_heard_last_is_told(model):
+def test_last_tokens_are_those_read_last(model):
     session = Session(model, Sampling(temperature=0), batch=2)
-    assert list(session.heard) == []
+    assert list(session.last_tokens) == []
     session.feed(np.concatenate([heard("ab"), heard("cd")], axis=1))
-    assert list(session.heard) == list(b"ab")
+    assert list(session.last_tokens) == list(b"ab")
     said = session.draw()
-    assert list(session.heard) == [said[0]]
+    assert list(session.last_tokens) == [said[0]]
     session.reset()
-    assert list(session.heard) == []
+    assert list(session.last_tokens) == []
 
 
 def test_a_stream_speaks_for_a_model(model):

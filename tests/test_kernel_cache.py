@@ -102,9 +102,9 @@ def test_doctor_names_what_mends_a_folder_that_is_missing(no_place):
 
 USE = """
 import numpy as np
-from neurogen_numba.kernels.forget import forget_cpu
+from neurogen_numba.kernels.reset import reset_cpu
 x = np.ones((1, 2, 3), np.float32)
-forget_cpu(x, np.array([1, 0], np.uint8))
+reset_cpu(x, np.array([1, 0], np.uint8))
 print(x.sum())
 """
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference as ref
-from conftest import NOWHERE, SIMULATED
+from conftest import NO_AXON, SIMULATED
 from gradients import gradient, single
 from neurogen_numba import backends
 from neurogen_numba.errors import ConfigError
@@ -33,7 +33,7 @@ def arguments(inputs, tokens=slice(None)):
 def forward(op, inputs, S, key, tokens=slice(None)):
     """out; S and key go on in place."""
     out = np.full_like(inputs["q_in"][tokens], np.nan)
-    op("memory_forward", out, S, key, *arguments(inputs, tokens), NOWHERE, 0)
+    op("memory_forward", out, S, key, *arguments(inputs, tokens), NO_AXON, 0)
     return out
 
 
@@ -135,7 +135,7 @@ def test_what_is_recalled_is_written_for_whoever_reads_it(op, written):
 def test_a_memory_wider_than_a_block_is_refused():
     inputs, gpu = draw(1, 1, 1, WIDTH + 1), backends.get("cuda")
     with pytest.raises(ConfigError, match=f"brain.memory_width: at most {WIDTH}"):
-        gpu.memory_forward(inputs["q_in"], inputs["S0"], inputs["key0"], *arguments(inputs), gpu.nowhere, 0)
+        gpu.memory_forward(inputs["q_in"], inputs["S0"], inputs["key0"], *arguments(inputs), gpu.no_axon, 0)
 
 
 @pytest.mark.parametrize("loudness", [0, 1e-4, 1e-2])

@@ -100,7 +100,7 @@ class Case:
         ring = backend.zeros((words, rows, B, 64) if on_cpu else (rows, B, 64 * words), dtype) if rows else none
         axon_start = 1 if on_cpu else rows - 1
         axon = Axon(ring, there(np.array([axon_start], np.int32)), *(backend.zeros((words, rows, B), "uint64") for _ in range(2)))
-        trace = backend.nowhere
+        trace = backend.no_axon
         if rows and self.traced:
             shape = (words, rows + 1, B, 64) if on_cpu else (rows + 1, B, 64 * words)
             masks = [backend.zeros((words, rows + 1, B), "uint64") for _ in range(2)]
@@ -108,7 +108,7 @@ class Case:
         rest, gate = self._rest(backend, tokens), there(gate) if self.gated else none
         backend.population_forward(state, r, axon, trace, self._first(tokens), there(c), gate, *rest)
         self.trace = backend.to_numpy(trace.ring)
-        if trace is not backend.nowhere:
+        if trace is not backend.no_axon:
             by_row = np.moveaxis(self.trace, 0, 2).reshape(rows + 1, B, -1) if on_cpu else self.trace
             self.trace = np.roll(by_row, -1 if on_cpu else -rows, 0)
         left = [backend.to_numpy(x) for x in (*state, r, axon.ring, axon.fired, axon.wanted)]

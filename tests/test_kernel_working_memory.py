@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reference as ref
-from conftest import NOWHERE
+from conftest import NO_AXON
 from gradients import gradient, single
 
 
@@ -20,7 +20,7 @@ def remember(op, f_in, u_in, retain, m0):
     """m [C+1, B, M], its first row m0."""
     m = np.full((len(f_in) + 1, *m0.shape), np.nan, np.float32)
     m[0] = m0
-    op("working_memory_forward", m, f_in, u_in, retain, NOWHERE, 0)
+    op("working_memory_forward", m, f_in, u_in, retain, NO_AXON, 0)
     return m
 
 

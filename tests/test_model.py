@@ -117,7 +117,7 @@ def test_logits_of_a_sequence_are_those_of_the_batch_it_is_in():
         np.testing.assert_allclose(alone, together[b], rtol=1e-4, atol=1e-4)
 
 
-def test_logits_start_from_a_fresh_state_every_time():
+def test_logits_start_from_a_zero_state_every_time():
     made = model()
     first = made.logits(text(10))
     made.logits(text(7, seed=1))
@@ -135,13 +135,13 @@ WRONG_IDS = [
     ([0, VOCABULARY], "token id 19 is out of range; this model knows 0 to 18"),
     ([0, -1], "token id -1 is out of range; this model knows 0 to 18"),
     ([2**40], "token id 1099511627776 is out of range; this model knows 0 to 18"),
-    ([0.0, 1.0], "whole numbers of shape [T] or [B, T] are needed, at least one; got float64 (2,)"),
-    ([True], "whole numbers of shape [T] or [B, T] are needed, at least one; got bool (1,)"),
-    ("word", "whole numbers of shape [T] or [B, T] are needed, at least one; got <U4 ()"),
-    ([], "whole numbers of shape [T] or [B, T] are needed, at least one; got float64 (0,)"),
-    (np.zeros((2, 0), np.int32), "whole numbers of shape [T] or [B, T] are needed, at least one; got int32 (2, 0)"),
-    (3, "whole numbers of shape [T] or [B, T] are needed, at least one; got int64 ()"),
-    ([[[1]]], "whole numbers of shape [T] or [B, T] are needed, at least one; got int64 (1, 1, 1)"),
+    ([0.0, 1.0], "integers of shape [T] or [B, T] are needed, at least one; got float64 (2,)"),
+    ([True], "integers of shape [T] or [B, T] are needed, at least one; got bool (1,)"),
+    ("word", "integers of shape [T] or [B, T] are needed, at least one; got <U4 ()"),
+    ([], "integers of shape [T] or [B, T] are needed, at least one; got float64 (0,)"),
+    (np.zeros((2, 0), np.int32), "integers of shape [T] or [B, T] are needed, at least one; got int32 (2, 0)"),
+    (3, "integers of shape [T] or [B, T] are needed, at least one; got int64 ()"),
+    ([[[1]]], "integers of shape [T] or [B, T] are needed, at least one; got int64 (1, 1, 1)"),
 ]
 
 
@@ -242,14 +242,14 @@ def test_where_the_loss_is_no_number_nothing_is_updated(value):
 
 def test_where_the_gradient_is_no_number_nothing_is_updated(monkeypatch):
     made, twin = model(dropout=0.2, axon_dropout=0.2), model(dropout=0.2, axon_dropout=0.2)
-    before, back = values(made), made.brain.think_back
+    before, back = values(made), made.brain.backward
 
     def poisoned(act):
         back(act)
         made.brain.parameters.gradient["pfc.bias"][3] = np.inf
 
     with monkeypatch.context() as patch:
-        patch.setattr(made.brain, "think_back", poisoned)
+        patch.setattr(made.brain, "backward", poisoned)
         loss, _ = made.train_step(text(6), text(6))
     assert np.isfinite(loss) and not np.isfinite(made.optimizer.norm[0])
     np.testing.assert_array_equal(values(made), before)
@@ -259,15 +259,15 @@ def test_where_the_gradient_is_no_number_nothing_is_updated(monkeypatch):
     np.testing.assert_array_equal(values(made), values(twin))
 
 
-def test_sequences_that_begin_afresh_have_forgotten_before_the_update():
-    """fresh: as `forget`, but within the step; and a step without it in between forgets nothing."""
+def test_a_step_resets_sequences_before_the_update():
+    """reset: as `Activity.reset`, but within the step; a step without it resets nothing."""
     inputs, targets = text(6, 3), text(6, 3, seed=1)
     one, other = model(), model()
     acts = one.activity(6, 3, learning=True), other.activity(6, 3, learning=True)
-    for fresh in (None, [True, False, False], None, np.array([False, True, True]), np.zeros(3, bool)):
-        found = one.learn(acts[0], inputs, targets, 0.01, fresh)
-        if fresh is not None:
-            acts[1].forget(other.backend.asarray(fresh, "uint8"))
+    for reset in (None, [True, False, False], None, np.array([False, True, True]), np.zeros(3, bool)):
+        found = one.learn(acts[0], inputs, targets, 0.01, reset)
+        if reset is not None:
+            acts[1].reset(other.backend.asarray(reset, "uint8"))
         assert other.learn(acts[1], inputs, targets, 0.01) == found
         np.testing.assert_array_equal(values(one), values(other))
         states = acts[0].state(), acts[1].state()
@@ -275,7 +275,7 @@ def test_sequences_that_begin_afresh_have_forgotten_before_the_update():
             np.testing.assert_array_equal(states[0][name], states[1][name], err_msg=name)
     one.learn(acts[0], inputs, targets, 0.01, np.ones(3, bool))
     other.learn(acts[1], inputs, targets, 0.01)
-    assert (values(one) != values(other)).any(), "there was nothing to forget"
+    assert (values(one) != values(other)).any(), "there was no state to reset"
 
 
 def test_a_step_is_recorded_once_for_each_length():
@@ -328,7 +328,7 @@ def test_what_the_gradients_were_before_an_update_makes_no_difference(optimizer)
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 4])
-def test_however_many_logits_are_held_at_a_time_the_update_is_the_same(tokens, monkeypatch):
+def test_the_update_does_not_depend_on_the_block_of_logits(tokens, monkeypatch):
     """Blocks of tokens: loss, dropout of what is read, gradients, and what is only scored."""
     batch, inputs, targets = 3, text(7, 3), text(7, 3, seed=1)
     whole, blocks = model(dropout=0.3, axon_dropout=0.3), model(dropout=0.3, axon_dropout=0.3)
@@ -376,7 +376,7 @@ def test_an_activity_drops_the_training_s_share_while_learning_and_only_then():
         (text(6), text(5), "input_ids and target_ids: one shape is needed, got (6,) and (5,)"),
         (text(2, 6), text(3, 6), "input_ids and target_ids: one shape is needed, got (2, 6) and (3, 6)"),
         (text(6), [VOCABULARY] * 6, "target_ids: token id 19 is out of range; this model knows 0 to 18"),
-        (text(6), [0.5] * 6, "target_ids: whole numbers of shape [T] or [B, T] are needed, at least one; got float64 (6,)"),
+        (text(6), [0.5] * 6, "target_ids: integers of shape [T] or [B, T] are needed, at least one; got float64 (6,)"),
     ],
 )
 def test_targets_that_do_not_fit_are_refused(inputs, targets, said):
@@ -411,7 +411,7 @@ def test_a_batch_is_generated_side_by_side():
     assert len({tuple(row) for row in sampled}) == 3, "each sequence has random numbers of its own"
 
 
-def test_without_temperature_the_most_probable_token_is_said():
+def test_temperature_0_draws_the_most_probable_token():
     made = model()
     drawn = made.generate(text(5), 15, temperature=0)
     likely = made.logits(drawn[:-1]).argmax(1)
@@ -471,7 +471,7 @@ def test_state_trainer_and_tokenizer_come_back(tmp_path):
     tokenizer = ByteTokenizer(documents=True)
     made = NeuroGenModel.from_config(TINY.replace(brain={"vocabulary": 257}), tokenizer)
     act = made.activity(4, 2)
-    made.brain.forward(act, text(4, 2))
+    made.brain.forward_logits(act, text(4, 2))
     act.advance(4)
     made.save(tmp_path / "saved", act.state(), {"step": 12, "note": "ä"})
     loaded, state, trainer = NeuroGenModel.restore(tmp_path / "saved")
@@ -480,7 +480,8 @@ def test_state_trainer_and_tokenizer_come_back(tmp_path):
     assert state.keys() == act.state().keys()
     again = loaded.activity(4, 2)
     again.load_state(state)
-    np.testing.assert_array_equal(loaded.brain.forward(again, text(4, 2, seed=1)), made.brain.forward(act, text(4, 2, seed=1)))
+    more = text(4, 2, seed=1)
+    np.testing.assert_array_equal(loaded.brain.forward_logits(again, more), made.brain.forward_logits(act, more))
 
 
 def forge(made, folder, change):
@@ -521,7 +522,7 @@ def test_a_checkpoint_of_another_model_is_refused(change, said, trained, tmp_pat
 
 @pytest.mark.parametrize("what, value", [("block", 99), ("block", -1), ("delay", 4), ("delay", -1)])
 def test_a_wiring_that_leads_out_of_memory_is_refused(what, value, trained, tmp_path):
-    """The kernels do not look at bounds: what a file says must be looked at before they run."""
+    """Kernels do not check bounds: tables from a file must be checked before they run."""
 
     def tamper(tensors, documents):
         name = f"wernicke_pfc.{what}"
@@ -580,7 +581,7 @@ def test_a_checkpoint_that_is_not_there_is_refused(tmp_path):
     assert "is not a NeuroGen checkpoint" in one_sentence(error)
 
 
-def test_the_card_is_checked_on_the_way_back_too(trained, tmp_path):
+def test_load_checks_the_card(trained, tmp_path):
     trained.save(tmp_path / "saved")
     with pytest.raises(ConfigError, match="^gpu_device"):
         NeuroGenModel.load(tmp_path / "saved", gpu_device=-1)

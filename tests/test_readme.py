@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neurogen_numba import budget
-from neurogen_numba.backends.paper import Paper
 from neurogen_numba.brain.connectome import arcs
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.config import MODULES
+from neurogen_numba.planning import budget
+from neurogen_numba.planning.meta import MetaBackend
 from neurogen_numba.presets import PRESETS
 
 CHARACTERS = 65  # of Shakespeare
@@ -61,20 +61,20 @@ def tokens(config):
     return CHARACTERS if config.text.tokenizer == "char" else config.text.vocabulary
 
 
-def on_paper(config):
+def on_meta(config):
     """A model that is counted without allocating it."""
-    paper = Paper(2**36, "float32", shared_memory=2**16, multiprocessors=16)
-    return NeuroGenModel.on_paper(config.replace(brain={"vocabulary": tokens(config)}), paper)
+    meta = MetaBackend(2**36, "float32", shared_memory=2**16, multiprocessors=16)
+    return NeuroGenModel.on_meta(config.replace(brain={"vocabulary": tokens(config)}), meta)
 
 
 def learned(config):
     """How many numbers a preset learns."""
-    return on_paper(config).parameters
+    return on_meta(config).parameters
 
 
 def saved(config):
     """Bytes of the arrays in a checkpoint: weights, moments, wiring and the state of the neurons."""
-    model = on_paper(config)
+    model = on_meta(config)
     brain, act = model.brain, model.activity(config.training.segment, config.training.batch, learning=True)
     size = 4 * model.parameters + sum(kept.nbytes for kept in model.optimizer.tensors().values())
     size += sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in brain.structure_shapes().values())

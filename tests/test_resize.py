@@ -121,7 +121,7 @@ def test_what_has_no_counterpart_is_said(learned):
     brain = brain_of(wernicke=dataclasses.replace(tiny.BRAIN.wernicke, outputs=8), broca=dataclasses.replace(tiny.BRAIN.broca, outputs=8))
     model, rows = resized(learned, brain)
     drawn = model_of(brain).brain.parameters.value
-    assert rows["memory_write.weight"].how == "reset: it hears readout_wernicke.out, not wernicke.axon"
+    assert rows["memory_write.weight"].how == "reset: it reads readout_wernicke.out, not wernicke.axon"
     assert rows["decoder.weight"].how == "reset: it reads readout_broca.out, not broca.trace"
     assert rows["wernicke.log_tau_y"].how == "new: as drawn" and rows["wernicke.log_tau_y"].old is None
     for name in ("memory_write.weight", "decoder.weight", "wernicke.log_tau_y", "readout_broca.weight"):
@@ -220,6 +220,6 @@ def test_rows_of_the_decoder_become_embeddings_of_their_own():
     assert rows.keys() == tied.brain.parameters.table.keys()
     _, rows = resized(apart, tied.config.brain)
     assert rows["embedding.weight"].how == "left out: the new brain has none"
-    assert rows["embedding_thalamus.weight"].how == "reset: it hears the decoder's rows"
+    assert rows["embedding_thalamus.weight"].how == "reset: it reads the decoder's rows"
     twice = brain_of(ALL, tied=True, embedding=2 * tiny.BRAIN.broca.output_size)
     assert np.abs(resized(tied, twice)[0].logits(IDS) - tied.logits(IDS)).max() < 1e-3

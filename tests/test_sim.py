@@ -41,7 +41,7 @@ def state(made):
     return {name: np.array(value) for name, value in made.act.state().items()}
 
 
-def test_the_thalamus_hears_the_noise_and_the_others_hear_the_thalamus(monkeypatch):
+def test_the_thalamus_reads_the_noise_and_the_others_read_the_thalamus(monkeypatch):
     forward, heard = simulation.Stimulus.forward, []
 
     def watched(noise, act, first, last):

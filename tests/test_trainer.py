@@ -403,17 +403,17 @@ def trained_on(trainer):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_a_share_of_the_sequences_begins_afresh(tmp_path, sheep, share):
-    """Which ones is a matter of seed and step: a resumed run forgets what the whole one does."""
+def test_a_share_of_the_sequences_is_reset(tmp_path, sheep, share):
+    """Seed and step determine which ones: a resumed run resets the same sequences."""
     trainer = begin(tmp_path / "run", sheep, steps=40, fresh=share, seed=3, checkpoint_interval=1000)
-    heard, learn = [], trainer.model.learn
-    trainer.model.learn = lambda act, inputs, targets, rate, fresh=None: heard.append(fresh) or learn(act, inputs, targets, rate, fresh)
+    masks, learn = [], trainer.model.learn
+    trainer.model.learn = lambda act, inputs, targets, rate, reset=None: masks.append(reset) or learn(act, inputs, targets, rate, reset)
     end(trainer)
-    assert len(heard) == 40
+    assert len(masks) == 40
     if share == 0:
-        assert heard == [None] * 40
+        assert masks == [None] * 40
         return
-    masks = np.array(heard)
+    masks = np.array(masks)
     assert (masks.shape, masks.dtype) == ((40, 4), bool)
     assert masks.mean() == pytest.approx(share, abs=0.12)
     for step in (0, 1, 39):
@@ -425,16 +425,16 @@ def break_it(brain, what):
     if what == "weights":
         brain.parameters.flat_value[:] = np.nan
         return
-    think_back = brain.think_back
+    backward = brain.backward
 
     def poisoned(act):
-        think_back(act)
+        backward(act)
         brain.parameters.gradient["pfc.bias"][3] = np.nan
 
-    brain.think_back = poisoned
+    brain.backward = poisoned
 
 
-def test_a_run_says_that_held_out_text_is_forgotten(tmp_path, sheep, monkeypatch):
+def test_a_rising_validation_loss_is_reported(tmp_path, sheep, monkeypatch):
     rising, score = iter([3.0, 4.0, 5.0, 6.0, 6.0, 6.0, 6.0]), loop.evaluate
     monkeypatch.setattr(loop, "evaluate", lambda *text: dataclasses.replace(score(*text), loss=next(rising)))
     said = [notice.text for notice in of(Notice, end(begin(tmp_path / "run", sheep, steps=5, eval_interval=1)))]
@@ -445,7 +445,7 @@ def test_a_run_says_that_held_out_text_is_forgotten(tmp_path, sheep, monkeypatch
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_checkpoint(tmp_path, sheep, broken):
     run = tmp_path / "run"
     trainer = begin(run, sheep, steps=9, checkpoint_interval=4)
-    where = {"weights": "first in the membranes of thalamus", "gradient": "on the way back first in the gradient of pfc"}[broken]
+    where = {"weights": "first in the membranes of thalamus", "gradient": "in the backward pass first in the gradient of pfc"}[broken]
     with pytest.raises(TrainingError, match=rf"step 6: loss .*nan \({where}\); start again with a lower --learning-rate") as error:
         for report in trainer.reports():
             if isinstance(report, StepReport) and report.step == 5:
@@ -458,7 +458,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_checkpoint(tmp_pat
     assert np.isfinite(losses(end(resumed))).all() and resumed.step == 9
 
 
-def test_a_loss_that_is_no_number_before_the_first_checkpoint_says_so(tmp_path, sheep):
+def test_a_loss_of_nan_before_the_first_checkpoint_is_reported(tmp_path, sheep):
     trainer = begin(tmp_path / "run", sheep, steps=9)
     break_it(trainer.model.brain, "weights")
     with pytest.raises(TrainingError, match="step 1: .*; no checkpoint had been saved yet$"):
@@ -618,7 +618,7 @@ def test_bits_per_byte_are_of_the_bytes_that_were_predicted(tmp_path):
     assert all(look.bits_per_byte == pytest.approx(look.loss / math.log(2)) for look in of(EvalReport, reports))
 
 
-def test_words_that_are_not_known_are_told_and_counted_as_they_stand_in_the_text(tmp_path):
+def test_unknown_words_are_reported_and_their_bytes_counted_in_the_text(tmp_path):
     (tmp_path / "a.txt").write_text(" a hippopotamus \n" * 300)
     text = {"data": str(tmp_path / "a.txt"), "tokenizer": "word", "vocabulary": 3}
     reports = end(begin(tmp_path / "run", text, steps=2))
@@ -627,7 +627,7 @@ def test_words_that_are_not_known_are_told_and_counted_as_they_stand_in_the_text
         assert report.bits_per_byte == pytest.approx(report.loss / math.log(2) / (17 / 3), rel=0.05)
 
 
-def test_the_end_looks_once_where_every_look_is_at_all_of_the_held_out_text(tmp_path, sheep):
+def test_one_evaluation_at_the_end_if_validation_uses_all_held_out_text(tmp_path, sheep):
     run = tmp_path / "run"
     reports = end(begin(run, sheep, steps=3, eval_tokens=100_000))
     (look,) = of(EvalReport, reports)
@@ -667,11 +667,11 @@ def test_the_summary_of_stories(tmp_path, monkeypatch):
     assert any(sample.prompt and text.startswith(sample.prompt + sample.truth) for text in told)
 
 
-def test_the_last_look_may_be_short(tmp_path, sheep):
+def test_the_final_evaluation_may_be_short(tmp_path, sheep):
     assert of(EvalReport, end(begin(tmp_path / "run", sheep, steps=2, final_eval_tokens=50)))[-1].tokens == 50
 
 
-def test_a_short_last_look_at_stories_asks_about_these(tmp_path, monkeypatch):
+def test_a_short_final_evaluation_of_stories_asks_about_these(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(loop, "answer_questions", lambda model, questions: asked.append(questions) or (0.0, 0.0))
     trainer = begin(tmp_path / "run", {"tokenizer": "byte"}, steps=2, final_eval_tokens=1500)
@@ -703,7 +703,7 @@ def test_a_run_that_is_stopped_has_a_portrait_and_goes_on_with_them(tmp_path, sh
     assert history.training["step"].tolist() == list(range(1, 10)) and history.levels["step"].tolist() == [4, 5, 8, 9]
 
 
-def test_looking_changes_nothing(tmp_path, sheep):
+def test_evaluation_changes_nothing(tmp_path, sheep):
     for name, interval in (("seen", 2), ("unseen", 0)):
         end(begin(tmp_path / name, sheep, steps=9, viz_interval=interval))
     (seen, *_), (unseen, *_) = last_checkpoint(tmp_path / "seen"), last_checkpoint(tmp_path / "unseen")
@@ -751,10 +751,10 @@ def test_the_watchdog_is_handed_what_it_judges(tmp_path, sheep, monkeypatch):
     assert "40 seconds waited for it, 100 % of the time" in texts[2] and "took 30 seconds, after 100 seconds of training" in texts[4]
 
 
-def test_a_loader_that_brings_nothing_is_told_of_while_training_waits(tmp_path, sheep, monkeypatch):
+def test_a_stalled_text_source_is_reported_while_training_waits(tmp_path, sheep, monkeypatch):
     trainer, looks = begin(tmp_path / "run", sheep, steps=3), []
     wait = trainer.batches.wait
-    monkeypatch.setattr(loop, "GLANCE", 0.0)
+    monkeypatch.setattr(loop, "POLL_SECONDS", 0.0)
     monkeypatch.setattr(watchdog, "STALLED", 0.0)
     monkeypatch.setattr(trainer.batches, "wait", lambda seconds, stopping: wait(20) if len(looks) == 3 else bool(looks.append(seconds)))
     reports = end(trainer)
@@ -763,7 +763,7 @@ def test_a_loader_that_brings_nothing_is_told_of_while_training_waits(tmp_path, 
     assert stalled < first
 
 
-def test_who_stops_during_the_last_look_need_not_wait_for_it(tmp_path, sheep, monkeypatch):
+def test_stop_interrupts_the_final_evaluation(tmp_path, sheep, monkeypatch):
     trainer = begin(tmp_path / "run", sheep, steps=4)
     validation = trainer.corpus.validation
     monkeypatch.setattr(trainer.corpus, "validation", lambda wanted: trainer.stop() or validation(wanted))

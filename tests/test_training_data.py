@@ -52,20 +52,18 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, data, kind, m
     assert_equal_runs(tmp_path / "stopped", tmp_path / "whole")
 
 
-def test_a_document_begins_in_the_fresh_state(tmp_path, data):
+def test_a_document_begins_with_a_reset(tmp_path, data):
     trainer = begin(tmp_path / "run", data["stream"] | {"reset_at_documents": True}, steps=60, fresh=0.1, checkpoint_interval=100)
-    heard, learn = [], trainer.model.learn
-    trainer.model.learn = lambda act, inputs, targets, rate, fresh: (
-        heard.append((inputs, fresh)) or learn(act, inputs, targets, rate, fresh)
-    )
+    seen, learn = [], trainer.model.learn
+    trainer.model.learn = lambda act, inputs, targets, rate, reset: seen.append((inputs, reset)) or learn(act, inputs, targets, rate, reset)
     end(trainer)
     ends = trainer.model.tokenizer.end_of_text
-    begins = np.array([inputs[0] == ends for inputs, _ in heard])
-    fresh = np.array([mask for _, mask in heard])
+    begins = np.array([inputs[0] == ends for inputs, _ in seen])
+    reset = np.array([mask for _, mask in seen])
     drawn = np.array([np.random.default_rng([0, step]).random(4) < 0.1 for step in range(60)])
-    assert begins.sum() > 20 and np.array_equal(fresh, begins | drawn)
+    assert begins.sum() > 20 and np.array_equal(reset, begins | drawn)
     without = begin(tmp_path / "other", data["stream"] | {"reset_at_documents": True}, steps=1, fresh=0.0)
-    assert without._fresh(np.full((16, 4), ends)).all() and not without._fresh(np.zeros((16, 4), int)).any()
+    assert without._reset_mask(np.full((16, 4), ends)).all() and not without._reset_mask(np.zeros((16, 4), int)).any()
 
 
 def test_what_is_left_behind_a_document_counts_for_no_speed(tmp_path, data, monkeypatch):

@@ -172,10 +172,10 @@ def test_live_view_keeps_the_best_validation_in_sight():
 
 def test_the_last_look_is_called_so_and_is_not_compared_with_those_before():
     last = EvalReport(2310, 2.4, 0.5, 1.1, 0.48, 50000, last=True)
-    assert lines_of(last)[1].startswith("last look at step 2310  loss 2.4000")
+    assert lines_of(last)[1].startswith("final evaluation at step 2310  loss 2.4000")
     _, picture = live(STEP, EVAL, last)
     row = next(line for line in picture if "validation " in line and "%" not in line.split("│")[1])
-    assert "1.100" in row and "the last look" in row
+    assert "1.100" in row and "final" in row
     _, picture = live(STEP, EVAL, last, EvalReport(2400, 2.5, 0.4, 1.5, 0.48, 20000))
     assert any("1.500" in line and "best 1.234" in line for line in picture)
 

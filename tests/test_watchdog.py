@@ -52,10 +52,10 @@ def test_a_saturated_module_is_named_once():
     assert told(Watchdog(), [step(number, wernicke=rules.SATURATED) for number in range(1, 20)]) == []
 
 
-def test_held_out_text_that_is_forgotten_is_named_once():
+def test_a_rising_validation_loss_is_reported_once():
     watchdog = Watchdog()
     losses = [5.0, 4.0, 4.5, 3.9, 4.0, 3.99, 4.1, 4.2, 9.0]  # one bad look is nothing, nor is what lies a little above the best
-    said = [watchdog.looked(100 * number, loss) for number, loss in enumerate(losses)]
+    said = [watchdog.evaluated(100 * number, loss) for number, loss in enumerate(losses)]
     assert [len(notices) for notices in said] == [0] * 7 + [1, 0]
     assert said[7][0].text.startswith("warning: the loss of held-out text rises: 4.20 nats at step 700, 3.90 before")
 

@@ -1,10 +1,12 @@
-"""The operations that a backend offers: the seam between what the brain is and where it runs.
+"""The interface of backends: the operations that a brain and its training need of a device.
 
-Operations write into arrays given to them, outputs first; shapes, units and sources of the equations stand with the kernels of the same
-name in `kernels/`. A gradient that is *added to* is said so there. Arrays are the backend's own (NumPy arrays on the CPU, CuPy arrays on a
-GPU), float32 unless said otherwise. What changes from step to step (keys of random numbers, rates, counts) is handed over in arrays, so
-that a recorded step can be repeated.
+Outputs come first, and are overwritten unless the docstring says accumulated or updated. Equations and their sources are in the docstrings
+of the kernels. Arrays are the backend's own, NumPy on the CPU and CuPy on a GPU; float32 unless stated. C: tokens of a chunk, B: sequences,
+N: neurons. Values that change from step to step (keys of random numbers, rates, counts) come in arrays, so that a recorded step can be
+repeated.
 """
+
+# ruff: noqa: B027  the decorator `kernel` makes methods abstract
 
 from __future__ import annotations
 
@@ -18,52 +20,28 @@ if TYPE_CHECKING:
     from ..kernels.population import Axon, NeuronParameters, NeuronState
 
 
+def kernel(method):
+    """An abstract method for a kernel whose bytes and operations `planning/costs.py` knows."""
+    method.is_kernel = True
+    return abstractmethod(method)
+
+
 class Backend(ABC):
-    """What a device must be able to do. The class attributes are the kernels, under the kernels' names."""
+    """The operations of a device. A kernel has the name of its function in `kernels/`; its arguments without a type are arrays."""
 
     name: str
-    whole_rows: int  # the decoder's matrix and rows of logits have a multiple of so many rows, or numbers
-    logits: int  # so many are held at a time
-    product_dtype: str  # of the factors of the decoder's products; sums are float32
+    whole_rows: int  # the decoder has a multiple of this many rows
+    logits: int  # computed at a time, at most
+    product_dtype: str  # of the factors of matrix products; sums are float32
 
-    mode = "sequential"  # or pipelined: modules may overlap
-    parts = ()  # what arrays are being made for, from the whole to the part
+    mode = "sequential"  # or pipelined: components on different streams may overlap
+    parts = ()  # purpose of the arrays that are being allocated, from the whole to the part
 
-    # kernels/neuron.py
-    decay_forward: Callable
-    decay_backward: Callable
-    # kernels/memory.py, working_memory.py
-    memory_backward: Callable
-    working_memory_backward: Callable
-    # kernels/embedding.py, dropout.py, softmax.py, sampling.py
-    embedding_forward: Callable
-    embedding_backward: Callable
-    scaled_dropout: Callable
-    cross_entropy: Callable
-    sample: Callable
-    # kernels/stimulus.py
-    poisson: Callable
-    # kernels/softmax_blocks.py
-    softmax_part: Callable
-    softmax_end: Callable
-    softmax_gradient: Callable
-    # kernels/adamw.py, adamw8bit.py, adafactor.py, reduce.py, carry.py, forget.py
-    adamw: Callable
-    adamw8bit: Callable
-    adafactor: Callable
-    spread_columns: Callable
-    column_squares: Callable
-    column_step: Callable
-    sum_of_squares: Callable
-    norm: Callable
-    add_rows: Callable
-    carry: Callable
-    forget: Callable
+    # Arrays and memory
 
     @contextlib.contextmanager
     def part(self, name: str):
-        """A context: arrays made in it are for `name`. It is said where there is no room for one, and plans count by it
-        (backends/paper.py)."""
+        """A context manager: arrays allocated in it are for `name`. Out-of-memory messages and the memory budget tell it."""
         before, self.parts = self.parts, (*self.parts, name)
         try:
             yield
@@ -72,22 +50,82 @@ class Backend(ABC):
 
     @abstractmethod
     def zeros(self, shape, dtype="float32"):
-        """A new array of zeros on the device."""
+        """A new array of zeros on the device. Raises OutOfMemory."""
 
     @abstractmethod
     def asarray(self, values, dtype=None):
-        """NumPy values as an array of the device, contiguous and writable."""
+        """NumPy values as a new array of the device, contiguous and writable."""
 
     @abstractmethod
     def to_numpy(self, array):
         """A copy of a device's array as NumPy."""
 
     def fetch(self, array):
-        """As `to_numpy`, for what is large and copied again and again: into memory that the device reaches directly, where there is such.
-        It is used again once nobody holds the copy."""
+        """As `to_numpy`, for large arrays that are copied repeatedly: into pinned memory on a GPU, reused once the copy is released."""
         return self.to_numpy(array)
 
+    @functools.cached_property
+    def no_axon(self) -> Axon:
+        """The axon of a signal that no synapse reads: its ring has size 0."""
+        from ..kernels.population import Axon
+
+        none = self.zeros((1, 1, 1))[:0]
+        return Axon(none, self.zeros(1, "int32"), none, none)
+
     @abstractmethod
+    def matrix(self, rows, columns, dtype="float32"):
+        """Zeros [rows, columns], with rows aligned for matrix products."""
+
+    @abstractmethod
+    def memory(self) -> tuple[int, int] | None:
+        """(free, total) bytes that a run has to fit into; None for the host's memory, which is not planned."""
+
+    @abstractmethod
+    def limit_memory(self, size: int):
+        """Limit this process to `size` bytes of the planned memory, apart from what the driver takes."""
+
+    @abstractmethod
+    def memory_used(self) -> int:
+        """Bytes that this process holds on the device, as far as known."""
+
+    # Queues of work
+
+    @abstractmethod
+    def streams(self) -> Streams:
+        """Queues of work that may overlap: on a GPU in pipelined mode CUDA streams, else one queue."""
+
+    @contextlib.contextmanager
+    def beside(self, work: Callable[[], None]):
+        """A context whose own work may overlap with `work`, on other arrays. Later work waits for both."""
+        yield
+        work()
+
+    @abstractmethod
+    def synchronize(self):
+        """Wait until all queued work is done."""
+
+    @abstractmethod
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        """A function that repeats `step`: always the same operations on the same arrays. On a GPU a CUDA graph."""
+
+    @abstractmethod
+    def device_name(self) -> str:
+        """The device's name for people."""
+
+    # Synapses and dense products
+
+    @abstractmethod
+    def synapses(self, projections, parameters) -> Synapses:
+        """The synapses in bundles of a brain: its projections that are not dense (brain/projection.py)."""
+
+    @kernel
+    def product(self, out, a, b, add=False, scale=1.0):
+        """out [m, n] = scale a [m, k] @ b [k, n]; with `add` accumulated. a, b: one dtype, float32 or `product_dtype`; transposed views are
+        allowed."""
+
+    # Neurons
+
+    @kernel
     def population_forward(
         self,
         state: NeuronState,
@@ -101,22 +139,22 @@ class Backend(ABC):
         gain_scale,
         beta_scale,
         hypercolumn: int,
-        dropout,
+        dropout: tuple,
         graded: bool,
         smooth: bool,
     ):
-        """The neurons of a population over the C tokens of a chunk, from current to axon (kernels/population.py).
+        """The neurons of a population over the C tokens of a chunk, from current to axon.
 
-        Overwrites rows 1 ... C of state, of [C+1, B, N] each; r [C, B, hypercolumns], the factors of the normalisation; and in the rings of
-        the axon and of the trace y the rows of the C tokens, the first of which is token `first` of its segment. A ring of size 0 is left
-        alone.
-        c [C, B, N]: raw current. gate [C, B, N]: gate current. gain_scale, beta_scale [B]: the neuromodulators' factors.
-        dropout: (rate float32, key [1] uint64, first place uint64) of the axon. hypercolumn: neurons that are normalised together, at most
-        1,024. graded: the axon carries v with an event, not 1. smooth: the test mode of the event function.
-        Without a gate or a trace, `gate`, or `state.y` and `parameters.gamma`, have size 0 and the usual number of dimensions.
+        Overwrites rows 1 ... C of state, [C+1, B, N] each; r [C, B, hypercolumns], the normalisation factors; and the rows of the C tokens
+        in the rings of the axon and of the trace, the first of which is token `first` of the segment. A ring of size 0 is left alone.
+
+        c [C, B, N]: current. gate [C, B, N]: gate current. gain_scale, beta_scale [B]: factors of the neuromodulators. hypercolumn: neurons
+        normalised together, at most 1,024. dropout: (rate float32, key [1] uint64, offset uint64) of the axon. graded: an event carries v,
+        else 1. smooth: the test mode of the event function. Without a gate or a trace, `gate`, or `state.y` and `parameters.gamma`, have
+        size 0 and the usual number of dimensions.
         """
 
-    @abstractmethod
+    @kernel
     def population_backward(
         self,
         d_current,
@@ -133,148 +171,220 @@ class Backend(ABC):
         gain_scale,
         beta_scale,
         hypercolumn: int,
-        dropout,
+        dropout: tuple,
         graded: bool,
         smooth: bool,
         scale: float = 1,
     ):
-        """Backward pass of `population_forward` over the same chunk; the arguments of the same name are the same arrays.
+        """Backward pass of `population_forward` over the same chunk; arguments of the same name are the same arrays.
 
-        Overwrites d_current [C, B, N or more], dL/dc times `scale`, and d_gate [C, B, N]. On a GPU d_current may have 16 bits, and float16
-        then needs a scale; its columns beyond N stay as they are. Carries carry, [B, N] each: dL/dv, dL/da, dL/dy of the token after the
-        chunk (in) and before it (out), v and y still without their decay. Adds to d, the parameters' gradients [N]. ds, dy [C, B, N]:
-        gradients of the axon, before dropout takes its part out, and of the trace. Sums have a fixed order.
+        Overwrites d_current [C, B, N or more] with `scale` times dL/dc, and d_gate [C, B, N]. On a GPU d_current may have 16 bits, and
+        float16 needs a scale; columns beyond N are left alone. Rolls carry [B, N] each, dL/dv, dL/da, dL/dy without decay, from the token
+        after the chunk to the one before it. Accumulates into d, the gradients [N] of the parameters. ds, dy [C, B, N]: gradients of the
+        axon, after dropout, and of the trace.
         """
 
-    @abstractmethod
+    @kernel
+    def decay_forward(self, decayed, log_tau):
+        """Overwrites decayed [N] with the decay per token of log_tau [N]."""
+
+    @kernel
+    def decay_backward(self, d_log_tau, d_decay, log_tau):
+        """Accumulates into d_log_tau [N]. d_decay [N]: gradient of the decay, set to 0."""
+
+    @kernel
+    def poisson(self, current, rate: float, strength: float, key: int, ticks):
+        """Adds stimuli to current [C, B, N]. rate: probability per neuron and tick; ticks [1] uint64: ticks before this chunk."""
+
+    # Memories
+
+    @kernel
     def memory_forward(self, out, S, key, q_in, v, w_in, write_bias, decay, write_scale, axon: Axon, first: int):
-        """The associative memory over the C tokens of a chunk (kernels/memory.py).
+        """The associative memory over the C tokens of a chunk, H heads of width W.
 
-        Overwrites out [C, B, heads W], and the rows of the C tokens in the ring of the axon, which carries it; moves S [B, heads, W, W] and
-        key [B, heads W] to the end of the chunk. q_in, v [C, B, heads W], w_in [C, B, heads]; write_bias, decay [heads], write_scale [B].
+        Overwrites out [C, B, H W], and with it the rows of the C tokens in the axon's ring; rolls S [B, H, W, W] and key [B, H W] from
+        before the chunk to after it. q_in, v [C, B, H W]; w_in [C, B, H]; write_bias, decay [H]; write_scale [B].
         """
 
-    @abstractmethod
+    @kernel
+    def memory_backward(
+        self, dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_before, q_in, v, w_in, write_bias, decay, write_scale
+    ):
+        """Backward pass of `memory_forward`. S_before, key_before: S and key before the chunk.
+
+        Overwrites dq_in, dv, dw_in; accumulates into d_decay [B, H]; rolls dS and d_key from after the chunk to before it. d_out [C, B,
+        H W].
+        """
+
+    @kernel
     def working_memory_forward(self, m, f_in, u_in, retain, axon: Axon, first: int):
-        """The working memory over the C tokens of a chunk (kernels/working_memory.py).
+        """Overwrites rows 1 ... C of m [C+1, B, M], and with them the rows of the C tokens in the axon's ring.
 
-        Overwrites rows 1 ... C of m [C+1, B, M], and the rows of the C tokens in the ring of the axon, which carries m. f_in, u_in [C, B,
-        M], retain [M].
+        Row 0 of m is the token before the chunk. f_in, u_in [C, B, M]; retain [M].
         """
 
-    @functools.cached_property
-    def nowhere(self) -> Axon:
-        """The axon of a signal that nobody reads."""
-        from ..kernels.population import Axon
+    @kernel
+    def working_memory_backward(self, df_in, du_in, dm_carry, dm, m, f_in, u_in, retain):
+        """Overwrites df_in, du_in [C, B, M]; rolls dm_carry [B, M] from the token after the chunk to the one before it. dm [C, B, M]."""
 
-        none = self.zeros((1, 1, 1))[:0]
-        return Axon(none, self.zeros(1, "int32"), none, none)
+    # Embedding and dropout
+
+    @kernel
+    def embedding_forward(self, x, weight, tokens):
+        """Overwrites x [C, B, E] with the rows of weight [V, E] of tokens [C, B] int32, which must be in range."""
+
+    @kernel
+    def embedding_backward(self, d_weight, dx, tokens):
+        """Accumulates dx [C, B, E] into the rows of d_weight [V, E] of tokens [C, B] int32, in a fixed order."""
+
+    @kernel
+    def scaled_dropout(self, out, x, scale: float, rate: float, key, offset: int):
+        """Overwrites out [R, N], of `product_dtype` or x itself, with `scale` times dropout of x [R, N]. key [1] uint64, offset
+        uint64: key and offset of the mask."""
+
+    def dropout(self, x, rate, key, offset):
+        """Applies dropout to x [R, N] in place, forward and backward."""
+        self.scaled_dropout(x, x, 1.0, rate, key, offset)
+
+    # Softmax and sampling. Logits come without their bias [W]; `size` of the W columns are tokens, the rest is padding
+
+    @kernel
+    def cross_entropy(self, loss, hit, d_logits, logits, bias, targets, weight, size: int):
+        """Overwrites loss [R] in nats, hit [R] uint8, and d_logits [R, W], which is 0 in the padding and may be logits itself.
+
+        targets [R] int32: a negative one has loss, hit and gradient 0. weight [1]: factor of the gradient. d_logits: NaN where the loss is
+        not finite.
+        """
+
+    @kernel
+    def softmax_part(self, top, best, total, picked, logits, bias, targets, first: int, size: int):
+        """Updates the statistics of the rows from a block of logits [R, W], the tokens first ... first + size - 1.
+
+        top, total, picked [R], best [R] int32: see kernels/online_cross_entropy.py. targets [R] int32.
+        """
+
+    @kernel
+    def softmax_end(self, loss, hit, factor, top, best, total, picked, targets, weight):
+        """Overwrites loss [R], hit [R] uint8 and factor [R] from the statistics of all blocks."""
+
+    @kernel
+    def softmax_gradient(self, d_logits, logits, bias, top, factor, targets, weight, first: int, size: int):
+        """Overwrites d_logits [R, W] of a block, as `cross_entropy`."""
+
+    @kernel
+    def sample(self, tokens, logits, bias, temperature: float, top_k: int, top_p: float, key: int, step, size: int):
+        """Overwrites tokens [B] int32 with one draw per row of logits [B, W]; adds 1 to step [B] uint64, the offset of the random
+        numbers."""
+
+    # Optimisers. norm [1]: of the whole gradient; if it is not finite, nothing is changed. numbers [4]: rate, unbias1, unbias2, clip
+
+    @kernel
+    def adamw(self, p, g, m, v, decay, low, high, norm, numbers):
+        """Updates p, m, v [K] in place from the gradient g [K]. decay, low, high [K / BLOCK]: weight decay and bounds of each block."""
+
+    @kernel
+    def adamw8bit(self, p, g, m, v, m_top, r_top, decay, low, high, norm, numbers, key, first: int):
+        """Updates p [K], m [K] int8, v [K] uint8 and m_top, r_top [K / SHARE] in place. key [1] uint64, first: key and offset of the random
+        numbers."""
+
+    @kernel
+    def adafactor(self, p, g, row, spread, where, decay: float, norm, numbers):
+        """Updates some rows of p [R, C] and row [R] in place from their gradient g [P, C]. where [P] int32: their index, each once;
+        negative: none. spread [C]: from `spread_columns`."""
+
+    @kernel
+    def spread_columns(self, spread, column):
+        """Overwrites spread [C] from the column statistics [C]."""
+
+    @kernel
+    def column_squares(self, total, g, where, norm, numbers):
+        """Accumulates the squares of the clipped gradient g [P, C] into total [C], by columns."""
+
+    @kernel
+    def column_step(self, column, total, norm):
+        """Updates the column statistics [C] from total [C], and sets total to 0."""
+
+    # Reductions in a fixed order
+
+    @kernel
+    def sum_of_squares(self, partial, x):
+        """Overwrites partial [ceil(K / BLOCK)] float64 with the sum of squares of each block of x [K]."""
+
+    @kernel
+    def norm(self, norm, partial):
+        """Overwrites norm [1] with the square root of the sum of partial [n] float64."""
+
+    @kernel
+    def add_rows(self, total, x):
+        """Accumulates the rows of x [R, N], of any float type, into total [N]."""
+
+    # State
 
     @abstractmethod
-    def matrix(self, rows, columns, dtype="float32"):
-        """Zeros [rows, columns], with the rows spaced as products like them."""
+    def roll_state(self, x, table, length: int):
+        """Overwrites row 0 of each state array in x with its row `length`. table [A, 2] int64: offset of each array, and size of its
+        rows."""
 
     @abstractmethod
-    def product(self, out, a, b, add=False, scale=1.0):
-        """scale times the matrix product a [m, k] @ b [k, n] into out [m, n] float32, or added to it. a and b are of one dtype, float32 or
-        `product_dtype`; either may be a transposed view."""
-
-    def dropout(self, x, rate, key, first_place):
-        """Mask x [R, N] float32 in place (kernels/dropout.py)."""
-        self.scaled_dropout(x, x, 1.0, rate, key, first_place)
-
-    @abstractmethod
-    def synapses(self, projections, parameters) -> Synapses:
-        """The synapses in bundles of a brain: its projections that are not dense (brain/projection.py)."""
-
-    @abstractmethod
-    def lanes(self) -> Lanes:
-        """Lanes for work of which some parts may overlap."""
-
-    @contextlib.contextmanager
-    def beside(self, work: Callable[[], None]):
-        """A context: what is done in it may overlap with `work`, which does not touch the same arrays. Both are done when it ends."""
-        yield
-        work()
-
-    @abstractmethod
-    def device_name(self) -> str:
-        """What a person calls the device."""
-
-    @abstractmethod
-    def memory(self) -> tuple[int, int] | None:
-        """(free, total) bytes that a run has to fit into; None where it uses the host's memory, which is not planned."""
-
-    @abstractmethod
-    def limit_memory(self, size: int):
-        """From now on this process takes at most so many bytes of the memory that is planned, but for what a driver keeps for itself."""
-
-    @abstractmethod
-    def memory_used(self) -> int:
-        """Bytes that this process holds on the device, as far as they are known."""
-
-    @abstractmethod
-    def synchronize(self):
-        """Wait until everything asked for is done."""
-
-    @abstractmethod
-    def record(self, step: Callable[[], None]) -> Callable[[], None]:
-        """A function that does what `step` does: always the same operations on the same arrays."""
+    def reset(self, x, sequences):
+        """Sets x[:, b] of x [R, B, M] to 0 where sequences [B] uint8 is not 0."""
 
 
-class Lanes:
-    """Queues of work: what is done `on` one lane happens in order, and after the marks of other lanes that it was told to wait for. This
-    one is for a backend that does everything in the order in which it is asked to."""
+class Streams:
+    """Named queues of work. Work on one stream runs in order, and after the marks of other streams that it waits for.
 
-    def on(self, lane: str, after=()):
-        """A context: what is done in it is done on a lane, after some marks (None is no mark)."""
+    This class is for a backend that runs all work in the order of the calls.
+    """
+
+    def on(self, stream: str, after=()):
+        """A context manager: queue the work in it on a stream, after the given marks. None in `after` is skipped."""
         return contextlib.nullcontext()
 
-    def mark(self, lane: str):
-        """What has been asked of a lane so far."""
+    def mark(self, stream: str):
+        """A mark after the work queued on a stream so far."""
         return None
 
     def join(self):
-        """All that follows comes after all that was done on the lanes."""
+        """Queue all later work after the work of all streams."""
 
 
 class Synapses(ABC):
-    """The synapses in bundles of a brain: structure and weights of its projections (brain/projection.py), as the device wants them."""
+    """The synapses in bundles of a brain, in the device's layout: structure and weights of its projections (brain/projection.py)."""
 
     @abstractmethod
     def wire(self):
-        """Take over the structure of the projections; after it was drawn or loaded."""
+        """Build the tables from the structure of the projections, after it was drawn or loaded."""
 
     @abstractmethod
     def refresh(self):
-        """The weights have changed: renew what is derived from them."""
+        """Compute what is derived from the weights, after every change of them."""
 
     @abstractmethod
     def state(self, signals: dict, currents: dict, tokens: int, batch: int, learning: bool, copied: dict) -> SynapticState:
         """Buffers for a batch of sequences. signals: name -> (size, history in tokens) of the signals that synapses read; currents: name ->
-        size of those that they bring; copied: current -> signal, where a signal is nothing but a current."""
+        size of the currents that they contribute to; copied: current -> signal, where a signal equals a current."""
 
 
 class SynapticState(ABC):
-    """What B sequences send through the synapses of a brain during a segment of at most T tokens, and what is still under way from before.
+    """Source values of B sequences over a segment of at most T tokens and the history before it, and the gradients of the currents.
 
     `first` and `last` count tokens of the segment. Call order, forward, for each chunk: every signal that a current reads without delay is
-    written before `forward` of that current: by whoever has an `axon`, by `forward` itself where it is a copied current, or by
-    `write_values`. Backward, chunks descending: `set_current_grad` for every current that reads a signal comes
-    before `source_grad(signal, chunk)`; `accumulate_weight_grad` comes after all of them.
+    written before `forward` of that current: through its `axon`, by `write_values`, or by `forward` itself if it is a copied current.
+    Backward, chunks descending: `set_current_grad` for every current that reads a signal comes before `source_grad(signal, chunk)`;
+    `accumulate_weight_grad` comes after all of them.
     """
 
     @abstractmethod
     def axon(self, signal: str) -> Axon:
-        """Where an operation of the backend writes a signal; the backend's `nowhere`, if nobody reads it."""
+        """The ring buffer of a signal, for the operation that computes it; the backend's `no_axon` if no synapse reads it."""
 
     @abstractmethod
     def write_values(self, signal: str, first: int, last: int, x):
-        """Write plain values x [C, B, M]."""
+        """Write plain values x [C, B, M] of a signal."""
 
     @abstractmethod
     def forward(self, values: dict, first: int, last: int):
-        """Overwrite values, current -> [C, B, N], with what reaches these currents, and write those that are copied."""
+        """Overwrite values, current -> [C, B, N], with the sums of these currents over their synapses; write the copied ones, too."""
 
     direct_gradients = False  # whether there is `current_grad`
 
@@ -290,29 +400,34 @@ class SynapticState(ABC):
     @abstractmethod
     def source_grad(self, gradients: dict, first: int, last: int, length: int):
         """Overwrite gradients, signal -> [C, B, M], with the sums over all synapses that read these signals, in a segment of `length`
-        tokens. On the CPU they mean nothing for neurons that neither fired nor are near the threshold."""
+        tokens.
+
+        On the CPU they are undefined for neurons that neither fired nor are near the threshold.
+        """
 
     @abstractmethod
     def accumulate_weight_grad(self, length: int):
-        """Add the gradient of all weights over a segment of `length` tokens; also from events before it. The gradient of those events
-        themselves goes nowhere."""
+        """Accumulate the gradient of all weights over a segment of `length` tokens, from events in the segment and in the history.
+
+        Events in the history have no gradient themselves: back-propagation is truncated there.
+        """
 
     @abstractmethod
     def advance(self, length: int):
-        """End a segment of `length` tokens: its last ones are the past of the next one."""
+        """End a segment of `length` tokens: its last tokens become the history of the next segment."""
 
     @abstractmethod
     def ring(self, signal: str) -> dict:
-        """What a signal sent lately, as views of the arrays that the synapses read; `Activity.rings` says what they mean."""
+        """Views of the ring buffer of a signal, as `Activity.rings` describes."""
 
     @abstractmethod
     def past(self, signal: str):
-        """What a signal sent in the `history` tokens before the segment, the newest last: [history, B, M] float32, NumPy."""
+        """Values of a signal in the history, newest token last: [history, B, M] float32, NumPy."""
 
     @abstractmethod
     def set_past(self, signal: str, past):
         """Inverse of `past`."""
 
     @abstractmethod
-    def forget(self, sequences):
-        """Nothing is under way any more in the sequences where `sequences`, [B] uint8 on the device, is not 0."""
+    def reset(self, sequences):
+        """Set the history to zero in the sequences where `sequences` [B] uint8, on the device, is not 0."""

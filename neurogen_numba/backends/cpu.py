@@ -15,21 +15,21 @@ from ..kernels import (
     adamw,
     adamw8bit,
     bundles_cpu,
-    carry,
     dropout,
     embedding,
-    forget,
     memory,
     neuron,
+    online_cross_entropy,
     population,
     reduce,
+    reset,
+    roll_state,
     sampling,
     softmax,
-    softmax_blocks,
     stimulus,
     working_memory,
 )
-from .base import Backend, Lanes
+from .base import Backend, Streams
 from .cpu_synapses import CpuSynapses
 
 WORTH_SHARING = 10_000_000  # multiply-adds
@@ -68,9 +68,9 @@ class CpuBackend(Backend):
     cross_entropy = staticmethod(softmax.cross_entropy_cpu)
     sample = staticmethod(sampling.sample_cpu)
     poisson = staticmethod(stimulus.poisson_cpu)
-    softmax_part = staticmethod(softmax_blocks.softmax_part_cpu)
-    softmax_end = staticmethod(softmax_blocks.softmax_end_cpu)
-    softmax_gradient = staticmethod(softmax_blocks.softmax_gradient_cpu)
+    softmax_part = staticmethod(online_cross_entropy.softmax_part_cpu)
+    softmax_end = staticmethod(online_cross_entropy.softmax_end_cpu)
+    softmax_gradient = staticmethod(online_cross_entropy.softmax_gradient_cpu)
     adamw = staticmethod(adamw.adamw_cpu)
     adamw8bit = staticmethod(adamw8bit.adamw8bit_cpu)
     spread_columns = staticmethod(adafactor.spread_columns_cpu)
@@ -80,8 +80,8 @@ class CpuBackend(Backend):
     sum_of_squares = staticmethod(reduce.sum_of_squares_cpu)
     norm = staticmethod(reduce.norm_cpu)
     add_rows = staticmethod(reduce.add_rows_cpu)
-    carry = staticmethod(carry.carry_cpu)
-    forget = staticmethod(forget.forget_cpu)
+    roll_state = staticmethod(roll_state.roll_state_cpu)
+    reset = staticmethod(reset.reset_cpu)
 
     def population_forward(
         self, state, r, axon, trace, first, c, gate, parameters, gain_scale, beta_scale, hypercolumn, dropout, graded, smooth
@@ -164,8 +164,8 @@ class CpuBackend(Backend):
     def synapses(self, projections, parameters):
         return CpuSynapses(self, projections, parameters)
 
-    def lanes(self):
-        return Lanes()
+    def streams(self):
+        return Streams()
 
     def device_name(self):
         return f"{platform.processor() or platform.machine()}, {numba.get_num_threads()} threads"

@@ -93,7 +93,7 @@ class CpuSynapticState(SynapticState):
 
     def axon(self, signal):
         if signal not in self.synapses.signals:
-            return self.synapses.backend.nowhere
+            return self.synapses.backend.no_axon
         ring, fired, wanted = (self._own(array, self.synapses.signals[signal]) for array in (self.x, self.fired, self.wanted))
         return Axon(ring, np.array([self.history], np.int32), fired, wanted)
 
@@ -148,6 +148,6 @@ class CpuSynapticState(SynapticState):
         values = np.ascontiguousarray(past[:history], np.float32)
         bundles_cpu.write_values_cpu(self._own(self.x, words), self._own(self.fired, words), self.history - history, values)
 
-    def forget(self, sequences):
+    def reset(self, sequences):
         silent = np.flatnonzero(sequences)
         self.x[:, : self.history, silent], self.fired[:, : self.history, silent] = 0, 0

@@ -13,24 +13,24 @@ from ..kernels import (
     adafactor,
     adamw,
     adamw8bit,
-    carry,
     dropout,
     embedding,
-    forget,
     half,
     memory,
     mma,
     neuron,
+    online_cross_entropy,
     population,
     reduce,
+    reset,
+    roll_state,
     sampling,
     softmax,
-    softmax_blocks,
     stimulus,
     working_memory,
 )
 from ..kernels.launch import SHARED, SIMULATED, THREADS, WARP, allow_shared, blocks, cuda  # Numba's, once its variables are checked
-from .base import Backend, Lanes
+from .base import Backend, Streams
 from .cublas import Cublas
 from .cuda_synapses import CudaSynapses
 
@@ -68,7 +68,7 @@ class CudaBackend(Backend):
 
     precision: of the factors of the decoder's products: fp32, fp16 or bf16, the last for the weights of synapses too; auto takes bf16 where
     the card multiplies it fast, else fp32. Sums and learned numbers are float32.
-    mode: sequential, everything on one stream, in order; pipelined, a stream for each lane. Both give the same bits.
+    mode: sequential, everything on one stream, in order; pipelined, a stream for each module. Both give the same bits.
     """
 
     name = "cuda"
@@ -78,7 +78,7 @@ class CudaBackend(Backend):
 
     def __init__(self, device: int = 0, precision: str = "auto", mode: str = "sequential"):
         self._kept = {}  # scratch arrays by name
-        self.mode, self._lane_streams = mode, {}
+        self.mode, self._streams = mode, {}
         if SIMULATED:
             self._xp, self._stream, self.product_dtype, self.tile_product = np, 0, "float32", None
             self.shared_memory, self.multiprocessors, self.logits = 2**14, 1, 2**16
@@ -230,18 +230,18 @@ class CudaBackend(Backend):
             self._on_card()
             self._cublas.product(self._current, out, a, b, add, scale)
 
-    def stream_of(self, lane):
-        """The stream of a lane: the same one each time."""
-        if lane not in self._lane_streams:
-            self._lane_streams[lane] = self._xp.cuda.Stream(non_blocking=True)
-        return self._lane_streams[lane]
+    def stream(self, name):
+        """The CUDA stream of this name: the same one each time."""
+        if name not in self._streams:
+            self._streams[name] = self._xp.cuda.Stream(non_blocking=True)
+        return self._streams[name]
 
-    def lanes(self):
-        return Streams(self) if self.mode == "pipelined" and not SIMULATED else Lanes()
+    def streams(self):
+        return CudaStreams(self) if self.mode == "pipelined" and not SIMULATED else Streams()
 
     @contextlib.contextmanager
     def beside(self, work):
-        streams = Lanes() if SIMULATED else Streams(self)
+        streams = Streams() if SIMULATED else CudaStreams(self)
         yield
         with streams.on("beside"):
             work()
@@ -376,7 +376,7 @@ class CudaBackend(Backend):
             S, key = (self._scratch(f"memory, after part {number}", array.shape) for array in before[0])
             S[...], key[...] = before[-1]
             out, tokens = self._scratch("memory, out", q_in[part].shape), (q_in[part], v[part], w_in[part])
-            self.memory_forward(out, S, key, *tokens, *inputs, self.nowhere, 0)
+            self.memory_forward(out, S, key, *tokens, *inputs, self.no_axon, 0)
             before.append((S, key))
         for part, (S, key) in reversed(list(zip(parts, before, strict=True))):
             gradients = dq_in[part], dv[part], dw_in[part], d_decay, dS, d_key, d_out[part]
@@ -421,10 +421,10 @@ class CudaBackend(Backend):
         grid, threads = (tokens.size, blocks(E, embedding.COLUMNS)), 4 if SIMULATED else THREADS
         self.launch(embedding.embedding_backward, grid, threads, d_weight, dx.reshape(-1, E), *self._flat(tokens))
 
-    def scaled_dropout(self, out, x, scale, rate, key, first_place):
+    def scaled_dropout(self, out, x, scale, rate, key, offset):
         across, threads = self._across(x.size)
         flat_out, flat = self._flat(self.bits(out), x)
-        how = np.float32(scale), np.float32(rate), key, np.uint64(first_place)
+        how = np.float32(scale), np.float32(rate), key, np.uint64(offset)
         self.launch(dropout.scaled_dropout, min(across, dropout.BLOCKS), threads, flat_out[None], flat, *how)
 
     def cross_entropy(self, loss, hit, d_logits, logits, bias, targets, weight, size):
@@ -441,20 +441,20 @@ class CudaBackend(Backend):
         how = np.float32(temperature), top_k, np.float32(top_p), np.uint64(key), step
         self.launch(sampling.sample, rows, sampling.SAMPLERS, tokens, logits, bias, *how, largest, places, size)
 
-    # kernels/softmax_blocks.py
+    # kernels/online_cross_entropy.py
 
     def softmax_part(self, top, best, total, picked, logits, bias, targets, first, size):
         rows, threads = self._whole_rows(logits), 8 if SIMULATED else softmax.THREADS
-        self.launch(softmax_blocks.softmax_part, len(targets), threads, top, best, total, picked, rows, bias, targets, first, size)
+        self.launch(online_cross_entropy.softmax_part, len(targets), threads, top, best, total, picked, rows, bias, targets, first, size)
 
     def softmax_end(self, loss, hit, factor, top, best, total, picked, targets, weight):
         arrays = loss, hit, factor, top, best, total, picked, targets, weight
-        self.launch(softmax_blocks.softmax_end, blocks(len(loss)), THREADS, *arrays)
+        self.launch(online_cross_entropy.softmax_end, blocks(len(loss)), THREADS, *arrays)
 
     def softmax_gradient(self, d_logits, logits, bias, top, factor, targets, weight, first, size):
         rows, threads = (self._whole_rows(d_logits), self._whole_rows(logits)), 8 if SIMULATED else softmax.THREADS
         arrays = *rows, bias, top, factor, targets, weight
-        self.launch(softmax_blocks.softmax_gradient, len(targets), threads, *arrays, first, size)
+        self.launch(online_cross_entropy.softmax_gradient, len(targets), threads, *arrays, first, size)
 
     # kernels/stimulus.py
 
@@ -462,7 +462,7 @@ class CudaBackend(Backend):
         (tokens, batch, size), threads = current.shape, 8 if SIMULATED else THREADS
         self.launch(stimulus.poisson, (blocks(size, threads), batch, tokens), threads, current, rate, strength, key, ticks)
 
-    # kernels/adamw.py, adamw8bit.py, adafactor.py, reduce.py, carry.py, forget.py
+    # kernels/adamw.py, adamw8bit.py, adafactor.py, reduce.py, roll_state.py, reset.py
 
     def adamw(self, p, g, m, v, decay, low, high, norm, numbers):
         self.launch(adamw.adamw, len(decay), 8 if SIMULATED else THREADS, p, g, m, v, decay, low, high, norm, numbers)
@@ -495,16 +495,16 @@ class CudaBackend(Backend):
         threads = (2, 4) if SIMULATED else (32, 8) if total.size >= 8192 else (8, reduce.MOST // 8)
         self.launch(reduce.add_rows, blocks(total.size, threads[0]), threads, total, self._whole_rows(x))
 
-    def carry(self, x, table, length):
-        self.launch(carry.carry, (carry.BLOCKS, len(table)), 8 if SIMULATED else THREADS, x, table, length)
+    def roll_state(self, x, table, length):
+        self.launch(roll_state.roll_state, (roll_state.BLOCKS, len(table)), 8 if SIMULATED else THREADS, x, table, length)
 
-    def forget(self, x, sequences):
+    def reset(self, x, sequences):
         rows, batch, size = x.shape
-        self.launch(forget.forget, (blocks(size), batch, rows), THREADS, x, sequences)
+        self.launch(reset.reset, (blocks(size), batch, rows), THREADS, x, sequences)
 
 
-class Streams(Lanes):
-    """A CUDA stream for each lane, all of them begun after what the main stream has done so far."""
+class CudaStreams(Streams):
+    """A CUDA stream for each name. Each begins after the work queued on the main stream so far."""
 
     def __init__(self, backend):
         self._backend, self._main, self._streams = backend, backend._cupy_stream, {}
@@ -515,15 +515,15 @@ class Streams(Lanes):
         event.record(stream)
         return event
 
-    def _stream(self, lane):
-        if lane not in self._streams:
-            self._streams[lane] = self._backend.stream_of(lane)
-            self._streams[lane].wait_event(self._begin)
-        return self._streams[lane]
+    def _stream(self, name):
+        if name not in self._streams:
+            self._streams[name] = self._backend.stream(name)
+            self._streams[name].wait_event(self._begin)
+        return self._streams[name]
 
     @contextlib.contextmanager
-    def on(self, lane, after=()):
-        stream = self._stream(lane)
+    def on(self, stream, after=()):
+        stream = self._stream(stream)
         for mark in after:
             if mark is not None:
                 stream.wait_event(mark)
@@ -533,9 +533,9 @@ class Streams(Lanes):
         finally:
             self._backend._go_to(self._main)
 
-    def mark(self, lane):
-        return self._event(self._stream(lane))
+    def mark(self, stream):
+        return self._event(self._stream(stream))
 
     def join(self):
-        for lane in self._streams:
-            self._main.wait_event(self.mark(lane))
+        for name in self._streams:
+            self._main.wait_event(self.mark(name))

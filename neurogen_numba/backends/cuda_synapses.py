@@ -208,12 +208,12 @@ class CudaSynapticState(SynapticState):
         return flat if self.synapses.kind is None else self.backend.bits(flat).view(f"uint{size}")
 
     def axon(self, signal):
-        nowhere = self.backend.nowhere
+        no_axon = self.backend.no_axon
         if signal not in self.rows:
-            return nowhere
+            return no_axon
         _, start, rows = self._ring(signal)
         ring = self._matrix(self.x, self._x_places[signal]).reshape(rows, self.batch, -1)
-        return nowhere._replace(ring=ring, start=start)
+        return no_axon._replace(ring=ring, start=start)
 
     def write_values(self, signal, first, last, x):
         ring, start, rows = self._ring(signal)
@@ -331,8 +331,8 @@ class CudaSynapticState(SynapticState):
         for h, row in enumerate(self._past_rows(signal)):
             ring[row] = self.backend.asarray(past[h], "float32")
 
-    def forget(self, sequences):
+    def reset(self, sequences):
         for signal, (_, history) in self.sizes.items():
             if history:  # then somebody reads it
                 ring, _, rows = self._ring(signal)
-                self.backend.forget(ring.reshape(rows, self.batch, -1), sequences)
+                self.backend.reset(ring.reshape(rows, self.batch, -1), sequences)

@@ -1,14 +1,15 @@
-"""The six modules over the chunks of a segment: forward, backward."""
+"""The brain: its components over the chunks of a segment, forward and backward."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..backends.base import Lanes
+from ..backends.base import Streams
 from ..config import MODULES
 from ..config import Brain as BrainConfig
 from .activity import Activity
 from .buffers import Parameters
+from .component import Component
 from .connectome import arcs, check_bundles, has_readout
 from .decoder import Decoder
 from .embedding import Embedding
@@ -20,30 +21,30 @@ from .working_memory import WorkingMemory
 
 
 class Brain:
-    """Parameters and wiring of a brain on a backend. What its neurons are doing is in an `Activity`.
+    """Parameters and wiring of a brain on a backend. The values of its neurons are in an `Activity`.
 
-    A component (population, memory, readout) reads the currents in its `inputs` and sends the signals in its `outputs`; projections carry
-    signals to currents. In a chunk the components run in the order that a token passes them, and backwards in the opposite one: every
-    synapse that leads back has a delay of at least a chunk, so inside it nothing waits for itself.
+    A component reads the currents in its `inputs` and writes the signals in its `outputs`; projections lead from signals to currents.
+    Within a chunk the components run in the order of `components` forward, and in reverse order backward. Every feedback synapse has a
+    delay of at least one chunk, so no component waits for itself.
 
-    senses: the component that drives the Thalamus; the embedding of tokens, if None. apart: parameters that are updated row by row and have
-    no whole gradient.
+    senses: the component that drives the Thalamus, in place of the token embedding. row_wise: parameters that the optimiser updates row by
+    row, without a whole gradient.
     """
 
-    def __init__(self, config: BrainConfig, backend, senses=None, apart: frozenset[str] = frozenset()):
+    def __init__(self, config: BrainConfig, backend, senses: Component | None = None, row_wise: frozenset[str] = frozenset()):
         self.config, self.backend = config, backend
         self.arcs = arcs(config)
         self.projections = [Projection(arc, backend) for arc in self.arcs]
-        self.components = [senses or Embedding(config, backend, "embedding.weight" in apart)]
-        self.embedding = self.components[0]
+        self.components: list[Component] = [senses or Embedding(config, backend, "embedding.weight" in row_wise)]
+        self.populations = []
         for name in MODULES:
             self.components += [AssociativeMemory(config, backend)] if name == "hippocampus" else []
             self.components += [WorkingMemory(config, backend)] if name == "pfc" else []
-            self.components += [Population(name, config, backend, traced=name == "broca" or has_readout(config, name))]
+            self.populations.append(Population(name, config, backend, traced=name == "broca" or has_readout(config, name)))
+            self.components.append(self.populations[-1])
             self.components += [Readout(name)] if has_readout(config, name) else []
-        self.decoder = Decoder(config, backend, "decoder.weight" in apart)
+        self.decoder = Decoder(config, backend, "decoder.weight" in row_wise)
         self.dense = [projection for projection in self.projections if projection.arc.dense]
-        self.populations = [component for component in self.components if isinstance(component, Population)]
         self.current_sizes = {arc.target: arc.targets for arc in self.arcs} | {
             f"{name}.current": getattr(config, name).neurons for name in MODULES
         }
@@ -55,25 +56,24 @@ class Brain:
         self.parameters = Parameters((parameter for part in parts for parameter in part.parameters()), backend)
         for part in parts:
             part.bind(self.parameters)
-        # component -> (signal that it hears, or current that hears it, and how many chunks later it does)
+        # dependencies of a component in pipelined mode: signals that it reads, currents that read it; each with its delay in chunks
         late = {arc: arc.first_delay // config.chunk for arc in self.arcs}
-        self._heard = {c: [(arc.source, late[arc]) for arc in self.arcs if arc.target in c.inputs] for c in self.components}
-        self._hearers = {c: [(arc.target, late[arc]) for arc in self.arcs if arc.source in c.outputs] for c in self.components}
-        # component -> signals whose senders, a chunk earlier on the way back, must have read the gradients that it is about to overwrite
-        self._read_by = {c: [arc.source for arc in self.arcs if arc.dense and arc.target in c.inputs] for c in self.components}
-        # currents of populations whose gradient nobody reads but the bundles that bring them; the Thalamus' is read by the embedding, too
+        self._sources = {c: [(arc.source, late[arc]) for arc in self.arcs if arc.target in c.inputs] for c in self.components}
+        self._targets = {c: [(arc.target, late[arc]) for arc in self.arcs if arc.source in c.outputs] for c in self.components}
+        # signals whose gradient is a dense product of gradients that this component overwrites in the next chunk of the backward pass
+        self._dense_sources = {c: [arc.source for arc in self.arcs if arc.dense and arc.target in c.inputs] for c in self.components}
+        # currents of populations whose gradient only the synapses in bundles read; that of the Thalamus goes to the embedding, too
         dense, bundled = ({arc.target for arc in self.arcs if arc.dense is kind} for kind in (True, False))
-        self.own_gradients = frozenset(f"{name}.current" for name in MODULES[1:]) & bundled - dense
-        # currents that bundles bring, and that are signals as they are
-        readouts = [component for component in self.components if isinstance(component, Readout)]
-        pairs = {readout.inputs[0]: readout.outputs[0] for readout in readouts}
+        self.direct_gradients = frozenset(f"{name}.current" for name in MODULES[1:]) & bundled - dense
+        # currents of readouts, from synapses in bundles alone: the synapses copy them to the signals that they are
+        pairs = {c.inputs[0]: c.outputs[0] for c in self.components if isinstance(c, Readout)}
         self.copied = {current: signal for current, signal in pairs.items() if current in bundled - dense and self.sparse_output(signal)}
         sparse = [projection for projection in self.projections if not projection.arc.dense]
         self.synapses = backend.synapses(sparse, self.parameters)
-        self.drawn_anew = frozenset()  # projections that a checkpoint had in a form that is not read any more
+        self.drawn_anew = frozenset()  # projections that a checkpoint had in an older form
 
     def initialise(self, seed: int):
-        """Draw wiring and first weights."""
+        """Draw wiring and initial parameters."""
         for part in (*self.components, *self.projections, self.decoder):
             part.initialise(self.parameters, seed)
         self._wire()
@@ -84,25 +84,25 @@ class Brain:
         self.refresh()
 
     def refresh(self):
-        """Bring what is derived from the parameters up to date; after every update."""
-        for part in (*self.populations, self.synapses, self.decoder):
+        """Compute what is derived from the parameters, after every change of them."""
+        for part in (*self.components, self.synapses, self.decoder):
             part.refresh()
 
     def history(self, signal: str) -> int:
-        """How many past tokens of a signal are heard."""
+        """How many past tokens of a signal its synapses read."""
         return max((arc.longest_delay for arc in self.arcs if arc.source == signal), default=0)
 
     def sparse_output(self, signal: str) -> bool:
-        """Whether a signal is sent as events: all axons are, and the values that sparse synapses hear."""
+        """Whether sparse synapses may read a signal: all axons, and the plain values that bundles read."""
         return signal.endswith(".axon") or any(not arc.dense for arc in self.arcs if arc.source == signal)
 
     def sparse_input(self, current: str) -> bool:
-        """Whether sparse synapses bring a current."""
+        """Whether sparse synapses contribute to a current."""
         return any(not arc.dense for arc in self.arcs if arc.target == current)
 
     def structure(self) -> dict[str, np.ndarray]:
-        """What is fixed but not learned, as NumPy arrays: `{projection}.block`, `{projection}.delay` [tiles, bundles per tile] int32, and
-        `{module}.input_scale` [N] float32. The structure of projections is not copied, and can only be read."""
+        """The wiring and other fixed arrays, NumPy: `{projection}.block`, `{projection}.delay` [tiles, bundles per tile] int32, and
+        `{module}.input_scale` [N] float32. Those of projections are read-only views."""
         fixed = {f"{population.name}.input_scale": self.backend.to_numpy(population.input_scale) for population in self.populations}
         for projection in self.projections:
             if not projection.arc.dense:
@@ -111,7 +111,7 @@ class Brain:
         return fixed
 
     def structure_shapes(self) -> dict[str, tuple]:
-        """Shape and dtype of what `structure` returns: name -> (shape, dtype)."""
+        """name -> (shape, dtype) of the arrays that `structure` returns."""
         shapes = {f"{population.name}.input_scale": ((population.size,), "float32") for population in self.populations}
         for arc in self.arcs:
             if not arc.dense:
@@ -119,7 +119,7 @@ class Brain:
         return shapes
 
     def load_structure(self, fixed: dict[str, np.ndarray]):
-        """Inverse of `structure`. Raises CheckpointError where bundles lead to nowhere."""
+        """Inverse of `structure`. Raises CheckpointError if a bundle is out of range."""
         for population in self.populations:
             population.input_scale[...] = self.backend.asarray(fixed[f"{population.name}.input_scale"], "float32")
         for projection in self.projections:
@@ -129,54 +129,56 @@ class Brain:
                 projection.set_structure(block, delay)
         self._wire()
 
-    def forward(self, act: Activity, ids):
-        """Run token ids [T', B] int32, T' at most act.tokens. Returns logits [T' B, V] float32, rows in the order of the ids."""
-        act.hear(ids)
-        self.think(act)
+    def forward_logits(self, act: Activity, ids):
+        """Logits [T' B, V] float32 of token ids [T', B] int32, T' at most act.tokens; rows in the order of the ids."""
+        act.load_tokens(ids)
+        self.forward(act)
         return self.decoder.logits(act, 0, act.length)
 
-    def backward(self, act: Activity, d_logits):
-        """Add to the gradients of all parameters, for the segment that `forward` has just run; d_logits as the logits."""
+    def backward_logits(self, act: Activity, d_logits):
+        """Accumulate the gradients of all parameters over the segment of the last `forward_logits`; d_logits: shaped as the logits."""
         padded = self.backend.zeros((len(d_logits), self.decoder.rows))
         padded[:, : d_logits.shape[1]] = d_logits
         self.decoder.backward(act, 0, act.length, padded)
-        self.think_back(act)
+        self.backward(act)
 
-    def think(self, act: Activity):
-        """Run the modules over the tokens heard."""
-        lanes, marks = self._lanes(act), {}
-        if act.keeping:
-            act.keeping.begin()
+    def forward(self, act: Activity):
+        """Run the components over the loaded tokens, chunk by chunk."""
+        streams, marks = self._streams(act), {}
+        if act.checkpointing:
+            act.checkpointing.begin_segment()
         for chunk, (first, last) in enumerate(self._chunks(act.length)):
-            if act.keeping:
-                act.keeping.enter(chunk)
+            if act.checkpointing:
+                act.checkpointing.load_boundary(chunk)
             for component in self.components:
-                with lanes.on(component.lane, [marks.get((name, chunk - late)) for name, late in self._heard[component]]):
-                    self._receive(act, component, first, last)
+                with streams.on(component.stream, [marks.get((name, chunk - late)) for name, late in self._sources[component]]):
+                    self._gather_currents(act, component, first, last)
                     component.forward(act, first, last)
-                mark = lanes.mark(component.lane)
+                mark = streams.mark(component.stream)
                 marks |= {(name, chunk): mark for name in component.outputs}
-            if act.keeping:
-                act.keeping.leave(chunk, first, last)
-        lanes.join()
+            if act.checkpointing:
+                act.checkpointing.save_chunk(chunk, first, last)
+        streams.join()
 
-    def think_again(self, act: Activity, first, last):
-        """Run the modules over the tokens of a chunk once more, from the state in which it began; all that was sent has been sent."""
+    def recompute(self, act: Activity, first: int, last: int):
+        """Run the components over a chunk again, from the state before it, without writing to the synapses."""
         for component in self.components:
-            self._receive(act, component, first, last)
-            component.again(act, first, last)
+            self._gather_currents(act, component, first, last)
+            component.recompute(act, first, last)
 
-    def _receive(self, act, component, first, last):
-        """The currents of a component's inputs."""
-        here = act.here(first, last)
-        act.synapses.forward({name: act.currents[name].value[here] for name in component.inputs}, first, last)
+    def _gather_currents(self, act, component, first, last):
+        """Overwrite the currents in a component's inputs: sparse synapses, then dense ones."""
+        chunk = act.buffer_slice(first, last)
+        act.synapses.forward({name: act.currents[name].value[chunk] for name in component.inputs}, first, last)
         for projection in self.dense:
             if projection.arc.target in component.inputs:
                 projection.forward(act, first, last)
 
-    def broken_gradient(self) -> str:
-        """Whose parameters are the first on the way back with a gradient that is no finite number; empty where there are none. What has no
-        whole gradient is not looked at."""
+    def non_finite_gradient(self) -> str:
+        """The first component or projection in the backward pass with a gradient that is NaN or infinite; empty if all are finite.
+
+        Row-wise parameters have no whole gradient, and are skipped.
+        """
         parts = [self.decoder]
         for component in reversed(self.components):
             parts += [component, *(projection for projection in self.projections if projection.arc.target in component.inputs)]
@@ -185,44 +187,44 @@ class Brain:
                 return name.partition(".")[0]
         return ""
 
-    def _lanes(self, act):
-        """Modules at different chunks overlap only where there is room for more than one."""
-        return Lanes() if act.keeping else self.backend.lanes()
+    def _streams(self, act):
+        """With checkpointing, buffers hold one chunk, so different chunks cannot overlap."""
+        return Streams() if act.checkpointing else self.backend.streams()
 
-    def think_back(self, act: Activity):
-        """The way back, once the decoder has put the gradient of what it read into act.d_read."""
-        for carry in (*act.dv.values(), *act.da.values(), *act.dy.values(), act.dS, act.d_key, act.dm):
-            carry[...] = 0
-        lanes, marks = self._lanes(act), {}
+    def backward(self, act: Activity):
+        """Accumulate the gradients of all parameters but the decoder's, from that of the decoder's input, act.d_decoder_input."""
+        for carried in (*act.dv.values(), *act.da.values(), *act.dy.values(), act.dS, act.d_key, act.dm):
+            carried[...] = 0
+        streams, marks = self._streams(act), {}
         for chunk, (first, last) in reversed(list(enumerate(self._chunks(act.length)))):
-            if act.keeping:
-                act.keeping.back(chunk, first, last)
+            if act.checkpointing:
+                act.checkpointing.begin_backward(chunk, first, last)
             for component in reversed(self.components):
-                owing = [marks.get((name, chunk + late)) for name, late in self._hearers[component]]
-                read = [marks.get((name, chunk + 1)) for name in self._read_by[component]]
-                with lanes.on(component.lane, owing + read):
-                    self._hear_back(act, component.outputs, first, last)
+                after = [marks.get((name, chunk + late)) for name, late in self._targets[component]]
+                after += [marks.get((name, chunk + 1)) for name in self._dense_sources[component]]
+                with streams.on(component.stream, after):
+                    self._source_grads(act, component, first, last)
                     component.backward(act, first, last)
                     for name in component.inputs:
-                        if self.sparse_input(name) and name not in act.written:
+                        if self.sparse_input(name) and name not in act.direct_gradients:
                             act.synapses.set_current_grad(name, first, last, act.currents[name].gradient[: last - first])
-                mark = lanes.mark(component.lane)
+                mark = streams.mark(component.stream)
                 marks |= {(name, chunk): mark for name in (*component.inputs, *component.outputs)}
-        lanes.join()
+        streams.join()
         act.synapses.accumulate_weight_grad(act.length)
-        for population in self.populations:
-            population.finish()
+        for component in self.components:
+            component.finish()
 
-    def _hear_back(self, act, signals, first, last):
-        """Sum up the gradients that the decoder and all projections send back to a component's signals."""
-        gradients = {signal: act.signals[signal].gradient[: last - first] for signal in signals}
+    def _source_grads(self, act, component, first, last):
+        """Overwrite the gradients of a component's outputs with the sums over all projections that read them, and the decoder."""
+        gradients = {signal: act.signals[signal].gradient[: last - first] for signal in component.outputs}
         act.synapses.source_grad(gradients, first, last, act.length)
         for signal, gradient in gradients.items():
             for projection in self.dense:
                 if projection.arc.source == signal:
                     projection.backward(act, first, last)
             if signal == self.decoder.source:
-                np.add(gradient, act.d_read[first:last], out=gradient)
+                np.add(gradient, act.d_decoder_input[first:last], out=gradient)
 
     def _chunks(self, length):
         return [(first, min(length, first + self.config.chunk)) for first in range(0, length, self.config.chunk)]

@@ -1,5 +1,4 @@
-"""The table of every learned array. Allocation, byte count, update and checkpoint are all made from it, so no list has to agree with
-another."""
+"""The table of all learned arrays. Allocation, memory budget, optimisers and checkpoints are derived from it."""
 
 from __future__ import annotations
 
@@ -17,15 +16,15 @@ from ..kernels.adamw import BLOCK
 class Parameter:
     """One learned array, float32."""
 
-    name: str  # owner.what, such as "pfc.gain" or "wernicke_pfc.weight"
+    name: str  # component.what, such as "pfc.gain" or "wernicke_pfc.weight"
     shape: tuple[int, ...]
     meaning: str
-    file: str = "brain"  # the checkpoint file that it is kept in: brain, embeddings or decoder
+    file: str = "brain"  # of the checkpoint: brain, embeddings or decoder
     decays: bool = False  # takes part in weight decay
     low: float = -math.inf  # an update never leaves [low, high]
     high: float = math.inf
-    room: int = 0  # numbers kept free for it, where that is more than it has
-    apart: bool = False  # its gradient is never whole: it is updated row by row (learning/frugal.py)
+    room: int = 0  # numbers allocated for it, if more than its size
+    row_wise: bool = False  # updated row by row, without a whole gradient (learning/low_memory_optim.py)
 
     @property
     def size(self) -> int:
@@ -33,63 +32,64 @@ class Parameter:
 
     @property
     def blocks(self) -> int:
-        """Of BLOCK numbers each."""
+        """How many blocks of BLOCK numbers it takes."""
         return -(-max(self.size, self.room) // BLOCK)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The gradient of some rows of a parameter: gradient [P, C] float32; where [P] int32, the row that each is for, negative: none. Room to
-    sum its squares up: squares [ceil(P C / BLOCK)] float64, norm [1] float32."""
+    """Gradients of some rows of a parameter: gradient [P, C] float32; rows [P] int32, the row index of each, negative if unused.
+
+    Buffers for its norm: squares [ceil(P C / BLOCK)] float64, norm [1] float32.
+    """
 
     name: str
     gradient: object
-    where: object
+    rows: object
     squares: object
     norm: object
 
 
 class Parameters:
-    """Values and gradients of all parameters: two flat arrays, and a view for each name. The gradients end where the parameters begin that
-    are apart.
+    """Values and gradients of all parameters: two flat arrays, and a view for each name. Row-wise parameters come last, without gradients.
 
-    Every parameter begins at a multiple of BLOCK numbers (`offset`), so that a block of the update belongs to one parameter; what is left
-    over between them stays 0.
+    Every parameter begins at a multiple of BLOCK numbers (`offset`), so that a block of the update belongs to one parameter. The padding
+    stays 0.
     """
 
     def __init__(self, table: Iterable[Parameter], backend: Backend):
-        self.table = {parameter.name: parameter for parameter in sorted(table, key=lambda parameter: parameter.apart)}
+        self.table = {parameter.name: parameter for parameter in sorted(table, key=lambda parameter: parameter.row_wise)}
         self.size = sum(parameter.size for parameter in self.table.values())  # numbers learned
         self.offset, end, whole = {}, 0, 0
         for name, parameter in self.table.items():
             self.offset[name] = end
             end += self.numbers(parameter)
-            whole = whole if parameter.apart else end
+            whole = whole if parameter.row_wise else end
         with backend.part("parameters"):
             self.flat_value, self.flat_gradient = backend.zeros(end), backend.zeros(whole)
         self.value, self.gradient = self.views(self.flat_value), self.views(self.flat_gradient)
 
     def views(self, flat) -> dict:
-        """The parts of a flat array that belong to parameters, as far as it goes: name -> array of the parameter's shape."""
+        """Views of the parameters in a flat array that holds all of them or the first ones: name -> array of the parameter's shape."""
         start, table = self.offset, self.table.items()
-        return {name: flat[start[name] : start[name] + own.size].reshape(own.shape) for name, own in table if start[name] < len(flat)}
+        return {name: flat[start[name] : start[name] + p.size].reshape(p.shape) for name, p in table if start[name] < len(flat)}
 
     @staticmethod
-    def numbers(own: Parameter) -> int:
-        """So many numbers of a flat array are kept for a parameter."""
-        return own.blocks * BLOCK
+    def numbers(parameter: Parameter) -> int:
+        """Numbers of a flat array that a parameter takes, padding included."""
+        return parameter.blocks * BLOCK
 
     def with_room(self, flat, name):
-        """A parameter's part of a flat array, with the room that is kept for it."""
+        """A parameter's part of a flat array, with the `room` allocated for it."""
         start = self.offset[name]
         return flat[start : start + max(self.table[name].size, self.table[name].room)]
 
     def per_block(self, of) -> np.ndarray:
         """of(parameter) for the parameter of each block, float32."""
-        return np.concatenate([np.full(own.blocks, of(own), np.float32) for own in self.table.values()])
+        return np.concatenate([np.full(p.blocks, of(p), np.float32) for p in self.table.values()])
 
     def clear_gradient(self, but: str = ""):
-        """Gradients = 0, except for that of one parameter, if it has one."""
+        """Set all gradients to 0 but that of one parameter."""
         if but not in self.gradient:
             self.flat_gradient[:] = 0
             return

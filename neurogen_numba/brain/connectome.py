@@ -1,6 +1,6 @@
-"""Which module hears which, with what fan-in and delays, and the drawing of the synapses.
+"""The connectome: source, target, fan-in and delays of every projection, and the drawing of its synapses.
 
-The arcs that go straight to Broca (the arcuate fasciculus from Wernicke, and those from Thalamus and Hippocampus) matter: without them an
+The arcs straight to Broca (the arcuate fasciculus from Wernicke, and those from Thalamus and Hippocampus) matter: without them an
 early PyTorch version stayed at 2.31 nats per character where it reached 2.00 with them.
 """
 
@@ -22,7 +22,7 @@ class Arc:
     """One projection: `source` and `target` name signals and currents, sizes are in neurons (or values), delays in tokens.
 
     Its synapses come in bundles (kernels/bundles.py) from `bundle` neighbouring sources to the `bundle` neighbouring targets of a tile. The
-    last block of sources and the last tile of targets are smaller where the sizes do not divide; their weights are padded with 0.
+    last block of sources and the last tile of targets are smaller if the sizes do not divide; their weights are padded with 0.
     """
 
     name: str
@@ -30,15 +30,15 @@ class Arc:
     target: str
     sources: int
     targets: int
-    fan_in: int  # synapses per target that are asked for
+    fan_in: int  # configured synapses per target
     first_delay: int = 0
-    delays: int = 1  # how many different delays, from first_delay on
+    delays: int = 1  # number of different delays, from first_delay on
     inhibitory: bool = False  # weights stay <= 0
     most: int = 64  # neurons on a side of a bundle, at most
 
     @property
     def dense(self) -> bool:
-        """A product of matrices: plain values without delay, all of them read by every target. What fires stays sparse."""
+        """Whether it is a dense matrix product: plain values without delay, all of which every target reads. Axons stay sparse."""
         return not self.source.endswith(".axon") and self.longest_delay == 0 and self.fan_in >= self.sources
 
     @property
@@ -47,7 +47,7 @@ class Arc:
 
     @property
     def bundle(self) -> int:
-        """Neurons on a side of a bundle: the largest size up to `most` that divides the fan-in; the smallest, where none does."""
+        """Neurons on a side of a bundle: the largest size up to `most` that divides the fan-in, or else the smallest size."""
         return max((size for size in BUNDLE_SIZES if size <= self.most and self.fan_in % size == 0), default=BUNDLE_SIZES[0])
 
     @property
@@ -60,37 +60,37 @@ class Arc:
 
     @property
     def bundles_per_tile(self) -> int:
-        """Bundles that a tile reads: as many as come nearest to the fan-in, at least one, at most all that there are."""
+        """Bundles that a tile reads: the fan-in rounded to whole bundles, at least one, at most all pairs of block and delay."""
         nearest = (2 * self.fan_in + self.bundle) // (2 * self.bundle)
         return min(max(1, nearest), self.blocks * self.delays)
 
     @property
     def synapses_per_target(self) -> int:
-        """The fan-in that the bundles come to."""
+        """The fan-in after rounding to whole bundles."""
         if self.dense:
             return self.sources
         return min(self.bundles_per_tile * self.bundle, self.sources * self.delays)
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """[sources, targets] where dense, else [bundles, sources of a bundle, targets of a bundle]."""
+        """[sources, targets] if dense, else [bundles, sources of a bundle, targets of a bundle]."""
         if self.dense:
             return self.sources, self.targets
         return self.tiles * self.bundles_per_tile, self.bundle, self.bundle
 
 
 def output_signal(brain: Brain, module: str) -> str:
-    """The signal that stands for a module's output: its readout where it has one, otherwise its axon."""
+    """The output signal of a module: its readout if it has one, else its axon."""
     return f"readout_{module}.out" if has_readout(brain, module) else f"{module}.axon"
 
 
 def has_readout(brain: Brain, module: str) -> bool:
-    """PFC's outputs are the slots of the working memory, not a readout of its trace."""
+    """Whether a module has a readout. PFC has none: its `outputs` are the slots of the working memory."""
     return module != "pfc" and 0 < getattr(brain, module).outputs < getattr(brain, module).neurons
 
 
 def arcs(brain: Brain) -> list[Arc]:
-    """Every projection of the brain; those with no synapses are left out."""
+    """All projections of the brain that have synapses."""
     size = {f"{name}.axon": getattr(brain, name).neurons for name in MODULES}
     size |= {f"{name}.current": getattr(brain, name).neurons for name in MODULES}
     size |= {f"{name}.trace": getattr(brain, name).neurons for name in MODULES}
@@ -138,12 +138,12 @@ def arcs(brain: Brain) -> list[Arc]:
 
 
 def generator(seed: int, name: str) -> np.random.Generator:
-    """Random numbers for one named thing: independent of the order in which things are drawn."""
+    """A random number generator of its own for a name, so that the order of drawing does not matter."""
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
 def draw_bundles(arc: Arc, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(block, delay), each [tiles, bundles per tile] int32: what each bundle of a tile reads, in ascending order of (delay, block).
+    """(block, delay), each [tiles, bundles per tile] int32: source block and delay of each bundle, in ascending order of (delay, block).
 
     Pairs of a delay and a block are drawn one after the other without replacement, delays with probability ~ exp(-0.1 d).
     """
@@ -168,14 +168,14 @@ def draw_bundles(arc: Arc, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def real_weights(arc: Arc, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which weights of the bundles stand for a synapse, the rest being padding: sources [bundles, BS] bool, targets [bundles, BT] bool."""
+    """Masks of the weights that are synapses, not padding: sources [bundles, BS] bool, targets [bundles, BT] bool."""
     source = block.reshape(-1, 1) * arc.bundle + np.arange(arc.bundle)
     tile = np.repeat(np.arange(arc.tiles), arc.bundles_per_tile)[:, None]
     return source < arc.sources, tile * arc.bundle + np.arange(arc.bundle) < arc.targets
 
 
 def check_bundles(arc: Arc, block: np.ndarray, delay: np.ndarray):
-    """Raises CheckpointError where bundles from a file lead to nowhere, or a tile reads a pair twice: the kernels follow them unchecked."""
+    """Raise CheckpointError if bundles from a file are out of range or occur twice in a tile: kernels do not check them."""
     inside = (block >= 0).all() and (block < arc.blocks).all()
     inside = inside and (delay >= arc.first_delay).all() and (delay <= arc.longest_delay).all()
     pair = np.sort(delay.astype(np.int64) * arc.blocks + block, axis=1)

@@ -1,7 +1,7 @@
-"""Tokens in: a row per token, straight into the Thalamus where the sizes agree, otherwise through a dense projection.
+"""Embedding: adds a row per token to the current of the Thalamus, through a dense projection if the sizes differ.
 
-Where embedding and decoder are tied the rows are those of the decoder (Press & Wolf 2017, "Using the output embedding to improve language
-models"), made as large as embeddings of their own would be.
+Tied embeddings are the rows of the decoder (Press & Wolf 2017, "Using the output embedding to improve language models"), scaled to the size
+of untied ones.
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ import numpy as np
 from ..config import Brain
 from ..kernels.reduce import BLOCK
 from .buffers import Parameter, Parameters, Rows
+from .component import Component
 from .connectome import generator
 
 
-class Embedding:
-    """The first component: it adds the tokens to the current of the Thalamus."""
+class Embedding(Component):
+    """The first component. Its input is the current of the Thalamus, to which it adds the tokens."""
 
-    inputs, outputs, kept, lane = ("thalamus.current",), (), (), "thalamus"
+    name, stream, inputs = "embedding", "thalamus", ("thalamus.current",)
 
-    def __init__(self, brain: Brain, backend, apart: bool = False):
-        """apart: only the rows of tokens that were heard have a gradient, and are updated."""
-        self.apart = apart
+    def __init__(self, brain: Brain, backend, row_wise: bool = False):
+        """row_wise: only the rows of tokens in the segment have a gradient, and are updated."""
+        self.row_wise = row_wise
         self.vocabulary, self.size, self.neurons, self.backend = brain.vocabulary, brain.embedding, brain.thalamus.neurons, backend
         self.projected, self.tied = self.size != self.neurons, brain.tied
-        self.gain = np.float32(math.sqrt(3 * self.size) if brain.tied else 1)  # decoder.py draws its rows so much smaller
+        self.gain = np.float32(math.sqrt(3 * self.size) if brain.tied else 1)  # decoder.py draws its rows smaller by this factor
 
     def parameters(self):
         if not self.tied:
-            yield Parameter("embedding.weight", (self.vocabulary, self.size), "a row per token", file="embeddings", apart=self.apart)
+            yield Parameter("embedding.weight", (self.vocabulary, self.size), "a row per token", file="embeddings", row_wise=self.row_wise)
         if self.projected:
             shape = (self.size, self.neurons)
             yield Parameter("embedding_thalamus.weight", shape, "embedding -> thalamus.current", file="embeddings", decays=True)
@@ -45,30 +46,32 @@ class Embedding:
             weight[:] = self.backend.asarray(drawn, "float32")
 
     def bind(self, parameters: Parameters):
-        own = "decoder.weight" if self.tied else "embedding.weight"
-        self.weight, self.d_weight = parameters.value[own], parameters.gradient.get(own)
+        name = "decoder.weight" if self.tied else "embedding.weight"
+        self.weight, self.d_weight = parameters.value[name], parameters.gradient.get(name)
         if self.projected:
             name = "embedding_thalamus.weight"
             self.projection, self.d_projection = parameters.value[name], parameters.gradient[name]
 
     def allocate(self, act):
-        zeros, heard = self.backend.zeros, act.tokens * act.batch
+        zeros, positions = self.backend.zeros, act.tokens * act.batch
         act.embedded = zeros((act.tokens, act.batch, self.size))
-        if self.apart and act.learning:
-            act.places = zeros((act.tokens, act.batch), "int32")
-            room = zeros((heard, self.size)), zeros(heard, "int32"), zeros(-(-heard * self.size // BLOCK), "float64"), zeros(1)
+        if self.row_wise and act.learning:
+            act.row_index = zeros((act.tokens, act.batch), "int32")
+            room = zeros((positions, self.size)), zeros(positions, "int32"), zeros(-(-positions * self.size // BLOCK), "float64"), zeros(1)
             act.token_rows = Rows("embedding.weight", *room)
 
-    def hear(self, act, ids):
-        """ids [T', B]: where each token is heard first in the segment gathers its gradient."""
+    def load_tokens(self, act, ids):
+        """Row-wise: map each position to a row of act.token_rows, the first position in the segment with the same token."""
+        if not act.token_rows:
+            return
         _, first, which = np.unique(np.asarray(ids), return_index=True, return_inverse=True)
-        where = np.full(len(act.token_rows.where), -1)
-        where[first] = np.asarray(ids).reshape(-1)[first]
-        act.token_rows.where[...] = self.backend.asarray(where, "int32")
-        act.places[: len(ids)] = self.backend.asarray(first[which.reshape(-1)].reshape(np.shape(ids)), "int32")
+        rows = np.full(len(act.token_rows.rows), -1)
+        rows[first] = np.asarray(ids).reshape(-1)[first]
+        act.token_rows.rows[...] = self.backend.asarray(rows, "int32")
+        act.row_index[: len(ids)] = self.backend.asarray(first[which.reshape(-1)].reshape(np.shape(ids)), "int32")
 
     def forward(self, act, first, last):
-        x, current = act.embedded[first:last], act.currents["thalamus.current"].value[act.here(first, last)]
+        x, current = act.embedded[first:last], act.currents["thalamus.current"].value[act.buffer_slice(first, last)]
         self.backend.embedding_forward(x, self.weight, act.ids[first:last])
         self._scale(x)
         self._drop(x, act, first)
@@ -77,20 +80,20 @@ class Embedding:
         else:
             np.add(current, x, out=current)
 
-    again = forward
+    recompute = forward
 
     def backward(self, act, first, last):
         d_current, x = act.currents["thalamus.current"].gradient[: last - first], act.embedded[first:last]
         if self.projected:
             flat = d_current.reshape(-1, self.neurons)
             self.backend.product(self.d_projection, x.reshape(-1, self.size).T, flat, add=True)
-            self.backend.product(x.reshape(-1, self.size), flat, self.projection.T)  # x is not needed any more
+            self.backend.product(x.reshape(-1, self.size), flat, self.projection.T)  # overwrites x, which is not read any more
         else:
             x[:] = d_current
         self._drop(x, act, first)
         self._scale(x)
-        if self.apart:
-            self.backend.embedding_backward(act.token_rows.gradient, x, act.places[first:last])
+        if self.row_wise:
+            self.backend.embedding_backward(act.token_rows.gradient, x, act.row_index[first:last])
         else:
             self.backend.embedding_backward(self.d_weight, x, act.ids[first:last])
 
@@ -100,4 +103,4 @@ class Embedding:
 
     def _drop(self, x, act, first):
         if act.dropout.rate:
-            self.backend.dropout(x.reshape(-1, self.size), *act.dropout.at("embedding", first, self.size))
+            self.backend.dropout(x.reshape(-1, self.size), *act.dropout.arguments("embedding", first, self.size))

@@ -1,4 +1,4 @@
-"""Associative memory of the hippocampus: facts told once, answered later (kernels/memory.py)."""
+"""Associative memory of the hippocampus: stores facts stated once and recalls them later (kernels/memory.py)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import numpy as np
 
 from ..config import Brain
 from .buffers import Parameter, Parameters
+from .component import Component
 
 DECAY = (5, 8)  # before the sigmoid, from the first head to the last: memories of 150 to 3,000 tokens
 
 
-class AssociativeMemory:
-    """`heads` fast-weight matrices of `width` x `width`, written and read at every token."""
+class AssociativeMemory(Component):
+    """Writes and reads `heads` fast-weight matrices of `width` x `width` at every token."""
 
+    name, stream = "memory", "hippocampus"
     inputs = ("memory.query", "memory.value", "memory.write")
     outputs = ("memory.out",)
-    lane, kept = "hippocampus", ()
 
     def __init__(self, brain: Brain, backend):
         self.heads, self.width, self.backend = brain.memory_heads, brain.memory_width, backend
@@ -34,39 +35,42 @@ class AssociativeMemory:
     def allocate(self, act):
         shape = (act.batch, self.heads, self.width, self.width)
         act.S, act.key = self.backend.zeros(shape), self.backend.zeros((act.batch, self.heads * self.width))
-        act.signals["memory.out"].x = self.backend.zeros((act.span, act.batch, self.heads * self.width))
+        act.signals["memory.out"].x = self.backend.zeros((act.buffered_tokens, act.batch, self.heads * self.width))
         if act.learning:
             chunks = -(-act.tokens // act.chunk)
             act.S_before, act.key_before = self.backend.zeros((chunks, *shape)), self.backend.zeros((chunks, *act.key.shape))
-            if act.span < act.tokens:
-                act.S_again, act.key_again = self.backend.zeros(shape), self.backend.zeros(act.key.shape)
+            if act.buffered_tokens < act.tokens:
+                act.S_recomputed, act.key_recomputed = self.backend.zeros(shape), self.backend.zeros(act.key.shape)
             act.dS, act.d_key = self.backend.zeros(shape), self.backend.zeros(act.key.shape)
             act.d_decay = self.backend.zeros((act.batch, self.heads))
-
-    def _inputs(self, act, first, last):
-        return (act.currents[name].value[act.here(first, last)] for name in self.inputs)
 
     def forward(self, act, first, last):
         if act.learning:
             act.S_before[first // act.chunk][...], act.key_before[first // act.chunk][...] = act.S, act.key
-        self._forward(act, first, last, act.S, act.key, act.synapses.axon("memory.out"))
+        self._recall(act, first, last, act.S, act.key, act.synapses.axon("memory.out"))
 
-    def again(self, act, first, last):
-        """What was recalled, from the matrices as they were before the chunk."""
-        before = act.S_before[first // act.chunk], act.key_before[first // act.chunk]
-        act.S_again[...], act.key_again[...] = before
-        self._forward(act, first, last, act.S_again, act.key_again, self.backend.nowhere)
-
-    def _forward(self, act, first, last, S, key, axon):
-        out, inputs = act.signals["memory.out"].x[act.here(first, last)], self._inputs(act, first, last)
-        self.backend.memory_forward(out, S, key, *inputs, self.write_bias, self.decay, act.write_scale, axon, first)
+    def recompute(self, act, first, last):
+        act.S_recomputed[...], act.key_recomputed[...] = self._before(act, first)
+        self._recall(act, first, last, act.S_recomputed, act.key_recomputed, self.backend.no_axon)
 
     def backward(self, act, first, last):
         dq, dv, dw = (act.currents[name].gradient[: last - first] for name in self.inputs)
         d_out = act.signals["memory.out"].gradient[: last - first]
         act.d_decay[...] = 0
-        before = act.S_before[first // act.chunk], act.key_before[first // act.chunk]
         inputs = *self._inputs(act, first, last), self.write_bias, self.decay, act.write_scale
-        self.backend.memory_backward(dq, dv, dw, act.d_decay, act.dS, act.d_key, d_out, *before, *inputs)
+        self.backend.memory_backward(dq, dv, dw, act.d_decay, act.dS, act.d_key, d_out, *self._before(act, first), *inputs)
         self.backend.add_rows(self.d_decay, act.d_decay)
         self.backend.add_rows(self.d_write_bias, dw.reshape(-1, self.heads))
+
+    def _recall(self, act, first, last, S, key, axon):
+        """Overwrite the output of a chunk, also in the axon; roll S and key on from before the chunk to after it."""
+        out, inputs = act.signals["memory.out"].x[act.buffer_slice(first, last)], self._inputs(act, first, last)
+        self.backend.memory_forward(out, S, key, *inputs, self.write_bias, self.decay, act.write_scale, axon, first)
+
+    def _inputs(self, act, first, last):
+        return (act.currents[name].value[act.buffer_slice(first, last)] for name in self.inputs)
+
+    @staticmethod
+    def _before(act, first):
+        """(S, key) at the beginning of the chunk."""
+        return act.S_before[first // act.chunk], act.key_before[first // act.chunk]

@@ -1,4 +1,4 @@
-"""NeuroGenModel: brain, optimiser and tokenizer behind a few methods. NumPy in, NumPy out."""
+"""NeuroGenModel: brain, optimiser and tokenizer behind one interface. NumPy in, NumPy out."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .. import backends, checkpoint
 from ..backends.base import Backend
 from ..config import FLOAT32, Config, counted, size_of
 from ..errors import CheckpointError, ConfigError
-from ..learning.frugal import OPTIMIZERS
+from ..learning.low_memory_optim import OPTIMIZERS
 from ..presets import get_preset
 from .activity import Activity
-from .blocks import learn_by_blocks
 from .brain import Brain
+from .chunked_cross_entropy import learn_by_blocks
 
 
 def _by_one_thread(method):
-    """A method of a model that a second thread may not call meanwhile: both would write into the same neurons."""
+    """Decorates a method of a model that raises ConfigError while another thread runs one, since both would write to the same neurons."""
 
     @functools.wraps(method)
     def call(model, *arguments, **named):
@@ -67,10 +67,10 @@ class NeuroGenModel:
         return model
 
     @classmethod
-    def on_paper(cls, config: Config, paper: Backend) -> NeuroGenModel:
-        """A model whose arrays are counted and not drawn (backends/paper.py)."""
+    def on_meta(cls, config: Config, backend: Backend) -> NeuroGenModel:
+        """A model on the meta backend (planning/meta.py): nothing is allocated or drawn."""
         model = cls.__new__(cls)
-        model._setup(config, paper, 0)
+        model._setup(config, backend, 0)
         return model
 
     def _setup(self, config, backend, gpu_device, tokenizer=None):
@@ -81,18 +81,18 @@ class NeuroGenModel:
         if config.training.memory_limit:
             self.backend.limit_memory(size_of(config.training.memory_limit))
         optimizer = OPTIMIZERS[config.training.optimizer]
-        self.brain = Brain(config.brain, self.backend, apart=optimizer.apart)
+        self.brain = Brain(config.brain, self.backend, row_wise=optimizer.row_wise)
         with self.backend.part("optimiser"):
             self.optimizer = optimizer(self.brain.parameters, self.backend, config.training.weight_decay, config.training.clip)
         self._activity, self._in_use = None, threading.RLock()
 
     @property
     def parameters(self) -> int:
-        """How many numbers are learned."""
+        """Number of learned parameters."""
         return self.brain.parameters.size
 
     def activity(self, tokens: int, batch: int, learning: bool = False) -> Activity:
-        """Fresh activity of `batch` sequences, for segments of at most `tokens` tokens. Dropout is the training's, while learning."""
+        """A new, reset `Activity` of `batch` sequences and at most `tokens` tokens a segment; for learning, with the training's dropout."""
         training = self.config.training
         dropout = {"dropout": training.dropout, "axon_dropout": training.axon_dropout} if learning else {}
         with self.backend.part(f"activity of {counted(batch, 'sequence')} of {counted(tokens, 'token')}"):
@@ -102,8 +102,8 @@ class NeuroGenModel:
     def train_step(self, input_ids, target_ids, learning_rate: float | None = None, carry_state: bool = False) -> tuple[float, float]:
         """One update on one sequence [T] or a batch of them [B, T]: (loss in nats per token, accuracy 0 to 1), from before the update.
 
-        A target below 0 counts for nothing. carry_state: go on from the state that the last call, of the same shape, left behind.
-        Raises ConfigError for token ids out of range, shapes that differ, or a learning rate that is none.
+        A target below 0 is ignored. carry_state: start from the state after the last call, of the same shape, instead of a zero state.
+        Raises ConfigError for token ids out of range, shapes that differ, or an invalid learning rate.
         """
         inputs, targets = self._columns(input_ids, "input_ids"), self._columns(target_ids, "target_ids", low=None)
         if inputs.shape != targets.shape:
@@ -116,76 +116,79 @@ class NeuroGenModel:
         loss, accuracy, _ = self.learn(self._activity, inputs, targets, rate)
         return loss, accuracy
 
-    def learn(self, act: Activity, inputs, targets, rate: float, fresh=None) -> tuple[float, float, float]:
-        """One update on time-major inputs, targets [T, B] int32: (loss, accuracy, norm of the gradient). `act` goes on to the next segment.
+    def learn(self, act: Activity, inputs, targets, rate: float, reset=None) -> tuple[float, float, float]:
+        """One update on time-major inputs, targets [T, B] int32: (loss, accuracy, norm of the gradient).
 
-        fresh: [B] bool, which sequences begin in the fresh state. Where loss or gradient are not finite, nothing is updated.
+        `act` advances to the next segment. reset: [B] bool, the sequences to reset before this one. If loss or gradient norm are not
+        finite, nothing is updated; a row-wise decoder may be (learning/low_memory_optim.py).
         """
         if not (0 <= rate <= FLOAT32):
             raise ConfigError(f"learning_rate: a number from 0 on is needed, not {rate}")
-        counted = self._aim(act, inputs, targets)
-        if fresh is not None:
-            act.fresh[...] = self.backend.asarray(fresh, "uint8")
-        act.dropout.begin(self.optimizer.steps)
+        counted = self._load_segment(act, inputs, targets)
+        if reset is not None:
+            act.reset_mask[...] = self.backend.asarray(reset, "uint8")
+        act.dropout.set_step(self.optimizer.steps)
         self.optimizer.prepare(rate)
-        # the scale is a number of the host, and recorded with the step: one of a few powers of two
-        self.run(act, ("learn", act.length, fresh is not None, act.loss_scale), lambda: self._learn(act, fresh is not None))
+        # the loss scale is a constant of the recorded step: one of a few powers of two
+        self.run(act, ("learn", act.length, reset is not None, act.loss_scale), lambda: self._learn(act, reset is not None))
         losses, hits = self._result(act)
         return float(losses.sum(dtype=np.float64) / counted), float(hits.sum() / counted), self.optimizer.finish()
 
-    def _learn(self, act, forget):
+    def _learn(self, act, reset):
         brain, decoder = self.brain, self.brain.decoder
-        if forget:
-            act.forget(act.fresh)
-        brain.think(act)
-        brain.parameters.clear_gradient(but="decoder.weight")  # that is overwritten
+        if reset:
+            act.reset(act.reset_mask)
+        brain.forward(act)
+        brain.parameters.clear_gradient(but="decoder.weight")  # which is overwritten
         if act.token_rows:
             act.token_rows.gradient[...] = 0
-        if decoder.apart:
+        if decoder.row_wise:
             learn_by_blocks(decoder, act, self.optimizer)
         else:
             self._learn_decoder(act)
-        brain.think_back(act)
+        brain.backward(act)
         self.optimizer.apply(*([(act.token_rows,)] if act.token_rows else []))
         brain.refresh()
         act.advance(act.length)
 
     def _learn_decoder(self, act):
-        """Losses, hits and the gradient of the decoder, for which no more logits are held than the backend wants."""
+        """Compute losses, hits and the decoder's gradients, a block of tokens at a time."""
         decoder = self.brain.decoder
         for first, last in decoder.blocks(act):
             logits = decoder.scores(act, first, last)
             d_logits = act.d_logits[: len(logits)]
-            self._score(act, first, last, logits, d_logits)
+            self._cross_entropy(act, first, last, logits, d_logits)
             decoder.backward(act, first, last, d_logits, add=first > 0)
 
     def score(self, act: Activity, inputs, targets):
-        """(nats [T, B] float32, hits [T, B] bool), NumPy, of time-major inputs and targets [T, B] int32, 0 where a target is below 0; `act`
-        goes on."""
-        self._aim(act, inputs, targets)
+        """(nats [T, B] float32, hits [T, B] bool), NumPy, of time-major inputs and targets [T, B] int32; 0 for a target below 0.
+
+        `act` advances to the next segment.
+        """
+        self._load_segment(act, inputs, targets)
 
         def step():
-            self.brain.think(act)
+            self.brain.forward(act)
             for first, last in self.brain.decoder.blocks(act):
                 logits = self.brain.decoder.scores(act, first, last)
-                self._score(act, first, last, logits, logits)
+                self._cross_entropy(act, first, last, logits, logits)
             act.advance(act.length)
 
         self.run(act, ("score", act.length), step)
         losses, hits = self._result(act)
         return losses, hits.astype(bool)
 
-    def _aim(self, act, inputs, targets):
-        """Take a segment and its targets; returns how many of them count."""
-        act.hear(inputs)
+    def _load_segment(self, act, inputs, targets):
+        """Load a segment and its targets. Returns the number of targets in the mean loss."""
+        act.load_tokens(inputs)
         act.targets[: act.length] = self.backend.asarray(targets, "int32")
         counted = max(1, int((np.asarray(targets) >= 0).sum()))
         act.loss_scale = self.brain.decoder.loss_scale(counted)
         act.weight[...] = np.float32(act.loss_scale / counted)
         return counted
 
-    def _score(self, act, first, last, logits, d_logits):
-        """Cross-entropy of a block of tokens, from `Decoder.scores`; the gradient goes into d_logits, which may be the same array."""
+    def _cross_entropy(self, act, first, last, logits, d_logits):
+        """Cross-entropy of a block of tokens from `Decoder.scores`; overwrites d_logits, which may be the same array, with the gradient."""
         losses, hits, targets = (array[first:last].reshape(-1) for array in (act.losses, act.hits, act.targets))
         decoder = self.brain.decoder
         self.backend.cross_entropy(losses, hits, d_logits, logits, decoder.bias, targets, act.weight, decoder.shape[0])
@@ -194,20 +197,20 @@ class NeuroGenModel:
         return (self.backend.to_numpy(array[: act.length]) for array in (act.losses, act.hits))
 
     def run(self, act, what, step):
-        """Do a step on an activity's arrays; the backend may record it the first time and repeat it from then on."""
+        """Run a step on the arrays of an activity, by its recording where `what` has been run before (`Backend.record`)."""
         if what not in act.recorded:
             act.recorded[what] = self.backend.record(step)
         act.recorded[what]()
 
     @_by_one_thread
     def logits(self, input_ids) -> np.ndarray:
-        """Logits of one sequence [T] -> [T, V], or of a batch [B, T] -> [B, T, V], float32, from a fresh state."""
+        """Logits of one sequence [T] -> [T, V], or of a batch [B, T] -> [B, T, V], float32, from a zero state."""
         columns = self._columns(input_ids, "input_ids")
         act = self.activity(min(columns.shape[0], self.config.brain.chunk), columns.shape[1])
         parts = []
         for first in range(0, columns.shape[0], act.tokens):
             part = columns[first : first + act.tokens]
-            parts.append(self.backend.to_numpy(self.brain.forward(act, part)).reshape(*part.shape, -1))
+            parts.append(self.backend.to_numpy(self.brain.forward_logits(act, part)).reshape(*part.shape, -1))
             act.advance(part.shape[0])
         result = np.concatenate(parts).swapaxes(0, 1)
         return result[0] if np.ndim(input_ids) == 1 else result
@@ -246,7 +249,7 @@ class NeuroGenModel:
         return checkpoint.save(_path(path), *self.snapshot(state, trainer), self.tokenizer)
 
     def snapshot(self, state: dict | None = None, trainer: dict | None = None) -> tuple[dict, dict]:
-        """(tensors, documents) of a checkpoint, as `checkpoint.save` takes them: copies, which the next update leaves alone."""
+        """(tensors, documents) of a checkpoint, as `checkpoint.save` takes them; copies."""
         tables, fetch = self.brain.parameters, self.backend.fetch
         tensors = {"brain": self.brain.structure(), "embeddings": {}, "decoder": {}, "optimizer": {}, "state": state or {}}
         for name, parameter in tables.table.items():
@@ -276,8 +279,10 @@ class NeuroGenModel:
 
     @classmethod
     def load_to_migrate(cls, path) -> NeuroGenModel:
-        """As `load`, on the CPU; of a checkpoint from before synapses came in bundles everything but these, which are drawn anew and then
-        named in `brain.drawn_anew`."""
+        """As `load`, on the CPU, also for checkpoints from before synapses came in bundles: these synapses are drawn again.
+
+        `brain.drawn_anew` names them.
+        """
         model, saved, groups = cls._saved(path, 0, "cpu")
         if not _scattered(groups["brain"]):
             return cls.load(path, backend="cpu")
@@ -310,24 +315,24 @@ class NeuroGenModel:
         return model, saved, groups
 
     def _fill(self, groups, updates, where):
-        """Take over what was learned, as `snapshot` gave it. Raises CheckpointError for tensors of another shape."""
+        """Load the tensors of `snapshot`. Raises CheckpointError for tensors of another shape."""
         tables = self.brain.parameters
         expected = {"brain": self.brain.structure_shapes(), "embeddings": {}, "decoder": {}, "optimizer": {}}
         for name, parameter in tables.table.items():
             expected[parameter.file][name] = (parameter.shape, "float32")
-        kept = self.optimizer.tensors()
-        expected["optimizer"] = {name: (x.shape, str(x.dtype)) for name, x in kept.items()}
+        optimizer = self.optimizer.tensors()
+        expected["optimizer"] = {name: (x.shape, str(x.dtype)) for name, x in optimizer.items()}
         for group, shapes in expected.items():
             checkpoint.check_shapes(shapes, groups[group], f"{where}, {group}")
         for name, parameter in tables.table.items():
             tables.value[name][...] = self.backend.asarray(groups[parameter.file][name])
-        for name, x in kept.items():
+        for name, x in optimizer.items():
             x[...] = self.backend.asarray(groups["optimizer"][name])
         self.brain.load_structure(groups["brain"])
         self.optimizer.steps = updates
 
     def __copy__(self) -> NeuroGenModel:
-        """A model of its own with the same weights, optimiser and tokenizer, on the same backend; its neurons are in the fresh state."""
+        """A model of its own with the same weights, optimiser and tokenizer, on the same backend; its neurons are reset."""
         return _made_from(self.config, self.tokenizer, self.backend, self.snapshot()[0], self.optimizer.steps)
 
     def __deepcopy__(self, memo) -> NeuroGenModel:
@@ -347,7 +352,7 @@ class NeuroGenModel:
         except ValueError:
             raise ConfigError(f"{what}: sequences of one length are needed; pad the shorter ones, with targets of -1") from None
         if array.ndim not in (1, 2) or array.size == 0 or array.dtype.kind not in "iu":
-            raise ConfigError(f"{what}: whole numbers of shape [T] or [B, T] are needed, at least one; got {array.dtype} {array.shape}")
+            raise ConfigError(f"{what}: integers of shape [T] or [B, T] are needed, at least one; got {array.dtype} {array.shape}")
         vocabulary = self.config.brain.vocabulary
         if array.max() >= vocabulary or (low is not None and array.min() < low):
             worst = array.max() if array.max() >= vocabulary else array.min()
@@ -356,7 +361,7 @@ class NeuroGenModel:
 
 
 def _scattered(tensors) -> bool:
-    """Whether a checkpoint's synapses are of the kind that came before bundles, a row for each delay and source."""
+    """Whether a checkpoint has synapses from before bundles, in a row per delay and source."""
     return any(name.endswith(".row_start") for name in tensors)
 
 

@@ -1,7 +1,7 @@
 """Dopamine, norepinephrine and serotonin: one level each per sequence, carried in the state, neutral at 0.
 
 Norepinephrine scales the input gain of every module, serotonin the adaptation coupling, dopamine the write strength of the associative
-memory, each by 1 + level. Nothing moves the levels by itself; who sets them in a state sees what they do.
+memory, each by 1 + level. Levels change only when a state with other levels is loaded.
 """
 
 import numpy as np

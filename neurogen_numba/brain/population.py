@@ -9,6 +9,7 @@ import numpy as np
 from ..config import Brain
 from ..kernels.population import NeuronParameters, NeuronState
 from .buffers import Parameter, Parameters
+from .component import Component
 from .connectome import generator
 
 LOG_TAU = (-2.0, 5.0)  # bounds of the logarithm of a time constant in tokens
@@ -16,24 +17,24 @@ MAX_BETA = 3.0
 TAU_MEMBRANE, TAU_MEMBRANE_PFC, TAU_ADAPTATION, TAU_TRACE = (0.5, 8.0), (0.5, 30.0), (2.0, 16.0), (0.2, 4.0)  # tokens, at the start
 
 
-class Population:
-    """The neurons of one module. `traced`: somebody reads the output trace y."""
+class Population(Component):
+    """The LIF-A neurons of one module. traced: a readout or the decoder reads the output trace y."""
 
     def __init__(self, name: str, brain: Brain, backend, traced: bool):
-        self.name, self.lane, self.backend, self.traced = name, name, backend, traced
+        self.name, self.stream, self.backend, self.traced = name, name, backend, traced
         self.size = getattr(brain, name).neurons
-        # what the Thalamus receives, the embedding has received already, and added the tokens to it
+        # the embedding gathers the current of the Thalamus, and adds the tokens to it
         self.inputs = {"thalamus": (), "broca": ("broca.current", "broca.gate")}.get(name, (f"{name}.current",))
         self.outputs = (f"{name}.axon",) + ((f"{name}.trace",) if traced else ())
-        self.kept = (self.size,) * (3 if traced else 2)  # membrane, adaptation, trace
+        self.state_sizes = (self.size,) * (3 if traced else 2)  # membrane, adaptation, trace
         self.hypercolumn, self.graded = brain.hypercolumn, brain.events == "graded"
-        # per-token constants, derived from the parameters, and where a pass collects their gradients
+        # per-token constants, derived from the parameters, and the accumulators of their gradients
         self.alpha, self.rho, self.gain, self.input_scale = (backend.zeros(self.size) for _ in range(4))
         self.d = {what: backend.zeros(self.size) for what in ("alpha", "rho", "gain", "gamma")}
         self.gamma = backend.zeros(self.size)
         if not traced:
             self.gamma, self.d["gamma"] = self.gamma[:0], self.gamma[:0]
-        self.none = backend.zeros((1, 1, 1))[:0]  # in place of the arrays of a gate or a trace that is not there
+        self.none = backend.zeros((1, 1, 1))[:0]  # stands for the arrays of a missing gate or trace
 
     def parameters(self):
         def per_neuron(what, meaning, low=-math.inf, high=math.inf):
@@ -73,7 +74,7 @@ class Population:
         self.d_constants = NeuronParameters(d["alpha"], d["rho"], gradient["beta"], d["gain"], gradient["bias"], d["gamma"])
 
     def refresh(self):
-        """Per-token constants from the parameters, once after every update."""
+        """Compute the per-token constants from the parameters."""
         value = self.value
         self.backend.decay_forward(self.alpha, value["log_tau_v"])
         self.backend.decay_forward(self.rho, value["log_tau_a"])
@@ -82,33 +83,32 @@ class Population:
             self.backend.decay_forward(self.gamma, value["log_tau_y"])
 
     def allocate(self, act):
-        """Arrays of a segment [T, B, N]; v, a and y have a row more, the first, for the token before it."""
-        T, B, N = act.span, act.batch, self.size
-        act.v[self.name], act.a[self.name] = act.rows(N), act.rows(N)
+        """Allocate [T, B, N] arrays; v, a and y have one more row, row 0, for the token before the first."""
+        T, B, N = act.buffered_tokens, act.batch, self.size
+        act.v[self.name], act.a[self.name] = act.state_rows(N), act.state_rows(N)
         act.r[self.name] = self.backend.zeros((T, B, -(-N // self.hypercolumn)))
         if self.traced:
-            act.y[self.name] = act.rows(N)
+            act.y[self.name] = act.state_rows(N)
             act.signals[f"{self.name}.trace"].x = act.y[self.name][1:]
         if act.learning:
             for carry in (act.dv, act.da, act.dy) if self.traced else (act.dv, act.da):
                 carry[self.name] = self.backend.zeros((B, N))
 
     def forward(self, act, first, last):
-        """Membranes, adaptation, trace and axon of tokens first ... last - 1, from the module's current."""
-        self._forward(act, first, last, *(act.synapses.axon(f"{self.name}.{what}") for what in ("axon", "trace")))
+        """Compute membranes, adaptation, trace and axon from the module's current."""
+        self._forward(act, first, last, *(act.synapses.axon(f"{self.name}.{signal}") for signal in ("axon", "trace")))
 
-    def again(self, act, first, last):
-        """As `forward`, without sending."""
-        self._forward(act, first, last, self.backend.nowhere, self.backend.nowhere)
+    def recompute(self, act, first, last):
+        self._forward(act, first, last, self.backend.no_axon, self.backend.no_axon)
 
     def _forward(self, act, first, last, axon, trace):
         state = self._state(act, first, last)
         self.backend.population_forward(state=state, axon=axon, trace=trace, first=first, **self._inputs(act, first, last))
 
     def backward(self, act, first, last):
-        """From the gradients of axon and trace to that of the current; adds to the parameters' gradients."""
+        """Compute the gradient of the current from those of axon and trace."""
         name, chunk, none = self.name, slice(0, last - first), self.none
-        d_current, scale = act.gradient_of(f"{name}.current", first, last)
+        d_current, scale = act.current_grad(f"{name}.current", first, last)
         self.backend.population_backward(
             d_current=d_current,
             d_gate=act.currents["broca.gate"].gradient[chunk] if name == "broca" else none,
@@ -122,32 +122,29 @@ class Population:
         )
 
     def _state(self, act, first, last):
-        """The rows of tokens first ... last - 1, and that of the token before them."""
-        here = act.here(first, last)
-        rows = slice(here.start, here.stop + 1)
+        """The state rows of tokens first - 1 ... last - 1."""
+        chunk = act.buffer_slice(first, last)
+        rows = slice(chunk.start, chunk.stop + 1)
         return NeuronState(act.v[self.name][rows], act.a[self.name][rows], act.y[self.name][rows] if self.traced else self.none)
 
     def _inputs(self, act, first, last):
-        """What both passes over tokens first ... last - 1 are told alike."""
-        here = act.here(first, last)
+        """The arguments that `population_forward` and `population_backward` share."""
+        chunk = act.buffer_slice(first, last)
         return {
-            "r": act.r[self.name][here],
-            "c": act.currents[f"{self.name}.current"].value[here],
-            "gate": act.currents["broca.gate"].value[here] if self.name == "broca" else self.none,
+            "r": act.r[self.name][chunk],
+            "c": act.currents[f"{self.name}.current"].value[chunk],
+            "gate": act.currents["broca.gate"].value[chunk] if self.name == "broca" else self.none,
             "parameters": self.constants,
             "gain_scale": act.gain_scale,
             "beta_scale": act.beta_scale,
             "hypercolumn": self.hypercolumn,
-            "dropout": self._dropout(act, first),
+            "dropout": act.dropout.arguments(f"{self.name}.axon", first, self.size),
             "graded": self.graded,
             "smooth": act.smooth,
         }
 
-    def _dropout(self, act, first):
-        return act.dropout.at(f"{self.name}.axon", first, self.size)
-
     def finish(self):
-        """Carry the gradients of the per-token constants over to the parameters."""
+        """Accumulate the gradients of the per-token constants into those of the parameters."""
         value, gradient, d = self.value, self.gradient, self.d
         self.backend.decay_backward(gradient["log_tau_v"], d["alpha"], value["log_tau_v"])
         self.backend.decay_backward(gradient["log_tau_a"], d["rho"], value["log_tau_a"])

@@ -11,7 +11,7 @@ from .connectome import Arc, draw_bundles, generator, real_weights
 
 
 class Current:
-    """What a target receives during a segment: value [T, B, N]; while learning, gradient [C, B, N] of the chunk under way."""
+    """Synaptic current of a target: value [T, B, N] of the buffered tokens; for learning, gradient [C, B, N] of the current chunk."""
 
     def __init__(self, backend, tokens, batch, size, chunk, learning):
         self.value = backend.zeros((tokens, batch, size))
@@ -20,8 +20,8 @@ class Current:
 
 
 class Signal:
-    """What a source sends during a segment: x [T, B, M] plain values, where the source is not an axon; while learning, gradient [C, B, M]
-    of the chunk under way."""
+    """Output of a source: x [T, B, M] plain values of the buffered tokens, None for axons; for learning, gradient [C, B, M] of the current
+    chunk."""
 
     def __init__(self, backend, batch, size, chunk, learning):
         self.x = None
@@ -30,9 +30,9 @@ class Signal:
 
 
 class Projection:
-    """The synapses of one arc, in bundles or dense. The backend's `Synapses` run the bundles; here is what they are made of.
+    """The synapses of one arc, in bundles or dense: structure and weights. The backend's `Synapses` computes the bundles.
 
-    block, delay: [tiles, bundles per tile] int32 NumPy, read-only: which sources a bundle reads, and how late in tokens.
+    block, delay: [tiles, bundles per tile] int32 NumPy, read-only: the source block of a bundle, and its axonal delay in tokens.
     """
 
     def __init__(self, arc: Arc, backend):
@@ -66,16 +66,15 @@ class Projection:
         self.weight, self.d_weight = parameters.value[f"{self.arc.name}.weight"], parameters.gradient[f"{self.arc.name}.weight"]
 
     def forward(self, act, first, last):
-        """Dense: add to the current of tokens first ... last - 1 what reaches it then."""
+        """Dense: current of tokens first ... last - 1 += signal @ weight."""
         signal, current = act.signals[self.arc.source], act.currents[self.arc.target]
-        self.backend.product(
-            _columns(current.value[act.here(first, last)]), _columns(signal.x[act.here(first, last)]), self.weight, add=True
-        )
+        chunk = act.buffer_slice(first, last)
+        self.backend.product(_columns(current.value[chunk]), _columns(signal.x[chunk]), self.weight, add=True)
 
     def backward(self, act, first, last):
-        """Dense: add to the gradient of the signal of tokens first ... last - 1, and to the weights', from that of the current."""
+        """Dense: accumulate the gradients of the signal of tokens first ... last - 1, and of the weights."""
         signal, current = act.signals[self.arc.source], act.currents[self.arc.target]
-        d_current, x = _columns(current.gradient[: last - first]), _columns(signal.x[act.here(first, last)])
+        d_current, x = _columns(current.gradient[: last - first]), _columns(signal.x[act.buffer_slice(first, last)])
         self.backend.product(_columns(signal.gradient[: last - first]), d_current, self.weight.T, add=True)
         self.backend.product(self.d_weight, x.T, d_current, add=True)
 

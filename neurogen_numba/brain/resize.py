@@ -1,17 +1,17 @@
-"""A brain of another size that goes on from one that has learned.
+"""Resizing a trained brain: a new brain of another size that computes what the old one did.
 
-Every neuron of the new brain has a parent in the old one: neuron j takes after neuron j % N of N. It gets its parent's constants and reads
+Every neuron of the new brain has a parent in the old one: neuron j has parent j % N of N. It gets its parent's constants and reads
 what its parent reads: a synapse s -> t with delay d and weight w becomes one from a child of s to every child of t, with the same delay and
-weight. All children of s do alike, so it does not matter which one is read, and a wider brain does what the old one did until learning
-tells the children apart (Chen et al. 2016, "Net2Net", do so with dense layers). Blocks of neighbours stay neighbours, so a bundle becomes
+weight. All children of s behave alike, so any of them may be read, and a wider brain computes what the old one did until training
+breaks the symmetry (Chen et al. 2016, "Net2Net", for dense layers). Blocks of neighbours stay neighbours, so a bundle becomes
 one bundle where the bundles' size divides the numbers of neurons.
 
-    more bundles per tile than before        those that are left over begin at 0
-    fewer                                    the bundles with the smallest weights are left out
-    a smaller module                         who has no child is read through neuron s % N' of the N' that are left
-    other delays                             the nearest delay that there is
+    more bundles per tile than before        additional bundles begin at 0
+    fewer                                    the bundles with the smallest weights are dropped
+    a smaller module                         neuron s % N' of the N' replaces a neuron s without children
+    other delays                             the nearest available delay
 
-What has no counterpart (a module that has a readout only now, another kind of memory) stays as it was drawn.
+Parameters without a counterpart (a new readout, another kind of memory) keep their initial values.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .connectome import Arc
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one tensor. Shapes are None where there is none."""
+    """How one tensor was resized. A shape is None if that brain has no such tensor."""
 
     name: str
     old: tuple[int, ...] | None
@@ -40,7 +40,7 @@ class Row:
 class Line:
     """The neurons (or values) of one signal, current or table, in the old brain and in the new one.
 
-    parent: [new] of each new one. heir: [old] the new one that is heard in the place of an old one without children. n_children: [old].
+    parent: [new] index of each new one's parent. heir: [old] the new one read in place of an old one without children. n_children: [old].
     """
 
     def __init__(self, parent: np.ndarray, heir: np.ndarray):
@@ -50,11 +50,11 @@ class Line:
 
     @property
     def unchanged(self) -> bool:
-        """Whether there are as many as before, each in the place of its parent."""
+        """Whether the new ones are the old ones, in the same order."""
         return np.array_equal(self.parent, np.arange(len(self.heir)))
 
     def child(self, old: np.ndarray, which: int) -> np.ndarray:
-        """Child number `which`, counted round, of each old one; its heir, where it has none."""
+        """Child number `which`, modulo their number, of each old one; its heir if it has none."""
         number = self._first[old] + which % np.maximum(1, self.n_children[old])
         return np.where(self.n_children[old] > 0, self._children[np.minimum(number, len(self._children) - 1)], self.heir[old])
 
@@ -67,17 +67,17 @@ class Line:
 
 
 def parents(old: int, new: int) -> np.ndarray:
-    """[new]: the one of `old` that each of `new` takes after; all of them in order, then again from the first."""
+    """Parents [new] in range(old): all of them in order, repeated."""
     return np.arange(new) % old
 
 
 def repeated(old: int, new: int) -> Line:
-    """The line of `new` places that take after `old` ones, again and again in their order."""
+    """The line of `new` neurons whose parents are the `old` ones in order, repeated."""
     return Line(parents(old, new), parents(new, old))
 
 
 def line(name: str, old: BrainConfig, new: BrainConfig, sizes: tuple[int, int]) -> Line:
-    """The line of what is called `name`, of these sizes before and now: repeated, in the associative memory head by head."""
+    """The line of the signal or current `name`, sizes (old, new): repeated; in the associative memory per head."""
     if name in ("memory.query", "memory.value", "memory.out"):
         shapes = [(brain.memory_heads, brain.memory_width) for brain in (old, new)]
         return Line(_cells(*shapes), _cells(*shapes[::-1]))
@@ -90,15 +90,15 @@ def _cells(old, new):
 
 
 def carry_over(old: Brain, new: Brain) -> list[Row]:
-    """Give a freshly drawn brain what it can take over from another, in place. Both are on the CPU and know the same tokens.
+    """Initialise a new brain from a trained one, in place. Both are on the CPU and have the same vocabulary.
 
     Returns a row for each tensor of either.
     """
     rows = [*_embedding(old, new), *_populations(old, new), *_projections(old, new), *_decoder(old, new)]
-    told = {row.name for row in rows}
+    done = {row.name for row in rows}
     before, now = old.parameters.table, new.parameters.table
-    rows += [Row(name, None, own.shape, "new: as drawn") for name, own in now.items() if name not in told]
-    rows += [Row(name, own.shape, None, "left out: the new brain has none") for name, own in before.items() if name not in now]
+    rows += [Row(name, None, parameter.shape, "new: as drawn") for name, parameter in now.items() if name not in done]
+    rows += [Row(name, parameter.shape, None, "left out: the new brain has none") for name, parameter in before.items() if name not in now]
     new.refresh()
     return rows
 
@@ -111,7 +111,7 @@ def _embedding(old, new):
     if new.config.tied and not senses.tied:
         if through in now:
             yield Row(
-                through, before[through].shape if through in before else None, now[through].shape, "reset: it hears the decoder's rows"
+                through, before[through].shape if through in before else None, now[through].shape, "reset: it reads the decoder's rows"
             )
         return
     if through in now:
@@ -127,7 +127,7 @@ def _embedding(old, new):
     if through in now:
         how, now[name][...] = _changed(rows, now[name]), rows[:, columns.parent]
     else:  # a row of the new table is what the Thalamus gets for a token
-        how = _changed(rows, now[name]) if through not in before else "multiplied by the projection, which is not needed any more"
+        how = _changed(rows, now[name]) if through not in before else "multiplied by the projection, which is dropped"
         now[name][...] = (rows @ before[through] if through in before else rows)[:, thalamus.parent]
     yield Row(name, of_rows, now[name].shape, how if of_rows else f"the decoder's rows, {how}")
 
@@ -163,7 +163,7 @@ def _projections(old, new):
         arc, name = mine.arc, f"{mine.arc.name}.weight"
         theirs = known.get(arc.name)
         if theirs is None or (theirs.arc.source, theirs.arc.target) != (arc.source, arc.target):
-            why = "new: as drawn" if theirs is None else f"reset: it hears {arc.source}, not {theirs.arc.source}"
+            why = "new: as drawn" if theirs is None else f"reset: it reads {arc.source}, not {theirs.arc.source}"
             yield Row(name, theirs and theirs.weight.shape, mine.weight.shape, why)
             continue
         if arc.name in old.drawn_anew and not arc.dense:
@@ -176,35 +176,35 @@ def _projections(old, new):
             same = theirs.arc.dense and sources.unchanged and targets.unchanged
             yield Row(name, theirs.weight.shape, mine.weight.shape, "carried over" if same else "repeated")
             continue
-        told = descend(theirs, mine, sources, targets)
-        yield Row(name, theirs.weight.shape, mine.weight.shape, _descended(told, theirs.arc, arc, sources, targets))
+        descent = descend(theirs, mine, sources, targets)
+        yield Row(name, theirs.weight.shape, mine.weight.shape, _descended(descent, theirs.arc, arc, sources, targets))
     new.synapses.wire()
 
 
 @dataclass(frozen=True)
 class Descent:
-    """Shares of what became of a projection: kept, of the squared weights; moved, of the bundles, to another delay; filled, of the new
-    bundles, with anything at all."""
+    """What resizing kept of a projection, as shares. kept: of the squared weights; moved: bundles with another delay; filled: new bundles
+    with weights."""
 
     kept: float
     moved: float
     filled: float
 
 
-def _descended(told: Descent, old: Arc, new: Arc, sources: Line, targets: Line) -> str:
+def _descended(descent: Descent, old: Arc, new: Arc, sources: Line, targets: Line) -> str:
     notes = {
         "wired anew": not sources.unchanged,
-        f"{_percent(told.moved)} of the bundles had another delay": told.moved > 0,
-        f"the strongest bundles, with {_percent(told.kept)} of the squared weights": told.kept < 0.9995,
-        f"{_percent(1 - told.filled)} of the bundles are new and begin at 0": told.filled < 1,
+        f"{_percent(descent.moved)} of the bundles had another delay": descent.moved > 0,
+        f"the strongest bundles, with {_percent(descent.kept)} of the squared weights": descent.kept < 0.9995,
+        f"{_percent(1 - descent.filled)} of the bundles are new and begin at 0": descent.filled < 1,
     }
-    said = [note for note, holds in notes.items() if holds]
-    same = sources.unchanged and targets.unchanged and not said
-    return ", ".join(["carried over" if same else "repeated", *said])
+    changes = [note for note, holds in notes.items() if holds]
+    same = sources.unchanged and targets.unchanged and not changes
+    return ", ".join(["carried over" if same else "repeated", *changes])
 
 
 def descend(theirs, mine, sources: Line, targets: Line) -> Descent:
-    """Give a projection the structure and weights that follow from another one; both as drawn or learned, on the CPU."""
+    """Overwrite structure and weights of a projection with those resized from another one, on the CPU."""
     arc, chosen = mine.arc, {}
     size, count = arc.bundle, arc.bundles_per_tile
     block, delay, weight = mine.block.copy(), mine.delay.copy(), np.zeros(arc.weight_shape, np.float32)
@@ -212,17 +212,17 @@ def descend(theirs, mine, sources: Line, targets: Line) -> Descent:
     bundles, aligned = list(_bundles(theirs)), theirs.arc.sources % size == 0
     moved = np.mean([not arc.first_delay <= d <= arc.longest_delay for d, *_ in bundles])
     for tile in range(arc.tiles):
-        own_parents, found = targets.parent[tile * size : (tile + 1) * size], {}
+        tile_parents, found = targets.parent[tile * size : (tile + 1) * size], {}
         for number, (d, s0, t0, w) in enumerate(bundles):
-            own = np.flatnonzero((own_parents >= t0) & (own_parents < t0 + w.shape[1]))
-            if not len(own):
+            columns = np.flatnonzero((tile_parents >= t0) & (tile_parents < t0 + w.shape[1]))
+            if not len(columns):
                 continue
             which = tile + number if aligned else 0  # all children are read, one by this tile, another by the next
-            child, lines = sources.child(np.arange(s0, s0 + len(w)), which), w[:, own_parents[own] - t0]
+            child, lines = sources.child(np.arange(s0, s0 + len(w)), which), w[:, tile_parents[columns] - t0]
             d = int(np.clip(d, arc.first_delay, arc.longest_delay))
             for q in np.unique(child // size):
-                piece, here = found.setdefault((d, int(q)), np.zeros((size, size), np.float32)), child // size == q
-                np.add.at(piece, (child[here, None] % size, own), lines[here])
+                piece, inside = found.setdefault((d, int(q)), np.zeros((size, size), np.float32)), child // size == q
+                np.add.at(piece, (child[inside, None] % size, columns), lines[inside])
         squares = {pair: float(np.square(piece, dtype=np.float64).sum()) for pair, piece in found.items()}
         strongest = sorted((pair for pair in found if squares[pair]), key=lambda pair: (-squares[pair], pair))[:count]
         drawn = list(zip(delay[tile].tolist(), block[tile].tolist(), strict=True))
@@ -264,7 +264,7 @@ def _matrix(projection):
 
 
 def _changed(old, new):
-    """How an array that has a counterpart came into the new brain."""
+    """How an array with a counterpart was resized."""
     return "carried over" if old.shape == new.shape else "repeated"
 
 

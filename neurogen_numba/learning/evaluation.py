@@ -1,4 +1,4 @@
-"""What a model makes of text that it was not trained on."""
+"""Evaluation on held-out text."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..text.batches import Validation
 from ..text.stories import Question
 from ..text.tokenizer import Tokenizer
 
-SHORTEST = 256  # targets of a read head, where there are several: in the fresh state a model knows little
+SHORTEST = 256  # targets of a piece, if there are several: a model starts each from a zero state
 
 
 @dataclass(frozen=True)
 class Score:
-    """loss: nats per token; accuracy: 0 to 1; bits_per_byte, and the floor below which no model gets, where it is known."""
+    """loss: nats per token; accuracy: 0 to 1; bits_per_byte, and the entropy of the text as its floor, if known."""
 
     loss: float
     accuracy: float
@@ -28,12 +28,12 @@ class Score:
 
 
 def streams_of(training: Training) -> int:
-    """How many texts are looked at side by side: no more than are trained, so that looking takes less memory than training."""
+    """Texts evaluated in parallel: at most the training batch, so that evaluation takes less memory than training."""
     return min(STREAMS, training.batch)
 
 
 def streams_for(tokens: int, most: int) -> int:
-    """Pieces that a text of so many targets is cut into: `most`, or fewer where they would have less than SHORTEST."""
+    """Pieces that a text is cut into: `most`, or fewer so that each has at least SHORTEST targets."""
     return min(most, max(1, tokens // SHORTEST))
 
 
@@ -44,10 +44,10 @@ def evaluate(
     most_streams: int | None = None,
     tell: Callable[[int], None] = lambda done: None,
 ) -> Score | None:
-    """Score held-out tokens: every one but the first is a target, and none is left out of the mean. None where `stopping()` became true.
+    """Score held-out tokens. Every token but the first is a target, and the mean is over all of them. None if `stopping()` became true.
 
-    They are cut into `streams_for` pieces, read side by side, each from a fresh state that is carried to its end.
-    most_streams: `streams_of` training, if None. tell: is called now and then with the number of targets scored.
+    The text is cut into `streams_for` pieces, read in parallel, each from a zero state with the state carried to its end.
+    most_streams: `streams_of` training, if None. tell: called now and then with the number of targets scored.
     """
     ids, n = validation.tokens, len(validation.tokens) - 1
     streams = streams_for(n, most_streams or streams_of(model.config.training))
@@ -58,9 +58,9 @@ def evaluate(
     for first in range(0, length, act.tokens):
         if stopping():
             return None
-        places = starts + np.arange(first, min(first + act.tokens, length))[:, None]  # [T, B]
-        inputs = ids[np.minimum(places, n)].astype(np.int32)
-        targets = np.where(places < n, ids[np.minimum(places + 1, n)], -1).astype(np.int32)
+        index = starts + np.arange(first, min(first + act.tokens, length))[:, None]  # [T, B]
+        inputs = ids[np.minimum(index, n)].astype(np.int32)
+        targets = np.where(index < n, ids[np.minimum(index + 1, n)], -1).astype(np.int32)
         losses, right = model.score(act, inputs, targets)
         nats += losses.sum(dtype=np.float64)
         hits += right.sum()
@@ -70,7 +70,7 @@ def evaluate(
 
 
 def words_in(tokens: np.ndarray, tokenizer: Tokenizer) -> int:
-    """Words of the text of tokens [n]: what stands between white space. Where tokens are words, the ends of lines count, too."""
+    """Number of words, separated by white space, in the text of tokens [n]. With a word tokenizer, ends of lines count, too."""
     if tokenizer.kind == "word":
         return len(tokens)
     ends = np.flatnonzero(tokens == tokenizer.end_of_text) if tokenizer.end_of_text is not None else []
@@ -78,16 +78,15 @@ def words_in(tokens: np.ndarray, tokenizer: Tokenizer) -> int:
 
 
 def unknown_share(tokens: np.ndarray, tokenizer: Tokenizer) -> float:
-    """Share of tokens [n], words, that are <unk>: not known, or written so in the text. 0 to 1."""
+    """Share of word tokens [n] that are <unk>, unknown or literal, 0 to 1."""
     return float((tokens == tokenizer.unknown).mean())
 
 
 def answer_questions(model, questions: Sequence[Question], streams: int | None = None) -> tuple[float, float]:
-    """(share of the questions answered right, share that guessing would get), 0 to 1.
+    """(share of questions answered right, expected share by chance), 0 to 1.
 
-    An answer is right when the most probable token is the true one all along it: then, and only then, greedy generation says it, word
-    for word. Every question is asked from a fresh state, after the text that it is about; so many `streams` side by side, `streams_of`
-    training if None.
+    An answer is right if each of its tokens is the most probable one: exactly then greedy generation writes it. Every question follows the
+    text that it is about, from a zero state. streams: questions in parallel; `streams_of` training, if None.
     """
     encode, right, streams = model.tokenizer.encode, 0, streams or streams_of(model.config.training)
     for first in range(0, len(questions), streams):

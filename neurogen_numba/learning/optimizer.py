@@ -1,4 +1,4 @@
-"""What optimisers share, and AdamW over all parameters, with the gradient clipped to a global norm (kernels/adamw.py)."""
+"""The interface of optimisers, and AdamW with the gradient clipped to a global norm (kernels/adamw.py)."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from ..kernels.reduce import BLOCK
 
 
 class Optimizer(ABC):
-    """Holds the number of updates made, and what is kept of each parameter. An update is `prepare`, the way back, `apply`, `finish`."""
+    """Number of updates and optimiser state. An update is `prepare`, the backward pass, `apply`, `finish`."""
 
-    apart: frozenset[str] = frozenset()  # parameters whose gradient is never whole (frugal.py)
+    row_wise: frozenset[str] = frozenset()  # parameters without a whole gradient (low_memory_optim.py)
 
     def __init__(self, parameters: Parameters, backend, weight_decay: float = 0.1, clip: float = 1.0):
         self.parameters, self.backend, self.clip = parameters, backend, clip
         self.steps = 0
-        self.decay = backend.asarray(parameters.per_block(lambda own: weight_decay if own.decays else 0.0))
-        self.low = backend.asarray(parameters.per_block(lambda own: own.low))
-        self.high = backend.asarray(parameters.per_block(lambda own: own.high))
+        self.decay = backend.asarray(parameters.per_block(lambda p: weight_decay if p.decays else 0.0))
+        self.low = backend.asarray(parameters.per_block(lambda p: p.low))
+        self.high = backend.asarray(parameters.per_block(lambda p: p.high))
         self.norm = backend.zeros(1)  # of the last gradient, before clipping
         self._numbers = backend.zeros(4)
         self._squares = backend.zeros(-(-parameters.flat_gradient.size // BLOCK), "float64")
 
     @abstractmethod
     def tensors(self) -> dict:
-        """What a checkpoint keeps beside the number of updates: name -> array of the device."""
+        """The optimiser state in a checkpoint: name -> array of the device."""
 
     def prepare(self, rate: float):
-        """Set what changes from update to update: the next one will be made at this rate."""
+        """Set the learning rate and bias corrections of the next update."""
         steps = self.steps + 1
         numbers = (rate, 1 / (1 - BETA1**steps), 1 / (1 - BETA2**steps), self.clip)
         self._numbers[...] = self.backend.asarray(numbers, "float32")
 
     @abstractmethod
     def apply(self):
-        """One update from the gradients at hand; where their norm is not finite, nothing is changed."""
+        """Update the parameters from their gradients, unless the norm of these is not finite."""
 
     def finish(self) -> float:
-        """The norm of the gradient of the update just made, which counts if it is finite."""
+        """End the update: return the gradient norm before clipping, and count the update if it is finite."""
         norm = float(self.backend.to_numpy(self.norm)[0])
         self.steps += bool(np.isfinite(norm))
         return norm
 
     def update(self, rate: float) -> float:
-        """One update from the gradients at hand. Returns their norm before clipping; where it is not finite, nothing is changed."""
+        """`prepare`, `apply` and `finish`: returns the gradient norm before clipping; if it is not finite, nothing is changed."""
         self.prepare(rate)
         self.apply()
         return self.finish()
 
 
 class AdamW(Optimizer):
-    """Two moments of each parameter, float32 (kernels/adamw.py)."""
+    """AdamW with two float32 moments per parameter (kernels/adamw.py)."""
 
     def __init__(self, parameters: Parameters, backend, weight_decay: float = 0.1, clip: float = 1.0):
         super().__init__(parameters, backend, weight_decay, clip)
@@ -64,8 +64,8 @@ class AdamW(Optimizer):
         return {f"{letter}.{name}": x for letter, flat in (("m", self.m), ("v", self.v)) for name, x in self.parameters.views(flat).items()}
 
     def apply(self):
-        own = self.parameters
-        self.backend.sum_of_squares(self._squares, own.flat_gradient)
+        parameters = self.parameters
+        self.backend.sum_of_squares(self._squares, parameters.flat_gradient)
         self.backend.norm(self.norm, self._squares)
-        arrays = own.flat_value, own.flat_gradient, self.m, self.v
+        arrays = parameters.flat_value, parameters.flat_gradient, self.m, self.v
         self.backend.adamw(*arrays, self.decay, self.low, self.high, self.norm, self._numbers)

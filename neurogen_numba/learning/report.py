@@ -1,6 +1,6 @@
-"""What a run tells whoever watches it: the trainer yields these, views draw them, metrics.jsonl keeps them.
+"""Reports of a run: the trainer yields them, views show them, metrics.jsonl records them.
 
-Plain numbers and text, and in BrainReport small arrays, so that a report can be written or sent without the model it came from.
+They hold plain numbers and text, and BrainReport small arrays, so they can be written or sent without the model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Report:
     kind: ClassVar[str]
 
     def to_record(self) -> dict:
-        """The report as one JSON object, its kind first; a number that is not finite becomes None, since JSON has no word for it."""
+        """The report as one JSON object, its kind first; NaN and infinity become None, since JSON lacks them."""
         return {"kind": self.kind, **_jsonable(dataclasses.asdict(self))}
 
 
@@ -32,7 +32,7 @@ class StepReport(Report):
     kind: ClassVar[str] = "step"
     step: int  # done so far, over the run's life
     steps: int  # planned in all
-    tokens: int  # trained on so far; what is left of a segment behind the end of a document is none
+    tokens: int  # trained on so far, without padding
     loss: float  # nats per token
     accuracy: float  # share of tokens predicted right, 0 to 1
     bits_per_byte: float
@@ -40,12 +40,12 @@ class StepReport(Report):
     gradient_norm: float  # before clipping
     tokens_per_second: float
     seconds: float  # of training, over the run's life
-    activity: dict[str, float]  # module -> share of its neurons with an event per token, 0 to 1
-    waited: float = 0.0  # share of the time of the latest updates that went into waiting for text, 0 to 1
+    activity: dict[str, float]  # module -> share of its neurons that fire per token, 0 to 1
+    waited: float = 0.0  # share of the latest updates' time spent waiting for text, 0 to 1
 
     @property
     def seconds_left(self) -> float:
-        """Seconds of training still to come, at the present speed; infinite while there is none."""
+        """Seconds of training left at the current throughput; infinite while that is 0."""
         if not self.step or not self.tokens_per_second > 0:
             return math.inf
         return max(0, self.steps - self.step) * (self.tokens / self.step) / self.tokens_per_second
@@ -53,16 +53,16 @@ class StepReport(Report):
 
 @dataclass(frozen=True)
 class EvalReport(Report):
-    """A look at held-out text."""
+    """An evaluation on held-out text."""
 
     kind: ClassVar[str] = "evaluation"
     step: int
     loss: float  # nats per token
     accuracy: float  # 0 to 1
     bits_per_byte: float
-    floor_bits_per_byte: float | None  # the entropy of the built-in corpus: no model gets below it; None for other text
-    tokens: int  # looked at
-    last: bool = False  # the look at the end of a run, at other text than those before it, which it is not to be compared with
+    floor_bits_per_byte: float | None  # entropy of the built-in corpus; None for other text
+    tokens: int  # scored
+    last: bool = False  # the final evaluation, on other text than those before it: not comparable
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ class SampleReport(Report):
 
 @dataclass(frozen=True, eq=False)  # arrays have no one answer to ==
 class BrainReport(Report):
-    """What the brain looks like after a segment of T tokens. Its record has step and levels; the arrays are there to be drawn."""
+    """Snapshot of a brain after a segment of T tokens, for figures. Its record has step and levels only."""
 
     kind: ClassVar[str] = "brain"
     step: int
     levels: dict[str, float]  # neuromodulator -> its level, mean over the sequences; 0 is neutral
-    text: str  # what the first sequence heard
+    text: str  # of the first sequence
     events: dict[str, np.ndarray]  # module -> [T, some of its neurons] bool, in the first sequence
     membrane: dict[str, np.ndarray]  # module -> logarithm of time constants in tokens, of some of its neurons
     adaptation: dict[str, np.ndarray]  # the same
@@ -104,15 +104,15 @@ class CheckpointReport(Report):
     step: int
     path: str
     bytes: int
-    seconds: float  # that saving took
-    held: float  # seconds of these that training stood still
+    seconds: float  # to save
+    held: float  # of these, seconds that training was blocked
     kept: int  # checkpoints that the run has now
     kept_bytes: int  # of these together
 
 
 @dataclass(frozen=True)
 class Notice(Report):
-    """A sentence for the person who watches."""
+    """A sentence for the user."""
 
     kind: ClassVar[str] = "notice"
     text: str

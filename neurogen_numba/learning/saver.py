@@ -1,4 +1,4 @@
-"""Checkpoints written beside training: a step hands over copies, a thread brings them to the disk."""
+"""Asynchronous checkpoints: a step copies the run's state, and a thread writes the copies to disk."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .report import CheckpointReport, Notice, Report
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run at one step, in copies: what training changes afterwards does not change it."""
+    """Copies of a run's state at one step."""
 
     step: int
     tensors: dict
     documents: dict
     tokenizer: object
-    loss: float | None  # on held-out text, where it was measured at this step
+    loss: float | None  # on the validation subset, if measured at this step
 
 
 def save(run: Path, take: Callable[[], Snapshot], keep: int) -> CheckpointReport:
@@ -40,9 +40,9 @@ def _write(run, snapshot, keep, began, held=None):
 
 
 class Saver:
-    """Writes one checkpoint at a time: `with Saver(run, keep) as saver: ...`. On the way out what is being written is waited for.
+    """Writes one checkpoint at a time: `with Saver(run, keep) as saver: ...`. Leaving the context waits for it.
 
-    A checkpoint that cannot be written, say because the disk is full, costs a notice and not the run.
+    If a checkpoint cannot be written, for example on a full disk, a notice says so and training continues.
     """
 
     def __init__(self, run: Path, keep: int):
@@ -51,8 +51,7 @@ class Saver:
         self._writing: Future | None = None
 
     def begin(self, take: Callable[[], Snapshot]) -> list[Report]:
-        """Take a snapshot now and write it beside what comes next. Where the one before is not on the disk yet, it is waited for, and
-        reported."""
+        """Take a snapshot now and write it in the background. Waits for the previous checkpoint, and returns its report."""
         began = time.monotonic()
         reports = self.wait()
         snapshot = take()
@@ -60,11 +59,11 @@ class Saver:
         return reports
 
     def poll(self) -> list[Report]:
-        """What became of the checkpoint under way, once, when it is known."""
+        """The report of the checkpoint in progress, once, if it is done."""
         return self.wait() if self._writing and self._writing.done() else []
 
     def wait(self) -> list[Report]:
-        """As `poll`, when it is done."""
+        """Wait for the checkpoint in progress, and return its report."""
         writing, self._writing = self._writing, None
         try:
             return [writing.result()] if writing else []

@@ -1,4 +1,4 @@
-"""The loop: text in, updates, reports out. It yields what happens and leaves the showing to others."""
+"""The training loop: reads text, updates the model, and yields reports; views show them."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import backends, budget, checkpoint
+from .. import backends, checkpoint
 from ..backends.base import Backend
 from ..brain.activity import Activity
 from ..brain.model import NeuroGenModel
 from ..config import Config
 from ..errors import CheckpointError, ConfigError, DataError, TrainingError
 from ..generation import Sampling, Session, stream
+from ..planning import budget
 from ..rundir import CONFIG, METRICS, SUMMARY, MetricsLog, read_config, set_aside, write_json
 from ..text.batches import open_corpus
 from ..text.prefetch import Prefetch
+from .brain_snapshot import brain_snapshot
 from .evaluation import answer_questions, evaluate, unknown_share
-from .pace import Mark, Pace
-from .portrait import portrait
 from .report import CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
 from .samples import SAMPLE_TOKENS, pieces
 from .saver import Saver, Snapshot, save
 from .schedule import learning_rate
+from .time_budget import Mark, Throughput
 from .watchdog import Watchdog
 
-PLAN_AT = 50  # updates after which the speed is known well enough to plan a run of `max_minutes`
-MARGIN = 0.03  # of the time limit, kept free for what takes longer than foreseen
-GLANCE = 1.0  # seconds of waiting for text between two looks at how long it lasts
-QUESTIONS = 300  # asked in the end about the held-out stories that were looked at, at most
+PLAN_AT = 50  # updates after which the throughput is stable enough to plan a run of `max_minutes`
+MARGIN = 0.03  # of the time limit, reserved
+POLL_SECONDS = 1.0  # between two checks how long training has waited for text
+QUESTIONS = 300  # asked at the end about the held-out stories, at most
 SAMPLING = Sampling(temperature=0.7, top_p=0.95)
 
 
 def beginning(config: Config) -> dict:
-    """What a checkpoint says of a run that has made no step yet: `training.steps` are to be made, or as many as `text.max_chunks` hold."""
+    """The trainer document of a run before its first step. It makes `training.steps` steps, or as many as `text.max_chunks` allow."""
     training, text = config.training, config.text
     enough = max(1, text.max_chunks * text.chunk_tokens // (training.batch * training.segment))
     steps = min(training.steps, enough) if text.max_chunks else training.steps
@@ -47,7 +48,7 @@ def beginning(config: Config) -> dict:
 
 
 class Trainer:
-    """A run in its directory. `Trainer(config, run)` begins one, `Trainer.resume(run)` goes on from its last checkpoint, bit for bit."""
+    """A run in its directory. `Trainer(config, run)` begins one, `Trainer.resume(run)` resumes the last checkpoint, bit for bit."""
 
     def __init__(self, config: Config, run: Path, backend="auto", fit: bool = False, begun: bool = False):
         """fit: make the first change that lets the run fit into the memory there is. begun: it has begun before, perhaps on another
@@ -109,19 +110,19 @@ class Trainer:
         self.config = model.config
         training = self.config.training
         self.batches = Prefetch(corpus.batches(saved["position"]))
-        self._fresh_at = corpus.tokenizer.end_of_text if self.config.text.reset_at_documents else None
-        self._glimpse = corpus.validation(training.eval_tokens)
-        self._pieces = pieces(self._glimpse.tokens, corpus.tokenizer.end_of_text)
+        self._reset_token = corpus.tokenizer.end_of_text if self.config.text.reset_at_documents else None
+        self._val_subset = corpus.validation(training.eval_tokens)
+        self._pieces = pieces(self._val_subset.tokens, corpus.tokenizer.end_of_text)
         self.act: Activity = model.activity(training.segment, training.batch, learning=True)
         self.step = saved["step"]
         # targets so far; older checkpoints do not say how many, and their runs counted padding with them
         self.tokens = saved.get("tokens", self.step * training.batch * training.segment)
         self.steps = saved["steps"]
-        self.planned = saved["planned"]  # whether `steps` is final; with a time limit it is not until the speed is known
+        self.planned = saved["planned"]  # whether `steps` is final; with a time limit it is after PLAN_AT updates
         self.seconds = saved["seconds"]
-        self._looking = saved["looking"]  # seconds spent on evaluation, samples and checkpoints
-        self._looked = saved.get("looked", self.step)  # the last step after which all that was due was looked at
-        self._notices = []  # what is to be said first
+        self._eval_seconds = saved["looking"]  # of training time, on evaluation, samples and checkpoints
+        self._evaluated_at = saved.get("looked", self.step)  # the last step whose evaluations are done
+        self._notices = []  # to report first
         self._stopping = False
 
     def stop(self):
@@ -129,17 +130,17 @@ class Trainer:
         self._stopping = True
 
     def reports(self) -> Iterator[Report]:
-        """Train to the end, or until `stop`; yields a report of everything that happens and appends it to metrics.jsonl.
+        """Train to the end, or until `stop`. Yields reports, and appends them to metrics.jsonl.
 
-        A disk that is full costs notices, until the end. Raises TrainingError where loss or gradient are no numbers any more: it names the
-        step, the module and the last checkpoint; DataError where the text fails, after a checkpoint; CheckpointError or BackendError where
-        what has to be there in the end cannot be written.
+        A full disk costs notices, until the end. Raises TrainingError, which names step, module and last checkpoint, if loss or gradient
+        are NaN or infinite; DataError, after a checkpoint, if the text fails; CheckpointError or BackendError if the last checkpoint or
+        the summary cannot be written.
         """
         aside = set_aside(self.run, self.step)
         if aside:
             self._notices.append(f"the checkpoints after step {self.step:,} were moved to {aside}, with a copy of the log")
         write_json(self.run / CONFIG, self.config.to_dict())
-        (self.run / SUMMARY).unlink(missing_ok=True)  # of an end that is none any more
+        (self.run / SUMMARY).unlink(missing_ok=True)  # of an earlier end of this run
         log, saver = MetricsLog(self.run / METRICS, self.step), Saver(self.run, self.config.training.keep_checkpoints)
         with log, saver, contextlib.closing(self.batches):
             for report in self._train(saver):
@@ -151,29 +152,29 @@ class Trainer:
     def _train(self, saver):
         training, watchdog, waited = self.config.training, Watchdog(), 0.0
         yield from self._first_notices()
-        self._snapshot(None)  # to make room for the copies of checkpoints now, not while training waits
+        self._snapshot(None)  # allocate the memory of checkpoint copies now, not during training
         began = time.monotonic() - self.seconds
-        plan_at = max(PLAN_AT, self.step + min(PLAN_AT, 12))  # by then a resumed run has its compilation behind it, too
-        pace = Pace(Mark(self.step, self.tokens, began + self.seconds, 0.0))
-        if self._looked < self.step:  # the run was stopped before it could
-            yield from self._evaluated(watchdog)
+        plan_at = max(PLAN_AT, self.step + min(PLAN_AT, 12))  # a resumed run has compiled its kernels by then
+        throughput = Throughput(Mark(self.step, self.tokens, began + self.seconds, 0.0))
+        if self._evaluated_at < self.step:  # the run was stopped before its evaluation
+            yield from self._evaluate(watchdog)
         judged = self._last_saved = time.monotonic()
         while self.step < self.steps:
             rate = learning_rate(training, self.step, self.steps)
             segment = yield from self._segment(saver, watchdog)
-            if segment is None:  # stopped while it waited
+            if segment is None:  # stopped while waiting
                 break
-            loss, accuracy, norm = self.model.learn(self.act, *segment, rate, self._fresh(segment[0]))
+            loss, accuracy, norm = self.model.learn(self.act, *segment, rate, self._reset_mask(segment[0]))
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 yield from saver.wait()
-                raise self._broken(loss, norm)
+                raise self._non_finite_error(loss, norm)
             self.step += 1
             self.tokens += int((segment[1] >= 0).sum())
             now = time.monotonic()
             self.seconds = now - began
-            pace.add(Mark(self.step, self.tokens, now, self.batches.waited))
+            throughput.add(Mark(self.step, self.tokens, now, self.batches.waited))
             if not self.planned and self.step >= plan_at:
-                yield self._plan(pace)
+                yield self._plan(throughput)
             if training.max_minutes and self.seconds > training.max_minutes * 60:
                 self.steps = self.step
             if self.step % training.log_interval == 0 or self.step == self.steps or self._stopping:
@@ -186,10 +187,10 @@ class Trainer:
                     bits_per_byte=loss / math.log(2) / self._bytes_per_token(segment[1]),
                     learning_rate=rate,
                     gradient_norm=norm,
-                    tokens_per_second=pace.tokens_per_second,
+                    tokens_per_second=throughput.tokens_per_second,
                     seconds=self.seconds,
                     activity=self.act.rates(training.segment),
-                    waited=pace.waited,
+                    waited=throughput.waited,
                 )
                 yield report
                 yield from watchdog.step(report)
@@ -198,13 +199,13 @@ class Trainer:
             yield from self._written(saver.poll(), watchdog)
             if self._stopping or self.step == self.steps:
                 if training.viz_interval:
-                    yield portrait(self.model, self.act, self.step)
+                    yield brain_snapshot(self.model, self.act, self.step)
                 break
-            began_looking = time.monotonic()
-            yield from self._look(saver, watchdog)
-            pause = time.monotonic() - began_looking
-            self._looking += pause
-            pace.pause(pause)
+            began_evaluation = time.monotonic()
+            yield from self._evaluate_and_save(saver, watchdog)
+            pause = time.monotonic() - began_evaluation
+            self._eval_seconds += pause
+            throughput.pause(pause)
             judged += pause
         yield from saver.wait()
         yield from self._end()
@@ -222,52 +223,52 @@ class Trainer:
         yield Notice("preparing the kernels: compiled at their first use, then kept")
 
     def _segment(self, saver, watchdog):
-        """The next (inputs, targets), None where `stop` came before it; what there is to say meanwhile."""
+        """The next (inputs, targets), or None after `stop`. Yields the watchdog's notices while it waits."""
         asked = time.monotonic()
-        while not self.batches.wait(GLANCE, lambda: self._stopping) and not self._stopping:
+        while not self.batches.wait(POLL_SECONDS, lambda: self._stopping) and not self._stopping:
             yield from watchdog.stalled(time.monotonic() - asked)
         try:
             return self.batches.next(lambda: self._stopping)
         except DataError as error:
-            if self._stopping:  # a signal to all processes of the run has ended those that encode
+            if self._stopping:  # a signal to all processes of the run has ended the encoders
                 return None
             yield from saver.wait()
             yield self.save()
             raise DataError(f"{error}; what was learned is kept in {self.run}, which --resume goes on with") from None
 
-    def _look(self, saver, watchdog):
-        """What is due after a step in the middle of a run: held-out text, a sample, a portrait, a checkpoint."""
+    def _evaluate_and_save(self, saver, watchdog):
+        """Do what is due after a step: evaluation, sample, brain snapshot, checkpoint."""
         training = self.config.training
-        loss = yield from self._evaluated(watchdog)
+        loss = yield from self._evaluate(watchdog)
         if training.viz_interval and self.step % training.viz_interval == 0:
-            yield portrait(self.model, self.act, self.step)
+            yield brain_snapshot(self.model, self.act, self.step)
         if self.step % training.checkpoint_interval == 0:
             yield from self._written(saver.begin(lambda: self._snapshot(loss)), watchdog)
 
-    def _evaluated(self, watchdog):
-        """Held-out text and a sample, where they are due. Returns the loss on the text, or None."""
-        training, loss, self._looked = self.config.training, None, self.step
+    def _evaluate(self, watchdog):
+        """Evaluate and sample, if due. Returns the validation loss, or None."""
+        training, loss, self._evaluated_at = self.config.training, None, self.step
         if self.step % training.checkpoint_interval == 0 or self.step % training.eval_interval == 0:
-            score = evaluate(self.model, self._glimpse)
+            score = evaluate(self.model, self._val_subset)
             loss = score.loss
             yield EvalReport(self.step, *dataclasses.astuple(score))
-            yield from watchdog.looked(self.step, loss)
+            yield from watchdog.evaluated(self.step, loss)
         if self.step % training.sample_interval == 0:
             yield self.sample()
         return loss
 
     def _end(self):
-        """The last checkpoint, and of a run that was not stopped the last look; who stops a run early does not wait for one."""
+        """The last checkpoint. A run that was not stopped is evaluated before."""
         if self.step < self.steps:
             yield self.save()
             return
-        score, self._looked = evaluate(self.model, self._glimpse), self.step
+        score, self._evaluated_at = evaluate(self.model, self._val_subset), self.step
         yield EvalReport(self.step, *dataclasses.astuple(score))
         yield self.save(score.loss)
         yield from self._finish(score)
 
     def _written(self, reports, watchdog):
-        """What the saver says, and what the watchdog says to it."""
+        """Yield the reports of the saver, and the watchdog's notices about them."""
         for report in reports:
             yield report
             if isinstance(report, CheckpointReport):
@@ -275,45 +276,46 @@ class Trainer:
                 yield from watchdog.saved(report.seconds, now - report.seconds - self._last_saved)
                 self._last_saved = now
 
-    def _fresh(self, inputs):
-        """Which sequences [B] begin inputs [T, B] in the fresh state: a share, and where it is asked for those that begin a document."""
-        training, fresh = self.config.training, None
+    def _reset_mask(self, inputs):
+        """Mask [B] bool of the sequences to reset before inputs [T, B], or None: a random share, and those at a document if configured."""
+        training, mask = self.config.training, None
         if training.fresh:
-            fresh = np.random.default_rng([training.seed, self.step]).random(training.batch) < training.fresh
-        if self._fresh_at is None:
-            return fresh
-        begins = inputs[0] == self._fresh_at
-        return begins if fresh is None else begins | fresh
+            mask = np.random.default_rng([training.seed, self.step]).random(training.batch) < training.fresh
+        if self._reset_token is None:
+            return mask
+        begins = inputs[0] == self._reset_token
+        return begins if mask is None else begins | mask
 
     def _bytes_per_token(self, targets):
-        """UTF-8 bytes of the text that each of targets [T, B] stands for, mean. Words count as held-out ones on average."""
+        """Mean UTF-8 bytes per target of targets [T, B]; for words the mean of the held-out text."""
         if self.model.tokenizer.kind == "word":
-            return self._glimpse.bytes / (len(self._glimpse.tokens) - 1)
+            return self._val_subset.bytes / (len(self._val_subset.tokens) - 1)
         targets = targets[targets >= 0]
-        return max(1, self.model.tokenizer.byte_count(targets)) / len(targets)  # 1: there may be nothing but ends of texts
+        return max(1, self.model.tokenizer.byte_count(targets)) / len(targets)  # 1: all targets may be ends of text
 
     def _unknown(self):
-        """What to say of words that are not known."""
-        share = unknown_share(self._glimpse.tokens, self.model.tokenizer)
-        counted = "are those of its token file's mean word" if self._glimpse.estimated else "count those of the text itself"
+        """A notice of the share of unknown words."""
+        share = unknown_share(self._val_subset.tokens, self.model.tokenizer)
+        counted = "are those of its token file's mean word" if self._val_subset.estimated else "count those of the text itself"
         return Notice(f"of the held-out words {100 * share:.1f} % are <unk>; bits per byte {counted}")
 
-    def _plan(self, pace):
-        """Take only as many steps as fit into the time limit at the speed seen, looks at held-out text included."""
-        training, step = self.config.training, pace.seconds_per_step
-        glimpse = (len(self._glimpse.tokens) - 1) / (training.batch * training.segment) * step / 2  # no way back: half the time at most
+    def _plan(self, throughput):
+        """Lower `steps` to those that fit into the time limit at the measured throughput, evaluations included."""
+        training = self.config.training
+        updates = (len(self._val_subset.tokens) - 1) / (training.batch * training.segment)  # as many tokens
+        evaluation = updates * throughput.seconds_per_step / 2  # forward pass only: at most half the time
         left = training.max_minutes * 60 * (1 - MARGIN) - self.seconds
-        fitting = self.step + max(1, int(left / (step + glimpse / training.eval_interval)))
+        fitting = self.step + throughput.steps_within(left, evaluation / training.eval_interval)
         self.steps, self.planned = min(self.steps, fitting), True
         return Notice(f"{fitting:,} steps fit into {training.max_minutes:g} minutes; {self.steps:,} will be made")
 
-    def _broken(self, loss, norm):
-        """What to say when loss or gradient are no numbers: nothing of that was learned or saved."""
+    def _non_finite_error(self, loss, norm):
+        """The TrainingError for a loss or gradient that is NaN or infinite. No such update was made or saved."""
         where = ""
-        if modules := self.act.broken():
+        if modules := self.act.non_finite():
             where = f" (first in the membranes of {modules[0]})"
-        elif owner := self.model.brain.broken_gradient():
-            where = f" (on the way back first in the gradient of {owner})"
+        elif owner := self.model.brain.non_finite_gradient():
+            where = f" (in the backward pass first in the gradient of {owner})"
         try:
             kept = f"what was saved last is kept: {checkpoint.latest(self.run)}"
             with contextlib.suppress(CheckpointError):
@@ -325,17 +327,17 @@ class Trainer:
         )
 
     def sample(self) -> SampleReport:
-        """How the model goes on after a piece of held-out text, beside how the text does."""
+        """A sample: the model's continuation of a piece of held-out text, and the true one."""
         piece = self._pieces[self.step // self.config.training.sample_interval % len(self._pieces)]
         session, tokenizer = Session(self.model, dataclasses.replace(SAMPLING, seed=self.step)), self.model.tokenizer
-        session.feed(piece.heard[:, None])
+        session.feed(piece.context[:, None])
         text = "".join(stream(session, tokenizer, "", SAMPLE_TOKENS))
         return SampleReport(self.step, tokenizer.decode(piece.prompt), text, tokenizer.decode(piece.truth))
 
     def save(self, loss: float | None = None) -> CheckpointReport:
         """Write a checkpoint of everything that a resumed run needs, and remove older ones. Raises CheckpointError.
 
-        loss: on the held-out text that every look is at, where it was measured; the best checkpoint is the one with the lowest.
+        loss: on the validation subset, if measured at this step; the lowest one makes the best checkpoint.
         """
         return save(self.run, lambda: self._snapshot(loss), self.config.training.keep_checkpoints)
 
@@ -346,20 +348,20 @@ class Trainer:
             "steps": self.steps,
             "planned": self.planned,
             "seconds": self.seconds,
-            "looking": self._looking,
-            "looked": self._looked,
+            "looking": self._eval_seconds,
+            "looked": self._evaluated_at,
             "position": self.batches.position(),
         }
         tensors, documents = self.model.snapshot(self.act.state(), trainer)
         return Snapshot(self.step, tensors, documents, self.model.tokenizer, loss)
 
     def _finish(self, score):
-        """The last look, unless `score`, that of the looks before, is of the same text already, and the summary."""
+        """The final evaluation, unless `score` is of the same text, and the summary."""
         validation = self.corpus.validation(self.config.training.final_eval_tokens or None)
-        if not np.array_equal(validation.tokens, self._glimpse.tokens):
+        if not np.array_equal(validation.tokens, self._val_subset.tokens):
             score = evaluate(self.model, validation, lambda: self._stopping)
             if score is None:
-                yield Notice("stopped before the last look at the held-out text; --resume looks at it, everything else is done")
+                yield Notice("stopped before the final evaluation; --resume makes it, everything else is done")
                 return
             yield EvalReport(self.step, *dataclasses.astuple(score), last=True)
         summary = {
@@ -368,7 +370,7 @@ class Trainer:
             "steps": self.step,
             "tokens": self.tokens,
             "seconds": round(self.seconds, 1),
-            "tokens_per_second": round(self.tokens / max(1e-9, self.seconds - self._looking)),
+            "tokens_per_second": round(self.tokens / max(1e-9, self.seconds - self._eval_seconds)),
             "val_loss": score.loss,
             "val_accuracy": score.accuracy,
             "val_bits_per_byte": score.bits_per_byte,

@@ -1,4 +1,4 @@
-"""What tells a person early that a run goes wrong: plain rules on numbers that the trainer has anyway. Each warning is given once."""
+"""The watchdog: rules on the numbers of a run that warn early when it goes wrong. Each warning is given once."""
 
 from __future__ import annotations
 
@@ -9,49 +9,49 @@ from statistics import median
 from .report import Notice, StepReport
 
 PATIENCE = 3  # reports in a row before a module counts as silent or saturated
-SATURATED = 0.5  # share of a module's neurons with an event per token; healthy ones stay far below 0.2
-NORMS = 50  # gradient norms that "usual" is the median of
-FEWEST_NORMS = 3  # fewer do not say what is usual
-EXPLODED = 10  # times the usual norm; from one report to the next healthy ones hardly double
-RISEN = 1.0  # nats that the loss of PATIENCE reports lies above the lowest such mean
-NOISY, MOVES = 2, 20  # and times what it moves by from report to report, the median of so many: an update of few tokens has no steady loss
-FORGETS = 0.1  # nats that two looks at held-out text, one after the other, lie above the lowest
+SATURATED = 0.5  # share of a module's neurons that fire per token; in healthy modules far below 0.2
+NORMS = 50  # gradient norms whose median is the usual one
+FEWEST_NORMS = 3  # for a median
+EXPLODED = 10  # times the usual norm; healthy norms hardly double from report to report
+RISEN = 1.0  # nats of the mean loss of PATIENCE reports above the lowest such mean
+NOISY, MOVES = 2, 20  # and times the median change of the loss over MOVES reports: with few tokens per update the loss is noisy
+OVERFITTED = 0.1  # nats of two validation losses in a row above the lowest
 STALLED = 30.0  # seconds without a segment
 WINDOW = 30.0  # seconds over which waiting for text is judged
 WAITING = 0.5  # share of them
-SLOW_SAVE = 5.0  # seconds; what is quicker disturbs nobody
+SLOW_SAVE = 5.0  # seconds; quicker saves are no problem
 SAVING = 0.2  # share of the time from one checkpoint to the next
 
 
 class Watchdog:
-    """Rules that are handed numbers and answer with what to say: a list of Notice, empty while all is well."""
+    """Rules that take numbers and return notices, none while all is well."""
 
     def __init__(self):
-        self._told = set()  # causes that have been named
+        self._told = set()  # causes already reported
         self._silent, self._saturated = {}, {}  # module -> reports in a row
         self._norms, self._losses, self._lowest = deque(maxlen=NORMS), deque(maxlen=PATIENCE), math.inf
         self._moves = deque(maxlen=MOVES)  # of the loss, from report to report
-        self._best, self._worse = math.inf, 0  # of the looks: the lowest loss, and how many in a row lie above it
-        self._waited = self._elapsed = 0.0  # seconds of the window under way
+        self._best, self._worse = math.inf, 0  # the lowest validation loss, and how many in a row lie above it
+        self._waited = self._elapsed = 0.0  # seconds in the current window
 
     def step(self, report: StepReport) -> list[Notice]:
-        """Modules without events, modules with far too many, a gradient that explodes, and a loss that rises."""
+        """Check for silent modules, saturated modules, an exploding gradient and a rising loss."""
         return [*self._modules(report), *self._gradient(report), *self._loss(report)]
 
-    def looked(self, step: int, loss: float) -> list[Notice]:
-        """A loss of held-out text that rises: by over-fitting, or because learning goes wrong."""
-        self._worse = self._worse + 1 if loss > self._best + FORGETS else 0
+    def evaluated(self, step: int, loss: float) -> list[Notice]:
+        """Check for a rising validation loss: overfitting, or divergence."""
+        self._worse = self._worse + 1 if loss > self._best + OVERFITTED else 0
         self._best = min(self._best, loss)
         if self._worse < 2:
             return []
         return self._once(
             "held out",
-            f"the loss of held-out text rises: {loss:.2f} nats at step {step}, {self._best:.2f} before. Where the other one falls, the "
-            "text is learned by heart: stop, or start again with more text or --dropout; else with a lower --learning-rate",
+            f"the loss of held-out text rises: {loss:.2f} nats at step {step}, {self._best:.2f} before. If the training loss falls, it "
+            "overfits: stop, or start again with more text or --dropout; else with a lower --learning-rate",
         )
 
     def stalled(self, seconds: float) -> list[Notice]:
-        """A loader that has brought nothing for so long, while it lasts."""
+        """Check for a text source that delivers nothing."""
         if seconds < STALLED:
             return []
         return self._once(
@@ -61,7 +61,7 @@ class Watchdog:
         )
 
     def loading(self, waited: float, elapsed: float) -> list[Notice]:
-        """A loader that keeps the model waiting: `waited` of the last `elapsed` seconds went by without text to train on."""
+        """Check for a slow text source. waited: seconds without text, of the last `elapsed` seconds."""
         self._waited, self._elapsed = self._waited + waited, self._elapsed + elapsed
         if self._elapsed < WINDOW:
             return []
@@ -76,7 +76,7 @@ class Watchdog:
         )
 
     def saved(self, seconds: float, since: float) -> list[Notice]:
-        """A slow disk: a checkpoint took `seconds`, `since` seconds after the one before, or after the start."""
+        """Check for a slow disk: a checkpoint took `seconds`, `since` seconds after the previous one or the start."""
         if seconds < SLOW_SAVE or seconds <= SAVING * since:
             return []
         return self._once(
@@ -86,23 +86,23 @@ class Watchdog:
         )
 
     def _modules(self, report):
-        said = []
+        notices = []
         for name, share in report.activity.items():
             self._silent[name] = self._silent.get(name, 0) + 1 if share == 0 else 0
             self._saturated[name] = self._saturated.get(name, 0) + 1 if share > SATURATED else 0
             if self._silent[name] == PATIENCE:
-                said += self._once(
+                notices += self._once(
                     f"silent {name}",
-                    f"{name} is silent: no event in the last {PATIENCE} reports, up to step {report.step}; what comes after it hears "
-                    "nothing from it. Where it stays so, start again with a lower --learning-rate or another --seed",
+                    f"{name} is silent: no event in the last {PATIENCE} reports, up to step {report.step}; the modules after it get "
+                    "no input from it. If it stays so, start again with a lower --learning-rate or another --seed",
                 )
             if self._saturated[name] == PATIENCE:
-                said += self._once(
+                notices += self._once(
                     f"saturated {name}",
-                    f"{name} is saturated: {100 * share:.0f} % of its neurons have an event per token at step {report.step}; little can "
-                    "be told apart by that, and it costs time. Where it stays so, start again with a lower --learning-rate",
+                    f"{name} is saturated: {100 * share:.0f} % of its neurons have an event per token at step {report.step}; that carries "
+                    "little information, and costs time. If it stays so, start again with a lower --learning-rate",
                 )
-        return said
+        return notices
 
     def _gradient(self, report):
         norm = report.gradient_norm
@@ -113,7 +113,7 @@ class Watchdog:
         return self._once(
             "gradient",
             f"the gradient explodes: norm {norm:.3g} at step {report.step}, {norm / usual:.0f} times the usual {usual:.3g}; it is "
-            "clipped. Where the loss rises with it, start again with a lower --learning-rate",
+            "clipped. If the loss rises with it, start again with a lower --learning-rate",
         )
 
     def _loss(self, report):
@@ -128,7 +128,7 @@ class Watchdog:
         return self._once(
             "loss",
             f"the loss rises: {mean:.2f} nats in the last {PATIENCE} reports, up to step {report.step}, {risen:.2f} more than it was; "
-            "where it stays so, start again with a lower --learning-rate, or go on from an older checkpoint",
+            "if it stays so, start again with a lower --learning-rate, or go on from an older checkpoint",
         )
 
     def _once(self, cause, text):

@@ -139,7 +139,7 @@ class LiveView:
             rows.add_row("gradient norm", f"{s.gradient_norm:.3g}", "")
             rows.add_row("tokens/s", f"{s.tokens_per_second:,.0f}", f"waited {percent(s.waited)}")
         if e:
-            remark = "the last look" if e.last else f"at step {e.step:,}" if self.best is e else f"best {self.best.bits_per_byte:.3f}"
+            remark = "final" if e.last else f"at step {e.step:,}" if self.best is e else f"best {self.best.bits_per_byte:.3f}"
             rows.add_row(Text("validation", "green"), Text(f"{e.bits_per_byte:.3f}", "bold green"), remark)
         return rows
 

@@ -54,9 +54,9 @@ def line(report: Report) -> str:
             )
         case EvalReport():
             floor = "" if report.floor_bits_per_byte is None else f" (floor {report.floor_bits_per_byte:.3f})"
-            look = "last look" if report.last else "validation"
+            kind = "final evaluation" if report.last else "validation"
             return (
-                f"{look} at step {report.step}  loss {report.loss:.4f}  bits/byte {report.bits_per_byte:.3f}{floor}"
+                f"{kind} at step {report.step}  loss {report.loss:.4f}  bits/byte {report.bits_per_byte:.3f}{floor}"
                 f"  accuracy {percent(report.accuracy)}  {report.tokens:,} tokens"
             )
         case SampleReport():

@@ -70,7 +70,7 @@ def _curve(axes, history, name, title, scale=1.0, floor=False):
     axes.plot(steps, values, color=FIRST, alpha=0.3, linewidth=0.8, marker=marker(steps), label="reports")
     axes.plot(steps, moving_average(values), color=FIRST, linewidth=1.8, label="moving average")
     if len(held_out["step"]):
-        alike = held_out["last"] != 1  # the last look is at other text
+        alike = held_out["last"] != 1  # the final evaluation is of other text
         x, y = held_out["step"][alike], scale * held_out[name][alike]
         axes.plot(x, y, color=SECOND, linewidth=1.2, marker="o" if len(x) <= DOTS else "", markersize=3.5, label="held-out text")
     if floor and len(held_out["step"]) and np.isfinite(held_out["floor_bits_per_byte"][-1]):

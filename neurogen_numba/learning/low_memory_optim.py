@@ -1,10 +1,12 @@
-"""Optimisers for little memory: AdamW with moments of a byte each, and Adafactor.
+"""Optimisers that save memory: AdamW with 8-bit moments, and Adafactor.
 
-The largest matrices never have a whole gradient: the decoder is updated a block of rows at a time, on the way back, as soon as the gradient
-of these rows is known (brain/blocks.py), and Adafactor's embedding only where tokens were heard. The norm of the whole gradient is known
-after that, when the last gradient is. So the decoder is clipped by the norm of the update before (in the first update not at all), and
-everything else by that of this one, to which the decoder has contributed. Where the loss is not finite, the decoder is not updated either;
-where it is and a gradient is not, the decoder alone has been.
+The largest matrices are updated row by row and never have a whole gradient. The decoder is updated in the backward pass, as soon as the
+gradient of a block of its rows is known (brain/chunked_cross_entropy.py). Adafactor updates only those rows of the embedding whose tokens
+occur in the segment.
+
+Clipping: the norm of the whole gradient is known only after the backward pass. The decoder is therefore clipped by the norm of the previous
+update, and in the first update not at all. All other parameters are clipped by the current norm, which includes the decoder's gradient.
+If a loss is not finite, nothing is updated. If the losses are finite and a gradient is not, only the decoder has been updated.
 """
 
 from __future__ import annotations
@@ -19,59 +21,61 @@ from .optimizer import AdamW, Optimizer
 
 
 class AdamW8bit(Optimizer):
-    """AdamW with moments of a byte each (kernels/adamw8bit.py)."""
+    """AdamW with 8-bit moments (kernels/adamw8bit.py)."""
 
-    apart = frozenset({"decoder.weight"})
-    byte_moments = True  # of the parameters apart, too
+    row_wise = frozenset({"decoder.weight"})
+    byte_moments = True  # of row-wise parameters, too
 
     def __init__(self, parameters: Parameters, backend, weight_decay: float = 0.1, clip: float = 1.0):
         super().__init__(parameters, backend, weight_decay, clip)
         self.weight_decay = weight_decay
-        self.whole = parameters.flat_gradient.size  # numbers that have a gradient of their own
+        self.whole = parameters.flat_gradient.size  # numbers of parameters with a whole gradient
         size = parameters.flat_value.size if self.byte_moments else self.whole
         self.m, self.v = backend.zeros(size, "int8"), backend.zeros(size, "uint8")
         self.m_top, self.r_top = backend.zeros(size // SHARE), backend.zeros(size // SHARE)
-        self.norm_before = backend.zeros(1)  # of the update before
-        self._clipping = backend.zeros(1)  # the norm that the decoder is clipped by; not finite where the loss is not
+        self.norm_before = backend.zeros(1)  # of the previous update
+        self._clipping = backend.zeros(1)  # the norm that clips the decoder; not finite if the loss is not
         self._key = backend.zeros(1, "uint64")  # of the random numbers
-        # of the blocks of whatever has a whole gradient, then of those of the parameters apart, then of `Rows`
+        # per block: parameters with a whole gradient, then row-wise ones; then one number for `Rows`
         self._squares = backend.zeros(parameters.flat_value.size // BLOCK + 1, "float64")
 
     def tensors(self):
-        kept = {"norm": self.norm_before}
+        tensors = {"norm": self.norm_before}
         for letter, flat in (("m", self.m), ("v", self.v)):
-            kept |= {f"{letter}.{name}": x for name, x in self.parameters.views(flat).items()}
+            tensors |= {f"{letter}.{name}": x for name, x in self.parameters.views(flat).items()}
         for letter, flat in (("m_top", self.m_top), ("r_top", self.r_top)):
-            for name, own in self.parameters.table.items():
+            for name, parameter in self.parameters.table.items():
                 first = self.parameters.offset[name] // SHARE
                 if first < len(flat):
-                    kept[f"{letter}.{name}"] = flat[first : first + -(-own.size // SHARE)]
-        return kept
+                    tensors[f"{letter}.{name}"] = flat[first : first + -(-parameter.size // SHARE)]
+        return tensors
 
     def prepare(self, rate):
         super().prepare(rate)
         self._key[...] = self.backend.asarray([rng.key(self.steps)], "uint64")
 
     def begin(self, loss_norm):
-        """Before the rows of the decoder: loss_norm [1] is finite where every loss is."""
+        """Begin the row-wise updates of the decoder. loss_norm: [1], finite if all losses are."""
         with np.errstate(invalid="ignore"):
             np.multiply(loss_norm, np.float32(0), out=self._clipping)
         np.add(self._clipping, self.norm_before, out=self._clipping)
 
     def update_rows(self, name: str, first: int, rows: int, gradient):
-        """Update rows first ... first + rows - 1 of a matrix that is apart from their gradient [a multiple of BLOCK numbers], 0 beyond the
-        rows. The first number must be at a multiple of BLOCK."""
+        """Update rows first ... first + rows - 1 of a row-wise parameter from their gradient [a multiple of BLOCK], 0 after the rows.
+
+        The first number of these rows must be at a multiple of BLOCK.
+        """
         begin = self.parameters.offset[name] + first * self.parameters.table[name].shape[1]
         self.backend.sum_of_squares(self._squares[begin // BLOCK : begin // BLOCK + len(gradient) // BLOCK], gradient)
         self._bytes(begin, begin + len(gradient), gradient, self._clipping)
 
     def _bytes(self, begin, end, gradient, norm):
-        """Update the numbers begin ... end - 1 of all."""
-        own, shares, blocks = slice(begin, end), slice(begin // SHARE, end // SHARE), slice(begin // BLOCK, end // BLOCK)
-        moments = self.m[own], self.v[own], self.m_top[shares], self.r_top[shares]
+        """Update the numbers begin ... end - 1 of the flat array of parameters."""
+        part, shares, blocks = slice(begin, end), slice(begin // SHARE, end // SHARE), slice(begin // BLOCK, end // BLOCK)
+        moments = self.m[part], self.v[part], self.m_top[shares], self.r_top[shares]
         bounds = self.decay[blocks], self.low[blocks], self.high[blocks]
-        where = norm, self._numbers, self._key, np.uint64(begin)
-        self.backend.adamw8bit(self.parameters.flat_value[own], gradient, *moments, *bounds, *where)
+        how = norm, self._numbers, self._key, np.uint64(begin)
+        self.backend.adamw8bit(self.parameters.flat_value[part], gradient, *moments, *bounds, *how)
 
     def apply(self, rows: tuple[Rows, ...] = ()):
         gradient = self.parameters.flat_gradient
@@ -91,27 +95,27 @@ class AdamW8bit(Optimizer):
 
 
 class Adafactor(AdamW8bit):
-    """Decoder and embedding without a first moment, the second one factored (kernels/adafactor.py); whatever is no large matrix as
-    AdamW8bit does it: it cannot be factored, and is small."""
+    """Adafactor for decoder and embedding: no first moment, factored second moment (kernels/adafactor.py). AdamW8bit for the rest, which is
+    small or cannot be factored."""
 
-    apart = frozenset({"decoder.weight", "embedding.weight"})
+    row_wise = frozenset({"decoder.weight", "embedding.weight"})
     byte_moments = False
 
     def __init__(self, parameters: Parameters, backend, weight_decay: float = 0.1, clip: float = 1.0):
         super().__init__(parameters, backend, weight_decay, clip)
         self.row, self.column, self._spread, self._total, self._value = {}, {}, {}, {}, {}
-        for name in sorted(self.apart):
-            own = parameters.table[name]
-            value = parameters.with_room(parameters.flat_value, name).reshape(-1, own.shape[1])
+        for name in sorted(self.row_wise):
+            columns = parameters.table[name].shape[1]
+            value = parameters.with_room(parameters.flat_value, name).reshape(-1, columns)
             self._value[name], self.row[name] = value, backend.zeros(len(value))
-            self.column[name], self._spread[name], self._total[name] = (backend.zeros(own.shape[1]) for _ in range(3))
-        self._places = backend.asarray(np.arange(max(map(len, self._value.values()))), "int32")
+            self.column[name], self._spread[name], self._total[name] = (backend.zeros(columns) for _ in range(3))
+        self._row_index = backend.asarray(np.arange(max(map(len, self._value.values()))), "int32")
 
     def tensors(self):
-        kept = super().tensors()
-        for name in sorted(self.apart):
-            kept |= {f"row.{name}": self.row[name][: self.parameters.table[name].shape[0]], f"column.{name}": self.column[name]}
-        return kept
+        tensors = super().tensors()
+        for name in sorted(self.row_wise):
+            tensors |= {f"row.{name}": self.row[name][: self.parameters.table[name].shape[0]], f"column.{name}": self.column[name]}
+        return tensors
 
     def begin(self, loss_norm):
         super().begin(loss_norm)
@@ -121,21 +125,21 @@ class Adafactor(AdamW8bit):
         begin, columns = self.parameters.offset[name] // BLOCK, self.parameters.table[name].shape[1]
         squares = begin + first * columns // BLOCK
         self.backend.sum_of_squares(self._squares[squares : squares + len(gradient) // BLOCK], gradient)
-        where = self._places[first : first + rows]
-        self._factored(name, gradient[: rows * columns].reshape(rows, columns), where, self._clipping)
+        index = self._row_index[first : first + rows]
+        self._factored(name, gradient[: rows * columns].reshape(rows, columns), index, self._clipping)
 
-    def _factored(self, name, gradient, where, norm):
+    def _factored(self, name, gradient, rows, norm):
         decay = np.float32(self.weight_decay if self.parameters.table[name].decays else 0)
-        how = where, decay, norm, self._numbers
+        how = rows, decay, norm, self._numbers
         self.backend.adafactor(self._value[name], gradient, self.row[name], self._spread[name], *how)
-        self.backend.column_squares(self._total[name], gradient, where, norm, self._numbers)
+        self.backend.column_squares(self._total[name], gradient, rows, norm, self._numbers)
 
     def apply(self, rows=()):
         super().apply(rows)
         self.backend.column_step(self.column["decoder.weight"], self._total["decoder.weight"], self._clipping)
         for each in rows:
             self.backend.spread_columns(self._spread[each.name], self.column[each.name])
-            self._factored(each.name, each.gradient, each.where, self.norm)
+            self._factored(each.name, each.gradient, each.rows, self.norm)
             self.backend.column_step(self.column[each.name], self._total[each.name], self.norm)
 
 

@@ -1,9 +1,12 @@
-"""Cross-entropy over a vocabulary whose logits come in blocks, twice: never are all of them there at once.
+"""Online cross-entropy: loss and gradient over a vocabulary whose logits are computed in blocks, never all at once.
 
-The first time, the largest logit and the sum of the exponentials are kept per row, and corrected with every block (online softmax); the
-second time, the gradient is made. Both are the two passes of softmax.py over a block of tokens, and so are loss, hit and gradient. Logits
-come without their bias. Per row: top [P] float32, largest logit so far, LOWEST at first; best [P] int32, the first token that has it; total
-[P] float32, sum of exp(logit - top); picked [P] float32, the target's logit.
+1. `softmax_part`, once per block: update each row's maximum and sum of exponentials (online softmax; Milakov & Gimelshein 2018, "Online
+   normalizer calculation for softmax").
+2. `softmax_end`: loss and hit of each row.
+3. `softmax_gradient`, once per block, from logits computed again: overwrite them with their gradient.
+
+Loss, hit and gradient are those of softmax.py. Logits come without their bias. Per row: top [P] float32, largest logit so far, LOWEST at
+first; best [P] int32, the first token with that logit; total [P] float32, sum of exp(logit - top); picked [P] float32, the target's logit.
 """
 
 import math
@@ -19,7 +22,10 @@ from .softmax import NAN, WARPS, clear_row, is_finite, larger, online_softmax, s
 
 @gpu
 def softmax_part(top, best, total, picked, logits, bias, targets, first, size):
-    """Take in logits [P, W] of the tokens first ... first + size - 1, bias [W] float32; targets [P] int32. A block has a row."""
+    """Update top, best, total, picked from the logits [P, W] of tokens first ... first + size - 1. One block per row.
+
+    bias: [W] float32; targets: [P] int32.
+    """
     partial = cuda.shared.array(WARPS, np.float32)
     place = cuda.shared.array(1, np.int32)
     i, row = cuda.blockIdx.x, logits[cuda.blockIdx.x]
@@ -54,9 +60,11 @@ def softmax_part_cpu(top, best, total, picked, logits, bias, targets, first, siz
 
 @gpu
 def softmax_end(loss, hit, factor, top, best, total, picked, targets, weight):
-    """After all blocks: loss [P] float32, nats, and hit [P] uint8 of every row, 0 where its target is below 0; factor [P] float32: what
-    exp(logit - top) is multiplied by in the gradient, NaN where the loss is not finite. weight [1] float32: as for `cross_entropy`. A
-    thread has a row."""
+    """Compute loss [P] float32 in nats, hit [P] uint8 and factor [P] float32 after all blocks. One thread per row.
+
+    A row whose target is below 0 has loss, hit and factor 0. factor: weight / total, the factor of exp(logit - top) in the gradient; NaN if
+    the loss is not finite. weight: [1] float32, as for `cross_entropy`.
+    """
     i = cuda.grid(1)
     if i < loss.size:
         if targets[i] < 0:
@@ -81,8 +89,10 @@ def softmax_end_cpu(loss, hit, factor, top, best, total, picked, targets, weight
 
 @gpu
 def softmax_gradient(d_logits, logits, bias, top, factor, targets, weight, first, size):
-    """d_logits [P, W], of any kind of float (half.py) or logits itself = the gradient of the logits that come a second time, 0 beyond
-    `size`. A block has a row."""
+    """Compute the gradient d_logits [P, W] of a block of logits, 0 from column `size` on. One block per row.
+
+    d_logits: of any float type (half.py), or logits itself.
+    """
     i = cuda.blockIdx.x
     if targets[i] < 0:
         clear_row(d_logits[i])

@@ -1,7 +1,6 @@
-"""The state goes on from segment to segment: the row of the last token becomes the row before the first.
+"""Roll the state over from segment to segment: the row of the last token becomes row 0, that of the token before the first.
 
-What neurons keep per token lies in one flat array, x; table [A, 2] int64 says of each of A arrays [T + 1, B, N] in it where it begins, and
-how many numbers a row of it has, B N.
+x is one flat float32 array that holds A arrays [T + 1, B, N]. table [A, 2] int64: offset of each array in x, and the size of its rows, B N.
 """
 
 from numba import cuda
@@ -13,8 +12,8 @@ BLOCKS = 2 if SIMULATED else 64
 
 
 @gpu
-def carry(x, table, length):
-    """Row 0 of every array = its row `length`. BLOCKS blocks for each array."""
+def roll_state(x, table, length):
+    """Row 0 of every array = its row `length`. Grid (BLOCKS, A): BLOCKS blocks stride over the row of one array."""
     i, begin, size = cuda.grid(1), table[cuda.blockIdx.y, 0], table[cuda.blockIdx.y, 1]
     while i < size:
         x[begin + i] = x[begin + length * size + i]
@@ -22,7 +21,8 @@ def carry(x, table, length):
 
 
 @cpu_serial()
-def carry_cpu(x, table, length):
+def roll_state_cpu(x, table, length):
+    """As `roll_state`."""
     for a in range(table.shape[0]):
         begin, size = table[a]
         x[begin : begin + size] = x[begin + length * size : begin + (length + 1) * size]

@@ -1,4 +1,4 @@
-"""What a training run needs of a GPU's memory, by component, before anything is allocated (backends/paper.py)."""
+"""The memory budget: bytes that a training run takes on a GPU, by component, before it allocates anything (meta.py counts them)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from .backends.cublas import WORKSPACE
-from .backends.cuda import OUTSIDE
-from .backends.paper import Paper
-from .brain.connectome import arcs
-from .brain.model import NeuroGenModel
-from .config import ACTIVATION_MEMORY, OPTIMIZERS, Config, size_in_words, size_of
-from .errors import BackendError
-from .learning.evaluation import streams_of
-from .presets import FOUR_GB
+from ..backends.cublas import WORKSPACE
+from ..backends.cuda import OUTSIDE
+from ..brain.connectome import arcs
+from ..brain.model import NeuroGenModel
+from ..config import ACTIVATION_MEMORY, OPTIMIZERS, Config, size_in_words, size_of
+from ..errors import BackendError
+from ..learning.evaluation import streams_of
+from ..presets import FOUR_GB
+from .meta import MetaBackend
 
 HOPELESS = "no single change makes it fit, nor do all together that leave the brain as it is; take a smaller --preset or --vocab-size"
 SMALL, LARGE = 4 * 2**30, 24 * 2**30  # bytes of a card that is assumed
@@ -24,7 +24,7 @@ TRIED = 64  # numbers that a knob may be turned down to, at most
 
 @dataclass(frozen=True)
 class Card:
-    """What of a GPU decides what is allocated on it. What is not said is as on a large card of Ampere (2020) or newer."""
+    """The properties of a GPU that allocations depend on. Defaults: a large card, Ampere (2020) or newer."""
 
     memory: int  # bytes
     product_dtype: str = "bfloat16"
@@ -33,21 +33,23 @@ class Card:
 
     @classmethod
     def assumed(cls, config: Config, limit: int | None = None) -> Card:
-        """What is planned for where there is no GPU to ask: a card of `limit` bytes, or as large as those that the preset is made for.
-        One of 4 GiB or less is taken for one of Turing (GTX 1650), which has no bfloat16."""
+        """A card to plan for without a GPU: of `limit` bytes, or of the size that the preset is made for.
+
+        A card of 4 GiB or less is taken to be a GTX 1650 (Turing), which has no bfloat16.
+        """
         memory = limit or (SMALL if config.preset in FOUR_GB else LARGE)
         return cls(memory, "float32", 63 * 2**10, 14) if memory <= SMALL else cls(memory)
 
     @classmethod
     def of(cls, backend, limit: float | None = None) -> Card:
-        """The backend's, with at most `limit` bytes of its memory."""
+        """The card of a backend, with at most `limit` bytes of memory."""
         memory = min(limit or math.inf, backend.memory()[1])
         return cls(memory, backend.product_dtype, backend.shared_memory, backend.multiprocessors)
 
 
 @dataclass(frozen=True)
 class Change:
-    """A change: `words` as a person would make it, and the configuration that it leads to."""
+    """A change: `words`, the flags that make it, and the configuration with it."""
 
     words: str
     config: Config
@@ -55,14 +57,14 @@ class Change:
 
 @dataclass(frozen=True)
 class Choice:
-    """A knob: a flag of `training` and the words that it knows, of which later ones need less memory."""
+    """A knob: a flag of `training` with its values, later ones needing less memory."""
 
     flag: str
     field: str
     known: tuple[str, ...]
 
     def less(self, config: Config) -> Sequence[str]:
-        """What it may be turned to, from the most memory to the least."""
+        """Values that need less memory, from the most to the least."""
         return self.known[self.known.index(getattr(config.training, self.field)) + 1 :]
 
     def turned(self, config: Config, value: str) -> Change:
@@ -71,7 +73,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Optimizer(Choice):
-    """A knob: only adamw learns embeddings that are rows of the decoder."""
+    """A knob: tied embeddings need adamw."""
 
     def less(self, config):
         return () if config.brain.tied else super().less(config)
@@ -79,13 +81,13 @@ class Optimizer(Choice):
 
 @dataclass(frozen=True)
 class Count:
-    """A knob: a flag of `training` that is a number."""
+    """A knob: a numeric flag of `training`."""
 
     flag: str
     field: str
 
     def less(self, config: Config) -> Sequence[int]:
-        # what is shorter than a chunk is not faster, and no gradient reaches a lateral synapse
+        # a segment below a chunk is not faster, and lateral synapses get no gradient
         return _down(getattr(config.training, self.field), config.brain.chunk if self.field == "segment" else 1)
 
     def turned(self, config: Config, value: int) -> Change:
@@ -94,14 +96,14 @@ class Count:
 
 @dataclass(frozen=True)
 class Neurons:
-    """A knob: the size of a module of the brain, of which a quarter is left at least, and no less than its readout."""
+    """A knob: the size of a module, down to a quarter, and at least its readout."""
 
     module: str
 
     def less(self, config: Config) -> Sequence[int]:
         module = getattr(config.brain, self.module)
         if self.module == "broca" and config.brain.tied and not module.outputs:
-            return ()  # the embedding is as large as what Broca says
+            return ()  # the embedding is as large as Broca's output
         return _down(module.neurons, max(-(-module.neurons // 4), module.outputs))
 
     def turned(self, config: Config, value: int) -> Change:
@@ -110,13 +112,12 @@ class Neurons:
 
 
 def _down(now, least):
-    """Smaller numbers, TRIED or fewer, the last of them `least`."""
+    """At most TRIED smaller numbers, the last of them `least`."""
     step = max(1, -(-now // TRIED))
     return (*range(now - step, least, -step), least) if now > least else ()
 
 
-# What can be changed, in the order in which a person would: first what costs time and leaves what is learned nearly as it was, then what
-# a gradient is made of, then the brain.
+# What can be changed, in order of its effect on training: first what costs time, then the batch, then the brain.
 TRAINING = (
     Choice("--activation-memory", "activation_memory", ACTIVATION_MEMORY),
     Optimizer("--optimizer", "optimizer", OPTIMIZERS),
@@ -128,30 +129,29 @@ KNOBS = (*TRAINING, Neurons("pfc"), Neurons("wernicke"), Neurons("broca"))
 
 def plan(config: Config, card: Card) -> dict[str, int]:
     """Bytes of a training run with this configuration, by component, with `--mode sequential`; brain.vocabulary must be the tokenizer's."""
-    paper, training = Paper(**asdict(card)), config.training
-    with paper.part("neurons"):
-        model = NeuroGenModel.on_paper(config, paper)
+    meta, training = MetaBackend(**asdict(card)), config.training
+    with meta.part("neurons"):
+        model = NeuroGenModel.on_meta(config, meta)
     parameters = model.brain.parameters
-    paper.used["optimiser"] = sum(kept.nbytes for kept in model.optimizer.tensors().values())
-    paper.used["neurons"] -= paper.used["optimiser"]
-    for flat in (parameters.flat_value, parameters.flat_gradient):  # they are told apart now
-        paper.used["neurons"] -= flat.nbytes
-        for name, own in parameters.table.items():
-            paper.used[_component(name, own)] += 4 * parameters.numbers(own) if parameters.offset[name] < len(flat) else 0
+    meta.used["optimiser"] = sum(tensor.nbytes for tensor in model.optimizer.tensors().values())
+    meta.used["neurons"] -= meta.used["optimiser"]
+    for flat in (parameters.flat_value, parameters.flat_gradient):  # count them by component instead
+        meta.used["neurons"] -= flat.nbytes
+        for name, parameter in parameters.table.items():
+            meta.used[_component(name, parameter)] += 4 * parameters.numbers(parameter) if parameters.offset[name] < len(flat) else 0
     if model.brain.decoder.factor is not model.brain.decoder.weight:
-        paper.used["neurons"] -= model.brain.decoder.factor.nbytes
-        paper.used["decoder"] += model.brain.decoder.factor.nbytes
-    with paper.part("synapses"):
+        meta.used["neurons"] -= model.brain.decoder.factor.nbytes
+        meta.used["decoder"] += model.brain.decoder.factor.nbytes
+    with meta.part("synapses"):
         model.brain.synapses.wire()
-    with paper.part("activity"):
+    with meta.part("activity"):
         act = model.activity(training.segment, training.batch, learning=True)
         model._learn(act, True)
-    with paper.part("evaluation, samples"):
+    with meta.part("evaluation, samples"):
         for streams in (streams_of(training), 1):
-            look = model.activity(config.brain.chunk, streams)
-            model.brain.think(look)
-    paper.used["workspace"] += WORKSPACE + OUTSIDE
-    return dict(paper.used)
+            model.brain.forward(model.activity(config.brain.chunk, streams))
+    meta.used["workspace"] += WORKSPACE + OUTSIDE
+    return dict(meta.used)
 
 
 def _component(name: str, parameter) -> str:
@@ -161,20 +161,20 @@ def _component(name: str, parameter) -> str:
 
 
 def rounded_fan_ins(brain) -> list[str]:
-    """Of each projection whose fan-in no size of a bundle divides: its name, what is asked for, and what it comes to."""
+    """The projections whose fan-in is rounded to whole bundles: name, configured and rounded fan-in."""
     bundled = [arc for arc in arcs(brain) if not arc.dense and arc.synapses_per_target != min(arc.fan_in, arc.sources * arc.delays)]
     return [f"{arc.name} {arc.fan_in} to {arc.synapses_per_target}" for arc in bundled]
 
 
 def what_would_fit(config: Config, card: Card, limit: int) -> Iterator[Change]:
-    """Single changes that make a run fit into `limit` bytes, each as small as it may be; none, where none of them does."""
+    """The single changes that make a run fit into `limit` bytes, each as small as possible."""
     for knob in KNOBS:
         if change := _least_change(knob, config, card, limit):
             yield change
 
 
 def what_would_fit_together(config: Config, card: Card, limit: int) -> Change | None:
-    """As many changes as it takes of those that leave the brain as it is, in one; None where all of them are not enough."""
+    """The fewest changes, combined, that make a run fit without changing the brain; None if all of them do not."""
     words = []
     for knob in TRAINING:
         if less := knob.less(config):
@@ -198,7 +198,7 @@ def _fits(config, card, limit):
 
 
 def advice(config: Config, card: Card, limit: int) -> str:
-    """The end of a sentence: what would make a run fit into `limit` bytes, first what `fit` does."""
+    """The end of a sentence: the changes that make a run fit into `limit` bytes, first the one that `fit` makes."""
     if single := [change.words for change in what_would_fit(config, card, limit)]:
         return f"{'any of these' if len(single) > 1 else 'this'} makes it fit: {', '.join(single)}"
     together = what_would_fit_together(config, card, limit)
@@ -206,10 +206,9 @@ def advice(config: Config, card: Card, limit: int) -> str:
 
 
 def fit(config: Config, card: Card, limit: int) -> tuple[Config, str]:
-    """(the configuration with the first change that makes it fit into `limit` bytes, or with several where no single one does, and a
-    sentence that says which).
+    """(configuration with the first change that makes it fit into `limit` bytes, or several if no single one does; a sentence about them).
 
-    Raises BackendError where nothing does.
+    Raises BackendError if nothing makes it fit.
     """
     total = sum(plan(config, card).values())
     if total <= limit:
@@ -221,10 +220,10 @@ def fit(config: Config, card: Card, limit: int) -> tuple[Config, str]:
 
 
 def settle(config: Config, backend, make_fit: bool = False) -> tuple[Config, str | None]:
-    """(the configuration of a training run on a backend whose memory is planned, what was changed of it). make_fit: make the first change
-    that lets it fit.
+    """(configuration of a training run on a backend whose memory is planned, a sentence about its changes or None).
 
-    Raises BackendError where it does not fit into what is free, nor into its own limit: what is largest, and what would fit.
+    make_fit: make the first change that lets it fit. Raises BackendError if it does not fit into free memory or its own limit, with the
+    largest component and changes that would help.
     """
     limit = size_of(config.training.memory_limit) if config.training.memory_limit else math.inf
     card, room, change = Card.of(backend, limit), min(limit, backend.memory()[0]), None

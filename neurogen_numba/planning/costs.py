@@ -1,11 +1,11 @@
-"""What the operations of a backend move and compute: the measure that `neurogen bench` holds their times to.
+"""The cost model: bytes moved and arithmetic operations of each backend operation. `neurogen bench` compares measured times with it.
 
-Bytes: an array that an operation is given counts once, and twice where it is read and written. Of synapses count the weights, once, in the
-type that products multiply, what the sources send, once for each projection, and the currents or gradients that come out.
-Operations: two for every pair of factors of a product, and those of the associative memory's equations. Of synapses that is two for each in
-every token on a GPU, which multiplies whole bundles, and on the CPU backward. There, forward and for the weights, only those of neurons
-that fired count; plain values are never silent. The few that are made for a number on its way through memory are not counted, nor is what
-has no row here: zeros, copies, conversions, the handing on of the state.
+Bytes: each array argument counts once, or twice if the operation reads and writes it. Synapses count their weights once, in the product
+dtype; the source values, once per projection; and the currents or gradients written.
+Operations: two per multiply-add of a matrix product, plus the equations of the associative memory. A GPU multiplies whole bundles, so each
+synapse counts two per token. The CPU does so in the backward pass only: forward, and for the weight gradient, only synapses of neurons
+that fired count. Elementwise arithmetic on values in flight is not counted. Zeros, copies, conversions and rolling the state over have no
+cost here.
 """
 
 from __future__ import annotations
@@ -14,16 +14,14 @@ import contextlib
 from dataclasses import dataclass
 from functools import partial
 
-from .backends.base import Backend
-from .kernels.population import Axon
+from ..backends.base import Backend
+from ..kernels.population import Axon
 
-STATE = ("carry", "forget")  # move some rows of what they are given
-OTHERS = ("population_forward", "population_backward", "memory_forward", "working_memory_forward", "product")
-OPERATIONS = (*(name for name, kind in Backend.__annotations__.items() if kind == "Callable" and name not in STATE), *OTHERS)
+OPERATIONS = tuple(name for name, method in vars(Backend).items() if hasattr(method, "is_kernel"))
 SYNAPTIC = ("write_values", "forward", "set_current_grad", "source_grad", "accumulate_weight_grad")
-# Operations that write signals, and the argument that has as many numbers as each ring is given: only the chunk's rows are written.
+# Operations that write to axons -> position or name of the argument with as many values as they write to each: only the chunk's rows.
 WRITERS = {"population_forward": "c", "memory_forward": 0, "working_memory_forward": 1}
-READ_AND_WRITTEN = {  # operation: places, or names, of its arguments that are both
+READ_AND_WRITTEN = {  # operation: position or name of arguments that it reads and writes
     "population_backward": ("carry", "d"),
     "decay_backward": (0, 1),
     "memory_forward": (1, 2),
@@ -42,31 +40,33 @@ OF_ROWS = {
     "embedding_forward": 1,
     "embedding_backward": 0,
     "adafactor": 0,
-}  # the table of which only as many rows are moved as it is asked for
-MEMORY = {"memory_forward": 7, "memory_backward": 20}  # operations for an entry of S and a token
+}  # position of the table, of which only the rows of the tokens are moved
+MEMORY = {"memory_forward": 7, "memory_backward": 20}  # arithmetic operations per entry of S and token
 
 
 @dataclass(frozen=True)
 class Call:
-    """An operation that was asked for; `again()` does the same once more."""
+    """A recorded call of an operation; `repeat()` makes it again."""
 
     name: str
-    again: partial
+    repeat: partial
 
     def arguments(self) -> dict:
-        """(place or name, number in its tuple) -> argument; arrays may come in tuples. Without axons."""
-        tuples = [(name, value if isinstance(value, tuple) else (value,)) for name, value in self.given()]
+        """(position or name, index in its tuple) -> argument, axons left out; arrays may come in tuples."""
+        tuples = ((name, value if isinstance(value, tuple) else (value,)) for name, value in self._given())
         return {(name, n): x for name, value in tuples if not isinstance(value, Axon) for n, x in enumerate(value)}
 
-    def given(self) -> list:
-        """(place or name, value)."""
-        return [*enumerate(self.again.args), *self.again.keywords.items()]
+    def rings(self) -> list:
+        """The ring buffers of the axons that it writes to."""
+        return [value.ring for _, value in self._given() if isinstance(value, Axon) and value.ring.size]
+
+    def _given(self):
+        return (*enumerate(self.repeat.args), *self.repeat.keywords.items())
 
 
 @contextlib.contextmanager
-def noted(backend, synapses=None):
-    """A context: the list of the operations that a backend, and its synapses, are asked for in it. What an operation asks for
-    itself belongs to it."""
+def recorded(backend, synapses=None):
+    """A context manager that records the calls of a backend's operations, and of its synapses, in a list. Nested calls are not listed."""
     calls, inside = [], False
 
     def noting(name, do):
@@ -85,7 +85,7 @@ def noted(backend, synapses=None):
 
     asked = [(backend, name) for name in OPERATIONS] + [(synapses, name) for name in SYNAPTIC if synapses]
     for owner, name in asked:
-        setattr(owner, name, noting(name, getattr(owner, name)))  # hides the class's own
+        setattr(owner, name, noting(name, getattr(owner, name)))  # on the instance
     try:
         yield calls
     finally:
@@ -94,13 +94,11 @@ def noted(backend, synapses=None):
 
 
 def cost(call: Call) -> tuple[float, float]:
-    """(bytes, operations) of an operation of the backend."""
-    arguments, twice = call.again.args, READ_AND_WRITTEN.get(call.name, ())
-    arrays = {place: x for place, x in call.arguments().items() if hasattr(x, "nbytes") and x.ndim}
+    """(bytes, operations) of a call of the backend."""
+    arguments, twice = call.repeat.args, READ_AND_WRITTEN.get(call.name, ())
+    arrays = {key: x for key, x in call.arguments().items() if hasattr(x, "nbytes") and x.ndim}
     moved = sum(x.nbytes * (2 if name in twice else 1) for (name, _), x in arrays.items())
-    if call.name in WRITERS:
-        rings = [axon.ring for _, axon in call.given() if isinstance(axon, Axon) and axon.ring.size]
-        moved += sum(ring.itemsize * arrays[WRITERS[call.name], 0].size for ring in rings)
+    moved += sum(ring.itemsize * arrays[WRITERS[call.name], 0].size for ring in call.rings())
     if call.name in OF_ROWS:
         table = arguments[OF_ROWS[call.name]]
         rows = arguments[4 if call.name == "adafactor" else 2].size
@@ -109,14 +107,14 @@ def cost(call: Call) -> tuple[float, float]:
     if call.name == "product":
         out, a = arguments[:2]
         operations = 2 * out.size * a.shape[1]
-        moved += out.nbytes if call.again.keywords.get("add") else 0
+        moved += out.nbytes if call.repeat.keywords.get("add") else 0
     elif call.name in MEMORY:
         operations = MEMORY[call.name] * arguments[0].size * arguments[4 if call.name == "memory_backward" else 1].shape[-1]
     return moved, operations
 
 
 class SynapseCosts:
-    """Costs of the synapses of a brain at the activity that the last segment, of `length` tokens, left behind in `act`."""
+    """Costs of the synapses of a brain, at the activity of the last segment, of `length` tokens."""
 
     def __init__(self, brain, act, length: int):
         self.arcs = [projection.arc for projection in brain.projections if not projection.arc.dense]
@@ -125,18 +123,18 @@ class SynapseCosts:
         self.fired = act.rates(length) if brain.backend.name == "cpu" else {}
 
     def passed(self, arcs, columns: int, rates: dict[str, float]) -> float:
-        """Synapses that are passed in so many columns, at these rates of the modules; what has no rate passes all of them."""
+        """Synapses computed in `columns` columns, at these firing rates of the modules; signals without a rate count in full."""
         rate = [rates.get(arc.source.removesuffix(".axon"), 1.0) for arc in arcs]
-        return sum(columns * arc.targets * arc.synapses_per_target * own for arc, own in zip(arcs, rate, strict=True))
+        return sum(columns * arc.targets * arc.synapses_per_target * r for arc, r in zip(arcs, rate, strict=True))
 
     def _cost(self, arcs, columns, rates, read, written):
-        """(bytes, operations); read: numbers of a column that each arc reads; written: bytes."""
+        """(bytes, operations); read: values per column that an arc reads; written: bytes."""
         weights = sum(arc.targets * arc.synapses_per_target for arc in arcs)
         moved = self.weight_bytes * (weights + columns * sum(map(read, arcs))) + written
         return moved, 2 * self.passed(arcs, columns, rates)
 
     def forward(self, current: str, value) -> tuple[float, float]:
-        """(bytes, operations) of what reaches a current [C, B, N]."""
+        """(bytes, operations) of a current [C, B, N]."""
         arcs = [arc for arc in self.arcs if arc.target == current]
         return self._cost(arcs, len(value) * self.batch, self.fired, lambda arc: arc.sources, value.nbytes)
 
@@ -151,15 +149,15 @@ class SynapseCosts:
         return self._cost(self.arcs, length * self.batch, self.fired, lambda arc: arc.sources + arc.targets, 8 * weights)
 
     def cost(self, call: Call) -> tuple[float, float]:
-        """(bytes, operations) of what a backend or its synapses were asked for."""
-        arguments = call.again.args
+        """(bytes, operations) of a call of the backend or its synapses."""
+        arguments = call.repeat.args
         if call.name in ("forward", "source_grad"):
-            one = self.forward if call.name == "forward" else self.backward
-            each = [one(name, array) for name, array in arguments[0].items()]
+            cost_of = self.forward if call.name == "forward" else self.backward
+            each = [cost_of(name, array) for name, array in arguments[0].items()]
             return sum(moved for moved, _ in each), sum(operations for _, operations in each)
         if call.name == "accumulate_weight_grad":
             return self.weights(arguments[0])
-        if call.name in SYNAPTIC:  # values or a gradient are read and written down
+        if call.name in SYNAPTIC:  # copies values or a gradient into a buffer
             return arguments[3].nbytes * (1 + self.weight_bytes / 4), 0
         return cost(call)
 

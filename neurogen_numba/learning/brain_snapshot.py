@@ -1,4 +1,4 @@
-"""What a brain looks like at one moment, small enough to be drawn: of every module a few neurons, of every projection a few synapses."""
+"""Snapshot of a brain for figures: a sample of the neurons of each module, and of the weights of each projection."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ NEURONS = 96  # of each module in the raster
 SAMPLE = 4096  # time constants of a module, weights of a projection; neuromodulators are means over all sequences
 
 
-def portrait(model, act, step: int) -> BrainReport:
-    """The brain of `model` after an update on the segment of `act`; of what happened in it, the first sequence."""
+def brain_snapshot(model, act, step: int) -> BrainReport:
+    """The brain after an update on the segment of `act`; activity of the first sequence."""
     value, numpy = model.brain.parameters.value, model.backend.to_numpy
-    length = min(act.length, act.chunk) if act.keeping else act.length  # with room for one chunk, the way back ends in the first
+    length = min(act.length, act.chunk) if act.checkpointing else act.length  # with checkpointing, the backward pass leaves the first chunk
     ids = numpy(act.ids[:length, 0])
 
     def some(array, most):

@@ -12,7 +12,7 @@ from neurogen_numba.backends.cpu import CpuBackend
 from neurogen_numba.backends.cuda import CudaBackend
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.errors import ConfigError
-from neurogen_numba.learning.frugal import OPTIMIZERS
+from neurogen_numba.learning.low_memory_optim import OPTIMIZERS
 from test_whole_step import watched
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -66,9 +66,9 @@ def test_gradients_made_in_parts_are_those_made_whole(logits, monkeypatch):
         rows, gradient = acts[1].token_rows, {**parts.brain.parameters.gradient}
         gradient["decoder.weight"] = np.concatenate([blocks[first] for first in sorted(blocks)])
         gradient["embedding.weight"] = np.zeros((VOCABULARY, 16), np.float32)
-        gradient["embedding.weight"][rows.where[rows.where >= 0]] = rows.gradient[rows.where >= 0]
-        assert sorted(rows.where[rows.where >= 0]) == sorted(set(inputs.reshape(-1)))
-        assert not rows.gradient[rows.where < 0].any()
+        gradient["embedding.weight"][rows.rows[rows.rows >= 0]] = rows.gradient[rows.rows >= 0]
+        assert sorted(rows.rows[rows.rows >= 0]) == sorted(set(inputs.reshape(-1)))
+        assert not rows.gradient[rows.rows < 0].any()
         for name, wanted in whole.brain.parameters.gradient.items():
             np.testing.assert_allclose(gradient[name], wanted, rtol=1e-4, atol=2e-6 * max(1e-3, abs(wanted).max()), err_msg=name)
 
@@ -82,7 +82,7 @@ def test_the_norm_is_that_of_the_whole_gradient(optimizer):
 
 
 @pytest.mark.parametrize("optimizer", FRUGAL)
-def test_it_learns_a_text_by_heart(optimizer):
+def test_it_memorises_a_text(optimizer):
     made = model(optimizer)
     act = made.activity(TOKENS, BATCH, learning=True)
     first, *_, last = (made.learn(act, *text(), 0.01)[0] for _ in range(60))
@@ -122,7 +122,7 @@ def test_where_the_loss_is_no_number_nothing_is_updated(optimizer, value):
     assert np.isfinite(made.learn(made.activity(TOKENS, BATCH, learning=True), inputs, targets, 0.01)[2])
 
 
-def test_only_tokens_that_were_heard_have_their_rows_changed():
+def test_only_rows_of_tokens_in_the_segment_change():
     made = model("adafactor")
     inputs, targets = text()
     before = values(made)["embedding.weight"]

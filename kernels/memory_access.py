@@ -1,7 +1,7 @@
-"""Reading and writing long arrays: a thread has AHEAD numbers on their way at a time, since the first takes hundreds of cycles to come.
+"""Loads and stores of long arrays: bounds-checked, streaming, and 16 bytes wide.
 
-Indices of such loops are unsigned, and the loops are `while` loops: where an index could be negative, Numba asks at every access whether it
-counts from the end, and its ranges count on beside the index.
+A thread keeps AHEAD loads in flight, because global memory has a latency of hundreds of cycles. Loops over such arrays are `while` loops
+with unsigned indices: for a signed index Numba checks at every access whether it is negative, and `range` keeps a second counter.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ ONCE, TWICE, THRICE, AHEAD = (np.uint64(n) for n in (1, 2, 3, 4))
 
 @device
 def read(x, i, end, otherwise):
-    """x[i], or `otherwise` where i is not below the end."""
+    """x[i] if i < end, else `otherwise`."""
     return x[i] if i < end else otherwise
 
 
@@ -38,12 +38,12 @@ else:
 
     @device
     def read_once(x, i):
-        """x[i], i uint32, which nobody will want again soon: it is the first to leave the cache, and what is there stays."""
-        return ldcs(x, np.uint64(i))  # which asks every index whether it is negative, and of so short a one knows that it is not
+        """x[i], i uint32, by a streaming load (`ld.global.cs`): evict first, so resident data stays cached."""
+        return ldcs(x, np.uint64(i))  # ldcs checks for negative indices; the compiler drops the check for a widened uint32
 
     @intrinsic
     def read_quad(typing, words, i):
-        """words[i] ... words[i + 3] by one load of 16 bytes: words of 32 bits each, i uint64, a multiple of 4."""
+        """words[i : i + 4] by one 16-byte load. words: 32 bits each; i: uint64, a multiple of 4."""
 
         def load(context, builder, signature, arguments):
             array = context.make_array(signature.args[0])(context, builder, arguments[0])
@@ -57,8 +57,8 @@ else:
 
     @intrinsic
     def write_quad(typing, words, i, first, second, third, fourth):
-        """words[i] ... words[i + 3] = four numbers, cast to what the array holds, by one store of 16 bytes, or of 8 where words have 16
-        bits: i uint64, a multiple of 4."""
+        """words[i : i + 4] = four numbers, cast to the dtype of words, by one store: 16 bytes, or 8 if words have 16 bits. i: uint64, a
+        multiple of 4."""
 
         def store(context, builder, signature, arguments):
             array = context.make_array(signature.args[0])(context, builder, arguments[0])

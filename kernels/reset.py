@@ -1,4 +1,4 @@
-"""Some sequences of a batch begin anew. x: [R, B, M] float32 or int32; sequences: [B] uint8."""
+"""Set the state of some sequences of a batch to zero. x: [R, B, M] float32 or 16 bits; sequences: [B] uint8."""
 
 from numba import cuda
 
@@ -7,16 +7,16 @@ from .launch import gpu
 
 
 @gpu
-def forget(x, sequences):
-    """x [:, b] = 0 for the sequences that are not 0. A thread per number."""
+def reset(x, sequences):
+    """x[:, b] = 0 where sequences[b] is not 0. One thread per number: block (i, b, r)."""
     i, b, r = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
     if i < x.shape[2] and sequences[b]:
         x[r, b, i] = 0
 
 
 @cpu_serial()
-def forget_cpu(x, sequences):
-    """x [:, b] = 0 for the sequences that are not 0."""
+def reset_cpu(x, sequences):
+    """x[:, b] = 0 where sequences[b] is not 0."""
     for r in range(x.shape[0]):
         for b in range(x.shape[1]):
             if sequences[b]:

@@ -1,6 +1,6 @@
-"""A GPU on paper: what a model would allocate on a card, counted by running its code on arrays that have a shape and no memory.
+"""The meta backend: counts the memory of a model on a GPU by running its code on arrays with a shape, a dtype and no data.
 
-Everything that asks for memory goes through a backend, so no list of arrays has to be kept for this: an array added anywhere is counted.
+Every allocation goes through a backend, so a new array anywhere is counted without a list to maintain. The name is PyTorch's.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from collections import Counter
 
 import numpy as np
 
-from .base import Backend, Lanes
-from .cuda import LOGITS_SHARE, CudaBackend, tile_product
-from .cuda_synapses import CudaSynapses
+from ..backends.base import Backend, Streams
+from ..backends.cuda import LOGITS_SHARE, CudaBackend, tile_product
+from ..backends.cuda_synapses import CudaSynapses
 
 
-class Sheet(np.lib.mixins.NDArrayOperatorsMixin):
-    """An array [shape] without content: it can be cut, reshaped, computed with and written to, and nothing happens."""
+class MetaArray(np.lib.mixins.NDArrayOperatorsMixin):
+    """An array with shape and dtype but without data. Slicing and arithmetic compute shapes; writing does nothing."""
 
     def __init__(self, shape, dtype="float32"):
         self.shape = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(int(n) for n in shape)
-        self.dtype = np.dtype("uint16" if str(dtype) == "bfloat16" else dtype)  # a bfloat16 is as wide
+        self.dtype = np.dtype("uint16" if str(dtype) == "bfloat16" else dtype)  # same width as bfloat16, which NumPy lacks
         self.size, self.ndim, self.itemsize = math.prod(self.shape), len(self.shape), self.dtype.itemsize
         self.nbytes = self.size * self.itemsize
 
@@ -28,7 +28,7 @@ class Sheet(np.lib.mixins.NDArrayOperatorsMixin):
         return self.shape[0]
 
     def __getitem__(self, key):
-        return Sheet(np.broadcast_to(np.uint8(0), self.shape)[key].shape, self.dtype)
+        return MetaArray(np.broadcast_to(np.uint8(0), self.shape)[key].shape, self.dtype)
 
     def __setitem__(self, key, value):
         pass
@@ -36,15 +36,15 @@ class Sheet(np.lib.mixins.NDArrayOperatorsMixin):
     def reshape(self, *shape):
         shape = shape[0] if isinstance(shape[0], tuple) else shape
         known = math.prod(n for n in shape if n != -1)
-        return Sheet([self.size // known if n == -1 else n for n in shape], self.dtype)
+        return MetaArray([self.size // known if n == -1 else n for n in shape], self.dtype)
 
     def view(self, dtype):
         other = np.dtype(dtype)
-        return Sheet((*self.shape[:-1], self.shape[-1] * self.itemsize // other.itemsize), other)
+        return MetaArray((*self.shape[:-1], self.shape[-1] * self.itemsize // other.itemsize), other)
 
     @property
     def T(self):
-        return Sheet(self.shape[::-1], self.dtype)
+        return MetaArray(self.shape[::-1], self.dtype)
 
     @property
     def base(self):
@@ -57,12 +57,14 @@ class Sheet(np.lib.mixins.NDArrayOperatorsMixin):
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **how):
         if out:
             return out[0]
-        return Sheet(np.broadcast_shapes(*(np.shape(x) for x in inputs)), "float32")
+        return MetaArray(np.broadcast_shapes(*(np.shape(x) for x in inputs)), "float32")
 
 
-class Paper(CudaBackend):
-    """A card with so many bytes of memory, and with shared memory and multiprocessors as given. `used` counts bytes by what they are for,
-    the whole of it: the first of `parts`."""
+class MetaBackend(CudaBackend):
+    """A CudaBackend that allocates and launches nothing.
+
+    memory: bytes of the card; shared_memory: bytes per block. `used` counts the bytes asked for, by the outermost of the backend's `parts`.
+    """
 
     def __init__(self, memory: int, product_dtype: str, shared_memory: int, multiprocessors: int):
         self._kept, self.mode, self.product_dtype = {}, "sequential", product_dtype
@@ -71,12 +73,12 @@ class Paper(CudaBackend):
         self._memory, self.used = memory, Counter()
 
     def zeros(self, shape, dtype="float32"):
-        sheet = Sheet(shape, dtype)
-        self.used[(*self.parts, "other")[0]] += sheet.nbytes
-        return sheet
+        array = MetaArray(shape, dtype)
+        self.used[(*self.parts, "other")[0]] += array.nbytes
+        return array
 
     def asarray(self, values, dtype=None):
-        if isinstance(values, Sheet):
+        if isinstance(values, MetaArray):
             return values
         values = np.asarray(values, dtype)
         return self.zeros(values.shape, values.dtype)
@@ -92,18 +94,18 @@ class Paper(CudaBackend):
 
     def _scratch(self, name, shape, dtype="float32"):
         if (name, shape, dtype) not in self._kept:
-            self._kept[name, shape, dtype] = sheet = Sheet(shape, dtype)
-            self.used["workspace"] += sheet.nbytes  # whoever asked for it
+            self._kept[name, shape, dtype] = array = MetaArray(shape, dtype)
+            self.used["workspace"] += array.nbytes
         return self._kept[name, shape, dtype]
 
     def _whole_rows(self, x):
         return x
 
     def synapses(self, projections, parameters):
-        return PaperSynapses(self, projections, parameters)
+        return MetaSynapses(self, projections, parameters)
 
-    def lanes(self):
-        return Lanes()
+    def streams(self):
+        return Streams()
 
     beside = Backend.beside
 
@@ -120,9 +122,9 @@ class Paper(CudaBackend):
         pass
 
 
-class PaperSynapses(CudaSynapses):
+class MetaSynapses(CudaSynapses):
     def wire(self):
-        """As CudaSynapses.wire: tables of a size that does not depend on what was drawn."""
+        """As CudaSynapses.wire, with zeros in the tables: their size does not depend on the wiring drawn."""
         for p in self.projections:
             tables = np.zeros((p.arc.tiles, p.arc.bundles_per_tile), np.int32)
             p.set_structure(tables, tables)

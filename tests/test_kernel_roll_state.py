@@ -12,5 +12,5 @@ def test_the_row_of_the_last_token_comes_before_the_first(op, length):
     expected = x.copy()
     for begin, size in table:
         expected[begin : begin + size] = x[begin + length * size : begin + (length + 1) * size]
-    op("carry", x, table, length)
+    op("roll_state", x, table, length)
     np.testing.assert_array_equal(x, expected)

@@ -1,0 +1,55 @@
+"""The time budget of a run: its throughput over the last updates, and the number of updates that fit into the time left."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+LAST = 10  # updates that the throughput is measured over
+
+
+class Mark(NamedTuple):
+    """Progress of a run at one moment."""
+
+    step: int
+    tokens: int
+    moment: float  # seconds on the clock
+    waited: float  # seconds spent waiting for text
+
+
+class Throughput:
+    """Throughput between the last LAST + 1 marks. `add` takes a mark after each update; `start` is the mark before the first update."""
+
+    def __init__(self, start: Mark):
+        self._start, self._marks = start.step, [start]
+
+    def add(self, mark: Mark) -> None:
+        self._marks = [*self._marks[-LAST:], mark]
+        if len(self._marks) == 3 and self._marks[0].step == self._start:
+            del self._marks[0]  # the first update loads or compiles the kernels: drop it as soon as there is another
+
+    def pause(self, seconds: float) -> None:
+        """Exclude this much time: evaluation, samples and checkpoints do not count."""
+        self._marks = [mark._replace(moment=mark.moment + seconds) for mark in self._marks]
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self._difference("tokens") / self._seconds()
+
+    @property
+    def waited(self) -> float:
+        """Share of the time spent waiting for text, 0 to 1."""
+        return self._difference("waited") / self._seconds()
+
+    @property
+    def seconds_per_step(self) -> float:
+        return self._seconds() / self._difference("step")
+
+    def steps_within(self, seconds: float, evaluation: float) -> int:
+        """Updates that fit into a time, at least 1. evaluation: seconds of evaluation per update, on average."""
+        return max(1, int(seconds / (self.seconds_per_step + evaluation)))
+
+    def _seconds(self):
+        return max(1e-9, self._difference("moment"))
+
+    def _difference(self, what):
+        return getattr(self._marks[-1], what) - getattr(self._marks[0], what)
