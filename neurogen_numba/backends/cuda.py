@@ -330,7 +330,7 @@ class CudaBackend(Backend):
     ):
         C, B, N = c.shape
         across, threads, columns = self._hypercolumns(N, hypercolumn)
-        groups = min(B, blocks(population.BLOCKS_PER_SM * self.multiprocessors, across))  # of sequences
+        groups = self._sequence_groups(B, across, threads)
         partial = self._scratch("gradients of neurons", (groups * population.PARAMETERS, N))
         tokens = max(1, min(C, population.TILE_BYTES // (8 * threads)))  # whose dx and x fit into shared memory
         rows, carried = (population.NeuronState(*self._flat(*arrays)) for arrays in (state, carry))
@@ -342,6 +342,12 @@ class CudaBackend(Backend):
         self.launch(kernel, (across, groups), threads, *arrays, parameters, gain_scale, beta_scale, *how, shared=shared)
         across, threads = self._across(N)
         self.launch(population.add_parameter_gradients, (across, population.PARAMETERS), threads, d, partial)
+
+    def _sequence_groups(self, batch, across, threads):
+        """The number of groups of sequences, each for `across` blocks, that the card finishes first: waves of blocks times the length of a
+        block, its sequences and about one more to begin and end."""
+        wave = self.multiprocessors * max(1, population.RESIDENT // threads)
+        return min(range(1, batch + 1), key=lambda groups: blocks(across * groups, wave) * (blocks(batch, groups) + 1))
 
     def _ring(self, axon, batch):
         """(ring [rows B, M_pad], start) as kernels take them."""
