@@ -73,16 +73,17 @@ def make_gather(kind: int, width: int, at_once: int, back: bool, mixed: bool):
     at_once: OF_WARP columns for each of its warps; or SLICE, which WARPS warps have in common: they share out the slices. mixed: some
     bundles are smaller than the tile.
     """
-    few, AT_ONCE = at_once == SLICE, at_once
+    few, AT_ONCE, THREADS = at_once == SLICE, at_once, threads_of(at_once)
     TILES, ROWS = width // 8, 1 if few else OF_WARP // SLICE  # tiles that a warp has, across and down
-    THREADS = threads_of(at_once)
     SLICES = 8 if few and width == 16 else 4 if few or width == 16 else 2  # of a stage
-    X_STAGE, W_STAGE = SLICES * AT_ONCE * SLICE_WORDS, SLICES * TILES * 32
+    OF_WARPS, STEP = (SLICES // WARPS, WARPS) if few else (SLICES, 1)  # slices of a warp in a stage, and from one to the next
+    X_SLICE, W_SLICE = AT_ONCE * SLICE_WORDS, TILES * 32  # words
+    X_STAGE, W_STAGE = SLICES * X_SLICE, SLICES * W_SLICE
     STAGES = min(4, SHARED // (8 * (X_STAGE + W_STAGE)))
     X_WORDS, W_WORDS = STAGES * X_STAGE, STAGES * W_STAGE
     AHEAD = STAGES - 1  # buffers that are being filled while one is read
     COPIERS = 2 * SLICES  # threads that fetch one column, 16 bytes each
-    FROM, STEP = (WARPS, WARPS) if few else (1, 1)
+    X_COPIES, W_COPIES = AT_ONCE * COPIERS // THREADS, -(-W_STAGE // (2 * THREADS))  # of a thread in a stage
     OTHERS = (WARPS - 1) * TILES * 4 * 32 if few else 1
 
     @gpu(max_registers=168 if few else 96 if width == 16 else 128)
@@ -93,7 +94,9 @@ def make_gather(kind: int, width: int, at_once: int, back: bool, mixed: bool):
         of `pack`; limit: columns of the segment, backward.
 
         Block (i, j) has output tile i of the j-th AT_ONCE columns. Entries, a slice each, pass through STAGES buffers of shared memory,
-        SLICES at a time: while those of one buffer are multiplied, the next ones are on their way.
+        SLICES at a time: while those of one buffer are multiplied, the next ones are on their way. A stage that has fewer is filled up with
+        zeros, and so is what a tile has beside a smaller bundle. Indices are uint32: Numba lets signed ones count from the end of an array,
+        and that takes more instructions than the products.
         """
         xs = cuda.shared.array(X_WORDS, np.uint64)  # [STAGES, SLICES, AT_ONCE, words of a slice]
         ws = cuda.shared.array(W_WORDS, np.uint64)  # [STAGES, SLICES, TILES, lanes]
@@ -101,15 +104,18 @@ def make_gather(kind: int, width: int, at_once: int, back: bool, mixed: bool):
         lengths = cuda.shared.array(THREADS, np.uint32)
         leads = cuda.shared.array(THREADS, np.uint32)
         weights = cuda.shared.array(THREADS, np.uint32)
-        shares = cuda.shared.array(THREADS, np.int32)  # FIRST and LAST
+        shares = cuda.shared.array(THREADS, np.uint32)  # FIRST and LAST
         places = cuda.shared.array(THREADS, np.uint64)
         others = cuda.shared.array(OTHERS, np.float32)  # [WARPS - 1, TILES, 4, lanes]
         acc = cuda.local.array((ROWS, TILES, 4), np.float32)
         a = cuda.local.array((ROWS, 4), np.uint32)
-        thread, tile = cuda.threadIdx.x, cuda.blockIdx.x
-        lane, warp, column = thread % 32, thread // 32, cuda.blockIdx.y * AT_ONCE
-        g, q, upper = lane // 4, lane % 4, 0 if few else warp * OF_WARP
-        fetched, half, first_row = thread % COPIERS // 2, thread % 2 * 2, thread // COPIERS  # of a stage: slice, words of it, column
+        thread, tile = u32(cuda.threadIdx.x), cuda.blockIdx.x
+        lane, warp, column = u32(thread % u32(32)), u32(thread // u32(32)), u32(cuda.blockIdx.y * AT_ONCE)
+        g, q, upper = u32(lane // u32(4)), u32(lane % u32(4)), u32(0) if few else u32(warp * u32(OF_WARP))
+        # of a stage: the slice that this thread fetches, which half of its words, and the first column
+        fetched, half, first_row = u32(thread % u32(COPIERS) // u32(2)), u32(thread % u32(2) * u32(2)), u32(thread // u32(COPIERS))
+        to_x = u32(u32(fetched * u32(X_SLICE)) + u32(first_row * u32(SLICE_WORDS)) + half)
+        from_x, last_column = u32(u32(upper + g) * u32(SLICE_WORDS) + q), u32(columns - 1)
         begin, end = tile_start[tile], tile_start[tile + 1]
         for m in range(ROWS):
             for n in range(TILES):
@@ -117,7 +123,7 @@ def make_gather(kind: int, width: int, at_once: int, back: bool, mixed: bool):
                     acc[m, n, i] = ZERO
         while begin < end:
             # 1. A thread looks an entry up, so that nobody waits for tables later.
-            count = min(end - begin, THREADS)
+            count = u32(min(end - begin, THREADS))
             if thread < count:
                 e = begin + thread
                 late, length = entries[e, LATE], entries[e, LENGTH]
@@ -131,78 +137,82 @@ def make_gather(kind: int, width: int, at_once: int, back: bool, mixed: bool):
                 if mixed:
                     shares[thread] = entries[e, FIRST] | entries[e, LAST] << 8
             cuda.syncthreads()  # the entries are known
-            for stage in range(-AHEAD, (count + SLICES - 1) // SLICES):
+            filled, read, e = u32(0), u32(0), u32(0)  # the buffer that is filled next, the one that is read next; the next entry
+            for stage in range(-AHEAD, (np.int64(count) + SLICES - 1) // SLICES):
                 if stage >= 0:
                     wait_for_copies(kind, AHEAD - 1)  # all but the latest AHEAD - 1 stages have arrived, of this thread's
                     cuda.syncthreads()  # of every thread's; and the buffer of the stage before this one has been read
                 # 2. Fetch a stage: of each slice AT_ONCE columns, and the weights.
-                to, e = (stage + AHEAD) % STAGES * SLICES, (stage + AHEAD) * SLICES
-                if e + fetched < count:
-                    base, length = bases[e + fetched], lengths[e + fetched]
-                    place, lead = places[e + fetched] + np.uint64(half), np.uint64(leads[e + fetched])
-                    for k in range(AT_ONCE * COPIERS // THREADS):
-                        row = first_row + k * (THREADS // COPIERS)
-                        c = u32(base + u32(min(column + row, columns - 1)))  # what is beyond the columns is computed and not stored
-                        inside = 16 if not few or column + row < columns else 0
+                if e < count:
+                    own = min(u32(e + fetched), u32(count - u32(1)))
+                    base, length, there = bases[own], lengths[own], e + fetched < count
+                    place, lead, to = places[own] + np.uint64(half), np.uint64(leads[own]), u32(u32(filled * u32(X_STAGE)) + to_x)
+                    for k in range(X_COPIES):
+                        row = u32(column + first_row + u32(k * (THREADS // COPIERS)))
+                        c = u32(base + min(row, last_column))  # what is beyond the columns is computed and not stored
+                        inside = 16 if there and (not few or row <= last_column) else 0
                         if back:
                             inside = inside if c < length else 0  # what comes after the segment has no gradient
                             c = min(c, u32(length - u32(1)))
                         else:
                             c = min(c, u32(c - length))  # before the end of the ring, the difference wraps around and is the larger
-                        copy(kind, xs, ((to + fetched) * AT_ONCE + row) * SLICE_WORDS + half, x, place + np.uint64(c) * lead, inside)
-                for k in range((SLICES * TILES * 32 + 2 * THREADS - 1) // (2 * THREADS)):
-                    word = 2 * (thread + k * THREADS)
-                    s, own = word // (TILES * 32), word % (TILES * 32)
-                    if s < SLICES and e + s < count:
-                        first_own, last_own = 0, TILES * 32
-                        if mixed:
-                            first_own, last_own = 32 * (shares[e + s] & 255), 32 * (shares[e + s] >> 8)
-                        if own >= first_own and own < last_own:
-                            copy(kind, ws, to * TILES * 32 + word, weight, np.uint64(weights[e + s]) + np.uint64(own - first_own), 16)
+                        row_words = u32(k * (THREADS // COPIERS) * SLICE_WORDS)
+                        copy(kind, xs, u32(to + row_words), x, place + np.uint64(c) * lead, inside)
+                    for k in range(W_COPIES):
+                        word = u32(u32(2) * thread + u32(2 * k * THREADS))
+                        if word < W_STAGE:
+                            own, part = u32(e + word // u32(W_SLICE)), u32(word % u32(W_SLICE))
+                            inside, source = 16 if own < count else 0, weights[min(own, u32(count - u32(1)))]
+                            if mixed:
+                                share = shares[min(own, u32(count - u32(1)))]
+                                before, after = u32(u32(32) * (share & u32(255))), u32(u32(32) * (share >> u32(8)))
+                                inside = inside if part >= before and part < after else 0
+                                part = u32(part - before) if inside else u32(0)
+                            copy(kind, ws, u32(u32(filled * u32(W_STAGE)) + word), weight, np.uint64(source) + np.uint64(part), inside)
                 end_of_copies(kind)
+                e, filled = u32(e + u32(SLICES)), u32(filled + u32(1)) if filled < STAGES - 1 else u32(0)
                 # 3. Multiply the stage that has arrived.
                 if stage >= 0:
-                    of = stage % STAGES * SLICES
-                    for s in range(warp % FROM, min(SLICES, count - stage * SLICES), STEP):
+                    x_word, w_word = u32(u32(read * u32(X_STAGE)) + from_x), u32(u32(read * u32(W_STAGE)) + lane)
+                    for i in range(OF_WARPS):
+                        s = u32(u32(i * STEP) + warp) if few else u32(i)
+                        x_slice, w_slice = u32(x_word + u32(s * u32(X_SLICE))), u32(w_word + u32(s * u32(W_SLICE)))
                         for m in range(ROWS):
-                            place_a = ((of + s) * AT_ONCE + upper + m * SLICE + g) * SLICE_WORDS + q
-                            top, bottom = xs[place_a], xs[place_a + 8 * SLICE_WORDS]
+                            top = xs[u32(x_slice + u32(m * SLICE * SLICE_WORDS))]
+                            bottom = xs[u32(x_slice + u32((m * SLICE + 8) * SLICE_WORDS))]
                             a[m, 0], a[m, 1], a[m, 2], a[m, 3] = low(top), low(bottom), high(top), high(bottom)
-                        first_own, last_own = 0, TILES
-                        if mixed:
-                            first_own, last_own = shares[stage * SLICES + s] & 255, shares[stage * SLICES + s] >> 8
                         for n in range(TILES):
-                            if n >= first_own and n < last_own:
-                                b = ws[((of + s) * TILES + n) * 32 + lane]
-                                for m in range(ROWS):
-                                    multiply(kind, acc[m, n], a[m], low(b), high(b))
+                            b = ws[u32(w_slice + u32(32 * n))]
+                            for m in range(ROWS):
+                                multiply(kind, acc[m, n], a[m], low(b), high(b))
+                    read = u32(read + u32(1)) if read < STAGES - 1 else u32(0)
             cuda.syncthreads()  # tables and buffers have been read
-            begin += count
+            begin += np.int32(count)
         if few:  # the first warp adds up what all of them have, and stores it
             for n in range(TILES):
                 for i in range(4):
                     if warp > 0:
-                        others[(((warp - 1) * TILES + n) * 4 + i) * 32 + lane] = acc[0, n, i]
+                        others[u32(u32(u32(u32(warp - u32(1)) * u32(TILES * 4) + u32(n * 4 + i)) * u32(32)) + lane)] = acc[0, n, i]
             cuda.syncthreads()
             if warp > 0:
                 return
             for other in range(WARPS - 1):
                 for n in range(TILES):
                     for i in range(4):
-                        acc[0, n, i] += others[((other * TILES + n) * 4 + i) * 32 + lane]
+                        acc[0, n, i] += others[u32(u32(((other * TILES + n) * 4 + i) * 32) + lane)]
         out, which, size = out_0, tiles[tile, OUT], np.uint64(tiles[tile, SIZE])
         if which == 1:
             out = out_1
         elif which == 2:
             out = out_2
-        number = np.uint64(tiles[tile, NUMBER] + 2 * q)
+        number = np.uint64(tiles[tile, NUMBER]) + np.uint64(u32(2) * q)
         even, copied = size % _TWO == 0, not back and tiles[tile, COPY_PLACE] >= 0
         copy_row = (start[tiles[tile, COPY_RING]] + first) * batch  # of the ring's columns
         copy_place, length = SLICE // 2 * np.uint64(tiles[tile, COPY_PLACE]), tiles[tile, COPY_LENGTH]
         copy_lead = WORD // 2 * np.uint64(tiles[tile, COPY_LEAD])
         for m in range(ROWS):
             for half in range(2):
-                c = column + upper + m * SLICE + 8 * half + g
+                c = np.int64(u32(column + upper + g)) + m * SLICE + 8 * half
                 if c >= columns:
                     continue
                 to = np.uint64(c) * size + number
