@@ -245,7 +245,8 @@ def make_weight_grad(kind: int, size: int):
     ACROSS = size // WIDE  # warps side by side in a bundle
     BUNDLES = of_block(size)
     SLICES, A_TILES, B_TILES = size // SLICE, WIDE // 16, WIDE // 8
-    STAGE = BUNDLES * SLICES * STAGE_COLUMNS * SLICE_WORDS  # words of one factor
+    OF_SLICE = STAGE_COLUMNS * SLICE_WORDS
+    STAGE = BUNDLES * SLICES * OF_SLICE  # words of one factor
     STAGES = min(4, SHARED // (2 * 8 * STAGE))
     WORDS, AHEAD = STAGES * STAGE, STAGES - 1
     COPIERS, OF_BUNDLE = 2 * SLICES, THREADS // BUNDLES  # threads that fetch one column, 16 bytes each; and a bundle
@@ -268,60 +269,71 @@ def make_weight_grad(kind: int, size: int):
         acc = cuda.local.array((A_TILES, B_TILES, 4), np.float32)
         a = cuda.local.array((A_TILES, 4), np.uint32)
         b = cuda.local.array((B_TILES, 2), np.uint32)
-        thread = cuda.threadIdx.x
-        lane, warp, own = thread % 32, thread // 32, thread // OF_BUNDLE
-        g, q, above, left = lane // 4, lane % 4, warp // ACROSS % ACROSS, warp % ACROSS
-        fetched, half, first_row = thread % COPIERS // 2, thread % 2 * 2, thread % OF_BUNDLE // COPIERS
-        number, part = cuda.blockIdx.x * BUNDLES + own, fetched * SLICE_WORDS + half
+        thread = u32(cuda.threadIdx.x)
+        lane, warp, own = u32(thread % u32(32)), u32(thread // u32(32)), u32(thread // u32(OF_BUNDLE))
+        g, q, above, left = u32(lane // u32(4)), u32(lane % u32(4)), u32(warp // u32(ACROSS) % u32(ACROSS)), u32(warp % u32(ACROSS))
+        fetched, half = u32(thread % u32(COPIERS) // u32(2)), u32(thread % u32(2) * u32(2))
+        first_row = u32(thread % u32(OF_BUNDLE) // u32(COPIERS))
+        number, part = np.int64(cuda.blockIdx.x) * BUNDLES + np.int64(own), np.int64(u32(fetched * u32(SLICE_WORDS)) + half)
         bundle = min(number, bundles.shape[0] - 1)
         length, lead, d_lead = u32(bundles[bundle, LENGTH]), np.uint64(bundles[bundle, LEAD]), np.uint64(bundles[bundle, D_LEAD])
         late = start[bundles[bundle, RING]] * batch - bundles[bundle, LATE]
         base = u32(late + (bundles[bundle, LENGTH] if late < 0 else 0))
         place = np.uint64(bundles[bundle, PLACE] * np.int64(SLICE_WORDS) + part)
         d_place = np.uint64(bundles[bundle, D_PLACE] * np.int64(SLICE_WORDS) + part)
+        # words of a buffer: where this thread's copies go, and where its first factors are, of sources and of targets
+        slices, filled, read = u32(own * u32(SLICES)), u32(0), u32(0)
+        to_word = u32(u32(u32(slices + fetched) * u32(OF_SLICE)) + u32(first_row * u32(SLICE_WORDS)) + half)
+        x_slice = d_slice = slices
+        if WIDE == 32:
+            x_slice, d_slice = u32(slices + u32(2) * above + g // u32(4)), u32(slices + u32(2) * left + g // u32(4))
+        in_slice = u32(u32(q * u32(SLICE_WORDS)) + g % u32(4))
+        x_word, d_word = u32(u32(x_slice * u32(OF_SLICE)) + in_slice), u32(u32(d_slice * u32(OF_SLICE)) + in_slice)
+        shift = u32(0) if WIDE == 32 else u32(u32(32) * (g // u32(4)))
         for i in range(A_TILES):
             for j in range(B_TILES):
                 for k in range(4):
                     acc[i, j, k] = ZERO
+        all_columns, row = u32(columns), first_row
         for stage in range(-AHEAD, (columns + STAGE_COLUMNS - 1) // STAGE_COLUMNS):
             if stage >= 0:
                 wait_for_copies(kind, AHEAD - 1)  # all but the latest AHEAD - 1 stages have arrived, of this thread's
                 cuda.syncthreads()  # of every thread's; and the buffer of the stage before this one has been read
-            to, first = ((stage + AHEAD) % STAGES * BUNDLES + own) * SLICES + fetched, (stage + AHEAD) * STAGE_COLUMNS
-            if first < columns:
+            if u32(row - first_row) < all_columns:
+                to = u32(u32(filled * u32(STAGE)) + to_word)
                 for k in range(STAGE_COLUMNS * COPIERS // OF_BUNDLE):
-                    row = first_row + k * (OF_BUNDLE // COPIERS)
-                    inside = 16 if first + row < columns else 0
-                    c = u32(min(first + row, columns - 1))
-                    at = (to * STAGE_COLUMNS + row) * SLICE_WORDS + half
+                    c = u32(row + u32(k * (OF_BUNDLE // COPIERS)))
+                    inside, c = 16 if c < all_columns else 0, min(c, u32(all_columns - u32(1)))
+                    at = u32(to + u32(k * (OF_BUNDLE // COPIERS) * SLICE_WORDS))
                     copy(kind, ds, at, d, d_place + np.uint64(c) * d_lead, inside)
                     c = u32(base + c)
                     c = min(c, u32(c - length))  # before the end of the ring, the difference wraps around and is the larger
                     copy(kind, xs, at, x, place + np.uint64(c) * lead, inside)
             end_of_copies(kind)
+            row, filled = u32(row + u32(STAGE_COLUMNS)), u32(filled + u32(1)) if filled < STAGES - 1 else u32(0)
             if stage >= 0:
-                of, shift = (stage % STAGES * BUNDLES + own) * SLICES, 0 if WIDE == 32 else 32 * (g // 4)
-                x_slice, d_slice = of, of
-                if WIDE == 32:
-                    x_slice, d_slice = of + 2 * above + g // 4, of + 2 * left + g // 4
+                of = u32(read * u32(STAGE))
                 for k in range(STAGE_COLUMNS // SLICE):
-                    at = (x_slice * STAGE_COLUMNS + k * SLICE + q) * SLICE_WORDS + g % 4
-                    x0, x1, x2, x3 = xs[at], xs[at + 4 * SLICE_WORDS], xs[at + 8 * SLICE_WORDS], xs[at + 12 * SLICE_WORDS]
-                    at = (d_slice * STAGE_COLUMNS + k * SLICE + q) * SLICE_WORDS + g % 4
-                    d0, d1, d2, d3 = ds[at], ds[at + 4 * SLICE_WORDS], ds[at + 8 * SLICE_WORDS], ds[at + 12 * SLICE_WORDS]
+                    at = u32(u32(of + x_word) + u32(k * SLICE * SLICE_WORDS))
+                    x0, x1 = xs[at], xs[u32(at + u32(4 * SLICE_WORDS))]
+                    x2, x3 = xs[u32(at + u32(8 * SLICE_WORDS))], xs[u32(at + u32(12 * SLICE_WORDS))]
+                    at = u32(u32(of + d_word) + u32(k * SLICE * SLICE_WORDS))
+                    d0, d1 = ds[at], ds[u32(at + u32(4 * SLICE_WORDS))]
+                    d2, d3 = ds[u32(at + u32(8 * SLICE_WORDS))], ds[u32(at + u32(12 * SLICE_WORDS))]
                     for i in range(A_TILES):
-                        by = np.uint64(shift + 32 * i)
+                        by = np.uint64(u32(shift + u32(32 * i)))
                         w0, w1, w2, w3 = u32(x0 >> by), u32(x1 >> by), u32(x2 >> by), u32(x3 >> by)
                         a[i, 0], a[i, 1] = first_halves(w0, w1), second_halves(w0, w1)
                         a[i, 2], a[i, 3] = first_halves(w2, w3), second_halves(w2, w3)
                     for j in range(A_TILES):
-                        by = np.uint64(shift + 32 * j)
+                        by = np.uint64(u32(shift + u32(32 * j)))
                         w0, w1, w2, w3 = u32(d0 >> by), u32(d1 >> by), u32(d2 >> by), u32(d3 >> by)
                         b[2 * j, 0], b[2 * j, 1] = first_halves(w0, w1), first_halves(w2, w3)
                         b[2 * j + 1, 0], b[2 * j + 1, 1] = second_halves(w0, w1), second_halves(w2, w3)
                     for i in range(A_TILES):
                         for j in range(B_TILES):
                             multiply(kind, acc[i, j], a[i], b[j, 0], b[j, 1])
+                read = u32(read + u32(1)) if read < STAGES - 1 else u32(0)
         if number < bundles.shape[0]:
             weights = WORD * np.int64(bundles[bundle, WEIGHT])
             for i in range(A_TILES):
