@@ -36,6 +36,8 @@ STAGE_COLUMNS = 32  # that `weight_grad` fetches at a time
 COLUMNS_FP32 = SLICE if SIMULATED else 64  # of a block without tensor cores
 SHARED = 38 * 2**10  # bytes of a block's buffers at most: with its tables, five blocks then fit into a multiprocessor
 OWN = 4  # numbers of a thread that copies
+ALIGNED = None if SIMULATED else 16  # bytes: in float32 a thread reads four numbers of a row at once
+PADDING = 4  # numbers more in a row, so that few of a warp's stores meet in one bank of shared memory
 
 # Columns of the table of entries [E, 8] int32: the numbers of which matrix are multiplied by which weights. A word is WORD numbers.
 PLACE = 0  # the first number that is read of the matrix's first column, in slices
@@ -350,7 +352,9 @@ def make_weight_grad(kind: int, size: int):
 def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
     """`gather` in float32, without tensor cores."""
     ACROSS = width // EDGE
-    THREADS, PADDED_COLUMNS, PADDED = ACROSS * (columns_of_block // EDGE), columns_of_block + 1, width + 1
+    THREADS = ACROSS * (columns_of_block // EDGE)
+    X_COPIES, W_COPIES = columns_of_block * SLICE // THREADS, width * SLICE // THREADS  # of a thread, for a slice
+    X_ROW, W_ROW = columns_of_block + PADDING, width + PADDING
 
     @gpu
     def gather_fp32(out_0, out_1, out_2, ring, x, weight, tiles, tile_start, entries, start, first, limit, columns, batch, scale):
@@ -360,11 +364,13 @@ def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
         Block (i, j) has output tile i of the j-th columns_of_block columns. Its threads fetch a slice of both factors into shared memory,
         and each multiplies EDGE columns by EDGE numbers of the tile.
         """
-        xs = cuda.shared.array((SLICE, PADDED_COLUMNS), np.float32)  # a number more, so that a warp's stores meet in no bank
-        ws = cuda.shared.array((SLICE, PADDED), np.float32)
+        xs = cuda.shared.array((SLICE, X_ROW), np.float32, ALIGNED)
+        ws = cuda.shared.array((SLICE, W_ROW), np.float32, ALIGNED)
         acc = cuda.local.array((EDGE, EDGE), np.float32)
-        thread, tile, out = cuda.threadIdx.x, cuda.blockIdx.x, out_0
-        column, row, number = cuda.blockIdx.y * columns_of_block, thread // ACROSS * EDGE, thread % ACROSS * EDGE
+        thread, tile, out = u32(cuda.threadIdx.x), cuda.blockIdx.x, out_0
+        column, last_column = u32(cuda.blockIdx.y * columns_of_block), u32(columns - 1)
+        # unsigned, and then signed again: the compiler knows that they do not count from the end of an array
+        row, number = np.int64(u32(thread // u32(ACROSS) * u32(EDGE))), np.int64(u32(thread % u32(ACROSS) * u32(EDGE)))
         if add and tile_start[tile] == tile_start[tile + 1]:
             return  # nothing to add
         if tiles[tile, OUT] == 1:
@@ -375,39 +381,45 @@ def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
         for i in range(EDGE):
             for j in range(EDGE):
                 acc[i, j] = ZERO
-                c, n = column + row + i, before + number + j
+                c, n = np.int64(column) + row + i, before + number + j
                 if add and c < columns and n < size:  # fetched at once, before anything is stored
                     acc[i, j] = out[np.uint64(c) * np.uint64(size) + np.uint64(n)] / scale
         for e in range(tile_start[tile], tile_start[tile + 1]):
-            length, lead = entries[e, LENGTH], WORD * entries[e, LEAD]
+            lead = np.uint64(WORD * entries[e, LEAD])
             if back:
-                base = first * batch + entries[e, LATE]
+                base, length = u32(first * batch + entries[e, LATE]), u32(limit)
             else:
-                base = (start[entries[e, RING]] + first) * batch - entries[e, LATE]
-                base += length if base < 0 else 0
-            begin, w = SLICE * np.int64(entries[e, PLACE]), WORD * np.int64(entries[e, WEIGHT])
-            for i in range(thread, columns_of_block * SLICE, THREADS):
-                c, k = base + min(column + i // SLICE, columns - 1), i % SLICE
-                if back:
-                    value = x[np.uint64(begin + c * lead + k)] if c < limit else ZERO
-                else:
-                    c -= length if c >= length else 0
-                    value = x[np.uint64(begin + c * lead + k)]
-                xs[k, i // SLICE] = value
-            for i in range(thread, width * SLICE, THREADS):
+                late, length = (start[entries[e, RING]] + first) * batch - entries[e, LATE], u32(entries[e, LENGTH])
+                base = u32(late + (entries[e, LENGTH] if late < 0 else 0))
+            begin, w = np.uint64(SLICE * np.int64(entries[e, PLACE])), np.uint64(WORD * np.int64(entries[e, WEIGHT]))
+            for turn in range(X_COPIES):
+                i = u32(thread + u32(turn * THREADS))
+                own, k = u32(i // u32(SLICE)), u32(i % u32(SLICE))
+                c, value = u32(base + min(u32(column + own), last_column)), ZERO
+                if not back:
+                    c = min(c, u32(c - length))  # before the end of the ring, the difference wraps around and is the larger
+                if not back or c < length:  # what comes after the segment has no gradient
+                    value = x[begin + np.uint64(c) * lead + np.uint64(k)]
+                xs[k, own] = value
+            for turn in range(W_COPIES):
+                i = u32(thread + u32(turn * THREADS))
                 if back:  # the weights of a target are a column of the bundle
-                    ws[i % SLICE, i // SLICE] = weight[np.uint64(w + i // SLICE * width + i % SLICE)]
+                    own, k = u32(i // u32(SLICE)), u32(i % u32(SLICE))
+                    ws[k, own] = weight[w + np.uint64(u32(own * u32(width)) + k)]
                 else:
-                    ws[i // width, i % width] = weight[np.uint64(w + i)]
+                    ws[u32(i // u32(width)), u32(i % u32(width))] = weight[w + np.uint64(i)]
             cuda.syncthreads()  # the slice has arrived
-            for k in range(SLICE):
+            for k in range(0, SLICE, 4):  # four at once: the compiler would not
                 outer(acc, xs, ws, k, row, number)
+                outer(acc, xs, ws, k + 1, row, number)
+                outer(acc, xs, ws, k + 2, row, number)
+                outer(acc, xs, ws, k + 3, row, number)
             cuda.syncthreads()  # the slice has been read
         copied, length = not back and tiles[tile, COPY_PLACE] >= 0, tiles[tile, COPY_LENGTH]
         copy_row = (start[tiles[tile, COPY_RING]] + first) * batch  # of the ring's columns
         for i in range(EDGE):
             for j in range(EDGE):
-                c, n = column + row + i, before + number + j
+                c, n = np.int64(column) + row + i, before + number + j
                 if c < columns and n < size:
                     out[np.uint64(c) * np.uint64(size) + np.uint64(n)] = scale * acc[i, j]
                     if copied:
@@ -422,34 +434,41 @@ def make_weight_grad_fp32(size: int):
     """`weight_grad` in float32, without tensor cores."""
     ACROSS = size // EDGE
     THREADS = ACROSS * ACROSS
+    COPIES = SLICE * size // THREADS  # of a thread, for a slice of columns
 
     @gpu
     def weight_grad_fp32(gradient, x, d, bundles, start, columns, batch, scale):
         """As `weight_grad`, x and d flat float32. A thread has EDGE sources and EDGE targets of the block's bundle."""
-        xs = cuda.shared.array((SLICE, size), np.float32)
-        ds = cuda.shared.array((SLICE, size), np.float32)  # on a line of its own: the simulator tells shared arrays apart by their lines
+        xs = cuda.shared.array((SLICE, size), np.float32, ALIGNED)
+        ds = cuda.shared.array((SLICE, size), np.float32, ALIGNED)  # on a line of its own: the simulator tells them apart by their lines
         acc = cuda.local.array((EDGE, EDGE), np.float32)
-        thread = cuda.threadIdx.x
-        row, number = thread // ACROSS * EDGE, thread % ACROSS * EDGE
-        bundle = cuda.blockIdx.x
-        length, lead, d_lead = bundles[bundle, LENGTH], WORD * bundles[bundle, LEAD], WORD * bundles[bundle, D_LEAD]
-        base = start[bundles[bundle, RING]] * batch - bundles[bundle, LATE]
-        base += length if base < 0 else 0
-        place, d_place = SLICE * np.int64(bundles[bundle, PLACE]), SLICE * np.int64(bundles[bundle, D_PLACE])
+        thread, bundle = u32(cuda.threadIdx.x), cuda.blockIdx.x
+        row, number = np.int64(u32(thread // u32(ACROSS) * u32(EDGE))), np.int64(u32(thread % u32(ACROSS) * u32(EDGE)))
+        lead, d_lead = np.uint64(WORD * bundles[bundle, LEAD]), np.uint64(WORD * bundles[bundle, D_LEAD])
+        late, length = start[bundles[bundle, RING]] * batch - bundles[bundle, LATE], u32(bundles[bundle, LENGTH])
+        base, all_columns = u32(late + (bundles[bundle, LENGTH] if late < 0 else 0)), u32(columns)
+        place = np.uint64(SLICE * np.int64(bundles[bundle, PLACE]))
+        d_place = np.uint64(SLICE * np.int64(bundles[bundle, D_PLACE]))
         for i in range(EDGE):
             for j in range(EDGE):
                 acc[i, j] = ZERO
         for first in range(0, columns, SLICE):
-            for i in range(thread, SLICE * size, THREADS):
-                c = first + i // size
-                ring = base + c - (length if base + c >= length else 0)
-                xs[i // size, i % size] = x[np.uint64(place + ring * lead + i % size)] if c < columns else ZERO
-            for i in range(thread, SLICE * size, THREADS):
-                c = first + i // size
-                ds[i // size, i % size] = d[np.uint64(d_place + c * d_lead + i % size)] if c < columns else ZERO
+            for turn in range(COPIES):
+                i = u32(thread + u32(turn * THREADS))
+                k, own = u32(i // u32(size)), u32(i % u32(size))
+                c, value, d_value = u32(u32(first) + k), ZERO, ZERO
+                if c < all_columns:
+                    d_value = d[d_place + np.uint64(c) * d_lead + np.uint64(own)]
+                    c = u32(base + c)
+                    c = min(c, u32(c - length))  # before the end of the ring, the difference wraps around and is the larger
+                    value = x[place + np.uint64(c) * lead + np.uint64(own)]
+                xs[k, own], ds[k, own] = value, d_value
             cuda.syncthreads()  # the columns have arrived
-            for k in range(SLICE):
+            for k in range(0, SLICE, 4):
                 outer(acc, xs, ds, k, row, number)
+                outer(acc, xs, ds, k + 1, row, number)
+                outer(acc, xs, ds, k + 2, row, number)
+                outer(acc, xs, ds, k + 3, row, number)
             cuda.syncthreads()  # the columns have been read
         weights = WORD * np.int64(bundles[bundle, WEIGHT])
         for i in range(EDGE):
