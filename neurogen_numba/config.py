@@ -63,7 +63,7 @@ class Brain:
     memory_bundle: int = 16  # the same for projections into the associative memory: small, so that a head reads many different sources
     feedback: int = 16  # synapses per target of a feedback projection
     late_delays: int = 8  # how many different delays lateral synapses have, from a chunk on, and feedback
-    feedback_chunks: int = 1  # after how many chunks feedback is heard; the more, the further modules may overlap in --mode pipelined
+    feedback_chunks: int = 1  # shortest delay of feedback, in chunks; the longer, the further modules may overlap in --mode pipelined
     delays: int = 24  # how many different delays, from 0 tokens on, the long arcs (from the Thalamus) have
     hypercolumn: int = 256  # neurons normalised together; at most 1,024
     memory_heads: int = 8
@@ -104,7 +104,7 @@ class Brain:
             raise ConfigError(f"brain.vocabulary: token ids have 31 bits, so below {2**31}, not {self.vocabulary}")
         if self.tied and self.embedding != self.broca.output_size:
             raise ConfigError(
-                f"brain.tied: embeddings are rows of the decoder then, so brain.embedding must be as large as what Broca says, "
+                f"brain.tied: embeddings are rows of the decoder then, so brain.embedding must be as large as Broca's output, "
                 f"{self.broca.output_size}, not {self.embedding}; set it, or brain.broca.outputs"
             )
         for name in ("bundle", "memory_bundle"):
@@ -131,16 +131,16 @@ class Training:
     weight_decay: float = 0.1  # on synapses and decoder
     clip: float = 1.0  # global norm of the gradient
     dropout: float = 0.0  # on embedding and readout
-    axon_dropout: float = 0.0  # on what neurons send
-    fresh: float = 0.02  # share of the sequences that begin a segment in the fresh state, as a conversation will
+    axon_dropout: float = 0.0  # on axons
+    fresh: float = 0.02  # probability that a sequence is reset before a segment: a conversation begins with a zero state
     optimizer: str = "adamw"  # adamw; with less memory: adamw8bit, adafactor
     activation_memory: str = "full"  # of a segment, for the backward pass: full, half (16 bits), recompute
     memory_limit: str = ""  # of a GPU, such as 3.2GB; empty: what is free there
     seed: int = 0
     max_minutes: float = 0.0  # of training; 0: no limit; otherwise fewer steps are made where `steps` do not fit
     eval_interval: int = 250  # steps
-    eval_tokens: int = 20000  # held-out tokens looked at during training
-    final_eval_tokens: int = 0  # held-out tokens looked at in the end; 0: all
+    eval_tokens: int = 20000  # held-out tokens for validation during training
+    final_eval_tokens: int = 0  # held-out tokens for the final evaluation; 0: all
     checkpoint_interval: int = 2000  # steps
     keep_checkpoints: int = 5  # the newest ones, and the best by validation besides
     sample_interval: int = 100  # steps
@@ -191,7 +191,7 @@ class Text:
     chunk_tokens: int = 1_000_000  # tokens of a chunk: what is streamed is read and shuffled by chunks, and max_chunks counts in them
     max_chunks: int = 0  # chunks to train on, where that is less than `training.steps`; 0: no such limit
     workers: int = 0  # processes that turn what is streamed into tokens; 0: a thread of the training process does
-    reset_at_documents: bool = False  # whether each document begins a segment of its own, in the fresh state
+    reset_at_documents: bool = False  # whether each document begins a segment of its own, after a reset
 
     def __post_init__(self):
         plain_types(self, "text.")

@@ -20,7 +20,7 @@ def parser() -> Parser:
     flags.add_argument("--text-field", default="text", help="name of the text in JSON lines, parquet and data sets of the hub")
     flags.add_argument("--max-tokens", type=int, default=0, metavar="N", help="score no more than the first N tokens; 0: all")
     # whatever the model was trained with: the same weights have the same score
-    side_by_side = f"pieces that the text is cut into, each read from a fresh state; fewer where they would be short (default: {STREAMS})"
+    side_by_side = f"pieces that the text is cut into, each read from a zero state; fewer where they would be short (default: {STREAMS})"
     flags.add_argument("--streams", type=int, default=STREAMS, metavar="N", help=side_by_side)
     add_json_flag(flags, "checkpoint", "method")
     add_backend_flag(flags)
@@ -33,7 +33,7 @@ def method(validation, text: str, streams: int, factors: str) -> str:
     scored = f"all of the {text}" if validation.whole else f"the beginning of the {text}"
     lost = ", as many as a token of the file has on average, which has lost its words" if validation.estimated else ""
     return (
-        f"nats per token over {scored}, every token but the very first; {read} from a fresh state that is carried to its end; "
+        f"nats per token over {scored}, every token but the very first; {read} from a zero state, with the state carried to its end; "
         f"bytes of the text in UTF-8{lost}; factors of products {factors}"
     )
 

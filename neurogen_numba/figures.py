@@ -18,7 +18,7 @@ def parser() -> Parser:
     return flags
 
 
-def portrait_of(run: Path, backend):
+def snapshot_of(run: Path, backend):
     """A BrainReport of a run's last sound checkpoint, fresh, after the text of the run's last sample; None where either is missing
     or damaged."""
     import numpy as np
@@ -51,7 +51,7 @@ def main(argv=None):
     from .ui.pictures import draw
 
     run = rundir.find_run(args.run, args.out) if args.run else rundir.latest_run(args.out)
-    brain = portrait_of(run, backend_of(args))
+    brain = snapshot_of(run, backend_of(args))
     try:
         files = draw(run, brain)
     except OSError as error:

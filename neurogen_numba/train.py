@@ -25,10 +25,10 @@ TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
     "--seq-length": ("segment", int, "tokens that the gradient flows back through"),
     "--learning-rate": ("learning_rate", float, "peak rate"),
     "--optimizer": ("optimizer", str, "adamw; with less memory adamw8bit, with the least adafactor"),
-    "--activation-memory": ("activation_memory", str, "kept for the way back: full; half, in 16 bits; recompute, run again: least memory"),
+    "--activation-memory": ("activation_memory", str, "kept for the backward pass: full; half, in 16 bits; recompute, least memory"),
     "--weight-decay": ("weight_decay", float, "on synapses, decoder and the projection of the embedding"),
     "--dropout": ("dropout", float, "share of embedding and readout that is dropped"),
-    "--axon-dropout": ("axon_dropout", float, "share of what neurons send that is dropped"),
+    "--axon-dropout": ("axon_dropout", float, "share of axon values dropped"),
     "--memory-limit": ("memory_limit", str, "of a GPU, such as 3.2GB: a run that needs more does not begin, and none takes more"),
     "--seed": ("seed", int, "wiring, first weights, order of the text"),
     "--eval-interval": ("eval_interval", int, "updates between looks at held-out text"),
@@ -67,7 +67,7 @@ def parser() -> Parser:
         flags.add_argument(flag, dest=field, type=kind, default=None, help=text)
     fit = "make the first change that lets the run fit into --memory-limit, or into the GPU (`neurogen plan` says which)"
     flags.add_argument("--fit", action="store_const", const=True, default=None, help=fit)
-    begins = "let each document begin a segment of its own, in the fresh state"
+    begins = "let each document begin a segment of its own, after a reset"
     flags.add_argument("--reset-at-documents", action="store_const", const=True, default=None, help=begins)
     quick = (
         f"a quick run to see that everything works: {TEST_CHUNKS} chunks in {TEST_STEPS} updates, samples, checkpoints, "

@@ -222,5 +222,5 @@ def test_rows_that_are_tied_need_an_optimizer_that_waits_for_them():
     tied = CONFIG.replace(brain={"tied": True, "embedding": CONFIG.brain.broca.output_size})
     with pytest.raises(ConfigError, match=r"^training\.optimizer: adafactor updates .* use adamw"):
         tied.replace(training={"optimizer": "adafactor"})
-    with pytest.raises(ConfigError, match=r"^brain\.tied: .* must be as large as what Broca says"):
+    with pytest.raises(ConfigError, match=r"^brain\.tied: .* must be as large as Broca's output"):
         CONFIG.replace(brain={"tied": True, "embedding": CONFIG.brain.broca.output_size + 1})

@@ -27,7 +27,7 @@ def model():
 
 
 def token_by_token(model, ids):
-    """Nats of each of ids[1:] and whether it was the most probable, from a fresh state, one token at a time."""
+    """Nats of each of ids[1:] and whether it was the most probable, from a zero state, one token at a time."""
     act, nats, hits = model.activity(1, 1), [], []
     for heard, expected in zip(ids, ids[1:], strict=False):
         logits = model.brain.forward_logits(act, np.array([[heard]], np.int32))[0].astype(np.float64)
@@ -167,10 +167,10 @@ def test_words_are_what_stands_between_white_space_in_each_document():
 
 def test_the_method_of_a_score_is_a_sentence():
     said = method(Validation(np.zeros(9, np.int32), 8), "text", 16, "float32")
-    assert said.startswith("nats per token over all of the text") and "16 streams side by side, each from a fresh state" in said
+    assert said.startswith("nats per token over all of the text") and "16 streams side by side, each from a zero state" in said
     assert said.endswith("bytes of the text in UTF-8; factors of products float32")
     said = method(Validation(np.zeros(9, np.int32), 8, whole=False, estimated=True), "text", 1, "bfloat16")
-    assert "the beginning of the text" in said and "; one stream from a fresh state" in said and "on average" in said
+    assert "the beginning of the text" in said and "; one stream from a zero state" in said and "on average" in said
 
 
 def test_perplexity_is_no_number_where_words_have_no_end():

@@ -36,13 +36,15 @@ class Brain:
         self.arcs = arcs(config)
         self.projections = [Projection(arc, backend) for arc in self.arcs]
         self.components: list[Component] = [senses or Embedding(config, backend, "embedding.weight" in row_wise)]
-        self.populations = []
+        self.populations, readouts = [], []
         for name in MODULES:
             self.components += [AssociativeMemory(config, backend)] if name == "hippocampus" else []
             self.components += [WorkingMemory(config, backend)] if name == "pfc" else []
             self.populations.append(Population(name, config, backend, traced=name == "broca" or has_readout(config, name)))
             self.components.append(self.populations[-1])
-            self.components += [Readout(name)] if has_readout(config, name) else []
+            if has_readout(config, name):
+                readouts.append(Readout(name))
+                self.components.append(readouts[-1])
         self.decoder = Decoder(config, backend, "decoder.weight" in row_wise)
         self.dense = [projection for projection in self.projections if projection.arc.dense]
         self.current_sizes = {arc.target: arc.targets for arc in self.arcs} | {
@@ -66,7 +68,7 @@ class Brain:
         dense, bundled = ({arc.target for arc in self.arcs if arc.dense is kind} for kind in (True, False))
         self.direct_gradients = frozenset(f"{name}.current" for name in MODULES[1:]) & bundled - dense
         # currents of readouts, from synapses in bundles alone: the synapses copy them to the signals that they are
-        pairs = {c.inputs[0]: c.outputs[0] for c in self.components if isinstance(c, Readout)}
+        pairs = {readout.inputs[0]: readout.outputs[0] for readout in readouts}
         self.copied = {current: signal for current, signal in pairs.items() if current in bundled - dense and self.sparse_output(signal)}
         sparse = [projection for projection in self.projections if not projection.arc.dense]
         self.synapses = backend.synapses(sparse, self.parameters)
