@@ -13,7 +13,7 @@ from neurogen_numba.backends.cpu_synapses import CpuSynapses, CpuSynapticState
 from neurogen_numba.kernels.reduce import BLOCK
 
 backend = backends.get("cpu")
-CALLS = ("product", "population_forward", "population_backward")  # the CPU calls BLAS, and kernels with other arguments
+CALLS = ("product", "population_forward", "population_backward", "memory_forward", "working_memory_forward")  # of other functions, too
 OPERATIONS = [name for name, method in vars(Backend).items() if hasattr(method, "is_kernel") and name not in CALLS]
 
 
