@@ -24,8 +24,8 @@ def _number(value):
 class _Rows:
     """Writes LLVM instructions for rows of `width` float32."""
 
-    def __init__(self, context, builder, signature, width, whole):
-        self.context, self.builder, self.signature, self.width, self.whole = context, builder, signature, width, whole
+    def __init__(self, context, builder, signature, width, columns):
+        self.context, self.builder, self.signature, self.width, self.together = context, builder, signature, width, columns
         self.vector = ir.VectorType(_FLOAT, width)
 
     def pointer(self, argument, array, place):
@@ -34,8 +34,8 @@ class _Rows:
         return self.builder.gep(data, [place])
 
     def columns(self, pointer):
-        """Pointers to the same number of all columns that are computed at once: where `whole`, as many as fill a word."""
-        return [self.builder.gep(pointer, [_number(column * WORD)]) for column in range(WORD // self.width if self.whole else 1)]
+        """Pointers to the same number of all columns that are computed at once."""
+        return [self.builder.gep(pointer, [_number(column * WORD)]) for column in range(self.together)]
 
     def row(self, pointer, s):
         """To row s of a block that begins there."""
@@ -61,15 +61,14 @@ class _Rows:
         return self.builder.call(fused, [a, b, c])
 
     def for_each(self, events, sums, step):
-        """sums = step(s, sums) for every event s, lowest first. events: bits, or a count where `whole`; not 0. Returns the last sums."""
+        """sums = step(s, sums) for every bit s of events (not 0), lowest first. Returns the last sums."""
         builder = self.builder
         before, loop, after = builder.block, builder.append_basic_block("event"), builder.append_basic_block("end")
         builder.branch(loop)
         builder.position_at_end(loop)
         left, values = builder.phi(_U64), [builder.phi(value.type) for value in sums]
-        new = step(builder.sub(events, left) if self.whole else builder.cttz(left, ir.Constant(_I1, 1)), values)
-        less = builder.sub(left, _number(1))
-        remaining = less if self.whole else builder.and_(left, less)
+        new = step(builder.cttz(left, ir.Constant(_I1, 1)), values)
+        remaining = builder.and_(left, builder.sub(left, _number(1)))
         for phi, first, again in zip((left, *values), (events, *sums), (remaining, *new), strict=True):
             phi.add_incoming(first, before)
             phi.add_incoming(again, loop)
@@ -79,19 +78,20 @@ class _Rows:
 
 
 @functools.cache
-def make_add_product(width: int, whole: bool):
-    """`add_product` for rows of `width` numbers. whole: of blocks in which all numbers are events, for WORD // width columns at once."""
+def make_add_product(width: int, columns: int):
+    """`add_product` for rows of `width` numbers, of `columns` columns at once."""
 
     @intrinsic
     def add_product(typing, out, out_at, x, x_at, weight, weight_at, events):
         """out[out_at + n] += the sum over events s of x[x_at + s] weight[weight_at + s width + n], for n < width.
 
-        events: bits (not 0); where `whole`, how many numbers a block has, and columns are WORD numbers apart in out and x.
+        events: bits (not 0), of all that are events in any of the columns; x is 0 where it is none. Columns are WORD numbers apart in out
+        and x.
         """
 
         def codegen(context, builder, signature, arguments):
             out_, out_at_, x_, x_at_, weight_, weight_at_, events_ = arguments
-            rows = _Rows(context, builder, signature, width, whole)
+            rows = _Rows(context, builder, signature, width, columns)
             totals, values = rows.columns(rows.pointer(0, out_, out_at_)), rows.columns(rows.pointer(2, x_, x_at_))
             weights = rows.pointer(4, weight_, weight_at_)
 
@@ -109,19 +109,19 @@ def make_add_product(width: int, whole: bool):
 
 
 @functools.cache
-def make_add_outer(width: int, whole: bool):
-    """`add_outer` for rows of `width` numbers. whole: as in `make_add_product`."""
+def make_add_outer(width: int, columns: int):
+    """`add_outer` for rows of `width` numbers, summed over `columns` columns."""
 
     @intrinsic
     def add_outer(typing, out, out_at, x, x_at, d, d_at, events):
-        """out[out_at + s width + n] += x[x_at + s] d[d_at + n] for every event s, for n < width; summed over the columns where `whole`.
+        """out[out_at + s width + n] += x[x_at + s] d[d_at + n] for every event s, for n < width.
 
         events: as in `add_product`; columns are WORD numbers apart in x and d.
         """
 
         def codegen(context, builder, signature, arguments):
             out_, out_at_, x_, x_at_, d_, d_at_, events_ = arguments
-            rows = _Rows(context, builder, signature, width, whole)
+            rows = _Rows(context, builder, signature, width, columns)
             values, totals = rows.columns(rows.pointer(2, x_, x_at_)), rows.pointer(0, out_, out_at_)
             factors = [rows.load(pointer) for pointer in rows.columns(rows.pointer(4, d_, d_at_))]
 
@@ -139,3 +139,15 @@ def make_add_outer(width: int, whole: bool):
         return types.void(out, types.uint64, x, types.uint64, d, types.uint64, types.uint64), codegen
 
     return add_outer
+
+
+@intrinsic
+def nonzero_bits(typing, x, x_at):
+    """A word (uint64) whose bit i says whether x[x_at + i] is not 0, for i < WORD."""
+
+    def codegen(context, builder, signature, arguments):
+        rows = _Rows(context, builder, signature, WORD, 1)
+        row = rows.load(rows.pointer(0, *arguments))
+        return builder.bitcast(builder.fcmp_unordered("!=", row, ir.Constant(rows.vector, [0.0] * WORD)), _U64)
+
+    return types.uint64(x, types.uint64), codegen
