@@ -14,6 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 WORD = 64  # numbers from one column to the next
+STRIP = 32  # columns of a matrix whose sums stay in registers
 _FLOAT, _U64, _I32, _I1 = ir.FloatType(), ir.IntType(64), ir.IntType(32), ir.IntType(1)
 
 
@@ -49,7 +50,10 @@ class _Rows:
 
     def spread(self, pointer, s):
         """A row of one number, the s-th from there on."""
-        value = self.builder.load(self.builder.gep(pointer, [s]))
+        return self.whole(self.builder.load(self.builder.gep(pointer, [s])))
+
+    def whole(self, value):
+        """A row of one number."""
         undefined = ir.Constant(self.vector, ir.Undefined)
         first = ir.Constant(ir.VectorType(_I32, self.width), [0] * self.width)
         return self.builder.shuffle_vector(self.builder.insert_element(undefined, value, ir.Constant(_I32, 0)), undefined, first)
@@ -60,21 +64,37 @@ class _Rows:
         fused = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.fmuladd.v{self.width}f32")
         return self.builder.call(fused, [a, b, c])
 
+    def sum(self, row):
+        """Of the numbers of a row, in an order of the compiler's that is always the same."""
+        kind = ir.FunctionType(_FLOAT, [_FLOAT, self.vector])
+        added = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.vector.reduce.fadd.v{self.width}f32")
+        return self.builder.call(added, [ir.Constant(_FLOAT, 0.0), row], fastmath=("reassoc",))
+
+    def loop(self, first, values, step):
+        """Repeat (count, more, values) = step(count, values) as long as `more`, from count = first on. Returns the last values."""
+        builder = self.builder
+        before, body, after = builder.block, builder.append_basic_block("step"), builder.append_basic_block("end")
+        builder.branch(body)
+        builder.position_at_end(body)
+        count, now = builder.phi(_U64), [builder.phi(value.type) for value in values]
+        following, more, new = step(count, now)
+        for phi, start, again in zip((count, *now), (first, *values), (following, *new), strict=True):
+            phi.add_incoming(start, before)
+            phi.add_incoming(again, body)
+        builder.cbranch(more, body, after)
+        builder.position_at_end(after)
+        return new
+
     def for_each(self, events, sums, step):
         """sums = step(s, sums) for every bit s of events (not 0), lowest first. Returns the last sums."""
         builder = self.builder
-        before, loop, after = builder.block, builder.append_basic_block("event"), builder.append_basic_block("end")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        left, values = builder.phi(_U64), [builder.phi(value.type) for value in sums]
-        new = step(builder.cttz(left, ir.Constant(_I1, 1)), values)
-        remaining = builder.and_(left, builder.sub(left, _number(1)))
-        for phi, first, again in zip((left, *values), (events, *sums), (remaining, *new), strict=True):
-            phi.add_incoming(first, before)
-            phi.add_incoming(again, loop)
-        builder.cbranch(builder.icmp_unsigned("!=", remaining, _number(0)), loop, after)
-        builder.position_at_end(after)
-        return new
+
+        def event(left, values):
+            new = step(builder.cttz(left, ir.Constant(_I1, 1)), values)
+            remaining = builder.and_(left, builder.sub(left, _number(1)))
+            return remaining, builder.icmp_unsigned("!=", remaining, _number(0)), new
+
+        return self.loop(events, sums, event)
 
 
 @functools.cache
@@ -151,3 +171,48 @@ def nonzero_bits(typing, x, x_at):
         return builder.bitcast(builder.fcmp_unordered("!=", row, ir.Constant(rows.vector, [0.0] * WORD)), _U64)
 
     return types.uint64(x, types.uint64), codegen
+
+
+@functools.cache
+def make_step(dots: bool):
+    """`step` of a matrix: with dots, also what its rows come to with another row. Both work on STRIP columns."""
+
+    def generate(context, builder, signature, arguments):
+        block, matrix, size, width, keep, x, a, b, y, *more = arguments
+        rows = _Rows(context, builder, signature, STRIP, 1)
+        at = functools.partial(rows.pointer, 0, block)
+        row_a, kept = rows.load(at(a)), rows.whole(keep)
+        other = rows.load(at(more[0])) if dots else None
+
+        def step(i, sums):
+            pointer = at(builder.add(matrix, builder.mul(i, width)))
+            added = builder.fmul(rows.spread(at(x), i), row_a)
+            row = rows.multiply_add(kept, rows.load(pointer), added)
+            rows.store(row, pointer)
+            if dots:
+                total = at(builder.add(more[1], i))
+                builder.store(builder.fadd(builder.load(total), rows.sum(builder.fmul(row, other))), total)
+            following = builder.add(i, _number(1))
+            return following, builder.icmp_unsigned("<", following, size), [rows.multiply_add(rows.spread(at(b), i), row, sums[0])]
+
+        rows.store(rows.loop(_number(0), [ir.Constant(rows.vector, [0.0] * STRIP)], step)[0], at(y))
+        return context.get_dummy_value()
+
+    if dots:
+
+        @intrinsic
+        def step(typing, block, matrix, size, width, keep, x, a, b, y, c, dot):
+            """As without dots, and block[dot + i] += the product of row i, as it is now, with the row at c, for i < size."""
+            return types.void(block, *[types.uint64] * 3, types.float32, *[types.uint64] * 6), generate
+
+    else:
+
+        @intrinsic
+        def step(typing, block, matrix, size, width, keep, x, a, b, y):
+            """M = keep M + x a^T, then the row at y = M^T b, for STRIP columns of a matrix M of `size` (not 0) rows, `width` numbers apart.
+
+            M, x and b (a number for each row of M), a and y (one for each column) are places in block, flat.
+            """
+            return types.void(block, *[types.uint64] * 3, types.float32, *[types.uint64] * 4), generate
+
+    return step
