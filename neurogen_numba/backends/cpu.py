@@ -32,7 +32,7 @@ from .base import Backend, Lanes
 from .cpu_synapses import CpuSynapses
 
 WORTH_SHARING = 10_000_000  # multiply-adds
-SHARE = 128  # rows. How rows are cut must not depend on the number of threads: BLAS rounds a row by its place in the block that it is given
+SHARE = 512  # rows. How rows are cut must not depend on the number of threads: BLAS rounds a row by its place in the block that it is given
 
 
 def resident_bytes() -> int:
