@@ -186,6 +186,10 @@ class Backend(ABC):
     def synchronize(self):
         """Wait until everything asked for is done."""
 
+    def working(self, work: int):
+        """A context for a step of so much work: numbers learned times columns (tokens of sequences)."""
+        return contextlib.nullcontext()
+
     @abstractmethod
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         """A function that does what `step` does: always the same operations on the same arrays."""

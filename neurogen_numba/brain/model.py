@@ -197,7 +197,8 @@ class NeuroGenModel:
         """Do a step on an activity's arrays; the backend may record it the first time and repeat it from then on."""
         if what not in act.recorded:
             act.recorded[what] = self.backend.record(step)
-        act.recorded[what]()
+        with self.backend.working(self.parameters * act.length * act.batch):
+            act.recorded[what]()
 
     @_by_one_thread
     def logits(self, input_ids) -> np.ndarray:
