@@ -2,7 +2,8 @@
 
     x = n ln 2 + r,   |r| <= ln(2) / 2,   exp(x) = 2^n (1 + r + r^2 p(r))
 
-n ln 2 is subtracted in two parts, the first of which is exact; p is Cephes' expf (Moshier). At most 1.1 ulp off where the result is a normal number.
+n ln 2 is subtracted in two parts, the first of which is exact; p is that of Cephes' expf (Moshier). At most 1.1 units in the last place off
+where the result is a normal number.
 """
 
 import math

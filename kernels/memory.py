@@ -388,9 +388,9 @@ def unit_backward(dx, x, unit, r, d_unit):
         dx[i] = through_norm(d_unit[i], unit[i], r, dot) * silu_slope(x[i])
 
 
-# The CPU. A task is the memory of one head and sequence, which goes the same way as on a GPU, by rows of S: step (vector.py) is the one pass
-# of a token over it. The third sum of the way back, dk's, is one over rows and made in the same passes. All of it lies in one block, whose
-# rows are filled up with zeros to whole strips.
+# The CPU. A task has the memory of one head and sequence and computes what a block of the GPU does: `step` (vector.py) is the pass of a
+# token over S. The sums over rows, those of dk, are made in the same passes. All of it lies in one array, whose rows are padded with zeros
+# to whole strips.
 
 
 @register_jitable

@@ -18,7 +18,7 @@ from numba.extending import register_jitable
 
 from . import exponential
 from .half import store, store_four
-from .jit import ONE, ZERO, cpu_sums
+from .jit import ZERO, cpu_sums
 from .launch import SIMULATED, WARP, block_sum, device, gpu, shuffle_xor
 from .stream import ONCE, THRICE, TWICE, read_quad
 
