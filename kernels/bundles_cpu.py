@@ -17,7 +17,7 @@ from .jit import cpu
 from .vector import WORD, make_add_outer, make_add_product, nonzero_bits
 
 COLUMNS = 64  # of a task: its sums stay in the first-level cache, beside a bundle
-_EVERY, _WORD = np.uint64(2**64 - 1), np.uint64(WORD)
+_NONE, _EVERY, _WORD = np.uint64(0), np.uint64(2**64 - 1), np.uint64(WORD)
 
 # Columns of a table of entries [E, 8] int64: what of x is read, by how many tokens late, the bundle, and where its sums go.
 SOURCE, SHIFT = 0, 1  # the word that is read, and the first number that is read of it
@@ -60,20 +60,18 @@ def make_pass(width):
         """Add to sums [count, WORD], from `place` on, what `count` columns of x, from `at` on, send through a bundle. Columns of which
         nobody wants the sum are left out."""
         bits, c = _EVERY >> (_WORD - depth), 0
-        while c + together <= count:
-            column = np.uint64(c)
-            if wanted.size == 0 or any_of(wanted, wanted_at + column, together) & wanted_bits:
-                events = (any_of(masks, at + column, together) >> shift) & bits
-                if events:
-                    add_columns(sums, column * _WORD + place, x, (at + column) * _WORD + shift, weight, weight_at, events)
-            c += together
         while c < count:
-            column = np.uint64(c)
-            if wanted.size == 0 or wanted[wanted_at + column] & wanted_bits:
-                events = (masks[at + column] >> shift) & bits
-                if events:
-                    add_column(sums, column * _WORD + place, x, (at + column) * _WORD + shift, weight, weight_at, events)
-            c += 1
+            column, whole = np.uint64(c), c + together <= count
+            if wanted.size > 0 and wanted[wanted_at + column] & wanted_bits == _NONE:
+                c += 1
+                continue
+            to, read = column * _WORD + place, (at + column) * _WORD + shift
+            events = ((any_of(masks, at + column, together) if whole else masks[at + column]) >> shift) & bits
+            if events and whole:
+                add_columns(sums, to, x, read, weight, weight_at, events)
+            elif events:
+                add_column(sums, to, x, read, weight, weight_at, events)
+            c += together if whole else 1
 
     return pass_bundle
 
@@ -124,18 +122,15 @@ def make_learn(width):
     def learn_bundle(d_weight, weight_at, x, masks, at, shift, depth, d, d_at, place, count):
         """Add to a bundle's gradient what `count` columns come to: x from column `at`, d from column `d_at` on."""
         bits, c = _EVERY >> (_WORD - depth), 0
-        while c + together <= count:
-            column = np.uint64(c)
-            events = (any_of(masks, at + column, together) >> shift) & bits
-            if events:
-                add_columns(d_weight, weight_at, x, (at + column) * _WORD + shift, d, (d_at + column) * _WORD + place, events)
-            c += together
         while c < count:
-            column = np.uint64(c)
-            events = (masks[at + column] >> shift) & bits
-            if events:
-                add_column(d_weight, weight_at, x, (at + column) * _WORD + shift, d, (d_at + column) * _WORD + place, events)
-            c += 1
+            column, whole = np.uint64(c), c + together <= count
+            read, row = (at + column) * _WORD + shift, (d_at + column) * _WORD + place
+            events = ((any_of(masks, at + column, together) if whole else masks[at + column]) >> shift) & bits
+            if events and whole:
+                add_columns(d_weight, weight_at, x, read, d, row, events)
+            elif events:
+                add_column(d_weight, weight_at, x, read, d, row, events)
+            c += together if whole else 1
 
     return learn_bundle
 
