@@ -13,8 +13,8 @@ import numba
 import numpy as np
 from numba.extending import register_jitable
 
-from .jit import ZERO, cpu
-from .vector import WORD, make_add_outer, make_add_product
+from .jit import cpu
+from .vector import WORD, make_add_outer, make_add_product, nonzero_bits
 
 COLUMNS = 64  # of a task: its sums stay in the first-level cache, beside a bundle
 _NONE, _EVERY, _WORD = np.uint64(0), np.uint64(2**64 - 1), np.uint64(WORD)
@@ -32,28 +32,28 @@ TARGET = 7  # for weight gradients, the word that PLACE is in
 def write_values_cpu(x, fired, row, values):
     """Write plain values [C, B, M] float32 into rows from `row` on of x [words, rows, B, WORD]; whatever is not 0 counts as an event."""
     C, B, M = values.shape
+    words, rows = x.shape[:2]
     for column in numba.prange(C * B):
         t, b = column // B, column % B
-        for word in range(x.shape[0]):
-            fires = _NONE
-            for i in range(min(WORD, M - word * WORD)):
-                x[word, row + t, b, i] = values[t, b, word * WORD + i]
-                fires |= np.uint64(values[t, b, word * WORD + i] != ZERO) << np.uint64(i)
-            fired[word, row + t, b] = fires
+        for word in range(words):
+            size = min(WORD, M - word * WORD)
+            x[word, row + t, b, :size] = values[t, b, word * WORD : word * WORD + size]
+            fired[word, row + t, b] = nonzero_bits(x, np.uint64(((word * rows + row + t) * B + b) * WORD))
 
 
 @register_jitable
-def all_events(masks, at, shift, bits, most):
-    """Of how many columns, from `at` on and at most `most`, all numbers of a bundle are events."""
-    full = 0
-    while full < most and (masks[at + np.uint64(full)] >> shift) & bits == bits:
-        full += 1
-    return full
+def any_of(masks, at, columns):
+    """The bits that are set in any of the masks of some columns, from `at` on."""
+    bits = masks[at]
+    for c in range(1, columns):
+        bits |= masks[at + np.uint64(c)]
+    return bits
 
 
 def make_pass(width):
     """`pass_bundle` for bundles that write `width` numbers."""
-    add_events, add_columns, together = make_add_product(width, False), make_add_product(width, True), WORD // width
+    together = WORD // width  # columns, in registers: an event in one of them is looked at in all
+    add_column, add_columns = make_add_product(width, 1), make_add_product(width, together)
 
     @register_jitable
     def pass_bundle(sums, place, x, masks, at, shift, depth, weight, weight_at, wanted, wanted_at, wanted_bits, count):
@@ -61,17 +61,17 @@ def make_pass(width):
         nobody wants the sum are left out."""
         bits, c = _EVERY >> (_WORD - depth), 0
         while c < count:
-            column = np.uint64(c)
-            to, read = column * _WORD + place, (at + column) * _WORD + shift
-            needed = wanted.size == 0 or (wanted[wanted_at + column] & wanted_bits) != _NONE
-            if needed and all_events(masks, at + column, shift, bits, min(together, count - c)) == together:
-                add_columns(sums, to, x, read, weight, weight_at, depth)
-                c += together
+            column, whole = np.uint64(c), c + together <= count
+            if wanted.size > 0 and wanted[wanted_at + column] & wanted_bits == _NONE:
+                c += 1
                 continue
-            events = (masks[at + column] >> shift) & bits
-            if needed and events:
-                add_events(sums, to, x, read, weight, weight_at, events)
-            c += 1
+            to, read = column * _WORD + place, (at + column) * _WORD + shift
+            events = ((any_of(masks, at + column, together) if whole else masks[at + column]) >> shift) & bits
+            if events and whole:
+                add_columns(sums, to, x, read, weight, weight_at, events)
+            elif events:
+                add_column(sums, to, x, read, weight, weight_at, events)
+            c += together if whole else 1
 
     return pass_bundle
 
@@ -115,23 +115,22 @@ def gather_cpu(out, x, masks, x_rows, weight, tile_start, entries, row, step, li
 
 def make_learn(width):
     """`learn_bundle` for bundles that write `width` numbers."""
-    add_events, add_columns, together = make_add_outer(width, False), make_add_outer(width, True), WORD // width
+    together = WORD // width
+    add_column, add_columns = make_add_outer(width, 1), make_add_outer(width, together)
 
     @register_jitable
     def learn_bundle(d_weight, weight_at, x, masks, at, shift, depth, d, d_at, place, count):
         """Add to a bundle's gradient what `count` columns come to: x from column `at`, d from column `d_at` on."""
         bits, c = _EVERY >> (_WORD - depth), 0
         while c < count:
-            column = np.uint64(c)
+            column, whole = np.uint64(c), c + together <= count
             read, row = (at + column) * _WORD + shift, (d_at + column) * _WORD + place
-            if all_events(masks, at + column, shift, bits, min(together, count - c)) == together:
-                add_columns(d_weight, weight_at, x, read, d, row, depth)
-                c += together
-                continue
-            events = (masks[at + column] >> shift) & bits
-            if events:
-                add_events(d_weight, weight_at, x, read, d, row, events)
-            c += 1
+            events = ((any_of(masks, at + column, together) if whole else masks[at + column]) >> shift) & bits
+            if events and whole:
+                add_columns(d_weight, weight_at, x, read, d, row, events)
+            elif events:
+                add_column(d_weight, weight_at, x, read, d, row, events)
+            c += together if whole else 1
 
     return learn_bundle
 

@@ -26,8 +26,9 @@ _SUMS = _MATH | {"reassoc"}
 
 
 def _kept(**options):
-    """Decorator: a loop, compiled at its first call and then kept. options are `numba.njit`'s."""
-    return lambda loop: keep(numba.njit(**options)(loop))
+    """Decorator: a loop, compiled at its first call and then kept. options are `numba.njit`'s. A division by 0 is infinite or NaN: to raise
+    an exception instead takes a branch, which vector code cannot have."""
+    return lambda loop: keep(numba.njit(error_model="numpy", **options)(loop))
 
 
 cpu = partial(_kept, parallel=True, fastmath=_MATH)  # a loop over `prange`

@@ -23,20 +23,22 @@ import numpy as np
 from numba import cuda
 from numba.extending import register_jitable
 
+from .exponential import exp
 from .half import store
 from .jit import ONE, ZERO, cpu_sums
 from .launch import SIMULATED, WARP, block_sum, device, gpu, lanes_sum
+from .vector import STRIP, make_step
 
 KEY_FLOOR = np.float32(
     1e-3
 )  # mean square of a query below which it is silent: the gradient through `unit` grows 1 / sqrt(W KEY_FLOOR) at most
 OUT_FLOOR = np.float32(1e-4)  # the same of what is recalled
-GUARD = 128  # rows
+step_rows, step_dots = make_step(False), make_step(True)
 
 
 @register_jitable
 def sigmoid(x):
-    return ONE / (ONE + math.exp(-x))
+    return ONE / (ONE + exp(-x))
 
 
 @register_jitable
@@ -392,39 +394,54 @@ def unit_backward(dx, x, unit, r, d_unit):
         dx[i] = through_norm(d_unit[i], unit[i], r, dot) * silu_slope(x[i])
 
 
-@register_jitable
-def write(S_next, S, u, k, v, w, keep):
-    """One delta-rule write: S_next = keep S + k u^T with u = w (v - keep S^T k), which is left in u [W]. S_next may be S."""
-    for j in range(u.size):
-        u[j] = ZERO
-    for i in range(k.size):
-        for j in range(u.size):
-            u[j] += k[i] * S[i, j]
-    for j in range(u.size):
-        u[j] = w * (v[j] - keep * u[j])
-    for i in range(k.size):
-        for j in range(u.size):
-            S_next[i, j] = keep * S[i, j] + k[i] * u[j]
+# The CPU. A task has the memory of one head and sequence and computes what a block of the GPU does: `step` (vector.py) is the pass of a
+# token over S. The sums over rows, those of dk, are made in the same passes. All of it lies in one array, whose rows are padded with zeros
+# to whole strips.
 
 
 @register_jitable
-def read(o, S, q):
-    """o = S^T q, [W]; returns 1 / sqrt(mean(o^2) + 1e-4)."""
-    for j in range(o.size):
-        o[j] = ZERO
-    for i in range(q.size):
-        for j in range(o.size):
-            o[j] += q[i] * S[i, j]
-    square = ZERO
-    for j in range(o.size):
-        square += o[j] * o[j]
-    return inverse_norm(square / np.float32(o.size), OUT_FLOOR)
+def dot(x, y):
+    """Sum of x y over two rows."""
+    total = ZERO
+    for j in range(x.size):
+        total += x[j] * y[j]
+    return total
 
 
 @register_jitable
-def scratch(rows, W):
-    """An array [rows, W] with room to spare on both sides: no other array lies near it (jit.py says why)."""
-    return np.empty((rows + 2 * GUARD) * W, np.float32)[GUARD * W : (GUARD + rows) * W].reshape(rows, W)
+def pass_over(block, matrix, size, width, keep, x, a, b, y):
+    """`step` for a whole matrix; here places in the block are rows."""
+    for strip in range(0, width, STRIP):
+        begin, columns, row = np.uint64(matrix * width + strip), np.uint64(strip), np.uint64(width)
+        x_at, a_at, b_at, y_at = np.uint64(x) * row, np.uint64(a) * row + columns, np.uint64(b) * row, np.uint64(y) * row + columns
+        step_rows(block, begin, np.uint64(size), row, keep, x_at, a_at, b_at, y_at)
+
+
+@register_jitable
+def pass_over_with_dots(block, matrix, size, width, keep, x, a, b, y, c, dots):
+    """`step` with dots, as `pass_over`."""
+    for strip in range(0, width, STRIP):
+        begin, columns, row = np.uint64(matrix * width + strip), np.uint64(strip), np.uint64(width)
+        x_at, a_at, b_at, y_at = np.uint64(x) * row, np.uint64(a) * row + columns, np.uint64(b) * row, np.uint64(y) * row + columns
+        step_dots(block, begin, np.uint64(size), row, keep, x_at, a_at, b_at, y_at, np.uint64(c) * row + columns, np.uint64(dots) * row)
+
+
+@register_jitable
+def write_and_read_rows(lines, norm, written, S, key, q_in, v, keep):
+    """The tokens of a chunk: fills the rows of S, keys, u and y in lines, and norm; written [C]: w."""
+    C, W = v.shape
+    width, flat = lines.shape[1], lines.reshape(-1)
+    keys, u, y = W, W + C + 1, W + 2 * C + 1
+    lines[:W, :W] = S
+    lines[keys, :W] = key
+    for t in range(C):
+        norm[t] = unit_forward(lines[keys + t + 1, :W], q_in[t])
+    pass_over(flat, 0, W, width, ONE, keys, u, keys, y)  # u is 0 still
+    for t in range(C):
+        u_t, y_t, v_t = lines[u + t], lines[y + t], v[t]
+        for j in range(W):
+            u_t[j] = written[t] * (v_t[j] - keep * y_t[j])
+        pass_over(flat, 0, W, width, keep, keys + t, u + t, keys + t + 1, y + t + 1)
 
 
 @cpu_sums()
@@ -435,83 +452,78 @@ def memory_forward_cpu(out, S, key, q_in, v, w_in, write_bias, decay, write_scal
     for task in numba.prange(B * heads):
         b, h = task // heads, task % heads
         own = slice(h * W, (h + 1) * W)
-        block = scratch(3, W)
-        q, u, o = block[0], block[1], block[2]
-        k = key[b, own]
-        keep = sigmoid(decay[h])
+        lines = np.zeros((W + 3 * C + 2, -(-W // STRIP) * STRIP), np.float32)
+        norm, written = np.empty(C, np.float32), np.empty(C, np.float32)
         for t in range(C):
-            unit_forward(q, q_in[t, b, own])
-            write(S[b, h], S[b, h], u, k, v[t, b, own], sigmoid(w_in[t, b, h] + write_bias[h]) * write_scale[b], keep)
-            r = read(o, S[b, h], q)
+            written[t] = sigmoid(w_in[t, b, h] + write_bias[h]) * write_scale[b]
+        write_and_read_rows(lines, norm, written, S[b, h], key[b, own], q_in[:, b, own], v[:, b, own], sigmoid(decay[h]))
+        S[b, h], key[b, own] = lines[:W, :W], lines[W + C, :W]
+        for t in range(C):
+            o, out_t = lines[W + 2 * C + 2 + t, :W], out[t, b, own]
+            r = inverse_norm(dot(o, o) / np.float32(W), OUT_FLOOR)
             for j in range(W):
-                out[t, b, h * W + j] = o[j] * r
-                k[j] = q[j]
+                out_t[j] = o[j] * r
 
 
 @cpu_sums()
 def memory_backward_cpu(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_before, q_in, v, w_in, write_bias, decay, write_scale):
-    """Run a chunk backwards. S_before, key_before: S and key before the chunk, from which the chunk is run again to know S at every token.
+    """Run a chunk backwards. S_before, key_before: S and key before the chunk, from which the chunk is run again.
 
     Overwrites dq_in, dv [C, B, heads W] and dw_in [C, B, heads]; adds to d_decay [B, heads]; carries dS [B, heads, W, W] and d_key [B,
     heads W].
     """
     C, B, heads = w_in.shape
     W = S_before.shape[2]
+    keys, u, y = W, W + C + 1, W + 2 * C + 1
+    dy = W + 3 * C + 2
+    dk = dy + C + 1
+    du, zero, matrix = dk + C + 1, dk + C + 2, dk + C + 3
     for task in numba.prange(B * heads):
         b, h = task // heads, task % heads
         own = slice(h * W, (h + 1) * W)
-        block = scratch((C + 1) * (W + 1) + C + 5, W)
-        S = block[: (C + 1) * W].reshape(C + 1, W, W)
-        q, u = block[(C + 1) * W : (C + 1) * (W + 1)], block[(C + 1) * (W + 1) : (C + 1) * (W + 1) + C]
-        o, do, du, dp, dq = block[-5], block[-4], block[-3], block[-2], block[-1]
-        norm = np.empty(C, np.float32)
-        keep = sigmoid(decay[h])
-        S[0] = S_before[b, h]
-        q[0] = key_before[b, own]  # row t + 1 is the query of token t, row t its key
+        lines = np.zeros((matrix + W, -(-W // STRIP) * STRIP), np.float32)
+        width, flat, keep = lines.shape[1], lines.reshape(-1), sigmoid(decay[h])
+        norm, written, share = np.empty(C, np.float32), np.empty(C, np.float32), np.empty(C, np.float32)
         for t in range(C):
-            norm[t] = unit_forward(q[t + 1], q_in[t, b, own])
-            write(S[t + 1], S[t], u[t], q[t], v[t, b, own], sigmoid(w_in[t, b, h] + write_bias[h]) * write_scale[b], keep)
-        dS_t, dk = dS[b, h], d_key[b, own]
-        d_keep = ZERO
+            share[t] = sigmoid(w_in[t, b, h] + write_bias[h])
+            written[t] = share[t] * write_scale[b]
+        write_and_read_rows(lines, norm, written, S_before[b, h], key_before[b, own], q_in[:, b, own], v[:, b, own], keep)
+        for t in range(C):
+            o, do, d_out_t = lines[y + t + 1, :W], lines[dy + t + 1], d_out[t, b, own]
+            r = inverse_norm(dot(o, o) / np.float32(W), OUT_FLOOR)
+            mean = dot(o, d_out_t) * r / np.float32(W)
+            for j in range(W):
+                do[j] = through_norm(d_out_t[j], o[j] * r, r, mean)
+        lines[matrix:, :W] = dS[b, h]
+
+        # dL/dlambda: as on a GPU, where it is told.
+        d_keep = np.float32(C) * dot(flat[: W * width], flat[matrix * width :])
+        common, kept = dot(lines[y + C], lines[dy + C]), ONE
         for back in range(C):
             t = C - 1 - back
-            p = sigmoid(w_in[t, b, h] + write_bias[h])
-            w = p * write_scale[b]
-            q_t, k_t, u_t, d_out_t = q[t + 1], q[t], u[t], d_out[t, b, own]
-            r = read(o, S[t + 1], q_t)
-            dot = ZERO
+            pass_over_with_dots(flat, matrix, W, width, kept, keys + t + 1, dy + t + 1, keys + t, du, u + t, dk + t)
+            kept = keep
+            du_t, dy_t, dv_t = lines[du], lines[dy + t], dv[t, b, own]
             for j in range(W):
-                dot += d_out_t[j] * o[j] * r
+                dv_t[j] = written[t] * du_t[j]
             for j in range(W):
-                do[j] = through_norm(d_out_t[j], o[j] * r, r, dot / np.float32(W))
-                du[j] = ZERO
-            for i in range(W):
-                row, d_row = S[t + 1, i], dS_t[i]
-                for j in range(W):
-                    d_row[j] += q_t[i] * do[j]
-                    du[j] += k_t[i] * d_row[j]
-                to_q, to_k = dk[i], ZERO  # the token after uses this query as its key
-                for j in range(W):
-                    to_q += row[j] * do[j]
-                    to_k += d_row[j] * u_t[j]
-                dq[i], dk[i] = to_q, to_k
-            dw = ZERO  # times w, since u = w (v - D^T k)
-            for j in range(W):
-                dw += du[j] * u_t[j]
-            for j in range(W):
-                dp[j] = -w * du[j]
-                dv[t, b, h * W + j] = w * du[j]
-            for i in range(W):
-                row, d_row = S[t, i], dS_t[i]
-                for j in range(W):
-                    d_row[j] += k_t[i] * dp[j]
-                to_k = ZERO
-                for j in range(W):
-                    to_k += row[j] * dp[j]
-                    d_keep += d_row[j] * row[j]
-                for j in range(W):
-                    d_row[j] *= keep
-                dk[i] += keep * to_k
-            unit_backward(dq_in[t, b, own], q_in[t, b, own], q_t, norm[t], dq)
-            dw_in[t, b, h] = dw * (ONE - p)  # dw/dw_in = w (1 - p)
-        d_decay[b, h] += d_keep * keep * (ONE - keep)
+                dy_t[j] -= keep * written[t] * du_t[j]
+            dw = dot(du_t, lines[u + t])  # times w, since u = w (v - D^T k)
+            dw_in[t, b, h] = dw * (ONE - share[t])  # dw/dw_in = w (1 - p)
+            common -= dw
+            d_keep += common - keep * written[t] * dot(du_t, lines[y + t])
+            common += dot(lines[y + t], dy_t)
+        pass_over(flat, matrix, W, width, keep, keys, dy, keys, du)
+        dS[b, h] = lines[matrix:, :W]
+        d_decay[b, h] += d_keep * (ONE - keep)
+
+        lines[:W, :W] = S_before[b, h]
+        pass_over_with_dots(flat, 0, W, width, ONE, zero, zero, zero, du, dy, dk)
+        for t in range(C):
+            pass_over_with_dots(flat, 0, W, width, keep, keys + t, u + t, zero, du, dy + t + 1, dk + t + 1)
+        d_last, carried = lines[dk + C], d_key[b, own]
+        for j in range(W):
+            d_last[j] += carried[j]  # the token after the chunk uses the last query as its key
+        d_key[b, own] = lines[dk, :W]
+        for t in range(C):
+            unit_backward(dq_in[t, b, own], q_in[t, b, own], lines[keys + t + 1, :W], norm[t], lines[dk + t + 1, :W])

@@ -15,6 +15,7 @@ import numba
 import numpy as np
 from numba import cuda
 
+from . import exponential
 from .jit import ZERO, cpu, cpu_sums
 from .launch import gpu
 from .softmax import NAN, WARPS, clear_row, is_finite, larger, online_softmax, store_gradient
@@ -51,7 +52,7 @@ def softmax_part_cpu(top, best, total, picked, logits, bias, targets, first, siz
                 top[i], best[i] = row[j] + bias[j], first + j
         highest, added = top[i], ZERO
         for j in range(size):
-            added += np.exp((row[j] + bias[j]) - highest)
+            added += exponential.exp((row[j] + bias[j]) - highest)
         total[i] = total[i] * np.exp(was - highest) + added
         target = targets[i] - first
         if 0 <= target < size:
@@ -106,7 +107,7 @@ def softmax_gradient_cpu(d_logits, logits, bias, top, factor, targets, weight, f
     for i in numba.prange(targets.size):
         row, own, target = logits[i], d_logits[i], targets[i] - first
         for j in range(size):
-            own[j] = np.exp((row[j] + bias[j]) - top[i]) * factor[i] if targets[i] >= 0 else ZERO
+            own[j] = exponential.exp((row[j] + bias[j]) - top[i]) * factor[i] if targets[i] >= 0 else ZERO
         own[size:] = ZERO
         if targets[i] >= 0 and 0 <= target < size:
             own[target] -= weight[0]

@@ -22,11 +22,12 @@ from numba.extending import register_jitable
 from .dropout import kept
 from .gate import gate_step, gate_step_backward
 from .half import store
-from .jit import ONE, ZERO, cpu, cpu_serial, cpu_serial_sum
+from .jit import ONE, ZERO, cpu, cpu_serial_sum
 from .launch import SIMULATED, WARP, device, gpu, lanes_sum
 from .neuron import drive, lif_step, lif_step_backward, trace_step, trace_step_backward
 from .normalize import normalize_step_backward, normalizer
 from .surrogate import carried, event, slope
+from .vector import WORD, nonzero_bits
 
 BLOCK_DIM = 4 if SIMULATED else 256  # threads that a CUDA block has about, where hypercolumns are smaller than that
 MAX_REGISTERS = 64  # of a thread: a block of 1,024 threads, the largest hypercolumn, then fits into a multiprocessor
@@ -34,11 +35,9 @@ TILE_BYTES = 64 if SIMULATED else 16 * 2**10  # shared memory of a block, about
 AT_ONCE = 4  # tokens whose currents a thread has on their way at a time: the first takes hundreds of cycles to come
 RESIDENT = 1024  # threads that a multiprocessor runs at once, with MAX_REGISTERS each
 SEQUENCES = 4  # of a CPU task of the backward pass
-WORD = 64  # neurons of a word of the bitmasks
 PARAMETERS = 6  # gradients per neuron: the fields of NeuronParameters
 u32 = np.uint32
 U1 = u32(1)
-GATHER = np.uint64(0x0102040810204080)
 
 
 class NeuronState(NamedTuple):
@@ -419,36 +418,25 @@ def write_events_cpu(x, fired, wanted, row, v, drop, key, first_place, graded, s
     """Write the axons of C tokens from v [C, B, N] into rows from `row` on: x, and the bitmasks of who fired and who wants a gradient. A
     dropped neuron is in neither mask: nobody reads it, and it gets no gradient."""
     C, B, N = v.shape
-    words = x.shape[0]
+    words, rows = x.shape[:2]
     for task in numba.prange(C * B):
         t, b = task // B, task % B
-        v_t, place = v[t, b], first_place + np.uint64(task * N)
-        s, flags = np.zeros(words * WORD, np.float32), np.zeros((2, words * WORD), np.uint8)
-        has_fired, is_wanted = flags[0], flags[1]
-        for n in range(N):
-            s[n] = carried(v_t[n], event(v_t[n], smooth), graded)
-            is_wanted[n] = s[n] != ZERO or slope(v_t[n]) > ZERO
-        if drop > ZERO:
-            for n in range(N):
-                keep = kept(drop, key[0], place + np.uint64(n))
-                s[n] *= keep
-                is_wanted[n] &= keep > ZERO
-        for n in range(N):
-            has_fired[n] = s[n] != ZERO
+        wants = np.zeros(WORD, np.float32)
         for word in range(words):
-            own = slice(word * WORD, (word + 1) * WORD)
-            x[word, row + t, b] = s[own]
-            fired[word, row + t, b], wanted[word, row + t, b] = pack_bits(has_fired[own]), pack_bits(is_wanted[own])
-
-
-@cpu_serial()
-def pack_bits(flags):
-    """The word (uint64) whose bit i is flags[i] (64 of uint8, 0 or 1), eight flags a step: the factor moves the lowest bits of eight bytes
-    next to each other, into the highest byte."""
-    eights, word = flags.view(np.uint64), np.uint64(0)
-    for k in range(8):
-        word |= ((eights[k] * GATHER) >> np.uint64(56)) << np.uint64(8 * k)
-    return word
+            first, size = word * WORD, min(WORD, N - word * WORD)
+            v_t, s, place = v[t, b, first : first + size], x[word, row + t, b], first_place + np.uint64(task * N + first)
+            wants[size:] = ZERO
+            for n in range(size):
+                s[n] = carried(v_t[n], event(v_t[n], smooth), graded)
+            for n in range(size):
+                wants[n] = abs(s[n]) + slope(v_t[n])
+            if drop > ZERO:
+                for n in range(size):
+                    keep = kept(drop, key[0], place + np.uint64(n))
+                    s[n] *= keep
+                    wants[n] *= keep
+            fired[word, row + t, b] = nonzero_bits(x, np.uint64(((word * rows + row + t) * B + b) * WORD))
+            wanted[word, row + t, b] = nonzero_bits(wants, np.uint64(0))
 
 
 @cpu()

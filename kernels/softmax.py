@@ -16,8 +16,9 @@ import numpy as np
 from numba import cuda
 from numba.extending import register_jitable
 
+from . import exponential
 from .half import store, store_four
-from .jit import ONE, ZERO, cpu_sums
+from .jit import ZERO, cpu_sums
 from .launch import SIMULATED, WARP, block_sum, device, gpu, shuffle_xor
 from .memory_access import ONCE, THRICE, TWICE, read_quad
 
@@ -27,22 +28,6 @@ NAN = np.float32(np.nan)
 NOBODY = np.int32(2**31 - 1)  # no token
 QUAD = np.uint64(4)  # neighbouring numbers of a row
 _WARP = np.uint64(WARP)
-
-
-@register_jitable
-def softmax_row(p, logits, scale):
-    """p = softmax(scale logits), [V]; p may be logits. Returns log of the sum of exponentials of scale logits."""
-    top = logits[0]
-    for i in range(logits.size):
-        top = max(top, logits[i])
-    for i in range(logits.size):
-        p[i] = np.exp((logits[i] - top) * scale)
-    total = ZERO
-    for i in range(logits.size):
-        total += p[i]
-    for i in range(logits.size):
-        p[i] /= total
-    return top * scale + np.log(total)
 
 
 @register_jitable
@@ -233,14 +218,19 @@ def cross_entropy_cpu(loss, hit, d_logits, logits, bias, targets, weight, size):
             continue
         for j in range(size):
             row[j] = logits[i, j] + bias[j]
-        best = 0
+        top, total, picked = row[0], ZERO, row[target]
         for j in range(size):
-            if row[j] > row[best]:
-                best = j
-        hit[i] = best == target
-        picked = row[target]
-        loss[i] = softmax_row(row, row, ONE) - picked
-        row[target] -= ONE
-        factor = weight[0] if is_finite(loss[i]) else NAN
+            top = max(top, row[j])
+        best = picked == top
+        for j in range(target if best else 0):
+            best &= row[j] != top
+        hit[i] = best
+        for j in range(size):
+            row[j] = exponential.exp(row[j] - top)
+        for j in range(size):
+            total += row[j]
+        loss[i] = (top - picked) + np.log(total)
+        factor = weight[0] / total if abs(loss[i]) < -NOTHING else NAN
         for j in range(size):
             row[j] *= factor
+        row[target] -= weight[0]

@@ -14,6 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 WORD = 64  # numbers from one column to the next
+STRIP = 32  # columns of a matrix whose sums stay in registers
 _FLOAT, _U64, _I32, _I1 = ir.FloatType(), ir.IntType(64), ir.IntType(32), ir.IntType(1)
 
 
@@ -24,8 +25,8 @@ def _number(value):
 class _Rows:
     """Writes LLVM instructions for rows of `width` float32."""
 
-    def __init__(self, context, builder, signature, width, whole):
-        self.context, self.builder, self.signature, self.width, self.whole = context, builder, signature, width, whole
+    def __init__(self, context, builder, signature, width, columns):
+        self.context, self.builder, self.signature, self.width, self.together = context, builder, signature, width, columns
         self.vector = ir.VectorType(_FLOAT, width)
 
     def pointer(self, argument, array, place):
@@ -34,8 +35,8 @@ class _Rows:
         return self.builder.gep(data, [place])
 
     def columns(self, pointer):
-        """Pointers to the same number of all columns that are computed at once: where `whole`, as many as fill a word."""
-        return [self.builder.gep(pointer, [_number(column * WORD)]) for column in range(WORD // self.width if self.whole else 1)]
+        """Pointers to the same number of all columns that are computed at once."""
+        return [self.builder.gep(pointer, [_number(column * WORD)]) for column in range(self.together)]
 
     def row(self, pointer, s):
         """To row s of a block that begins there."""
@@ -49,7 +50,10 @@ class _Rows:
 
     def spread(self, pointer, s):
         """A row of one number, the s-th from there on."""
-        value = self.builder.load(self.builder.gep(pointer, [s]))
+        return self.whole(self.builder.load(self.builder.gep(pointer, [s])))
+
+    def whole(self, value):
+        """A row of one number."""
         undefined = ir.Constant(self.vector, ir.Undefined)
         first = ir.Constant(ir.VectorType(_I32, self.width), [0] * self.width)
         return self.builder.shuffle_vector(self.builder.insert_element(undefined, value, ir.Constant(_I32, 0)), undefined, first)
@@ -60,38 +64,54 @@ class _Rows:
         fused = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.fmuladd.v{self.width}f32")
         return self.builder.call(fused, [a, b, c])
 
-    def for_each(self, events, sums, step):
-        """sums = step(s, sums) for every event s, lowest first. events: bits, or a count where `whole`; not 0. Returns the last sums."""
+    def sum(self, row):
+        """Of the numbers of a row, in an order of the compiler's that is always the same."""
+        kind = ir.FunctionType(_FLOAT, [_FLOAT, self.vector])
+        added = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.vector.reduce.fadd.v{self.width}f32")
+        return self.builder.call(added, [ir.Constant(_FLOAT, 0.0), row], fastmath=("reassoc",))
+
+    def loop(self, first, values, step):
+        """Repeat (count, more, values) = step(count, values) as long as `more`, from count = first on. Returns the last values."""
         builder = self.builder
-        before, loop, after = builder.block, builder.append_basic_block("event"), builder.append_basic_block("end")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        left, values = builder.phi(_U64), [builder.phi(value.type) for value in sums]
-        new = step(builder.sub(events, left) if self.whole else builder.cttz(left, ir.Constant(_I1, 1)), values)
-        less = builder.sub(left, _number(1))
-        remaining = less if self.whole else builder.and_(left, less)
-        for phi, first, again in zip((left, *values), (events, *sums), (remaining, *new), strict=True):
-            phi.add_incoming(first, before)
-            phi.add_incoming(again, loop)
-        builder.cbranch(builder.icmp_unsigned("!=", remaining, _number(0)), loop, after)
+        before, body, after = builder.block, builder.append_basic_block("step"), builder.append_basic_block("end")
+        builder.branch(body)
+        builder.position_at_end(body)
+        count, now = builder.phi(_U64), [builder.phi(value.type) for value in values]
+        following, more, new = step(count, now)
+        for phi, start, again in zip((count, *now), (first, *values), (following, *new), strict=True):
+            phi.add_incoming(start, before)
+            phi.add_incoming(again, body)
+        builder.cbranch(more, body, after)
         builder.position_at_end(after)
         return new
 
+    def for_each(self, events, sums, step):
+        """sums = step(s, sums) for every bit s of events (not 0), lowest first. Returns the last sums."""
+        builder = self.builder
+
+        def event(left, values):
+            new = step(builder.cttz(left, ir.Constant(_I1, 1)), values)
+            remaining = builder.and_(left, builder.sub(left, _number(1)))
+            return remaining, builder.icmp_unsigned("!=", remaining, _number(0)), new
+
+        return self.loop(events, sums, event)
+
 
 @functools.cache
-def make_add_product(width: int, whole: bool):
-    """`add_product` for rows of `width` numbers. whole: of blocks in which all numbers are events, for WORD // width columns at once."""
+def make_add_product(width: int, columns: int):
+    """`add_product` for rows of `width` numbers, of `columns` columns at once."""
 
     @intrinsic
     def add_product(typing, out, out_at, x, x_at, weight, weight_at, events):
         """out[out_at + n] += the sum over events s of x[x_at + s] weight[weight_at + s width + n], for n < width.
 
-        events: bits (not 0); where `whole`, how many numbers a block has, and columns are WORD numbers apart in out and x.
+        events: bits (not 0), of all that are events in any of the columns; x is 0 where it is none. Columns are WORD numbers apart in out
+        and x.
         """
 
         def codegen(context, builder, signature, arguments):
             out_, out_at_, x_, x_at_, weight_, weight_at_, events_ = arguments
-            rows = _Rows(context, builder, signature, width, whole)
+            rows = _Rows(context, builder, signature, width, columns)
             totals, values = rows.columns(rows.pointer(0, out_, out_at_)), rows.columns(rows.pointer(2, x_, x_at_))
             weights = rows.pointer(4, weight_, weight_at_)
 
@@ -109,19 +129,19 @@ def make_add_product(width: int, whole: bool):
 
 
 @functools.cache
-def make_add_outer(width: int, whole: bool):
-    """`add_outer` for rows of `width` numbers. whole: as in `make_add_product`."""
+def make_add_outer(width: int, columns: int):
+    """`add_outer` for rows of `width` numbers, summed over `columns` columns."""
 
     @intrinsic
     def add_outer(typing, out, out_at, x, x_at, d, d_at, events):
-        """out[out_at + s width + n] += x[x_at + s] d[d_at + n] for every event s, for n < width; summed over the columns where `whole`.
+        """out[out_at + s width + n] += x[x_at + s] d[d_at + n] for every event s, for n < width.
 
         events: as in `add_product`; columns are WORD numbers apart in x and d.
         """
 
         def codegen(context, builder, signature, arguments):
             out_, out_at_, x_, x_at_, d_, d_at_, events_ = arguments
-            rows = _Rows(context, builder, signature, width, whole)
+            rows = _Rows(context, builder, signature, width, columns)
             values, totals = rows.columns(rows.pointer(2, x_, x_at_)), rows.pointer(0, out_, out_at_)
             factors = [rows.load(pointer) for pointer in rows.columns(rows.pointer(4, d_, d_at_))]
 
@@ -139,3 +159,60 @@ def make_add_outer(width: int, whole: bool):
         return types.void(out, types.uint64, x, types.uint64, d, types.uint64, types.uint64), codegen
 
     return add_outer
+
+
+@intrinsic
+def nonzero_bits(typing, x, x_at):
+    """A word (uint64) whose bit i says whether x[x_at + i] is not 0, for i < WORD."""
+
+    def codegen(context, builder, signature, arguments):
+        rows = _Rows(context, builder, signature, WORD, 1)
+        row = rows.load(rows.pointer(0, *arguments))
+        return builder.bitcast(builder.fcmp_unordered("!=", row, ir.Constant(rows.vector, [0.0] * WORD)), _U64)
+
+    return types.uint64(x, types.uint64), codegen
+
+
+@functools.cache
+def make_step(dots: bool):
+    """`step` of a matrix: with dots, also what its rows come to with another row. Both work on STRIP columns."""
+
+    def generate(context, builder, signature, arguments):
+        block, matrix, size, width, keep, x, a, b, y, *more = arguments
+        rows = _Rows(context, builder, signature, STRIP, 1)
+        at = functools.partial(rows.pointer, 0, block)
+        row_a, kept = rows.load(at(a)), rows.whole(keep)
+        other = rows.load(at(more[0])) if dots else None
+
+        def step(i, sums):
+            pointer = at(builder.add(matrix, builder.mul(i, width)))
+            added = builder.fmul(rows.spread(at(x), i), row_a)
+            row = rows.multiply_add(kept, rows.load(pointer), added)
+            rows.store(row, pointer)
+            if dots:
+                total = at(builder.add(more[1], i))
+                builder.store(builder.fadd(builder.load(total), rows.sum(builder.fmul(row, other))), total)
+            following = builder.add(i, _number(1))
+            return following, builder.icmp_unsigned("<", following, size), [rows.multiply_add(rows.spread(at(b), i), row, sums[0])]
+
+        rows.store(rows.loop(_number(0), [ir.Constant(rows.vector, [0.0] * STRIP)], step)[0], at(y))
+        return context.get_dummy_value()
+
+    if dots:
+
+        @intrinsic
+        def step(typing, block, matrix, size, width, keep, x, a, b, y, c, dot):
+            """As without dots, and block[dot + i] += the product of row i, as it is now, with the row at c, for i < size."""
+            return types.void(block, *[types.uint64] * 3, types.float32, *[types.uint64] * 6), generate
+
+    else:
+
+        @intrinsic
+        def step(typing, block, matrix, size, width, keep, x, a, b, y):
+            """M = keep M + x a^T, then the row at y = M^T b, for STRIP columns of a matrix M of `size` (not 0) rows, `width` numbers apart.
+
+            M, x and b (a number for each row of M), a and y (one for each column) are places in block, flat.
+            """
+            return types.void(block, *[types.uint64] * 3, types.float32, *[types.uint64] * 4), generate
+
+    return step

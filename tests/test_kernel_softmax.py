@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 
 import reference as ref
 from gradients import gradient, single
-from neurogen_numba.kernels.softmax import softmax_row
 
 
 def whole_rows(x, filled=7):
@@ -154,12 +153,3 @@ def test_the_gradient_may_be_of_half_precision(backend, op, kind):
     backend.cross_entropy(loss, hit, d_logits, *there, 77)
     expected = scored(op, logits, targets, 64)[2]
     np.testing.assert_array_equal(backend.to_numpy(d_logits)[:, :77], expected.astype(dtype))
-
-
-@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
-def test_a_row_and_its_log_sum(scale):
-    logits = single(np.random.default_rng(2).normal(0, 3, 9))
-    p = np.empty_like(logits)
-    log_sum = softmax_row(p, logits, np.float32(scale))
-    np.testing.assert_allclose(p, ref.softmax(scale * logits), rtol=1e-5)
-    assert log_sum == pytest.approx(np.log(np.exp(scale * logits.astype(np.float64)).sum()), rel=1e-5)

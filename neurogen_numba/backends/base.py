@@ -104,6 +104,10 @@ class Backend(ABC):
     def synchronize(self):
         """Wait until all queued work is done."""
 
+    def working(self, work: int):
+        """A context for a step of this much work: parameters times columns (tokens of sequences)."""
+        return contextlib.nullcontext()
+
     @abstractmethod
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         """A function that repeats `step`: always the same operations on the same arrays. On a GPU a CUDA graph."""

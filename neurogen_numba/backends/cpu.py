@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,8 @@ from .base import Backend, Streams
 from .cpu_synapses import CpuSynapses
 
 WORTH_SHARING = 10_000_000  # multiply-adds
-SHARE = 128  # rows. How rows are cut must not depend on the number of threads: BLAS rounds a row by its place in the block that it is given
+WORTH_WAKING = 5_000_000  # numbers learned times columns
+SHARE = 512  # rows. How rows are cut must not depend on the number of threads: BLAS rounds a row by its place in the block that it is given
 
 
 def resident_bytes() -> int:
@@ -181,6 +183,16 @@ class CpuBackend(Backend):
 
     def synchronize(self):
         pass  # nothing is done later
+
+    @contextlib.contextmanager
+    def working(self, work):
+        """A small step has one thread: to wake others takes longer, some 20 us for each of its loops."""
+        threads = numba.get_num_threads()
+        numba.set_num_threads(1 if work < WORTH_WAKING else threads)
+        try:
+            yield
+        finally:
+            numba.set_num_threads(threads)
 
     def record(self, step):
         return step  # there is nothing to save: calling is cheap

@@ -9,6 +9,8 @@ from ..kernels.bundles_cpu import DELAY, DEPTH, PLACE, SHIFT, SOURCE, TARGET, WE
 from ..kernels.population import Axon
 from .base import Synapses, SynapticState
 
+SPARE = 64  # rows more than a segment needs, where nothing is learned: what is under way is moved only once they are used up
+
 
 class CpuSynapses(Synapses):
     """Tables of all projections in bundles, and a copy of the weights in which every bundle is transposed, for the backward pass.
@@ -73,43 +75,57 @@ def _by_tile(tables, words):
 
 class CpuSynapticState(SynapticState):
     """Of all signals, word after word, x [words, history + T, B, WORD] float32 and the masks `fired` and `wanted` [words, history + T, B];
-    of all currents their gradients d [words, T, B, WORD] and `given`, the masks of what is not 0. history: the longest there is; rows
-    0 ... history - 1 are the tokens before the segment."""
+    of all currents their gradients d [words, T, B, WORD] and `given`, the masks of what is not 0. history: the longest there is;
+    the segment's first token has row start[0], and the `history` rows before it are the tokens before the segment."""
 
     def __init__(self, synapses, signals, tokens, batch, learning, copied):
         self.synapses, self.tokens, self.batch, self.signals, self.copied = synapses, tokens, batch, signals, copied
         self.history = max(history for _, history in signals.values())
-        shape = synapses.signals[next(reversed(synapses.signals))].stop, self.history + tokens, batch
+        self.start = np.array([self.history], np.int32)
+        rows = self.history + tokens + (0 if learning else SPARE)
+        shape = synapses.signals[next(reversed(synapses.signals))].stop, rows, batch
         self.x, self.fired = np.zeros((*shape, WORD), np.float32), np.zeros(shape, np.uint64)
         self.wanted = np.zeros(shape, np.uint64)
-        for name, words in synapses.signals.items():
-            if not name.endswith(".axon"):  # a plain value has a gradient wherever it is
-                self._own(self.wanted, words)[...] = 2**64 - 1
         shape = synapses.currents[next(reversed(synapses.currents))].stop if learning else 0, tokens, batch
         self.d, self.given = np.zeros((*shape, WORD), np.float32), np.zeros(shape, np.uint64)
+        self._flat = {what: getattr(self, what).reshape(-1) for what in ("x", "fired", "wanted", "d", "given")}
+        self._axons = {}
+        for name, words in synapses.signals.items():
+            ring, fired, wanted = (self._own(array, words) for array in (self.x, self.fired, self.wanted))
+            self._axons[name] = Axon(ring, self.start, fired, wanted)
+            if not name.endswith(".axon"):  # a plain value has a gradient wherever it is
+                wanted[...] = 2**64 - 1
+
+    @property
+    def row(self):
+        """Of the segment's first token."""
+        return int(self.start[0])
+
+    @property
+    def _before(self):
+        """The rows of the tokens before the segment."""
+        return slice(self.row - self.history, self.row)
 
     def _own(self, array, words):
         return array[words.start : words.stop]
 
     def axon(self, signal):
-        if signal not in self.synapses.signals:
-            return self.synapses.backend.no_axon
-        ring, fired, wanted = (self._own(array, self.synapses.signals[signal]) for array in (self.x, self.fired, self.wanted))
-        return Axon(ring, np.array([self.history], np.int32), fired, wanted)
+        return self._axons.get(signal, self.synapses.backend.no_axon)
 
     def write_values(self, signal, first, last, x):
-        words, rows = self.synapses.signals[signal], slice(self.history + first, self.history + last)
-        bundles_cpu.write_values_cpu(self._own(self.x, words), self._own(self.fired, words), rows.start, x)
+        own, rows = self._axons[signal], slice(self.row + first, self.row + last)
+        bundles_cpu.write_values_cpu(own.ring, own.fired, rows.start, x)
         if signal.endswith(".axon"):
-            self._own(self.wanted, words)[:, rows] = self._own(self.fired, words)[:, rows]
+            own.wanted[:, rows] = own.fired[:, rows]
 
     def forward(self, values, first, last):
+        flat, rows = self._flat, self.x.shape[1]
         for current, value in values.items():
             if current not in self.synapses.forward:
                 value[...] = 0
                 continue
-            read = self.x.reshape(-1), self.fired.reshape(-1), self.x.shape[1], self.synapses.weight, *self.synapses.forward[current]
-            bundles_cpu.gather_cpu(value, *read, self.history + first, -1, self.x.shape[1], self.fired.reshape(-1)[:0], 0, 0, 0)
+            read = flat["x"], flat["fired"], rows, self.synapses.weight, *self.synapses.forward[current]
+            bundles_cpu.gather_cpu(value, *read, self.row + first, -1, rows, flat["given"][:0], 0, 0, 0)
             if current in self.copied:
                 self.write_values(self.copied[current], first, last, value)
 
@@ -118,36 +134,41 @@ class CpuSynapticState(SynapticState):
         bundles_cpu.write_values_cpu(self._own(self.d, words), self._own(self.given, words), first, gradient)
 
     def source_grad(self, gradients, first, last, length):
+        flat = self._flat
         for signal, gradient in gradients.items():
             if signal not in self.synapses.backward:
                 gradient[...] = 0
                 continue
-            read = self.d.reshape(-1), self.given.reshape(-1), self.tokens, self.synapses.transposed, *self.synapses.backward[signal]
-            wanted = self.wanted.reshape(-1), self.x.shape[1], self.history + first, self.synapses.signals[signal].start
+            read = flat["d"], flat["given"], self.tokens, self.synapses.transposed, *self.synapses.backward[signal]
+            wanted = flat["wanted"], self.x.shape[1], self.row + first, self.synapses.signals[signal].start
             bundles_cpu.gather_cpu(gradient, *read, first, 1, length, *wanted)
 
     def accumulate_weight_grad(self, length):
-        x, d, synapses = (self.x.reshape(-1), self.fired.reshape(-1), self.x.shape[1]), (self.d.reshape(-1), self.tokens), self.synapses
-        bundles_cpu.weight_grad_cpu(synapses.gradient, *x, *d, synapses.learned, self.history, self.batch, length)
+        flat, synapses = self._flat, self.synapses
+        read = flat["x"], flat["fired"], self.x.shape[1], flat["d"], self.tokens
+        bundles_cpu.weight_grad_cpu(synapses.gradient, *read, synapses.learned, self.row, self.batch, length)
 
     def advance(self, length):
-        for array in (self.x, self.fired):
-            array[:, : self.history] = array[:, length : length + self.history].copy()
+        self.start += length
+        if self.row + self.tokens > self.x.shape[1]:  # the next segment may not have room: back to the beginning
+            for array in (self.x, self.fired):
+                array[:, : self.history] = array[:, self._before].copy()
+            self.start[...] = self.history
 
     def ring(self, signal):
-        x, fired = (self._own(array, self.synapses.signals[signal]) for array in (self.x, self.fired))
-        return {"value": x, "fired": fired, "start": np.array([self.history], np.int32)}
+        own = self._axons[signal]
+        return {"value": own.ring, "fired": own.fired, "start": own.start}
 
     def past(self, signal):
         size, history = self.signals[signal]
-        rows = self._own(self.x, self.synapses.signals[signal])[:, self.history - history : self.history]
+        rows = self._axons[signal].ring[:, self.row - history : self.row]
         return np.moveaxis(rows, 0, 2).reshape(history, self.batch, -1)[:, :, :size].copy()
 
     def set_past(self, signal, past):
-        words, history = self.synapses.signals[signal], self.signals[signal][1]
+        own, history = self._axons[signal], self.signals[signal][1]
         values = np.ascontiguousarray(past[:history], np.float32)
-        bundles_cpu.write_values_cpu(self._own(self.x, words), self._own(self.fired, words), self.history - history, values)
+        bundles_cpu.write_values_cpu(own.ring, own.fired, self.row - history, values)
 
     def reset(self, sequences):
         silent = np.flatnonzero(sequences)
-        self.x[:, : self.history, silent], self.fired[:, : self.history, silent] = 0, 0
+        self.x[:, self._before, silent], self.fired[:, self._before, silent] = 0, 0

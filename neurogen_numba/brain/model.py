@@ -200,7 +200,8 @@ class NeuroGenModel:
         """Run a step on the arrays of an activity, by its recording where `what` has been run before (`Backend.record`)."""
         if what not in act.recorded:
             act.recorded[what] = self.backend.record(step)
-        act.recorded[what]()
+        with self.backend.working(self.parameters * act.length * act.batch):
+            act.recorded[what]()
 
     @_by_one_thread
     def logits(self, input_ids) -> np.ndarray:
