@@ -28,7 +28,7 @@ def test_an_operation_is_the_kernel_of_its_name(name):
 
 def test_it_offers_what_a_backend_declares_and_nothing_else():
     offered = {name for name in vars(cpu.CpuBackend) if not name.startswith("_")}
-    assert offered == {*Backend.__annotations__, *Backend.__abstractmethods__}
+    assert offered == {*Backend.__annotations__, *Backend.__abstractmethods__, "working"}
 
 
 PAIRS = ((Backend, cpu.CpuBackend), (Synapses, CpuSynapses), (SynapticState, CpuSynapticState))
