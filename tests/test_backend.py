@@ -254,6 +254,16 @@ def test_no_result_depends_on_the_number_of_threads(threads):
     np.testing.assert_array_equal(found[0][1], found[1][1])
 
 
+def test_a_small_step_has_one_thread_and_the_next_one_all_again(threads):
+    threads(2)
+    with pytest.raises(KeyError), backend.working(1):
+        assert numba.get_num_threads() == 1
+        raise KeyError
+    with backend.working(10**9):
+        assert numba.get_num_threads() == 2
+    assert numba.get_num_threads() == 2
+
+
 @pytest.mark.gpu
 def test_what_is_fetched_from_a_gpu_is_a_copy():
     gpu = backends.get("cuda", precision="fp32")
