@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from .config import FLOAT32, plain_types
 from .errors import ConfigError
 from .kernels import rng
+
+TOGETHER = 16  # tokens of a recorded step, where so many are asked for: between two steps a GPU waits for the host
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Session:
         self.model, self.sampling = model, sampling
         self.act = model.activity(model.config.brain.chunk, batch)
         self._drawn = model.backend.zeros(batch, "uint64")  # tokens drawn per sequence
+        self._latest = model.backend.zeros((TOGETHER, batch), "int32")  # tokens of the last recorded step
         self.last_tokens = ()  # of the first sequence, from the last call
 
     def reset(self):
@@ -63,11 +67,12 @@ class Session:
     def write(self, count: int):
         """Draw and read `count` tokens: [count, B] int32. They stay on the device until all are drawn."""
         act, backend = self.act, self.model.backend
-        written = backend.zeros((count, act.batch), "int32")
-        for t in range(count):
-            act.length = 1
-            self.model.run(act, ("draw", self.sampling), self._draw)
-            written[t] = act.ids[0]
+        written, first, act.length = backend.zeros((count, act.batch), "int32"), 0, 1
+        while first < count:
+            tokens = TOGETHER if count - first >= TOGETHER else 1
+            self.model.run(act, ("draw", self.sampling, tokens), partial(self._draw, tokens))
+            written[first : first + tokens] = self._latest[:tokens]
+            first += tokens
         written = backend.to_numpy(written)
         self.last_tokens = written[-1:, 0] if count else self.last_tokens
         return written
@@ -78,13 +83,15 @@ class Session:
         with self.model.backend.beside(lambda: act.advance(act.length)):
             brain.decoder.scores(act, act.length - 1, act.length)  # of the next token, into the first rows of act.logits
 
-    def _draw(self):
+    def _draw(self, tokens):
         act, how, decoder = self.act, self.sampling, self.model.brain.decoder
         key = rng.key(how.seed & 0xFFFFFFFF, how.seed >> 32)
         numbers = np.float32(how.temperature), how.top_k, np.float32(how.top_p)
         logits = act.logits[: act.batch], decoder.bias
-        self.model.backend.sample(act.ids[0], *logits, *numbers, key, self._drawn, decoder.shape[0])
-        self._forward()
+        for t in range(tokens):
+            self.model.backend.sample(act.ids[0], *logits, *numbers, key, self._drawn, decoder.shape[0])
+            self._latest[t] = act.ids[0]
+            self._forward()
 
 
 def stream(session: Session, tokenizer, prompt: str, length: int, stop: str = "") -> Iterator[str]:

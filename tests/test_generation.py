@@ -10,7 +10,7 @@ from neurogen_numba.backends.cpu import CpuBackend
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.config import Brain, Config, Module
 from neurogen_numba.errors import ConfigError
-from neurogen_numba.generation import Sampling, Session, stream
+from neurogen_numba.generation import TOGETHER, Sampling, Session, stream
 from neurogen_numba.text.tokenizer import ByteTokenizer, CharTokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -242,9 +242,10 @@ def test_many_written_at_once_are_those_drawn_one_by_one(model, settings):
     one, many = (Session(model, Sampling(**settings), batch=2) for _ in range(2))
     for session in (one, many):
         session.feed(np.concatenate([heard("once"), heard("upon")], axis=1))
-    expected = drawn(one, 12)
-    parts = [many.write(5), many.draw()[None], many.write(1), many.write(5)]
-    for part, count in zip(parts, (5, 1, 1, 5), strict=True):
+    counts = 5, 1, 2 * TOGETHER + 3
+    expected = drawn(one, sum(counts))
+    parts = [many.write(counts[0]), many.draw()[None], many.write(counts[2])]
+    for part, count in zip(parts, counts, strict=True):
         assert (part.shape, part.dtype) == ((count, 2), "int32")
     assert np.concatenate(parts).tolist() == expected
     assert list(many.last_tokens) == list(one.last_tokens) == [expected[-1][0]]
