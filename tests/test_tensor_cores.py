@@ -5,6 +5,7 @@ import pytest
 
 from conftest import SIMULATED
 from lanes import LaneBackend, run
+from neurogen_numba.backends import cuda_synapses
 from neurogen_numba.kernels import bundles
 from neurogen_numba.kernels.bundles import (
     COPY_LEAD,
@@ -137,9 +138,10 @@ def test_weight_grad(kind, size, batch, count):
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("size, batch, lengths", [(32, 1, (2, T)), (32, 5, (5,))])
-def test_segments(size, batch, lengths):
-    """Tables, packed weights, rings and kernels together: numbers that no bundle divides, bundles of two sizes."""
+@pytest.mark.parametrize("size, batch, lengths, plenty", [(32, 1, (2, T), 8), (32, 5, (5,), 8), (16, 5, (4,), 0)])
+def test_segments(size, batch, lengths, plenty, monkeypatch):
+    """Tables, packed weights, rings and kernels together: numbers that no bundle divides, two sizes of bundles, narrow and wide tiles."""
+    monkeypatch.setattr(cuda_synapses, "PLENTY", plenty)
     made = Wired(LaneBackend(), arcs(size - 7, 2 * size + 5, 19, 17, size, size))
     state, past = made.state(batch), made.silent_past(batch)
     for segment, length in enumerate(lengths):

@@ -35,7 +35,8 @@ from .base import Synapses, SynapticState
 
 ALIGN = 64  # a column of a ring has a multiple of so many numbers: whole blocks of any size
 WRITERS = 8 if SIMULATED else THREADS  # threads of a block that copies
-ENOUGH = 2  # blocks of a launch for each multiprocessor: with fewer, tiles are made smaller
+ENOUGH, PLENTY = 2, 8  # blocks of a launch for each multiprocessor: with fewer, tiles are made smaller; with more, wider
+WIDEST = 64  # numbers of a tile
 
 
 # A bundle where it lies whatever the batch: the number of its projection; its first source and first target in a column, and the first of
@@ -259,18 +260,21 @@ class CudaSynapticState(SynapticState):
     def _form(self, names, back, size, columns):
         """(numbers of a tile, columns of a block) of a launch: the largest that make enough blocks for the card.
 
-        Bundles that are narrower than a tile share its signals; wider ones are cut.
+        Bundles that are narrower than a tile share its block; wider ones are cut.
         """
         few, *many = bundles.COLUMNS
         if columns <= few:
             return SLICE, few
-        numbers = [self._numbers(name, back) for name in names]
+        numbers, multiprocessors = [self._numbers(name, back) for name in names], self.backend.multiprocessors
+
+        def blocks_of(width, at_once):
+            return sum(blocks(n, width) for n in numbers) * blocks(columns, at_once)
+
+        if size == SLICE and blocks_of(WIDEST, many[-1]) >= PLENTY * multiprocessors:
+            return WIDEST, many[-1]  # small bundles, and few of them: a block of its own for each would begin and end all the time
         forms = [(size, at_once) for at_once in reversed(many) if at_once == many[0] or columns > many[0]]
         forms += [(width, many[0]) for width in (size // 2, size // 4) if width >= SLICE]
-        for width, at_once in forms:
-            if sum(blocks(n, width) for n in numbers) * blocks(columns, at_once) >= ENOUGH * self.backend.multiprocessors:
-                break
-        return width, at_once
+        return next((form for form in forms if blocks_of(*form) >= ENOUGH * multiprocessors), forms[-1])
 
     def _numbers(self, name, back):
         """Numbers of a column of a current, or of a signal's gradient."""
