@@ -8,7 +8,8 @@ reads a fixed number of bundles of each projection, so the matrix of a projectio
     weights    weight_grad_j         = sum over columns c                 x[c - delay_j B, block_j]^T @ d[c, tile_j]
 
 c = token B + sequence counts columns. Forward and backward are one kernel, `gather`, over other tables and other copies of the weights.
-Every sum has a fixed order and nothing is added atomically: the same bits, run after run.
+Every sum has a fixed order, one for up to SLICE columns and another for more, and nothing is added atomically: the same bits, run after
+run.
 
 x lies in rings, d in the gradients of a segment's currents; each is a matrix [columns, numbers], padded with zeros to whole tiles. All
 rings lie in one flat array and all gradients in another, so that one launch reads several: the tables say where each begins.
@@ -34,9 +35,10 @@ THREADS, WARPS, OF_WARP = 128, 4, 32  # of a block on tensor cores, at most; col
 COLUMNS = SLICE, 2 * OF_WARP, WARPS * OF_WARP  # of a block on tensor cores
 STAGE_COLUMNS = 32  # that `weight_grad` fetches at a time
 COLUMNS_FP32 = SLICE if SIMULATED else 64  # of a block without tensor cores
-SHARED = 38 * 2**10  # bytes of a block's buffers at most: with its tables, five blocks then fit into a multiprocessor
+SHARED = 38 * 2**10  # bytes of a block's stages at most; tables and sums take up to 9 KB more, and a block may have 48
+MAX_STAGES = 4  # `wait_for_copies` counts to two that are under way beside the one that is waited for
 OWN = 4  # numbers of a thread that copies
-ALIGNED = None if SIMULATED else 16  # bytes: in float32 a thread reads four numbers of a row at once
+ALIGNED = None if SIMULATED else 16  # bytes that a thread copies, or in float32 reads, at once
 PADDING = 4  # numbers more in a row, so that few of a warp's stores meet in one bank of shared memory
 
 # Columns of the table of entries [E, 8] int32: the numbers of which matrix are multiplied by which weights. A word is WORD numbers.
@@ -69,23 +71,25 @@ def threads_of(columns: int) -> int:
 
 
 @functools.cache
-def make_gather(kind: int, width: int, at_once: int, back: bool, mixed: bool):
-    """`gather` for factors of a kind (mma.py), output tiles of `width` numbers and blocks of `at_once` columns, in one of two directions.
+def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed: bool):
+    """`gather` for factors of a kind (mma.py), output tiles of `width` numbers and blocks of some columns, in one of two directions.
 
-    at_once: OF_WARP columns for each of its warps; or SLICE, which WARPS warps have in common: they share out the slices. mixed: some
+    columns_of_block: OF_WARP for each of its warps; or SLICE, which WARPS warps have in common: they share out the slices. mixed: some
     bundles are smaller than the tile.
     """
-    few, AT_ONCE, THREADS = at_once == SLICE, at_once, threads_of(at_once)
+    few, COLUMNS_OF_BLOCK, BLOCK_DIM = columns_of_block == SLICE, columns_of_block, threads_of(columns_of_block)
     TILES, ROWS = width // 8, 1 if few else OF_WARP // SLICE  # tiles that a warp has, across and down
     SLICES = 8 if few and width == 16 else 4 if few or width == 16 else 2  # of a stage
-    OF_WARPS, STEP = (SLICES // WARPS, WARPS) if few else (SLICES, 1)  # slices of a warp in a stage, and from one to the next
-    X_SLICE, W_SLICE = AT_ONCE * SLICE_WORDS, TILES * 32  # words
+    SLICES_OF_WARP, STEP = (SLICES // WARPS, WARPS) if few else (SLICES, 1)  # slices of a warp in a stage, and from one to the next
+    X_SLICE, W_SLICE = COLUMNS_OF_BLOCK * SLICE_WORDS, TILES * 32  # words
     X_STAGE, W_STAGE = SLICES * X_SLICE, SLICES * W_SLICE
-    STAGES = min(4, SHARED // (8 * (X_STAGE + W_STAGE)))
+    STAGES = min(MAX_STAGES, SHARED // (8 * (X_STAGE + W_STAGE)))
     X_WORDS, W_WORDS = STAGES * X_STAGE, STAGES * W_STAGE
     AHEAD = STAGES - 1  # buffers that are being filled while one is read
     COPIERS = 2 * SLICES  # threads that fetch one column, 16 bytes each
-    X_COPIES, W_COPIES = AT_ONCE * COPIERS // THREADS, -(-W_STAGE // (2 * THREADS))  # of a thread in a stage
+    X_COPIES, W_COPIES = COLUMNS_OF_BLOCK * COPIERS // BLOCK_DIM, -(-W_STAGE // (2 * BLOCK_DIM))  # of a thread in a stage
+    assert STAGES > 1, "a stage is filled while another one is read: make it smaller, or SHARED larger"
+    assert COLUMNS_OF_BLOCK * COPIERS % BLOCK_DIM == 0 and SLICES_OF_WARP > 0, "threads and warps share a stage out evenly"
     OTHERS = (WARPS - 1) * TILES * 4 * 32 if few else 1
 
     @gpu(max_registers=168 if few else 96 if width == 16 else 128)
@@ -95,24 +99,25 @@ def make_gather(kind: int, width: int, at_once: int, back: bool, mixed: bool):
         x: words of four 16-bit numbers (uint64), and ring, forward, the same as words of two (uint32); weight: words of four in the order
         of `pack`; limit: columns of the segment, backward.
 
-        Block (i, j) has output tile i of the j-th AT_ONCE columns. Entries, a slice each, pass through STAGES buffers of shared memory,
-        SLICES at a time: while those of one buffer are multiplied, the next ones are on their way. A stage that has fewer is filled up with
-        zeros, and so is what a tile has beside a smaller bundle. Indices are uint32: Numba lets signed ones count from the end of an array,
-        and that takes more instructions than the products.
+        Block (i, j) has output tile i of the j-th COLUMNS_OF_BLOCK columns. Entries, a slice each, pass through STAGES buffers of shared
+        memory, SLICES at a time: while those of one buffer are multiplied, the next ones are on their way. A stage that has fewer is filled
+        up with zeros, and so is what a tile has beside a smaller bundle: a NaN that is sent reaches the whole tile.
+
+        Indices are uint32: Numba lets signed ones count from the end of an array, and that takes more instructions than the products.
         """
-        xs = cuda.shared.array(X_WORDS, np.uint64)  # [STAGES, SLICES, AT_ONCE, words of a slice]
-        ws = cuda.shared.array(W_WORDS, np.uint64)  # [STAGES, SLICES, TILES, lanes]
-        bases = cuda.shared.array(THREADS, np.uint32)
-        lengths = cuda.shared.array(THREADS, np.uint32)
-        leads = cuda.shared.array(THREADS, np.uint32)
-        weights = cuda.shared.array(THREADS, np.uint32)
-        shares = cuda.shared.array(THREADS, np.uint32)  # FIRST and LAST
-        places = cuda.shared.array(THREADS, np.uint64)
+        xs = cuda.shared.array(X_WORDS, np.uint64, ALIGNED)  # [STAGES, SLICES, COLUMNS_OF_BLOCK, words of a slice]
+        ws = cuda.shared.array(W_WORDS, np.uint64, ALIGNED)  # [STAGES, SLICES, TILES, lanes]
+        bases = cuda.shared.array(BLOCK_DIM, np.uint32)
+        lengths = cuda.shared.array(BLOCK_DIM, np.uint32)
+        leads = cuda.shared.array(BLOCK_DIM, np.uint32)
+        weights = cuda.shared.array(BLOCK_DIM, np.uint32)
+        shares = cuda.shared.array(BLOCK_DIM, np.uint32)  # FIRST and LAST
+        places = cuda.shared.array(BLOCK_DIM, np.uint64)
         others = cuda.shared.array(OTHERS, np.float32)  # [WARPS - 1, TILES, 4, lanes]
         acc = cuda.local.array((ROWS, TILES, 4), np.float32)
         a = cuda.local.array((ROWS, 4), np.uint32)
         thread, tile = u32(cuda.threadIdx.x), cuda.blockIdx.x
-        lane, warp, column = u32(thread % u32(32)), u32(thread // u32(32)), u32(cuda.blockIdx.y * AT_ONCE)
+        lane, warp, column = u32(thread % u32(32)), u32(thread // u32(32)), u32(cuda.blockIdx.y * COLUMNS_OF_BLOCK)
         g, q, upper = u32(lane // u32(4)), u32(lane % u32(4)), u32(0) if few else u32(warp * u32(OF_WARP))
         # of a stage: the slice that this thread fetches, which half of its words, and the first column
         fetched, half, first_row = u32(thread % u32(COPIERS) // u32(2)), u32(thread % u32(2) * u32(2)), u32(thread // u32(COPIERS))
@@ -125,7 +130,7 @@ def make_gather(kind: int, width: int, at_once: int, back: bool, mixed: bool):
                     acc[m, n, i] = ZERO
         while begin < end:
             # 1. A thread looks an entry up, so that nobody waits for tables later.
-            count = u32(min(end - begin, THREADS))
+            count = u32(min(end - begin, BLOCK_DIM))
             if thread < count:
                 e = begin + thread
                 late, length = entries[e, LATE], entries[e, LENGTH]
@@ -144,13 +149,13 @@ def make_gather(kind: int, width: int, at_once: int, back: bool, mixed: bool):
                 if stage >= 0:
                     wait_for_copies(kind, AHEAD - 1)  # all but the latest AHEAD - 1 stages have arrived, of this thread's
                     cuda.syncthreads()  # of every thread's; and the buffer of the stage before this one has been read
-                # 2. Fetch a stage: of each slice AT_ONCE columns, and the weights.
+                # 2. Fetch a stage: of each slice COLUMNS_OF_BLOCK columns, and the weights.
                 if e < count:
                     own = min(u32(e + fetched), u32(count - u32(1)))
                     base, length, there = bases[own], lengths[own], e + fetched < count
                     place, lead, to = places[own] + np.uint64(half), np.uint64(leads[own]), u32(u32(filled * u32(X_STAGE)) + to_x)
                     for k in range(X_COPIES):
-                        row = u32(column + first_row + u32(k * (THREADS // COPIERS)))
+                        row = u32(column + first_row + u32(k * (BLOCK_DIM // COPIERS)))
                         c = u32(base + min(row, last_column))  # what is beyond the columns is computed and not stored
                         inside = 16 if there and (not few or row <= last_column) else 0
                         if back:
@@ -158,10 +163,10 @@ def make_gather(kind: int, width: int, at_once: int, back: bool, mixed: bool):
                             c = min(c, u32(length - u32(1)))
                         else:
                             c = min(c, u32(c - length))  # before the end of the ring, the difference wraps around and is the larger
-                        row_words = u32(k * (THREADS // COPIERS) * SLICE_WORDS)
+                        row_words = u32(k * (BLOCK_DIM // COPIERS) * SLICE_WORDS)
                         copy(kind, xs, u32(to + row_words), x, place + np.uint64(c) * lead, inside)
                     for k in range(W_COPIES):
-                        word = u32(u32(2) * thread + u32(2 * k * THREADS))
+                        word = u32(u32(2) * thread + u32(2 * k * BLOCK_DIM))
                         if word < W_STAGE:
                             own, part = u32(e + word // u32(W_SLICE)), u32(word % u32(W_SLICE))
                             inside, source = 16 if own < count else 0, weights[min(own, u32(count - u32(1)))]
@@ -176,7 +181,7 @@ def make_gather(kind: int, width: int, at_once: int, back: bool, mixed: bool):
                 # 3. Multiply the stage that has arrived.
                 if stage >= 0:
                     x_word, w_word = u32(u32(read * u32(X_STAGE)) + from_x), u32(u32(read * u32(W_STAGE)) + lane)
-                    for i in range(OF_WARPS):
+                    for i in range(SLICES_OF_WARP):
                         s = u32(u32(i * STEP) + warp) if few else u32(i)
                         x_slice, w_slice = u32(x_word + u32(s * u32(X_SLICE))), u32(w_word + u32(s * u32(W_SLICE)))
                         for m in range(ROWS):
@@ -226,11 +231,12 @@ def make_gather(kind: int, width: int, at_once: int, back: bool, mixed: bool):
                             out[to + np.uint64(8 * n)] = scale * acc[m, n, 2 * half]
                             if number + np.uint64(8 * n + 1) < size:
                                 out[to + np.uint64(8 * n + 1)] = scale * acc[m, n, 2 * half + 1]
-                if copied:  # what is beyond the last number has weights of 0, and so is 0
+                if copied:
                     to = copy_place + np.uint64((copy_row + c) % length) * copy_lead + number // _TWO
                     for n in range(TILES):
                         if number + np.uint64(8 * n) < size:
-                            ring[to + np.uint64(4 * n)] = pair(kind, scale * acc[m, n, 2 * half], scale * acc[m, n, 2 * half + 1])
+                            second = scale * acc[m, n, 2 * half + 1] if number + np.uint64(8 * n + 1) < size else ZERO
+                            ring[to + np.uint64(4 * n)] = pair(kind, scale * acc[m, n, 2 * half], second)
 
     return gather
 
@@ -249,7 +255,8 @@ def make_weight_grad(kind: int, size: int):
     SLICES, A_TILES, B_TILES = size // SLICE, WIDE // 16, WIDE // 8
     OF_SLICE = STAGE_COLUMNS * SLICE_WORDS
     STAGE = BUNDLES * SLICES * OF_SLICE  # words of one factor
-    STAGES = min(4, SHARED // (2 * 8 * STAGE))
+    STAGES = min(MAX_STAGES, SHARED // (2 * 8 * STAGE))
+    assert STAGES > 1, "a stage is filled while another one is read: make it smaller, or SHARED larger"
     WORDS, AHEAD = STAGES * STAGE, STAGES - 1
     COPIERS, OF_BUNDLE = 2 * SLICES, THREADS // BUNDLES  # threads that fetch one column, 16 bytes each; and a bundle
 
@@ -266,8 +273,8 @@ def make_weight_grad(kind: int, size: int):
         pass through STAGES buffers of shared memory, STAGE_COLUMNS at a time. The sum runs over columns, so a lane joins
         neighbours from four of them (q, q + 4, q + 8, q + 12) in its registers.
         """
-        xs = cuda.shared.array(WORDS, np.uint64)  # [STAGES, BUNDLES, SLICES, STAGE_COLUMNS, words of a slice]
-        ds = cuda.shared.array(WORDS, np.uint64)
+        xs = cuda.shared.array(WORDS, np.uint64, ALIGNED)  # [STAGES, BUNDLES, SLICES, STAGE_COLUMNS, words of a slice]
+        ds = cuda.shared.array(WORDS, np.uint64, ALIGNED)
         acc = cuda.local.array((A_TILES, B_TILES, 4), np.float32)
         a = cuda.local.array((A_TILES, 4), np.uint32)
         b = cuda.local.array((B_TILES, 2), np.uint32)
@@ -507,10 +514,10 @@ def make_pack(size: int):
 
 @device
 def copy_row(out, row, x, c, scale):
-    """Round scale times row c of x [columns, N] float32 into row `row` of out [rows, N or more]. Block (i, c) has OWN numbers for each of
+    """Round scale times row c of x [columns, N] float32 into row `row` of out [rows, N or more]. Block (c, i) has OWN numbers for each of
     its threads, which fetches all of them before it stores the first."""
     own = cuda.local.array(OWN, np.float32)
-    first = cuda.blockIdx.x * cuda.blockDim.x * OWN + cuda.threadIdx.x
+    first = cuda.blockIdx.y * cuda.blockDim.x * OWN + cuda.threadIdx.x
     for i in range(OWN):
         n = first + i * cuda.blockDim.x
         own[i] = x[np.uint64(c), np.uint64(n)] if n < x.shape[1] else ZERO
@@ -523,14 +530,14 @@ def copy_row(out, row, x, c, scale):
 @gpu
 def write_values(ring, start, rows, first, batch, x):
     """Write plain values x [C B, M] float32 of tokens from `first` on into a ring [rows B, M or more]."""
-    c = cuda.blockIdx.y
+    c = cuda.blockIdx.x
     copy_row(ring, (start[0] + first + c // batch) % rows * batch + c % batch, x, c, ONE)
 
 
 @gpu
 def write_gradient(d, x, scale):
     """Write scale times the gradient x [columns, N] float32 of a current into d [columns, N or more]."""
-    copy_row(d, cuda.blockIdx.y, x, cuda.blockIdx.y, scale)
+    copy_row(d, cuda.blockIdx.x, x, cuda.blockIdx.x, scale)
 
 
 @gpu

@@ -1,8 +1,8 @@
 """A block of a CUDA kernel, thread by thread and warp by warp in Python: for kernels on tensor cores, which Numba's simulator lacks.
 
 `run` calls the kernel's Python function in as many Python threads as a block has. They wait for one another at `cuda.syncthreads()`, and
-the 32 lanes of a warp at every tile product, which is computed from what all of them bring. A copy to shared memory has arrived at once.
-What shared memory holds before it is written is no number, or far outside of every array.
+the 32 lanes of a warp at every tile product, which is computed from what all of them bring. A copy to shared memory arrives when its thread
+waits for it. What shared memory holds before it is written is no number, or far outside of every array.
 """
 
 import sys
@@ -77,7 +77,7 @@ class Cuda:
 
     def __init__(self, block):
         self.me, self.block = threading.local(), block
-        self.shared = SimpleNamespace(array=lambda size, dtype: block.array(sys._getframe(1).f_lineno, size, dtype))
+        self.shared = SimpleNamespace(array=lambda size, dtype, alignment=None: block.array(sys._getframe(1).f_lineno, size, dtype))
         self.local = SimpleNamespace(array=lambda shape, dtype: np.full(shape, 7, dtype))
         self.syncthreads = block.sync
 
@@ -93,11 +93,29 @@ class Cuda:
         self.block.warps[warp].multiply(lane, *arguments)
 
 
+COPIES = threading.local()  # of a thread: those of the group that is open, and the groups that are under way
+
+
 def copy(kind, to, i, source, j, size):
-    to[int(i) : int(i) + 2] = source[int(j) : int(j) + 2] if size else 0
+    i, j = int(i), int(j)
+    assert i % 2 == j % 2 == 0, "16 bytes begin at a multiple of 16"
+    assert 0 <= i <= to.size - 2 and 0 <= j <= source.size - 2, "outside of an array"
+    COPIES.__dict__.setdefault("open", []).append((to, i, source[j : j + 2].copy() if size else 0))
+
+
+def end_of_copies(kind):
+    COPIES.__dict__.setdefault("groups", []).append(COPIES.__dict__.pop("open", []))
+
+
+def wait_for_copies(kind, latest):
+    assert latest in (0, 1, 2)
+    while len(COPIES.__dict__.get("groups", [])) > latest:
+        for to, i, words in COPIES.groups.pop(0):
+            to[i : i + 2] = words
 
 
 def store_pair(array, index, a, b):
+    assert int(index) % 2 == 0, "8 bytes begin at a multiple of 8"
     array[int(index)], array[int(index) + 1] = a, b
 
 
@@ -134,7 +152,7 @@ def run(kernel, grid, threads, *arguments):
     for place in (SimpleNamespace(x=x, y=y) for x in range(width) for y in range(height)):
         cuda = Cuda(Block(threads))
         scope = code.__globals__ | halves | {"cuda": cuda, "multiply": cuda.multiply, "copy": copy, "pair": pair, "store_pair": store_pair}
-        scope |= {"end_of_copies": lambda kind: None, "wait_for_copies": lambda kind, latest: None}
+        scope |= {"end_of_copies": end_of_copies, "wait_for_copies": wait_for_copies}
         for name, called in code.__globals__.items():  # device functions of the kernel's file
             if name in code.__code__.co_names and python(called) is not called and called.__module__ == code.__module__:
                 scope[name] = FunctionType(python(called).__code__, scope, name)

@@ -82,8 +82,16 @@ def test_every_function_of_physics_is_in_the_table():
     others = {"jit._kept", "cache.keep", "cache.folder", "cache._sealed", "cache._tell", "rng.key"}  # of the host
     others |= {"exponential.exp_cpu", "exponential.exp_cuda"}  # what exp stands for
     others |= {"launch.gpu", "launch.blocks", "launch.allow_shared"}
-    others |= {"mma._mma", "mma._bfloat16", "mma._float16", "mma._float16_turing", "mma._statement", "vector._number"}  # of the compiler
-    others |= {"bundles.of_block"}
+    others |= {
+        "mma._mma",
+        "mma._bfloat16",
+        "mma._float16",
+        "mma._float16_turing",
+        "mma._statement",
+        "mma._pair",
+        "vector._number",
+    }  # of the compiler
+    others |= {"bundles.of_block", "bundles.threads_of"}
     for name, module in (("bundles", bundles), ("bundles_cpu", bundles_cpu), ("population", population), ("vector", vector)):
         others |= {f"{name}.{factory}" for factory in vars(module) if factory.startswith("make_")}
     found = set()

@@ -138,7 +138,7 @@ def test_weight_grad(kind, size, batch, count):
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("size, batch, lengths, plenty", [(32, 1, (2, T), 8), (32, 5, (5,), 8), (16, 5, (4,), 0)])
+@pytest.mark.parametrize("size, batch, lengths, plenty", [(64, 1, (2, T), 8), (32, 5, (5,), 8), (16, 5, (4,), 0)])
 def test_segments(size, batch, lengths, plenty, monkeypatch):
     """Tables, packed weights, rings and kernels together: numbers that no bundle divides, two sizes of bundles, narrow and wide tiles."""
     monkeypatch.setattr(cuda_synapses, "PLENTY", plenty)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from ..errors import ConfigError
 from ..kernels import bundles, mma
 from ..kernels.bundles import (
     COPY_LEAD,
@@ -62,6 +63,7 @@ class CudaSynapses(Synapses):
         self.signals = list(dict.fromkeys(p.arc.source for p in projections))
 
     def wire(self):
+        # tables made before are not in use any more: no recorded step may have them, and none has, since wiring comes first
         self.forward, self.backward, learned = {}, {}, {}
         for number, p in enumerate(self.projections):
             arc, rows = p.arc, np.zeros(p.block.size, ROW)
@@ -110,10 +112,10 @@ class CudaSynapticState(SynapticState):
 
     def _table(self, make, *how):
         """What `make` makes of the bundles: made when first asked for, and again where the synapses have been wired anew."""
-        known, table = self._tables.get((make, how), (None, None))
+        known, table = self._tables.get((make.__name__, how), (None, None))
         if known is not self.synapses.learned:
             table = make(*how)
-            self._tables[make, how] = self.synapses.learned, table
+            self._tables[make.__name__, how] = self.synapses.learned, table
         return table
 
     def _read(self, table, rows, side, place, lead):
@@ -190,6 +192,8 @@ class CudaSynapticState(SynapticState):
             lead = blocks(sizes[name], ALIGN) * ALIGN
             regions[name] = [end, rows[name] * self.batch, lead]
             end += rows[name] * self.batch * lead
+        if end // SLICE >= 2**31:
+            raise ConfigError(f"{self.batch} sequences: what their synapses read has {end:,} numbers, more than a GPU's tables can name")
         return self.backend.zeros(end, self.synapses.dtype), regions
 
     @staticmethod
@@ -223,7 +227,7 @@ class CudaSynapticState(SynapticState):
 
     @staticmethod
     def _copy_grid(x):
-        return blocks(x.shape[1], WRITERS * bundles.OWN), len(x)
+        return len(x), blocks(x.shape[1], WRITERS * bundles.OWN)
 
     def _gather(self, outputs, back, first, x, limit, scale):
         """Overwrite some currents, or gradients of signals, name -> [C, B, N], in as many launches as have room for them."""
@@ -240,7 +244,7 @@ class CudaSynapticState(SynapticState):
 
     def _launch(self, names, outs, sizes, back, first, x, limit, scale):
         synapses, columns = self.synapses, outs[0].shape[0] * self.batch
-        copy, flat = self._words(synapses.copies[1 if back else 0].reshape(-1), 64), [out.reshape(-1) for out in outs]
+        copy, flat = self._words(synapses.copies[1 if back else 0].reshape(-1), 64), self.backend._flat(*outs)
         arrays = *flat, *flat[:1] * (OUTPUTS - len(flat)), self._words(x, 32), self._words(x, 64), copy
         numbers = self.start, first, limit, columns, self.batch, np.float32(scale)
         if synapses.kind is None:  # the size that most come in first
@@ -251,13 +255,13 @@ class CudaSynapticState(SynapticState):
                 threads = (size // mma.EDGE) * (at_once // mma.EDGE)
                 self.backend.launch(kernel, (len(tables[0]), blocks(columns, at_once)), threads, *arrays, *tables, *numbers)
             return
-        width, at_once = self._form(names, back, sizes[0], columns)
+        width, at_once = self._tile_shape(names, back, sizes[0], columns)
         *tables, mixed = self._table(self._tiles, names, back, width, None)
         kernel = bundles.make_gather(synapses.kind, width, at_once, back, mixed)
         grid = len(tables[0]), blocks(columns, at_once)
         self.backend.launch(kernel, grid, bundles.threads_of(at_once), *arrays, *tables, *numbers)
 
-    def _form(self, names, back, size, columns):
+    def _tile_shape(self, names, back, size, columns):
         """(numbers of a tile, columns of a block) of a launch: the largest that make enough blocks for the card.
 
         Bundles that are narrower than a tile share its block; wider ones are cut.
