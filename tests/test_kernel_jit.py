@@ -82,15 +82,8 @@ def test_every_function_of_physics_is_in_the_table():
     others = {"jit._kept", "cache.keep", "cache.folder", "cache._sealed", "cache._tell", "rng.key"}  # of the host
     others |= {"exponential.exp_cpu", "exponential.exp_cuda"}  # what exp stands for
     others |= {"launch.gpu", "launch.blocks", "launch.allow_shared"}
-    others |= {
-        "mma._mma",
-        "mma._bfloat16",
-        "mma._float16",
-        "mma._float16_turing",
-        "mma._statement",
-        "mma._pair",
-        "vector._number",
-    }  # of the compiler
+    compiler = ("_mma", "_pair", "_statement", "_bfloat16", "_float16", "_float16_turing")
+    others |= {f"mma.{name}" for name in compiler} | {"vector._number"}
     others |= {"bundles.of_block", "bundles.threads_of"}
     for name, module in (("bundles", bundles), ("bundles_cpu", bundles_cpu), ("population", population), ("vector", vector)):
         others |= {f"{name}.{factory}" for factory in vars(module) if factory.startswith("make_")}

@@ -193,7 +193,7 @@ class CudaSynapticState(SynapticState):
             regions[name] = [end, rows[name] * self.batch, lead]
             end += rows[name] * self.batch * lead
         if end // SLICE >= 2**31:
-            raise ConfigError(f"{self.batch} sequences: what their synapses read has {end:,} numbers, more than a GPU's tables can name")
+            raise ConfigError(f"{self.batch:,} sequences: what their synapses read has {end:,} numbers, more than a GPU's tables can name")
         return self.backend.zeros(end, self.synapses.dtype), regions
 
     @staticmethod
