@@ -61,7 +61,8 @@ class NeuronParameters(NamedTuple):
 
 
 class Axon(NamedTuple):
-    """Where an axon writes. A ring of size 0 is not written: nobody reads it, or the pass is only run again.
+    """Where the values of a signal are written: an axon's, a trace's or a memory's. A ring of size 0 is not written: no synapse reads
+    it, or the pass is only run again.
 
     GPU: ring [rows, B, N_pad] float32, float16 or bfloat16, columns beyond N zero; start [1] int32; fired, wanted of size 0.
     CPU: ring [words, rows, B, WORD] float32, neuron n in word n // WORD; start the same; fired, wanted [words, rows, B] uint64, where bit i
