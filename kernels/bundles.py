@@ -35,21 +35,20 @@ THREADS, WARPS, OF_WARP = 128, 4, 32  # of a block on tensor cores, at most; col
 COLUMNS = SLICE, 2 * OF_WARP, WARPS * OF_WARP  # of a block on tensor cores
 STAGE_COLUMNS = 32  # that `weight_grad` fetches at a time
 COLUMNS_FP32 = SLICE if SIMULATED else 64  # of a block without tensor cores
-SHARED = 38 * 2**10  # bytes of a block's stages at most; tables and sums take up to 9 KB more, and a block may have 48
-MAX_STAGES = 4  # `wait_for_copies` counts to two that are under way beside the one that is waited for
+SHARED = 38 * 2**10  # bytes of a block's stages at most; tables and partial sums come on top, and ptxas refuses more than 48 KB in all
+MAX_STAGES = 4  # one is read, one is waited for, and `wait_for_copies` leaves at most two under way
 OWN = 4  # numbers of a thread that copies
 ALIGNED = None if SIMULATED else 16  # bytes that a thread copies, or in float32 reads, at once
 PADDING = 4  # numbers more in a row, so that few of a warp's stores meet in one bank of shared memory
 
-# Columns of the table of entries [E, 8] int32: the numbers of which matrix are multiplied by which weights. A word is WORD numbers.
+# Columns of the table of entries [E, 8] int32. An entry multiplies a slice of x, or of d, by its weights. A word is WORD numbers.
 PLACE = 0  # the first number that is read of the matrix's first column, in slices
 WEIGHT = 1  # the first number of the weights, in words
 LATE = 2  # the delay, in columns
 LENGTH = 3  # columns of the matrix, after which a ring begins again
 LEAD = 4  # from one column to the next, in words
 RING = 5  # index in `start` of the row at which the ring begins
-FIRST = 6  # the outputs of the tile that the weights lead to, in eights: the first, and the one after the last
-LAST = 7
+FIRST, LAST = 6, 7  # the outputs that the weights lead to, within the tile and in eights: the first, and the one after the last
 # Columns of the table of bundles [G, 8] int32, for weight gradients: as above, and of the current's gradient:
 D_PLACE = 6
 D_LEAD = 7
@@ -66,13 +65,13 @@ _ONE, _TWO = np.uint64(1), np.uint64(2)
 
 
 def threads_of(columns: int) -> int:
-    """Threads of a block of `gather` that has so many columns."""
+    """Threads of a block of `gather` with `columns` columns."""
     return THREADS if columns == SLICE else columns // OF_WARP * 32
 
 
 @functools.cache
 def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed: bool):
-    """`gather` for factors of a kind (mma.py), output tiles of `width` numbers and blocks of some columns, in one of two directions.
+    """`gather` for factors of a kind (mma.py), output tiles of `width` numbers and blocks of `columns_of_block` columns; backward or not.
 
     columns_of_block: OF_WARP for each of its warps; or SLICE, which WARPS warps have in common: they share out the slices. mixed: some
     bundles are smaller than the tile.

@@ -12,7 +12,7 @@ from .config import FLOAT32, plain_types
 from .errors import ConfigError
 from .kernels import rng
 
-TOGETHER = 16  # tokens of a recorded step, where so many are asked for: between two steps a GPU waits for the host
+TOGETHER = 16  # tokens of a recorded step; single tokens follow for the rest. A GPU waits for the host between two steps
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 `run` calls the kernel's Python function in as many Python threads as a block has. They wait for one another at `cuda.syncthreads()`, and
 the 32 lanes of a warp at every tile product, which is computed from what all of them bring. A copy to shared memory arrives when its thread
-waits for it. What shared memory holds before it is written is no number, or far outside of every array.
+waits for it. Shared memory that has not been written holds NaN, or an index
+far outside of every array.
 """
 
 import sys
@@ -131,7 +132,7 @@ def python(thing):
 
 
 def run(kernel, grid, threads, *arguments):
-    """Launch a kernel on a grid of blocks (a number, or a tuple of x and y) of so many threads, one block after the other. Raises what a
+    """Launch a kernel on a grid of blocks (a number, or a tuple of x and y) of `threads` threads, one block after the other. Raises what a
     thread raises."""
     code, failed = python(kernel), []
     closure = tuple(CellType(python(cell.cell_contents)) for cell in code.__closure__ or ())

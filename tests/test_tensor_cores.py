@@ -1,5 +1,7 @@
 """Products of bundles on tensor cores against float64, lane by lane in Python (lanes.py): without a GPU they run nowhere else."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -154,3 +156,20 @@ def test_signals_that_tables_cannot_name_are_refused():
     made = Wired(LaneBackend(), (Arc("one", "a.axon", "b.current", 16, 16, 16, delays=2, most=16),))
     with pytest.raises(ConfigError, match="134,217,728 sequences: what their synapses read has"):
         made.state(2**27)
+
+
+@pytest.mark.parametrize(
+    "numbers, size, columns, shape",
+    [
+        ([10240], 64, 1, (16, 16)),  # one stream: many small blocks, whatever the bundles
+        ([10240], 64, 64, (32, 64)),
+        ([10240], 64, 2048, (64, 128)),
+        ([2048], 32, 1024, (32, 128)),
+        ([512], 32, 1024, (16, 64)),  # too few blocks else
+        ([512, 512, 8], 16, 2048, (16, 128)),
+        ([76800], 16, 2048, (64, 128)),  # many small bundles share a block
+    ],
+)
+def test_tiles_make_enough_blocks_for_a_card(numbers, size, columns, shape):
+    state = SimpleNamespace(backend=SimpleNamespace(multiprocessors=132), _numbers=lambda name, back: name)
+    assert cuda_synapses.CudaSynapticState._tile_shape(state, numbers, False, size, columns) == shape

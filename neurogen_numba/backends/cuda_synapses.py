@@ -34,7 +34,7 @@ from ..kernels.bundles import (
 from ..kernels.launch import SIMULATED, THREADS, blocks
 from .base import Synapses, SynapticState
 
-ALIGN = 64  # a column of a ring has a multiple of so many numbers: whole blocks of any size
+ALIGN = 64  # numbers: a column of a ring is padded to a multiple, the largest bundle
 WRITERS = 8 if SIMULATED else THREADS  # threads of a block that copies
 ENOUGH, PLENTY = 2, 8  # blocks of a launch for each multiprocessor: with fewer, tiles are made smaller; with more, wider
 WIDEST = 64  # numbers of a tile
@@ -63,7 +63,7 @@ class CudaSynapses(Synapses):
         self.signals = list(dict.fromkeys(p.arc.source for p in projections))
 
     def wire(self):
-        # tables made before are not in use any more: no recorded step may have them, and none has, since wiring comes first
+        # A recorded step keeps the tables that it was captured with: wire first, then record.
         self.forward, self.backward, learned = {}, {}, {}
         for number, p in enumerate(self.projections):
             arc, rows = p.arc, np.zeros(p.block.size, ROW)
@@ -209,7 +209,7 @@ class CudaSynapticState(SynapticState):
         return ring, self.start[number : number + 1], self.rows[signal]
 
     def _words(self, flat, size):
-        """A flat array of 16-bit numbers as words of so many bits; of float32 as it is."""
+        """A flat array of 16-bit numbers as words of `size` bits; a float32 array unchanged."""
         return flat if self.synapses.kind is None else self.backend.bits(flat).view(f"uint{size}")
 
     def axon(self, signal):
@@ -247,7 +247,7 @@ class CudaSynapticState(SynapticState):
         copy, flat = self._words(synapses.copies[1 if back else 0].reshape(-1), 64), self.backend._flat(*outs)
         arrays = *flat, *flat[:1] * (OUTPUTS - len(flat)), self._words(x, 32), self._words(x, 64), copy
         numbers = self.start, first, limit, columns, self.batch, np.float32(scale)
-        if synapses.kind is None:  # the size that most come in first
+        if synapses.kind is None:  # one launch a size, the largest first; the others add to it
             at_once = SLICE if columns <= SLICE else bundles.COLUMNS_FP32
             for size in sizes:
                 *tables, _ = self._table(self._tiles, names, back, size, size)
@@ -275,7 +275,7 @@ class CudaSynapticState(SynapticState):
             return sum(blocks(n, width) for n in numbers) * blocks(columns, at_once)
 
         if size == SLICE and blocks_of(WIDEST, many[-1]) >= PLENTY * multiprocessors:
-            return WIDEST, many[-1]  # small bundles, and few of them: a block of its own for each would begin and end all the time
+            return WIDEST, many[-1]  # a block with a few slices of 16 targets spends its time on tables and stores
         forms = [(size, at_once) for at_once in reversed(many) if at_once == many[0] or columns > many[0]]
         forms += [(width, many[0]) for width in (size // 2, size // 4) if width >= SLICE]
         return next((form for form in forms if blocks_of(*form) >= ENOUGH * multiprocessors), forms[-1])

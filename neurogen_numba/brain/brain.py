@@ -163,7 +163,10 @@ class Brain:
         streams.join()
 
     def recompute(self, act: Activity, first: int, last: int):
-        """Run the components over a chunk again, from the state before it, without writing to the synapses."""
+        """Run the components over tokens first ... last - 1, a chunk, again, from the state before it.
+
+        Signals are not written again, except copied currents, which get the same values.
+        """
         for component in self.components:
             self._gather_currents(act, component, first, last)
             component.recompute(act, first, last)
