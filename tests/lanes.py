@@ -2,8 +2,7 @@
 
 `run` calls the kernel's Python function in as many Python threads as a block has. They wait for one another at `cuda.syncthreads()`, and
 the 32 lanes of a warp at every tile product, which is computed from what all of them bring. A copy to shared memory arrives when its thread
-waits for it. Shared memory that has not been written holds NaN, or an index
-far outside of every array.
+waits for it. Shared memory that has not been written holds NaN, or an index far outside of every array.
 """
 
 import sys
