@@ -52,13 +52,16 @@ FIRST, LAST = 6, 7  # the outputs that the weights lead to, within the tile and 
 # Columns of the table of bundles [G, 8] int32, for weight gradients: as above, and of the current's gradient:
 D_PLACE = 6
 D_LEAD = 7
-# Columns of the table of output tiles [tiles, 7] int32:
+# Columns of the table of output tiles [tiles, 9] int32:
 OUT = 0  # which of the outputs
 NUMBER = 1  # the tile's first number in a row of it
 SIZE = 2  # numbers of a row
+BEGIN, END = 3, 4  # its entries: the first, and the one after the last
 # and where its rows are stored once more, in a ring of x, rounded, or -1: as PLACE, LEAD, RING and LENGTH above
-COPY_PLACE, COPY_LEAD, COPY_RING, COPY_LENGTH = 3, 4, 5, 6
+COPY_PLACE, COPY_LEAD, COPY_RING, COPY_LENGTH = 5, 6, 7, 8
+OF_TILE = 9
 OUTPUTS = 3  # of a launch, at most
+RINGS = 2 * OF_WARP  # at most: a block of `gather` has as many threads at least
 
 u32 = np.uint32
 _ONE, _TWO = np.uint64(1), np.uint64(2)
@@ -92,7 +95,7 @@ def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed:
     OTHERS = (WARPS - 1) * TILES * 4 * 32 if few else 1
 
     @gpu(max_registers=168 if few else 96 if width == 16 else 128)
-    def gather(out_0, out_1, out_2, ring, x, weight, tiles, tile_start, entries, start, first, limit, columns, batch, scale):
+    def gather(out_0, out_1, out_2, ring, x, weight, tiles, entries, start, first, limit, columns, batch, scale):
         """Outputs [columns, SIZE] float32, flat, = scale times the sum over the entries of each of their tiles; column 0 is token `first`.
 
         x: words of four 16-bit numbers (uint64), and ring, forward, the same as words of two (uint32); weight: words of four in the order
@@ -113,6 +116,8 @@ def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed:
         shares = cuda.shared.array(BLOCK_DIM, np.uint32)  # FIRST and LAST
         places = cuda.shared.array(BLOCK_DIM, np.uint64)
         others = cuda.shared.array(OTHERS, np.float32)  # [WARPS - 1, TILES, 4, lanes]
+        own_tile = cuda.shared.array(OF_TILE, np.int32)
+        starts = cuda.shared.array(RINGS, np.int32)
         acc = cuda.local.array((ROWS, TILES, 4), np.float32)
         a = cuda.local.array((ROWS, 4), np.uint32)
         thread, tile = u32(cuda.threadIdx.x), cuda.blockIdx.x
@@ -122,11 +127,16 @@ def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed:
         fetched, half, first_row = u32(thread % u32(COPIERS) // u32(2)), u32(thread % u32(2) * u32(2)), u32(thread // u32(COPIERS))
         to_x = u32(u32(fetched * u32(X_SLICE)) + u32(first_row * u32(SLICE_WORDS)) + half)
         from_x, last_column = u32(u32(upper + g) * u32(SLICE_WORDS) + q), u32(columns - 1)
-        begin, end = tile_start[tile], tile_start[tile + 1]
+        if thread < OF_TILE:
+            own_tile[thread] = tiles[tile, thread]
+        if thread < start.size:
+            starts[thread] = start[thread]
         for m in range(ROWS):
             for n in range(TILES):
                 for i in range(4):
                     acc[m, n, i] = ZERO
+        cuda.syncthreads()  # the block's tile and the rings are known
+        begin, end = own_tile[BEGIN], own_tile[END]
         while begin < end:
             # 1. A thread looks an entry up, so that nobody waits for tables later.
             count = u32(min(end - begin, BLOCK_DIM))
@@ -136,7 +146,7 @@ def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed:
                 if back:
                     base, length = first * batch + late, limit
                 else:
-                    base = (start[entries[e, RING]] + first) * batch - late
+                    base = (starts[entries[e, RING]] + first) * batch - late
                     base += length if base < 0 else 0
                 bases[thread], lengths[thread], leads[thread] = base, length, entries[e, LEAD]
                 places[thread], weights[thread] = entries[e, PLACE] * np.int64(SLICE_WORDS), entries[e, WEIGHT]
@@ -206,16 +216,16 @@ def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed:
                 for n in range(TILES):
                     for i in range(4):
                         acc[0, n, i] += others[u32(u32(((other * TILES + n) * 4 + i) * 32) + lane)]
-        out, which, size = out_0, tiles[tile, OUT], np.uint64(tiles[tile, SIZE])
+        out, which, size = out_0, own_tile[OUT], np.uint64(own_tile[SIZE])
         if which == 1:
             out = out_1
         elif which == 2:
             out = out_2
-        number = np.uint64(tiles[tile, NUMBER]) + np.uint64(u32(2) * q)
-        even, copied = size % _TWO == 0, not back and tiles[tile, COPY_PLACE] >= 0
-        copy_row = (start[tiles[tile, COPY_RING]] + first) * batch  # of the ring's columns
-        copy_place, length = SLICE // 2 * np.uint64(tiles[tile, COPY_PLACE]), tiles[tile, COPY_LENGTH]
-        copy_lead = WORD // 2 * np.uint64(tiles[tile, COPY_LEAD])
+        number = np.uint64(own_tile[NUMBER]) + np.uint64(u32(2) * q)
+        even, copied = size % _TWO == 0, not back and own_tile[COPY_PLACE] >= 0
+        copy_row = (starts[own_tile[COPY_RING]] + first) * batch  # of the ring's columns
+        copy_place, length = SLICE // 2 * np.uint64(own_tile[COPY_PLACE]), own_tile[COPY_LENGTH]
+        copy_lead = WORD // 2 * np.uint64(own_tile[COPY_LEAD])
         for m in range(ROWS):
             for half in range(2):
                 c = np.int64(u32(column + upper + g)) + m * SLICE + 8 * half
@@ -269,8 +279,8 @@ def make_weight_grad(kind: int, size: int):
         """Add to gradient, flat, scale times the gradient of every bundle's weights [size, size], over `columns` columns.
 
         x, d: words of four 16-bit numbers (uint64). A block has BUNDLES bundles; a warp multiplies WIDE sources by WIDE targets. Columns
-        pass through STAGES buffers of shared memory, STAGE_COLUMNS at a time. The sum runs over columns, so a lane joins
-        neighbours from four of them (q, q + 4, q + 8, q + 12) in its registers.
+        pass through STAGES buffers of shared memory, STAGE_COLUMNS at a time; what several bundles have of d, one of them fetches. The sum
+        runs over columns, so a lane joins neighbours from four of them (q, q + 4, q + 8, q + 12) in its registers.
         """
         xs = cuda.shared.array(WORDS, np.uint64, ALIGNED)  # [STAGES, BUNDLES, SLICES, STAGE_COLUMNS, words of a slice]
         ds = cuda.shared.array(WORDS, np.uint64, ALIGNED)
@@ -289,12 +299,16 @@ def make_weight_grad(kind: int, size: int):
         base = u32(late + (bundles[bundle, LENGTH] if late < 0 else 0))
         place = np.uint64(bundles[bundle, PLACE] * np.int64(SLICE_WORDS) + part)
         d_place = np.uint64(bundles[bundle, D_PLACE] * np.int64(SLICE_WORDS) + part)
+        sharer = own  # the first bundle of the block that has the same targets
+        for other in range(BUNDLES - 1, -1, -1):
+            if bundles[min(number - np.int64(own) + other, bundles.shape[0] - 1), D_PLACE] == bundles[bundle, D_PLACE]:
+                sharer = u32(other)
         # words of a buffer: where this thread's copies go, and where its first factors are, of sources and of targets
-        slices, filled, read = u32(own * u32(SLICES)), u32(0), u32(0)
+        slices, d_slices, filled, read = u32(own * u32(SLICES)), u32(sharer * u32(SLICES)), u32(0), u32(0)
         to_word = u32(u32(u32(slices + fetched) * u32(OF_SLICE)) + u32(first_row * u32(SLICE_WORDS)) + half)
-        x_slice = d_slice = slices
+        x_slice, d_slice = slices, d_slices
         if WIDE == 32:
-            x_slice, d_slice = u32(slices + u32(2) * above + g // u32(4)), u32(slices + u32(2) * left + g // u32(4))
+            x_slice, d_slice = u32(slices + u32(2) * above + g // u32(4)), u32(d_slices + u32(2) * left + g // u32(4))
         in_slice = u32(u32(q * u32(SLICE_WORDS)) + g % u32(4))
         x_word, d_word = u32(u32(x_slice * u32(OF_SLICE)) + in_slice), u32(u32(d_slice * u32(OF_SLICE)) + in_slice)
         shift = u32(0) if WIDE == 32 else u32(u32(32) * (g // u32(4)))
@@ -313,7 +327,8 @@ def make_weight_grad(kind: int, size: int):
                     c = u32(row + u32(k * (OF_BUNDLE // COPIERS)))
                     inside, c = 16 if c < all_columns else 0, min(c, u32(all_columns - u32(1)))
                     at = u32(to + u32(k * (OF_BUNDLE // COPIERS) * SLICE_WORDS))
-                    copy(kind, ds, at, d, d_place + np.uint64(c) * d_lead, inside)
+                    if sharer == own:
+                        copy(kind, ds, at, d, d_place + np.uint64(c) * d_lead, inside)
                     c = u32(base + c)
                     c = min(c, u32(c - length))  # before the end of the ring, the difference wraps around and is the larger
                     copy(kind, xs, at, x, place + np.uint64(c) * lead, inside)
@@ -363,7 +378,7 @@ def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
     X_ROW, W_ROW = columns_of_block + PADDING, width + PADDING
 
     @gpu
-    def gather_fp32(out_0, out_1, out_2, ring, x, weight, tiles, tile_start, entries, start, first, limit, columns, batch, scale):
+    def gather_fp32(out_0, out_1, out_2, ring, x, weight, tiles, entries, start, first, limit, columns, batch, scale):
         """As `gather`, of bundles that all have the tile's size; ring, x and weight are flat float32, weight being what is learned, in its
         own order. add: to what the outputs hold.
 
@@ -377,7 +392,7 @@ def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
         column, last_column = u32(cuda.blockIdx.y * columns_of_block), u32(columns - 1)
         # unsigned, and then signed again: the compiler knows that they do not count from the end of an array
         row, number = np.int64(u32(thread // u32(ACROSS) * u32(EDGE))), np.int64(u32(thread % u32(ACROSS) * u32(EDGE)))
-        if add and tile_start[tile] == tile_start[tile + 1]:
+        if add and tiles[tile, BEGIN] == tiles[tile, END]:
             return  # nothing to add
         if tiles[tile, OUT] == 1:
             out = out_1
@@ -390,7 +405,7 @@ def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
                 c, n = np.int64(column) + row + i, before + number + j
                 if add and c < columns and n < size:  # fetched at once, before anything is stored
                     acc[i, j] = out[np.uint64(c) * np.uint64(size) + np.uint64(n)] / scale
-        for e in range(tile_start[tile], tile_start[tile + 1]):
+        for e in range(tiles[tile, BEGIN], tiles[tile, END]):
             lead = np.uint64(WORD * entries[e, LEAD])
             if back:
                 base, length = u32(first * batch + entries[e, LATE]), u32(limit)

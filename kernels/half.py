@@ -9,11 +9,11 @@ from numba import cuda
 from numba.extending import register_jitable
 
 from .launch import device, gpu
-from .memory_access import write_quad
+from .memory_access import read_quad, write_quad
 
 BFLOAT16 = np.dtype(np.uint16)  # what its bits are kept in
 _HALF, _LESS, _ODD, _NAN = np.uint32(16), np.uint32(0x7FFF), np.uint32(1), np.uint16(0x7FC0)
-_UPPER = np.uint32(0xFFFF0000)
+_UPPER, _QUAD = np.uint32(0xFFFF0000), np.uint64(4)
 
 
 @register_jitable
@@ -68,9 +68,13 @@ def store_four(row, j, values):
 
 
 @gpu
-def round_rows(out, x):
-    """out [R, N or more] of any kind of float = x [R, N] float32. A thread for every so many numbers of a row; a block per row and part."""
-    n = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x
-    while n < x.shape[1]:
-        store(out, cuda.blockIdx.x, n, x[cuda.blockIdx.x, n])
-        n += cuda.gridDim.y * cuda.blockDim.x
+def assign(out, x):
+    """out [1, K] of any kind of float = x [K] float32, rounded. Both begin at multiples of 16 bytes. A thread has four numbers."""
+    q, step, size = np.uint64(cuda.grid(1)), np.uint64(cuda.gridsize(1)), np.uint64(x.size)
+    n = size // _QUAD * _QUAD + q
+    while q < size // _QUAD:
+        store_four(out[0], q * _QUAD, read_quad(x, q * _QUAD))
+        q += step
+    while n < size:
+        store(out, 0, n, x[n])
+        n += step

@@ -77,7 +77,8 @@ def through_norm(d, n, r, dot):
 # the tokens go by. For dk, once u and dy are known, S and dS go through the tokens again with a row to a thread. So no matrix of the tokens
 # in between is kept.
 #
-# Loops have constant bounds, with a test inside, to be unrolled: only then is an array kept in registers, and do loads go out together.
+# Loops over a line have constant bounds, with a test inside, to be unrolled: only then is it kept in registers, and do loads go out
+# together.
 
 WIDTH = 64  # threads of a block, and the rows and columns that it has room for; what a smaller memory leaves of them is zero
 PADDED = WIDTH + 1  # a row of the tile: threads that go down a column each in its own row meet in no bank of shared memory
@@ -140,7 +141,7 @@ def take_keys(keys, norm, key, q_in, b, h, W):
     i = thread()
     take(keys, 1, q_in, b, h, W)
     keys[0, i] = key[b, h * W + i] if i < W else ZERO
-    for t in range(TOKENS):
+    for t in range(q_in.shape[0]):
         keys[t + 1, i] = silu(keys[t + 1, i])
     cuda.syncthreads()
     lane, warp = i % WARP, i // WARP
@@ -202,11 +203,10 @@ def write_and_read(line, u, y, keys, share, strength, keep, C):
     j = thread()
     answer = product(line, keys[0])
     y[0, j] = answer
-    for t in range(TOKENS):
-        if t < C:
-            written = share[t] * strength * (u[t, j] - keep * answer)
-            answer = step(line, keep, written, keys[t], keys[t + 1])
-            u[t, j], y[t + 1, j] = written, answer
+    for t in range(C):
+        written = share[t] * strength * (u[t, j] - keep * answer)
+        answer = step(line, keep, written, keys[t], keys[t + 1])
+        u[t, j], y[t + 1, j] = written, answer
 
 
 @gpu(launch_bounds=(WIDTH, 8))
@@ -298,19 +298,18 @@ def memory_backward(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_b
     if j < W:
         kept, d_answer = ONE, dy[C, j]
         common += y[C, j] * d_answer
-        for back in range(TOKENS):
-            t = TOKENS - 1 - back
-            if t < C:
-                du = step(line, kept, d_answer, keys[t + 1], keys[t])
-                kept = keep
-                d_value = share[t] * strength * du
-                dv[t, b, h * W + j] = d_value
-                y[t + 1, j] = du * u[t, j]
-                common -= y[t + 1, j]
-                d_keep += common - keep * d_value * y[t, j]
-                d_answer = dy[t, j] - keep * d_value
-                dy[t, j] = d_answer
-                common += y[t, j] * d_answer
+        for back in range(C):
+            t = C - 1 - back
+            du = step(line, kept, d_answer, keys[t + 1], keys[t])
+            kept = keep
+            d_value = share[t] * strength * du
+            dv[t, b, h * W + j] = d_value
+            y[t + 1, j] = du * u[t, j]
+            common -= y[t + 1, j]
+            d_keep += common - keep * d_value * y[t, j]
+            d_answer = dy[t, j] - keep * d_value
+            dy[t, j] = d_answer
+            common += y[t, j] * d_answer
     cuda.syncthreads()
     for turn in range(TURNS):
         t = warp + turn * WARPS
@@ -330,9 +329,8 @@ def memory_backward(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_b
     cuda.syncthreads()
     if j < W:
         y[0, j] = product(line, dy[0])
-        for t in range(TOKENS):
-            if t < C:
-                y[t + 1, j] = step(line, keep, keys[t, j], u[t], dy[t + 1])
+        for t in range(C):
+            y[t + 1, j] = step(line, keep, keys[t, j], u[t], dy[t + 1])
     take_matrix(tile, dS[b, h], W)
     cuda.syncthreads()
     common = ZERO
@@ -342,11 +340,10 @@ def memory_backward(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_b
     d_keep += np.float32(C) * common
     if j < W:
         kept = ONE
-        for back in range(TOKENS):
-            t = TOKENS - 1 - back
-            if t < C:
-                y[t, j] += step(line, kept, keys[t + 1, j], dy[t + 1], u[t])
-                kept = keep
+        for back in range(C):
+            t = C - 1 - back
+            y[t, j] += step(line, kept, keys[t + 1, j], dy[t + 1], u[t])
+            kept = keep
         step(line, keep, keys[0, j], dy[0], dy[0])
         y[C, j] += d_key[b, h * W + j]  # the token after the chunk uses the last query as its key
         d_key[b, h * W + j] = y[0, j]

@@ -23,6 +23,6 @@ def normalizer(square, size):
 
 
 @register_jitable
-def normalize_step_backward(dx, x, r, mean):
-    """One neuron's dc from its dx; mean: of dx x over the hypercolumn."""
-    return r * (dx - x * mean)
+def normalize_step_backward(dx, x, mean):
+    """One neuron's dc from r times its dL/dx, dx; mean: of dx x over the hypercolumn."""
+    return dx - x * mean

@@ -32,7 +32,7 @@ from .vector import WORD, nonzero_bits
 BLOCK_DIM = 4 if SIMULATED else 256  # threads that a CUDA block has about, where hypercolumns are smaller than that
 MAX_REGISTERS = 64  # of a thread: a block of 1,024 threads, the largest hypercolumn, then fits into a multiprocessor
 TILE_BYTES = 64 if SIMULATED else 16 * 2**10  # shared memory of a block, about
-AT_ONCE = 4  # tokens whose currents a thread has on their way at a time: the first takes hundreds of cycles to come
+AT_ONCE, BACK_AT_ONCE = 8, 4  # tokens whose currents a thread has on their way at a time: the first takes hundreds of cycles to come
 RESIDENT = 1024  # threads that a multiprocessor runs at once, with MAX_REGISTERS each
 SEQUENCES = 4  # of a CPU task of the backward pass
 PARAMETERS = 6  # gradients per neuron: the fields of NeuronParameters
@@ -90,17 +90,10 @@ def axon_value(v, drop, key, place, graded, smooth):
 # per array in two registers each, and backward spills. Numba computes in 64 bits; a cast around an expression brings it back to 32.
 
 
-@device
-def gated_current(c, gate, i, end):
-    """Current i behind its gate; 0 where i is not below the end."""
-    if i >= end:
-        return ZERO
-    return gate_step(c[i], gate[i]) if gate.size > 0 else c[i]
-
-
 @functools.cache
-def make_population_forward(graded: bool, smooth: bool):
-    """`population_forward` of axons that carry the membrane potential (graded) or bare events; smooth: the test mode."""
+def make_population_forward(graded: bool, smooth: bool, traced: bool, gated: bool):
+    """`population_forward` of axons that carry the membrane potential (graded) or bare events, with output traces and a gate or without;
+    smooth: the test mode."""
 
     @gpu(max_registers=MAX_REGISTERS)
     def population_forward(
@@ -130,12 +123,13 @@ def make_population_forward(graded: bool, smooth: bool):
         and hypercolumn sums their squares; 3. every thread scans its neuron.
         """
         shared = cuda.shared.array(0, numba.float32)  # currents [tokens, threads], then r [tokens, columns]
+        currents, gates = cuda.local.array(AT_ONCE, np.float32), cuda.local.array(AT_ONCE, np.float32)
         N, B, size, columns = u32(parameters.alpha.size), u32(gain_scale.size), u32(hypercolumn), u32(columns)
         row, H, thread, width = u32(B * N), u32((N + size - U1) // size), u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
         C, at_once, end = u32(u32(c.size) // row), u32(tokens), u32(c.size)
         b, first_column, normalizers = u32(cuda.blockIdx.y), u32(u32(cuda.blockIdx.x) * columns), u32(at_once * width)
         n = u32(first_column * size + thread)
-        here, traced, rows, key_0 = thread < columns * size and n < N, parameters.gamma.size > 0, u32(len(ring)), key[0]
+        here, rows, key_0 = thread < columns * size and n < N, u32(len(ring)), key[0]
         trace_rows, trace_slot = u32(len(trace_ring)), b
         alpha = rho = gain = bias = beta = gamma = v = a = y = ZERO
         gain_b, slot, own_column = gain_scale[b], b, u32(thread // size)
@@ -154,10 +148,15 @@ def make_population_forward(graded: bool, smooth: bool):
             count = min(u32(C - done), at_once)
             k, j = thread, u32((done * B + b) * N + n)
             while here and k < count * width:  # 1.
-                c0, c1 = gated_current(c, gate, j, end), gated_current(c, gate, u32(j + row), end)
-                c2, c3 = gated_current(c, gate, u32(j + u32(2) * row), end), gated_current(c, gate, u32(j + u32(3) * row), end)
-                shared[k], shared[u32(k + width)] = c0, c1
-                shared[u32(k + u32(2) * width)], shared[u32(k + u32(3) * width)] = c2, c3
+                for s in range(AT_ONCE):
+                    i_s = u32(j + u32(s) * row)
+                    currents[s] = c[i_s] if i_s < end else ZERO
+                    if gated:
+                        gates[s] = gate[i_s] if i_s < end else ZERO
+                for s in range(AT_ONCE):
+                    if gated:
+                        currents[s] = gate_step(currents[s], gates[s])
+                    shared[u32(k + u32(s) * width)] = currents[s]
                 k, j = u32(k + u32(AT_ONCE) * width), u32(j + u32(AT_ONCE) * row)
             cuda.syncthreads()  # waits for the currents
             task, lane = u32(thread // u32(WARP)), u32(thread % u32(WARP))
@@ -203,19 +202,20 @@ def make_population_forward(graded: bool, smooth: bool):
 
 
 @device
-def fetch_token(ds, dy, state, r, c, gate, i, j):
+def fetch_token(ds, dy, state, r, c, gate, i, j, traced, gated):
     """What backward reads of a token: ds, v and a of the token before, c, r, gate, y of the token before, dy."""
     g = y = dy_t = ZERO
-    if gate.size > 0:
+    if gated:
         g = gate[i]
-    if state.y.size > 0:
+    if traced:
         y, dy_t = state.y[i], dy[i]
     return ds[i], state.v[i], state.a[i], c[i], r[j], g, y, dy_t
 
 
 @functools.cache
-def make_population_backward(graded: bool, smooth: bool):
-    """`population_backward` of axons that carry the membrane potential (graded) or bare events; smooth: the test mode."""
+def make_population_backward(graded: bool, smooth: bool, traced: bool, gated: bool):
+    """`population_backward` of the same kinds as `make_population_forward`."""
+    AT_A_TIME = BACK_AT_ONCE if gated else 1  # tokens in step 3, which without a gate fetches nothing
 
     @gpu(max_registers=MAX_REGISTERS)
     def population_backward(
@@ -242,11 +242,12 @@ def make_population_backward(graded: bool, smooth: bool):
     ):
         """Block (i, j): the i-th `columns` hypercolumns of the j-th group of sequences, one sequence after the other.
 
-        Tokens go backwards, `tokens` of them at a time: 1. every thread scans its neuron and leaves dx and x in shared memory; 2. a warp
-        per token and hypercolumn sums dx x; 3. every thread writes its neuron's gradient, times `scale`. d_current [C B, N or more] of any
-        kind of float. partial [groups PARAMETERS, N]: the group's share of the parameters' gradients.
+        Tokens go backwards, `tokens` of them at a time: 1. every thread scans its neuron and leaves r dx and x in shared memory; 2. a warp
+        per token and hypercolumn sums r dx x; 3. every thread writes its neuron's gradient, times `scale`. d_current [C B, N or more] of
+        any kind of float. partial [groups PARAMETERS, N]: the group's share of the parameters' gradients.
         """
-        shared = cuda.shared.array(0, numba.float32)  # dx and x [tokens, threads] each, then the means [tokens, columns]
+        shared = cuda.shared.array(0, numba.float32)  # r dx and x [tokens, threads] each, then the means [tokens, columns]
+        currents, gates = cuda.local.array(AT_A_TIME, np.float32), cuda.local.array(AT_A_TIME, np.float32)
         N, B, size, columns = u32(parameters.alpha.size), u32(gain_scale.size), u32(hypercolumn), u32(columns)
         row, H, thread, width = u32(B * N), u32((N + size - U1) // size), u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
         C, at_once = u32(u32(c.size) // row), u32(tokens)
@@ -254,7 +255,7 @@ def make_population_backward(graded: bool, smooth: bool):
         first_column = u32(u32(cuda.blockIdx.x) * columns)
         n = u32(first_column * size + thread)
         h = u32(n // size)
-        here, traced, gated = thread < columns * size and n < N, parameters.gamma.size > 0, gate.size > 0
+        here = thread < columns * size and n < N
         alpha = rho = beta = gain = gamma = ZERO
         if here:
             alpha, rho, beta, gain = parameters.alpha[n], parameters.rho[n], parameters.beta[n], parameters.gain[n]
@@ -274,7 +275,7 @@ def make_population_backward(graded: bool, smooth: bool):
                 dv, da, v = carry.v[begin], carry.a[begin], state.v[i]
                 if traced:
                     dy_t = carry.y[begin]
-                fetched = fetch_token(ds, dy, state, r, c, gate, u32(i - row), u32(j - B * H))
+                fetched = fetch_token(ds, dy, state, r, c, gate, u32(i - row), u32(j - B * H), traced, gated)
             while left > 0:
                 count = min(left, at_once)
                 left = u32(left - count)
@@ -283,7 +284,7 @@ def make_population_backward(graded: bool, smooth: bool):
                     ds_t, v_prev, a_prev, x, r_t, g, y_prev, dy_in = fetched
                     i, j, k = u32(i - row), u32(j - B * H), u32(k - width)
                     if i > begin:
-                        fetched = fetch_token(ds, dy, state, r, c, gate, u32(i - row), u32(j - B * H))
+                        fetched = fetch_token(ds, dy, state, r, c, gate, u32(i - row), u32(j - B * H), traced, gated)
                     if drop > ZERO:
                         ds_t *= kept(drop, key[0], first_place + np.uint64(i))
                     if traced:
@@ -300,7 +301,7 @@ def make_population_backward(graded: bool, smooth: bool):
                     d_beta += to_beta * beta_b
                     d_gain += dv * x * gain_b
                     d_bias += dv
-                    shared[k], shared[u32(x_tile + k)] = dv * gain * gain_b, x
+                    shared[k], shared[u32(x_tile + k)] = dv * gain * gain_b * r_t, x
                 cuda.syncthreads()  # waits for the tiles
                 task, lane = u32(thread // u32(WARP)), u32(thread % u32(WARP))
                 while task < count * columns:  # 2.
@@ -320,14 +321,19 @@ def make_population_backward(graded: bool, smooth: bool):
                 cuda.syncthreads()  # waits for the means
                 s = u32(0)
                 while here and s < count:  # 3.
-                    k, token = u32(s * width + thread), u32((left + s) * B + b)
-                    mean = shared[u32(means + s * columns + h - first_column)]
-                    d = normalize_step_backward(shared[k], shared[u32(x_tile + k)], r[u32(token * H + h)], mean)
                     if gated:
-                        at = u32(token * N + n)
-                        d, d_gate[at] = gate_step_backward(d, c[at], gate[at])
-                    store(d_current, token, n, d * scale)
-                    s = u32(s + U1)
+                        for t in range(AT_A_TIME):
+                            at = u32(u32((left + min(u32(s + u32(t)), u32(count - U1))) * B + b) * N + n)
+                            currents[t], gates[t] = c[at], gate[at]
+                    for t in range(AT_A_TIME):
+                        if s < count:
+                            k, token = u32(s * width + thread), u32((left + s) * B + b)
+                            mean = shared[u32(means + s * columns + h - first_column)]
+                            d = normalize_step_backward(shared[k], shared[u32(x_tile + k)], mean)
+                            if gated:
+                                d, d_gate[u32(token * N + n)] = gate_step_backward(d, currents[t], gates[t])
+                            store(d_current, token, n, d * scale)
+                            s = u32(s + U1)
             if here:
                 carry.v[begin], carry.a[begin] = dv, da
                 if traced:
@@ -517,10 +523,10 @@ def population_backward_cpu(
                 for n in range(x.size):
                     d_gain[n] += dv_n[n] * x[n] * gain_scale[b]
                     d_bias[n] += dv_n[n]
-                    dx[n] = dv_n[n] * gain[n] * gain_scale[b]
+                    dx[n] = dv_n[n] * gain[n] * gain_scale[b] * r_t
                 mean, dc_t = dot(dx, x) / np.float32(x.size), d_current[t, b, own]
                 for n in range(x.size):
-                    dc_t[n] = normalize_step_backward(dx[n], x[n], r_t, mean)
+                    dc_t[n] = normalize_step_backward(dx[n], x[n], mean)
                 if gated:
                     g_t, dg_t = gate[t, b, own], d_gate[t, b, own]
                     for n in range(x.size):

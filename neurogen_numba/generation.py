@@ -77,10 +77,17 @@ class Session:
         self.last_tokens = written[-1:, 0] if count else self.last_tokens
         return written
 
-    def _forward(self):
+    def _forward(self, read=None):
+        """Run the brain over the loaded tokens. read: [B] int32, overwritten with the first of them."""
         act, brain = self.act, self.model.brain
         brain.forward(act)
-        with self.model.backend.beside(lambda: act.advance(act.length)):
+
+        def end_segment():
+            act.advance(act.length)
+            if read is not None:
+                read[...] = act.ids[0]
+
+        with self.model.backend.beside(end_segment):
             brain.decoder.scores(act, act.length - 1, act.length)  # of the next token, into the first rows of act.logits
 
     def _draw(self, tokens):
@@ -90,8 +97,7 @@ class Session:
         logits = act.logits[: act.batch], decoder.bias
         for t in range(tokens):
             self.model.backend.sample(act.ids[0], *logits, *numbers, key, self._drawn, decoder.shape[0])
-            self._latest[t] = act.ids[0]
-            self._forward()
+            self._forward(self._latest[t])
 
 
 def stream(session: Session, tokenizer, prompt: str, length: int, stop: str = "") -> Iterator[str]:

@@ -50,7 +50,7 @@ KERNELS |= {
     "adafactor.column_step": [(f1, f1, f1)],
     "reduce.sum_of_squares": [(types.float64[::1], f1)],
     "reduce.norm": [(f1, types.float64[::1])],
-    "half.round_rows": [(kind, f2) for kind in (f2, h2, b2)],
+    "half.assign": [(kind, f1) for kind in (h2, b2)],
     "reduce.add_rows": [(f1, kind) for kind in (f2, h2, b2)],
 }
 
@@ -64,10 +64,10 @@ dropout = types.float32, types.uint64[::1], types.uint64
 forward = [(state, f1, kind, i1, kind, i1, types.int64, f1, f1, *neurons, *dropout) for kind in (f2, h2, b2)]
 backward = [(kind, f1, state, f2, f1, f1, state, f1, f1, f1, *neurons, types.float32, *dropout) for kind in (f2, h2, b2)]
 KERNELS["population.add_parameter_gradients"] = [(parameters, f2)]
-for graded in (False, True):  # smooth, the second argument, is the tests' own
-    KERNELS |= {
-        ("population.make_population_forward", graded, False): forward,
-        ("population.make_population_backward", graded, False): backward,
+for graded, traced, gated in ((True, False, False), (True, True, False), (True, True, True), (False, True, True)):
+    KERNELS |= {  # smooth, the second argument, is the tests' own
+        ("population.make_population_forward", graded, False, traced, gated): forward,
+        ("population.make_population_backward", graded, False, traced, gated): backward,
     }
 
 # kernels/bundles.py, reset.py, stimulus.py
@@ -75,7 +75,7 @@ for graded in (False, True):  # smooth, the second argument, is the tests' own
 size, flag, number = types.int64, types.boolean, types.float32
 l1, l2, k1 = types.int64[::1], types.int64[:, ::1], types.uint64[::1]
 SIZES = (16, 32, 64)
-tables, numbers = (i2, i1, i2, i1), (size, size, size, size, number)  # of `gather`
+tables, numbers = (i2, i2, i1), (size, size, size, size, number)  # of `gather`
 after_bundles = i2, i1, size, size, number  # what `weight_grad` is told, from bundles to scale
 
 

@@ -29,7 +29,7 @@ PHYSICS = {  # argument types of every function that all backends share
     "neuron.trace_step": (*[NUMBER] * 3, FLAG, FLAG),
     "neuron.trace_step_backward": (*[NUMBER] * 5, FLAG, FLAG),
     "normalize.normalizer": (NUMBER, types.int64),
-    "normalize.normalize_step_backward": (NUMBER,) * 4,
+    "normalize.normalize_step_backward": (NUMBER,) * 3,
     "gate.gate_step": (NUMBER, NUMBER),
     "gate.gate_step_backward": (NUMBER,) * 3,
     "working_memory.working_memory_step": (NUMBER,) * 4,

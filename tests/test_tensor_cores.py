@@ -12,18 +12,21 @@ from neurogen_numba.brain.connectome import Arc
 from neurogen_numba.errors import ConfigError
 from neurogen_numba.kernels import bundles
 from neurogen_numba.kernels.bundles import (
+    BEGIN,
     COPY_LEAD,
     COPY_LENGTH,
     COPY_PLACE,
     COPY_RING,
     D_LEAD,
     D_PLACE,
+    END,
     FIRST,
     LAST,
     LATE,
     LEAD,
     LENGTH,
     NUMBER,
+    OF_TILE,
     OUT,
     PLACE,
     RING,
@@ -86,9 +89,10 @@ def test_gather(kind, width, at_once, back, mixed, numbers, batch, slices):
     entries[:, WEIGHT] = np.cumsum([0, *share[:-1]]) * SLICE // WORD
     own = [weight[e, :, first[e] : first[e] + share[e]] for e in range(count)]
     start, limit, scale = np.cumsum([0, *slices], dtype=np.int32), 4 * batch, np.float32(0.25)
-    tiles = np.zeros((len(slices), 7), np.int32)
+    tiles = np.zeros((len(slices), OF_TILE), np.int32)
     place = [(which, number) for which, size in enumerate(numbers) for number in range(0, size, width)]
     tiles[:, OUT], tiles[:, NUMBER] = np.transpose(place)
+    tiles[:, BEGIN], tiles[:, END] = start[:-1], start[1:]
     tiles[:, SIZE], tiles[:, COPY_PLACE] = np.array(numbers)[tiles[:, OUT]], -1
     copies = np.zeros((ROWS * batch, 64), np.float32)  # of the first output, in the same flat array as x, after it
     tiles[tiles[:, OUT] == 0, COPY_PLACE] = x.size // SLICE
@@ -106,7 +110,7 @@ def test_gather(kind, width, at_once, back, mixed, numbers, batch, slices):
 
     kernel, grid = bundles.make_gather(kind, width, at_once, back, mixed), (len(slices), -(-columns // at_once))
     factors = words(np.concatenate([x.ravel(), copies.ravel()]), kind), np.concatenate([packed(w[None], kind) for w in own])
-    tables = tiles, start, entries, np.array([START], np.int32)
+    tables = tiles, entries, np.array([START], np.int32)
     flat = [out.reshape(-1) for out in outs]
     arrays = *flat, *flat[:1] * (3 - len(flat)), factors[0].view(np.uint32), *factors
     run(kernel, grid, bundles.threads_of(at_once), *arrays, *tables, TOKEN, limit, columns, batch, scale)

@@ -122,6 +122,10 @@ class Backend(ABC):
     def synapses(self, projections, parameters) -> Synapses:
         """The synapses in bundles of a brain: its projections that are not dense (brain/projection.py)."""
 
+    @abstractmethod
+    def assign(self, out, x):
+        """out = x float32, rounded to the dtype of out; both of one shape and contiguous."""
+
     @kernel
     def product(self, out, a, b, add=False, scale=1.0):
         """out [m, n] = scale a [m, k] @ b [k, n]; with `add` accumulated. a, b: one dtype, float32 or `product_dtype`; transposed views are

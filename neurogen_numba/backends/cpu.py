@@ -145,6 +145,9 @@ class CpuBackend(Backend):
     def matrix(self, rows, columns, dtype="float32"):
         return np.zeros((rows, columns), dtype)
 
+    def assign(self, out, x):
+        out[...] = x
+
     def product(self, out, a, b, add=False, scale=1.0):
         if out.size * a.shape[1] < WORTH_SHARING:
             self._rows(out, a, b, add, scale)

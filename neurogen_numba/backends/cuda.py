@@ -39,7 +39,7 @@ if SIMULATED:
 
 DTYPES = {"auto": None, "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _MAIN = {}  # device -> the stream that all backends on it share, and that is CuPy's current one
-LOGITS_SHARE = 1024  # bytes of the card's memory for each logit that is held at a time
+LOGITS_SHARE = 256  # bytes of the card's memory for each logit that is held at a time
 OUTSIDE = 88 * 2**20  # bytes that cuBLAS and the code of the kernels take without asking CuPy: 86 to 100 MB on an H200
 KEPT_SHARED = 1024  # bytes of a block's shared memory left for what kernels declare themselves, and for the driver
 STATIC = 8 * 2**10  # bytes that a kernel may declare itself
@@ -218,10 +218,9 @@ class CudaBackend(Backend):
     def matrix(self, rows, columns, dtype="float32"):
         return self.zeros((rows, -(-columns // ALIGN) * ALIGN), dtype)[:, :columns]
 
-    def round_rows(self, out, x):
-        """out [R, N], with its rows spaced as products like them = x [R, N] float32, rounded."""
-        threads = 8 if SIMULATED else THREADS
-        self.launch(half.round_rows, (len(x), blocks(x.shape[1], 8 * threads)), threads, self._whole_rows(out), x)
+    def assign(self, out, x):
+        threads, (flat_out, flat) = 8 if SIMULATED else THREADS, self._flat(self.bits(out), x)
+        self.launch(half.assign, blocks(x.size, 16 * threads), threads, flat_out[None], flat)
 
     def product(self, out, a, b, add=False, scale=1.0):
         if SIMULATED:
@@ -304,7 +303,8 @@ class CudaBackend(Backend):
         rows = population.NeuronState(*self._flat(*state))
         rings = *self._ring(axon, B), *self._ring(trace, B)
         arrays = rows, *self._flat(r), *rings, first, *self._flat(c, gate), parameters, gain_scale, beta_scale
-        kernel, shared = population.make_population_forward(graded, smooth), 4 * tokens * (threads + columns)
+        kernel = population.make_population_forward(graded, smooth, parameters.gamma.size > 0, gate.size > 0)
+        shared = 4 * tokens * (threads + columns)
         self.launch(kernel, (across, B), threads, *arrays, hypercolumn, columns, tokens, *dropout, shared=shared)
 
     def population_backward(
@@ -338,7 +338,7 @@ class CudaBackend(Backend):
         arrays = out, *self._flat(d_gate), carried, partial, *self._flat(ds, dy), rows, *self._flat(r, c, gate)
         how = hypercolumn, columns, tokens, np.float32(scale), *dropout
         shared = 4 * tokens * (2 * threads + columns)
-        kernel = population.make_population_backward(graded, smooth)
+        kernel = population.make_population_backward(graded, smooth, parameters.gamma.size > 0, gate.size > 0)
         self.launch(kernel, (across, groups), threads, *arrays, parameters, gain_scale, beta_scale, *how, shared=shared)
         across, threads = self._across(N)
         self.launch(population.add_parameter_gradients, (across, population.PARAMETERS), threads, d, partial)

@@ -9,18 +9,21 @@ import numpy as np
 from ..errors import ConfigError
 from ..kernels import bundles, mma
 from ..kernels.bundles import (
+    BEGIN,
     COPY_LEAD,
     COPY_LENGTH,
     COPY_PLACE,
     COPY_RING,
     D_LEAD,
     D_PLACE,
+    END,
     FIRST,
     LAST,
     LATE,
     LEAD,
     LENGTH,
     NUMBER,
+    OF_TILE,
     OUT,
     OUTPUTS,
     PLACE,
@@ -138,16 +141,18 @@ class CudaSynapticState(SynapticState):
         table[:, LENGTH] = self._read(table, rows, "source", PLACE, LEAD)
         self._read(table, rows, "target", D_PLACE, D_LEAD)
         self._common(table, rows)
+        if bundles.of_block(size) > 1:  # neighbours in a block then share what they have of the same targets
+            table = table[np.argsort(table[:, D_PLACE], kind="stable")]
         return self.backend.asarray(table)
 
     def _tiles(self, names, back, width, size):
-        """(tiles, tile_start, entries, whether some do not fill their tile) of a launch of `gather` that writes some currents, or the
+        """(tiles, entries, whether some do not fill their tile) of a launch of `gather` that writes some currents, or the
         gradients of some signals, in tiles of `width` numbers; from bundles of one size alone, or of any (None)."""
         known, read, out = (self.synapses.backward, "target", "source") if back else (self.synapses.forward, "source", "target")
         tiles, entries, their_tiles = [], [], []
         for number, name in enumerate(names):
             numbers = self._numbers(name, back)
-            own, first_tile = np.zeros((blocks(numbers, width), 7), np.int32), sum(map(len, tiles))
+            own, first_tile = np.zeros((blocks(numbers, width), OF_TILE), np.int32), sum(map(len, tiles))
             own[:, OUT], own[:, NUMBER], own[:, SIZE], own[:, COPY_PLACE] = number, np.arange(len(own)) * width, numbers, -1
             if not back and name in self.copied:
                 signal = self.copied[name]
@@ -162,10 +167,10 @@ class CudaSynapticState(SynapticState):
                     entries.append(slices[there])
                     their_tiles.append(first_tile + tile[there])
         tiles, entries, tile = np.concatenate(tiles), np.concatenate(entries), np.concatenate(their_tiles)
-        start = np.zeros(len(tiles) + 1, np.int32)
-        start[1:] = np.cumsum(np.bincount(tile, minlength=len(tiles)))
+        tiles[:, END] = np.cumsum(np.bincount(tile, minlength=len(tiles)))
+        tiles[1:, BEGIN] = tiles[:-1, END]
         mixed = bool((entries[:, LAST] - entries[:, FIRST] < width // 8).any())
-        return *map(self.backend.asarray, (tiles, start, entries[np.argsort(tile, kind="stable")])), mixed
+        return *map(self.backend.asarray, (tiles, entries[np.argsort(tile, kind="stable")])), mixed
 
     def _slices(self, size, rows, read, out, width):
         """(entries, the output tile of each) of a projection's bundles. A bundle that is wider than a tile leads to several."""

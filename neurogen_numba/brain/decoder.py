@@ -55,7 +55,7 @@ class Decoder:
     def refresh(self):
         """Round the weights to the dtype of the products."""
         if self.factor is not self.weight:
-            self.factor[...] = self.weight
+            self.backend.assign(self.factor, self.weight)
 
     def allocate(self, act):
         act.loss_scale = 1.0  # factor of the gradient of the logits
