@@ -11,8 +11,9 @@ c = token B + sequence counts columns. Forward and backward are one kernel, `gat
 Every sum has a fixed order, one for up to SLICE columns and another for more, and nothing is added atomically: the same bits, run after
 run.
 
-x lies in rings, d in the gradients of a segment's currents; each is a matrix [columns, numbers], padded with zeros to whole tiles. All
-rings lie in one flat array and all gradients in another, so that one launch reads several: the tables say where each begins.
+x lies in rings, d in the gradients of a segment's currents. Each is a matrix of columns, padded with zeros to whole lines of LINE numbers,
+and lies in memory as [lines, columns, LINE]: what a bundle reads of many columns lies together. All rings lie in one flat array and all
+gradients in another, so that one launch reads several: the tables say where each begins.
 """
 
 import functools
@@ -30,6 +31,7 @@ if not SIMULATED:
 
 SLICE = 16  # numbers of a sum that one tile product takes, and that an entry of `gather` has
 WORD = 4  # neighbouring numbers: 8 bytes of 16-bit numbers
+LINE = 64  # neighbouring numbers of a column: the largest bundle
 SLICE_WORDS = SLICE // WORD
 THREADS, WARPS, OF_WARP = 128, 4, 32  # of a block on tensor cores, at most; columns of a warp
 COLUMNS = SLICE, 2 * OF_WARP, WARPS * OF_WARP  # of a block on tensor cores
@@ -41,30 +43,30 @@ OWN = 4  # numbers of a thread that copies
 ALIGNED = None if SIMULATED else 16  # bytes that a thread copies, or in float32 reads, at once
 PADDING = 4  # numbers more in a row, so that few of a warp's stores meet in one bank of shared memory
 
-# Columns of the table of entries [E, 8] int32. An entry multiplies a slice of x, or of d, by its weights. A word is WORD numbers.
+# Columns of the table of entries [E, 7] int32. An entry multiplies a slice of x, or of d, by its weights. A word is WORD numbers.
 PLACE = 0  # the first number that is read of the matrix's first column, in slices
 WEIGHT = 1  # the first number of the weights, in words
 LATE = 2  # the delay, in columns
 LENGTH = 3  # columns of the matrix, after which a ring begins again
-LEAD = 4  # from one column to the next, in words
-RING = 5  # index in `start` of the row at which the ring begins
-FIRST, LAST = 6, 7  # the outputs that the weights lead to, within the tile and in eights: the first, and the one after the last
-# Columns of the table of bundles [G, 8] int32, for weight gradients: as above, and of the current's gradient:
-D_PLACE = 6
-D_LEAD = 7
-# Columns of the table of output tiles [tiles, 9] int32:
+RING = 4  # index in `start` of the row at which the ring begins
+FIRST, LAST = 5, 6  # the outputs that the weights lead to, within the tile and in eights: the first, and the one after the last
+OF_ENTRY = 7
+# Columns of the table of bundles [G, 6] int32, for weight gradients: as above, and of the current's gradient:
+D_PLACE = 5
+OF_BUNDLE = 6
+# Columns of the table of output tiles [tiles, 8] int32:
 OUT = 0  # which of the outputs
 NUMBER = 1  # the tile's first number in a row of it
 SIZE = 2  # numbers of a row
 BEGIN, END = 3, 4  # its entries: the first, and the one after the last
-# and where its rows are stored once more, in a ring of x, rounded, or -1: as PLACE, LEAD, RING and LENGTH above
-COPY_PLACE, COPY_LEAD, COPY_RING, COPY_LENGTH = 5, 6, 7, 8
-OF_TILE = 9
+# and where its rows are stored once more, in a ring of x, rounded, or -1: as PLACE, RING and LENGTH above
+COPY_PLACE, COPY_RING, COPY_LENGTH = 5, 6, 7
+OF_TILE = 8
 OUTPUTS = 3  # of a launch, at most
 RINGS = 2 * OF_WARP  # at most: a block of `gather` has as many threads at least
 
 u32 = np.uint32
-_ONE, _TWO = np.uint64(1), np.uint64(2)
+_ONE, _TWO, _LINE, _LINE_WORDS = (np.uint64(n) for n in (1, 2, LINE, LINE // WORD))
 
 
 def threads_of(columns: int) -> int:
@@ -111,7 +113,6 @@ def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed:
         ws = cuda.shared.array(W_WORDS, np.uint64, ALIGNED)  # [STAGES, SLICES, TILES, lanes]
         bases = cuda.shared.array(BLOCK_DIM, np.uint32)
         lengths = cuda.shared.array(BLOCK_DIM, np.uint32)
-        leads = cuda.shared.array(BLOCK_DIM, np.uint32)
         weights = cuda.shared.array(BLOCK_DIM, np.uint32)
         shares = cuda.shared.array(BLOCK_DIM, np.uint32)  # FIRST and LAST
         places = cuda.shared.array(BLOCK_DIM, np.uint64)
@@ -148,7 +149,7 @@ def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed:
                 else:
                     base = (starts[entries[e, RING]] + first) * batch - late
                     base += length if base < 0 else 0
-                bases[thread], lengths[thread], leads[thread] = base, length, entries[e, LEAD]
+                bases[thread], lengths[thread] = base, length
                 places[thread], weights[thread] = entries[e, PLACE] * np.int64(SLICE_WORDS), entries[e, WEIGHT]
                 if mixed:
                     shares[thread] = entries[e, FIRST] | entries[e, LAST] << 8
@@ -162,7 +163,7 @@ def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed:
                 if e < count:
                     own = min(u32(e + fetched), u32(count - u32(1)))
                     base, length, there = bases[own], lengths[own], e + fetched < count
-                    place, lead, to = places[own] + np.uint64(half), np.uint64(leads[own]), u32(u32(filled * u32(X_STAGE)) + to_x)
+                    place, to = places[own] + np.uint64(half), u32(u32(filled * u32(X_STAGE)) + to_x)
                     for k in range(X_COPIES):
                         row = u32(column + first_row + u32(k * (BLOCK_DIM // COPIERS)))
                         c = u32(base + min(row, last_column))  # what is beyond the columns is computed and not stored
@@ -173,7 +174,7 @@ def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed:
                         else:
                             c = min(c, u32(c - length))  # before the end of the ring, the difference wraps around and is the larger
                         row_words = u32(k * (BLOCK_DIM // COPIERS) * SLICE_WORDS)
-                        copy(kind, xs, u32(to + row_words), x, place + np.uint64(c) * lead, inside)
+                        copy(kind, xs, u32(to + row_words), x, place + np.uint64(c) * _LINE_WORDS, inside)
                     for k in range(W_COPIES):
                         word = u32(u32(2) * thread + u32(2 * k * BLOCK_DIM))
                         if word < W_STAGE:
@@ -225,7 +226,6 @@ def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed:
         even, copied = size % _TWO == 0, not back and own_tile[COPY_PLACE] >= 0
         copy_row = (starts[own_tile[COPY_RING]] + first) * batch  # of the ring's columns
         copy_place, length = SLICE // 2 * np.uint64(own_tile[COPY_PLACE]), own_tile[COPY_LENGTH]
-        copy_lead = WORD // 2 * np.uint64(own_tile[COPY_LEAD])
         for m in range(ROWS):
             for half in range(2):
                 c = np.int64(u32(column + upper + g)) + m * SLICE + 8 * half
@@ -241,7 +241,7 @@ def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed:
                             if number + np.uint64(8 * n + 1) < size:
                                 out[to + np.uint64(8 * n + 1)] = scale * acc[m, n, 2 * half + 1]
                 if copied:
-                    to = copy_place + np.uint64((copy_row + c) % length) * copy_lead + number // _TWO
+                    to = copy_place + np.uint64((copy_row + c) % length) * (_LINE // _TWO) + np.uint64(q)
                     for n in range(TILES):
                         if number + np.uint64(8 * n) < size:
                             second = scale * acc[m, n, 2 * half + 1] if number + np.uint64(8 * n + 1) < size else ZERO
@@ -294,7 +294,7 @@ def make_weight_grad(kind: int, size: int):
         first_row = u32(thread % u32(OF_BUNDLE) // u32(COPIERS))
         number, part = np.int64(cuda.blockIdx.x) * BUNDLES + np.int64(own), np.int64(u32(fetched * u32(SLICE_WORDS)) + half)
         bundle = min(number, bundles.shape[0] - 1)
-        length, lead, d_lead = u32(bundles[bundle, LENGTH]), np.uint64(bundles[bundle, LEAD]), np.uint64(bundles[bundle, D_LEAD])
+        length = u32(bundles[bundle, LENGTH])
         late = start[bundles[bundle, RING]] * batch - bundles[bundle, LATE]
         base = u32(late + (bundles[bundle, LENGTH] if late < 0 else 0))
         place = np.uint64(bundles[bundle, PLACE] * np.int64(SLICE_WORDS) + part)
@@ -328,10 +328,10 @@ def make_weight_grad(kind: int, size: int):
                     inside, c = 16 if c < all_columns else 0, min(c, u32(all_columns - u32(1)))
                     at = u32(to + u32(k * (OF_BUNDLE // COPIERS) * SLICE_WORDS))
                     if sharer == own:
-                        copy(kind, ds, at, d, d_place + np.uint64(c) * d_lead, inside)
+                        copy(kind, ds, at, d, d_place + np.uint64(c) * _LINE_WORDS, inside)
                     c = u32(base + c)
                     c = min(c, u32(c - length))  # before the end of the ring, the difference wraps around and is the larger
-                    copy(kind, xs, at, x, place + np.uint64(c) * lead, inside)
+                    copy(kind, xs, at, x, place + np.uint64(c) * _LINE_WORDS, inside)
             end_of_copies(kind)
             row, filled = u32(row + u32(STAGE_COLUMNS)), u32(filled + u32(1)) if filled < STAGES - 1 else u32(0)
             if stage >= 0:
@@ -406,7 +406,6 @@ def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
                 if add and c < columns and n < size:  # fetched at once, before anything is stored
                     acc[i, j] = out[np.uint64(c) * np.uint64(size) + np.uint64(n)] / scale
         for e in range(tiles[tile, BEGIN], tiles[tile, END]):
-            lead = np.uint64(WORD * entries[e, LEAD])
             if back:
                 base, length = u32(first * batch + entries[e, LATE]), u32(limit)
             else:
@@ -420,7 +419,7 @@ def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
                 if not back:
                     c = min(c, u32(c - length))  # before the end of the ring, the difference wraps around and is the larger
                 if not back or c < length:  # what comes after the segment has no gradient
-                    value = x[begin + np.uint64(c) * lead + np.uint64(k)]
+                    value = x[begin + np.uint64(c) * _LINE + np.uint64(k)]
                 xs[k, own] = value
             for turn in range(W_COPIES):
                 i = u32(thread + u32(turn * THREADS))
@@ -444,8 +443,8 @@ def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
                 if c < columns and n < size:
                     out[np.uint64(c) * np.uint64(size) + np.uint64(n)] = scale * acc[i, j]
                     if copied:
-                        to = (copy_row + c) % length * (WORD * np.int64(tiles[tile, COPY_LEAD]))
-                        ring[np.uint64(to + SLICE * np.int64(tiles[tile, COPY_PLACE]) + n)] = scale * acc[i, j]
+                        to = (copy_row + c) % length * LINE + SLICE * np.int64(tiles[tile, COPY_PLACE])
+                        ring[np.uint64(to + number + j)] = scale * acc[i, j]
 
     return gather_fp32
 
@@ -465,7 +464,6 @@ def make_weight_grad_fp32(size: int):
         acc = cuda.local.array((EDGE, EDGE), np.float32)
         thread, bundle = u32(cuda.threadIdx.x), cuda.blockIdx.x
         row, number = np.int64(u32(thread // u32(ACROSS) * u32(EDGE))), np.int64(u32(thread % u32(ACROSS) * u32(EDGE)))
-        lead, d_lead = np.uint64(WORD * bundles[bundle, LEAD]), np.uint64(WORD * bundles[bundle, D_LEAD])
         late, length = start[bundles[bundle, RING]] * batch - bundles[bundle, LATE], u32(bundles[bundle, LENGTH])
         base, all_columns = u32(late + (bundles[bundle, LENGTH] if late < 0 else 0)), u32(columns)
         place = np.uint64(SLICE * np.int64(bundles[bundle, PLACE]))
@@ -479,10 +477,10 @@ def make_weight_grad_fp32(size: int):
                 k, own = u32(i // u32(size)), u32(i % u32(size))
                 c, value, d_value = u32(u32(first) + k), ZERO, ZERO
                 if c < all_columns:
-                    d_value = d[d_place + np.uint64(c) * d_lead + np.uint64(own)]
+                    d_value = d[d_place + np.uint64(c) * _LINE + np.uint64(own)]
                     c = u32(base + c)
                     c = min(c, u32(c - length))  # before the end of the ring, the difference wraps around and is the larger
-                    value = x[place + np.uint64(c) * lead + np.uint64(own)]
+                    value = x[place + np.uint64(c) * _LINE + np.uint64(own)]
                 xs[k, own], ds[k, own] = value, d_value
             cuda.syncthreads()  # the columns have arrived
             for k in range(0, SLICE, 4):
@@ -528,8 +526,8 @@ def make_pack(size: int):
 
 @device
 def copy_row(out, row, x, c, scale):
-    """Round scale times row c of x [columns, N] float32 into row `row` of out [rows, N or more]. Block (c, i) has OWN numbers for each of
-    its threads, which fetches all of them before it stores the first."""
+    """Round scale times row c of x [columns, N] float32 into column `row` of out [lines, columns, LINE]. Block (c, i) has OWN numbers for
+    each of its threads, which fetches all of them before it stores the first."""
     own = cuda.local.array(OWN, np.float32)
     first = cuda.blockIdx.y * cuda.blockDim.x * OWN + cuda.threadIdx.x
     for i in range(OWN):
@@ -538,20 +536,20 @@ def copy_row(out, row, x, c, scale):
     for i in range(OWN):
         n = first + i * cuda.blockDim.x
         if n < x.shape[1]:
-            store(out, np.uint64(row), np.uint64(n), scale * own[i])
+            store(out[n // LINE], np.uint64(row), np.uint64(n % LINE), scale * own[i])
 
 
 @gpu
 def write_values(ring, start, rows, first, batch, x):
-    """Write plain values x [C B, M] float32 of tokens from `first` on into a ring [rows B, M or more]."""
+    """Write plain values x [C B, M] float32 of tokens from `first` on into a ring [lines, rows B, LINE]."""
     c = cuda.blockIdx.x
     copy_row(ring, (start[0] + first + c // batch) % rows * batch + c % batch, x, c, ONE)
 
 
 @gpu
-def write_gradient(d, x, scale):
-    """Write scale times the gradient x [columns, N] float32 of a current into d [columns, N or more]."""
-    copy_row(d, cuda.blockIdx.x, x, cuda.blockIdx.x, scale)
+def write_gradient(d, first_column, x, scale):
+    """Write scale times the gradient x [C B, N] float32 of a current into d [lines, columns, LINE], from `first_column` on."""
+    copy_row(d, first_column + cuda.blockIdx.x, x, cuda.blockIdx.x, scale)
 
 
 @gpu

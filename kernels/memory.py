@@ -27,7 +27,7 @@ from .exponential import exp
 from .half import store
 from .jit import ONE, ZERO, cpu_sums
 from .launch import SIMULATED, WARP, block_sum, device, gpu, lanes_sum
-from .vector import STRIP, make_step
+from .vector import STRIP, WORD, make_step
 
 KEY_FLOOR = np.float32(
     1e-3
@@ -213,7 +213,7 @@ def write_and_read(line, u, y, keys, share, strength, keep, C):
 def memory_forward(out, S, key, q_in, v, w_in, write_bias, decay, write_scale, ring, start, first):
     """A block of WIDTH threads per head and sequence, a thread per column of S. At most TOKENS tokens, W at most WIDTH.
 
-    What is recalled also goes into ring [rows B, heads W or more], unless that is empty; the first token into row start[0] + first.
+    What is recalled also goes into ring [words, rows B, WORD], unless that is empty; the first token into row start[0] + first.
     """
     keys = cuda.shared.array((ROWS, WIDTH), np.float32, ALIGNED)
     u = cuda.shared.array((TOKENS, WIDTH), np.float32, ALIGNED)
@@ -242,8 +242,9 @@ def memory_forward(out, S, key, q_in, v, w_in, write_bias, decay, write_scale, r
                 i = lane + n * WARP
                 if i < W:
                     out[t, b, h * W + i] = y[t + 1, i] * r
-                    if len(ring):
-                        store(ring, (start[0] + first + t) * S.shape[0] % len(ring) + b, h * W + i, y[t + 1, i] * r)
+                    if ring.shape[1]:
+                        n, row = h * W + i, (start[0] + first + t) * S.shape[0] % ring.shape[1] + b
+                        store(ring[n // WORD], row, n % WORD, y[t + 1, i] * r)
 
 
 @gpu(launch_bounds=(WIDTH, 6))

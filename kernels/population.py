@@ -64,10 +64,9 @@ class Axon(NamedTuple):
     """Where the values of a signal are written: an axon's, a trace's or a memory's. A ring of size 0 is not written: no synapse reads
     it, or the pass is only run again.
 
-    GPU: ring [rows, B, N_pad] float32, float16 or bfloat16, columns beyond N zero; start [1] int32; fired, wanted of size 0.
-    CPU: ring [words, rows, B, WORD] float32, neuron n in word n // WORD; start the same; fired, wanted [words, rows, B] uint64, where bit i
-    says whether neuron WORD word + i fired, or wants a gradient: it fired or is near the threshold. There, a segment ends before its rows
-    wrap around.
+    ring [words, rows, B, WORD] float32, on a GPU also float16 or bfloat16: neuron n is in word n // WORD, zeros follow the last; start [1]
+    int32. CPU: fired, wanted [words, rows, B] uint64, where bit i says whether neuron WORD word + i fired, or wants a gradient: it fired or
+    is near the threshold. There, a segment ends before its rows wrap around. GPU: fired, wanted of size 0.
     """
 
     ring: Any
@@ -116,7 +115,7 @@ def make_population_forward(graded: bool, smooth: bool, traced: bool, gated: boo
         key,
         first_place,
     ):
-        """Block (i, b): the i-th `columns` hypercolumns of sequence b. ring, trace_ring [rows B, M_pad]: of the axon and the trace;
+        """Block (i, b): the i-th `columns` hypercolumns of sequence b. ring, trace_ring [words, rows B, WORD]: of the axon and the trace;
         `first`: the chunk's first token in its segment.
 
         `tokens` (a multiple of AT_ONCE) at a time: 1. every thread fetches its neuron's currents into shared memory; 2. a warp per token
@@ -129,8 +128,8 @@ def make_population_forward(graded: bool, smooth: bool, traced: bool, gated: boo
         C, at_once, end = u32(u32(c.size) // row), u32(tokens), u32(c.size)
         b, first_column, normalizers = u32(cuda.blockIdx.y), u32(u32(cuda.blockIdx.x) * columns), u32(at_once * width)
         n = u32(first_column * size + thread)
-        here, rows, key_0 = thread < columns * size and n < N, u32(len(ring)), key[0]
-        trace_rows, trace_slot = u32(len(trace_ring)), b
+        here, rows, key_0 = thread < columns * size and n < N, u32(ring.shape[1]), key[0]
+        trace_rows, trace_slot, word, bit = u32(trace_ring.shape[1]), b, np.uint64(n // u32(WORD)), np.uint64(n % u32(WORD))
         alpha = rho = gain = bias = beta = gamma = v = a = y = ZERO
         gain_b, slot, own_column = gain_scale[b], b, u32(thread // size)
         i = u32(b * N + n)  # in [C, B, N]
@@ -187,12 +186,12 @@ def make_population_forward(graded: bool, smooth: bool, traced: bool, gated: boo
                     y = trace_step(y, v, gamma, graded, smooth)
                     state.y[i] = y
                     if trace_rows > 0:
-                        store(trace_ring, trace_slot, n, y)
+                        store(trace_ring[word], np.uint64(trace_slot), bit, y)
                         trace_slot = u32(trace_slot + B)
                         if trace_slot >= trace_rows:
                             trace_slot = u32(trace_slot - trace_rows)
                 if rows > 0:
-                    store(ring, slot, n, axon_value(v, drop, key_0, place, graded, smooth))
+                    store(ring[word], np.uint64(slot), bit, axon_value(v, drop, key_0, place, graded, smooth))
                     slot = u32(slot + B)
                     if slot >= rows:
                         slot = u32(slot - rows)
@@ -220,6 +219,7 @@ def make_population_backward(graded: bool, smooth: bool, traced: bool, gated: bo
     @gpu(max_registers=MAX_REGISTERS)
     def population_backward(
         d_current,
+        offset,
         d_gate,
         carry,
         partial,
@@ -243,8 +243,9 @@ def make_population_backward(graded: bool, smooth: bool, traced: bool, gated: bo
         """Block (i, j): the i-th `columns` hypercolumns of the j-th group of sequences, one sequence after the other.
 
         Tokens go backwards, `tokens` of them at a time: 1. every thread scans its neuron and leaves r dx and x in shared memory; 2. a warp
-        per token and hypercolumn sums r dx x; 3. every thread writes its neuron's gradient, times `scale`. d_current [C B, N or more] of
-        any kind of float. partial [groups PARAMETERS, N]: the group's share of the parameters' gradients.
+        per token and hypercolumn sums r dx x; 3. every thread writes its neuron's gradient, times `scale`. d_current [lines, columns,
+        numbers of a line] of any kind of float, from its column `offset` on. partial [groups PARAMETERS, N]: the group's share of the
+        parameters' gradients.
         """
         shared = cuda.shared.array(0, numba.float32)  # r dx and x [tokens, threads] each, then the means [tokens, columns]
         currents, gates = cuda.local.array(AT_A_TIME, np.float32), cuda.local.array(AT_A_TIME, np.float32)
@@ -255,6 +256,7 @@ def make_population_backward(graded: bool, smooth: bool, traced: bool, gated: bo
         first_column = u32(u32(cuda.blockIdx.x) * columns)
         n = u32(first_column * size + thread)
         h = u32(n // size)
+        line, own_n = np.uint64(n // u32(d_current.shape[2])), np.uint64(n % u32(d_current.shape[2]))
         here = thread < columns * size and n < N
         alpha = rho = beta = gain = gamma = ZERO
         if here:
@@ -332,7 +334,7 @@ def make_population_backward(graded: bool, smooth: bool, traced: bool, gated: bo
                             d = normalize_step_backward(shared[k], shared[u32(x_tile + k)], mean)
                             if gated:
                                 d, d_gate[u32(token * N + n)] = gate_step_backward(d, currents[t], gates[t])
-                            store(d_current, token, n, d * scale)
+                            store(d_current[line], np.uint64(u32(token + u32(offset))), own_n, d * scale)
                             s = u32(s + U1)
             if here:
                 carry.v[begin], carry.a[begin] = dv, da

@@ -8,8 +8,8 @@ from .launch import gpu
 
 @gpu
 def reset(x, sequences):
-    """x[:, b] = 0 where sequences[b] is not 0. One thread per number: block (i, b, r)."""
-    i, b, r = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
+    """x[:, b] = 0 where sequences[b] is not 0. One thread per number: block (r, b, i)."""
+    r, b, i = cuda.blockIdx.x, cuda.blockIdx.y, cuda.blockIdx.z * cuda.blockDim.x + cuda.threadIdx.x
     if i < x.shape[2] and sequences[b]:
         x[r, b, i] = 0
 

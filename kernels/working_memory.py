@@ -15,6 +15,9 @@ from .half import store
 from .jit import ONE, cpu
 from .launch import gpu
 from .memory import sigmoid
+from .vector import WORD
+
+_WORD = np.uint64(WORD)
 
 
 @register_jitable
@@ -35,7 +38,7 @@ def working_memory_step_backward(d, m_prev, f_in, u_in, retain):
 def working_memory_forward(m, f_in, u_in, retain, ring, start, first):
     """Grid (slot blocks, B): one thread per slot and sequence.
 
-    Also writes m into ring [rows B, M or more], unless it has size 0: the first token into row start[0] + first.
+    Also writes m into ring [words, rows B, WORD], unless it has size 0: the first token into row start[0] + first.
     """
     M, row, size = np.uint64(retain.size), np.uint64(cuda.gridDim.y * retain.size), np.uint64(f_in.size)
     k, b = np.uint64(cuda.grid(1)), np.uint64(cuda.blockIdx.y)
@@ -50,8 +53,8 @@ def working_memory_forward(m, f_in, u_in, retain, ring, start, first):
             f_next, u_next = f_in[i], u_in[i]
         m_t = working_memory_step(m_t, f_t, u_t, retain_k)
         m[i] = m_t
-        if len(ring):
-            store(ring, (token * np.uint64(cuda.gridDim.y) + b) % np.uint64(len(ring)), k, m_t)
+        if ring.shape[1]:
+            store(ring[k // _WORD], (token * np.uint64(cuda.gridDim.y) + b) % np.uint64(ring.shape[1]), k % _WORD, m_t)
             token += np.uint64(1)
 
 

@@ -8,7 +8,7 @@ from neurogen_numba.kernels.population import NeuronParameters, NeuronState
 
 f1, f2, f3, f4 = (types.Array(types.float32, dimensions, "C") for dimensions in (1, 2, 3, 4))
 i1, i2 = types.int32[::1], types.int32[:, ::1]
-h2, b2 = types.float16[:, ::1], types.uint16[:, ::1]  # bfloat16 comes as its bits
+h2, b2, h3, b3 = types.float16[:, ::1], types.uint16[:, ::1], types.float16[:, :, ::1], types.uint16[:, :, ::1]  # bfloat16 as its bits
 
 KERNELS = {}
 
@@ -22,9 +22,9 @@ KERNELS |= {
 # kernels/memory.py, working_memory.py, dropout.py
 
 KERNELS |= {
-    "memory.memory_forward": [(f3, f4, f2, f3, f3, f3, f1, f1, f1, kind, i1, types.int64) for kind in (f2, h2, b2)],
+    "memory.memory_forward": [(f3, f4, f2, f3, f3, f3, f1, f1, f1, kind, i1, types.int64) for kind in (f3, h3, b3)],
     "memory.memory_backward": [(f3, f3, f3, f2, f4, f2, f3, f4, f2, f3, f3, f3, f1, f1, f1)],
-    "working_memory.working_memory_forward": [(f1, f1, f1, f1, kind, i1, types.int64) for kind in (f2, h2, b2)],
+    "working_memory.working_memory_forward": [(f1, f1, f1, f1, kind, i1, types.int64) for kind in (f3, h3, b3)],
     "working_memory.working_memory_backward": [(f1,) * 8],
     "dropout.scaled_dropout": [(kind, f1, types.float32, types.float32, types.uint64[::1], types.uint64) for kind in (f2, h2, b2)],
 }
@@ -61,8 +61,8 @@ parameters = types.NamedUniTuple(f1, 6, NeuronParameters)
 neurons = parameters, f1, f1, types.int64, types.int64, types.int64  # and the neuromodulators' factors, hypercolumn, columns, tokens
 dropout = types.float32, types.uint64[::1], types.uint64
 
-forward = [(state, f1, kind, i1, kind, i1, types.int64, f1, f1, *neurons, *dropout) for kind in (f2, h2, b2)]
-backward = [(kind, f1, state, f2, f1, f1, state, f1, f1, f1, *neurons, types.float32, *dropout) for kind in (f2, h2, b2)]
+forward = [(state, f1, kind, i1, kind, i1, types.int64, f1, f1, *neurons, *dropout) for kind in (f3, h3, b3)]
+backward = [(kind, types.int64, f1, state, f2, f1, f1, state, f1, f1, f1, *neurons, types.float32, *dropout) for kind in (f3, h3, b3)]
 KERNELS["population.add_parameter_gradients"] = [(parameters, f2)]
 for graded, traced, gated in ((True, False, False), (True, True, False), (True, True, True), (False, True, True)):
     KERNELS |= {  # smooth, the second argument, is the tests' own
@@ -112,11 +112,11 @@ def made(capability: int) -> list[tuple[str, tuple, tuple]]:
 
 
 KERNELS |= {
-    "bundles.write_values": [(kind, i1, size, size, size, f2) for kind in (f2, h2, b2)],
-    "bundles.write_gradient": [(kind, f2, number) for kind in (f2, h2, b2)],
+    "bundles.write_values": [(kind, i1, size, size, size, f2) for kind in (f3, h3, b3)],
+    "bundles.write_gradient": [(kind, size, f2, number) for kind in (f3, h3, b3)],
     "bundles.advance_rings": [(i1, i1, size)],
     "roll_state.roll_state": [(f1, l2, size)],
-    "reset.reset": [(kind, types.uint8[::1]) for kind in (f3, types.float16[:, :, ::1], types.uint16[:, :, ::1])],
+    "reset.reset": [(kind, types.uint8[::1]) for kind in (f3, h3, b3)],
     "stimulus.poisson": [(f3, number, number, types.uint64, k1)],
 }
 

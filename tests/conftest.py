@@ -90,13 +90,12 @@ def written(backend):
 
     def write(C, B, N, run):
         words, rows, on_cpu, first = -(-N // 64), C + 2, backend.name == "cpu", 3
-        shape, start = (words, 4 + rows, B, 64) if on_cpu else (rows, B, 64 * words), 1 if on_cpu else rows - 1
-        masks = [backend.zeros((words, 4 + rows, B), "uint64") for _ in range(2)]
-        axon = Axon(backend.zeros(shape), backend.asarray(np.array([start], np.int32)), *masks)
+        rows, start = (4 + rows, 1) if on_cpu else (rows, rows - 1)
+        masks = [backend.zeros((words, rows, B), "uint64") for _ in range(2)]
+        axon = Axon(backend.zeros((words, rows, B, 64)), backend.asarray(np.array([start], np.int32)), *masks)
         run(axon, first)
-        ring = backend.to_numpy(axon.ring)
+        ring = np.moveaxis(backend.to_numpy(axon.ring), 0, 2).reshape(rows, B, -1)
         if on_cpu:
-            ring = np.moveaxis(ring, 0, 2).reshape(4 + rows, B, -1)
             assert not ring[:4].any()
             return ring[4:]
         return np.roll(ring, -((start + first) % rows), 0)

@@ -591,8 +591,7 @@ def test_what_is_written_to_a_view_is_what_the_brain_goes_on_from(sizes):
 def past_in(ring, history, size):
     """[history, B, M]: what was sent before the segment, read from a ring's NumPy arrays as it is documented."""
     value, start = ring["value"], int(ring["start"][0])
-    if "fired" in ring:  # words of 64 neurons
-        value = np.concatenate(list(value), axis=2)[..., :size]
+    value = np.concatenate(list(value), axis=2)[..., :size]  # words of 64 neurons
     return np.stack([value[(start + h - history) % len(value)] for h in range(history)]).astype(np.float32)
 
 

@@ -97,33 +97,34 @@ class Case:
         v[0], a[0], y[0] = before["v"], before["a"], before["y"]
         state = NeuronState(there(v), there(a), there(y) if self.traced else none)
         r = there(np.full((C, B, -(-N // self.hypercolumn)), np.nan, np.float32))
-        ring = backend.zeros((words, rows, B, 64) if on_cpu else (rows, B, 64 * words), dtype) if rows else none
+        ring = backend.zeros((words, rows, B, 64), dtype)
         axon_start = 1 if on_cpu else rows - 1
         axon = Axon(ring, there(np.array([axon_start], np.int32)), *(backend.zeros((words, rows, B), "uint64") for _ in range(2)))
         trace = backend.no_axon
         if rows and self.traced:
-            shape = (words, rows + 1, B, 64) if on_cpu else (rows + 1, B, 64 * words)
             masks = [backend.zeros((words, rows + 1, B), "uint64") for _ in range(2)]
-            trace = Axon(backend.zeros(shape, dtype), there(np.array([1 if on_cpu else rows], np.int32)), *masks)
+            trace = Axon(backend.zeros((words, rows + 1, B, 64), dtype), there(np.array([1 if on_cpu else rows], np.int32)), *masks)
         rest, gate = self._rest(backend, tokens), there(gate) if self.gated else none
         backend.population_forward(state, r, axon, trace, self._first(tokens), there(c), gate, *rest)
         self.trace = backend.to_numpy(trace.ring)
         if trace is not backend.no_axon:
-            by_row = np.moveaxis(self.trace, 0, 2).reshape(rows + 1, B, -1) if on_cpu else self.trace
-            self.trace = np.roll(by_row, -1 if on_cpu else -rows, 0)
+            self.trace = np.roll(np.moveaxis(self.trace, 0, 2).reshape(rows + 1, B, -1), -1 if on_cpu else -rows, 0)
         left = [backend.to_numpy(x) for x in (*state, r, axon.ring, axon.fired, axon.wanted)]
-        if rows and on_cpu:
-            left[4:] = [np.moveaxis(x, 0, 2).reshape(rows, B, -1) for x in left[4:]]
         if rows:
+            left[4:] = [np.moveaxis(x, 0, 2).reshape(rows, B, -1) for x in left[4:]]
             left[4:] = [np.roll(x, -axon_start, 0) for x in left[4:]]
         return left
 
     def run_back(self, backend, forward, tokens=slice(None), grads=None, dtype="float32", padding=0, scale=1):
-        """(d_current, d_gate); carries and adds to what is in grads: name -> array."""
+        """(d_current, d_gate); carries and adds to what is in grads: name -> array. padding: d_current has more numbers than neurons; on a
+        GPU it has lines of 64 then, and begins in a later column."""
         v, a, y, r = forward[:4]
         c, gate, ds, dy = (x[tokens] for x in (self.c, self.gate, self.ds, self.dy))
         there, none = backend.asarray, backend.zeros((1, 1, 1))[:0]
-        d_current = backend.zeros((*c.shape[:2], self.N + padding), dtype)
+        C, B, N = c.shape
+        offset = padding if backend.name == "cuda" else 0
+        shape = (-(-N // 64), offset + C * B, 64) if offset else (1, C * B, N + padding)
+        d_current = backend.zeros(shape, dtype)
         d_gate = there(np.full(c.shape, np.nan, np.float32)) if self.gated else none
         carry = NeuronState(there(grads["v"]), there(grads["a"]), there(grads["y"]) if self.traced else none[:, 0])
         d = NeuronParameters(*(there(grads[name]) for name in NeuronParameters._fields))
@@ -131,11 +132,15 @@ class Case:
         state = NeuronState(there(v), there(a), there(y) if self.traced else none)
         through = there(r), there(c), there(gate) if self.gated else none
         dy = there(dy) if self.traced else none
-        backend.population_backward(d_current, d_gate, carry, d, there(ds), dy, state, *through, *self._rest(backend, tokens), scale)
+        backend.population_backward(
+            d_current, d_gate, carry, d, there(ds), dy, state, *through, *self._rest(backend, tokens), scale, offset
+        )
         for name, array in [*zip("vay", carry, strict=True), *d._asdict().items()]:
             if array.size:
                 grads[name][...] = backend.to_numpy(array)
-        return backend.to_numpy(d_current), backend.to_numpy(d_gate)
+        written = np.moveaxis(backend.to_numpy(d_current), 0, 1).reshape(offset + C * B, -1)
+        assert not written[:offset].any()
+        return written[offset:].reshape(C, B, -1), backend.to_numpy(d_gate)
 
     def _first(self, tokens):
         return tokens.start or 0

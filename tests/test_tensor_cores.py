@@ -13,19 +13,19 @@ from neurogen_numba.errors import ConfigError
 from neurogen_numba.kernels import bundles
 from neurogen_numba.kernels.bundles import (
     BEGIN,
-    COPY_LEAD,
     COPY_LENGTH,
     COPY_PLACE,
     COPY_RING,
-    D_LEAD,
     D_PLACE,
     END,
     FIRST,
     LAST,
     LATE,
-    LEAD,
     LENGTH,
+    LINE,
     NUMBER,
+    OF_BUNDLE,
+    OF_ENTRY,
     OF_TILE,
     OUT,
     PLACE,
@@ -55,6 +55,16 @@ def packed(weight, kind):
     return words(weight.reshape(count, 4, WORD, width // 8, 8).transpose(0, 3, 4, 1, 2).copy(), kind)
 
 
+def lines(matrix):
+    """A matrix [columns, numbers] as [lines, columns, LINE]."""
+    return np.moveaxis(matrix.reshape(len(matrix), -1, LINE), 1, 0).copy()
+
+
+def place_of(number, columns):
+    """Where a number of the first column is in such a matrix."""
+    return number // LINE * LINE * columns + number % LINE
+
+
 def column(base, c, batch, ring):
     """Column c after `base`, in a ring or in the gradients of a segment."""
     return (base + c) % (ROWS * batch) if ring else base + c
@@ -80,9 +90,9 @@ def test_gather(kind, width, at_once, back, mixed, numbers, batch, slices):
     rng, count, columns = np.random.default_rng(width), sum(slices), 3 * batch
     x, weight = short(rng.standard_normal((ROWS * batch, SOURCES))), short(rng.standard_normal((count, SLICE, width)))
     block, delay = rng.integers(0, SOURCES // SLICE, count), rng.integers(0, 4, count)
-    entries = np.zeros((count, 8), np.int32)
-    entries[:, PLACE], entries[:, LATE] = block, delay * batch
-    entries[:, LENGTH], entries[:, LEAD], entries[:, RING] = ROWS * batch, SOURCES // WORD, 0
+    entries = np.zeros((count, OF_ENTRY), np.int32)
+    entries[:, PLACE], entries[:, LATE] = place_of(SLICE * block, ROWS * batch) // SLICE, delay * batch
+    entries[:, LENGTH], entries[:, RING] = ROWS * batch, 0
     share = np.minimum(width, 16 * 2 ** rng.integers(0, 3, count)) if mixed else np.full(count, width)  # of the tile, for each slice
     first = rng.integers(0, width // share) * share
     entries[:, FIRST], entries[:, LAST] = first // 8, (first + share) // 8
@@ -95,8 +105,9 @@ def test_gather(kind, width, at_once, back, mixed, numbers, batch, slices):
     tiles[:, BEGIN], tiles[:, END] = start[:-1], start[1:]
     tiles[:, SIZE], tiles[:, COPY_PLACE] = np.array(numbers)[tiles[:, OUT]], -1
     copies = np.zeros((ROWS * batch, 64), np.float32)  # of the first output, in the same flat array as x, after it
-    tiles[tiles[:, OUT] == 0, COPY_PLACE] = x.size // SLICE
-    tiles[:, COPY_LEAD], tiles[:, COPY_RING], tiles[:, COPY_LENGTH] = 64 // WORD, 0, ROWS * batch
+    of_first = tiles[:, OUT] == 0
+    tiles[of_first, COPY_PLACE] = (x.size + place_of(tiles[of_first, NUMBER], ROWS * batch)) // SLICE
+    tiles[:, COPY_RING], tiles[:, COPY_LENGTH] = 0, ROWS * batch
     outs = [np.full((columns, size), np.nan, np.float32) for size in numbers]
 
     expected = [np.zeros((columns, -(-size // width) * width)) for size in numbers]
@@ -109,7 +120,7 @@ def test_gather(kind, width, at_once, back, mixed, numbers, batch, slices):
                     expected[which][c, number + first[e] :][: share[e]] += read.astype(np.float64) @ own[e] / 4
 
     kernel, grid = bundles.make_gather(kind, width, at_once, back, mixed), (len(slices), -(-columns // at_once))
-    factors = words(np.concatenate([x.ravel(), copies.ravel()]), kind), np.concatenate([packed(w[None], kind) for w in own])
+    factors = words(np.concatenate([lines(x).ravel(), copies.ravel()]), kind), np.concatenate([packed(w[None], kind) for w in own])
     tables = tiles, entries, np.array([START], np.int32)
     flat = [out.reshape(-1) for out in outs]
     arrays = *flat, *flat[:1] * (3 - len(flat)), factors[0].view(np.uint32), *factors
@@ -130,9 +141,9 @@ def test_weight_grad(kind, size, batch, count):
     x, d = (short(rng.standard_normal((rows * batch, numbers))) for rows, numbers in ((ROWS, SOURCES), (6, targets)))
     block, tile, delay = (rng.integers(0, below, count) for below in (SOURCES // size, targets // size, 4))
     place = rng.permutation(count)  # of its weights
-    table = np.zeros((count, 8), np.int32)
-    table[:, PLACE], table[:, D_PLACE], table[:, WEIGHT] = block * size // SLICE, tile * size // SLICE, place * size * size // WORD
-    table[:, LATE], table[:, LENGTH], table[:, LEAD], table[:, D_LEAD] = delay * batch, ROWS * batch, SOURCES // WORD, targets // WORD
+    table = np.zeros((count, OF_BUNDLE), np.int32)
+    table[:, PLACE], table[:, D_PLACE] = (place_of(number * size, matrix) // SLICE for number, matrix in ((block, len(x)), (tile, len(d))))
+    table[:, LATE], table[:, LENGTH], table[:, WEIGHT] = delay * batch, ROWS * batch, place * size * size // WORD
     gradient = short(rng.standard_normal((count, size, size)))
 
     expected = gradient.astype(np.float64)
@@ -141,7 +152,7 @@ def test_weight_grad(kind, size, batch, count):
         expected[place[e]] += read.astype(np.float64).T @ d[:, size * tile[e] :][:, :size] / 2
 
     grid = -(-count // bundles.of_block(size)), 1
-    arguments = words(x, kind), words(d, kind), table, np.array([START], np.int32), columns, batch, np.float32(0.5)
+    arguments = words(lines(x), kind), words(lines(d), kind), table, np.array([START], np.int32), columns, batch, np.float32(0.5)
     run(bundles.make_weight_grad(kind, size), grid, THREADS, gradient.reshape(-1), *arguments)
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-4)
 

@@ -69,8 +69,8 @@ class Backend(ABC):
         """The axon of a signal that no synapse reads: its ring has size 0."""
         from ..kernels.population import Axon
 
-        none = self.zeros((1, 1, 1))[:0]
-        return Axon(none, self.zeros(1, "int32"), none, none)
+        none = self.zeros((1, 1, 1, 1))[:, :0]
+        return Axon(none, self.zeros(1, "int32"), none[0], none[0])
 
     @abstractmethod
     def matrix(self, rows, columns, dtype="float32"):
@@ -183,13 +183,16 @@ class Backend(ABC):
         graded: bool,
         smooth: bool,
         scale: float = 1,
+        offset: int = 0,
     ):
         """Backward pass of `population_forward` over the same chunk; arguments of the same name are the same arrays.
 
-        Overwrites d_current [C, B, N or more] with `scale` times dL/dc, and d_gate [C, B, N]. On a GPU d_current may have 16 bits, and
-        float16 needs a scale; columns beyond N are left alone. Rolls carry [B, N] each, dL/dv, dL/da, dL/dy without decay, from the token
-        after the chunk to the one before it. Accumulates into d, the gradients [N] of the parameters. ds, dy [C, B, N]: gradients of the
-        axon, after dropout, and of the trace.
+        Overwrites d_current with `scale` times dL/dc, and d_gate [C, B, N]. d_current [lines, columns, numbers of a line]: neuron n is in
+        line n // numbers, sequence b of the chunk's token t in column offset + t B + b. On the CPU it has one line and no offset; on a GPU
+        it may have 16 bits, and float16 needs a scale. What it has beyond N is left alone.
+
+        Rolls carry [B, N] each, dL/dv, dL/da, dL/dy without decay, from the token after the chunk to the one before it. Accumulates into d,
+        the gradients [N] of the parameters. ds, dy [C, B, N]: gradients of the axon, after dropout, and of the trace.
         """
 
     @kernel
@@ -397,8 +400,8 @@ class SynapticState(ABC):
     direct_gradients = False  # whether there is `current_grad`
 
     def current_grad(self, current: str, first: int, last: int):
-        """(array [C, B, N or more], scale): where the gradient of a current, times scale, may be written instead of calling
-        `set_current_grad`. Only where `direct_gradients` is true; raises NotImplementedError elsewhere."""
+        """(array [lines, columns, numbers of a line], first column, scale): where the gradient of a current, times scale, may be written
+        instead of calling `set_current_grad`. Only where `direct_gradients` is true; raises NotImplementedError elsewhere."""
         raise NotImplementedError
 
     @abstractmethod

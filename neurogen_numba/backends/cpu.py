@@ -128,8 +128,9 @@ class CpuBackend(Backend):
         graded,
         smooth,
         scale=1,
+        offset=0,
     ):
-        chunk = d_current, d_gate, carry, d, ds, dy, state, r, c, gate
+        chunk = d_current.reshape(*ds.shape[:2], -1), d_gate, carry, d, ds, dy, state, r, c, gate
         how = hypercolumn, np.float32(scale), *dropout, graded, smooth
         population.population_backward_cpu(*chunk, parameters, gain_scale, beta_scale, *how)
 

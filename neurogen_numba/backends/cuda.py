@@ -327,6 +327,7 @@ class CudaBackend(Backend):
         graded,
         smooth,
         scale=1,
+        offset=0,
     ):
         C, B, N = c.shape
         across, threads, columns = self._hypercolumns(N, hypercolumn)
@@ -334,8 +335,7 @@ class CudaBackend(Backend):
         partial = self._scratch("gradients of neurons", (groups * population.PARAMETERS, N))
         tokens = max(1, min(C, population.TILE_BYTES // (8 * threads)))  # whose dx and x fit into shared memory
         rows, carried = (population.NeuronState(*self._flat(*arrays)) for arrays in (state, carry))
-        out = self.bits(d_current).reshape(C * B, -1)
-        arrays = out, *self._flat(d_gate), carried, partial, *self._flat(ds, dy), rows, *self._flat(r, c, gate)
+        arrays = self.bits(d_current), offset, *self._flat(d_gate), carried, partial, *self._flat(ds, dy), rows, *self._flat(r, c, gate)
         how = hypercolumn, columns, tokens, np.float32(scale), *dropout
         shared = 4 * tokens * (2 * threads + columns)
         kernel = population.make_population_backward(graded, smooth, parameters.gamma.size > 0, gate.size > 0)
@@ -350,8 +350,9 @@ class CudaBackend(Backend):
         return min(range(1, batch + 1), key=lambda groups: blocks(across * groups, wave) * (blocks(batch, groups) + 1))
 
     def _ring(self, axon, batch):
-        """(ring [rows B, M_pad], start) as kernels take them."""
-        return self.bits(axon.ring).reshape(len(axon.ring) * batch, axon.ring.shape[-1]), axon.start
+        """(ring [words, rows B, WORD], start) as kernels take them."""
+        words, rows, _, word = axon.ring.shape
+        return self.bits(axon.ring).reshape(words, rows * batch, word), axon.start
 
     @staticmethod
     def _hypercolumns(neurons, hypercolumn):
@@ -505,8 +506,8 @@ class CudaBackend(Backend):
         self.launch(roll_state.roll_state, (roll_state.BLOCKS, len(table)), 8 if SIMULATED else THREADS, x, table, length)
 
     def reset(self, x, sequences):
-        rows, batch, size = x.shape
-        self.launch(reset.reset, (blocks(size), batch, rows), THREADS, x, sequences)
+        (across, threads), (rows, batch, _) = self._across(x.shape[2]), x.shape
+        self.launch(reset.reset, (rows, batch, across), threads, x, sequences)
 
 
 class CudaStreams(Streams):

@@ -10,19 +10,19 @@ from ..errors import ConfigError
 from ..kernels import bundles, mma
 from ..kernels.bundles import (
     BEGIN,
-    COPY_LEAD,
     COPY_LENGTH,
     COPY_PLACE,
     COPY_RING,
-    D_LEAD,
     D_PLACE,
     END,
     FIRST,
     LAST,
     LATE,
-    LEAD,
     LENGTH,
+    LINE,
     NUMBER,
+    OF_BUNDLE,
+    OF_ENTRY,
     OF_TILE,
     OUT,
     OUTPUTS,
@@ -37,7 +37,6 @@ from ..kernels.bundles import (
 from ..kernels.launch import SIMULATED, THREADS, blocks
 from .base import Synapses, SynapticState
 
-ALIGN = 64  # numbers: a column of a ring is padded to a multiple, the largest bundle
 WRITERS = 8 if SIMULATED else THREADS  # threads of a block that copies
 ENOUGH, PLENTY = 2, 8  # blocks of a launch for each multiprocessor: with fewer, tiles are made smaller; with more, wider
 WIDEST = 64  # numbers of a tile
@@ -96,8 +95,9 @@ class CudaSynapses(Synapses):
 
 
 class CudaSynapticState(SynapticState):
-    """Rings x of all signals, [rows, B, lead] each, rows = history + T: token t of the segment is in row (start + t) % rows. And gradients
-    d of all currents, [T, B, lead] each. Both of the type that products multiply, one after the other in a flat array each."""
+    """Rings x of all signals, [lines, rows, B, LINE] each, rows = history + T: token t of the segment is in row (start + t) % rows. And
+    gradients d of all currents, [lines, T, B, LINE] each. Both of the type that products multiply, one after the other in a flat array
+    each."""
 
     direct_gradients = True
 
@@ -121,12 +121,17 @@ class CudaSynapticState(SynapticState):
             self._tables[make.__name__, how] = self.synapses.learned, table
         return table
 
-    def _read(self, table, rows, side, place, lead):
-        """Fill two columns of a table in for rows that read x ("source") or d ("target"); returns the columns of the matrices."""
+    def _read(self, table, rows, side, place):
+        """Fill a column of a table in for rows that read x ("source") or d ("target"); returns the columns of the matrices."""
         places = self._x_places if side == "source" else self._d_places
         matrices = np.array([places[getattr(p.arc, side)] for p in self.synapses.projections])[rows["projection"]]
-        table[:, place], table[:, lead] = (matrices[:, 0] // WORD + rows[side]) // SLICE_WORDS, matrices[:, 2] // WORD
+        table[:, place] = self._place(*matrices.T[:2], WORD * rows[side]) // SLICE
         return matrices[:, 1]
+
+    @staticmethod
+    def _place(first, columns, number):
+        """Where a number of a matrix's first column is; the matrix begins at `first` and has so many columns."""
+        return first + number // LINE * LINE * columns + number % LINE
 
     def _common(self, table, rows):
         """Fill in what tables have alike."""
@@ -137,9 +142,9 @@ class CudaSynapticState(SynapticState):
     def _learned(self, size):
         """The table of the bundles of a size, for `weight_grad`."""
         rows = self.synapses.learned[size]
-        table = np.zeros((len(rows), 8), np.int32)
-        table[:, LENGTH] = self._read(table, rows, "source", PLACE, LEAD)
-        self._read(table, rows, "target", D_PLACE, D_LEAD)
+        table = np.zeros((len(rows), OF_BUNDLE), np.int32)
+        table[:, LENGTH] = self._read(table, rows, "source", PLACE)
+        self._read(table, rows, "target", D_PLACE)
         self._common(table, rows)
         if bundles.of_block(size) > 1:  # neighbours in a block then share what they have of the same targets
             table = table[np.argsort(table[:, D_PLACE], kind="stable")]
@@ -156,8 +161,8 @@ class CudaSynapticState(SynapticState):
             own[:, OUT], own[:, NUMBER], own[:, SIZE], own[:, COPY_PLACE] = number, np.arange(len(own)) * width, numbers, -1
             if not back and name in self.copied:
                 signal = self.copied[name]
-                place, columns, lead = self._x_places[signal]
-                own[:, COPY_PLACE], own[:, COPY_LEAD], own[:, COPY_LENGTH] = place // SLICE, lead // WORD, columns
+                first, columns, _ = self._x_places[signal]
+                own[:, COPY_PLACE], own[:, COPY_LENGTH] = self._place(first, columns, own[:, NUMBER]) // SLICE, columns
                 own[:, COPY_RING] = self.synapses.signals.index(signal)
             tiles.append(own)
             for arc, rows in known[name]:
@@ -183,32 +188,31 @@ class CudaSynapticState(SynapticState):
         # the weights of a slice lie one after the other, but those that are learned where they are read backward
         learned = self.synapses.kind is None and read == "target"
         rows["weight"] += slices * (SLICE_WORDS if learned else SLICE * words) + part * (width // 8 * 32)
-        table = np.zeros((len(rows), 8), np.int32)
-        table[:, LENGTH] = self._read(table, rows, read, PLACE, LEAD)
+        table = np.zeros((len(rows), OF_ENTRY), np.int32)
+        table[:, LENGTH] = self._read(table, rows, read, PLACE)
         self._common(table, rows)
         table[:, FIRST] = first_out % width // 8
         table[:, LAST] = table[:, FIRST] + min(size, width) // 8
         return table, first_out // width
 
     def _flat(self, rows, sizes):
-        """(array, name -> [first, columns, lead]) of matrices [rows B, sizes] one after the other."""
+        """(array, name -> [first, columns, lines]) of matrices [rows B, sizes] one after the other."""
         regions, end = {}, 0
         for name in rows:
-            lead = blocks(sizes[name], ALIGN) * ALIGN
-            regions[name] = [end, rows[name] * self.batch, lead]
-            end += rows[name] * self.batch * lead
+            regions[name] = [end, rows[name] * self.batch, blocks(sizes[name], LINE)]
+            end += math.prod(regions[name][1:]) * LINE
         if end // SLICE >= 2**31:
             raise ConfigError(f"{self.batch:,} sequences: what their synapses read has {end:,} numbers, more than a GPU's tables can name")
         return self.backend.zeros(end, self.synapses.dtype), regions
 
     @staticmethod
     def _matrix(flat, region):
-        """A region's matrix [columns, lead] in a flat array."""
-        first, columns, lead = region
-        return flat[first : first + columns * lead].reshape(columns, lead)
+        """A region's matrix [lines, columns, LINE] in a flat array."""
+        first, columns, lines = region
+        return flat[first : first + lines * columns * LINE].reshape(lines, columns, LINE)
 
     def _ring(self, signal):
-        """(ring [rows B, lead], start [1], rows) as kernels take them."""
+        """(ring [lines, rows B, LINE], start [1], rows) as kernels take them."""
         number = self.synapses.signals.index(signal)
         ring = self.backend.bits(self._matrix(self.x, self._x_places[signal]))
         return ring, self.start[number : number + 1], self.rows[signal]
@@ -221,9 +225,8 @@ class CudaSynapticState(SynapticState):
         no_axon = self.backend.no_axon
         if signal not in self.rows:
             return no_axon
-        _, start, rows = self._ring(signal)
-        ring = self._matrix(self.x, self._x_places[signal]).reshape(rows, self.batch, -1)
-        return no_axon._replace(ring=ring, start=start)
+        ring = self.ring(signal)
+        return no_axon._replace(ring=ring["value"], start=ring["start"])
 
     def write_values(self, signal, first, last, x):
         ring, start, rows = self._ring(signal)
@@ -294,13 +297,11 @@ class CudaSynapticState(SynapticState):
         self._gather(values, False, first, self.x, 0, 1)
 
     def current_grad(self, current, first, last):
-        d = self._matrix(self.d, self._d_places[current])[first * self.batch : last * self.batch]
-        return d.reshape(last - first, self.batch, -1), self.scale
+        return self._matrix(self.d, self._d_places[current]), first * self.batch, self.scale
 
     def set_current_grad(self, current, first, last, gradient):
-        d = self.backend.bits(self._matrix(self.d, self._d_places[current]))[first * self.batch : last * self.batch]
-        gradient = gradient.reshape(-1, gradient.shape[2])
-        self.backend.launch(bundles.write_gradient, self._copy_grid(gradient), WRITERS, d, gradient, self.scale)
+        d, gradient = self.backend.bits(self._matrix(self.d, self._d_places[current])), gradient.reshape(-1, gradient.shape[2])
+        self.backend.launch(bundles.write_gradient, self._copy_grid(gradient), WRITERS, d, first * self.batch, gradient, self.scale)
 
     def source_grad(self, gradients, first, last, length):
         self._gather(gradients, True, first, self.d, length * self.batch, 1 / self.scale)
@@ -321,10 +322,8 @@ class CudaSynapticState(SynapticState):
         self.backend.launch(bundles.advance_rings, 1, len(self._rows), self.start, self._rows, length)
 
     def ring(self, signal):
-        size, _ = self.sizes[signal]
-        number = self.synapses.signals.index(signal)
-        value = self._matrix(self.x, self._x_places[signal]).reshape(self.rows[signal], self.batch, -1)[:, :, :size]
-        return {"value": value, "start": self.start[number : number + 1]}
+        ring, start, rows = self._ring(signal)
+        return {"value": self._matrix(self.x, self._x_places[signal]).reshape(len(ring), rows, self.batch, LINE), "start": start}
 
     def _past_rows(self, signal):
         """Rows of the ring of the tokens before the segment, the oldest first."""
@@ -333,19 +332,20 @@ class CudaSynapticState(SynapticState):
         return [(start - history + h) % rows for h in range(history)]
 
     def past(self, signal):
-        ring = self.ring(signal)["value"]
-        past = self.backend.zeros((self.sizes[signal][1], self.batch, self.sizes[signal][0]))
+        size, history = self.sizes[signal]
+        ring, past = self.ring(signal)["value"], self.backend.zeros((history, self.batch, size))
         for h, row in enumerate(self._past_rows(signal)):
-            past[h] = ring[row]
+            past[h] = ring[:, row].astype("float32").transpose(1, 0, 2).reshape(self.batch, -1)[:, :size]
         return self.backend.fetch(past)
 
     def set_past(self, signal, past):
-        ring = self.ring(signal)["value"]
+        ring, size = self.ring(signal)["value"], self.sizes[signal][0]
+        whole = self.backend.zeros((self.batch, len(ring) * LINE))
         for h, row in enumerate(self._past_rows(signal)):
-            ring[row] = self.backend.asarray(past[h], "float32")
+            whole[:, :size] = self.backend.asarray(past[h], "float32")
+            ring[:, row] = whole.reshape(self.batch, len(ring), LINE).transpose(1, 0, 2)
 
     def reset(self, sequences):
         for signal, (_, history) in self.sizes.items():
             if history:  # then somebody reads it
-                ring, _, rows = self._ring(signal)
-                self.backend.reset(ring.reshape(rows, self.batch, -1), sequences)
+                self.backend.reset(self._ring(signal)[0].reshape(-1, self.batch, LINE), sequences)

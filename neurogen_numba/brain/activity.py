@@ -126,10 +126,12 @@ class Activity:
         neuromodulation.modulate(self.gain_scale, self.beta_scale, self.write_scale, self.levels)
 
     def current_grad(self, current, first, last):
-        """(array [C, B, N or more], scale): where the gradient of a current of the chunk, times scale, is to be written."""
+        """(array [lines, columns, numbers of a line], first column, scale): where the gradient of a current of the chunk, times scale, is
+        to be written. Column token B + sequence; a gradient of its own is one line."""
         if current in self.direct_gradients:
             return self.synapses.current_grad(current, first, last)
-        return self.currents[current].gradient[: last - first], 1
+        gradient = self.currents[current].gradient[: last - first]
+        return gradient.reshape(1, -1, gradient.shape[2]), 0, 1
 
     def write_signal(self, name, first, last):
         """Write the plain values of a signal to the synapses, if sparse ones read it."""

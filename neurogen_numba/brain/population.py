@@ -108,9 +108,10 @@ class Population(Component):
     def backward(self, act, first, last):
         """Compute the gradient of the current from those of axon and trace."""
         name, chunk, none = self.name, slice(0, last - first), self.none
-        d_current, scale = act.current_grad(f"{name}.current", first, last)
+        d_current, offset, scale = act.current_grad(f"{name}.current", first, last)
         self.backend.population_backward(
             d_current=d_current,
+            offset=offset,
             d_gate=act.currents["broca.gate"].gradient[chunk] if name == "broca" else none,
             carry=NeuronState(act.dv[name], act.da[name], act.dy[name] if self.traced else none[:, 0]),
             d=self.d_constants,
