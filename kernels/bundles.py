@@ -528,15 +528,15 @@ def make_pack(size: int):
 def copy_row(out, row, x, c, scale):
     """Round scale times row c of x [columns, N] float32 into column `row` of out [lines, columns, LINE]. Block (c, i) has OWN numbers for
     each of its threads, which fetches all of them before it stores the first."""
-    own = cuda.local.array(OWN, np.float32)
-    first = cuda.blockIdx.y * cuda.blockDim.x * OWN + cuda.threadIdx.x
+    own, size, row = cuda.local.array(OWN, np.float32), u32(x.shape[1]), np.uint64(row)
+    first, threads = u32(cuda.blockIdx.y * cuda.blockDim.x * OWN + cuda.threadIdx.x), u32(cuda.blockDim.x)
     for i in range(OWN):
-        n = first + i * cuda.blockDim.x
-        own[i] = x[np.uint64(c), np.uint64(n)] if n < x.shape[1] else ZERO
+        n = u32(first + u32(i) * threads)
+        own[i] = x[np.uint64(c), np.uint64(n)] if n < size else ZERO
     for i in range(OWN):
-        n = first + i * cuda.blockDim.x
-        if n < x.shape[1]:
-            store(out[n // LINE], np.uint64(row), np.uint64(n % LINE), scale * own[i])
+        n = u32(first + u32(i) * threads)
+        if n < size:
+            store(out[np.uint64(n // u32(LINE))], row, np.uint64(n % u32(LINE)), scale * own[i])
 
 
 @gpu

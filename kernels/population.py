@@ -32,7 +32,7 @@ from .vector import WORD, nonzero_bits
 BLOCK_DIM = 4 if SIMULATED else 256  # threads that a CUDA block has about, where hypercolumns are smaller than that
 MAX_REGISTERS = 64  # of a thread: a block of 1,024 threads, the largest hypercolumn, then fits into a multiprocessor
 TILE_BYTES = 64 if SIMULATED else 16 * 2**10  # shared memory of a block, about
-AT_ONCE, BACK_AT_ONCE = 8, 4  # tokens whose currents a thread has on their way at a time: the first takes hundreds of cycles to come
+AT_ONCE, BACK_AT_ONCE = 16, 4  # tokens whose currents, or gates too, a thread has on their way: the first takes hundreds of cycles
 RESIDENT = 1024  # threads that a multiprocessor runs at once, with MAX_REGISTERS each
 SEQUENCES = 4  # of a CPU task of the backward pass
 PARAMETERS = 6  # gradients per neuron: the fields of NeuronParameters
@@ -93,6 +93,7 @@ def axon_value(v, drop, key, place, graded, smooth):
 def make_population_forward(graded: bool, smooth: bool, traced: bool, gated: bool):
     """`population_forward` of axons that carry the membrane potential (graded) or bare events, with output traces and a gate or without;
     smooth: the test mode."""
+    AT_A_TIME = AT_ONCE // 2 if gated else AT_ONCE  # tokens whose loads go out together
 
     @gpu(max_registers=MAX_REGISTERS)
     def population_forward(
@@ -122,7 +123,7 @@ def make_population_forward(graded: bool, smooth: bool, traced: bool, gated: boo
         and hypercolumn sums their squares; 3. every thread scans its neuron.
         """
         shared = cuda.shared.array(0, numba.float32)  # currents [tokens, threads], then r [tokens, columns]
-        currents, gates = cuda.local.array(AT_ONCE, np.float32), cuda.local.array(AT_ONCE, np.float32)
+        currents, gates = cuda.local.array(AT_A_TIME, np.float32), cuda.local.array(AT_A_TIME, np.float32)
         N, B, size, columns = u32(parameters.alpha.size), u32(gain_scale.size), u32(hypercolumn), u32(columns)
         row, H, thread, width = u32(B * N), u32((N + size - U1) // size), u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
         C, at_once, end = u32(u32(c.size) // row), u32(tokens), u32(c.size)
@@ -147,16 +148,16 @@ def make_population_forward(graded: bool, smooth: bool, traced: bool, gated: boo
             count = min(u32(C - done), at_once)
             k, j = thread, u32((done * B + b) * N + n)
             while here and k < count * width:  # 1.
-                for s in range(AT_ONCE):
+                for s in range(AT_A_TIME):
                     i_s = u32(j + u32(s) * row)
                     currents[s] = c[i_s] if i_s < end else ZERO
                     if gated:
                         gates[s] = gate[i_s] if i_s < end else ZERO
-                for s in range(AT_ONCE):
+                for s in range(AT_A_TIME):
                     if gated:
                         currents[s] = gate_step(currents[s], gates[s])
                     shared[u32(k + u32(s) * width)] = currents[s]
-                k, j = u32(k + u32(AT_ONCE) * width), u32(j + u32(AT_ONCE) * row)
+                k, j = u32(k + u32(AT_A_TIME) * width), u32(j + u32(AT_A_TIME) * row)
             cuda.syncthreads()  # waits for the currents
             task, lane = u32(thread // u32(WARP)), u32(thread % u32(WARP))
             while task < count * columns:  # 2.
@@ -243,8 +244,8 @@ def make_population_backward(graded: bool, smooth: bool, traced: bool, gated: bo
         """Block (i, j): the i-th `columns` hypercolumns of the j-th group of sequences, one sequence after the other.
 
         Tokens go backwards, `tokens` of them at a time: 1. every thread scans its neuron and leaves r dx and x in shared memory; 2. a warp
-        per token and hypercolumn sums r dx x; 3. every thread writes its neuron's gradient, times `scale`. d_current [lines, columns,
-        numbers of a line] of any kind of float, from its column `offset` on. partial [groups PARAMETERS, N]: the group's share of the
+        per token and hypercolumn sums r dx x; 3. every thread writes its neuron's gradient, times `scale`. d_current, d_gate [lines,
+        columns, numbers of a line] of any kind of float, from column `offset` on. partial [groups PARAMETERS, N]: the group's share of the
         parameters' gradients.
         """
         shared = cuda.shared.array(0, numba.float32)  # r dx and x [tokens, threads] each, then the means [tokens, columns]
@@ -332,9 +333,11 @@ def make_population_backward(graded: bool, smooth: bool, traced: bool, gated: bo
                             k, token = u32(s * width + thread), u32((left + s) * B + b)
                             mean = shared[u32(means + s * columns + h - first_column)]
                             d = normalize_step_backward(shared[k], shared[u32(x_tile + k)], mean)
+                            column = np.uint64(u32(token + u32(offset)))
                             if gated:
-                                d, d_gate[u32(token * N + n)] = gate_step_backward(d, currents[t], gates[t])
-                            store(d_current[line], np.uint64(u32(token + u32(offset))), own_n, d * scale)
+                                d, dg = gate_step_backward(d, currents[t], gates[t])
+                                store(d_gate[line], column, own_n, dg * scale)
+                            store(d_current[line], column, own_n, d * scale)
                             s = u32(s + U1)
             if here:
                 carry.v[begin], carry.a[begin] = dv, da
@@ -533,9 +536,10 @@ def population_backward_cpu(
                     g_t, dg_t = gate[t, b, own], d_gate[t, b, own]
                     for n in range(x.size):
                         dc_t[n], dg_t[n] = gate_step_backward(dc_t[n], c_t[n], g_t[n])
+                    if scale != ONE:
+                        dg_t *= scale
                 if scale != ONE:
-                    for n in range(x.size):
-                        dc_t[n] *= scale
+                    dc_t *= scale
     for group in range(groups):
         for n in range(N):
             d.alpha[n] += partial[group, 0, n]

@@ -62,7 +62,7 @@ neurons = parameters, f1, f1, types.int64, types.int64, types.int64  # and the n
 dropout = types.float32, types.uint64[::1], types.uint64
 
 forward = [(state, f1, kind, i1, kind, i1, types.int64, f1, f1, *neurons, *dropout) for kind in (f3, h3, b3)]
-backward = [(kind, types.int64, f1, state, f2, f1, f1, state, f1, f1, f1, *neurons, types.float32, *dropout) for kind in (f3, h3, b3)]
+backward = [(kind, types.int64, kind, state, f2, f1, f1, state, f1, f1, f1, *neurons, types.float32, *dropout) for kind in (f3, h3, b3)]
 KERNELS["population.add_parameter_gradients"] = [(parameters, f2)]
 for graded, traced, gated in ((True, False, False), (True, True, False), (True, True, True), (False, True, True)):
     KERNELS |= {  # smooth, the second argument, is the tests' own

@@ -187,9 +187,9 @@ class Backend(ABC):
     ):
         """Backward pass of `population_forward` over the same chunk; arguments of the same name are the same arrays.
 
-        Overwrites d_current with `scale` times dL/dc, and d_gate [C, B, N]. d_current [lines, columns, numbers of a line]: neuron n is in
-        line n // numbers, sequence b of the chunk's token t in column offset + t B + b. On the CPU it has one line and no offset; on a GPU
-        it may have 16 bits, and float16 needs a scale. What it has beyond N is left alone.
+        Overwrites d_current with `scale` times dL/dc, and d_gate, where there is a gate, with that of the gate current. Both [lines,
+        columns, numbers of a line]: neuron n is in line n // numbers, sequence b of the chunk's token t in column offset + t B + b. On the
+        CPU they have one line and no offset; on a GPU they may have 16 bits, and float16 needs a scale. What is beyond N is left alone.
 
         Rolls carry [B, N] each, dL/dv, dL/da, dL/dy without decay, from the token after the chunk to the one before it. Accumulates into d,
         the gradients [N] of the parameters. ds, dy [C, B, N]: gradients of the axon, after dropout, and of the trace.

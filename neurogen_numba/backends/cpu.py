@@ -130,7 +130,8 @@ class CpuBackend(Backend):
         scale=1,
         offset=0,
     ):
-        chunk = d_current.reshape(*ds.shape[:2], -1), d_gate, carry, d, ds, dy, state, r, c, gate
+        d_current, d_gate = (d.reshape(*ds.shape[:2], -1) for d in (d_current, d_gate if gate.size else d_current))
+        chunk = d_current, d_gate, carry, d, ds, dy, state, r, c, gate
         how = hypercolumn, np.float32(scale), *dropout, graded, smooth
         population.population_backward_cpu(*chunk, parameters, gain_scale, beta_scale, *how)
 

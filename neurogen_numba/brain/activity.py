@@ -73,10 +73,7 @@ class Activity:
         self.dv, self.da, self.dy = {}, {}, {}  # per module: gradients carried from chunk to chunk
         self.levels = {name: backend.zeros(batch) for name in neuromodulation.NAMES}
         self.gain_scale, self.beta_scale, self.write_scale = (backend.zeros(batch) for _ in range(3))
-        with backend.part("currents and signals"):
-            currents, signals, form = brain.current_sizes, brain.signal_sizes, (self.chunk, learning)
-            self.currents = {name: Current(backend, self.buffered_tokens, batch, size, *form) for name, size in currents.items()}
-            self.signals = {name: Signal(backend, batch, size, *form) for name, size in signals.items()}
+        currents, signals = brain.current_sizes, brain.signal_sizes
         with backend.part("events in flight"):
             self.synapses = brain.synapses.state(
                 {name: (size, brain.history(name)) for name, size in signals.items() if brain.sparse_output(name)},
@@ -88,6 +85,12 @@ class Activity:
             )
         # currents whose gradient populations write straight into the array of the synapses
         self.direct_gradients = brain.direct_gradients if self.synapses.direct_gradients else frozenset()
+        with backend.part("currents and signals"):
+            self.currents = {
+                name: Current(backend, self.buffered_tokens, batch, size, self.chunk, learning and name not in self.direct_gradients)
+                for name, size in currents.items()
+            }
+            self.signals = {name: Signal(backend, batch, size, self.chunk, learning) for name, size in signals.items()}
         self.token_rows = None  # gradients of a row-wise embedding (`Rows`)
         self.recorded = {}  # recorded steps on these arrays (model.py)
         sizes = [size for component in brain.components for size in component.state_sizes]

@@ -66,7 +66,9 @@ class Brain:
         self._dense_sources = {c: [arc.source for arc in self.arcs if arc.dense and arc.target in c.inputs] for c in self.components}
         # currents of populations whose gradient only the synapses in bundles read; that of the Thalamus goes to the embedding, too
         dense, bundled = ({arc.target for arc in self.arcs if arc.dense is kind} for kind in (True, False))
-        self.direct_gradients = frozenset(f"{name}.current" for name in MODULES[1:]) & bundled - dense
+        self.direct_gradients = frozenset((*(f"{name}.current" for name in MODULES[1:]), "broca.gate")) & bundled - dense
+        if not self.direct_gradients >= {"broca.current", "broca.gate"}:  # they are written to the same columns
+            self.direct_gradients -= {"broca.current", "broca.gate"}
         # currents of readouts, from synapses in bundles alone: the synapses copy them to the signals that they are
         pairs = {readout.inputs[0]: readout.outputs[0] for readout in readouts}
         self.copied = {current: signal for current, signal in pairs.items() if current in bundled - dense and self.sparse_output(signal)}

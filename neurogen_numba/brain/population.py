@@ -112,7 +112,7 @@ class Population(Component):
         self.backend.population_backward(
             d_current=d_current,
             offset=offset,
-            d_gate=act.currents["broca.gate"].gradient[chunk] if name == "broca" else none,
+            d_gate=act.current_grad("broca.gate", first, last)[0] if name == "broca" else none,
             carry=NeuronState(act.dv[name], act.da[name], act.dy[name] if self.traced else none[:, 0]),
             d=self.d_constants,
             ds=act.signals[f"{name}.axon"].gradient[chunk],

@@ -11,11 +11,11 @@ from .connectome import Arc, draw_bundles, generator, real_weights
 
 
 class Current:
-    """Synaptic current of a target: value [T, B, N] of the buffered tokens; for learning, gradient [C, B, N] of the current chunk."""
+    """Synaptic current of a target: value [T, B, N] of the buffered tokens; if asked for, gradient [C, B, N] of the current chunk."""
 
-    def __init__(self, backend, tokens, batch, size, chunk, learning):
+    def __init__(self, backend, tokens, batch, size, chunk, gradient):
         self.value = backend.zeros((tokens, batch, size))
-        if learning:
+        if gradient:
             self.gradient = backend.zeros((chunk, batch, size))
 
 
