@@ -22,7 +22,7 @@ import numpy as np
 from numba import cuda
 
 from .half import store
-from .jit import ONE, ZERO
+from .jit import ZERO
 from .launch import SIMULATED, device, gpu
 from .mma import EDGE, first_halves, high, low, outer, second_halves
 
@@ -524,32 +524,19 @@ def make_pack(size: int):
     return pack
 
 
-@device
-def copy_row(out, row, x, c, scale):
-    """Round scale times row c of x [columns, N] float32 into column `row` of out [lines, columns, LINE]. Block (c, i) has OWN numbers for
-    each of its threads, which fetches all of them before it stores the first."""
-    own, size, row = cuda.local.array(OWN, np.float32), u32(x.shape[1]), np.uint64(row)
+@gpu
+def write_gradient(d, offset, x, scale):
+    """Write scale times the gradient x [C B, N] float32 of a current into d [lines, columns, LINE], from column `offset` on. Block (c, i)
+    has OWN numbers of column c for each of its threads, which fetches all of them before it stores the first."""
+    own, size, c = cuda.local.array(OWN, np.float32), u32(x.shape[1]), np.uint64(cuda.blockIdx.x)
     first, threads = u32(cuda.blockIdx.y * cuda.blockDim.x * OWN + cuda.threadIdx.x), u32(cuda.blockDim.x)
     for i in range(OWN):
         n = u32(first + u32(i) * threads)
-        own[i] = x[np.uint64(c), np.uint64(n)] if n < size else ZERO
+        own[i] = x[c, np.uint64(n)] if n < size else ZERO
     for i in range(OWN):
         n = u32(first + u32(i) * threads)
         if n < size:
-            store(out[np.uint64(n // u32(LINE))], row, np.uint64(n % u32(LINE)), scale * own[i])
-
-
-@gpu
-def write_values(ring, start, rows, first, batch, x):
-    """Write plain values x [C B, M] float32 of tokens from `first` on into a ring [lines, rows B, LINE]."""
-    c = cuda.blockIdx.x
-    copy_row(ring, (start[0] + first + c // batch) % rows * batch + c % batch, x, c, ONE)
-
-
-@gpu
-def write_gradient(d, first_column, x, scale):
-    """Write scale times the gradient x [C B, N] float32 of a current into d [lines, columns, LINE], from `first_column` on."""
-    copy_row(d, first_column + cuda.blockIdx.x, x, cuda.blockIdx.x, scale)
+            store(d[np.uint64(n // u32(LINE))], c + np.uint64(offset), np.uint64(n % u32(LINE)), scale * own[i])
 
 
 @gpu

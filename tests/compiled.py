@@ -112,7 +112,6 @@ def made(capability: int) -> list[tuple[str, tuple, tuple]]:
 
 
 KERNELS |= {
-    "bundles.write_values": [(kind, i1, size, size, size, f2) for kind in (f3, h3, b3)],
     "bundles.write_gradient": [(kind, size, f2, number) for kind in (f3, h3, b3)],
     "bundles.advance_rings": [(i1, i1, size)],
     "roll_state.roll_state": [(f1, l2, size)],

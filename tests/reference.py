@@ -119,11 +119,6 @@ def synapses(s_with_history, H, block, delay, weight, N):
     return current
 
 
-def dense(s, weight):
-    """The current [T, B, N] of a projection without delays from every source: s [T, B, M], weight [M, N]."""
-    return np.asarray(s, np.float64) @ weight
-
-
 # Section 3: two memories
 
 
@@ -280,15 +275,13 @@ def bundle_size(config, p):
     return max([size for size in (16, 32, 64) if size <= most and p.fan_in % size == 0], default=16)
 
 
-def is_dense(p, size):
-    """Plain values without delay that every target hears."""
-    return p.source not in MODULES and (p.first_delay, p.delays) == (0, 1) and p.fan_in >= size[p.source]
-
-
 def bundles_of(config, p, M, N):
-    """(tiles, K, blocks): K bundles are as near to the fan-in as bundles come (of two as near, the larger), at least one, at most all."""
+    """(tiles, K, blocks): K bundles are as near to the fan-in as bundles come (of two as near, the larger), at least one, at most all; and
+    all where the fan-in is no smaller than that."""
     size = bundle_size(config, p)
     blocks, tiles = int(np.ceil(M / size)), int(np.ceil(N / size))
+    if p.fan_in >= M * p.delays:
+        return tiles, blocks * p.delays, blocks
     return tiles, min(max(1, int(np.floor(p.fan_in / size + 0.5))), blocks * p.delays), blocks
 
 
@@ -411,8 +404,8 @@ def fresh_state(config, B):
 def model_forward(config, params, structure, tokens, state=None, *, smooth=False, masks=None):
     """The whole model over a segment of tokens [T, B].
 
-    config: `dataclasses.asdict(Brain)`. params: an array under each of `parameter_names`; a projection with a 2-D weight is dense.
-    structure: MODULE.input_scale [N], and for each projection in bundles, under its name, a dict with block and delay, [tiles, K].
+    config: `dataclasses.asdict(Brain)`. params: an array under each of `parameter_names`.
+    structure: MODULE.input_scale [N], and for each projection, under its name, a dict with block and delay, [tiles, K].
     state: see `fresh_state`; what is missing is 0. smooth: the smooth test mode.
     masks: dropout factors, 0 or 1/(1 - p): "embedding" [T, B, E], MODULE (its axon) [T, B, N], "decoder" [T, B, R]; missing: no dropout.
 
@@ -444,10 +437,7 @@ def model_forward(config, params, structure, tokens, state=None, *, smooth=False
         current = np.zeros((1, B, size[target]))
         for p in incoming[target]:
             weight, signal = params[f"{p.name}.weight"], signals[p.source][t : H[p.source] + t + 1]
-            if np.ndim(weight) == 2:
-                current += dense(signal[-1:], weight)
-            else:
-                current += synapses(signal, H[p.source], weight=weight, N=size[target], **structure[p.name])
+            current += synapses(signal, H[p.source], weight=weight, N=size[target], **structure[p.name])
         return current
 
     neurons = {}  # what population calls params, state and record
@@ -545,11 +535,8 @@ def random_model(config, rng):
     size, params, structure = sizes(config), {}, {}
     for p in projections(config):
         M, N = size[p.source], size[p.target]
-        if is_dense(p, size):
-            weight = rng.normal(0, M**-0.5, (M, N))
-        else:
-            structure[p.name] = draw_bundles(rng, *bundles_of(config, p, M, N), p.first_delay, p.delays)
-            weight = draw_weights(rng, structure[p.name]["block"], *[bundle_size(config, p)] * 2, M, N)
+        structure[p.name] = draw_bundles(rng, *bundles_of(config, p, M, N), p.first_delay, p.delays)
+        weight = draw_weights(rng, structure[p.name]["block"], *[bundle_size(config, p)] * 2, M, N)
         params[f"{p.name}.weight"] = -np.abs(weight) if p.inhibitory else weight
 
     for module in MODULES:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 BRAINS = {
     "plain": {"memory_width": 12},  # more cells than the fan-in
-    "readouts, dense projections": {
+    "readouts": {
         "wernicke": Module(48, outputs=24, lateral=4),
         "broca": Module(32, outputs=16, lateral=4),
         "fan_in": 16,  # as many as the memory has cells

@@ -107,7 +107,7 @@ def test_flags_change_the_sizes():
 
 def test_every_current_and_signal_of_synapses_has_a_row():
     figures = measured("kernels")
-    arcs = [p.arc for p in NeuroGenModel.from_config(presets.PRESETS["tiny"], backend="cpu").brain.projections if not p.arc.dense]
+    arcs = [p.arc for p in NeuroGenModel.from_config(presets.PRESETS["tiny"], backend="cpu").brain.projections]
     assert {row["current"] for row in figures["currents"]} == {arc.target for arc in arcs}
     assert {row["signal"] for row in figures["signals"]} == {arc.source for arc in arcs}
     for way, table in (("forward", "currents"), ("backward", "signals"), ("weights", "weights")):
@@ -128,8 +128,7 @@ def test_every_operation_of_an_update_has_a_row():
     # gradients are read, values and moments written too; for each block three bounds; norm, and numbers of the update
     assert rows["adamw"]["bytes"] == 4 * (7 * numbers + 3 * numbers // BLOCK + 5) and rows["adamw"]["calls"] == 1
     decoder = 4 * 16 * 40 * 32  # tokens, vocabulary, Broca
-    dense = 16 * 24 + 8 * 32 + 16 * 24 + 16 * 32  # embedding to Thalamus, working memory to PFC, memory to Hippocampus and Broca
-    others = 2 * 4 * 16 * 40 + 6 * 4 * 16 * dense  # the bias; forward, and back twice
+    others = 2 * 4 * 16 * 40 + 6 * 4 * 16 * 16 * 24  # the bias; embedding to Thalamus forward, and back twice
     assert rows["product"]["operations"] == 6 * decoder + others
     for row in rows.values():
         assert row["us"] > 0 and row["spread"] >= 0

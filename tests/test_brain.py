@@ -48,8 +48,7 @@ def config(outputs, events="graded", **sizes):
     return BrainConfig(**modules, **rest, **sizes, events=events)
 
 
-# Every readout there can be, a projected embedding, dense and sparse synapses; and none of them, with sparse synapses only; and
-# rows that are embedding and decoder at once.
+# Every readout there can be, and a projected embedding; none of them; and rows that are embedding and decoder at once.
 READOUTS = config({"wernicke": 18, "pfc": 7, "basal_ganglia": 5, "broca": 12}, embedding=10, memory_width=3, feedback_chunks=2)
 PLAIN = config({}, embedding=SIZES["thalamus"], memory_width=4)
 TIED = config({"wernicke": 11}, embedding=SIZES["broca"], tied=True, memory_width=3)
@@ -82,8 +81,7 @@ def in_float64(brain):
     fixed = brain.structure()
     structure = {f"{name}.input_scale": fixed[f"{name}.input_scale"].astype(np.float64) for name in MODULES}
     for projection in brain.projections:
-        if not projection.arc.dense:
-            structure[projection.arc.name] = {what: fixed[f"{projection.arc.name}.{what}"] for what in ("block", "delay")}
+        structure[projection.arc.name] = {what: fixed[f"{projection.arc.name}.{what}"] for what in ("block", "delay")}
     return {name: value.astype(np.float64) for name, value in brain.parameters.value.items()}, structure
 
 

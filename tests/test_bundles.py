@@ -137,16 +137,24 @@ def chunks(length, chunk):
     return [(first, min(length, first + chunk)) for first in range(0, length, chunk)]
 
 
+def words(x, dtype):
+    """x [B, M] in words of 64: [words, B, 64]."""
+    padded = np.pad(x, ((0, 0), (0, -x.shape[1] % 64)))
+    return padded.reshape(len(x), -1, 64).swapaxes(0, 1).astype(dtype)
+
+
 def write(made, state, sent, first, last):
-    """Send what axons of these potentials carry (what a population writes itself: test_kernel_population.py), and plain values."""
+    """Send what axons of these potentials carry, and plain values, as the operations do that compute them (test_kernel_population.py)."""
+    bits = np.uint64(1) << np.arange(64, dtype=np.uint64)
     for name, v in sent.items():
-        state.write_values(name, first, last, made.backend.asarray(carried(name, v[first:last]).astype(np.float32)))
-        if name.endswith(".axon") and made.backend.name == "cpu":
-            axon = state.axon(name)
-            bits = np.where(v[first:last] > 0, np.uint64(1) << np.arange(v.shape[2], dtype=np.uint64) % 64, 0)
-            for word in range(len(axon.wanted)):
-                masks = np.bitwise_or.reduce(bits[..., 64 * word : 64 * (word + 1)].astype(np.uint64), axis=2)
-                axon.wanted[word, axon.start[0] + first : axon.start[0] + last] = masks
+        axon, start = state.axon(name), int(made.backend.to_numpy(state.axon(name).start)[0])
+        for t in range(first, last):
+            row, x = (start + t) % axon.ring.shape[1], carried(name, v[t])
+            axon.ring[:, row] = made.backend.asarray(words(x, np.float32))
+            if made.backend.name == "cpu":
+                axon.fired[:, row] = (words(x != 0, np.uint64) * bits).sum(axis=2)
+                if name.endswith(".axon"):
+                    axon.wanted[:, row] = (words(v[t] > 0, np.uint64) * bits).sum(axis=2)
 
 
 def forward(made, state, sent, chunk=C):
@@ -268,7 +276,7 @@ def test_a_signal_that_is_a_current_is_written_with_it(backend):
     )
     made = Wired(backend, arcs, copied={"r.current": "r.out"})
     state, v = made.state(2), np.random.default_rng(2).uniform(-2, 2, (T, 2, 40)).astype(np.float32)
-    state.write_values("a.axon", 0, T, backend.asarray(carried("a.axon", v).astype(np.float32)))
+    write(made, state, {"a.axon": v}, 0, T)
     value = backend.zeros((T, 2, 21))
     for first, last in chunks(T, C):
         state.forward({"r.current": value[first:last]}, first, last)
@@ -290,7 +298,7 @@ def test_nothing_goes_back_to_blocks_that_want_no_gradient():
 
 def test_a_target_sums_up_its_bundles(backend):
     """Two blocks and two delays: 1 * 3 of now, 10 * 5 of a token ago; from the second block 100 * 7 of a token ago."""
-    arc = Arc("three", "p.out", "a.current", 17, 1, 48, delays=2, most=16)
+    arc = Arc("three", "p.out", "a.current", 17, 1, 48, delays=4, most=16)
     made = Wired(backend, (arc,))
     made.projections["three"].set_structure([[0, 0, 1]], [[0, 1, 1]])
     weight = np.zeros(arc.weight_shape, np.float32)

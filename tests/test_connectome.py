@@ -59,8 +59,7 @@ def test_every_arc_has_the_references_bundles(bundle, fan_in):
         M, N, bundle = size[p.source], size[p.target], ref.bundle_size(config, p)
         tiles, K, blocks = ref.bundles_of(config, p, M, N)
         assert (arc.bundle, arc.tiles, arc.bundles_per_tile, arc.blocks) == (bundle, tiles, K, blocks)
-        assert arc.dense == ref.is_dense(p, size)
-        assert arc.weight_shape == ((M, N) if arc.dense else (tiles * K, bundle, bundle))
+        assert arc.weight_shape == (tiles * K, bundle, bundle)
 
 
 @pytest.mark.parametrize("outputs", [READOUTS, {}], ids=["readouts", "no readouts"])
@@ -167,9 +166,6 @@ def test_weights_have_the_size_and_the_sign_that_the_model_says():
     for projection in brain.projections:
         arc, weight = projection.arc, projection.weight
         assert weight.shape == arc.weight_shape, arc
-        if arc.dense:
-            pooled.append(weight.ravel() * math.sqrt(arc.sources))
-            continue
         sources, targets = real_weights(arc, projection.block)
         real = sources[:, :, None] & targets[:, None, :]
         assert not weight[~real].any(), "what leads nowhere weighs nothing"
@@ -188,14 +184,10 @@ def test_weights_have_the_size_and_the_sign_that_the_model_says():
     assert abs((scaled**2).mean() - 1) < 5 * math.sqrt(2 / scaled.size)
 
 
-def test_a_projection_is_dense_where_every_target_reads_every_plain_value():
-    dense = {projection.arc.name for projection in wired(0).projections if projection.arc.dense}
-    wide = {"wernicke_store", "wernicke_retain", "memory_hippocampus", "working_memory_pfc", "memory_broca", "readout_basal_ganglia"}
-    assert dense == {"go_broca", *wide}  # at most 21 values, fan-in 40
-    covered = Arc("covered", "a.axon", "b.current", 4, 10, 4)
-    assert not covered.dense, "what fires stays sparse"
-    late = Arc("late", "readout_wernicke.out", "working_memory.retain", 5, 9, 5, first_delay=16)
-    assert not late.dense, "what comes later stays sparse"
+def test_who_reads_as_many_as_there_are_reads_all():
+    """Also where bundles do not divide them: 37 sources are three blocks, and 37 is nearer to two."""
+    arc = Arc("all", "memory.out", "pfc.current", 37, 20, 37, most=16)
+    assert (arc.bundles_per_tile, arc.synapses_per_target) == (3, 37)
 
 
 def test_a_brain_of_a_seed_is_the_same_brain():
@@ -209,7 +201,7 @@ def test_a_brain_of_a_seed_is_the_same_brain():
         if name.endswith(".input_scale"):
             assert not np.array_equal(array, another[name]), name
     for arc in first.arcs:
-        if not arc.dense and arc.bundles_per_tile < arc.blocks * arc.delays:  # else there is nothing to choose
+        if arc.bundles_per_tile < arc.blocks * arc.delays:  # else there is nothing to choose
             wiring = [np.stack([fixed[f"{arc.name}.block"], fixed[f"{arc.name}.delay"]]) for fixed in (one, another)]
             assert wiring[0].size < 8 or not np.array_equal(*wiring), arc.name
 

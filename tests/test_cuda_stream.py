@@ -189,7 +189,6 @@ class Pipelined:
     def __init__(self, monkeypatch, feedback_chunks):
         config = tiny.config(brain={"vocabulary": 9, "feedback_chunks": feedback_chunks, "fan_in": 16})
         self.brain = brain = NeuroGenModel.from_config(config, backend="cpu").brain
-        assert any(arc.dense and not arc.target.startswith("pfc") for arc in brain.arcs), "no product goes from stream to stream"
         self.chunk, self.tokens = brain.config.chunk, 2 * brain.config.chunk + 3
         self.chunks = range(3)
         self.streams = streams = object.__new__(cuda.CudaBackend)
@@ -254,9 +253,6 @@ def test_a_source_gradient_comes_after_the_current_gradients_that_it_sums(pipeli
                 if arc.source in component.outputs and arc.target in target.inputs:
                     for late in range((own * pipelined.chunk + arc.first_delay) // pipelined.chunk, 3):
                         assert (target, late) in before, arc.name
-                # where a product reads the gradient of a chunk, it has done so before the next one takes its place
-                if arc.dense and arc.target in component.inputs and arc.source in target.outputs and own + 1 in pipelined.chunks:
-                    assert (target, own + 1) in before, arc.name
     assert pipelined.main.before == pipelined.everything()
     assert any((component, own) not in before for component, own, _ in pipelined.done for _, later, before in pipelined.done if later < own)
 

@@ -162,12 +162,6 @@ def test_a_tile_sums_up_its_bundles():
     np.testing.assert_array_equal(current[:, 0], [[2 * 2 + 3 * 1 + 5 * 10]])
 
 
-def test_dense_is_what_one_bundle_without_delay_from_every_source_makes():
-    rng = np.random.default_rng(0)
-    s, weight = rng.normal(size=(4, B, 3)), rng.normal(size=(3, 5))
-    np.testing.assert_allclose(ref.dense(s, weight), ref.synapses(s, 0, [[0]], [[0]], weight[None], 5))
-
-
 def remember(keys, values, *, decay, dopamine=0.0, write=50.0):
     """What the memory answers when each value [width] comes after its key [width] and the key is heard again.
 
@@ -335,14 +329,6 @@ def test_a_bundle_is_as_large_as_divides_the_fan_in(bundle, fan_in, target, size
 )
 def test_the_fan_in_is_rounded_to_bundles(fan_in, delays, M, N, expected):
     assert ref.bundles_of({"bundle": 16, "memory_bundle": 16}, ref.Projection("a", "thalamus", "pfc", 0, delays, fan_in), M, N) == expected
-
-
-def test_only_plain_values_without_delay_that_all_are_heard_are_dense():
-    size = {"thalamus": 4, "memory": 4}
-    assert ref.is_dense(ref.Projection("whole", "memory", "pfc", 0, 1, 4), size)
-    for projection in [("fires", "thalamus", "pfc", 0, 1, 4), ("late", "memory", "pfc", 1, 1, 4), ("spread", "memory", "pfc", 0, 2, 4)]:
-        assert not ref.is_dense(ref.Projection(*projection), size)
-    assert not ref.is_dense(ref.Projection("part", "memory", "pfc", 0, 1, 3), size)
 
 
 def test_bundles_are_drawn_without_repetition():

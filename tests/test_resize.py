@@ -106,8 +106,6 @@ def test_any_brain_becomes_any_other(learned, brain):
         arc = projection.arc
         if arc.inhibitory:
             assert (projection.weight <= 0).all()
-        if arc.dense:
-            continue
         check_bundles(arc, projection.block, projection.delay)
         assert projection.block.shape == (arc.tiles, arc.bundles_per_tile)
     assert rows.keys() == model.brain.parameters.table.keys() | learned.brain.parameters.table.keys()
@@ -134,8 +132,6 @@ def test_what_has_no_counterpart_is_said(learned):
 def synapses(projection):
     """(block, delay in tokens, tile) -> weights, and how many sources and targets there are."""
     arc, weight = projection.arc, projection.weight
-    if arc.dense:
-        return weight.tolist(), arc.sources, arc.targets
     place = np.repeat(np.arange(arc.tiles), arc.bundles_per_tile)
     each = (array.tolist() for array in (projection.block.ravel(), projection.delay.ravel(), place))
     return dict(zip(zip(*each, strict=True), weight.tolist(), strict=True)), arc.sources, arc.targets

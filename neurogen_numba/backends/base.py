@@ -120,7 +120,7 @@ class Backend(ABC):
 
     @abstractmethod
     def synapses(self, projections, parameters) -> Synapses:
-        """The synapses in bundles of a brain: its projections that are not dense (brain/projection.py)."""
+        """The synapses of a brain's projections (brain/projection.py)."""
 
     @abstractmethod
     def assign(self, out, x):
@@ -380,7 +380,7 @@ class SynapticState(ABC):
     """Source values of B sequences over a segment of at most T tokens and the history before it, and the gradients of the currents.
 
     `first` and `last` count tokens of the segment. Call order, forward, for each chunk: every signal that a current reads without delay is
-    written before `forward` of that current: through its `axon`, by `write_values`, or by `forward` itself if it is a copied current.
+    written before `forward` of that current: through its `axon`, or by `forward` itself if it is a copied current.
     Backward, chunks descending: `set_current_grad` for every current that reads a signal comes before `source_grad(signal, chunk)`;
     `accumulate_weight_grad` comes after all of them.
     """
@@ -388,10 +388,6 @@ class SynapticState(ABC):
     @abstractmethod
     def axon(self, signal: str) -> Axon:
         """The ring buffer of a signal, for the operation that computes it; the backend's `no_axon` if no synapse reads it."""
-
-    @abstractmethod
-    def write_values(self, signal: str, first: int, last: int, x):
-        """Write plain values x [C, B, M] of a signal."""
 
     @abstractmethod
     def forward(self, values: dict, first: int, last: int):

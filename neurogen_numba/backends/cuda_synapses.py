@@ -228,15 +228,6 @@ class CudaSynapticState(SynapticState):
         ring = self.ring(signal)
         return no_axon._replace(ring=ring["value"], start=ring["start"])
 
-    def write_values(self, signal, first, last, x):
-        ring, start, rows = self._ring(signal)
-        x = x.reshape(-1, x.shape[2])
-        self.backend.launch(bundles.write_values, self._copy_grid(x), WRITERS, ring, start, rows, first, self.batch, x)
-
-    @staticmethod
-    def _copy_grid(x):
-        return len(x), blocks(x.shape[1], WRITERS * bundles.OWN)
-
     def _gather(self, outputs, back, first, x, limit, scale):
         """Overwrite some currents, or gradients of signals, name -> [C, B, N], in as many launches as have room for them."""
         known, names = (self.synapses.backward if back else self.synapses.forward), []
@@ -301,7 +292,8 @@ class CudaSynapticState(SynapticState):
 
     def set_current_grad(self, current, first, last, gradient):
         d, gradient = self.backend.bits(self._matrix(self.d, self._d_places[current])), gradient.reshape(-1, gradient.shape[2])
-        self.backend.launch(bundles.write_gradient, self._copy_grid(gradient), WRITERS, d, first * self.batch, gradient, self.scale)
+        grid = len(gradient), blocks(gradient.shape[1], WRITERS * bundles.OWN)
+        self.backend.launch(bundles.write_gradient, grid, WRITERS, d, first * self.batch, gradient, self.scale)
 
     def source_grad(self, gradients, first, last, length):
         self._gather(gradients, True, first, self.d, length * self.batch, 1 / self.scale)

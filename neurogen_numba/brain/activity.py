@@ -76,8 +76,8 @@ class Activity:
         currents, signals = brain.current_sizes, brain.signal_sizes
         with backend.part("events in flight"):
             self.synapses = brain.synapses.state(
-                {name: (size, brain.history(name)) for name, size in signals.items() if brain.sparse_output(name)},
-                {name: size for name, size in currents.items() if brain.sparse_input(name)},
+                {name: (size, brain.history(name)) for name, size in signals.items() if brain.is_read(name)},
+                {arc.target: arc.targets for arc in brain.arcs},
                 tokens,
                 batch,
                 learning,
@@ -135,11 +135,6 @@ class Activity:
             return self.synapses.current_grad(current, first, last)
         gradient = self.currents[current].gradient[: last - first]
         return gradient.reshape(1, -1, gradient.shape[2]), 0, 1
-
-    def write_signal(self, name, first, last):
-        """Write the plain values of a signal to the synapses, if sparse ones read it."""
-        if self.brain.sparse_output(name):
-            self.synapses.write_values(name, first, last, self.signals[name].x[self.buffer_slice(first, last)])
 
     def advance(self, length: int):
         """Roll the state over: the state after `length` tokens is the one before the next segment."""

@@ -46,7 +46,6 @@ class Brain:
                 readouts.append(Readout(name))
                 self.components.append(readouts[-1])
         self.decoder = Decoder(config, backend, "decoder.weight" in row_wise)
-        self.dense = [projection for projection in self.projections if projection.arc.dense]
         self.current_sizes = {arc.target: arc.targets for arc in self.arcs} | {
             f"{name}.current": getattr(config, name).neurons for name in MODULES
         }
@@ -62,18 +61,12 @@ class Brain:
         late = {arc: arc.first_delay // config.chunk for arc in self.arcs}
         self._sources = {c: [(arc.source, late[arc]) for arc in self.arcs if arc.target in c.inputs] for c in self.components}
         self._targets = {c: [(arc.target, late[arc]) for arc in self.arcs if arc.source in c.outputs] for c in self.components}
-        # signals whose gradient is a dense product of gradients that this component overwrites in the next chunk of the backward pass
-        self._dense_sources = {c: [arc.source for arc in self.arcs if arc.dense and arc.target in c.inputs] for c in self.components}
-        # currents of populations whose gradient only the synapses in bundles read; that of the Thalamus goes to the embedding, too
-        dense, bundled = ({arc.target for arc in self.arcs if arc.dense is kind} for kind in (True, False))
-        self.direct_gradients = frozenset((*(f"{name}.current" for name in MODULES[1:]), "broca.gate")) & bundled - dense
-        if not self.direct_gradients >= {"broca.current", "broca.gate"}:  # they are written to the same columns
-            self.direct_gradients -= {"broca.current", "broca.gate"}
-        # currents of readouts, from synapses in bundles alone: the synapses copy them to the signals that they are
+        # currents of populations whose gradient only synapses read; that of the Thalamus goes to the embedding, too
+        self.direct_gradients = frozenset((*(f"{name}.current" for name in MODULES[1:]), "broca.gate"))
+        # currents of readouts that synapses read again: they are copied to the signals that they are
         pairs = {readout.inputs[0]: readout.outputs[0] for readout in readouts}
-        self.copied = {current: signal for current, signal in pairs.items() if current in bundled - dense and self.sparse_output(signal)}
-        sparse = [projection for projection in self.projections if not projection.arc.dense]
-        self.synapses = backend.synapses(sparse, self.parameters)
+        self.copied = {current: signal for current, signal in pairs.items() if self.is_read(signal)}
+        self.synapses = backend.synapses(self.projections, self.parameters)
         self.drawn_anew = frozenset()  # projections that a checkpoint had in an older form
 
     def initialise(self, seed: int):
@@ -96,30 +89,24 @@ class Brain:
         """How many past tokens of a signal its synapses read."""
         return max((arc.longest_delay for arc in self.arcs if arc.source == signal), default=0)
 
-    def sparse_output(self, signal: str) -> bool:
-        """Whether sparse synapses may read a signal: all axons, and the plain values that bundles read."""
-        return signal.endswith(".axon") or any(not arc.dense for arc in self.arcs if arc.source == signal)
-
-    def sparse_input(self, current: str) -> bool:
-        """Whether sparse synapses contribute to a current."""
-        return any(not arc.dense for arc in self.arcs if arc.target == current)
+    def is_read(self, signal: str) -> bool:
+        """Whether synapses read a signal."""
+        return any(arc.source == signal for arc in self.arcs)
 
     def structure(self) -> dict[str, np.ndarray]:
         """The wiring and other fixed arrays, NumPy: `{projection}.block`, `{projection}.delay` [tiles, bundles per tile] int32, and
         `{module}.input_scale` [N] float32. Those of projections are read-only views."""
         fixed = {f"{population.name}.input_scale": self.backend.to_numpy(population.input_scale) for population in self.populations}
         for projection in self.projections:
-            if not projection.arc.dense:
-                name = projection.arc.name
-                fixed |= {f"{name}.block": projection.block, f"{name}.delay": projection.delay}
+            name = projection.arc.name
+            fixed |= {f"{name}.block": projection.block, f"{name}.delay": projection.delay}
         return fixed
 
     def structure_shapes(self) -> dict[str, tuple]:
         """name -> (shape, dtype) of the arrays that `structure` returns."""
         shapes = {f"{population.name}.input_scale": ((population.size,), "float32") for population in self.populations}
         for arc in self.arcs:
-            if not arc.dense:
-                shapes |= {f"{arc.name}.{what}": ((arc.tiles, arc.bundles_per_tile), "int32") for what in ("block", "delay")}
+            shapes |= {f"{arc.name}.{what}": ((arc.tiles, arc.bundles_per_tile), "int32") for what in ("block", "delay")}
         return shapes
 
     def load_structure(self, fixed: dict[str, np.ndarray]):
@@ -127,10 +114,9 @@ class Brain:
         for population in self.populations:
             population.input_scale[...] = self.backend.asarray(fixed[f"{population.name}.input_scale"], "float32")
         for projection in self.projections:
-            if not projection.arc.dense:
-                block, delay = fixed[f"{projection.arc.name}.block"], fixed[f"{projection.arc.name}.delay"]
-                check_bundles(projection.arc, block, delay)
-                projection.set_structure(block, delay)
+            block, delay = fixed[f"{projection.arc.name}.block"], fixed[f"{projection.arc.name}.delay"]
+            check_bundles(projection.arc, block, delay)
+            projection.set_structure(block, delay)
         self._wire()
 
     def forward_logits(self, act: Activity, ids):
@@ -174,12 +160,9 @@ class Brain:
             component.recompute(act, first, last)
 
     def _gather_currents(self, act, component, first, last):
-        """Overwrite the currents in a component's inputs: sparse synapses, then dense ones."""
+        """Overwrite the currents in a component's inputs."""
         chunk = act.buffer_slice(first, last)
         act.synapses.forward({name: act.currents[name].value[chunk] for name in component.inputs}, first, last)
-        for projection in self.dense:
-            if projection.arc.target in component.inputs:
-                projection.forward(act, first, last)
 
     def non_finite_gradient(self) -> str:
         """The first component or projection in the backward pass with a gradient that is NaN or infinite; empty if all are finite.
@@ -207,13 +190,11 @@ class Brain:
             if act.checkpointing:
                 act.checkpointing.begin_backward(chunk, first, last)
             for component in reversed(self.components):
-                after = [marks.get((name, chunk + late)) for name, late in self._targets[component]]
-                after += [marks.get((name, chunk + 1)) for name in self._dense_sources[component]]
-                with streams.on(component.stream, after):
+                with streams.on(component.stream, [marks.get((name, chunk + late)) for name, late in self._targets[component]]):
                     self._source_grads(act, component, first, last)
                     component.backward(act, first, last)
                     for name in component.inputs:
-                        if self.sparse_input(name) and name not in act.direct_gradients:
+                        if name not in act.direct_gradients:
                             act.synapses.set_current_grad(name, first, last, act.currents[name].gradient[: last - first])
                 mark = streams.mark(component.stream)
                 marks |= {(name, chunk): mark for name in (*component.inputs, *component.outputs)}
@@ -226,12 +207,9 @@ class Brain:
         """Overwrite the gradients of a component's outputs with the sums over all projections that read them, and the decoder."""
         gradients = {signal: act.signals[signal].gradient[: last - first] for signal in component.outputs}
         act.synapses.source_grad(gradients, first, last, act.length)
-        for signal, gradient in gradients.items():
-            for projection in self.dense:
-                if projection.arc.source == signal:
-                    projection.backward(act, first, last)
-            if signal == self.decoder.source:
-                np.add(gradient, act.d_decoder_input[first:last], out=gradient)
+        if self.decoder.source in gradients:
+            gradient = gradients[self.decoder.source]
+            np.add(gradient, act.d_decoder_input[first:last], out=gradient)
 
     def _chunks(self, length):
         return [(first, min(length, first + self.config.chunk)) for first in range(0, length, self.config.chunk)]

@@ -37,11 +37,6 @@ class Arc:
     most: int = 64  # neurons on a side of a bundle, at most
 
     @property
-    def dense(self) -> bool:
-        """Whether it is a dense matrix product: plain values without delay, all of which every target reads. Axons stay sparse."""
-        return not self.source.endswith(".axon") and self.longest_delay == 0 and self.fan_in >= self.sources
-
-    @property
     def longest_delay(self) -> int:
         return self.first_delay + self.delays - 1
 
@@ -61,21 +56,17 @@ class Arc:
     @property
     def bundles_per_tile(self) -> int:
         """Bundles that a tile reads: the fan-in rounded to whole bundles, at least one, at most all pairs of block and delay."""
-        nearest = (2 * self.fan_in + self.bundle) // (2 * self.bundle)
-        return min(max(1, nearest), self.blocks * self.delays)
+        pairs, nearest = self.blocks * self.delays, (2 * self.fan_in + self.bundle) // (2 * self.bundle)
+        return pairs if self.fan_in >= self.sources * self.delays else min(max(1, nearest), pairs)
 
     @property
     def synapses_per_target(self) -> int:
         """The fan-in after rounding to whole bundles."""
-        if self.dense:
-            return self.sources
         return min(self.bundles_per_tile * self.bundle, self.sources * self.delays)
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """[sources, targets] if dense, else [bundles, sources of a bundle, targets of a bundle]."""
-        if self.dense:
-            return self.sources, self.targets
+        """[bundles, sources of a bundle, targets of a bundle]."""
         return self.tiles * self.bundles_per_tile, self.bundle, self.bundle
 
 

@@ -267,10 +267,10 @@ class NeuroGenModel:
     def restore(cls, path, gpu_device: int = 0, backend: str | Backend = "auto") -> tuple[NeuroGenModel, dict[str, np.ndarray], dict]:
         """(model, state, trainer) as `save` was given them."""
         model, saved, groups = cls._saved(path, gpu_device, backend)
-        if _scattered(groups["brain"]):
+        if _before_bundles(groups["brain"]):
             raise CheckpointError(
-                f"{path}: its synapses are scattered one by one, as they were before bundles; `neurogen migrate {path} runs/NEW` takes "
-                "over its neurons, embedding and decoder, and draws the synapses anew"
+                f"{path}: its synapses are scattered one by one, or dense, as they were before bundles; `neurogen migrate {path} runs/NEW` "
+                "takes over its neurons, embedding and decoder, and draws the synapses anew"
             )
         trainer = saved.documents["trainer"]
         if not isinstance(trainer.get("updates"), int):
@@ -285,15 +285,15 @@ class NeuroGenModel:
         `brain.drawn_anew` names them.
         """
         model, saved, groups = cls._saved(path, 0, "cpu")
-        if not _scattered(groups["brain"]):
+        if not _before_bundles(groups["brain"]):
             return cls.load(path, backend="cpu")
         model.brain.initialise(model.config.training.seed)
-        bundled = {projection.arc.name for projection in model.brain.projections if not projection.arc.dense}
-        model.brain.drawn_anew = frozenset(bundled)
-        gone = {f"{name}.{what}" for name in bundled for what in ("row_start", "target", "weight")}
+        drawn = [arc.name for arc in model.brain.arcs if np.ndim(groups["brain"].get(f"{arc.name}.weight")) != 3]
+        model.brain.drawn_anew = frozenset(drawn)
+        gone = {f"{name}.{what}" for name in drawn for what in ("row_start", "target", "weight")}
         groups["brain"] = {name: array for name, array in groups["brain"].items() if name not in gone}
         groups["brain"] |= {name: array for name, array in model.brain.structure().items() if name not in groups["brain"]}
-        groups["brain"] |= {f"{name}.weight": model.brain.parameters.value[f"{name}.weight"] for name in bundled}
+        groups["brain"] |= {f"{name}.weight": model.brain.parameters.value[f"{name}.weight"] for name in drawn}
         groups["optimizer"] = {name: model.backend.to_numpy(x) for name, x in model.optimizer.tensors().items()}
         model._fill(groups, 0, str(path))
         return model
@@ -361,9 +361,9 @@ class NeuroGenModel:
         return np.ascontiguousarray(np.atleast_2d(array).T, np.int32)
 
 
-def _scattered(tensors) -> bool:
-    """Whether a checkpoint has synapses from before bundles, in a row per delay and source."""
-    return any(name.endswith(".row_start") for name in tensors)
+def _before_bundles(tensors) -> bool:
+    """Whether a checkpoint has synapses from before bundles, in a row per delay and source, or as a dense matrix."""
+    return any(name.endswith(".row_start") or (name.endswith(".weight") and array.ndim == 2) for name, array in tensors.items())
 
 
 def _path(path):

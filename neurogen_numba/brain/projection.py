@@ -1,4 +1,4 @@
-"""Delayed sparse synapses, and dense ones, from a signal to a current."""
+"""Delayed synapses from a signal to a current."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Signal:
 
 
 class Projection:
-    """The synapses of one arc, in bundles or dense: structure and weights. The backend's `Synapses` computes the bundles.
+    """The synapses of one arc, in bundles: structure and weights. The backend's `Synapses` computes them.
 
     block, delay: [tiles, bundles per tile] int32 NumPy, read-only: the source block of a bundle, and its axonal delay in tokens.
     """
@@ -45,15 +45,12 @@ class Projection:
 
     def initialise(self, parameters: Parameters, seed: int):
         """Draw structure and weights."""
-        arc, shape = self.arc, self.arc.weight_shape
-        drawn = generator(seed, f"{arc.name}.weight").standard_normal(shape)
-        if arc.dense:
-            drawn /= math.sqrt(arc.sources)
-        else:
-            self.set_structure(*draw_bundles(arc, seed))
-            sources, targets = real_weights(arc, self.block)
-            fan_in = sources.sum(axis=1).reshape(arc.tiles, -1).sum(axis=1)  # smaller for a tile that reads the last block
-            drawn *= sources[:, :, None] * targets[:, None, :] / np.sqrt(np.repeat(fan_in, arc.bundles_per_tile))[:, None, None]
+        arc = self.arc
+        drawn = generator(seed, f"{arc.name}.weight").standard_normal(arc.weight_shape)
+        self.set_structure(*draw_bundles(arc, seed))
+        sources, targets = real_weights(arc, self.block)
+        fan_in = sources.sum(axis=1).reshape(arc.tiles, -1).sum(axis=1)  # smaller for a tile that reads the last block
+        drawn *= sources[:, :, None] * targets[:, None, :] / np.sqrt(np.repeat(fan_in, arc.bundles_per_tile))[:, None, None]
         parameters.value[f"{arc.name}.weight"][...] = self.backend.asarray(-np.abs(drawn) if arc.inhibitory else drawn, "float32")
 
     def set_structure(self, block, delay):
@@ -64,21 +61,3 @@ class Projection:
 
     def bind(self, parameters: Parameters):
         self.weight, self.d_weight = parameters.value[f"{self.arc.name}.weight"], parameters.gradient[f"{self.arc.name}.weight"]
-
-    def forward(self, act, first, last):
-        """Dense: current of tokens first ... last - 1 += signal @ weight."""
-        signal, current = act.signals[self.arc.source], act.currents[self.arc.target]
-        chunk = act.buffer_slice(first, last)
-        self.backend.product(_columns(current.value[chunk]), _columns(signal.x[chunk]), self.weight, add=True)
-
-    def backward(self, act, first, last):
-        """Dense: accumulate the gradients of the signal of tokens first ... last - 1, and of the weights."""
-        signal, current = act.signals[self.arc.source], act.currents[self.arc.target]
-        d_current, x = _columns(current.gradient[: last - first]), _columns(signal.x[act.buffer_slice(first, last)])
-        self.backend.product(_columns(signal.gradient[: last - first]), d_current, self.weight.T, add=True)
-        self.backend.product(self.d_weight, x.T, d_current, add=True)
-
-
-def _columns(x):
-    """[T, B, N] as a matrix [T B, N]."""
-    return x.reshape(-1, x.shape[2])

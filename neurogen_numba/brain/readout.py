@@ -6,7 +6,8 @@ from .component import Component
 
 
 class Readout(Component):
-    """Writes the current of the readout projection as a signal, unchanged."""
+    """The current of the readout projection as a signal, unchanged. The synapses have copied it already where others read it
+    (`Brain.copied`)."""
 
     def __init__(self, module: str):
         self.name, self.stream = f"readout_{module}", module
@@ -16,8 +17,7 @@ class Readout(Component):
         act.signals[self.outputs[0]].x = act.currents[self.inputs[0]].value
 
     def forward(self, act, first, last):
-        if self.inputs[0] not in act.brain.copied:
-            act.write_signal(self.outputs[0], first, last)
+        """Nothing: the signal is the current's array."""
 
     def backward(self, act, first, last):
         act.currents[self.inputs[0]].gradient[: last - first] = act.signals[self.outputs[0]].gradient[: last - first]

@@ -166,16 +166,11 @@ def _projections(old, new):
             why = "new: as drawn" if theirs is None else f"reset: it reads {arc.source}, not {theirs.arc.source}"
             yield Row(name, theirs and theirs.weight.shape, mine.weight.shape, why)
             continue
-        if arc.name in old.drawn_anew and not arc.dense:
-            yield Row(name, None, mine.weight.shape, "drawn anew: its synapses were scattered, not in bundles")
+        if arc.name in old.drawn_anew:
+            yield Row(name, None, mine.weight.shape, "drawn anew: its synapses were not in bundles")
             continue
         sources = line(arc.source, old.config, new.config, (theirs.arc.sources, arc.sources))
         targets = line(arc.target, old.config, new.config, (theirs.arc.targets, arc.targets))
-        if arc.dense:
-            mine.weight[...] = sources.spread(_matrix(theirs))[:, targets.parent]
-            same = theirs.arc.dense and sources.unchanged and targets.unchanged
-            yield Row(name, theirs.weight.shape, mine.weight.shape, "carried over" if same else "repeated")
-            continue
         descent = descend(theirs, mine, sources, targets)
         yield Row(name, theirs.weight.shape, mine.weight.shape, _descended(descent, theirs.arc, arc, sources, targets))
     new.synapses.wire()
@@ -246,21 +241,10 @@ def _free(arc, taken, count):
 def _bundles(projection):
     """(delay, first source, first target, weights [sources, targets]) of each bundle of a projection, without padding."""
     arc, weight = projection.arc, np.asarray(projection.weight)
-    if arc.dense:
-        yield 0, 0, 0, weight
-        return
     for number in range(len(weight)):
         tile, k = divmod(number, arc.bundles_per_tile)
         s0, t0 = int(projection.block[tile, k]) * arc.bundle, tile * arc.bundle
         yield int(projection.delay[tile, k]), s0, t0, weight[number, : arc.sources - s0, : arc.targets - t0]
-
-
-def _matrix(projection):
-    """Weights [sources, targets] of a projection, whatever their delays."""
-    matrix = np.zeros((projection.arc.sources, projection.arc.targets), np.float32)
-    for _, s0, t0, w in _bundles(projection):
-        matrix[s0 : s0 + w.shape[0], t0 : t0 + w.shape[1]] += w
-    return matrix
 
 
 def _changed(old, new):

@@ -162,7 +162,7 @@ def _component(name: str, parameter) -> str:
 
 def rounded_fan_ins(brain) -> list[str]:
     """The projections whose fan-in is rounded to whole bundles: name, configured and rounded fan-in."""
-    bundled = [arc for arc in arcs(brain) if not arc.dense and arc.synapses_per_target != min(arc.fan_in, arc.sources * arc.delays)]
+    bundled = [arc for arc in arcs(brain) if arc.synapses_per_target != min(arc.fan_in, arc.sources * arc.delays)]
     return [f"{arc.name} {arc.fan_in} to {arc.synapses_per_target}" for arc in bundled]
 
 

@@ -18,7 +18,7 @@ from ..backends.base import Backend
 from ..kernels.population import Axon
 
 OPERATIONS = tuple(name for name, method in vars(Backend).items() if hasattr(method, "is_kernel"))
-SYNAPTIC = ("write_values", "forward", "set_current_grad", "source_grad", "accumulate_weight_grad")
+SYNAPTIC = ("forward", "set_current_grad", "source_grad", "accumulate_weight_grad")
 # Operations that write to axons -> position or name of the argument with as many values as they write to each: only the chunk's rows.
 WRITERS = {"population_forward": "c", "memory_forward": 0, "working_memory_forward": 1}
 READ_AND_WRITTEN = {  # operation: position or name of arguments that it reads and writes
@@ -117,7 +117,7 @@ class SynapseCosts:
     """Costs of the synapses of a brain, at the activity of the last segment, of `length` tokens."""
 
     def __init__(self, brain, act, length: int):
-        self.arcs = [projection.arc for projection in brain.projections if not projection.arc.dense]
+        self.arcs = brain.arcs
         self.batch, self.weight_bytes = act.batch, 4 if brain.backend.product_dtype == "float32" else 2
         self.sizes = brain.current_sizes | brain.signal_sizes
         self.fired = act.rates(length) if brain.backend.name == "cpu" else {}
@@ -157,7 +157,7 @@ class SynapseCosts:
             return sum(moved for moved, _ in each), sum(operations for _, operations in each)
         if call.name == "accumulate_weight_grad":
             return self.weights(arguments[0])
-        if call.name in SYNAPTIC:  # copies values or a gradient into a buffer
+        if call.name == "set_current_grad":
             return arguments[3].nbytes * (1 + self.weight_bytes / 4), 0
         return cost(call)
 
