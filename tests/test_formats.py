@@ -36,7 +36,7 @@ def test_every_format_has_a_fixture():
 @pytest.mark.parametrize("version", FORMATS)
 def test_scattered_synapses_are_refused_with_the_command_that_helps(version):
     with pytest.raises(
-        CheckpointError, match="scattered one by one, as they were before bundles; `neurogen migrate .* runs/NEW` takes over"
+        CheckpointError, match="scattered one by one, or dense, as they were before bundles; `neurogen migrate .* runs/NEW` takes over"
     ):
         NeuroGenModel.restore(fixture(version), backend="cpu")
 
