@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numba.extending import register_jitable
 
-from .jit import cpu
+from .jit import cpu, cpu_serial
 from .vector import WORD, make_add_outer, make_add_product, nonzero_bits
 
 COLUMNS = 64  # of a task: its sums stay in the first-level cache, beside a bundle
@@ -29,10 +29,12 @@ TARGET = 7  # for weight gradients, the word that PLACE is in
 
 
 @cpu()
-def write_values_cpu(x, fired, row, values):
-    """Write plain values [C, B, M] float32 into rows from `row` on of x [words, rows, B, WORD]; whatever is not 0 counts as an event."""
+def write_values_cpu(x, fired, start, first, values):
+    """Write plain values [C, B, M] float32 into rows from start[0] + first on of x [words, rows, B, WORD]; whatever is not 0 counts as an
+    event."""
     C, B, M = values.shape
     words, rows = x.shape[:2]
+    row = start[0] + first
     for column in numba.prange(C * B):
         t, b = column // B, column % B
         for word in range(words):
@@ -80,24 +82,26 @@ _pass_16, _pass_32, _pass_64 = make_pass(16), make_pass(32), make_pass(64)
 
 
 @cpu()
-def gather_cpu(out, x, masks, x_rows, weight, tile_start, entries, row, step, limit, wanted, wanted_rows, wanted_row, first_word):
+def gather_cpu(out, x, masks, x_rows, weight, tile_start, entries, start, first, step, limit, wanted, wanted_rows, wanted_start, word):
     """Overwrite out [C, B, N] float32 with the sum over the entries of each word of it.
 
-    x: flat, and its masks, with `x_rows` rows; token 0 of out, through an entry without delay, reads row `row`. A delay of a token is
-    `step` rows, -1 forward and 1 backward; rows from `limit` on are of no token. weight: flat, in the order of the direction. wanted:
-    masks with `wanted_rows` rows of who needs a sum at all, in words from `first_word` and rows from `wanted_row` on; of size 0: all do.
+    x: flat, and its masks, with `x_rows` rows; token 0 of out, through an entry without delay, reads row start[0] + first.
+    A delay of a token is `step` rows, -1 forward and 1 backward; rows from `limit` on are of no token. weight: flat, in the order of the
+    direction. wanted: masks with `wanted_rows` rows of who needs a sum at all, from word `word` and row wanted_start[0] + first on; of size
+    0: all do.
     """
     C, B, N = out.shape
     tiles, groups = tile_start.size - 1, -(-C * B // COLUMNS)
+    row, wanted_row = start[0] + first, wanted_start[0] + first
     for task in numba.prange(tiles * groups):
-        tile, first = task // groups, task % groups * COLUMNS
-        count = min(COLUMNS, C * B - first)
+        tile, column = task // groups, task % groups * COLUMNS
+        count = min(COLUMNS, C * B - column)
         sums = np.zeros(count * WORD, np.float32)
-        wanted_at = np.uint64(((first_word + tile) * wanted_rows + wanted_row) * B + first)
+        wanted_at = np.uint64(((word + tile) * wanted_rows + wanted_row) * B + column)
         for e in range(tile_start[tile], tile_start[tile + 1]):
             begin = row + step * entries[e, DELAY]
-            inside = min(count, (limit - begin) * B - first)
-            at, shift = np.uint64((entries[e, SOURCE] * x_rows + begin) * B + first), np.uint64(entries[e, SHIFT])
+            inside = min(count, (limit - begin) * B - column)
+            at, shift = np.uint64((entries[e, SOURCE] * x_rows + begin) * B + column), np.uint64(entries[e, SHIFT])
             depth, weight_at = np.uint64(entries[e, DEPTH]), np.uint64(entries[e, WEIGHT])
             width, place = entries[e, WIDTH], np.uint64(entries[e, PLACE])
             of_bundle = (_EVERY >> np.uint64(WORD - width)) << place
@@ -109,7 +113,7 @@ def gather_cpu(out, x, masks, x_rows, weight, tile_start, entries, row, step, li
                 _pass_16(sums, place, x, masks, at, shift, depth, weight, weight_at, wanted, wanted_at, of_bundle, inside)
         last = min(WORD, N - tile * WORD)
         for c in range(count):
-            t, b = (first + c) // B, (first + c) % B
+            t, b = (column + c) // B, (column + c) % B
             out[t, b, tile * WORD : tile * WORD + last] = sums[c * WORD : c * WORD + last]
 
 
@@ -151,6 +155,18 @@ def weight_grad_cpu(d_weight, x, masks, x_rows, d, d_rows, entries, row, B, leng
             _learn_32(d_weight, weight_at, x, masks, at, shift, depth, d, d_at, place, length * B)
         else:
             _learn_16(d_weight, weight_at, x, masks, at, shift, depth, d, d_at, place, length * B)
+
+
+@cpu_serial()
+def advance_cpu(x, fired, start, length, history, tokens):
+    """Move start[0] on by a segment of `length` tokens. Where the rows of x and fired have no room for `tokens` more, their last `history`
+    tokens come to the beginning."""
+    start[0] += length
+    if start[0] + tokens > x.shape[1]:
+        for word in range(x.shape[0]):
+            for row in range(history):
+                x[word, row], fired[word, row] = x[word, start[0] - history + row], fired[word, start[0] - history + row]
+        start[0] = history
 
 
 @cpu()

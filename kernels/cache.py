@@ -21,12 +21,13 @@ _SEAL = hashlib.sha256().digest_size  # bytes
 SUFFIX = ".kernel"
 
 
-def keep(dispatcher):
-    """Give the dispatcher of a kernel, for the CPU or for CUDA, its files on disk. Returns the dispatcher."""
+def keep(dispatcher, variant: str = ""):
+    """Give the dispatcher of a kernel, for the CPU or for CUDA, its files on disk. Returns the dispatcher. variant: tells apart what is
+    compiled from the same source in several ways."""
     try:
         dispatcher.enable_caching()
         cache = dispatcher._cache
-        cache._cache_file = _Files(cache.cache_path, cache._impl.filename_base)
+        cache._cache_file = _Files(cache.cache_path, cache._impl.filename_base + variant)
         cache.__class__ = _forgiving(type(cache))
     except Exception as error:  # no folder can be written, or a variable of the environment names something else
         _tell(error)

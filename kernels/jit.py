@@ -25,10 +25,17 @@ _MATH = {"contract", "nsz"}
 _SUMS = _MATH | {"reassoc"}
 
 
-def _kept(**options):
+def _kept(parallel=False, **options):
     """Decorator: a loop, compiled at its first call and then kept. options are `numba.njit`'s. A division by 0 is infinite or NaN: to raise
-    an exception instead takes a branch, which vector code cannot have."""
-    return lambda loop: keep(numba.njit(error_model="numpy", **options)(loop))
+    an exception instead takes a branch, which vector code cannot have. `serial` of a loop is compiled for one thread: to begin a parallel
+    loop takes longer than many a loop of a single token."""
+
+    def compiled(loop):
+        shared = keep(numba.njit(error_model="numpy", parallel=parallel, **options)(loop))
+        shared.serial = keep(numba.njit(error_model="numpy", **options)(loop), "serial") if parallel else shared
+        return shared
+
+    return compiled
 
 
 cpu = partial(_kept, parallel=True, fastmath=_MATH)  # a loop over `prange`

@@ -426,10 +426,11 @@ def population_forward_cpu(state, r, c, gate, parameters, gain_scale, beta_scale
 
 
 @cpu()
-def write_events_cpu(x, fired, wanted, row, v, drop, key, first_place, graded, smooth):
-    """Write the axons of C tokens from v [C, B, N] into rows from `row` on: x, and the bitmasks of who fired and who wants a gradient. A
-    dropped neuron is in neither mask: nobody reads it, and it gets no gradient."""
+def write_events_cpu(axon, first, v, drop, key, first_place, graded, smooth):
+    """Write the axons of C tokens from v [C, B, N] into rows from start[0] + first on: x, and the bitmasks of who fired and who wants
+    a gradient. A dropped neuron is in neither mask: nobody reads it, and it gets no gradient."""
     C, B, N = v.shape
+    x, fired, wanted, row = axon.ring, axon.fired, axon.wanted, axon.start[0] + first
     words, rows = x.shape[:2]
     for task in numba.prange(C * B):
         t, b = task // B, task % B

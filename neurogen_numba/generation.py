@@ -57,7 +57,7 @@ class Session:
         for first in range(0, len(ids), self.act.tokens):
             part = ids[first : first + self.act.tokens]
             self.act.load_tokens(part)
-            self.model.run(self.act, ("forward", len(part)), self._forward)
+            self.model.run(self.act, ("forward", len(part)), self._forward, self.model.backend.record_calls)
             self.last_tokens = part[:, 0]
 
     def draw(self):
@@ -70,7 +70,7 @@ class Session:
         written, first, act.length = backend.zeros((count, act.batch), "int32"), 0, 1
         while first < count:
             tokens = TOGETHER if count - first >= TOGETHER else 1
-            self.model.run(act, ("draw", self.sampling, tokens), partial(self._draw, tokens))
+            self.model.run(act, ("draw", self.sampling, tokens), partial(self._draw, tokens), backend.record_calls)
             written[first : first + tokens] = self._latest[:tokens]
             first += tokens
         written = backend.to_numpy(written)
@@ -85,7 +85,7 @@ class Session:
         def end_segment():
             act.advance(act.length)
             if read is not None:
-                read[...] = act.ids[0]
+                self.model.backend.apply(np.copyto, read, act.ids[0])
 
         with self.model.backend.beside(end_segment):
             brain.decoder.scores(act, act.length - 1, act.length)  # of the next token, into the first rows of act.logits

@@ -28,7 +28,7 @@ def test_an_operation_is_the_kernel_of_its_name(name):
 
 def test_it_offers_what_a_backend_declares_and_nothing_else():
     offered = {name for name in vars(cpu.CpuBackend) if not name.startswith("_")}
-    assert offered == {*Backend.__annotations__, *Backend.__abstractmethods__, "working"}
+    assert offered == {*Backend.__annotations__, *Backend.__abstractmethods__, "working", "launch", "apply", "record_calls"}
 
 
 PAIRS = ((Backend, cpu.CpuBackend), (Synapses, CpuSynapses), (SynapticState, CpuSynapticState))
@@ -198,9 +198,30 @@ def test_what_is_recorded_does_what_the_step_does():
     np.testing.assert_array_equal(heard, [0, 6, 12])
 
 
-def test_an_error_in_a_recorded_step_is_heard():
+@pytest.mark.parametrize("work", [1, 10**9], ids=["one thread", "all threads"])
+def test_calls_on_a_tape_do_what_they_did(work):
+    """Loops, and functions between them, with what lies in the arrays by then."""
+    x, total, doubled = np.zeros((2, 3), np.float32), backend.zeros(3), backend.zeros((2, 3))
+    key = np.zeros(1, np.uint64)
+
+    def step():
+        backend.add_rows(total, x)
+        backend.apply(np.add, total, np.float32(1), out=total)
+        backend.scaled_dropout(doubled, x, 2.0, np.float32(0), key, np.uint64(0))
+
+    with backend.working(work):
+        again = backend.record_calls(step)
+        for times in (1, 2, 3):
+            x[...] = np.arange(6).reshape(2, 3) * times
+            again()
+    np.testing.assert_array_equal(total, [21, 33, 45])
+    np.testing.assert_array_equal(doubled, 2 * x)
+
+
+@pytest.mark.parametrize("record", [backend.record, backend.record_calls])
+def test_an_error_in_a_recorded_step_is_heard(record):
     with pytest.raises(ZeroDivisionError):
-        backend.record(lambda: 1 / 0)()
+        record(lambda: 1 / 0)()
 
 
 # Synapses

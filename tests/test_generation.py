@@ -326,3 +326,18 @@ def test_rows_that_only_fill_up_the_decoder_are_never_drawn(monkeypatch):
     assert set(session.write(20).ravel().tolist()) == set(range(5))
     model.train_step(np.zeros((2, 6), np.int32), np.ones((2, 6), np.int32))
     assert not model.brain.decoder.weight[5:].any() and not model.brain.decoder.bias[5:].any()
+
+
+def test_a_session_reads_the_wiring_that_was_loaded_last(model):
+    """What is recorded reads the tables where they are."""
+    other = NeuroGenModel.from_config(model.config.replace(training={"seed": 9}), backend="cpu")
+    own = NeuroGenModel.from_config(model.config, backend="cpu")
+    session = Session(own, Sampling(seed=3))
+    session.feed(np.ones((3, 1), np.int32))
+    session.write(2 * TOGETHER)
+    own._fill(other.snapshot()[0], 0, "the other one")
+    for fresh in (Session(own, Sampling(seed=3)), Session(other, Sampling(seed=3))):
+        session.reset()
+        for each in (session, fresh):
+            each.feed(np.ones((3, 1), np.int32))
+        np.testing.assert_array_equal(session.write(2 * TOGETHER), fresh.write(2 * TOGETHER))

@@ -112,6 +112,14 @@ class Backend(ABC):
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         """A function that repeats `step`: always the same operations on the same arrays. On a GPU a CUDA graph."""
 
+    def record_calls(self, step: Callable[[], None]) -> Callable[[], None]:
+        """As `record`, for a step that does nothing to arrays but by this backend's operations, its synapses, and `apply`."""
+        return self.record(step)
+
+    def apply(self, function, *arguments, **how):
+        """Call a function of arrays, NumPy's or of the same form, as part of a step."""
+        function(*arguments, **how)
+
     @abstractmethod
     def device_name(self) -> str:
         """The device's name for people."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import platform
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
@@ -30,6 +32,7 @@ from ..kernels import (
     stimulus,
     working_memory,
 )
+from ..kernels.tape import Tape
 from .base import Backend, Streams
 from .cpu_synapses import CpuSynapses
 
@@ -47,6 +50,16 @@ def resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def _operation(loop):
+    """The operation that is a loop alone."""
+
+    @functools.wraps(loop.py_func)
+    def operation(self, *arguments):
+        self.launch(loop, *arguments)
+
+    return operation
+
+
 class CpuBackend(Backend):
     """Every operation of `Backend` on NumPy arrays."""
 
@@ -59,54 +72,68 @@ class CpuBackend(Backend):
         # Large products are shared out by rows instead.
         threadpoolctl.threadpool_limits(1, "blas")
         self._pool = ThreadPoolExecutor(numba.get_num_threads())
+        self._recording = threading.local()  # its tape: that of the thread that records
 
-    decay_forward = staticmethod(neuron.decay_forward_cpu)
-    decay_backward = staticmethod(neuron.decay_backward_cpu)
-    memory_backward = staticmethod(memory.memory_backward_cpu)
-    working_memory_backward = staticmethod(working_memory.working_memory_backward_cpu)
-    embedding_forward = staticmethod(embedding.embedding_forward_cpu)
-    embedding_backward = staticmethod(embedding.embedding_backward_cpu)
-    scaled_dropout = staticmethod(dropout.scaled_dropout_cpu)
-    cross_entropy = staticmethod(softmax.cross_entropy_cpu)
-    sample = staticmethod(sampling.sample_cpu)
-    poisson = staticmethod(stimulus.poisson_cpu)
-    softmax_part = staticmethod(online_cross_entropy.softmax_part_cpu)
-    softmax_end = staticmethod(online_cross_entropy.softmax_end_cpu)
-    softmax_gradient = staticmethod(online_cross_entropy.softmax_gradient_cpu)
-    adamw = staticmethod(adamw.adamw_cpu)
-    adamw8bit = staticmethod(adamw8bit.adamw8bit_cpu)
-    spread_columns = staticmethod(adafactor.spread_columns_cpu)
-    column_squares = staticmethod(adafactor.column_squares_cpu)
-    column_step = staticmethod(adafactor.column_step_cpu)
-    adafactor = staticmethod(adafactor.adafactor_cpu)  # last: it hides the module
-    sum_of_squares = staticmethod(reduce.sum_of_squares_cpu)
-    norm = staticmethod(reduce.norm_cpu)
-    add_rows = staticmethod(reduce.add_rows_cpu)
-    roll_state = staticmethod(roll_state.roll_state_cpu)
-    reset = staticmethod(reset.reset_cpu)
+    def launch(self, loop, *arguments):
+        """Run a loop of kernels/; while a step is recorded it goes on the tape. With one thread it is the loop compiled for one."""
+        tape = getattr(self._recording, "tape", None)
+        if tape:
+            tape.call(loop.serial if numba.get_num_threads() == 1 else loop, arguments)
+        else:
+            loop(*arguments)
+
+    def apply(self, function, *arguments, **how):
+        tape = getattr(self._recording, "tape", None)
+        if tape:
+            tape.apply(function, arguments, how)
+        else:
+            function(*arguments, **how)
+
+    decay_forward = _operation(neuron.decay_forward_cpu)
+    decay_backward = _operation(neuron.decay_backward_cpu)
+    memory_backward = _operation(memory.memory_backward_cpu)
+    working_memory_backward = _operation(working_memory.working_memory_backward_cpu)
+    embedding_forward = _operation(embedding.embedding_forward_cpu)
+    embedding_backward = _operation(embedding.embedding_backward_cpu)
+    scaled_dropout = _operation(dropout.scaled_dropout_cpu)
+    cross_entropy = _operation(softmax.cross_entropy_cpu)
+    sample = _operation(sampling.sample_cpu)
+    poisson = _operation(stimulus.poisson_cpu)
+    softmax_part = _operation(online_cross_entropy.softmax_part_cpu)
+    softmax_end = _operation(online_cross_entropy.softmax_end_cpu)
+    softmax_gradient = _operation(online_cross_entropy.softmax_gradient_cpu)
+    adamw = _operation(adamw.adamw_cpu)
+    adamw8bit = _operation(adamw8bit.adamw8bit_cpu)
+    spread_columns = _operation(adafactor.spread_columns_cpu)
+    column_squares = _operation(adafactor.column_squares_cpu)
+    column_step = _operation(adafactor.column_step_cpu)
+    adafactor = _operation(adafactor.adafactor_cpu)  # last: it hides the module
+    sum_of_squares = _operation(reduce.sum_of_squares_cpu)
+    norm = _operation(reduce.norm_cpu)
+    add_rows = _operation(reduce.add_rows_cpu)
+    roll_state = _operation(roll_state.roll_state_cpu)
+    reset = _operation(reset.reset_cpu)
 
     def population_forward(
         self, state, r, axon, trace, first, c, gate, parameters, gain_scale, beta_scale, hypercolumn, dropout, graded, smooth
     ):
-        population.population_forward_cpu(state, r, c, gate, parameters, gain_scale, beta_scale, hypercolumn, graded, smooth)
+        self.launch(population.population_forward_cpu, state, r, c, gate, parameters, gain_scale, beta_scale, hypercolumn, graded, smooth)
         if axon.ring.size:
-            row = int(axon.start[0]) + first
-            population.write_events_cpu(axon.ring, axon.fired, axon.wanted, row, state.v[1:], *dropout, graded, smooth)
+            self.launch(population.write_events_cpu, axon, first, state.v[1:], *dropout, graded, smooth)
         self._write(trace, first, state.y[1:])
 
     def memory_forward(self, out, S, key, q_in, v, w_in, write_bias, decay, write_scale, axon, first):
-        memory.memory_forward_cpu(out, S, key, q_in, v, w_in, write_bias, decay, write_scale)
+        self.launch(memory.memory_forward_cpu, out, S, key, q_in, v, w_in, write_bias, decay, write_scale)
         self._write(axon, first, out)
 
     def working_memory_forward(self, m, f_in, u_in, retain, axon, first):
-        working_memory.working_memory_forward_cpu(m, f_in, u_in, retain)
+        self.launch(working_memory.working_memory_forward_cpu, m, f_in, u_in, retain)
         self._write(axon, first, m[1:])
 
-    @staticmethod
-    def _write(axon, first, x):
+    def _write(self, axon, first, x):
         """Write plain values x [C, B, M] of tokens from `first` on, where somebody reads them."""
         if axon.ring.size:
-            bundles_cpu.write_values_cpu(axon.ring, axon.fired, int(axon.start[0]) + first, x)
+            self.launch(bundles_cpu.write_values_cpu, axon.ring, axon.fired, axon.start, first, x)
 
     def population_backward(
         self,
@@ -133,7 +160,7 @@ class CpuBackend(Backend):
         d_current, d_gate = (d.reshape(*ds.shape[:2], -1) for d in (d_current, d_gate if gate.size else d_current))
         chunk = d_current, d_gate, carry, d, ds, dy, state, r, c, gate
         how = hypercolumn, np.float32(scale), *dropout, graded, smooth
-        population.population_backward_cpu(*chunk, parameters, gain_scale, beta_scale, *how)
+        self.launch(population.population_backward_cpu, *chunk, parameters, gain_scale, beta_scale, *how)
 
     def zeros(self, shape, dtype="float32"):
         return np.zeros(shape, dtype)
@@ -152,11 +179,15 @@ class CpuBackend(Backend):
 
     def product(self, out, a, b, add=False, scale=1.0):
         if out.size * a.shape[1] < WORTH_SHARING:
-            self._rows(out, a, b, add, scale)
+            self.apply(self._rows, out, a, b, add, scale)
             return
         parts = max(2, len(out) // SHARE)
         bounds = [part * len(out) // parts for part in range(parts + 1)]
-        list(self._pool.map(lambda first, last: self._rows(out[first:last], a[first:last], b, add, scale), bounds, bounds[1:]))
+        self.apply(self._share, lambda first, last: self._rows(out[first:last], a[first:last], b, add, scale), bounds)
+
+    def _share(self, work, bounds):
+        """Do work(first, last) for each part."""
+        list(self._pool.map(work, bounds, bounds[1:]))
 
     @staticmethod
     def _rows(out, a, b, add, scale):
@@ -200,4 +231,22 @@ class CpuBackend(Backend):
             numba.set_num_threads(threads)
 
     def record(self, step):
-        return step  # there is nothing to save: calling is cheap
+        return step  # to call loops is cheap beside what they do
+
+    def record_calls(self, step):
+        """The first call runs the step and puts its calls on a tape, which the others run. Of a step that raises nothing is kept."""
+        tape = None
+
+        def run():
+            nonlocal tape
+            if tape:
+                tape.run()
+                return
+            self._recording.tape = Tape()
+            try:
+                step()
+                tape = self._recording.tape.close()
+            finally:
+                self._recording.tape = None
+
+        return run

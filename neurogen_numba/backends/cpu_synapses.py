@@ -27,6 +27,7 @@ class CpuSynapses(Synapses):
         self.places = [offset - first for offset, _ in offsets]
         self.signals = _words({p.arc.source: p.arc.sources for p in projections})
         self.currents = _words({p.arc.target: p.arc.targets for p in projections})
+        self.forward, self.backward, self.transposed = {}, {}, np.zeros_like(self.weight)
 
     def wire(self):
         forward, backward, learned = {}, {}, []
@@ -43,13 +44,12 @@ class CpuSynapses(Synapses):
             forward.setdefault(arc.target, []).append(table)
             backward.setdefault(arc.source, []).append(back)
             learned.append(table)
-        self.forward = {name: _by_tile(tables, self.currents[name]) for name, tables in forward.items()}
-        self.backward = {name: _by_tile(tables, self.signals[name]) for name, tables in backward.items()}
+        _fill(self.forward, {name: _by_tile(tables, self.currents[name]) for name, tables in forward.items()})
+        _fill(self.backward, {name: _by_tile(tables, self.signals[name]) for name, tables in backward.items()})
         self.learned = np.concatenate(learned)
-        self.transposed = np.zeros_like(self.weight)
 
     def refresh(self):
-        bundles_cpu.pack_cpu(self.transposed, self.weight, self.learned)
+        self.backend.launch(bundles_cpu.pack_cpu, self.transposed, self.weight, self.learned)
 
     def state(self, signals, currents, tokens, batch, learning, copied):
         return CpuSynapticState(self, signals, tokens, batch, learning, copied)
@@ -62,6 +62,13 @@ def _words(sizes):
         ranges[name] = range(end, end - (-size // WORD))
         end = ranges[name].stop
     return ranges
+
+
+def _fill(tables, new):
+    """Put new tables, name -> arrays, in the place of those of another wiring: a tape reads them where they are."""
+    for name, arrays in new.items():
+        for old, array in zip(tables.setdefault(name, arrays), arrays, strict=True):
+            old[...] = array
 
 
 def _by_tile(tables, words):
@@ -81,7 +88,8 @@ class CpuSynapticState(SynapticState):
     def __init__(self, synapses, signals, tokens, batch, learning, copied):
         self.synapses, self.tokens, self.batch, self.signals, self.copied = synapses, tokens, batch, signals, copied
         self.history = max(history for _, history in signals.values())
-        self.start = np.array([self.history], np.int32)
+        self.start, self._segment = np.array([self.history], np.int32), np.zeros(1, np.int32)  # rows of the first token in x, in d
+        self._launch = synapses.backend.launch
         rows = self.history + tokens + (0 if learning else SPARE)
         shape = synapses.signals[next(reversed(synapses.signals))].stop, rows, batch
         self.x, self.fired = np.zeros((*shape, WORD), np.float32), np.zeros(shape, np.uint64)
@@ -114,46 +122,43 @@ class CpuSynapticState(SynapticState):
 
     def write_values(self, signal, first, last, x):
         own, rows = self._axons[signal], slice(self.row + first, self.row + last)
-        bundles_cpu.write_values_cpu(own.ring, own.fired, rows.start, x)
+        self._launch(bundles_cpu.write_values_cpu, own.ring, own.fired, self.start, first, x)
         if signal.endswith(".axon"):
             own.wanted[:, rows] = own.fired[:, rows]
 
     def forward(self, values, first, last):
-        flat, rows = self._flat, self.x.shape[1]
+        flat, rows, synapses = self._flat, self.x.shape[1], self.synapses
         for current, value in values.items():
-            if current not in self.synapses.forward:
-                value[...] = 0
+            if current not in synapses.forward:
+                synapses.backend.apply(np.copyto, value, np.float32(0))
                 continue
-            read = flat["x"], flat["fired"], rows, self.synapses.weight, *self.synapses.forward[current]
-            bundles_cpu.gather_cpu(value, *read, self.row + first, -1, rows, flat["given"][:0], 0, 0, 0)
+            read = flat["x"], flat["fired"], rows, synapses.weight, *synapses.forward[current]
+            self._launch(bundles_cpu.gather_cpu, value, *read, self.start, first, -1, rows, flat["given"][:0], 0, self.start, 0)
             if current in self.copied:
                 self.write_values(self.copied[current], first, last, value)
 
     def set_current_grad(self, current, first, last, gradient):
         words = self.synapses.currents[current]
-        bundles_cpu.write_values_cpu(self._own(self.d, words), self._own(self.given, words), first, gradient)
+        own = self._own(self.d, words), self._own(self.given, words)
+        self._launch(bundles_cpu.write_values_cpu, *own, self._segment, first, gradient)
 
     def source_grad(self, gradients, first, last, length):
-        flat = self._flat
+        flat, synapses = self._flat, self.synapses
         for signal, gradient in gradients.items():
-            if signal not in self.synapses.backward:
+            if signal not in synapses.backward:
                 gradient[...] = 0
                 continue
-            read = flat["d"], flat["given"], self.tokens, self.synapses.transposed, *self.synapses.backward[signal]
-            wanted = flat["wanted"], self.x.shape[1], self.row + first, self.synapses.signals[signal].start
-            bundles_cpu.gather_cpu(gradient, *read, first, 1, length, *wanted)
+            read = flat["d"], flat["given"], self.tokens, synapses.transposed, *synapses.backward[signal]
+            wanted = flat["wanted"], self.x.shape[1], self.start, synapses.signals[signal].start
+            self._launch(bundles_cpu.gather_cpu, gradient, *read, self._segment, first, 1, length, *wanted)
 
     def accumulate_weight_grad(self, length):
         flat, synapses = self._flat, self.synapses
         read = flat["x"], flat["fired"], self.x.shape[1], flat["d"], self.tokens
-        bundles_cpu.weight_grad_cpu(synapses.gradient, *read, synapses.learned, self.row, self.batch, length)
+        self._launch(bundles_cpu.weight_grad_cpu, synapses.gradient, *read, synapses.learned, self.row, self.batch, length)
 
     def advance(self, length):
-        self.start += length
-        if self.row + self.tokens > self.x.shape[1]:  # the next segment may not have room: back to the beginning
-            for array in (self.x, self.fired):
-                array[:, : self.history] = array[:, self._before].copy()
-            self.start[...] = self.history
+        self._launch(bundles_cpu.advance_cpu, self.x, self.fired, self.start, length, self.history, self.tokens)
 
     def ring(self, signal):
         own = self._axons[signal]
@@ -167,7 +172,7 @@ class CpuSynapticState(SynapticState):
     def set_past(self, signal, past):
         own, history = self._axons[signal], self.signals[signal][1]
         values = np.ascontiguousarray(past[:history], np.float32)
-        bundles_cpu.write_values_cpu(own.ring, own.fired, self.row - history, values)
+        self._launch(bundles_cpu.write_values_cpu, own.ring, own.fired, self.start, -history, values)
 
     def reset(self, sequences):
         silent = np.flatnonzero(sequences)

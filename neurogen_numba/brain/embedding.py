@@ -78,7 +78,7 @@ class Embedding(Component):
         if self.projected:
             self.backend.product(current.reshape(-1, self.neurons), x.reshape(-1, self.size), self.projection, add=True)
         else:
-            np.add(current, x, out=current)
+            self.backend.apply(np.add, current, x, out=current)
 
     recompute = forward
 
@@ -99,7 +99,7 @@ class Embedding(Component):
 
     def _scale(self, x):
         if self.tied:
-            np.multiply(x, self.gain, out=x)
+            self.backend.apply(np.multiply, x, self.gain, out=x)
 
     def _drop(self, x, act, first):
         if act.dropout.rate:

@@ -196,10 +196,11 @@ class NeuroGenModel:
     def _result(self, act):
         return (self.backend.to_numpy(array[: act.length]) for array in (act.losses, act.hits))
 
-    def run(self, act, what, step):
-        """Run a step on the arrays of an activity, by its recording where `what` has been run before (`Backend.record`)."""
+    def run(self, act, what, step, record=None):
+        """Run a step on the arrays of an activity, by its recording where `what` has been run before. record: instead of the
+        backend's `record`."""
         if what not in act.recorded:
-            act.recorded[what] = self.backend.record(step)
+            act.recorded[what] = (record or self.backend.record)(step)
         with self.backend.working(self.parameters * act.length * act.batch):
             act.recorded[what]()
 
