@@ -407,6 +407,15 @@ def dot(x, y):
 
 
 @register_jitable
+def copy_rows(out, x, size):
+    """The first numbers of the first rows of out = those of x, `size` of each: Numba would copy slices of two dimensions one by one."""
+    for i in range(size):
+        out_i, x_i = out[i], x[i]
+        for j in range(size):
+            out_i[j] = x_i[j]
+
+
+@register_jitable
 def pass_over(block, matrix, size, width, keep, x, a, b, y):
     """`step` for a whole matrix; here places in the block are rows."""
     for strip in range(0, width, STRIP):
@@ -430,7 +439,7 @@ def write_and_read_rows(lines, norm, written, S, key, q_in, v, keep):
     C, W = v.shape
     width, flat = lines.shape[1], lines.reshape(-1)
     keys, u, y = W, W + C + 1, W + 2 * C + 1
-    lines[:W, :W] = S
+    copy_rows(lines, S, W)
     lines[keys, :W] = key
     for t in range(C):
         norm[t] = unit_forward(lines[keys + t + 1, :W], q_in[t])
@@ -455,7 +464,8 @@ def memory_forward_cpu(out, S, key, q_in, v, w_in, write_bias, decay, write_scal
         for t in range(C):
             written[t] = sigmoid(w_in[t, b, h] + write_bias[h]) * write_scale[b]
         write_and_read_rows(lines, norm, written, S[b, h], key[b, own], q_in[:, b, own], v[:, b, own], sigmoid(decay[h]))
-        S[b, h], key[b, own] = lines[:W, :W], lines[W + C, :W]
+        copy_rows(S[b, h], lines, W)
+        key[b, own] = lines[W + C, :W]
         for t in range(C):
             o, out_t = lines[W + 2 * C + 2 + t, :W], out[t, b, own]
             r = inverse_norm(dot(o, o) / np.float32(W), OUT_FLOOR)
@@ -492,7 +502,7 @@ def memory_backward_cpu(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, k
             mean = dot(o, d_out_t) * r / np.float32(W)
             for j in range(W):
                 do[j] = through_norm(d_out_t[j], o[j] * r, r, mean)
-        lines[matrix:, :W] = dS[b, h]
+        copy_rows(lines[matrix:], dS[b, h], W)
 
         # dL/dlambda: as on a GPU, where it is told.
         d_keep = np.float32(C) * dot(flat[: W * width], flat[matrix * width :])
@@ -512,10 +522,10 @@ def memory_backward_cpu(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, k
             d_keep += common - keep * written[t] * dot(du_t, lines[y + t])
             common += dot(lines[y + t], dy_t)
         pass_over(flat, matrix, W, width, keep, keys, dy, keys, du)
-        dS[b, h] = lines[matrix:, :W]
+        copy_rows(dS[b, h], lines[matrix:], W)
         d_decay[b, h] += d_keep * (ONE - keep)
 
-        lines[:W, :W] = S_before[b, h]
+        copy_rows(lines, S_before[b, h], W)
         pass_over_with_dots(flat, 0, W, width, ONE, zero, zero, zero, du, dy, dk)
         for t in range(C):
             pass_over_with_dots(flat, 0, W, width, keep, keys + t, u + t, zero, du, dy + t + 1, dk + t + 1)

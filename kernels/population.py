@@ -27,7 +27,7 @@ from .launch import SIMULATED, WARP, device, gpu, lanes_sum
 from .neuron import drive, lif_step, lif_step_backward, trace_step, trace_step_backward
 from .normalize import normalize_step_backward, normalizer
 from .surrogate import carried, event, slope
-from .vector import WORD, nonzero_bits
+from .vector import WORD, nonzero_bits, prefetch
 
 BLOCK_DIM = 4 if SIMULATED else 256  # threads that a CUDA block has about, where hypercolumns are smaller than that
 MAX_REGISTERS = 64  # of a thread: a block of 1,024 threads, the largest hypercolumn, then fits into a multiprocessor
@@ -35,6 +35,7 @@ TILE_BYTES = 64 if SIMULATED else 16 * 2**10  # shared memory of a block, about
 AT_ONCE, BACK_AT_ONCE = 16, 4  # tokens whose currents, or gates too, a thread has on their way: the first takes hundreds of cycles
 RESIDENT = 1024  # threads that a multiprocessor runs at once, with MAX_REGISTERS each
 SEQUENCES = 4  # of a CPU task of the backward pass
+LINE = 16  # numbers that come into the cache together
 PARAMETERS = 6  # gradients per neuron: the fields of NeuronParameters
 u32 = np.uint32
 U1 = u32(1)
@@ -389,6 +390,14 @@ def dot(x, y):
     return total
 
 
+@register_jitable
+def fetch_row(x, t, b, first, size):
+    """Have x[t, b, first : first + size] brought into the cache: a row of the next token, while this one is computed."""
+    _, B, N = x.shape
+    for n in range(0, size, LINE):
+        prefetch(x, np.uint64((t * B + b) * N + first + n))
+
+
 @cpu()
 def population_forward_cpu(state, r, c, gate, parameters, gain_scale, beta_scale, hypercolumn, graded, smooth):
     """Fill rows 1 ... C of the state, and r [C, B, hypercolumns]. The axon is `write_events_cpu`'s."""
@@ -498,6 +507,9 @@ def population_backward_cpu(
             for back in range(C):
                 t = C - 1 - back
                 c_t, v_prev, v_t, a_prev = c[t, b, own], v[t, b, own], v[t + 1, b, own], a[t, b, own]
+                if t > 0:
+                    for row in (c, v, a, ds, d_current):
+                        fetch_row(row, t - 1, b, own.start, x.size)
                 ds_t[:] = ds[t, b, own]
                 if drop > ZERO:
                     place = first_place + np.uint64((t * B + b) * N + h * hypercolumn)

@@ -16,6 +16,7 @@ from numba.extending import intrinsic
 WORD = 64  # numbers from one column to the next
 STRIP = 32  # columns of a matrix whose sums stay in registers
 _FLOAT, _U64, _I32, _I1 = ir.FloatType(), ir.IntType(64), ir.IntType(32), ir.IntType(1)
+_BYTES = ir.IntType(8).as_pointer()
 
 
 def _number(value):
@@ -171,6 +172,19 @@ def nonzero_bits(typing, x, x_at):
         return builder.bitcast(builder.fcmp_unordered("!=", row, ir.Constant(rows.vector, [0.0] * WORD)), _U64)
 
     return types.uint64(x, types.uint64), codegen
+
+
+@intrinsic
+def prefetch(typing, x, place):
+    """Have x[place], a flat array, brought into the cache; it may lie beyond the array."""
+
+    def codegen(context, builder, signature, arguments):
+        pointer = builder.bitcast(_Rows(context, builder, signature, 1, 1).pointer(0, *arguments), _BYTES)
+        kind = ir.FunctionType(ir.VoidType(), [_BYTES, _I32, _I32, _I32])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [pointer, _I32(0), _I32(3), _I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(x, types.uint64), codegen
 
 
 @functools.cache
