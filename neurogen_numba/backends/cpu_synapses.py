@@ -120,12 +120,6 @@ class CpuSynapticState(SynapticState):
     def axon(self, signal):
         return self._axons.get(signal, self.synapses.backend.no_axon)
 
-    def write_values(self, signal, first, last, x):
-        own, rows = self._axons[signal], slice(self.row + first, self.row + last)
-        self._launch(bundles_cpu.write_values_cpu, own.ring, own.fired, self.start, first, x)
-        if signal.endswith(".axon"):
-            own.wanted[:, rows] = own.fired[:, rows]
-
     def forward(self, values, first, last):
         flat, rows, synapses = self._flat, self.x.shape[1], self.synapses
         for current, value in values.items():
@@ -135,7 +129,8 @@ class CpuSynapticState(SynapticState):
             read = flat["x"], flat["fired"], rows, synapses.weight, *synapses.forward[current]
             self._launch(bundles_cpu.gather_cpu, value, *read, self.start, first, -1, rows, flat["given"][:0], 0, self.start, 0)
             if current in self.copied:
-                self.write_values(self.copied[current], first, last, value)
+                own = self._axons[self.copied[current]]
+                self._launch(bundles_cpu.write_values_cpu, own.ring, own.fired, self.start, first, value)
 
     def set_current_grad(self, current, first, last, gradient):
         words = self.synapses.currents[current]
