@@ -88,18 +88,17 @@ def factors(capability: int) -> list[int]:
 def made(capability: int) -> list[tuple[str, tuple, tuple]]:
     """The kernels that factories make for cards of this compute capability to run on tensor cores: (factory, its arguments, signature).
 
-    Every form is there for cards with bfloat16. For others, and of what differs in one instruction or in what is stored in the end, those
-    are that need the most registers.
+    For cards with bfloat16 every size, number of columns and kind is there in one direction at least. Both directions, and for all cards,
+    are there of the form that needs the most registers and of that with the fewest columns.
     """
     wide, (first, *others) = SIZES[-1], factors(capability)
     few, some, many = bundles.COLUMNS
-    forms = [(first, wide, many, True), (first, SIZES[0], few, True)]
+    forms = [(first, width, at_once, back, True) for width, at_once in ((wide, many), (SIZES[0], few)) for back in (False, True)]
     if capability >= 80:
-        forms += [(first, width, many, width > SIZES[0]) for width in SIZES[:-1]]
-        forms += [(first, wide, many, False), (first, wide, some, True)] + [(kind, wide, many, True) for kind in others]
+        forms += [(first, SIZES[0], many, True, False), (first, SIZES[1], many, False, True)]
+        forms += [(first, wide, many, False, False), (first, wide, some, True, True)] + [(kind, wide, many, True, True) for kind in others]
     gather = f1, f1, f1, types.uint32[::1], k1, k1, *tables, *numbers
-    arguments = [(kind, width, at_once, back, mixed) for back in (False, True) for kind, width, at_once, mixed in forms]
-    kernels = [("bundles.make_gather", form, gather) for form in arguments]
+    kernels = [("bundles.make_gather", form, gather) for form in forms]
     pairs = [(first, width) for width in (SIZES if capability >= 80 else SIZES[-1:])] + [(kind, wide) for kind in others]
     return kernels + [("bundles.make_weight_grad", pair, (f1, k1, k1, *after_bundles)) for pair in pairs]
 

@@ -234,11 +234,10 @@ class HeldEvents:
 
 
 def directions(gradient, real, draw):
-    """What to move: the entry with the largest gradient, one drawn at random, and all at once at random; padding stays where it is."""
-    for place in {np.argmax(abs(gradient)), draw.choice(np.flatnonzero(real))}:
-        one = np.zeros(gradient.size)
-        one[place] = 1
-        yield one.reshape(gradient.shape)
+    """What to move: the entry with the largest gradient, and all at once at random; padding stays where it is."""
+    largest = np.zeros(gradient.size)
+    largest[np.argmax(abs(gradient))] = 1
+    yield largest.reshape(gradient.shape)
     yield draw.normal(size=gradient.shape) * real
 
 
