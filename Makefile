@@ -10,7 +10,7 @@ GPU = $(or $(wildcard /proc/driver/nvidia/version),$(shell nvidia-smi -L 2>/dev/
 EXTRAS = dev$(if $(GPU),$(COMMA)cuda)
 
 # What `quick` runs: kernels against the reference, wiring, training steps of a tiny brain, the command line.
-QUICK = $(filter-out tests/test_kernel_jit.py,$(wildcard tests/test_kernel_*.py)) tests/test_bundles.py tests/test_connectome.py \
+QUICK = $(filter-out tests/test_kernel_jit.py tests/test_kernel_cache.py,$(wildcard tests/test_kernel_*.py)) tests/test_bundles.py tests/test_connectome.py \
 	tests/test_backend.py tests/test_activation_checkpointing.py tests/test_cli.py
 # On a GPU the tests run one after the other; elsewhere a file of tests is one process's, and there is one for each core.
 SPREAD = $(if $(GPU),,-n auto --dist loadfile)
@@ -29,7 +29,7 @@ chat: $(READY)  ## talk to the model trained last
 
 test: $(READY)  ## run the tests, then those of the CUDA kernels in Numba's simulator; some of them with ARGS="-k cli"
 	$(BIN)/python -m pytest $(SPREAD) $(ARGS)
-	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest -m gpu -n auto $(ARGS)$(if $(ARGS), || [ $$? = 5 ])  # 5: ARGS chose none of these
+	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest -m gpu -n auto --dist loadfile $(ARGS)$(if $(ARGS), || [ $$? = 5 ])  # 5: ARGS chose none of these
 
 quick: $(READY)  ## a minute of tests after a change of a line: kernels against the reference, a tiny brain, the command line
 	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not gpu" $(QUICK)

@@ -18,7 +18,7 @@ import numpy as np
 from numba import cuda
 
 from .adamw import BETA2, EPS, clipping
-from .jit import ONE, ZERO, cpu, cpu_serial, cpu_sums
+from .jit import ONE, ZERO, cpu, cpu_sums
 from .launch import block_sum, device, gpu
 from .memory_access import AHEAD, THRICE, TWICE
 from .reduce import MOST, add_column
@@ -43,15 +43,10 @@ def spread_columns(spread, column):
         j += step
 
 
-@cpu_serial()
 def spread_columns_cpu(spread, column):
     """As `spread_columns`."""
-    total = ZERO
-    for j in range(column.size):
-        total += column[j]
-    mean = total / np.float32(column.size)
-    for j in range(column.size):
-        spread[j] = math.sqrt(max(FLOOR, column[j] / mean)) if mean > ZERO else ONE
+    mean = column.mean()
+    spread[:] = np.sqrt(np.maximum(FLOOR, column / mean)) if mean > ZERO else ONE
 
 
 @gpu
@@ -152,10 +147,8 @@ def column_step(column, total, norm):
         total[j] = ZERO
 
 
-@cpu_serial()
 def column_step_cpu(column, total, norm):
     """As `column_step`."""
     if norm[0] < _ENDLESS:
-        for j in range(column.size):
-            column[j] = _BETA2 * column[j] + (ONE - _BETA2) * total[j]
-            total[j] = ZERO
+        column[:] = _BETA2 * column + (ONE - _BETA2) * total
+        total[:] = ZERO

@@ -7,13 +7,12 @@ import numpy as np
 from numba import cuda
 
 from .half import load
-from .jit import ZERO, cpu, cpu_serial, cpu_sums
+from .jit import ZERO, cpu_sums
 from .launch import block_sum, device, gpu
 from .memory_access import AHEAD, THRICE, TWICE, read
 
 BLOCK = 4096  # numbers per partial sum
 MOST = 1024  # threads of a block
-COLUMNS = 128  # of a task on the CPU
 _BLOCK, _NOTHING = np.uint64(BLOCK), np.float64(0)
 _WARPS = 32  # of a block, at most
 
@@ -62,13 +61,10 @@ def norm(norm, partial):
         norm[0] = math.sqrt(total)
 
 
-@cpu_serial()
 def norm_cpu(norm, partial):
     """As `norm`."""
-    total = 0.0
-    for i in range(partial.size):
-        total += partial[i]
-    norm[0] = np.sqrt(total)
+    with np.errstate(over="ignore"):
+        norm[0] = np.sqrt(partial.sum())
 
 
 @device
@@ -113,15 +109,6 @@ def add_rows(total, x):
     add_column(total, column, added, shared)
 
 
-@cpu()
 def add_rows_cpu(total, x):
-    """total [N] += sum over the rows of x [R, N], both float32."""
-    for block in numba.prange((total.size + COLUMNS - 1) // COLUMNS):
-        own = slice(block * COLUMNS, min(total.size, (block + 1) * COLUMNS))
-        added = np.zeros(own.stop - own.start, np.float32)
-        for row in range(x.shape[0]):
-            x_own = x[row, own]
-            for i in range(added.size):
-                added[i] += x_own[i]
-        for i in range(added.size):
-            total[own.start + i] += added[i]
+    """total [N] += sum over the rows of x [R, N], both float32, one after the other."""
+    total += x.sum(0)

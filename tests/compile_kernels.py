@@ -1,10 +1,12 @@
-"""`python tests/compile_kernels.py 7.5 8.0 9.0` compiles the kernels in compiled.py for cards of the first of these compute capabilities;
-none has to be there. The kernels that every card runs are assembled for the others, too: newer cards take the PTX of older ones.
+"""`python tests/compile_kernels.py KERNELS 7.5 8.0 9.0` compiles the kernels in compiled.py that every card runs for the first of these
+compute capabilities, and assembles them for all: newer cards take the PTX of older ones. With `made` in place of KERNELS it does so with
+what factories make for cards of the first one. None of the cards has to be there.
 
 Prints a JSON object: for each capability, kernel and signature its registers, the bytes of its stack frame and those spilled, its
 instructions in double precision, and its calls. A process compiles for one capability only, because device functions are compiled once.
 """
 
+import gc
 import importlib
 import json
 import re
@@ -15,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
-from compiled import KERNELS, made
+from compiled import made, shared
 
 ARITHMETIC = re.compile(r"^\s+(?:@%p\d+ )?((?!ld|st|mov)\S*\.f64\S*) ", re.MULTILINE)  # all but moving numbers about
 
@@ -34,29 +36,22 @@ def named(name):
     return getattr(importlib.import_module(f"neurogen_numba.kernels.{module}"), function)
 
 
-def compile_all(capability: str, others: list[str]) -> dict[str, dict[str, dict]]:
+def compile_all(which: str, capabilities: list[str]) -> dict[str, dict[str, dict]]:
     from numba import cuda
     from numba.cuda import dispatcher
 
-    of_card = tuple(int(part) for part in capability.split("."))
+    gc.disable()  # a process of a minute whose garbage is an eighth of its time
+    of_card = tuple(int(part) for part in capabilities[0].split("."))
     # Nothing else of a device is asked for.
     dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=of_card)
-    found = {each: {} for each in (capability, *others)}
-
-    def note(label, name, kernel, signature, capabilities):
+    found = {each: {} for each in capabilities}
+    for name, arguments, signature in shared() if which == "KERNELS" else made(10 * of_card[0] + of_card[1]):
+        kernel, label = named(name)(*arguments) if arguments else named(name), f"{name}{arguments or ''}"
         bounds = kernel.targetoptions.get("launch_bounds")
         ptx, _ = cuda.compile(kernel.py_func, signature, device=False, abi="numba", cc=of_card, launch_bounds=bounds)
         for each in capabilities:
             said = assemble(label, ptx, each, kernel.targetoptions.get("max_registers"))
             found[each][f"{label}({', '.join(map(str, signature))})"] = {"kernel": name, **_read(said), **_look(ptx)}
-
-    for kernel, signatures in KERNELS.items() if others else ():
-        name, *arguments = [kernel] if isinstance(kernel, str) else kernel
-        for signature in signatures:
-            made_kernel = named(name)(*arguments) if arguments else named(name)
-            note(f"{name}{tuple(arguments)}" if arguments else name, name, made_kernel, signature, found)
-    for name, arguments, signature in made(10 * of_card[0] + of_card[1]):
-        note(f"{name}{arguments}", name, named(name)(*arguments), signature, [capability])
     return found
 
 

@@ -64,10 +64,11 @@ dropout = types.float32, types.uint64[::1], types.uint64
 forward = [(state, f1, kind, i1, kind, i1, types.int64, f1, f1, *neurons, *dropout) for kind in (f3, h3, b3)]
 backward = [(kind, types.int64, kind, state, f2, f1, f1, state, f1, f1, f1, *neurons, types.float32, *dropout) for kind in (f3, h3, b3)]
 KERNELS["population.add_parameter_gradients"] = [(parameters, f2)]
-for graded, traced, gated in ((True, False, False), (True, True, False), (True, True, True), (False, True, True)):
-    KERNELS |= {  # smooth, the second argument, is the tests' own
-        ("population.make_population_forward", graded, False, traced, gated): forward,
-        ("population.make_population_backward", graded, False, traced, gated): backward,
+# Of forms that store in the same way one kind of ring is enough. smooth, the second argument, is the tests' own.
+for graded, traced, gated, kinds in ((True, True, True, 3), (True, True, False, 1), (True, False, False, 1), (False, True, True, 1)):
+    KERNELS |= {
+        ("population.make_population_forward", graded, False, traced, gated): forward[-kinds:],
+        ("population.make_population_backward", graded, False, traced, gated): backward[-kinds:],
     }
 
 # kernels/bundles.py, reset.py, stimulus.py
@@ -85,30 +86,21 @@ def factors(capability: int) -> list[int]:
 
 
 def made(capability: int) -> list[tuple[str, tuple, tuple]]:
-    """The kernels that factories make, for cards of this compute capability: (factory, its arguments, signature).
+    """The kernels that factories make for cards of this compute capability to run on tensor cores: (factory, its arguments, signature).
 
-    Every size is there for H100 and H200. For others, and of what differs in one instruction or in what is stored in the end, the largest
-    is, which needs the most registers. In float32 it is the cards without bfloat16 that compute.
+    For cards with bfloat16 every size, number of columns and kind is there in one direction at least. Both directions, and for all cards,
+    are there of the form that needs the most registers and of that with the fewest columns.
     """
     wide, (first, *others) = SIZES[-1], factors(capability)
-    every = SIZES if capability >= 90 else SIZES[-1:]
-    kernels = [("bundles.make_pack", (SIZES[1],), (kind, kind, f1, l1)) for kind in (h2, b2)]
-    for back in (False, True):
-        few, some, many = bundles.COLUMNS
-        forms = [(first, width, many, width > SIZES[0]) for width in every] + [(first, wide, many, False), (first, wide, some, True)]
-        forms += [(first, SIZES[0], few, True)] + [(kind, wide, many, True) for kind in others]
-        for kind, width, at_once, mixed in forms:
-            signature = (f1, f1, f1, types.uint32[::1], k1, k1, *tables, *numbers)
-            kernels.append(("bundles.make_gather", (kind, width, at_once, back, mixed), signature))
-        for columns, add in ((bundles.COLUMNS_FP32, False), (bundles.SLICE, True)):
-            for width in SIZES if capability < 80 and columns == bundles.COLUMNS_FP32 else SIZES[-1:]:
-                signature = (f1, f1, f1, f1, f1, f1, *tables, *numbers)
-                kernels.append(("bundles.make_gather_fp32", (width, columns, back, add), signature))
-    for kind, width in [(first, width) for width in every] + [(kind, wide) for kind in others]:
-        kernels.append(("bundles.make_weight_grad", (kind, width), (f1, k1, k1, *after_bundles)))
-    for width in SIZES if capability < 80 else SIZES[-1:]:
-        kernels.append(("bundles.make_weight_grad_fp32", (width,), (f1, f1, f1, *after_bundles)))
-    return kernels
+    few, some, many = bundles.COLUMNS
+    forms = [(first, width, at_once, back, True) for width, at_once in ((wide, many), (SIZES[0], few)) for back in (False, True)]
+    if capability >= 80:
+        forms += [(first, SIZES[0], many, True, False), (first, SIZES[1], many, False, True)]
+        forms += [(first, wide, many, False, False), (first, wide, some, True, True)] + [(kind, wide, many, True, True) for kind in others]
+    gather = f1, f1, f1, types.uint32[::1], k1, k1, *tables, *numbers
+    kernels = [("bundles.make_gather", form, gather) for form in forms]
+    pairs = [(first, width) for width in (SIZES if capability >= 80 else SIZES[-1:])] + [(kind, wide) for kind in others]
+    return kernels + [("bundles.make_weight_grad", pair, (f1, k1, k1, *after_bundles)) for pair in pairs]
 
 
 KERNELS |= {
@@ -117,11 +109,21 @@ KERNELS |= {
     "roll_state.roll_state": [(f1, l2, size)],
     "reset.reset": [(kind, types.uint8[::1]) for kind in (f3, h3, b3)],
     "stimulus.poisson": [(f3, number, number, types.uint64, k1)],
+    ("bundles.make_pack", SIZES[1]): [(kind, kind, f1, l1) for kind in (h2, b2)],
 }
+for width in SIZES:
+    KERNELS["bundles.make_weight_grad_fp32", width] = [(f1, f1, f1, *after_bundles)]
+for width, at_once, add in [*((width, bundles.COLUMNS_FP32, False) for width in SIZES), (SIZES[-1], bundles.SLICE, True)]:
+    for back in (False, True):
+        KERNELS["bundles.make_gather_fp32", width, at_once, back, add] = [(*[f1] * 6, *tables, *numbers)]
+
+
+def shared() -> list[tuple[str, tuple, tuple]]:
+    """KERNELS as `made` has them: (kernel or factory, the factory's arguments, signature)."""
+    named = ((kernel, ()) if isinstance(kernel, str) else (kernel[0], kernel[1:]) for kernel in KERNELS)
+    return [(*what, signature) for what, signatures in zip(named, KERNELS.values(), strict=True) for signature in signatures]
 
 
 def known() -> set[tuple[str, tuple[str, ...]]]:
     """(kernel, types of its arguments) of all that is compiled here."""
-    table = [(kernel if isinstance(kernel, str) else kernel[0], types_) for kernel, signatures in KERNELS.items() for types_ in signatures]
-    table += [(name, types_) for name, _, types_ in made(90)]
-    return {(name.replace("make_", ""), tuple(map(str, types_))) for name, types_ in table}
+    return {(name.replace("make_", ""), tuple(map(str, types_))) for name, _, types_ in (*shared(), *made(90))}

@@ -1,5 +1,6 @@
 """What every test shares: the `gpu` marker, the settings of Hypothesis and the flag --kills."""
 
+import gc
 import os
 import sys
 
@@ -40,6 +41,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # Numba's compiler makes millions of objects that stay. To look for garbage among them takes a tenth of the time.
+    gc.set_threshold(100_000, 20, 20)
     if SIMULATED:
         # Whoever waits at a barrier runs in a circle for so long before others may come. Kernels with barriers are 8 times as fast.
         sys.setswitchinterval(1e-4)

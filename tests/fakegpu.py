@@ -19,9 +19,8 @@ class FakeDriver:
 
     NAMES = {2: b"CUDA_ERROR_OUT_OF_MEMORY", 100: b"CUDA_ERROR_NO_DEVICE", 999: b"CUDA_ERROR_UNKNOWN"}
 
-    def __init__(self, *gpus, cuda=12080, memory=(70 * GB, 85 * GB), **fails):
-        self.gpus, self.cuda, self.memory, self.fails = gpus, cuda, memory, fails
-        self.open = 0  # contexts retained and pushed, and not yet given back
+    def __init__(self, *gpus, cuda=12080, **fails):
+        self.gpus, self.cuda, self.fails = gpus, cuda, fails
 
     def __getattr__(self, function):
         def call(*arguments):
@@ -50,21 +49,6 @@ class FakeDriver:
 
     def _cuDeviceGetAttribute(self, value, attribute, handle):
         value._obj.value = self.gpus[handle - 7][1][{75: 0, 76: 1}[attribute]]  # as in cuda.h
-
-    def _cuDevicePrimaryCtxRetain(self, context, handle):
-        self.open += 1
-
-    def _cuCtxPushCurrent_v2(self, context):
-        self.open += 1
-
-    def _cuCtxPopCurrent_v2(self, context):
-        self.open -= 1
-
-    def _cuDevicePrimaryCtxRelease_v2(self, handle):
-        self.open -= 1
-
-    def _cuMemGetInfo_v2(self, free, total):
-        free._obj.value, total._obj.value = self.memory
 
 
 class Machine:
@@ -103,7 +87,9 @@ def stand_in(monkeypatch, tmp_path) -> Machine:
     """Puts `probe` and `backends` on a machine without GPU, until the test gives it one: `machine.driver = FakeDriver(H100)`."""
     there = Machine()
     there.trace = tmp_path / "nvidia0"
-    there.cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=SimpleNamespace(runtimeGetVersion=lambda: there.runtime)))
+    runtime = SimpleNamespace(runtimeGetVersion=lambda: there.runtime)
+    device = SimpleNamespace(mem_info=(70 * GB, 85 * GB))
+    there.cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=runtime, Device=lambda number: device))
     there.backend = SimpleNamespace(CudaBackend=FakeBackend)
     for name in ("CUDA_VISIBLE_DEVICES", "NUMBA_ENABLE_CUDASIM"):
         monkeypatch.delenv(name, raising=False)

@@ -337,20 +337,6 @@ def test_look_imports_nothing_heavy(machine, monkeypatch):
     assert probe.look().gpus
 
 
-def test_memory_leaves_nothing_open(machine):
-    machine.driver = FakeDriver(H100, memory=(3, 5))
-    assert probe.Driver().memory(0) == (3, 5)
-    assert machine.driver.open == 0
-
-
-@pytest.mark.parametrize("function", ["cuDevicePrimaryCtxRetain", "cuCtxPushCurrent_v2", "cuMemGetInfo_v2"])
-def test_memory_leaves_nothing_open_when_it_fails(machine, function):
-    machine.driver = FakeDriver(H100, **{function: 2})
-    with pytest.raises(probe.DriverError, match="CUDA_ERROR_OUT_OF_MEMORY"):
-        probe.Driver().memory(0)
-    assert machine.driver.open == 0
-
-
 def test_the_release_of_the_driver(machine):
     assert probe.driver_release() == ""
     probe.VERSION_FILE.write_text(

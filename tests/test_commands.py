@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tomli_w
 
 import tiny
 from neurogen_numba import backends, checkpoint, presets, rundir
@@ -120,7 +121,7 @@ def test_words_are_scored_by_the_word_and_by_the_bytes_of_the_text(place, capsys
 
 
 def test_train_draws_figures_and_figures_draws_them_once_more(place, capsys):
-    flags = "--viz-interval", "2", "--sample-interval", "3"
+    flags = "--viz-interval", "4", "--sample-interval", "3"
     assert trained(*flags) == 0
     folder = place / "runs/tiny-1/training_viz"
     pages = {f"{page}_{which}.png" for page in ("brain", "training") for which in ("step_000004", "latest")}
@@ -265,14 +266,17 @@ def test_a_signal_while_getting_ready_leaves_no_run(place, monkeypatch, number):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
-def test_nano_in_processes_of_its_own_and_pipes(place):
+def test_in_processes_of_its_own_and_pipes(place):
+    settings = tiny.config().to_dict() | {"preset": "nano"}
+    del settings["brain"]["vocabulary"]
+    (place / "tiny.toml").write_text(tomli_w.dumps(settings))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "NUMBA_NUM_THREADS": "1"}
 
     def neurogen(*words, **more):
         settings = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
         return subprocess.Popen([sys.executable, "-m", "neurogen_numba", *words], **settings, **more)
 
-    with neurogen("train", "--preset", "nano", "--data", "sheep.txt", "--tokenizer", "char", "--steps", "100000") as child:
+    with neurogen("train", "--config", "tiny.toml", "--data", "sheep.txt", "--steps", "100000") as child:
         said = ""
         while "step 10/100000" not in said:
             said = child.stdout.readline()
@@ -497,7 +501,7 @@ def test_a_resumed_run_is_told_where_its_text_is_now(place, capsys, monkeypatch)
     (place / "elsewhere").mkdir()
     with monkeypatch.context() as away:
         away.chdir(place / "elsewhere")
-        assert train(["--resume", "../runs/tiny-1", "--steps", "4"]) == 0, "it stays there, wherever one is"
+        assert train(["--resume", "../runs/tiny-1", "--steps", "4", "--viz-interval", "0"]) == 0, "it stays there, wherever one is"
     (place / "other.txt").write_text(TEXT[24:])
     refused(train(["--resume", "--steps", "5", "--data", "other.txt"]), capsys, "resume with the same text")
 

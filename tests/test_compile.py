@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from compile_kernels import assembler
-from compiled import KERNELS, made
+from compiled import KERNELS, made, shared
 from conftest import SIMULATED
 from neurogen_numba import kernels
 from neurogen_numba.kernels import bundles, population
@@ -19,35 +19,25 @@ from neurogen_numba.kernels import bundles, population
 CAPABILITIES = ("7.5", "8.0", "9.0")  # the oldest that is supported (T4), A100, H100 and H200
 IN_DOUBLE = {"reduce.sum_of_squares", "reduce.norm"}  # the norm of a gradient is summed in float64, once per block of numbers
 MOST_REGISTERS = 64  # of each of 1,024 threads; a kernel for smaller blocks that wants more says so by its launch bounds
-FACTORIES = {name for name, _, _ in made(90)}  # of kernels whose blocks have at most 256 threads: room for all that a thread can use
-NAMES = {kernel if isinstance(kernel, str) else kernel[0] for kernel in KERNELS}  # of kernels, and of factories of others
+NAMES = {name for name, _, _ in (*shared(), *made(90))}  # of kernels, and of factories of others
+FACTORIES = {name for name in NAMES if name.startswith("bundles.make_")}  # blocks of at most 256 threads: room for all that one can use
 
 pytestmark = pytest.mark.skipif(SIMULATED, reason="the simulator has no compiler")
 
 
 @pytest.fixture(scope="module")
 def compiled():
-    """Capability -> what was found out about every kernel; all capabilities at once, each in a process of its own, the first of which
-    compiles what all cards run."""
+    """Capability -> what was found out about every kernel."""
     if assembler() is None:
         pytest.skip("no ptxas: pip install 'neurogen-numba[dev]' on Linux x86-64 brings it")
     root = Path(__file__).resolve().parent
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (root.parent, root)))}
-    runs = {
-        capability: subprocess.Popen(
-            [sys.executable, root / "compile_kernels.py", *(CAPABILITIES if capability == CAPABILITIES[0] else [capability])],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for capability in CAPABILITIES
-    }
-    said = {capability: run.communicate() for capability, run in runs.items()}
-    for capability, run in runs.items():
-        assert run.returncode == 0, f"for {capability}: {said[capability][1]}"
+    work = ("KERNELS", *CAPABILITIES), ("made", *CAPABILITIES[:1]), ("made", *CAPABILITIES[1:])
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    runs = [subprocess.Popen([sys.executable, root / "compile_kernels.py", *words], env=environment, **pipes) for words in work]
     found = {capability: {} for capability in CAPABILITIES}
-    for out, _ in said.values():
+    for words, run, (out, said) in zip(work, runs, [run.communicate() for run in runs], strict=True):
+        assert run.returncode == 0, f"{words}: {said}"
         for capability, of_kernels in json.loads(out).items():
             found[capability] |= of_kernels
     return found
@@ -67,15 +57,15 @@ def test_every_kernel_is_in_the_table():
     factories = {
         f"{module.__name__.split('.')[-1]}.{name}" for module in (bundles, population) for name in vars(module) if name.startswith("make_")
     }
-    assert set(kernels_there_are()) | factories == NAMES | FACTORIES
+    assert set(kernels_there_are()) | factories == NAMES
     assert all(KERNELS.values())
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_kernels_compile_and_fit_into_registers(compiled, capability):
     found = compiled[capability]
-    assert {of["kernel"] for of in found.values()} == NAMES | FACTORIES
-    assert len(found) == sum(map(len, KERNELS.values())) + len(made(int(capability.replace(".", ""))))
+    assert {of["kernel"] for of in found.values()} == NAMES
+    assert len(found) == len(shared()) + len(made(int(capability.replace(".", ""))))
     assert not {
         name: of for name, of in found.items() if of["stack"] or of["spilled"]
     }  # what does not fit goes to memory, hundreds of times slower

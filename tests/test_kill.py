@@ -4,15 +4,15 @@
 """
 
 import json
+import multiprocessing
 import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
+import numba
 import pytest
 import tomli_w
 
@@ -24,8 +24,7 @@ from same import assert_equal_runs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-ROOT = Path(__file__).resolve().parent.parent
-TRAINING = {"steps": 100, "eval_interval": 25, "sample_interval": 50, "checkpoint_interval": 10, "dropout": 0.1, "axon_dropout": 0.1}
+TRAINING = {"steps": 50, "eval_interval": 15, "sample_interval": 25, "checkpoint_interval": 5, "dropout": 0.1, "axon_dropout": 0.1}
 
 
 def pytest_generate_tests(metafunc):
@@ -44,11 +43,42 @@ def place(tmp_path_factory):
     return folder
 
 
-def start(place, run):
-    """A process that trains."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_NUM_THREADS": "1"}
-    words = ["-m", "neurogen_numba", "train", *flags(place, run)]
-    return subprocess.Popen([sys.executable, *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+PROCESSES = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+# Its processes are copies of one that has imported all this, and launched no kernel: a run begins at once, and is killed while it trains.
+PROCESSES.set_forkserver_preload(["neurogen_numba.train", "neurogen_numba.learning.trainer", "neurogen_numba.backends.cpu"])
+
+
+class Said:
+    """Standard output of a run, into a file. It waits for a signal after a line that has `pause` in it."""
+
+    def __init__(self, file, pause):
+        self.file, self.pause = file, pause
+
+    def write(self, text):
+        self.file.write(text)
+        self.file.flush()
+        if self.pause and self.pause in text:
+            self.pause = None
+            signal.pause()
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def run_to_its_end(words, said, pause):
+    """What a process does."""
+    with open(said, "w", encoding="utf-8") as file:
+        sys.stdout = sys.stderr = Said(file, pause)
+        numba.set_num_threads(1)
+        sys.exit(train(words))
+
+
+def start(place, run, pause=None):
+    """(a process that trains, the file with what it says)."""
+    said = run.with_suffix(".said")
+    process = PROCESSES.Process(target=run_to_its_end, args=(flags(place, run), said, pause))
+    process.start()
+    return process, said
 
 
 def flags(place, run):
@@ -60,9 +90,9 @@ def whole(place):
     """A run that nobody disturbs, and the seconds from its process's begin to its end."""
     for run in (place / "warm", place / "whole"):  # the first one may have to compile
         began = time.monotonic()
-        with start(place, run) as process:
-            said = process.communicate()[0]
-        assert process.returncode == 0, said
+        process, said = start(place, run)
+        process.join()
+        assert process.exitcode == 0, said.read_text()
     return run, time.monotonic() - began
 
 
@@ -107,11 +137,10 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(place, whole, kill,
     kills, (undisturbed, life) = request.config.getoption("kills"), whole
     name = getattr(harm, "__name__", "killed")
     draw, run = random.Random(f"{name} {kill}"), place / f"{name}-{kill}"
-    with start(place, run) as process:
-        try:
-            process.wait((kill + draw.random()) / kills * life)  # each kill has a part of a run's life of its own
-        except subprocess.TimeoutExpired:
-            process.kill()
+    process, _ = start(place, run)
+    process.join((kill + draw.random()) / kills * life)  # each kill has a part of a run's life of its own
+    process.kill()
+    process.join()
     damaged = harm is not None and damage(run, harm, draw)
     if damaged or not (run / "summary.json").exists():
         said = go_on(place, run, capsys)
@@ -127,18 +156,18 @@ def test_a_run_that_is_told_to_end_at_any_moment_loses_no_step(place, whole, kil
     kills, (undisturbed, life) = request.config.getoption("kills"), whole
     name = SIGNALS[kill % len(SIGNALS)]
     draw, run = random.Random(f"{name} {kill}"), place / f"{name}-{kill}"
-    with start(place, run) as process:
-        try:
-            process.wait((kill + draw.random()) / kills * life)
-        except subprocess.TimeoutExpired:
-            process.send_signal(getattr(signal, name))
-        said = process.communicate()[0]
-    early = process.returncode == -getattr(signal, name)  # Python was not there yet, or was leaving
-    assert early or process.returncode in ((0,) if name == "SIGPIPE" else (0, 130)), said
+    process, said = start(place, run)
+    process.join((kill + draw.random()) / kills * life)
+    if process.is_alive():
+        os.kill(process.pid, getattr(signal, name))
+    process.join()
+    said = said.read_text() if said.exists() else ""
+    early = process.exitcode == -getattr(signal, name)  # the run was not there yet, or was leaving
+    assert early or process.exitcode in ((0,) if name == "SIGPIPE" else (0, 130)), said
     assert "Traceback" not in said
     saved = checkpoint.saved(run)
     assert (checkpoint.step_of(saved[-1]) if saved else 0) == last_step(run)
-    if stopped := re.search(r"Stopped after (\d+) of 100 steps; everything is kept", said):
+    if stopped := re.search(r"Stopped after (\d+) of 50 steps; everything is kept", said):
         assert int(stopped[1]) == last_step(run)
     if not (run / "summary.json").exists():
         go_on(place, run, capsys)
@@ -156,15 +185,17 @@ def last_step(run):
 @pytest.mark.parametrize("number", [signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
 def test_a_run_that_is_told_to_end_twice_ends_with_a_checkpoint(place, whole, capsys, number):
     run = place / f"terminated-{number}"
-    with start(place, run) as process:
-        while "step 15/" not in process.stdout.readline():
-            pass
-        process.send_signal(number)
-        time.sleep(0.002)
-        process.send_signal(number)  # as `timeout` and systemd do
-        said = process.communicate()[0]
-    assert process.returncode == 130
-    step = int(re.search(r"Stopped after (\d+) of 100 steps; everything is kept", said)[1])
+    process, said = start(place, run, pause="step 15/")
+    while not said.exists() or "step 15/" not in said.read_text():
+        assert process.is_alive()
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    time.sleep(0.002)
+    os.kill(process.pid, number)  # as `timeout` and systemd do
+    process.join()
+    said = said.read_text()
+    assert process.exitcode == 130, said
+    step = int(re.search(r"Stopped after (\d+) of 50 steps; everything is kept", said)[1])
     assert checkpoint.newest(run) == (checkpoint.step_folder(run, step), [])
     assert f"going on from step {step}\n" in go_on(place, run, capsys)
     assert_equal_runs(run, whole[0])

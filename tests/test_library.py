@@ -134,7 +134,7 @@ def test_a_copy_learns_as_the_model_does_and_apart_from_it(way):
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("library")
     (folder / "sheep.txt").write_text("".join(f"{number} sheep, " for number in range(400)))
-    settings = tiny.config({"data": str(folder / "sheep.txt")}, steps=4, viz_interval=2).to_dict() | {"preset": "nano"}
+    settings = tiny.config({"data": str(folder / "sheep.txt")}, steps=4, viz_interval=4).to_dict() | {"preset": "nano"}
     del settings["brain"]["vocabulary"]
     (folder / "tiny.toml").write_text(tomli_w.dumps(settings))
     return folder

@@ -22,6 +22,12 @@ def run(tmp_path):
     return histories.write(tmp_path / "nano-1", histories.life())
 
 
+@pytest.fixture
+def no_pixels(monkeypatch):
+    """Pages are laid out and not painted, which takes most of the time."""
+    monkeypatch.setattr("neurogen_numba.ui.figures.png", lambda page: b"PNG by Matplotlib")
+
+
 def names(run):
     return sorted(path.name for path in (run / "training_viz").iterdir())
 
@@ -59,7 +65,7 @@ def with_hand(run, hand, tell=None):
 
 
 @pytest.mark.parametrize("name", ["training_latest.png", "metrics_history.json"])
-def test_a_file_of_somebody_else_is_not_replaced(run, name):
+def test_a_file_of_somebody_else_is_not_replaced(run, name, no_pixels):
     draw(run)
     draw(run)  # its own files are
     file = run / "training_viz" / name
@@ -95,7 +101,7 @@ def test_draw_goes_back_to_a_step(run):
     assert json.loads((run / "training_viz" / "metrics_history.json").read_text())["step"][-1] == 25
 
 
-def test_files_are_whole_or_not_there(run, monkeypatch):
+def test_files_are_whole_or_not_there(run, monkeypatch, no_pixels):
     draw(run, histories.brain(20), 20)
     before = {path: path.read_bytes() for path in (run / "training_viz").iterdir()}
 

@@ -161,7 +161,7 @@ def test_weight_grad(kind, size, batch, count):
 def test_segments(size, batch, lengths, plenty, monkeypatch):
     """Tables, packed weights, rings and kernels together: numbers that no bundle divides, two sizes of bundles, narrow and wide tiles."""
     monkeypatch.setattr(cuda_synapses, "PLENTY", plenty)
-    made = Wired(LaneBackend(), arcs(size - 7, 2 * size + 5, 19, 17, size, size))
+    made = Wired(LaneBackend(), arcs(size - 7, max(37, size + 5), 19, 17, size, size))
     state, past = made.state(batch), made.silent_past(batch)
     for segment, length in enumerate(lengths):
         past = check_segment(made, state, past, made.membranes(segment, length, batch), made.gradients(segment, length, batch))

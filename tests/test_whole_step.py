@@ -73,14 +73,15 @@ def watched():
 
 
 class Learned:
-    """A model that has learned from two segments at rate 0, so that its weights are still as drawn, and what came of the second one, at
-    whose beginning much was still under way."""
+    """A model that has read one segment, so that much is under way, and then learned from another at rate 0, so that its weights are still
+    as drawn; and what came of that."""
 
     def __init__(self, backend):
         self.model = NeuroGenModel.from_config(CONFIG, backend=backend)
         act = self.model.activity(TOKENS, BATCH, learning=True)
-        for seed in range(2):
-            self.loss, self.accuracy, self.norm = self.model.learn(act, *segment(seed=seed), 0.0)
+        self.model.brain.forward_logits(act, segment()[0])
+        act.advance(TOKENS)
+        self.loss, self.accuracy, self.norm = self.model.learn(act, *segment(seed=1), 0.0)
         numpy = self.model.backend.to_numpy
         self.gradient = {name: numpy(array) for name, array in self.model.brain.parameters.gradient.items()}
         self.state = act.state()

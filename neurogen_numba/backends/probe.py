@@ -94,21 +94,6 @@ class Driver:
         major, minor = (self._integer("cuDeviceGetAttribute", attribute, handle) for attribute in CAPABILITY)
         return Gpu(name.value.decode(errors="replace"), (major, minor))
 
-    def memory(self, device: int) -> tuple[int, int]:
-        """Bytes free and in all. Opens the GPU for a moment, which takes a few hundred MB of it."""
-        handle = self._integer("cuDeviceGet", device)
-        context, free, total = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_size_t()
-        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), handle)
-        try:
-            self._call("cuCtxPushCurrent_v2", context)
-            try:
-                self._call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
-            finally:
-                self._call("cuCtxPopCurrent_v2", ctypes.byref(context))
-        finally:
-            self._call("cuDevicePrimaryCtxRelease_v2", handle)
-        return free.value, total.value
-
     def _integer(self, function, *arguments):
         value = ctypes.c_int()
         self._call(function, ctypes.byref(value), *arguments)

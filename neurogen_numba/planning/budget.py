@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from ..backends.cublas import WORKSPACE
@@ -127,7 +128,8 @@ TRAINING = (
 KNOBS = (*TRAINING, Neurons("pfc"), Neurons("wernicke"), Neurons("broca"))
 
 
-def plan(config: Config, card: Card) -> dict[str, int]:
+@functools.cache  # advice and fitting ask for the same ones
+def plan(config: Config, card: Card) -> Mapping[str, int]:
     """Bytes of a training run with this configuration, by component, with `--mode sequential`; brain.vocabulary must be the tokenizer's."""
     meta, training = MetaBackend(**asdict(card)), config.training
     with meta.part("neurons"):
@@ -188,9 +190,13 @@ def what_would_fit_together(config: Config, card: Card, limit: int) -> Change | 
 
 
 def _least_change(knob, config, card, limit):
+    def fits(value):
+        return _fits(knob.turned(config, value).config, card, limit)
+
     less = knob.less(config)
-    first = bisect_left(less, True, key=lambda value: _fits(knob.turned(config, value).config, card, limit))
-    return knob.turned(config, less[first]) if first < len(less) else None
+    if not less or not fits(less[-1]):
+        return None
+    return knob.turned(config, less[bisect_left(less, True, hi=len(less) - 1, key=fits)])
 
 
 def _fits(config, card, limit):

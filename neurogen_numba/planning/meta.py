@@ -19,8 +19,9 @@ class MetaArray(np.lib.mixins.NDArrayOperatorsMixin):
     """An array with shape and dtype but without data. Slicing and arithmetic compute shapes; writing does nothing."""
 
     def __init__(self, shape, dtype="float32"):
-        self.shape = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(int(n) for n in shape)
-        self.dtype = np.dtype("uint16" if str(dtype) == "bfloat16" else dtype)  # same width as bfloat16, which NumPy lacks
+        self.shape = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(map(int, shape))
+        named = isinstance(dtype, str) and dtype == "bfloat16"  # which NumPy lacks; uint16 is as wide
+        self.dtype = np.dtype("uint16" if named else dtype)
         self.size, self.ndim, self.itemsize = math.prod(self.shape), len(self.shape), self.dtype.itemsize
         self.nbytes = self.size * self.itemsize
 
@@ -28,7 +29,8 @@ class MetaArray(np.lib.mixins.NDArrayOperatorsMixin):
         return self.shape[0]
 
     def __getitem__(self, key):
-        return MetaArray(np.broadcast_to(np.uint8(0), self.shape)[key].shape, self.dtype)
+        one_byte = np.ndarray(self.shape, np.uint8, b"0", strides=(0,) * self.ndim)
+        return MetaArray(one_byte[key].shape, self.dtype)
 
     def __setitem__(self, key, value):
         pass
@@ -50,9 +52,7 @@ class MetaArray(np.lib.mixins.NDArrayOperatorsMixin):
     def base(self):
         return self
 
-    @property
-    def flags(self):
-        return np.broadcast_to(np.uint8(0), (1,)).flags  # contiguous
+    flags = np.zeros(1).flags  # contiguous
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **how):
         if out:
