@@ -32,7 +32,7 @@ from .vector import WORD, nonzero_bits, prefetch
 BLOCK_DIM = 4 if SIMULATED else 256  # threads that a CUDA block has about, where hypercolumns are smaller than that
 MAX_REGISTERS = 64  # of a thread: a block of 1,024 threads, the largest hypercolumn, then fits into a multiprocessor
 TILE_BYTES = 64 if SIMULATED else 16 * 2**10  # shared memory of a block, about
-AT_ONCE, BACK_AT_ONCE = 16, 4  # tokens whose currents, or gates too, a thread has on their way: the first takes hundreds of cycles
+AT_ONCE, BACK_AT_ONCE = 16, 2  # tokens whose currents, or gates too, a thread has on their way: the first takes hundreds of cycles
 RESIDENT = 1024  # threads that a multiprocessor runs at once, with MAX_REGISTERS each
 SEQUENCES = 4  # of a CPU task of the backward pass
 LINE = 16  # numbers that come into the cache together
@@ -257,8 +257,6 @@ def make_population_backward(graded: bool, smooth: bool, traced: bool, gated: bo
         x_tile, means = u32(at_once * width), u32(at_once * width * u32(2))
         first_column = u32(u32(cuda.blockIdx.x) * columns)
         n = u32(first_column * size + thread)
-        h = u32(n // size)
-        line, own_n = np.uint64(n // u32(d_current.shape[2])), np.uint64(n % u32(d_current.shape[2]))
         here = thread < columns * size and n < N
         alpha = rho = beta = gain = gamma = ZERO
         if here:
@@ -272,7 +270,7 @@ def make_population_backward(graded: bool, smooth: bool, traced: bool, gated: bo
         last_b = min(B, u32(b + group))
         while b < last_b:
             left, begin = C, u32(b * N + n)
-            i, j = u32(begin + left * row), u32((left * B + b) * H + h)  # in [C, B, N] and r, of the token after the chunk
+            i, j = u32(begin + left * row), u32((left * B + b) * H + n // size)  # in [C, B, N] and r, of the token after the chunk
             dv = da = dy_t = v = ZERO
             fetched = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
             if here:
@@ -299,13 +297,13 @@ def make_population_backward(graded: bool, smooth: bool, traced: bool, gated: bo
                     dv, da, to_alpha, to_rho, to_beta = lif_step_backward(
                         ds_t, dv, da, v, v_prev, a_prev, alpha, rho, beta * beta_b, graded, smooth
                     )
-                    v, x = v_prev, r_t * (gate_step(x, g) if gated else x)
                     d_alpha += to_alpha
                     d_rho += to_rho
                     d_beta += to_beta * beta_b
-                    d_gain += dv * x * gain_b
                     d_bias += dv
-                    shared[k], shared[u32(x_tile + k)] = dv * gain * gain_b * r_t, x
+                    v, x, dx = v_prev, r_t * (gate_step(x, g) if gated else x), dv * gain_b
+                    d_gain += dx * x
+                    shared[k], shared[u32(x_tile + k)] = dx * gain * r_t, x
                 cuda.syncthreads()  # waits for the tiles
                 task, lane = u32(thread // u32(WARP)), u32(thread % u32(WARP))
                 while task < count * columns:  # 2.
@@ -332,9 +330,10 @@ def make_population_backward(graded: bool, smooth: bool, traced: bool, gated: bo
                     for t in range(AT_A_TIME):
                         if s < count:
                             k, token = u32(s * width + thread), u32((left + s) * B + b)
-                            mean = shared[u32(means + s * columns + h - first_column)]
+                            mean = shared[u32(means + s * columns + thread // size)]
                             d = normalize_step_backward(shared[k], shared[u32(x_tile + k)], mean)
-                            column = np.uint64(u32(token + u32(offset)))
+                            column, numbers = np.uint64(u32(token + u32(offset))), u32(d_current.shape[2])
+                            line, own_n = np.uint64(n // numbers), np.uint64(n % numbers)
                             if gated:
                                 d, dg = gate_step_backward(d, currents[t], gates[t])
                                 store(d_gate[line], column, own_n, dg * scale)

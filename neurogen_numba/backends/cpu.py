@@ -50,12 +50,13 @@ def resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _operation(loop):
-    """The operation that is a loop alone."""
+def _operation(function):
+    """The operation that is a loop alone, or a function of NumPy's."""
+    compiled = hasattr(function, "py_func")
 
-    @functools.wraps(loop.py_func)
+    @functools.wraps(function.py_func if compiled else function)
     def operation(self, *arguments):
-        self.launch(loop, *arguments)
+        self.launch(function, *arguments) if compiled else self.apply(function, *arguments)
 
     return operation
 
