@@ -221,6 +221,7 @@ def make_population_backward(graded: bool, smooth: bool, traced: bool, gated: bo
     @gpu(max_registers=MAX_REGISTERS)
     def population_backward(
         d_current,
+        shift,
         offset,
         d_gate,
         carry,
@@ -246,7 +247,7 @@ def make_population_backward(graded: bool, smooth: bool, traced: bool, gated: bo
 
         Tokens go backwards, `tokens` of them at a time: 1. every thread scans its neuron and leaves r dx and x in shared memory; 2. a warp
         per token and hypercolumn sums r dx x; 3. every thread writes its neuron's gradient, times `scale`. d_current, d_gate [lines,
-        columns, numbers of a line] of any kind of float, from column `offset` on. partial [groups PARAMETERS, N]: the group's share of the
+        columns, 2^shift or more] of any kind of float, from column `offset` on. partial [groups PARAMETERS, N]: the group's share of the
         parameters' gradients.
         """
         shared = cuda.shared.array(0, numba.float32)  # r dx and x [tokens, threads] each, then the means [tokens, columns]
@@ -332,8 +333,8 @@ def make_population_backward(graded: bool, smooth: bool, traced: bool, gated: bo
                             k, token = u32(s * width + thread), u32((left + s) * B + b)
                             mean = shared[u32(means + s * columns + thread // size)]
                             d = normalize_step_backward(shared[k], shared[u32(x_tile + k)], mean)
-                            column, numbers = np.uint64(u32(token + u32(offset))), u32(d_current.shape[2])
-                            line, own_n = np.uint64(n // numbers), np.uint64(n % numbers)
+                            column, line = np.uint64(u32(token + u32(offset))), n >> u32(shift)
+                            own_n, line = np.uint64(n - (line << u32(shift))), np.uint64(line)
                             if gated:
                                 d, dg = gate_step_backward(d, currents[t], gates[t])
                                 store(d_gate[line], column, own_n, dg * scale)

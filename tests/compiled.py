@@ -62,7 +62,9 @@ neurons = parameters, f1, f1, types.int64, types.int64, types.int64  # and the n
 dropout = types.float32, types.uint64[::1], types.uint64
 
 forward = [(state, f1, kind, i1, kind, i1, types.int64, f1, f1, *neurons, *dropout) for kind in (f3, h3, b3)]
-backward = [(kind, types.int64, kind, state, f2, f1, f1, state, f1, f1, f1, *neurons, types.float32, *dropout) for kind in (f3, h3, b3)]
+backward = [
+    (kind, types.int64, types.int64, kind, state, f2, f1, f1, state, f1, f1, f1, *neurons, types.float32, *dropout) for kind in (f3, h3, b3)
+]
 KERNELS["population.add_parameter_gradients"] = [(parameters, f2)]
 # Of forms that store in the same way one kind of ring is enough. smooth, the second argument, is the tests' own.
 for graded, traced, gated, kinds in ((True, True, True, 3), (True, True, False, 1), (True, False, False, 1), (False, True, True, 1)):

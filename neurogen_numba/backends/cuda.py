@@ -335,7 +335,8 @@ class CudaBackend(Backend):
         partial = self._scratch("gradients of neurons", (groups * population.PARAMETERS, N))
         tokens = max(1, min(C, population.TILE_BYTES // (8 * threads)))  # whose dx and x fit into shared memory
         rows, carried = (population.NeuronState(*self._flat(*arrays)) for arrays in (state, carry))
-        gradients = self.bits(d_current), offset, self.bits(d_gate if gate.size else d_current)
+        shift = 31 if len(d_current) == 1 else d_current.shape[2].bit_length() - 1  # of a neuron's number to that of its line
+        gradients = self.bits(d_current), shift, offset, self.bits(d_gate if gate.size else d_current)
         arrays = *gradients, carried, partial, *self._flat(ds, dy), rows, *self._flat(r, c, gate)
         how = hypercolumn, columns, tokens, np.float32(scale), *dropout
         shared = 4 * tokens * (2 * threads + columns)
