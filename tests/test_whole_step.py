@@ -145,7 +145,7 @@ def test_two_hundred_updates_end_where_the_cpu_s_end():
     """Rounding makes other events, and in the end another brain; but no worse one."""
     cpu, gpu = losses_on_stories(backends.get("cpu")), losses_on_stories(card())
     assert gpu[0] == pytest.approx(cpu[0], rel=1e-5)
-    assert np.mean(gpu[-20:]) == pytest.approx(np.mean(cpu[-20:]), rel=0.02)
+    assert np.mean(gpu[-20:]) < 1.03 * np.mean(cpu[-20:])
     assert np.mean(gpu[-20:]) < 0.3 * gpu[0]
 
 
