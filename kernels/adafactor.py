@@ -45,8 +45,9 @@ def spread_columns(spread, column):
 
 def spread_columns_cpu(spread, column):
     """As `spread_columns`."""
-    mean = column.mean()
-    spread[:] = np.sqrt(np.maximum(FLOOR, column / mean)) if mean > ZERO else ONE
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = column.mean()
+        spread[:] = np.sqrt(np.maximum(FLOOR, column / mean)) if mean > ZERO else ONE
 
 
 @gpu
@@ -150,5 +151,6 @@ def column_step(column, total, norm):
 def column_step_cpu(column, total, norm):
     """As `column_step`."""
     if norm[0] < _ENDLESS:
-        column[:] = _BETA2 * column + (ONE - _BETA2) * total
+        with np.errstate(over="ignore"):
+            column[:] = _BETA2 * column + (ONE - _BETA2) * total
         total[:] = ZERO

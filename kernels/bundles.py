@@ -25,13 +25,14 @@ from .half import store
 from .jit import ZERO
 from .launch import SIMULATED, device, gpu
 from .mma import EDGE, first_halves, high, low, outer, second_halves
+from .vector import WORD as MASK_BITS
 
 if not SIMULATED:
     from .mma import copy, end_of_copies, multiply, pair, store_pair, wait_for_copies
 
 SLICE = 16  # numbers of a sum that one tile product takes, and that an entry of `gather` has
 WORD = 4  # neighbouring numbers: 8 bytes of 16-bit numbers
-LINE = 64  # neighbouring numbers of a column: the largest bundle
+LINE = MASK_BITS  # neighbouring numbers of a column that lie together: the largest bundle, and what a ring's word has on the CPU
 SLICE_WORDS = SLICE // WORD
 THREADS, WARPS, OF_WARP = 128, 4, 32  # of a block on tensor cores, at most; columns of a warp
 COLUMNS = SLICE, 2 * OF_WARP, WARPS * OF_WARP  # of a block on tensor cores

@@ -35,7 +35,7 @@ TILE_BYTES = 64 if SIMULATED else 16 * 2**10  # shared memory of a block, about
 AT_ONCE, BACK_AT_ONCE = 16, 2  # tokens whose currents, or gates too, a thread has on their way: the first takes hundreds of cycles
 RESIDENT = 1024  # threads that a multiprocessor runs at once, with MAX_REGISTERS each
 SEQUENCES = 4  # of a CPU task of the backward pass
-LINE = 16  # numbers that come into the cache together
+CACHE_LINE = 16  # numbers that come into the cache together
 PARAMETERS = 6  # gradients per neuron: the fields of NeuronParameters
 u32 = np.uint32
 U1 = u32(1)
@@ -94,7 +94,7 @@ def axon_value(v, drop, key, place, graded, smooth):
 def make_population_forward(graded: bool, smooth: bool, traced: bool, gated: bool):
     """`population_forward` of axons that carry the membrane potential (graded) or bare events, with output traces and a gate or without;
     smooth: the test mode."""
-    AT_A_TIME = AT_ONCE // 2 if gated else AT_ONCE  # tokens whose loads go out together
+    AT_A_TIME = AT_ONCE // 4 if gated else AT_ONCE  # tokens whose loads go out together
 
     @gpu(max_registers=MAX_REGISTERS)
     def population_forward(
@@ -120,14 +120,14 @@ def make_population_forward(graded: bool, smooth: bool, traced: bool, gated: boo
         """Block (i, b): the i-th `columns` hypercolumns of sequence b. ring, trace_ring [words, rows B, WORD]: of the axon and the trace;
         `first`: the chunk's first token in its segment.
 
-        `tokens` (a multiple of AT_ONCE) at a time: 1. every thread fetches its neuron's currents into shared memory; 2. a warp per token
+        `tokens` at a time: 1. every thread fetches its neuron's currents into shared memory; 2. a warp per token
         and hypercolumn sums their squares; 3. every thread scans its neuron.
         """
         shared = cuda.shared.array(0, numba.float32)  # currents [tokens, threads], then r [tokens, columns]
         currents, gates = cuda.local.array(AT_A_TIME, np.float32), cuda.local.array(AT_A_TIME, np.float32)
         N, B, size, columns = u32(parameters.alpha.size), u32(gain_scale.size), u32(hypercolumn), u32(columns)
         row, H, thread, width = u32(B * N), u32((N + size - U1) // size), u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
-        C, at_once, end = u32(u32(c.size) // row), u32(tokens), u32(c.size)
+        C, at_once = u32(u32(c.size) // row), u32(tokens)
         b, first_column, normalizers = u32(cuda.blockIdx.y), u32(u32(cuda.blockIdx.x) * columns), u32(at_once * width)
         n = u32(first_column * size + thread)
         here, rows, key_0 = thread < columns * size and n < N, u32(ring.shape[1]), key[0]
@@ -150,14 +150,15 @@ def make_population_forward(graded: bool, smooth: bool, traced: bool, gated: boo
             k, j = thread, u32((done * B + b) * N + n)
             while here and k < count * width:  # 1.
                 for s in range(AT_A_TIME):
-                    i_s = u32(j + u32(s) * row)
-                    currents[s] = c[i_s] if i_s < end else ZERO
+                    inside, i_s = u32(k + u32(s) * width) < u32(count * width), u32(j + u32(s) * row)
+                    currents[s] = c[i_s] if inside else ZERO
                     if gated:
-                        gates[s] = gate[i_s] if i_s < end else ZERO
+                        gates[s] = gate[i_s] if inside else ZERO
                 for s in range(AT_A_TIME):
                     if gated:
                         currents[s] = gate_step(currents[s], gates[s])
-                    shared[u32(k + u32(s) * width)] = currents[s]
+                    if u32(k + u32(s) * width) < u32(count * width):
+                        shared[u32(k + u32(s) * width)] = currents[s]
                 k, j = u32(k + u32(AT_A_TIME) * width), u32(j + u32(AT_A_TIME) * row)
             cuda.syncthreads()  # waits for the currents
             task, lane = u32(thread // u32(WARP)), u32(thread % u32(WARP))
@@ -394,7 +395,7 @@ def dot(x, y):
 def fetch_row(x, t, b, first, size):
     """Have x[t, b, first : first + size] brought into the cache: a row of the next token, while this one is computed."""
     _, B, N = x.shape
-    for n in range(0, size, LINE):
+    for n in range(0, size, CACHE_LINE):
         prefetch(x, np.uint64((t * B + b) * N + first + n))
 
 

@@ -63,7 +63,7 @@ def norm(norm, partial):
 
 def norm_cpu(norm, partial):
     """As `norm`."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         norm[0] = np.sqrt(partial.sum())
 
 
@@ -111,4 +111,5 @@ def add_rows(total, x):
 
 def add_rows_cpu(total, x):
     """total [N] += sum over the rows of x [R, N], both float32, one after the other."""
-    total += x.sum(0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        total += x.sum(0)

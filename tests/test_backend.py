@@ -202,12 +202,14 @@ def test_what_is_recorded_does_what_the_step_does():
 def test_calls_on_a_tape_do_what_they_did(work):
     """Loops, and functions between them, with what lies in the arrays by then."""
     x, total, doubled = np.zeros((2, 3), np.float32), backend.zeros(3), backend.zeros((2, 3))
-    key = np.zeros(1, np.uint64)
+    tripled, key, place = backend.zeros((2, 3)), np.zeros(1, np.uint64), np.uint64(0)
 
     def step():
+        backend.scaled_dropout(doubled, x, 2.0, np.float32(0), key, place)
+        backend.scaled_dropout(tripled, doubled, 1.5, np.float32(0), key, place)
         backend.add_rows(total, x)
         backend.apply(np.add, total, np.float32(1), out=total)
-        backend.scaled_dropout(doubled, x, 2.0, np.float32(0), key, np.uint64(0))
+        backend.scaled_dropout(x, tripled, 2.0, np.float32(0), key, place)
 
     with backend.working(work):
         again = backend.record_calls(step)
@@ -215,7 +217,8 @@ def test_calls_on_a_tape_do_what_they_did(work):
             x[...] = np.arange(6).reshape(2, 3) * times
             again()
     np.testing.assert_array_equal(total, [21, 33, 45])
-    np.testing.assert_array_equal(doubled, 2 * x)
+    np.testing.assert_array_equal(doubled, 2 * np.arange(6).reshape(2, 3) * 3)
+    np.testing.assert_array_equal(x, 3 * doubled)
 
 
 @pytest.mark.parametrize("record", [backend.record, backend.record_calls])

@@ -179,7 +179,7 @@ def test_the_decoder_that_is_measured_draws_from_logits(monkeypatch):
     drawn = []
     backend = backends.get("cpu")
     sample = type(backend).sample
-    monkeypatch.setattr(type(backend), "sample", staticmethod(lambda *a: (sample(*a), drawn.append((a[0].copy(), a[1].copy())))))
+    monkeypatch.setattr(type(backend), "sample", lambda self, *a: (sample(self, *a), drawn.append((a[0].copy(), a[1].copy()))))
     benchmarks.Bench(presets.PRESETS["tiny"].replace(brain={"vocabulary": 40}), backend, 1, 3).decoder()
     tokens, logits = drawn[-1]
     assert tokens.shape == (3,) and logits.shape == (3, 40) and np.ptp(logits) > 0

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tiny
 from neurogen_numba import checkpoint
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.errors import CheckpointError
@@ -35,9 +36,7 @@ def test_every_format_has_a_fixture():
 
 @pytest.mark.parametrize("version", FORMATS)
 def test_scattered_synapses_are_refused_with_the_command_that_helps(version):
-    with pytest.raises(
-        CheckpointError, match="scattered one by one, or dense, as they were before bundles; `neurogen migrate .* runs/NEW` takes over"
-    ):
+    with pytest.raises(CheckpointError, match="not in bundles as this version has them; `neurogen migrate .* runs/NEW` takes over"):
         NeuroGenModel.restore(fixture(version), backend="cpu")
 
 
@@ -46,7 +45,7 @@ def test_migrate_takes_over_all_but_the_synapses(version, tmp_path, monkeypatch,
     monkeypatch.chdir(FIXTURES)  # where its text is
     assert migrate([str(fixture(version)), str(tmp_path / "new")]) == 0
     said = capsys.readouterr().out
-    assert "drawn anew: its synapses were not in bundles:\n" in said
+    assert "drawn anew: its synapses were not in bundles as they are now:\n" in said
     new, tensors = NeuroGenModel.load(checkpoint.latest(tmp_path / "new"), backend="cpu"), checkpoint.load(fixture(version)).tensors
     value = new.brain.parameters.value
     for group in ("brain", "embeddings", "decoder"):
@@ -59,3 +58,30 @@ def test_migrate_takes_over_all_but_the_synapses(version, tmp_path, monkeypatch,
     np.testing.assert_array_equal(new.brain.structure()["pfc.input_scale"], tensors["brain"]["pfc.input_scale"])
     trainer = Trainer.resume(tmp_path / "new", 2, "cpu")
     assert [report.step for report in trainer.reports() if isinstance(report, StepReport)][-1] == 2
+
+
+@pytest.mark.parametrize("older", ["dense", "fewer bundles"])
+def test_projections_of_an_older_form_are_drawn_anew_and_no_others(older, tmp_path):
+    """All sources to every target was a dense matrix once, and then as many bundles as are nearest to the fan-in."""
+    config = tiny.config(brain={"vocabulary": 40, "memory_heads": 1, "memory_width": 20, "fan_in": 20})
+    model = NeuroGenModel.from_config(config, backend="cpu")
+    arc = next(arc for arc in model.brain.arcs if arc.name == "memory_hippocampus")
+    assert arc.covers and arc.bundles_per_tile == 2 > round(arc.fan_in / arc.bundle)
+    tensors, documents = model.snapshot()
+    brain = tensors["brain"]
+    if older == "dense":
+        brain["memory_hippocampus.weight"] = np.ones((arc.sources, arc.targets), np.float32)
+        del brain["memory_hippocampus.block"], brain["memory_hippocampus.delay"]
+    else:
+        brain["memory_hippocampus.weight"] = brain["memory_hippocampus.weight"][::2].copy()
+        for what in ("block", "delay"):
+            brain[f"memory_hippocampus.{what}"] = brain[f"memory_hippocampus.{what}"][:, :1].copy()
+    checkpoint.save(tmp_path / "old", tensors, documents, None)
+    with pytest.raises(CheckpointError, match="not in bundles as this version has them"):
+        NeuroGenModel.load(tmp_path / "old", backend="cpu")
+    again = NeuroGenModel.load_to_migrate(tmp_path / "old")
+    assert again.brain.drawn_anew == {"memory_hippocampus"}
+    for name, value in model.brain.parameters.value.items():
+        if name != "memory_hippocampus.weight":
+            np.testing.assert_array_equal(again.brain.parameters.value[name], value, err_msg=name)
+    assert again.brain.parameters.value["memory_hippocampus.weight"].shape == arc.weight_shape

@@ -10,11 +10,13 @@ import pytest
 
 import neurogen_numba
 import reference as ref
+import tiny
 from neurogen_numba import checkpoint
 from neurogen_numba.backends.cpu import CpuBackend
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.config import Brain, Config, Module, Text, Training
 from neurogen_numba.errors import CheckpointError, ConfigError
+from neurogen_numba.planning import budget
 from neurogen_numba.presets import PRESETS
 from neurogen_numba.text.tokenizer import ByteTokenizer, CharTokenizer
 
@@ -425,6 +427,16 @@ def test_a_prompt_of_full_length_comes_back():
     with pytest.raises(ConfigError) as error:
         model().generate(text(5), 4)
     assert one_sentence(error) == "max_length 4: shorter than the prompt, which has 5 tokens"
+
+
+def test_a_thalamus_that_no_synapse_reaches_learns():
+    """Without feedback and lateral synapses its current comes from the tokens alone."""
+    config = tiny.config(brain={"vocabulary": 40, "feedback": 0, "thalamus": Module(tiny.BRAIN.thalamus.neurons, lateral=0)})
+    model = NeuroGenModel.from_config(config, backend="cpu")
+    assert not any(arc.target == "thalamus.current" for arc in model.brain.arcs)
+    ids = np.random.default_rng(0).integers(0, 40, (4, 25))
+    losses = [model.train_step(ids[:, :-1], ids[:, 1:], 0.01)[0] for _ in range(30)]
+    assert losses[-1] < 0.9 * losses[0] and sum(budget.plan(config, budget.Card.assumed(config)).values()) > 0
 
 
 def test_generation_leaves_the_model_and_its_training_alone():

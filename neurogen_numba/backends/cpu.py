@@ -76,7 +76,7 @@ class CpuBackend(Backend):
         self._recording = threading.local()  # its tape: that of the thread that records
 
     def launch(self, loop, *arguments):
-        """Run a loop of kernels/; while a step is recorded it goes on the tape. With one thread it is the loop compiled for one."""
+        """Run a loop of kernels/. While a step is recorded it goes on the tape; with one thread, as it is compiled for one."""
         tape = getattr(self._recording, "tape", None)
         if tape:
             tape.call(loop.serial if numba.get_num_threads() == 1 else loop, arguments)
@@ -232,7 +232,7 @@ class CpuBackend(Backend):
             numba.set_num_threads(threads)
 
     def record(self, step):
-        return step  # to call loops is cheap beside what they do
+        return step  # of learning and scoring: to call loops is cheap beside what they do
 
     def record_calls(self, step):
         """The first call runs the step and puts its calls on a tape, which the others run. Of a step that raises nothing is kept."""

@@ -296,10 +296,7 @@ class CudaBackend(Backend):
     ):
         C, B, N = c.shape
         across, threads, columns = self._hypercolumns(N, hypercolumn)
-        at_once = population.AT_ONCE
-        tokens = (
-            max(1, min(blocks(C, at_once), population.TILE_BYTES // (4 * threads * at_once))) * at_once
-        )  # whose c fit into shared memory
+        tokens = max(1, min(C, population.TILE_BYTES // (4 * threads)))  # whose currents fit into shared memory
         rows = population.NeuronState(*self._flat(*state))
         rings = *self._ring(axon, B), *self._ring(trace, B)
         arrays = rows, *self._flat(r), *rings, first, *self._flat(c, gate), parameters, gain_scale, beta_scale

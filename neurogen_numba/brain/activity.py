@@ -178,9 +178,9 @@ class Activity:
     def rings(self) -> dict[str, dict]:
         """Ring buffers of the values that axons carried, as the synapses read them: the names of histories in `state` -> views, read-only.
 
-        Token t of a segment is in row (start[0] + t) % rows; between segments the last token is t = -1. value [words, rows, B, 64], neuron n
-        in word n // 64, is float32 on the CPU and has the dtype of the products on a GPU. On the CPU, bit n % 64 of fired [words, rows, B]
-        uint64 tells whether the neuron fired.
+        Token t of a segment is in row (start[0] + t) % rows; between segments the last token is t = -1. value [words, rows, B, 64], with
+        neuron n in word n // 64, is float32 on the CPU and has the dtype of the products on a GPU. On the CPU, bit n % 64 of fired [words,
+        rows, B] uint64 tells whether the neuron fired.
         """
         return {name: self.synapses.ring(signal) for name, signal in self._histories().items()}
 

@@ -61,6 +61,7 @@ class Brain:
         late = {arc: arc.first_delay // config.chunk for arc in self.arcs}
         self._sources = {c: [(arc.source, late[arc]) for arc in self.arcs if arc.target in c.inputs] for c in self.components}
         self._targets = {c: [(arc.target, late[arc]) for arc in self.arcs if arc.source in c.outputs] for c in self.components}
+        self.fed = frozenset(arc.target for arc in self.arcs)  # currents that synapses contribute to
         # currents of populations whose gradient only synapses read; that of the Thalamus goes to the embedding, too
         self.direct_gradients = frozenset((*(f"{name}.current" for name in MODULES[1:]), "broca.gate"))
         # currents of readouts that synapses read again: they are copied to the signals that they are
@@ -194,7 +195,7 @@ class Brain:
                     self._source_grads(act, component, first, last)
                     component.backward(act, first, last)
                     for name in component.inputs:
-                        if name not in act.direct_gradients:
+                        if name in self.fed and name not in act.direct_gradients:
                             act.synapses.set_current_grad(name, first, last, act.currents[name].gradient[: last - first])
                 mark = streams.mark(component.stream)
                 marks |= {(name, chunk): mark for name in (*component.inputs, *component.outputs)}

@@ -54,10 +54,19 @@ class Arc:
         return -(-self.targets // self.bundle)
 
     @property
+    def covers(self) -> bool:
+        """Whether a target reads every source at every delay."""
+        return self.fan_in >= self.sources * self.delays
+
+    @property
     def bundles_per_tile(self) -> int:
-        """Bundles that a tile reads: the fan-in rounded to whole bundles, at least one, at most all pairs of block and delay."""
-        pairs, nearest = self.blocks * self.delays, (2 * self.fan_in + self.bundle) // (2 * self.bundle)
-        return pairs if self.fan_in >= self.sources * self.delays else min(max(1, nearest), pairs)
+        """Bundles that a tile reads: the fan-in rounded to whole bundles, or all pairs of block and delay."""
+        return self.blocks * self.delays if self.covers else self.nearest_bundles
+
+    @property
+    def nearest_bundles(self) -> int:
+        """The fan-in rounded to whole bundles, at least one, at most all pairs of block and delay."""
+        return min(max(1, (2 * self.fan_in + self.bundle) // (2 * self.bundle)), self.blocks * self.delays)
 
     @property
     def synapses_per_target(self) -> int:

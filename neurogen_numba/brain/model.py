@@ -268,10 +268,10 @@ class NeuroGenModel:
     def restore(cls, path, gpu_device: int = 0, backend: str | Backend = "auto") -> tuple[NeuroGenModel, dict[str, np.ndarray], dict]:
         """(model, state, trainer) as `save` was given them."""
         model, saved, groups = cls._saved(path, gpu_device, backend)
-        if _before_bundles(groups["brain"]):
+        if model._drawn_anew(groups["brain"]):
             raise CheckpointError(
-                f"{path}: its synapses are scattered one by one, or dense, as they were before bundles; `neurogen migrate {path} runs/NEW` "
-                "takes over its neurons, embedding and decoder, and draws the synapses anew"
+                f"{path}: its synapses are not in bundles as this version has them; `neurogen migrate {path} runs/NEW` takes over its "
+                "neurons, embedding and decoder, and draws these synapses anew"
             )
         trainer = saved.documents["trainer"]
         if not isinstance(trainer.get("updates"), int):
@@ -286,12 +286,12 @@ class NeuroGenModel:
         `brain.drawn_anew` names them.
         """
         model, saved, groups = cls._saved(path, 0, "cpu")
-        if not _before_bundles(groups["brain"]):
+        drawn = model._drawn_anew(groups["brain"])
+        if not drawn:
             return cls.load(path, backend="cpu")
         model.brain.initialise(model.config.training.seed)
-        drawn = [arc.name for arc in model.brain.arcs if np.ndim(groups["brain"].get(f"{arc.name}.weight")) != 3]
         model.brain.drawn_anew = frozenset(drawn)
-        gone = {f"{name}.{what}" for name in drawn for what in ("row_start", "target", "weight")}
+        gone = {f"{name}.{what}" for name in drawn for what in ("row_start", "target", "block", "delay", "weight")}
         groups["brain"] = {name: array for name, array in groups["brain"].items() if name not in gone}
         groups["brain"] |= {name: array for name, array in model.brain.structure().items() if name not in groups["brain"]}
         groups["brain"] |= {f"{name}.weight": model.brain.parameters.value[f"{name}.weight"] for name in drawn}
@@ -315,6 +315,14 @@ class NeuroGenModel:
         model = cls.__new__(cls)
         model._setup(config, backend, gpu_device, Tokenizer.load(saved.tokenizer_folder) if saved.tokenizer_folder else None)
         return model, saved, groups
+
+    def _drawn_anew(self, tensors) -> list[str]:
+        """The projections whose synapses in a checkpoint are of an older form: scattered, dense, or in another number of bundles where the
+        fan-in covers all sources."""
+        known = [(arc, np.shape(tensors.get(f"{arc.name}.weight", ()))) for arc in self.brain.arcs]
+        scattered_or_dense = [arc.name for arc, shape in known if len(shape) in (1, 2)]
+        fewer = [arc.name for arc, shape in known if shape[:1] == (arc.tiles * arc.nearest_bundles,) < arc.weight_shape[:1]]
+        return scattered_or_dense + fewer
 
     def _fill(self, groups, updates, where):
         """Load the tensors of `snapshot`. Raises CheckpointError for tensors of another shape."""
@@ -360,11 +368,6 @@ class NeuroGenModel:
             worst = array.max() if array.max() >= vocabulary else array.min()
             raise ConfigError(f"{what}: token id {worst} is out of range; this model knows 0 to {vocabulary - 1}")
         return np.ascontiguousarray(np.atleast_2d(array).T, np.int32)
-
-
-def _before_bundles(tensors) -> bool:
-    """Whether a checkpoint has synapses from before bundles, in a row per delay and source, or as a dense matrix."""
-    return any(name.endswith(".row_start") or (name.endswith(".weight") and array.ndim == 2) for name, array in tensors.items())
 
 
 def _path(path):

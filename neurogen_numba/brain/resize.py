@@ -167,7 +167,7 @@ def _projections(old, new):
             yield Row(name, theirs and theirs.weight.shape, mine.weight.shape, why)
             continue
         if arc.name in old.drawn_anew:
-            yield Row(name, None, mine.weight.shape, "drawn anew: its synapses were not in bundles")
+            yield Row(name, None, mine.weight.shape, "drawn anew: its synapses were not in bundles as they are now")
             continue
         sources = line(arc.source, old.config, new.config, (theirs.arc.sources, arc.sources))
         targets = line(arc.target, old.config, new.config, (theirs.arc.targets, arc.targets))
