@@ -120,8 +120,8 @@ def make_population_forward(graded: bool, smooth: bool, traced: bool, gated: boo
         """Block (i, b): the i-th `columns` hypercolumns of sequence b. ring, trace_ring [words, rows B, WORD]: of the axon and the trace;
         `first`: the chunk's first token in its segment.
 
-        `tokens` at a time: 1. every thread fetches its neuron's currents into shared memory; 2. a warp per token
-        and hypercolumn sums their squares; 3. every thread scans its neuron.
+        `tokens` at a time: 1. every thread fetches its neuron's currents into shared memory; 2. a warp per token and hypercolumn sums their
+        squares; 3. every thread scans its neuron.
         """
         shared = cuda.shared.array(0, numba.float32)  # currents [tokens, threads], then r [tokens, columns]
         currents, gates = cuda.local.array(AT_A_TIME, np.float32), cuda.local.array(AT_A_TIME, np.float32)
