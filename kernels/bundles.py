@@ -25,14 +25,14 @@ from .half import store
 from .jit import ZERO
 from .launch import SIMULATED, device, gpu
 from .mma import EDGE, first_halves, high, low, outer, second_halves
-from .vector import WORD as MASK_BITS
+from .vector import WORD as LINE
 
 if not SIMULATED:
     from .mma import copy, end_of_copies, multiply, pair, store_pair, wait_for_copies
 
 SLICE = 16  # numbers of a sum that one tile product takes, and that an entry of `gather` has
 WORD = 4  # neighbouring numbers: 8 bytes of 16-bit numbers
-LINE = MASK_BITS  # neighbouring numbers of a column that lie together: the largest bundle, and what a ring's word has on the CPU
+# LINE: neighbouring numbers of a column that lie together: the largest bundle, and a ring's word on the CPU (vector.py)
 SLICE_WORDS = SLICE // WORD
 THREADS, WARPS, OF_WARP = 128, 4, 32  # of a block on tensor cores, at most; columns of a warp
 COLUMNS = SLICE, 2 * OF_WARP, WARPS * OF_WARP  # of a block on tensor cores
@@ -51,10 +51,10 @@ LATE = 2  # the delay, in columns
 LENGTH = 3  # columns of the matrix, after which a ring begins again
 RING = 4  # index in `start` of the row at which the ring begins
 FIRST, LAST = 5, 6  # the outputs that the weights lead to, within the tile and in eights: the first, and the one after the last
-OF_ENTRY = 7
+ENTRY_COLUMNS = 7
 # Columns of the table of bundles [G, 6] int32, for weight gradients: as above, and of the current's gradient:
 D_PLACE = 5
-OF_BUNDLE = 6
+BUNDLE_COLUMNS = 6
 # Columns of the table of output tiles [tiles, 8] int32:
 OUT = 0  # which of the outputs
 NUMBER = 1  # the tile's first number in a row of it
@@ -62,7 +62,7 @@ SIZE = 2  # numbers of a row
 BEGIN, END = 3, 4  # its entries: the first, and the one after the last
 # and where its rows are stored once more, in a ring of x, rounded, or -1: as PLACE, RING and LENGTH above
 COPY_PLACE, COPY_RING, COPY_LENGTH = 5, 6, 7
-OF_TILE = 8
+TILE_COLUMNS = 8
 OUTPUTS = 3  # of a launch, at most
 RINGS = 2 * OF_WARP  # at most: a block of `gather` has as many threads at least
 
@@ -118,7 +118,7 @@ def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed:
         shares = cuda.shared.array(BLOCK_DIM, np.uint32)  # FIRST and LAST
         places = cuda.shared.array(BLOCK_DIM, np.uint64)
         others = cuda.shared.array(OTHERS, np.float32)  # [WARPS - 1, TILES, 4, lanes]
-        own_tile = cuda.shared.array(OF_TILE, np.int32)
+        tile_row = cuda.shared.array(TILE_COLUMNS, np.int32)
         starts = cuda.shared.array(RINGS, np.int32)
         acc = cuda.local.array((ROWS, TILES, 4), np.float32)
         a = cuda.local.array((ROWS, 4), np.uint32)
@@ -129,8 +129,8 @@ def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed:
         fetched, half, first_row = u32(thread % u32(COPIERS) // u32(2)), u32(thread % u32(2) * u32(2)), u32(thread // u32(COPIERS))
         to_x = u32(u32(fetched * u32(X_SLICE)) + u32(first_row * u32(SLICE_WORDS)) + half)
         from_x, last_column = u32(u32(upper + g) * u32(SLICE_WORDS) + q), u32(columns - 1)
-        if thread < OF_TILE:
-            own_tile[thread] = tiles[tile, thread]
+        if thread < TILE_COLUMNS:
+            tile_row[thread] = tiles[tile, thread]
         if thread < start.size:
             starts[thread] = start[thread]
         for m in range(ROWS):
@@ -138,7 +138,7 @@ def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed:
                 for i in range(4):
                     acc[m, n, i] = ZERO
         cuda.syncthreads()  # the block's tile and the rings are known
-        begin, end = own_tile[BEGIN], own_tile[END]
+        begin, end = tile_row[BEGIN], tile_row[END]
         while begin < end:
             # 1. A thread looks an entry up, so that nobody waits for tables later.
             count = u32(min(end - begin, BLOCK_DIM))
@@ -218,15 +218,15 @@ def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed:
                 for n in range(TILES):
                     for i in range(4):
                         acc[0, n, i] += others[u32(u32(((other * TILES + n) * 4 + i) * 32) + lane)]
-        out, which, size = out_0, own_tile[OUT], np.uint64(own_tile[SIZE])
+        out, which, size = out_0, tile_row[OUT], np.uint64(tile_row[SIZE])
         if which == 1:
             out = out_1
         elif which == 2:
             out = out_2
-        number = np.uint64(own_tile[NUMBER]) + np.uint64(u32(2) * q)
-        even, copied = size % _TWO == 0, not back and own_tile[COPY_PLACE] >= 0
-        copy_row = (starts[own_tile[COPY_RING]] + first) * batch  # of the ring's columns
-        copy_place, length = SLICE // 2 * np.uint64(own_tile[COPY_PLACE]), own_tile[COPY_LENGTH]
+        number = np.uint64(tile_row[NUMBER]) + np.uint64(u32(2) * q)
+        even, copied = size % _TWO == 0, not back and tile_row[COPY_PLACE] >= 0
+        copy_row = (starts[tile_row[COPY_RING]] + first) * batch  # of the ring's columns
+        copy_place, length = SLICE // 2 * np.uint64(tile_row[COPY_PLACE]), tile_row[COPY_LENGTH]
         for m in range(ROWS):
             for half in range(2):
                 c = np.int64(u32(column + upper + g)) + m * SLICE + 8 * half
@@ -268,7 +268,7 @@ def make_weight_grad(kind: int, size: int):
     STAGES = min(MAX_STAGES, SHARED // (2 * 8 * STAGE))
     assert STAGES > 1, "a stage is filled while another one is read: make it smaller, or SHARED larger"
     WORDS, AHEAD = STAGES * STAGE, STAGES - 1
-    COPIERS, OF_BUNDLE = 2 * SLICES, THREADS // BUNDLES  # threads that fetch one column, 16 bytes each; and a bundle
+    COPIERS, THREADS_OF_BUNDLE = 2 * SLICES, THREADS // BUNDLES  # threads that fetch one column, 16 bytes each; and a bundle
 
     @device
     def number_of(row):
@@ -289,10 +289,10 @@ def make_weight_grad(kind: int, size: int):
         a = cuda.local.array((A_TILES, 4), np.uint32)
         b = cuda.local.array((B_TILES, 2), np.uint32)
         thread = u32(cuda.threadIdx.x)
-        lane, warp, own = u32(thread % u32(32)), u32(thread // u32(32)), u32(thread // u32(OF_BUNDLE))
+        lane, warp, own = u32(thread % u32(32)), u32(thread // u32(32)), u32(thread // u32(THREADS_OF_BUNDLE))
         g, q, above, left = u32(lane // u32(4)), u32(lane % u32(4)), u32(warp // u32(ACROSS) % u32(ACROSS)), u32(warp % u32(ACROSS))
         fetched, half = u32(thread % u32(COPIERS) // u32(2)), u32(thread % u32(2) * u32(2))
-        first_row = u32(thread % u32(OF_BUNDLE) // u32(COPIERS))
+        first_row = u32(thread % u32(THREADS_OF_BUNDLE) // u32(COPIERS))
         number, part = np.int64(cuda.blockIdx.x) * BUNDLES + np.int64(own), np.int64(u32(fetched * u32(SLICE_WORDS)) + half)
         bundle = min(number, bundles.shape[0] - 1)
         length = u32(bundles[bundle, LENGTH])
@@ -300,12 +300,12 @@ def make_weight_grad(kind: int, size: int):
         base = u32(late + (bundles[bundle, LENGTH] if late < 0 else 0))
         place = np.uint64(bundles[bundle, PLACE] * np.int64(SLICE_WORDS) + part)
         d_place = np.uint64(bundles[bundle, D_PLACE] * np.int64(SLICE_WORDS) + part)
-        sharer = own  # the first bundle of the block that has the same targets
+        reader = own  # the first bundle of the block with the same targets: it fetches d for all of them
         for other in range(BUNDLES - 1, -1, -1):
             if bundles[min(number - np.int64(own) + other, bundles.shape[0] - 1), D_PLACE] == bundles[bundle, D_PLACE]:
-                sharer = u32(other)
+                reader = u32(other)
         # words of a buffer: where this thread's copies go, and where its first factors are, of sources and of targets
-        slices, d_slices, filled, read = u32(own * u32(SLICES)), u32(sharer * u32(SLICES)), u32(0), u32(0)
+        slices, d_slices, filled, read = u32(own * u32(SLICES)), u32(reader * u32(SLICES)), u32(0), u32(0)
         to_word = u32(u32(u32(slices + fetched) * u32(OF_SLICE)) + u32(first_row * u32(SLICE_WORDS)) + half)
         x_slice, d_slice = slices, d_slices
         if WIDE == 32:
@@ -324,11 +324,11 @@ def make_weight_grad(kind: int, size: int):
                 cuda.syncthreads()  # of every thread's; and the buffer of the stage before this one has been read
             if u32(row - first_row) < all_columns:
                 to = u32(u32(filled * u32(STAGE)) + to_word)
-                for k in range(STAGE_COLUMNS * COPIERS // OF_BUNDLE):
-                    c = u32(row + u32(k * (OF_BUNDLE // COPIERS)))
+                for k in range(STAGE_COLUMNS * COPIERS // THREADS_OF_BUNDLE):
+                    c = u32(row + u32(k * (THREADS_OF_BUNDLE // COPIERS)))
                     inside, c = 16 if c < all_columns else 0, min(c, u32(all_columns - u32(1)))
-                    at = u32(to + u32(k * (OF_BUNDLE // COPIERS) * SLICE_WORDS))
-                    if sharer == own:
+                    at = u32(to + u32(k * (THREADS_OF_BUNDLE // COPIERS) * SLICE_WORDS))
+                    if reader == own:
                         copy(kind, ds, at, d, d_place + np.uint64(c) * _LINE_WORDS, inside)
                     c = u32(base + c)
                     c = min(c, u32(c - length))  # before the end of the ring, the difference wraps around and is the larger

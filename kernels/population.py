@@ -32,7 +32,7 @@ from .vector import WORD, nonzero_bits, prefetch
 BLOCK_DIM = 4 if SIMULATED else 256  # threads that a CUDA block has about, where hypercolumns are smaller than that
 MAX_REGISTERS = 64  # of a thread: a block of 1,024 threads, the largest hypercolumn, then fits into a multiprocessor
 TILE_BYTES = 64 if SIMULATED else 16 * 2**10  # shared memory of a block, about
-AT_ONCE, BACK_AT_ONCE = 16, 2  # tokens whose currents, or gates too, a thread has on their way: the first takes hundreds of cycles
+LOADS, BACK_LOADS = 16, 2  # tokens whose currents a thread loads together, forward and backward: one load takes hundreds of cycles
 RESIDENT = 1024  # threads that a multiprocessor runs at once, with MAX_REGISTERS each
 SEQUENCES = 4  # of a CPU task of the backward pass
 CACHE_LINE = 16  # numbers that come into the cache together
@@ -94,7 +94,7 @@ def axon_value(v, drop, key, place, graded, smooth):
 def make_population_forward(graded: bool, smooth: bool, traced: bool, gated: bool):
     """`population_forward` of axons that carry the membrane potential (graded) or bare events, with output traces and a gate or without;
     smooth: the test mode."""
-    AT_A_TIME = AT_ONCE // 4 if gated else AT_ONCE  # tokens whose loads go out together
+    TOGETHER = LOADS // 4 if gated else LOADS  # with gates, more would not fit into the registers
 
     @gpu(max_registers=MAX_REGISTERS)
     def population_forward(
@@ -124,7 +124,7 @@ def make_population_forward(graded: bool, smooth: bool, traced: bool, gated: boo
         squares; 3. every thread scans its neuron.
         """
         shared = cuda.shared.array(0, numba.float32)  # currents [tokens, threads], then r [tokens, columns]
-        currents, gates = cuda.local.array(AT_A_TIME, np.float32), cuda.local.array(AT_A_TIME, np.float32)
+        currents, gates = cuda.local.array(TOGETHER, np.float32), cuda.local.array(TOGETHER, np.float32)
         N, B, size, columns = u32(parameters.alpha.size), u32(gain_scale.size), u32(hypercolumn), u32(columns)
         row, H, thread, width = u32(B * N), u32((N + size - U1) // size), u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
         C, at_once = u32(u32(c.size) // row), u32(tokens)
@@ -149,17 +149,17 @@ def make_population_forward(graded: bool, smooth: bool, traced: bool, gated: boo
             count = min(u32(C - done), at_once)
             k, j = thread, u32((done * B + b) * N + n)
             while here and k < count * width:  # 1.
-                for s in range(AT_A_TIME):
+                for s in range(TOGETHER):
                     inside, i_s = u32(k + u32(s) * width) < u32(count * width), u32(j + u32(s) * row)
                     currents[s] = c[i_s] if inside else ZERO
                     if gated:
                         gates[s] = gate[i_s] if inside else ZERO
-                for s in range(AT_A_TIME):
+                for s in range(TOGETHER):
                     if gated:
                         currents[s] = gate_step(currents[s], gates[s])
                     if u32(k + u32(s) * width) < u32(count * width):
                         shared[u32(k + u32(s) * width)] = currents[s]
-                k, j = u32(k + u32(AT_A_TIME) * width), u32(j + u32(AT_A_TIME) * row)
+                k, j = u32(k + u32(TOGETHER) * width), u32(j + u32(TOGETHER) * row)
             cuda.syncthreads()  # waits for the currents
             task, lane = u32(thread // u32(WARP)), u32(thread % u32(WARP))
             while task < count * columns:  # 2.
@@ -217,7 +217,7 @@ def fetch_token(ds, dy, state, r, c, gate, i, j, traced, gated):
 @functools.cache
 def make_population_backward(graded: bool, smooth: bool, traced: bool, gated: bool):
     """`population_backward` of the same kinds as `make_population_forward`."""
-    AT_A_TIME = BACK_AT_ONCE if gated else 1  # tokens in step 3, which without a gate fetches nothing
+    TOGETHER = BACK_LOADS if gated else 1  # tokens in step 3, which without a gate loads nothing
 
     @gpu(max_registers=MAX_REGISTERS)
     def population_backward(
@@ -248,11 +248,11 @@ def make_population_backward(graded: bool, smooth: bool, traced: bool, gated: bo
 
         Tokens go backwards, `tokens` of them at a time: 1. every thread scans its neuron and leaves r dx and x in shared memory; 2. a warp
         per token and hypercolumn sums r dx x; 3. every thread writes its neuron's gradient, times `scale`. d_current, d_gate [lines,
-        columns, 2^shift or more] of any kind of float, from column `offset` on. partial [groups PARAMETERS, N]: the group's share of the
-        parameters' gradients.
+        columns, numbers of a line] of any kind of float, from column `offset` on: neuron n is in line n >> shift. partial [groups
+        PARAMETERS, N]: the group's share of the parameters' gradients.
         """
         shared = cuda.shared.array(0, numba.float32)  # r dx and x [tokens, threads] each, then the means [tokens, columns]
-        currents, gates = cuda.local.array(AT_A_TIME, np.float32), cuda.local.array(AT_A_TIME, np.float32)
+        currents, gates = cuda.local.array(TOGETHER, np.float32), cuda.local.array(TOGETHER, np.float32)
         N, B, size, columns = u32(parameters.alpha.size), u32(gain_scale.size), u32(hypercolumn), u32(columns)
         row, H, thread, width = u32(B * N), u32((N + size - U1) // size), u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
         C, at_once = u32(u32(c.size) // row), u32(tokens)
@@ -326,20 +326,20 @@ def make_population_backward(graded: bool, smooth: bool, traced: bool, gated: bo
                 s = u32(0)
                 while here and s < count:  # 3.
                     if gated:
-                        for t in range(AT_A_TIME):
+                        for t in range(TOGETHER):
                             at = u32(u32((left + min(u32(s + u32(t)), u32(count - U1))) * B + b) * N + n)
                             currents[t], gates[t] = c[at], gate[at]
-                    for t in range(AT_A_TIME):
+                    for t in range(TOGETHER):
                         if s < count:
                             k, token = u32(s * width + thread), u32((left + s) * B + b)
                             mean = shared[u32(means + s * columns + thread // size)]
                             d = normalize_step_backward(shared[k], shared[u32(x_tile + k)], mean)
                             column, line = np.uint64(u32(token + u32(offset))), n >> u32(shift)
-                            own_n, line = np.uint64(n - (line << u32(shift))), np.uint64(line)
+                            in_line, line = np.uint64(n - (line << u32(shift))), np.uint64(line)
                             if gated:
                                 d, dg = gate_step_backward(d, currents[t], gates[t])
-                                store(d_gate[line], column, own_n, dg * scale)
-                            store(d_current[line], column, own_n, d * scale)
+                                store(d_gate[line], column, in_line, dg * scale)
+                            store(d_current[line], column, in_line, d * scale)
                             s = u32(s + U1)
             if here:
                 carry.v[begin], carry.a[begin] = dv, da

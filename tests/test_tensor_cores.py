@@ -13,26 +13,26 @@ from neurogen_numba.errors import ConfigError
 from neurogen_numba.kernels import bundles
 from neurogen_numba.kernels.bundles import (
     BEGIN,
+    BUNDLE_COLUMNS,
     COPY_LENGTH,
     COPY_PLACE,
     COPY_RING,
     D_PLACE,
     END,
+    ENTRY_COLUMNS,
     FIRST,
     LAST,
     LATE,
     LENGTH,
     LINE,
     NUMBER,
-    OF_BUNDLE,
-    OF_ENTRY,
-    OF_TILE,
     OUT,
     PLACE,
     RING,
     SIZE,
     SLICE,
     THREADS,
+    TILE_COLUMNS,
     WEIGHT,
     WORD,
 )
@@ -90,7 +90,7 @@ def test_gather(kind, width, at_once, back, mixed, numbers, batch, slices):
     rng, count, columns = np.random.default_rng(width), sum(slices), 3 * batch
     x, weight = short(rng.standard_normal((ROWS * batch, SOURCES))), short(rng.standard_normal((count, SLICE, width)))
     block, delay = rng.integers(0, SOURCES // SLICE, count), rng.integers(0, 4, count)
-    entries = np.zeros((count, OF_ENTRY), np.int32)
+    entries = np.zeros((count, ENTRY_COLUMNS), np.int32)
     entries[:, PLACE], entries[:, LATE] = place_of(SLICE * block, ROWS * batch) // SLICE, delay * batch
     entries[:, LENGTH], entries[:, RING] = ROWS * batch, 0
     share = np.minimum(width, 16 * 2 ** rng.integers(0, 3, count)) if mixed else np.full(count, width)  # of the tile, for each slice
@@ -99,7 +99,7 @@ def test_gather(kind, width, at_once, back, mixed, numbers, batch, slices):
     entries[:, WEIGHT] = np.cumsum([0, *share[:-1]]) * SLICE // WORD
     own = [weight[e, :, first[e] : first[e] + share[e]] for e in range(count)]
     start, limit, scale = np.cumsum([0, *slices], dtype=np.int32), 4 * batch, np.float32(0.25)
-    tiles = np.zeros((len(slices), OF_TILE), np.int32)
+    tiles = np.zeros((len(slices), TILE_COLUMNS), np.int32)
     place = [(which, number) for which, size in enumerate(numbers) for number in range(0, size, width)]
     tiles[:, OUT], tiles[:, NUMBER] = np.transpose(place)
     tiles[:, BEGIN], tiles[:, END] = start[:-1], start[1:]
@@ -141,7 +141,7 @@ def test_weight_grad(kind, size, batch, count):
     x, d = (short(rng.standard_normal((rows * batch, numbers))) for rows, numbers in ((ROWS, SOURCES), (6, targets)))
     block, tile, delay = (rng.integers(0, below, count) for below in (SOURCES // size, targets // size, 4))
     place = rng.permutation(count)  # of its weights
-    table = np.zeros((count, OF_BUNDLE), np.int32)
+    table = np.zeros((count, BUNDLE_COLUMNS), np.int32)
     table[:, PLACE], table[:, D_PLACE] = (place_of(number * size, matrix) // SLICE for number, matrix in ((block, len(x)), (tile, len(d))))
     table[:, LATE], table[:, LENGTH], table[:, WEIGHT] = delay * batch, ROWS * batch, place * size * size // WORD
     gradient = short(rng.standard_normal((count, size, size)))

@@ -405,8 +405,8 @@ class SynapticState(ABC):
 
     def current_grad(self, current: str, first: int, last: int):
         """(array [lines, columns, numbers of a line], first column, scale): where the gradient of a current, times scale, may be written
-        instead of calling `set_current_grad`. Only where `direct_gradients` is true; raises NotImplementedError elsewhere."""
-        raise NotImplementedError
+        instead of calling `set_current_grad`. None without `direct_gradients`."""
+        return None
 
     @abstractmethod
     def set_current_grad(self, current: str, first: int, last: int, gradient):

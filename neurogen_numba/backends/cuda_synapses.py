@@ -10,20 +10,19 @@ from ..errors import ConfigError
 from ..kernels import bundles, mma
 from ..kernels.bundles import (
     BEGIN,
+    BUNDLE_COLUMNS,
     COPY_LENGTH,
     COPY_PLACE,
     COPY_RING,
     D_PLACE,
     END,
+    ENTRY_COLUMNS,
     FIRST,
     LAST,
     LATE,
     LENGTH,
     LINE,
     NUMBER,
-    OF_BUNDLE,
-    OF_ENTRY,
-    OF_TILE,
     OUT,
     OUTPUTS,
     PLACE,
@@ -31,6 +30,7 @@ from ..kernels.bundles import (
     SIZE,
     SLICE,
     SLICE_WORDS,
+    TILE_COLUMNS,
     WEIGHT,
     WORD,
 )
@@ -130,7 +130,7 @@ class CudaSynapticState(SynapticState):
 
     @staticmethod
     def _place(first, columns, number):
-        """Where a number of a matrix's first column is; the matrix begins at `first` and has so many columns."""
+        """Index in the flat array of a number of the first column, of a matrix with `columns` columns that begins at index `first`."""
         return first + number // LINE * LINE * columns + number % LINE
 
     def _common(self, table, rows):
@@ -142,7 +142,7 @@ class CudaSynapticState(SynapticState):
     def _learned(self, size):
         """The table of the bundles of a size, for `weight_grad`."""
         rows = self.synapses.learned[size]
-        table = np.zeros((len(rows), OF_BUNDLE), np.int32)
+        table = np.zeros((len(rows), BUNDLE_COLUMNS), np.int32)
         table[:, LENGTH] = self._read(table, rows, "source", PLACE)
         self._read(table, rows, "target", D_PLACE)
         self._common(table, rows)
@@ -157,7 +157,7 @@ class CudaSynapticState(SynapticState):
         tiles, entries, their_tiles = [], [], []
         for number, name in enumerate(names):
             numbers = self._numbers(name, back)
-            own, first_tile = np.zeros((blocks(numbers, width), OF_TILE), np.int32), sum(map(len, tiles))
+            own, first_tile = np.zeros((blocks(numbers, width), TILE_COLUMNS), np.int32), sum(map(len, tiles))
             own[:, OUT], own[:, NUMBER], own[:, SIZE], own[:, COPY_PLACE] = number, np.arange(len(own)) * width, numbers, -1
             if not back and name in self.copied:
                 signal = self.copied[name]
@@ -188,7 +188,7 @@ class CudaSynapticState(SynapticState):
         # the weights of a slice lie one after the other, but those that are learned where they are read backward
         learned = self.synapses.kind is None and read == "target"
         rows["weight"] += slices * (SLICE_WORDS if learned else SLICE * words) + part * (width // 8 * 32)
-        table = np.zeros((len(rows), OF_ENTRY), np.int32)
+        table = np.zeros((len(rows), ENTRY_COLUMNS), np.int32)
         table[:, LENGTH] = self._read(table, rows, read, PLACE)
         self._common(table, rows)
         table[:, FIRST] = first_out % width // 8

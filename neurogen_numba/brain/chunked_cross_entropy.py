@@ -13,7 +13,7 @@ import math
 from ..kernels.adamw import BLOCK
 from ..kernels.softmax import LOWEST
 
-SHARE = 4  # a block has one part in so many of the logits that the backend lets be in memory: where this is used, memory is scarce
+FRACTION = 4  # a block holds at most `backend.logits` / FRACTION logits: whoever trains this way has little memory
 
 
 class DecoderBlocks:
@@ -26,7 +26,7 @@ class DecoderBlocks:
         backend, (vocabulary, size), tokens = decoder.backend, decoder.shape, act.tokens * act.batch
         zeros = backend.zeros
         unit = math.lcm(backend.whole_rows, BLOCK // math.gcd(BLOCK, size))  # rows; a block of them starts at a multiple of BLOCK numbers
-        fitting = backend.logits // SHARE // max(tokens, size) // unit * unit
+        fitting = backend.logits // FRACTION // max(tokens, size) // unit * unit
         self.rows = min(max(fitting, unit), -(-decoder.rows // unit) * unit)
         self.vocabulary, self.all_rows = vocabulary, decoder.rows
         self.logits = zeros((tokens, self.rows))

@@ -99,7 +99,7 @@ def cost(call: Call) -> tuple[float, float]:
     arrays = {key: x for key, x in call.arguments().items() if hasattr(x, "nbytes") and x.ndim}
     moved = sum(x.nbytes * (2 if name in twice else 1) for (name, _), x in arrays.items())
     moved += sum(ring.itemsize * arrays[WRITERS[call.name], 0].size for ring in call.rings())
-    for name in ("d_current", "d_gate"):  # of a whole segment, perhaps, of which the call writes a chunk
+    for name in ("d_current", "d_gate"):  # arrays of a segment; a call writes those of its chunk
         if (name, 0) in arrays:
             moved += arrays[name, 0].itemsize * arrays["c", 0].size - arrays[name, 0].nbytes
     if call.name in OF_ROWS:
