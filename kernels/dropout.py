@@ -11,11 +11,10 @@ from numba.extending import register_jitable
 
 from .half import store
 from .jit import ONE, ZERO, cpu
-from .launch import SIMULATED, gpu
+from .launch import gpu
 from .rng import uniform
 
 _FIRST_ROW = np.uint64(0)
-BLOCKS = 1 if SIMULATED else 4096  # per launch at most: several times what the largest card runs concurrently
 
 
 @register_jitable

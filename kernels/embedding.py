@@ -3,6 +3,7 @@
 import numpy as np
 from numba import cuda
 
+from .dropout import kept
 from .jit import ZERO, cpu_serial
 from .launch import THREADS, WARP, ballot, gpu
 from .memory_access import read
@@ -29,6 +30,30 @@ def embedding_forward_cpu(x, weight, tokens):
     for t in range(C):
         for b in range(B):
             x[t, b] = weight[tokens[t, b]]
+
+
+@gpu
+def scale_words(x, tokens, scale, rate, key):
+    """x[i] *= scale kept(rate, key, tokens[i]), x [P, E], tokens [P]: whole words are dropped (Gal & Ghahramani 2016, "A theoretically
+    grounded application of dropout in recurrent neural networks"). One block per position i."""
+    position, e = cuda.blockIdx.x, np.uint64(cuda.threadIdx.x)
+    factor = scale * kept(rate, key[0], np.uint64(tokens[position])) if rate > ZERO else scale
+    while e < np.uint64(x.shape[1]):
+        x[position, e] *= factor
+        e += np.uint64(cuda.blockDim.x)
+
+
+@cpu_serial()
+def scale_words_cpu(x, tokens, scale, rate, key):
+    """As `scale_words`, of x [C, B, E], tokens [C, B]."""
+    C, B = tokens.shape
+    for t in range(C):
+        for b in range(B):
+            row, factor = x[t, b], np.float32(scale)
+            if rate > ZERO:
+                factor *= kept(rate, key[0], np.uint64(tokens[t, b]))
+            for e in range(row.size):
+                row[e] *= factor
 
 
 @gpu

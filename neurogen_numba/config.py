@@ -132,6 +132,9 @@ class Training:
     clip: float = 1.0  # global norm of the gradient
     dropout: float = 0.0  # on embedding and readout
     axon_dropout: float = 0.0  # on axons
+    weight_drop: float = 0.0  # share of the synapses that a segment is learned without
+    word_dropout: float = 0.0  # share of the vocabulary whose embeddings a segment is learned without
+    average: int = 0  # updates that the weights are averaged over, for evaluation and use; 0: they are used as they are
     fresh: float = 0.02  # probability that a sequence is reset before a segment: a conversation begins with a zero state
     optimizer: str = "adamw"  # adamw; with less memory: adamw8bit, adafactor
     activation_memory: str = "full"  # of a segment, for the backward pass: full, half (16 bits), recompute
@@ -155,6 +158,7 @@ class Training:
             _at_least(self, "training", name, 1)
         for name in ("learning_rate", "warmup", "final_rate", "weight_decay", "max_minutes", "seed", "viz_interval", "final_eval_tokens"):
             _at_least(self, "training", name, 0)
+        _at_least(self, "training", "average", 0)
         for name in ("batch", "segment"):
             if getattr(self, name) > MOST:
                 raise ConfigError(f"training.{name}: at most {MOST:,}, not {getattr(self, name)}")
@@ -167,7 +171,7 @@ class Training:
             raise ConfigError(f"training.clip: a positive norm, not {self.clip}")
         if not 0 <= self.fresh <= 1:
             raise ConfigError(f"training.fresh: a share from 0 to 1, not {self.fresh}")
-        for name in ("dropout", "axon_dropout"):
+        for name in ("dropout", "axon_dropout", "weight_drop", "word_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"training.{name}: at least 0 and below 1, not {getattr(self, name)}")
         if self.optimizer not in OPTIMIZERS:

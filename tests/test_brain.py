@@ -663,12 +663,13 @@ def places_of(dropout):
 
 def test_a_mask_is_a_matter_of_seed_step_and_place():
     dropout, names = Dropout(backends.get("cpu"), 3, 0.2, 0.1, seed=5, step=8), set(Dropout.SITES)
-    assert names == {"embedding", "decoder", *(f"{name}.axon" for name in MODULES)} and len(names) == len(Dropout.SITES)
+    assert names == {"embedding", "decoder", "synapses", "words", *(f"{name}.axon" for name in MODULES)}
+    assert len(names) == len(Dropout.SITES)
     for (what, first), (rate, key, place) in places_of(dropout).items():
-        assert rate == np.float32(0.1 if what.endswith(".axon") else 0.2) and place == first * 3 * 7
+        assert rate == np.float32(0.1 if what.endswith(".axon") else 0 if what in ("synapses", "words") else 0.2) and place == first * 3 * 7
         assert (key.shape, key.dtype) == ((1,), "uint64")
         assert key[0] == places.key(5, 8, zlib.crc32(what.encode()))
-    drawn = [Dropout(backends.get("cpu"), 3, 0.2, 0.1, seed, step).keys for seed, step in ((5, 8), (5, 9), (6, 8), (8, 5))]
+    drawn = [Dropout(backends.get("cpu"), 3, 0.2, 0.1, seed=seed, step=step).keys for seed, step in ((5, 8), (5, 9), (6, 8), (8, 5))]
     assert len(set(np.concatenate(drawn))) == 4 * len(names), "no two masks are the same"
 
 
@@ -689,21 +690,21 @@ def test_set_step_overwrites_the_keys_in_place():
 def test_the_step_determines_what_a_brain_drops():
     brain, ids, found = lively(READOUTS), tokens(0), {}
     act = Activity(brain, T, 2, learning=True, dropout=0.3, axon_dropout=0.2, seed=9)
-    assert (act.dropout.batch, act.dropout.rate, act.dropout.axon_rate, act.dropout.seed) == (2, np.float32(0.3), np.float32(0.2), 9)
+    assert (act.dropout.batch, act.dropout.seed) == (2, 9)
     for step in (0, 1, 0):
         act.reset()
         act.dropout.set_step(step)
         logits = brain.forward_logits(act, ids).copy()
         np.testing.assert_array_equal(found.setdefault(step, logits), logits)
         other = Activity(brain, T, 2, learning=True)
-        other.dropout = Dropout(brain.backend, 2, 0.3, 0.2, 9, step)
+        other.dropout = Dropout(brain.backend, 2, 0.3, 0.2, seed=9, step=step)
         np.testing.assert_array_equal(brain.forward_logits(other, ids), logits)
     assert (found[0] != found[1]).any()
 
 
 def test_without_dropout_no_step_changes_anything():
     brain, act = lively(READOUTS), Activity(lively(READOUTS), T, 2, learning=True, seed=9)
-    assert act.dropout.rate == act.dropout.axon_rate == 0
+    assert not any(act.dropout.rates.values())
     expected = brain.forward_logits(act, tokens(0)).copy()
     act.reset()
     act.dropout.set_step(3)

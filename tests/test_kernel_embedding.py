@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 
 import reference as ref
 from gradients import single
+from neurogen_numba.kernels.rng import key as rng_key
+from neurogen_numba.kernels.rng import uniform
 
 
 def check(op, C, B, E, V, seed, tokens=None):
@@ -39,3 +41,14 @@ def test_all_the_same_and_all_different(op, tokens):
 @pytest.mark.parametrize("C, B, E, V", [(64, 32, 512, 65), (64, 64, 300, 50257), (2, 300, 130, 3)])
 def test_as_many_as_in_training(op, full_size, C, B, E, V):
     check(op, C, B, E, V, V)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_a_word_is_dropped_wherever_it_stands(op, rate):
+    rng = np.random.default_rng(3)
+    x, tokens, key = single(rng.normal(0, 1, (5, 3, 70))), rng.integers(0, 6, (5, 3)).astype(np.int32), np.array([rng_key(7)], np.uint64)
+    before = x.copy()
+    op("scale_words", x, tokens, 2.5, np.float32(rate), key)
+    kept = np.array([uniform(key[0], np.uint64(token)) >= np.float32(rate) for token in range(6)])
+    assert rate == 0 or 0 < kept.sum() < 6
+    np.testing.assert_allclose(x, before * 2.5 * kept[tokens][..., None] / (1 - rate), rtol=1e-6)

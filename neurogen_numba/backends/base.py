@@ -257,8 +257,12 @@ class Backend(ABC):
         """Accumulates dx [C, B, E] into the rows of d_weight [V, E] of tokens [C, B] int32, in a fixed order."""
 
     @kernel
+    def scale_words(self, x, tokens, scale: float, rate: float, key):
+        """Multiplies x [C, B, E] in place by `scale`, and by the dropout of whole words: one factor per token of tokens [C, B] int32."""
+
+    @kernel
     def scaled_dropout(self, out, x, scale: float, rate: float, key, offset: int):
-        """Overwrites out [R, N], of `product_dtype` or x itself, with `scale` times dropout of x [R, N]. key [1] uint64, offset
+        """Overwrites out [R, N], of `product_dtype` or float32 or x itself, with `scale` times dropout of x [R, N]. key [1] uint64, offset
         uint64: key and offset of the mask."""
 
     def dropout(self, x, rate, key, offset):
@@ -296,6 +300,14 @@ class Backend(ABC):
         numbers."""
 
     # Optimisers. norm [1]: of the whole gradient; if it is not finite, nothing is changed. numbers [4]: rate, unbias1, unbias2, clip
+
+    @kernel
+    def average(self, mean, p, share):
+        """Updates mean [K] in place: adds share [1] of its distance to p [K]."""
+
+    @kernel
+    def exchange(self, x, y):
+        """Exchanges the contents of x and y [K]."""
 
     @kernel
     def adamw(self, p, g, m, v, decay, low, high, norm, numbers):
@@ -374,9 +386,11 @@ class Synapses(ABC):
     def wire(self):
         """Build the tables from the structure of the projections, after it was drawn or loaded."""
 
+    weight = gradient = None  # of all synapses, flat, whole blocks of the optimiser's
+
     @abstractmethod
-    def refresh(self):
-        """Compute what is derived from the weights, after every change of them."""
+    def refresh(self, weight=None):
+        """Compute what kernels read from the weights, after every change of them; or from others that lie as `weight` does."""
 
     @abstractmethod
     def state(self, signals: dict, currents: dict, tokens: int, batch: int, learning: bool, copied: dict) -> SynapticState:

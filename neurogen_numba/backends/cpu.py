@@ -17,6 +17,7 @@ from ..kernels import (
     adafactor,
     adamw,
     adamw8bit,
+    average,
     bundles_cpu,
     dropout,
     embedding,
@@ -96,6 +97,7 @@ class CpuBackend(Backend):
     working_memory_backward = _operation(working_memory.working_memory_backward_cpu)
     embedding_forward = _operation(embedding.embedding_forward_cpu)
     embedding_backward = _operation(embedding.embedding_backward_cpu)
+    scale_words = _operation(embedding.scale_words_cpu)
     scaled_dropout = _operation(dropout.scaled_dropout_cpu)
     cross_entropy = _operation(softmax.cross_entropy_cpu)
     sample = _operation(sampling.sample_cpu)
@@ -103,6 +105,8 @@ class CpuBackend(Backend):
     softmax_part = _operation(online_cross_entropy.softmax_part_cpu)
     softmax_end = _operation(online_cross_entropy.softmax_end_cpu)
     softmax_gradient = _operation(online_cross_entropy.softmax_gradient_cpu)
+    exchange = _operation(average.exchange_cpu)
+    average = _operation(average.average_cpu)  # last: it hides the module
     adamw = _operation(adamw.adamw_cpu)
     adamw8bit = _operation(adamw8bit.adamw8bit_cpu)
     spread_columns = _operation(adafactor.spread_columns_cpu)

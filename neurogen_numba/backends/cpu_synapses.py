@@ -21,7 +21,8 @@ class CpuSynapses(Synapses):
 
     def __init__(self, backend, projections, parameters):
         self.backend, self.projections = backend, projections
-        offsets = [(parameters.offset[f"{p.arc.name}.weight"], p.weight.size) for p in projections]
+        tables = [parameters.table[f"{p.arc.name}.weight"] for p in projections]
+        offsets = [(parameters.offset[table.name], parameters.numbers(table)) for table in tables]
         first, end = min(offset for offset, _ in offsets), max(offset + size for offset, size in offsets)
         self.weight, self.gradient = (flat[first:end] for flat in (parameters.flat_value, parameters.flat_gradient))
         self.places = [offset - first for offset, _ in offsets]
@@ -48,8 +49,9 @@ class CpuSynapses(Synapses):
         _fill(self.backward, {name: _by_tile(tables, self.signals[name]) for name, tables in backward.items()})
         self.learned = np.concatenate(learned)
 
-    def refresh(self):
-        self.backend.launch(bundles_cpu.pack_cpu, self.transposed, self.weight, self.learned)
+    def refresh(self, weight=None):
+        self.read = self.weight if weight is None else weight
+        self.backend.launch(bundles_cpu.pack_cpu, self.transposed, self.read, self.learned)
 
     def state(self, signals, currents, tokens, batch, learning, copied):
         return CpuSynapticState(self, signals, tokens, batch, learning, copied)
@@ -126,7 +128,7 @@ class CpuSynapticState(SynapticState):
             if current not in synapses.forward:
                 synapses.backend.apply(np.copyto, value, np.float32(0))
                 continue
-            read = flat["x"], flat["fired"], rows, synapses.weight, *synapses.forward[current]
+            read = flat["x"], flat["fired"], rows, synapses.read, *synapses.forward[current]
             self._launch(bundles_cpu.gather_cpu, value, *read, self.start, first, -1, rows, flat["given"][:0], 0, self.start, 0)
             if current in self.copied:
                 own = self._axons[self.copied[current]]

@@ -13,6 +13,7 @@ from ..kernels import (
     adafactor,
     adamw,
     adamw8bit,
+    average,
     dropout,
     embedding,
     half,
@@ -291,6 +292,11 @@ class CudaBackend(Backend):
         threads = min(THREADS, -(-size // WARP) * WARP)
         return blocks(size, threads), threads
 
+    def _strided(self, size):
+        """(blocks, threads) of a grid-stride loop over `size` numbers: at most several times what the largest card runs concurrently."""
+        across, threads = self._across(size)
+        return min(across, 1 if SIMULATED else 4096), threads
+
     def population_forward(
         self, state, r, axon, trace, first, c, gate, parameters, gain_scale, beta_scale, hypercolumn, dropout, graded, smooth
     ):
@@ -427,11 +433,15 @@ class CudaBackend(Backend):
         grid, threads = (tokens.size, blocks(E, embedding.COLUMNS)), 4 if SIMULATED else THREADS
         self.launch(embedding.embedding_backward, grid, threads, d_weight, dx.reshape(-1, E), *self._flat(tokens))
 
+    def scale_words(self, x, tokens, scale, rate, key):
+        E = x.shape[-1]
+        threads, how = self._across(E)[1] if not SIMULATED else 4, (np.float32(scale), np.float32(rate), key)
+        self.launch(embedding.scale_words, tokens.size, threads, x.reshape(-1, E), *self._flat(tokens), *how)
+
     def scaled_dropout(self, out, x, scale, rate, key, offset):
-        across, threads = self._across(x.size)
         flat_out, flat = self._flat(self.bits(out), x)
         how = np.float32(scale), np.float32(rate), key, np.uint64(offset)
-        self.launch(dropout.scaled_dropout, min(across, dropout.BLOCKS), threads, flat_out[None], flat, *how)
+        self.launch(dropout.scaled_dropout, *self._strided(x.size), flat_out[None], flat, *how)
 
     def cross_entropy(self, loss, hit, d_logits, logits, bias, targets, weight, size):
         threads = 8 if SIMULATED else min(softmax.THREADS, -(-size // 256) * 32)  # about eight logits each
@@ -472,6 +482,12 @@ class CudaBackend(Backend):
 
     def adamw(self, p, g, m, v, decay, low, high, norm, numbers):
         self.launch(adamw.adamw, len(decay), 8 if SIMULATED else THREADS, p, g, m, v, decay, low, high, norm, numbers)
+
+    def average(self, mean, p, share):
+        self.launch(average.average, *self._strided(mean.size), mean, p, share)
+
+    def exchange(self, x, y):
+        self.launch(average.exchange, *self._strided(x.size), x, y)
 
     def adamw8bit(self, p, g, m, v, m_top, r_top, decay, low, high, norm, numbers, key, first):
         arrays = p, g, m, v, m_top, r_top, decay, low, high, norm, numbers, key

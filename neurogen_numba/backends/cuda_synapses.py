@@ -51,12 +51,14 @@ class CudaSynapses(Synapses):
     """The bundles of all projections, and with tensor cores the weights in 16 bits, in the order of either direction.
 
     forward: current -> [(arc, rows)] of the projections that it reads; backward: signal -> the same of those that read it; learned and
-    places: size of a bundle -> rows, and where the weights of each begin. They do so alike in `weight`, `gradient` and the copies.
+    places: size of a bundle -> rows, and where the weights of each begin. They do so alike in `weight`, `gradient` and `read`: what the
+    kernels forward and backward read.
     """
 
     def __init__(self, backend, projections, parameters):
         self.backend, self.projections = backend, projections
-        offsets = [(parameters.offset[f"{p.arc.name}.weight"], p.weight.size) for p in projections]
+        tables = [parameters.table[f"{p.arc.name}.weight"] for p in projections]
+        offsets = [(parameters.offset[table.name], parameters.numbers(table)) for table in tables]
         first, end = min(offset for offset, _ in offsets), max(offset + size for offset, size in offsets)
         self.weight, self.gradient = (flat[first:end] for flat in (parameters.flat_value, parameters.flat_gradient))
         self.place = {p.arc.name: offset - first for p, (offset, _) in zip(projections, offsets, strict=True)}
@@ -80,15 +82,18 @@ class CudaSynapses(Synapses):
         self.learned = {size: np.concatenate(parts) for size, parts in learned.items()}
         self.places = {size: self.backend.asarray(rows["weight"]) for size, rows in self.learned.items()}
         if self.kind is None:
-            self.copies = self.weight, self.weight
+            self.read = self.weight, self.weight
         else:
-            self.copies = tuple(self.backend.zeros((blocks(self.weight.size, WORD), WORD), self.dtype) for _ in range(2))
+            self.read = tuple(self.backend.zeros((blocks(self.weight.size, WORD), WORD), self.dtype) for _ in range(2))
 
-    def refresh(self):
-        if self.kind is not None:
-            for size, places in self.places.items():
-                copies = (self.backend.bits(copy) for copy in self.copies)
-                self.backend.launch(bundles.make_pack(size), len(places), THREADS, *copies, self.weight, places)
+    def refresh(self, weight=None):
+        weight = self.weight if weight is None else weight
+        if self.kind is None:
+            self.read = weight, weight
+            return
+        for size, places in self.places.items():
+            copies = (self.backend.bits(copy) for copy in self.read)
+            self.backend.launch(bundles.make_pack(size), len(places), THREADS, *copies, weight, places)
 
     def state(self, signals, currents, tokens, batch, learning, copied):
         return CudaSynapticState(self, signals, currents, tokens, batch, learning, copied)
@@ -243,7 +248,7 @@ class CudaSynapticState(SynapticState):
 
     def _launch(self, names, outs, sizes, back, first, x, limit, scale):
         synapses, columns = self.synapses, outs[0].shape[0] * self.batch
-        copy, flat = self._words(synapses.copies[1 if back else 0].reshape(-1), 64), self.backend._flat(*outs)
+        copy, flat = self._words(synapses.read[1 if back else 0].reshape(-1), 64), self.backend._flat(*outs)
         arrays = *flat, *flat[:1] * (OUTPUTS - len(flat)), self._words(x, 32), self._words(x, 64), copy
         numbers = self.start, first, limit, columns, self.batch, np.float32(scale)
         if synapses.kind is None:  # one launch a size, the largest first; the others add to it

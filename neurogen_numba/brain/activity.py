@@ -9,6 +9,7 @@ import numpy as np
 from ..config import MODULES
 from ..errors import CheckpointError
 from ..kernels import rng
+from ..kernels.adamw import BLOCK
 from . import neuromodulation
 from .activation_checkpointing import CHECKPOINTING
 from .projection import Current, Signal
@@ -17,10 +18,13 @@ from .projection import Current, Signal
 class Dropout:
     """Keys of the dropout masks. A mask depends on seed, step, site and offset only, so the backward pass applies the same one."""
 
-    SITES = ("embedding", "decoder", *(f"{name}.axon" for name in MODULES))
+    AXONS = tuple(f"{name}.axon" for name in MODULES)
+    SITES = ("embedding", "decoder", *AXONS, "synapses", "words")
 
-    def __init__(self, backend, batch: int, rate: float = 0.0, axon_rate: float = 0.0, seed: int = 0, step: int = 0):
-        self.batch, self.rate, self.axon_rate, self.seed = batch, np.float32(rate), np.float32(axon_rate), seed
+    def __init__(self, backend, batch: int, dropout=0.0, axon_dropout=0.0, weight_drop=0.0, word_dropout=0.0, seed: int = 0, step: int = 0):
+        self.batch, self.seed = batch, seed
+        self.rates = {"embedding": dropout, "decoder": dropout, "synapses": weight_drop, "words": word_dropout}
+        self.rates = {site: np.float32(rate) for site, rate in (self.rates | dict.fromkeys(self.AXONS, axon_dropout)).items()}
         self.keys = backend.zeros(len(self.SITES), "uint64")
         self._backend = backend
         self.set_step(step)
@@ -28,22 +32,21 @@ class Dropout:
     def set_step(self, step: int):
         """Use the masks of this step."""
         self.step = step
-        if self.rate or self.axon_rate:
+        if any(self.rates.values()):
             keys = [rng.key(self.seed, step, zlib.crc32(site.encode())) for site in self.SITES]
             self.keys[...] = self._backend.asarray(keys, "uint64")
 
     def arguments(self, site: str, first: int, size: int):
         """(rate, key [1] uint64, offset) of the mask from token `first` on, for `size` numbers per column, as dropout kernels take them."""
         index = self.SITES.index(site)
-        rate = self.axon_rate if site.endswith(".axon") else self.rate
-        return rate, self.keys[index : index + 1], np.uint64(first * self.batch * size)
+        return self.rates[site], self.keys[index : index + 1], np.uint64(first * self.batch * size)
 
 
 class Activity:
     """Arrays of one batch of B sequences for segments of at most T tokens.
 
     learning: keep what the backward pass needs, as `memory` says (`training.activation_memory`). smooth: the test mode of the event
-    function. dropout, axon_dropout: probabilities to drop a value, and seed of the masks.
+    function. dropout: the arguments of `Dropout`: what is dropped, how often, and the seed of the masks.
     """
 
     def __init__(
@@ -53,10 +56,8 @@ class Activity:
         batch: int,
         learning: bool = False,
         smooth: bool = False,
-        dropout: float = 0.0,
-        axon_dropout: float = 0.0,
-        seed: int = 0,
         memory: str = "full",
+        **dropout,
     ):
         self.brain, self.tokens, self.batch, self.learning, self.smooth = brain, tokens, batch, learning, smooth
         self.chunk = min(brain.config.chunk, tokens)
@@ -64,7 +65,7 @@ class Activity:
         checkpointing = CHECKPOINTING[memory] if learning and tokens > self.chunk else None  # one chunk: nothing to save
         self.buffered_tokens = self.chunk if checkpointing else tokens  # that the arrays of neurons and currents hold
         backend = brain.backend
-        self.dropout = Dropout(backend, batch, dropout, axon_dropout, seed)
+        self.dropout = Dropout(backend, batch, **dropout)
         self.ids, self.targets = backend.zeros((tokens, batch), "int32"), backend.zeros((tokens, batch), "int32")
         self.losses, self.hits = backend.zeros((tokens, batch)), backend.zeros((tokens, batch), "uint8")
         self.weight = backend.zeros(1)  # of a target in the mean: 1 / number of targets
@@ -91,6 +92,9 @@ class Activity:
                 for name, size in currents.items()
             }
             self.signals = {name: Signal(backend, batch, size, self.chunk, learning) for name, size in signals.items()}
+        if self.dropout.rates["synapses"]:
+            with backend.part("synapses"):
+                self.dropped_weight = backend.zeros((brain.synapses.weight.size // BLOCK, BLOCK))
         self.token_rows = None  # gradients of a row-wise embedding (`Rows`)
         self.recorded = {}  # recorded steps on these arrays (model.py)
         sizes = [size for component in brain.components for size in component.state_sizes]

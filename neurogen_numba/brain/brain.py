@@ -7,6 +7,7 @@ import numpy as np
 from ..backends.base import Streams
 from ..config import MODULES
 from ..config import Brain as BrainConfig
+from ..kernels.adamw import BLOCK
 from .activity import Activity
 from .buffers import Parameters
 from .component import Component
@@ -85,6 +86,21 @@ class Brain:
         """Compute what is derived from the parameters, after every change of them."""
         for part in (*self.components, self.synapses, self.decoder):
             part.refresh()
+
+    def drop_weights(self, act: Activity):
+        """Let the synapses compute without a random share of the weights, until `refresh` (Wan et al. 2013, "Regularization of neural
+        networks using DropConnect"; as in Merity et al. 2018, "Regularizing and optimizing LSTM language models", for a whole segment)."""
+        rate, key, _ = act.dropout.arguments("synapses", 0, 0)
+        if rate:
+            weight = self.synapses.weight.reshape(-1, BLOCK)
+            self.backend.scaled_dropout(act.dropped_weight, weight, 1.0, rate, key, 0)
+            self.synapses.refresh(act.dropped_weight.reshape(-1))
+
+    def mask_weight_grad(self, act: Activity):
+        """The gradient of the weights from that of what `drop_weights` made of them."""
+        rate, key, _ = act.dropout.arguments("synapses", 0, 0)
+        if rate:
+            self.backend.dropout(self.synapses.gradient.reshape(-1, BLOCK), rate, key, 0)
 
     def history(self, signal: str) -> int:
         """How many past tokens of a signal its synapses read."""

@@ -122,5 +122,5 @@ class Decoder:
 
     def input_dropout_backward(self, d_input, act, first):
         """Apply the dropout mask to the gradient of the input, from token `first` on."""
-        if act.dropout.rate:
+        if act.dropout.rates["decoder"]:
             self.backend.dropout(d_input, *act.dropout.arguments("decoder", first, self.shape[1]))

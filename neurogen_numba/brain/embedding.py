@@ -73,7 +73,7 @@ class Embedding(Component):
     def forward(self, act, first, last):
         x, current = act.embedded[first:last], act.currents["thalamus.current"].value[act.buffer_slice(first, last)]
         self.backend.embedding_forward(x, self.weight, act.ids[first:last])
-        self._scale(x)
+        self._scale(x, act, first)
         self._drop(x, act, first)
         if self.projected:
             self.backend.product(current.reshape(-1, self.neurons), x.reshape(-1, self.size), self.projection, add=True)
@@ -91,16 +91,17 @@ class Embedding(Component):
         else:
             x[:] = d_current
         self._drop(x, act, first)
-        self._scale(x)
+        self._scale(x, act, first)
         if self.row_wise:
             self.backend.embedding_backward(act.token_rows.gradient, x, act.row_index[first:last])
         else:
             self.backend.embedding_backward(self.d_weight, x, act.ids[first:last])
 
-    def _scale(self, x):
-        if self.tied:
-            self.backend.apply(np.multiply, x, self.gain, out=x)
+    def _scale(self, x, act, first):
+        rate, key, _ = act.dropout.arguments("words", 0, 0)
+        if self.tied or rate:
+            self.backend.scale_words(x, act.ids[first : first + len(x)], self.gain, rate, key)
 
     def _drop(self, x, act, first):
-        if act.dropout.rate:
+        if act.dropout.rates["embedding"]:
             self.backend.dropout(x.reshape(-1, self.size), *act.dropout.arguments("embedding", first, self.size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import operator
 import os
@@ -83,7 +84,8 @@ class NeuroGenModel:
         optimizer = OPTIMIZERS[config.training.optimizer]
         self.brain = Brain(config.brain, self.backend, row_wise=optimizer.row_wise)
         with self.backend.part("optimiser"):
-            self.optimizer = optimizer(self.brain.parameters, self.backend, config.training.weight_decay, config.training.clip)
+            training = config.training
+            self.optimizer = optimizer(self.brain.parameters, self.backend, training.weight_decay, training.clip, training.average)
         self._activity, self._in_use = None, threading.RLock()
 
     @property
@@ -94,9 +96,26 @@ class NeuroGenModel:
     def activity(self, tokens: int, batch: int, learning: bool = False) -> Activity:
         """A new, reset `Activity` of `batch` sequences and at most `tokens` tokens a segment; for learning, with the training's dropout."""
         training = self.config.training
-        dropout = {"dropout": training.dropout, "axon_dropout": training.axon_dropout} if learning else {}
+        rates = ("dropout", "axon_dropout", "weight_drop", "word_dropout") if learning else ()
+        dropout = {name: getattr(training, name) for name in (*rates, "seed")}
         with self.backend.part(f"activity of {counted(batch, 'sequence')} of {counted(tokens, 'token')}"):
-            return Activity(self.brain, tokens, batch, learning, **dropout, seed=training.seed, memory=training.activation_memory)
+            return Activity(self.brain, tokens, batch, learning, memory=training.activation_memory, **dropout)
+
+    @contextlib.contextmanager
+    def averaged(self):
+        """A context in which the weights are their average over the last `training.average` updates, if there is one."""
+        if not (self.optimizer.horizon and self.optimizer.steps):
+            yield
+            return
+        self._exchange_average()
+        try:
+            yield
+        finally:
+            self._exchange_average()
+
+    def _exchange_average(self):
+        self.backend.exchange(self.brain.parameters.flat_value, self.optimizer.average)
+        self.brain.refresh()
 
     @_by_one_thread
     def train_step(self, input_ids, target_ids, learning_rate: float | None = None, carry_state: bool = False) -> tuple[float, float]:
@@ -138,6 +157,7 @@ class NeuroGenModel:
         brain, decoder = self.brain, self.brain.decoder
         if reset:
             act.reset(act.reset_mask)
+        brain.drop_weights(act)
         brain.forward(act)
         brain.parameters.clear_gradient(but="decoder.weight")  # which is overwritten
         if act.token_rows:
@@ -147,7 +167,9 @@ class NeuroGenModel:
         else:
             self._learn_decoder(act)
         brain.backward(act)
+        brain.mask_weight_grad(act)
         self.optimizer.apply(*([(act.token_rows,)] if act.token_rows else []))
+        self.optimizer.accumulate_average()
         brain.refresh()
         act.advance(act.length)
 
@@ -261,12 +283,17 @@ class NeuroGenModel:
 
     @classmethod
     def load(cls, path, gpu_device: int = 0, backend: str | Backend = "auto") -> NeuroGenModel:
-        """The model in a checkpoint folder. Raises CheckpointError where it is damaged, foreign or of another shape."""
-        return cls.restore(path, gpu_device, backend)[0]
+        """The model in a checkpoint folder, with the average of its weights if there is one. Raises CheckpointError where it is damaged,
+        foreign or of another shape."""
+        model = cls.restore(path, gpu_device, backend)[0]
+        if model.optimizer.horizon and model.optimizer.steps:
+            model.brain.parameters.flat_value[...] = model.optimizer.average
+            model.brain.refresh()
+        return model
 
     @classmethod
     def restore(cls, path, gpu_device: int = 0, backend: str | Backend = "auto") -> tuple[NeuroGenModel, dict[str, np.ndarray], dict]:
-        """(model, state, trainer) as `save` was given them."""
+        """(model, state, trainer) as `save` was given them, with the weights that training goes on from."""
         model, saved, groups = cls._saved(path, gpu_device, backend)
         if model._drawn_anew(groups["brain"]):
             raise CheckpointError(

@@ -26,8 +26,8 @@ class AdamW8bit(Optimizer):
     row_wise = frozenset({"decoder.weight"})
     byte_moments = True  # of row-wise parameters, too
 
-    def __init__(self, parameters: Parameters, backend, weight_decay: float = 0.1, clip: float = 1.0):
-        super().__init__(parameters, backend, weight_decay, clip)
+    def __init__(self, parameters: Parameters, backend, weight_decay: float = 0.1, *how, **settings):
+        super().__init__(parameters, backend, weight_decay, *how, **settings)
         self.weight_decay = weight_decay
         self.whole = parameters.flat_gradient.size  # numbers of parameters with a whole gradient
         size = parameters.flat_value.size if self.byte_moments else self.whole
@@ -40,7 +40,7 @@ class AdamW8bit(Optimizer):
         self._squares = backend.zeros(parameters.flat_value.size // BLOCK + 1, "float64")
 
     def tensors(self):
-        tensors = {"norm": self.norm_before}
+        tensors = {"norm": self.norm_before} | super().tensors()
         for letter, flat in (("m", self.m), ("v", self.v)):
             tensors |= {f"{letter}.{name}": x for name, x in self.parameters.views(flat).items()}
         for letter, flat in (("m_top", self.m_top), ("r_top", self.r_top)):
@@ -101,8 +101,8 @@ class Adafactor(AdamW8bit):
     row_wise = frozenset({"decoder.weight", "embedding.weight"})
     byte_moments = False
 
-    def __init__(self, parameters: Parameters, backend, weight_decay: float = 0.1, clip: float = 1.0):
-        super().__init__(parameters, backend, weight_decay, clip)
+    def __init__(self, parameters: Parameters, backend, *how, **settings):
+        super().__init__(parameters, backend, *how, **settings)
         self.row, self.column, self._spread, self._total, self._value = {}, {}, {}, {}, {}
         for name in sorted(self.row_wise):
             columns = parameters.table[name].shape[1]

@@ -16,9 +16,12 @@ class Optimizer(ABC):
 
     row_wise: frozenset[str] = frozenset()  # parameters without a whole gradient (low_memory_optim.py)
 
-    def __init__(self, parameters: Parameters, backend, weight_decay: float = 0.1, clip: float = 1.0):
-        self.parameters, self.backend, self.clip = parameters, backend, clip
+    def __init__(self, parameters: Parameters, backend, weight_decay: float = 0.1, clip: float = 1.0, average: int = 0):
+        """average: updates that the weights are averaged over; 0: there is no average."""
+        self.parameters, self.backend, self.clip, self.horizon = parameters, backend, clip, average
         self.steps = 0
+        self.average = backend.zeros(parameters.flat_value.size) if average else None
+        self._share = backend.zeros(1)
         self.decay = backend.asarray(parameters.per_block(lambda p: weight_decay if p.decays else 0.0))
         self.low = backend.asarray(parameters.per_block(lambda p: p.low))
         self.high = backend.asarray(parameters.per_block(lambda p: p.high))
@@ -26,19 +29,26 @@ class Optimizer(ABC):
         self._numbers = backend.zeros(4)
         self._squares = backend.zeros(-(-parameters.flat_gradient.size // BLOCK), "float64")
 
-    @abstractmethod
     def tensors(self) -> dict:
         """The optimiser state in a checkpoint: name -> array of the device."""
+        return {f"average.{name}": x for name, x in self.parameters.views(self.average).items()} if self.horizon else {}
 
     def prepare(self, rate: float):
         """Set the learning rate and bias corrections of the next update."""
         steps = self.steps + 1
         numbers = (rate, 1 / (1 - BETA1**steps), 1 / (1 - BETA2**steps), self.clip)
         self._numbers[...] = self.backend.asarray(numbers, "float32")
+        if self.horizon:
+            self._share[...] = np.float32(1 / min(steps, self.horizon))
 
     @abstractmethod
     def apply(self):
         """Update the parameters from their gradients, unless the norm of these is not finite."""
+
+    def accumulate_average(self):
+        """Move the average towards the parameters, after an update."""
+        if self.horizon:
+            self.backend.average(self.average, self.parameters.flat_value, self._share)
 
     def finish(self) -> float:
         """End the update: return the gradient norm before clipping, and count the update if it is finite."""
@@ -50,18 +60,21 @@ class Optimizer(ABC):
         """`prepare`, `apply` and `finish`: returns the gradient norm before clipping; if it is not finite, nothing is changed."""
         self.prepare(rate)
         self.apply()
+        self.accumulate_average()
         return self.finish()
 
 
 class AdamW(Optimizer):
     """AdamW with two float32 moments per parameter (kernels/adamw.py)."""
 
-    def __init__(self, parameters: Parameters, backend, weight_decay: float = 0.1, clip: float = 1.0):
-        super().__init__(parameters, backend, weight_decay, clip)
+    def __init__(self, parameters: Parameters, backend, *how, **settings):
+        super().__init__(parameters, backend, *how, **settings)
         self.m, self.v = (backend.zeros(parameters.flat_value.size) for _ in range(2))
 
     def tensors(self):
-        return {f"{letter}.{name}": x for letter, flat in (("m", self.m), ("v", self.v)) for name, x in self.parameters.views(flat).items()}
+        moments = {"m": self.m, "v": self.v}
+        views = {f"{letter}.{name}": x for letter, flat in moments.items() for name, x in self.parameters.views(flat).items()}
+        return views | super().tensors()
 
     def apply(self):
         parameters = self.parameters

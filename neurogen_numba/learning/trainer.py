@@ -249,7 +249,8 @@ class Trainer:
         """Evaluate and sample, if due. Returns the validation loss, or None."""
         training, loss, self._evaluated_at = self.config.training, None, self.step
         if self.step % training.checkpoint_interval == 0 or self.step % training.eval_interval == 0:
-            score = evaluate(self.model, self._val_subset)
+            with self.model.averaged():
+                score = evaluate(self.model, self._val_subset)
             loss = score.loss
             yield EvalReport(self.step, *dataclasses.astuple(score))
             yield from watchdog.evaluated(self.step, loss)
@@ -262,7 +263,8 @@ class Trainer:
         if self.step < self.steps:
             yield self.save()
             return
-        score, self._evaluated_at = evaluate(self.model, self._val_subset), self.step
+        with self.model.averaged():
+            score, self._evaluated_at = evaluate(self.model, self._val_subset), self.step
         yield EvalReport(self.step, *dataclasses.astuple(score))
         yield self.save(score.loss)
         yield from self._finish(score)
@@ -329,9 +331,11 @@ class Trainer:
     def sample(self) -> SampleReport:
         """A sample: the model's continuation of a piece of held-out text, and the true one."""
         piece = self._pieces[self.step // self.config.training.sample_interval % len(self._pieces)]
-        session, tokenizer = Session(self.model, dataclasses.replace(SAMPLING, seed=self.step)), self.model.tokenizer
-        session.feed(piece.context[:, None])
-        text = "".join(stream(session, tokenizer, "", SAMPLE_TOKENS))
+        tokenizer = self.model.tokenizer
+        with self.model.averaged():
+            session = Session(self.model, dataclasses.replace(SAMPLING, seed=self.step))
+            session.feed(piece.context[:, None])
+            text = "".join(stream(session, tokenizer, "", SAMPLE_TOKENS))
         return SampleReport(self.step, tokenizer.decode(piece.prompt), text, tokenizer.decode(piece.truth))
 
     def save(self, loss: float | None = None) -> CheckpointReport:
@@ -359,7 +363,8 @@ class Trainer:
         """The final evaluation, unless `score` is of the same text, and the summary."""
         validation = self.corpus.validation(self.config.training.final_eval_tokens or None)
         if not np.array_equal(validation.tokens, self._val_subset.tokens):
-            score = evaluate(self.model, validation, lambda: self._stopping)
+            with self.model.averaged():
+                score = evaluate(self.model, validation, lambda: self._stopping)
             if score is None:
                 yield Notice("stopped before the final evaluation; --resume makes it, everything else is done")
                 return
@@ -376,7 +381,8 @@ class Trainer:
             "val_bits_per_byte": score.bits_per_byte,
         }
         if validation.questions:
-            right, chance = answer_questions(self.model, validation.questions[:QUESTIONS])
+            with self.model.averaged():
+                right, chance = answer_questions(self.model, validation.questions[:QUESTIONS])
             summary |= {"entropy_floor_bits_per_byte": score.floor_bits_per_byte, "question_accuracy": right, "chance_accuracy": chance}
         yield self.sample()
         write_json(self.run / SUMMARY, summary)
