@@ -112,6 +112,7 @@ PRESETS = {
             warmup=300,
             dropout=0.5,
             weight_decay=1.6,
+            average=500,
             final_rate=0.01,
             fresh=0.005,
             eval_interval=1000,

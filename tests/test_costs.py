@@ -40,7 +40,7 @@ def test_bytes_and_operations_by_hand():
 @pytest.fixture(scope="module", params=["adamw", "adamw8bit", "adafactor"])
 def update(request):
     """(model, activity, what an update asks for), after some that let the neurons fire."""
-    config = tiny.config(optimizer=request.param, dropout=0.3, axon_dropout=0.3, brain={"vocabulary": 40})
+    config = tiny.config(optimizer=request.param, dropout=0.3, axon_dropout=0.3, average=2, brain={"vocabulary": 40})
     model = NeuroGenModel.from_config(config, backend="cpu")
     act = model.activity(16, 4, learning=True)
     ids = np.random.default_rng(0).integers(0, 40, (17, 4)).astype(np.int32)

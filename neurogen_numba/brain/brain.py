@@ -90,17 +90,16 @@ class Brain:
     def drop_weights(self, act: Activity):
         """Let the synapses compute without a random share of the weights, until `refresh` (Wan et al. 2013, "Regularization of neural
         networks using DropConnect"; as in Merity et al. 2018, "Regularizing and optimizing LSTM language models", for a whole segment)."""
-        rate, key, _ = act.dropout.arguments("synapses", 0, 0)
-        if rate:
-            weight = self.synapses.weight.reshape(-1, BLOCK)
-            self.backend.scaled_dropout(act.dropped_weight, weight, 1.0, rate, key, 0)
+        mask = act.dropout.arguments("synapses", 0, 0)
+        if mask[0]:
+            self.backend.scaled_dropout(act.dropped_weight, self.synapses.weight.reshape(-1, BLOCK), 1.0, *mask)
             self.synapses.refresh(act.dropped_weight.reshape(-1))
 
     def mask_weight_grad(self, act: Activity):
         """The gradient of the weights from that of what `drop_weights` made of them."""
-        rate, key, _ = act.dropout.arguments("synapses", 0, 0)
-        if rate:
-            self.backend.dropout(self.synapses.gradient.reshape(-1, BLOCK), rate, key, 0)
+        mask = act.dropout.arguments("synapses", 0, 0)
+        if mask[0]:
+            self.backend.dropout(self.synapses.gradient.reshape(-1, BLOCK), *mask)
 
     def history(self, signal: str) -> int:
         """How many past tokens of a signal its synapses read."""

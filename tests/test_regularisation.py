@@ -1,0 +1,165 @@
+"""What keeps a model from learning its text by heart: dropped synapses, dropped words, averaged weights."""
+
+import copy
+import zlib
+
+import numpy as np
+import pytest
+
+from neurogen_numba.brain.model import NeuroGenModel
+from neurogen_numba.config import Config, Text, Training
+from neurogen_numba.errors import ConfigError
+from neurogen_numba.kernels import rng
+from neurogen_numba.planning.budget import Card, plan
+from test_model import BRAIN, TINY, VOCABULARY, model, text
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def made(request):
+    """`made(weight_drop=0.3)`: a small model on either backend."""
+    from neurogen_numba import backends
+
+    if request.param == "cuda":
+        request.getfixturevalue("full_size")
+    backend = backends.get(request.param, 0, "fp32")
+    return lambda **training: NeuroGenModel.from_config(TINY.replace(training=training), backend=backend)
+
+
+def gradients(made):
+    return {name: made.backend.to_numpy(gradient) for name, gradient in made.brain.parameters.gradient.items()}
+
+
+def weights(made):
+    """The flat weights of all synapses, NumPy."""
+    return made.backend.to_numpy(made.brain.synapses.weight)
+
+
+def kept_share(key, places, rate):
+    """What a dropped value is multiplied by, [K] float32."""
+    with np.errstate(over="ignore"):
+        return (rng.uniform(key, places) >= np.float32(rate)) / (1 - np.float32(rate))
+
+
+def test_dropped_synapses_take_no_part_in_a_segment(made):
+    """A step with dropped weights is a step of a brain that has the thinned weights; their gradient has the same mask."""
+    thinned, whole, ids = made(weight_drop=0.4), made(), text(2, 13)
+    size = weights(whole).size
+    mask = kept_share(rng.key(0, 0, zlib.crc32(b"synapses")), np.arange(size, dtype=np.uint64), 0.4)
+    assert 0.3 < (mask == 0).mean() < 0.5
+    whole.brain.synapses.weight[...] = whole.backend.asarray(weights(whole) * mask.astype(np.float32))
+    whole.brain.refresh()
+    assert thinned.train_step(ids[:, :-1], ids[:, 1:]) == pytest.approx(whole.train_step(ids[:, :-1], ids[:, 1:]), rel=1e-6)
+    synapses = thinned.brain.synapses
+    expected = whole.backend.to_numpy(whole.brain.synapses.gradient) * mask
+    assert np.abs(expected).max() > 1e-4
+    np.testing.assert_allclose(thinned.backend.to_numpy(synapses.gradient), expected, rtol=1e-4, atol=1e-7)
+    others, same = gradients(thinned), gradients(whole)
+    for name in others:
+        if not any(name == f"{arc.name}.weight" for arc in thinned.brain.arcs):
+            np.testing.assert_allclose(others[name], same[name], rtol=1e-4, atol=1e-7, err_msg=name)
+
+
+def test_whoever_does_not_learn_has_all_synapses(made):
+    thinned, ids = made(weight_drop=0.4), text(2, 13)
+    thinned.train_step(ids[:, :-1], ids[:, 1:])
+    np.testing.assert_array_equal(thinned.logits(ids), copy.copy(thinned).logits(ids))
+
+
+def test_each_update_drops_other_synapses_and_again_the_same(made):
+    first, second, ids = made(weight_drop=0.4), made(weight_drop=0.4), text(2, 13)
+    drawn = []
+    for _ in range(3):
+        losses = {own.train_step(ids[:, :-1], ids[:, 1:], learning_rate=0)[0] for own in (first, second)}
+        assert len(losses) == 1
+        drawn += losses
+    assert len(set(drawn)) == 3
+    np.testing.assert_array_equal(weights(first), weights(second))
+
+
+def test_a_dropped_word_gets_no_gradient(made):
+    own, ids = made(word_dropout=0.5), text(2, 41)
+    own.train_step(ids[:, :-1], ids[:, 1:])
+    key = rng.key(0, 0, zlib.crc32(b"words"))
+    kept = kept_share(key, np.arange(VOCABULARY, dtype=np.uint64), 0.5) > 0
+    read = np.isin(np.arange(VOCABULARY), ids[:, :-1])
+    moved = np.abs(gradients(own)["embedding.weight"]).sum(axis=1) > 0
+    assert 2 < (kept & read).sum() < read.sum()
+    np.testing.assert_array_equal(moved, kept & read)
+
+
+# Averages
+
+
+def learned(made, steps=5, **training):
+    own, ids = made(average=3, **training), text(2, 13)
+    history = []
+    for _ in range(steps):
+        own.train_step(ids[:, :-1], ids[:, 1:])
+        history.append(own.backend.to_numpy(own.brain.parameters.flat_value))
+    return own, history
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "adafactor"])
+def test_the_average_is_the_mean_of_the_first_weights_and_then_forgets(made, optimizer):
+    own, history = learned(made, optimizer=optimizer)
+    mean = np.zeros(history[0].shape)
+    for step, value in enumerate(history, 1):
+        mean += (value - mean) / min(step, 3)
+    np.testing.assert_allclose(own.backend.to_numpy(own.optimizer.average), mean, rtol=1e-5, atol=1e-6)
+
+
+def test_averaged_weights_are_lent_and_given_back(made):
+    (own, history), ids = learned(made), text(1, 9, seed=4)
+    other = copy.copy(own)
+    other.brain.parameters.flat_value[...] = other.optimizer.average
+    other.brain.refresh()
+    before = own.logits(ids)
+    with pytest.raises(KeyError), own.averaged():
+        np.testing.assert_array_equal(own.logits(ids), other.logits(ids))
+        raise KeyError
+    np.testing.assert_array_equal(own.logits(ids), before)
+    np.testing.assert_array_equal(own.backend.to_numpy(own.brain.parameters.flat_value), history[-1])
+    assert (before != other.logits(ids)).any()
+
+
+def test_without_an_average_or_an_update_the_weights_stay(made):
+    for own in (made(), made(average=3)):
+        before = own.logits(text(1, 9))
+        with own.averaged():
+            np.testing.assert_array_equal(own.logits(text(1, 9)), before)
+
+
+def test_a_checkpoint_keeps_both_and_lends_the_average(made, tmp_path):
+    own, ids = learned(made)[0], text(2, 13)
+    own.save(tmp_path / "saved")
+    lent = NeuroGenModel.load(tmp_path / "saved", backend=own.backend)
+    with own.averaged():
+        np.testing.assert_array_equal(lent.logits(ids), own.logits(ids))
+    resumed = NeuroGenModel.restore(tmp_path / "saved", backend=own.backend)[0]
+    for each in (own, resumed):
+        each.train_step(ids[:, :-1], ids[:, 1:])
+    np.testing.assert_array_equal(*(each.backend.to_numpy(each.brain.parameters.flat_value) for each in (own, resumed)))
+    np.testing.assert_array_equal(*(each.backend.to_numpy(each.optimizer.average) for each in (own, resumed)))
+
+
+# Settings
+
+
+@pytest.mark.parametrize("setting, wrong", [("weight_drop", 1.0), ("weight_drop", -0.1), ("word_dropout", 1.5), ("average", -1)])
+def test_settings_out_of_range_are_named(setting, wrong):
+    with pytest.raises(ConfigError, match=f"training.{setting}: at least 0"):
+        Training(**{setting: wrong})
+
+
+def test_the_plan_counts_what_they_take():
+    config = Config("tiny", BRAIN, Training(batch=2, segment=8), Text(vocabulary=VOCABULARY))
+
+    def bytes_of(**training):
+        return sum(plan(config.replace(training=training), Card(2**30, "float32")).values())
+
+    plain, learned_numbers = bytes_of(), model().brain.parameters.flat_value.size
+    assert bytes_of(average=9) - plain == 4 * learned_numbers
+    assert bytes_of(weight_drop=0.2) - plain == pytest.approx(4 * model().brain.synapses.weight.size, abs=100)  # and the keys
+    assert bytes_of(word_dropout=0.2) == pytest.approx(plain, abs=100)
