@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from .cli import STDOUT, Parser, add_backend_flag, add_json_flag, backend_of, command, tell_json
@@ -14,6 +15,7 @@ WHAT = {
     "sim": "neurons and synapses alone, driven by noise",
     "decoder": "the decoder for one token, with softmax and sampling",
     "kernels": "the synapses, by current and signal, and every other operation of an update",
+    "ablate": "no speed, but what each part of a recipe is worth; `neurogen bench ablate --help`",
 }
 
 
@@ -34,7 +36,14 @@ def parser() -> Parser:
 
 @command("bench")
 def main(argv=None):
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["ablate"]:
+        from . import ablate
+
+        return ablate.main(words[1:])
     args = parser().parse_args(argv)
+    if args.what == "ablate":
+        raise ConfigError("ablate has flags of its own, and comes first: neurogen bench ablate --preset PRESET ...")
     for name in ("batch_size", "seq_length", "vocab_size", "repeats"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')}: at least 1, not {getattr(args, name)}")

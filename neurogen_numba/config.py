@@ -71,6 +71,7 @@ class Brain:
     memory_fan_in: int = 96
     memory_context: int = 3  # tokens under which the associative memory files what comes next
     events: str = "graded"  # graded: an event carries its membrane potential; binary: it carries 1
+    without: str = ""  # projections that are left out, by their names, with * for any letters: "go_broca lateral_*"; for experiments
     chunk: int = 16  # tokens processed together; the shortest lateral delay, and what feedback is late by is a multiple of it
 
     def __post_init__(self):

@@ -50,7 +50,7 @@ def config_of(args, flags: dict | None = None, base: Config | None = None) -> Co
         raise (error if args.preset else ConfigError(f"{args.config}: {error}")) from None
     asked = [(0, values.get("training"))]  # in the file (0) or on the command line (1), and what was named there
     if args.config:
-        config = _overlay(config, values | {"preset": name}, str(args.config))
+        config = overlay(config, values | {"preset": name}, str(args.config))
     given = [(f"--set {assignment}", _assigned(assignment)) for assignment in args.assignments]
     asked += [(1, values.get("training")) for _, values in given] + [(1, (flags or {}).get("training"))]
     config = _together(config, [values for _, values in given], flags or {}) or _one_by_one(config, given, flags or {})
@@ -79,25 +79,26 @@ def _together(config: Config, given: list[dict], flags: dict) -> Config | None:
 def _one_by_one(config: Config, given: list[tuple[str, dict]], flags: dict) -> Config:
     """The same in its order. Raises ConfigError, which names what is wrong."""
     for source, values in given:
-        config = _overlay(config, values, source)
+        config = overlay(config, values, source)
     return config.replace(**flags)
 
 
-def read(path: Path) -> dict:
-    """A TOML file as a dict. Raises ConfigError where there is none, or no TOML in it."""
+def read(path: Path, flag: str = "--config") -> dict:
+    """A TOML file, which a flag named, as a dict. Raises ConfigError where there is none, or no TOML in it."""
     try:
         content = path.read_bytes()
         return _toml().loads(content.decode("utf-16" if content[:2] in UTF_16 else "utf-8-sig").replace("\r\n", "\n"))
     except FileNotFoundError:
-        raise ConfigError(f"--config {path}: there is no such file; `neurogen config nano > FILE` makes one to start from") from None
+        more = "; `neurogen config nano > FILE` makes one to start from" if flag == "--config" else ""
+        raise ConfigError(f"{flag} {path}: there is no such file{more}") from None
     except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}") from None
+        raise ConfigError(f"{flag} {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"--config {path}: no text; a TOML file is wanted, as `neurogen config` prints it") from None
+        raise ConfigError(f"{flag} {path}: no text; a TOML file is wanted, with settings as `neurogen config` prints them") from None
     except _toml().TOMLDecodeError as error:
-        raise ConfigError(f"--config {path}: not TOML: {error}") from None
+        raise ConfigError(f"{flag} {path}: not TOML: {error}") from None
     except RecursionError:
-        raise ConfigError(f"--config {path}: not settings: tables within tables without end") from None
+        raise ConfigError(f"{flag} {path}: not settings: tables within tables without end") from None
 
 
 def _toml():
@@ -123,7 +124,8 @@ def _nested(name: str, value) -> dict:
     return value
 
 
-def _overlay(config: Config, values: dict, source: str) -> Config:
+def overlay(config: Config, values: dict, source: str) -> Config:
+    """A configuration with the settings of tables in the place of its own. Raises ConfigError that begins with `source`."""
     if isinstance(values.get("brain"), dict) and "vocabulary" in values["brain"]:
         raise ConfigError(f"{source}: brain.vocabulary is the tokenizer's; leave it out, and set text.vocabulary for one that is trained")
     try:

@@ -11,7 +11,7 @@ from ..kernels.adamw import BLOCK
 from .activity import Activity
 from .buffers import Parameters
 from .component import Component
-from .connectome import arcs, check_bundles, has_readout
+from .connectome import all_arcs, arcs, check_bundles, has_readout
 from .decoder import Decoder
 from .embedding import Embedding
 from .hippocampus import AssociativeMemory
@@ -47,10 +47,10 @@ class Brain:
                 readouts.append(Readout(name))
                 self.components.append(readouts[-1])
         self.decoder = Decoder(config, backend, "decoder.weight" in row_wise)
-        self.current_sizes = {arc.target: arc.targets for arc in self.arcs} | {
+        self.current_sizes = {arc.target: arc.targets for arc in all_arcs(config)} | {
             f"{name}.current": getattr(config, name).neurons for name in MODULES
         }
-        self.signal_sizes = {arc.source: arc.sources for arc in self.arcs} | {
+        self.signal_sizes = {arc.source: arc.sources for arc in all_arcs(config)} | {
             f"{name}.axon": getattr(config, name).neurons for name in MODULES
         }
         self.signal_sizes[self.decoder.source] = config.broca.output_size
@@ -64,7 +64,7 @@ class Brain:
         self._targets = {c: [(arc.target, late[arc]) for arc in self.arcs if arc.source in c.outputs] for c in self.components}
         self.fed = frozenset(arc.target for arc in self.arcs)  # currents that synapses contribute to
         # currents of populations whose gradient only synapses read; that of the Thalamus goes to the embedding, too
-        self.direct_gradients = frozenset((*(f"{name}.current" for name in MODULES[1:]), "broca.gate"))
+        self.direct_gradients = self.fed & {*(f"{name}.current" for name in MODULES[1:]), "broca.gate"}
         # currents of readouts that synapses read again: they are copied to the signals that they are
         pairs = {readout.inputs[0]: readout.outputs[0] for readout in readouts}
         self.copied = {current: signal for current, signal in pairs.items() if self.is_read(signal)}

@@ -6,13 +6,14 @@ early PyTorch version stayed at 2.31 nats per character where it reached 2.00 wi
 
 from __future__ import annotations
 
+import fnmatch
 import zlib
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import BUNDLE_SIZES, MODULES, Brain
-from ..errors import CheckpointError
+from ..config import BUNDLE_SIZES, MODULES, Brain, did_you_mean
+from ..errors import CheckpointError, ConfigError
 
 DELAY_SKEW = 0.1  # a bundle's delay d is drawn with probability ~ exp(-0.1 d)
 
@@ -90,7 +91,19 @@ def has_readout(brain: Brain, module: str) -> bool:
 
 
 def arcs(brain: Brain) -> list[Arc]:
-    """All projections of the brain that have synapses."""
+    """The projections of the brain that have synapses: all but those that `brain.without` names. Raises ConfigError for a pattern that
+    names none."""
+    table, left_out = all_arcs(brain), set()
+    for pattern in brain.without.split():
+        named = fnmatch.filter([arc.name for arc in table], pattern)
+        if not named:
+            raise ConfigError(f"brain.without: no projection is called {pattern!r}; {did_you_mean(pattern, [arc.name for arc in table])}")
+        left_out.update(named)
+    return [arc for arc in table if arc.fan_in and arc.name not in left_out]
+
+
+def all_arcs(brain: Brain) -> list[Arc]:
+    """All projections that a brain of these sizes may have; those without synapses have a fan-in of 0."""
     size = {f"{name}.axon": getattr(brain, name).neurons for name in MODULES}
     size |= {f"{name}.current": getattr(brain, name).neurons for name in MODULES}
     size |= {f"{name}.trace": getattr(brain, name).neurons for name in MODULES}
@@ -134,7 +147,7 @@ def arcs(brain: Brain) -> list[Arc]:
     ]
     table += [arc(f"lateral_{name}", f"{name}.axon", f"{name}.current", getattr(brain, name).lateral, **late) for name in MODULES]
     table += [arc(f"readout_{name}", f"{name}.trace", f"readout_{name}.current") for name in MODULES if has_readout(brain, name)]
-    return [a for a in table if a.fan_in]
+    return table
 
 
 def generator(seed: int, name: str) -> np.random.Generator:

@@ -1,0 +1,210 @@
+"""An ablation study: a recipe, the same with one change at a time, several seeds each, and what the changes made of the loss.
+
+Every run is a process of `neurogen train`. A study that was interrupted goes on where it was. Results are appended to a log, and stay
+there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+from ..config import Config
+from ..errors import ConfigError
+from ..rundir import METRICS, SUMMARY, make_folder, write_whole
+
+BASE = "base"  # name of the recipe without a change
+LOG = "log.jsonl"
+POLL = 0.5  # seconds between two looks at the runs
+SURE = 2.0  # standard errors from which on a difference is called one
+COMPONENTS = {  # name of a change -> settings: one part of the brain less
+    "binary events": {"brain": {"events": "binary"}},
+    "no delays": {"brain": {"delays": 1}},
+    "no arcs straight to Broca": {"brain": {"without": "thalamus_broca wernicke_broca hippocampus_broca"}},
+    "no associative memory": {"brain": {"without": "memory_hippocampus memory_broca"}},
+    "no working memory": {"brain": {"without": "working_memory_pfc"}},
+    "no gate": {"brain": {"without": "go_broca"}},
+    "no feedback": {"brain": {"without": "feedback_* go_retain"}},
+    "no lateral synapses": {"brain": {"without": "lateral_*"}},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """A name, and the configuration of the recipe with this change."""
+
+    name: str
+    config: Config
+    settings: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One training run of a study: a change with a seed, in a folder of its own."""
+
+    change: Change
+    seed: int
+    folder: Path
+
+    def result(self) -> dict | None:
+        """Its summary; None before its end."""
+        try:
+            summary = json.loads((self.folder / SUMMARY).read_bytes())
+        except (OSError, ValueError):
+            return None
+        return summary if isinstance(summary, dict) and isinstance(summary.get("val_loss"), float) else None
+
+    def step(self) -> int:
+        """The last update that its log knows."""
+        try:
+            lines = (self.folder / METRICS).read_bytes().splitlines()
+        except OSError:
+            return 0
+        steps = re.findall(rb'"step": (\d+)', b"".join(lines[-3:]))
+        return int(steps[-1]) if steps else 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A change over all seeds that have ended. loss: nats per token; spread: standard deviation over the seeds, None for one of them.
+
+    difference: mean over the seeds of its loss minus the recipe's with the same seed, None for the recipe itself; error: standard error of
+    this mean.
+    """
+
+    name: str
+    seeds: int
+    loss: float
+    spread: float | None
+    difference: float | None
+    error: float | None
+    questions: float | None
+    parameters: int
+    losses: tuple[float, ...]
+
+    @property
+    def verdict(self) -> str:
+        """better, worse, no difference; empty where the seeds are too few to tell."""
+        if self.difference is None or self.error is None:
+            return ""
+        if abs(self.difference) < SURE * self.error:
+            return "no difference"
+        return "better" if self.difference < 0 else "worse"
+
+
+class Study:
+    """Runs of a recipe and its changes under `out`, `jobs` of them at a time.
+
+    flags: those of `neurogen train` that every run is given, such as --backend. Raises ConfigError if two changes have one name, or none.
+    """
+
+    def __init__(self, changes: Sequence[Change], seeds: int, out: Path, flags: Sequence[str] = (), jobs: int = 1):
+        names = [_slug(change.name) for change in changes]
+        for change, name in zip(changes, names, strict=True):
+            if not name or names.count(name) > 1:
+                raise ConfigError(f"change {change.name!r}: a name of its own is needed, with letters or digits")
+        self.changes, self.out, self.flags, self.jobs, self.failed = changes, out, list(flags), jobs, {}
+        self.runs = [
+            Run(change, seed, out / "runs" / f"{name}-{seed}")
+            for seed in range(1, seeds + 1)
+            for change, name in zip(changes, names, strict=True)
+        ]
+
+    def train(self) -> Iterator[list[Run]]:
+        """Train what is left. Yields the runs under way, again and again; ends the processes when it is closed.
+
+        `failed` tells, for each run that did not end well, the last line that it said. Raises ConfigError if `out` holds runs with other
+        settings.
+        """
+        make_folder(self.out / "runs")
+        for run in self.runs:
+            self._write_settings(run)
+        waiting, under_way = [run for run in self.runs if run.result() is None], {}
+        try:
+            while waiting or under_way:
+                while waiting and len(under_way) < self.jobs:
+                    run = waiting.pop(0)
+                    under_way[run] = self._start(run)
+                yield list(under_way)
+                time.sleep(POLL)
+                for run, process in list(under_way.items()):
+                    if process.poll() is not None:
+                        self._end(run, process)
+                        del under_way[run]
+        finally:
+            for process in under_way.values():
+                process.terminate()  # a run saves where it is
+            for process in under_way.values():
+                process.wait()
+
+    def _start(self, run):
+        command = [sys.executable, "-m", "neurogen_numba.train", "--plain", *self.flags, "--out", str(run.folder.parent)]
+        if run.folder.exists():
+            command += ["--resume", str(run.folder)]
+        else:
+            command += ["--name", run.folder.name, "--config", str(run.folder.with_suffix(".toml"))]
+        with open(self._said(run), "wb") as said:
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT)
+
+    def _said(self, run):
+        return run.folder.with_suffix(".txt")
+
+    def _write_settings(self, run):
+        import tomli_w
+
+        values = run.change.config.replace(training={"seed": run.seed}).to_dict()
+        del values["brain"]["vocabulary"]  # it is the tokenizer's
+        path, settings = run.folder.with_suffix(".toml"), tomli_w.dumps(values).encode()
+        if run.folder.exists() and path.exists() and path.read_bytes() != settings:
+            raise ConfigError(f"{self.out}: {run.folder.name} was trained with other settings; name another folder by --out")
+        write_whole(path, settings)
+
+    def _end(self, run, process):
+        summary = run.result()
+        if summary is None:
+            said = self._said(run).read_text("utf-8", "replace").split("\n")
+            self.failed[run] = next((line for line in reversed(said) if line.strip()), f"ended with exit code {process.returncode}")
+            return
+        record = {"date": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M}", "change": run.change.name, "seed": run.seed}
+        record |= {"settings": run.change.settings, **summary}
+        with open(self.out / LOG, "a", encoding="utf-8") as log:
+            log.write(json.dumps(record) + "\n")
+
+    def rows(self) -> list[Row]:
+        """The changes of which a seed has ended, in their order."""
+        results = {name: {run.seed: run.result() for run in self.runs if run.change.name == name} for name in self._names()}
+        results = {name: {seed: summary for seed, summary in of.items() if summary} for name, of in results.items()}
+        return [_row(name, of, results.get(BASE, {})) for name, of in results.items() if of]
+
+    def _names(self):
+        return [change.name for change in self.changes]
+
+
+def _row(name, results, base):
+    losses = {seed: summary["val_loss"] for seed, summary in results.items()}
+    paired = [] if name == BASE else [loss - base[seed]["val_loss"] for seed, loss in losses.items() if seed in base]
+    answers = [summary["question_accuracy"] for summary in results.values() if "question_accuracy" in summary]
+    return Row(
+        name=name,
+        seeds=len(losses),
+        loss=statistics.fmean(losses.values()),
+        spread=statistics.stdev(losses.values()) if len(losses) > 1 else None,
+        difference=statistics.fmean(paired) if paired else None,
+        error=statistics.stdev(paired) / len(paired) ** 0.5 if len(paired) > 1 else None,
+        questions=statistics.fmean(answers) if answers else None,
+        parameters=next(iter(results.values()))["parameters"],
+        losses=tuple(losses.values()),
+    )
+
+
+def _slug(name: str) -> str:
+    """A folder's name for a change."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
