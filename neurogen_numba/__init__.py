@@ -1,6 +1,8 @@
 """NeuroGen: a spiking language model in Numba, on any machine."""
 
+import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -10,12 +12,34 @@ _PACKAGE = Path(__file__).resolve().parent
 if not (_PACKAGE / "kernels").is_dir():
     __path__.append(str(_PACKAGE.parent))
 
-__all__ = ["NeuroGenModel", "__version__"]
+if TYPE_CHECKING:
+    from .brain.model import NeuroGenModel
+    from .config import Config
+    from .library import Run, load, train
+    from .presets import PRESETS, get_preset
+    from .text.tokenizer import Tokenizer
+
+__all__ = ["PRESETS", "Config", "NeuroGenModel", "Run", "Tokenizer", "__version__", "get_preset", "load", "train"]
+
+_HOMES = {  # public name -> its module: imported when it is first asked for, since Numba takes a while
+    "Config": "config",
+    "NeuroGenModel": "brain.model",
+    "PRESETS": "presets",
+    "Run": "library",
+    "Tokenizer": "text.tokenizer",
+    "get_preset": "presets",
+    "load": "library",
+    "train": "library",
+}
 
 
-def __getattr__(name):  # the model brings Numba with it, which `neurogen --help` can do without
-    if name == "NeuroGenModel":
-        from .brain.model import NeuroGenModel
-
-        return NeuroGenModel
+def __getattr__(name: str):
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+        globals()[name] = value
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -225,8 +225,17 @@ class Config:
             )
 
     def replace(self, **sections) -> Config:
-        """A copy with fields replaced: `config.replace(training={"steps": 5}, brain={"vocabulary": 65})`."""
-        changed = {name: dataclasses.replace(getattr(self, name), **fields) for name, fields in sections.items()}
+        """A copy with fields replaced: `config.replace(training={"steps": 5}, brain={"vocabulary": 65})`. Raises ConfigError for a field
+        that there is not."""
+        changed = {}
+        for section, fields in sections.items():
+            known = [field.name for field in dataclasses.fields(getattr(self, section, self))]
+            if section not in ("brain", "training", "text"):
+                raise ConfigError(f"unknown section {section!r}; {did_you_mean(section, ('brain', 'training', 'text'))}")
+            for name in fields:
+                if name not in known:
+                    raise ConfigError(f"{section}: unknown setting {name!r}; {did_you_mean(name, known)}")
+            changed[section] = dataclasses.replace(getattr(self, section), **fields)
         return dataclasses.replace(self, **changed)
 
     def to_dict(self) -> dict:

@@ -31,6 +31,7 @@ from .config import Config
 from .errors import BackendError, CheckpointError, ConfigError
 
 LOCK, CONFIG, METRICS, SUMMARY = "lock", "config.json", "metrics.jsonl", "summary.json"
+TOKENIZER = "tokenizer"  # one that the run was given, in files
 TOKENS = "encoded/tokens.bin"  # made before the run begins, and made again where it is gone
 SAVING = ".saving"  # ends the name of a file until it is whole
 LATEST, BEST = "latest", "@best"  # how a command may be told which run, and which checkpoint of it

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-import signal
 import sys
-import threading
-import time
-from collections.abc import Callable
+import types
 from pathlib import Path
 
 from . import rundir, streams
@@ -16,6 +13,7 @@ from .cli import Parser, add_backend_flag, backend_of, command
 from .config import Config
 from .configure import add_config_flags, config_of
 from .errors import ConfigError, DataError, MissingText
+from .stopping import Signals
 from .text.sources import absolute, is_token_file, open_source
 
 TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
@@ -56,7 +54,6 @@ TEXT_FLAGS = {
     "--tokens-per-chunk": ("chunk_tokens", int, "tokens of a chunk: what is streamed is read and shuffled by chunks"),
     "--workers": ("workers", int, "processes that turn what is streamed into tokens; 0: a thread does"),
 }
-AGAIN = 1.0  # seconds after which another Ctrl-C is a second one
 TEST_STEPS = 20  # updates of --test, in TEST_CHUNKS chunks
 TEST_CHUNKS = 2
 TEST_LOOK = 2000  # held-out tokens that each of its evaluations takes
@@ -154,46 +151,6 @@ def _resume(args, run, folder, backend):
         raise DataError(f"{error}; where the text lies elsewhere now, say where: --resume {shlex.quote(str(run))} --data PATH") from None
 
 
-class _Signals:
-    """What Ctrl-C, SIGTERM and SIGHUP do in `with _Signals() as signals: ...`.
-
-    Before there is a trainer they raise KeyboardInterrupt; after `signals.hand_over(trainer.stop)` the run ends with a checkpoint. Then a
-    second Ctrl-C ends it at once, unless it follows so soon that a program between terminal and run has passed the first one on as well.
-    Under nohup SIGHUP stays ignored. Outside the main thread Python allows no handlers: there are none.
-    """
-
-    def __init__(self):
-        self._stop: Callable[[], None] | None = None
-        self._before, self._asked = {}, 0.0
-
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():
-            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-                if (number := getattr(signal, name, None)) is None:
-                    continue  # Windows has no SIGHUP
-                before = signal.getsignal(number)
-                if name != "SIGHUP" or before != signal.SIG_IGN:
-                    self._before[number] = before
-                    signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-
-    def hand_over(self, stop: Callable[[], None]) -> None:
-        """Call `stop` for each signal from now on."""
-        self._stop = stop
-
-    def _handle(self, number, frame):
-        now = time.monotonic()
-        if self._stop is None or (number == signal.SIGINT and self._asked and now - self._asked > AGAIN):
-            raise KeyboardInterrupt
-        if number == signal.SIGINT and not self._asked:
-            self._asked = now
-        self._stop()
-
-
 def _watch(trainer, title: str, plain: bool, tensorboard: bool):
     """Train to the end, or until `trainer.stop`, and show it."""
     from .ui import Unbreakable, open_view
@@ -226,7 +183,7 @@ def main(argv=None):
 
         tensorboard.check()
     config = configure(args)  # before anything is written
-    with _Signals() as signals:
+    with Signals() as signals:
         run, folder = (rundir.create(args.out, args.name, config.preset), None) if new else _to_resume(args)
         with rundir.lock(run), streams.unfailing(lambda error: _lost(run, error)):
             try:
@@ -257,6 +214,17 @@ def _lost(run, error):
     kept = run / rundir.METRICS
     return f"neurogen train: the output cannot be written: {why}; training goes on and is recorded in {kept}; Ctrl-C saves and ends"
 
+
+class _Callable(types.ModuleType):
+    """This module, which `neurogen_numba.train` names once it is imported, can be called as the function `train` of the library."""
+
+    def __call__(self, *arguments, **named):
+        from .library import train
+
+        return train(*arguments, **named)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":
     raise SystemExit(main())

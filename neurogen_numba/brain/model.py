@@ -7,6 +7,7 @@ import functools
 import operator
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,10 @@ class NeuroGenModel:
             training = config.training
             self.optimizer = optimizer(self.brain.parameters, self.backend, training.weight_decay, training.clip, training.average)
         self._activity, self._in_use = None, threading.RLock()
+
+    def __repr__(self) -> str:
+        size = f"{self.config.brain.neurons:,} neurons, {self.parameters:,} parameters, {self.config.brain.vocabulary:,} tokens"
+        return f"NeuroGenModel({self.config.preset}: {size}, {self.optimizer.steps:,} updates, on {self.backend.name})"
 
     @property
     def parameters(self) -> int:
@@ -263,6 +268,35 @@ class NeuroGenModel:
         drawn = session.write(max_length - columns.shape[0]) if max_length > columns.shape[0] else columns[:0]
         result = np.concatenate([columns, drawn]).T
         return result[0] if np.ndim(prompt_ids) == 1 else np.ascontiguousarray(result)
+
+    def write(
+        self,
+        prompt: str = "",
+        length: int = 200,
+        *,
+        temperature: float = 0.8,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: str = "",
+        stream: bool = False,
+    ) -> str | Iterator[str]:
+        """Continue a text, from a zero state: the continuation, at most `length` tokens of it, up to an end of text or the string `stop`.
+
+        stream: an iterator over its pieces instead, each as soon as it is drawn. For temperature, top_k and top_p see kernels/sampling.py.
+        Raises ConfigError for settings out of range, a prompt that the tokenizer cannot read, or a model without a tokenizer.
+        """
+        from ..generation import Sampling, Session
+        from ..generation import stream as pieces
+
+        if self.tokenizer is None:
+            raise ConfigError("this model has no tokenizer, so it cannot write text; `generate` takes and gives token ids")
+        if not isinstance(length, (int, np.integer)) or length < 1:
+            raise ConfigError(f"length: a number of tokens, at least 1, not {length!r}")
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        self.tokenizer.encode(prompt)  # refuses what it cannot read now, not when the first piece is asked for
+        text = pieces(Session(self, sampling), self.tokenizer, prompt, int(length), stop)
+        return text if stream else "".join(text)
 
     def save(self, path, state: dict | None = None, trainer: dict | None = None) -> int:
         """Write a checkpoint folder, whole or not at all. Returns its size in bytes.

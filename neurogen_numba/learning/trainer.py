@@ -19,9 +19,10 @@ from ..config import Config
 from ..errors import CheckpointError, ConfigError, DataError, TrainingError
 from ..generation import Sampling, Session, stream
 from ..planning import budget
-from ..rundir import CONFIG, METRICS, SUMMARY, MetricsLog, read_config, set_aside, write_json
+from ..rundir import CONFIG, METRICS, SUMMARY, TOKENIZER, MetricsLog, read_config, set_aside, write_json
 from ..text.batches import open_corpus
 from ..text.prefetch import Prefetch
+from ..text.tokenizer import Tokenizer
 from .brain_snapshot import brain_snapshot
 from .evaluation import answer_questions, evaluate, unknown_share
 from .report import CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
@@ -50,10 +51,19 @@ def beginning(config: Config) -> dict:
 class Trainer:
     """A run in its directory. `Trainer(config, run)` begins one, `Trainer.resume(run)` resumes the last checkpoint, bit for bit."""
 
-    def __init__(self, config: Config, run: Path, backend="auto", fit: bool = False, begun: bool = False):
+    def __init__(
+        self, config: Config, run: Path, backend="auto", fit: bool = False, begun: bool = False, tokenizer: Tokenizer | None = None
+    ):
         """fit: make the first change that lets the run fit into the memory there is. begun: it has begun before, perhaps on another
-        backend. Raises BackendError where it does not fit."""
-        corpus = open_corpus(config, folder=run)
+        backend. tokenizer: one that was given, not built from the text; it is kept in the folder. Raises BackendError where it does not
+        fit."""
+        if tokenizer:
+            tokenizer.save(run / TOKENIZER)
+        elif (run / TOKENIZER).is_dir():
+            tokenizer = Tokenizer.load(run / TOKENIZER)
+        if tokenizer:
+            config = config.replace(brain={"vocabulary": tokenizer.vocabulary})
+        corpus = open_corpus(config, tokenizer, run)
         corpus.batches()  # refuses a text that is too short before the brain is drawn, which may take a while
         config = config.replace(brain={"vocabulary": corpus.tokenizer.vocabulary})
         backend = backend if isinstance(backend, Backend) else backends.get(backend)

@@ -43,7 +43,10 @@ class UnknownCharacter(ConfigError):
 class Tokenizer(ABC):
     """A table of pieces and a way to cut text into them.
 
-    kind: sentencepiece, char, byte or word.
+    One of your own is a subclass with a `kind` of its own, `encode`, and, if it has settings, `settings` and `from_settings`. It is saved
+    with every checkpoint as plain JSON; loading finds the class by its kind, so it must have been defined before.
+
+    kind: sentencepiece, char, byte, word, or that of a class of your own.
     vocabulary: number of tokens.
     end_of_text: the id that ends a document and decodes to "", or None where nothing separates documents.
     byte_lengths: UTF-8 bytes of each piece [vocabulary] int32.
@@ -105,20 +108,23 @@ class Tokenizer(ABC):
         path = Path(folder) / "tokenizer.json"
         try:
             saved = json.loads(path.read_bytes())
-            kind, documents, vocabulary = saved["kind"], saved["documents"], saved["vocabulary"]
-            if kind == "sentencepiece":
+            kind, vocabulary = saved["kind"], saved["vocabulary"]
+            if kind == SentencePieceTokenizer.kind:
                 path = Path(folder) / "tokenizer.model"
-                tokenizer = SentencePieceTokenizer(path.read_bytes(), documents)
-            elif kind == "char":
-                tokenizer = CharTokenizer(saved["characters"], documents)
-            elif kind == "byte":
-                tokenizer = ByteTokenizer(documents)
-            elif kind == "word":
-                tokenizer = WordTokenizer(saved["words"], documents)
+                tokenizer = SentencePieceTokenizer(path.read_bytes(), saved["documents"])
+            elif found := next((known for known in _subclasses(Tokenizer) if known.kind == kind), None):
+                tokenizer = found.from_settings(saved)
+            elif isinstance(kind, str):
+                raise CheckpointError(
+                    f"{path}: its tokenizer is of the kind {kind!r}, a class that is not defined here; import the module that defines it, "
+                    "then load again"
+                )
             else:
                 raise ValueError(kind)
             if tokenizer.vocabulary != vocabulary:
                 raise ValueError(f"{tokenizer.vocabulary} tokens instead of {vocabulary}")
+        except CheckpointError:
+            raise
         except OSError as error:
             raise CheckpointError(f"{path}: the saved tokenizer cannot be read ({error.strerror}); it belongs to the checkpoint") from None
         except (ValueError, KeyError, TypeError, RuntimeError):  # RuntimeError: SentencePiece's word for a damaged model
@@ -130,7 +136,16 @@ class Tokenizer(ABC):
         return {"tokenizer.json": json.dumps(self._settings(), indent=1).encode()}
 
     def _settings(self) -> dict:
-        return {"kind": self.kind, "documents": self.end_of_text is not None, "vocabulary": self.vocabulary}
+        return {"kind": self.kind, "documents": self.end_of_text is not None, "vocabulary": self.vocabulary} | self.settings()
+
+    def settings(self) -> dict:
+        """What `from_settings` needs to make this tokenizer again, JSON-able, besides `documents`."""
+        return {}
+
+    @classmethod
+    def from_settings(cls, saved: dict) -> Tokenizer:
+        """The tokenizer with these `settings`. saved["documents"]: whether it has an end of text."""
+        return cls(saved["documents"])
 
     def _checked(self, ids) -> np.ndarray:
         ids = np.asarray(ids, np.int64)
@@ -139,6 +154,12 @@ class Tokenizer(ABC):
             at = int(outside[0])
             raise ConfigError(f"token {at}: id {ids[at]} is outside the vocabulary; use 0 to {self.vocabulary - 1}")
         return ids
+
+
+def _subclasses(cls):
+    for known in cls.__subclasses__():
+        yield known
+        yield from _subclasses(known)
 
 
 class Stream:
@@ -190,8 +211,12 @@ class CharTokenizer(Tokenizer):
             raise UnknownCharacter(text, int(unknown[0]))
         return ids.astype(np.int32)
 
-    def _settings(self) -> dict:
-        return super()._settings() | {"characters": self._characters}
+    def settings(self) -> dict:
+        return {"characters": self._characters}
+
+    @classmethod
+    def from_settings(cls, saved):
+        return cls(saved["characters"], saved["documents"])
 
 
 class WordTokenizer(Tokenizer):
@@ -237,8 +262,12 @@ class WordTokenizer(Tokenizer):
         ends[-1:] = [len(text)] * bool(ends)
         return np.array([len(text[first:last].encode()) for first, last in pairwise([0, *ends])], np.int32)
 
-    def _settings(self) -> dict:
-        return super()._settings() | {"words": self._words}
+    def settings(self) -> dict:
+        return {"words": self._words}
+
+    @classmethod
+    def from_settings(cls, saved):
+        return cls(saved["words"], saved["documents"])
 
 
 class SentencePieceTokenizer(Tokenizer):

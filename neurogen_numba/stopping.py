@@ -1,0 +1,50 @@
+"""What ends a training run early: Ctrl-C and the signals of a terminal or a scheduler."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+AGAIN = 1.0  # seconds after which another Ctrl-C is a second one
+
+
+class Signals:
+    """What Ctrl-C, SIGTERM and SIGHUP do in `with Signals() as signals: ...`.
+
+    Before there is a trainer they raise KeyboardInterrupt; after `signals.hand_over(trainer.stop)` the run ends with a checkpoint. Then a
+    second Ctrl-C ends it at once, unless it follows so soon that a program between terminal and run has passed the first one on as well.
+    Under nohup SIGHUP stays ignored. Outside the main thread Python allows no handlers: there are none.
+    """
+
+    def __init__(self):
+        self._stop: Callable[[], None] | None = None
+        self._before, self._asked = {}, 0.0
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                if (number := getattr(signal, name, None)) is None:
+                    continue  # Windows has no SIGHUP
+                before = signal.getsignal(number)
+                if name != "SIGHUP" or before != signal.SIG_IGN:
+                    self._before[number] = before
+                    signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def hand_over(self, stop: Callable[[], None]) -> None:
+        """Call `stop` for each signal from now on."""
+        self._stop = stop
+
+    def _handle(self, number, frame):
+        now = time.monotonic()
+        if self._stop is None or (number == signal.SIGINT and self._asked and now - self._asked > AGAIN):
+            raise KeyboardInterrupt
+        if number == signal.SIGINT and not self._asked:
+            self._asked = now
+        self._stop()
