@@ -15,7 +15,7 @@ QUICK = $(filter-out tests/test_kernel_jit.py tests/test_kernel_cache.py,$(wildc
 # On a GPU the tests run one after the other; elsewhere a file of tests is one process's, and there is one for each core.
 SPREAD = $(if $(GPU),,-n auto --dist loadfile)
 
-.PHONY: help train chat test quick lint wheel clean
+.PHONY: help train chat test quick lint types wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -37,6 +37,12 @@ quick: $(READY)  ## a minute of tests after a change of a line: kernels against 
 lint: $(READY)  ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(READY)  ## check that editors and type checkers see the public names whole
+	@mkdir -p build/types/neurogen_numba
+	@ln -sfn $(addprefix $(CURDIR)/,$(wildcard neurogen_numba/*)) build/types/neurogen_numba/
+	@ln -sfn $(CURDIR)/kernels build/types/neurogen_numba/kernels
+	$(BIN)/basedpyright
 
 wheel: $(READY)  ## build dist/*.whl
 	rm -rf build dist *.egg-info  # setuptools packs what it finds in build/, modules deleted since included

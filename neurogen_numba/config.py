@@ -224,7 +224,7 @@ class Config:
                 "brain.tied both are the same rows; use adamw, or set brain.tied to false"
             )
 
-    def replace(self, **sections) -> Config:
+    def replace(self, **sections: dict[str, typing.Any]) -> Config:
         """A copy with fields replaced: `config.replace(training={"steps": 5}, brain={"vocabulary": 65})`. Raises ConfigError for a field
         that there is not."""
         changed = {}

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import rundir, streams
 from .config import Config
@@ -33,9 +33,9 @@ def train(
     config: str | Config = "nano",
     data: str | os.PathLike[str] | Iterable[str] = "",
     *,
-    brain: dict | None = None,
-    training: dict | None = None,
-    text: dict | None = None,
+    brain: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+    text: dict[str, Any] | None = None,
     tokenizer: Tokenizer | None = None,
     name: str | None = None,
     out: str | os.PathLike[str] = "runs",
@@ -104,7 +104,7 @@ class Run:
         return read_history(self.folder)
 
     @property
-    def summary(self) -> dict:
+    def summary(self) -> dict[str, Any]:
         """The result of a run that has ended: steps, seconds, losses. Empty before."""
         try:
             return json.loads((self.folder / rundir.SUMMARY).read_bytes())

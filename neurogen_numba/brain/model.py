@@ -7,8 +7,9 @@ import functools
 import operator
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 import numpy as np
 
@@ -22,8 +23,17 @@ from .activity import Activity
 from .brain import Brain
 from .chunked_cross_entropy import learn_by_blocks
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
-def _by_one_thread(method):
+    from ..learning.optimizer import Optimizer
+    from ..text.tokenizer import Tokenizer
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _by_one_thread(method: _Method) -> _Method:
     """Decorates a method of a model that raises ConfigError while another thread runs one, since both would write to the same neurons."""
 
     @functools.wraps(method)
@@ -35,7 +45,7 @@ def _by_one_thread(method):
         finally:
             model._in_use.release()
 
-    return call
+    return cast(_Method, call)
 
 
 class NeuroGenModel:
@@ -45,6 +55,12 @@ class NeuroGenModel:
     takes any preset, `load` a checkpoint. backend: auto, cuda or cpu, or a Backend; gpu_device numbers the card, from 0, where there are
     several.
     """
+
+    config: Config
+    tokenizer: Tokenizer | None
+    backend: Backend
+    brain: Brain
+    optimizer: Optimizer
 
     def __init__(self, vocab_size: int = 32000, embedding_dim: int = 512, gpu_device: int = 0, backend: str | Backend = "auto"):
         config = get_preset("baseline").replace(brain={"vocabulary": vocab_size, "embedding": embedding_dim})
@@ -123,7 +139,9 @@ class NeuroGenModel:
         self.brain.refresh()
 
     @_by_one_thread
-    def train_step(self, input_ids, target_ids, learning_rate: float | None = None, carry_state: bool = False) -> tuple[float, float]:
+    def train_step(
+        self, input_ids: ArrayLike, target_ids: ArrayLike, learning_rate: float | None = None, carry_state: bool = False
+    ) -> tuple[float, float]:
         """One update on one sequence [T] or a batch of them [B, T]: (loss in nats per token, accuracy 0 to 1), from before the update.
 
         A target below 0 is ignored. carry_state: start from the state after the last call, of the same shape, instead of a zero state.
@@ -232,7 +250,7 @@ class NeuroGenModel:
             act.recorded[what]()
 
     @_by_one_thread
-    def logits(self, input_ids) -> np.ndarray:
+    def logits(self, input_ids: ArrayLike) -> np.ndarray:
         """Logits of one sequence [T] -> [T, V], or of a batch [B, T] -> [B, T, V], float32, from a zero state."""
         columns = self._columns(input_ids, "input_ids")
         act = self.activity(min(columns.shape[0], self.config.brain.chunk), columns.shape[1])
@@ -246,7 +264,7 @@ class NeuroGenModel:
 
     @_by_one_thread
     def generate(
-        self, prompt_ids, max_length: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0
+        self, prompt_ids: ArrayLike, max_length: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0
     ) -> np.ndarray:
         """Continue one prompt [P] or a batch of them [B, P] to max_length tokens, prompt included: int32 [max_length] or [B, max_length].
 
@@ -268,6 +286,12 @@ class NeuroGenModel:
         drawn = session.write(max_length - columns.shape[0]) if max_length > columns.shape[0] else columns[:0]
         result = np.concatenate([columns, drawn]).T
         return result[0] if np.ndim(prompt_ids) == 1 else np.ascontiguousarray(result)
+
+    @overload
+    def write(self, prompt: str = "", length: int = 200, *, stream: Literal[False] = False, **sampling: Any) -> str: ...
+
+    @overload
+    def write(self, prompt: str = "", length: int = 200, *, stream: Literal[True], **sampling: Any) -> Iterator[str]: ...
 
     def write(
         self,
@@ -298,7 +322,7 @@ class NeuroGenModel:
         text = pieces(Session(self, sampling), self.tokenizer, prompt, int(length), stop)
         return text if stream else "".join(text)
 
-    def save(self, path, state: dict | None = None, trainer: dict | None = None) -> int:
+    def save(self, path: str | os.PathLike[str], state: dict[str, np.ndarray] | None = None, trainer: dict[str, Any] | None = None) -> int:
         """Write a checkpoint folder, whole or not at all. Returns its size in bytes.
 
         state: a state of neurons to keep with it; trainer: what a trainer needs to go on. Raises CheckpointError where it cannot be
@@ -316,7 +340,7 @@ class NeuroGenModel:
         return tensors, {"config": self.config.to_dict(), "trainer": {"updates": self.optimizer.steps, **(trainer or {})}}
 
     @classmethod
-    def load(cls, path, gpu_device: int = 0, backend: str | Backend = "auto") -> NeuroGenModel:
+    def load(cls, path: str | os.PathLike[str], gpu_device: int = 0, backend: str | Backend = "auto") -> NeuroGenModel:
         """The model in a checkpoint folder, with the average of its weights if there is one. Raises CheckpointError where it is damaged,
         foreign or of another shape."""
         model = cls.restore(path, gpu_device, backend)[0]
