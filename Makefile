@@ -15,7 +15,7 @@ QUICK = $(filter-out tests/test_kernel_jit.py tests/test_kernel_cache.py,$(wildc
 # On a GPU the tests run one after the other; elsewhere a file of tests is one process's, and there is one for each core.
 SPREAD = $(if $(GPU),,-n auto --dist loadfile)
 
-.PHONY: help train chat test quick lint types wheel clean
+.PHONY: help train chat test quick lint types docs wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -43,6 +43,9 @@ types: $(READY)  ## check that editors and type checkers see the public names wh
 	@ln -sfn $(addprefix $(CURDIR)/,$(wildcard neurogen_numba/*)) build/types/neurogen_numba/
 	@ln -sfn $(CURDIR)/kernels build/types/neurogen_numba/kernels
 	$(BIN)/basedpyright
+
+docs: $(READY)  ## build the documentation in build/site; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
 
 wheel: $(READY)  ## build dist/*.whl
 	rm -rf build dist *.egg-info  # setuptools packs what it finds in build/, modules deleted since included

@@ -1,4 +1,4 @@
-"""What README and docs say of the presets is what they are."""
+"""What README and docs say of the presets is what they are, and links lead somewhere."""
 
 import math
 import re
@@ -25,7 +25,7 @@ def rows(file, columns):
     return {name: rest for name, *rest in cells}
 
 
-ROWS, DISK = rows("README.md", 6), rows("docs/training.md", 4)
+ROWS, DISK = rows("docs/presets.md", 6), rows("docs/training.md", 4)
 
 
 def numbers(text):
@@ -55,6 +55,16 @@ def test_checkpoints_are_as_large_as_is_said(name):
     assert numbers(vocabulary) == [tokens(PRESETS[name])]
     size = saved(PRESETS[name])
     assert (one, six) == (f"{size / 1e6:,.0f} MB", f"{6 * size / 1e9:.1f} GB")
+
+
+def test_links_lead_somewhere():
+    """The documentation's own are checked where it is built (`make docs`)."""
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(links) > 10 and not [link for link in links if "://" not in link and not (ROOT / link).exists()]
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
 
 
 def tokens(config):
