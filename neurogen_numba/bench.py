@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ WHAT = {
     "decoder": "the decoder for one token, with softmax and sampling",
     "kernels": "the synapses, by current and signal, and every other operation of an update",
     "ablate": "no speed, but what each part of a recipe is worth; `neurogen bench ablate --help`",
+    "tasks": "nor here, but tasks with a right answer; `neurogen bench tasks --help`",
 }
 
 
@@ -37,13 +39,11 @@ def parser() -> Parser:
 @command("bench")
 def main(argv=None):
     words = sys.argv[1:] if argv is None else argv
-    if words[:1] == ["ablate"]:
-        from . import ablate
-
-        return ablate.main(words[1:])
+    if words[:1] in (["ablate"], ["tasks"]):  # with flags of their own
+        return importlib.import_module(f".{words[0]}", __package__).main(words[1:])
     args = parser().parse_args(argv)
-    if args.what == "ablate":
-        raise ConfigError("ablate has flags of its own, and comes first: neurogen bench ablate --preset PRESET ...")
+    if args.what in ("ablate", "tasks"):
+        raise ConfigError(f"{args.what} has flags of its own, and comes first: neurogen bench {args.what} ...")
     for name in ("batch_size", "seq_length", "vocab_size", "repeats"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')}: at least 1, not {getattr(args, name)}")

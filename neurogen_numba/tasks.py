@@ -1,0 +1,111 @@
+"""`neurogen bench tasks`: train a preset on a task with a right answer, and say how often it is right."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from .cli import STDOUT, Parser, add_backend_flag, add_json_flag, backend_of, command, tell_json
+from .configure import add_config_flags, config_of
+from .errors import ConfigError
+
+TASKS = {
+    "recall": "pairs of a key and a value, then the keys: what was the value? (MQAR)",
+    "copy": "symbols, a delay, then the same symbols",
+    "smnist": "digits read pixel by pixel",
+    "psmnist": "the same in a permuted order",
+}
+TESTED = 1000  # sequences of a generated task that are tested
+NEEDS_DATA = ("smnist", "psmnist")
+
+
+def parser() -> Parser:
+    flags = Parser("bench")
+    flags.prog += " tasks"
+    flags.description = "Train a preset on a task with a right answer, and say how often it is right on sequences that it has not seen."
+    flags.add_argument("task", choices=TASKS, help="; ".join(f"{name}: {text}" for name, text in TASKS.items()))
+    add_config_flags(flags)
+    flags.add_argument("--pairs", type=int, default=None, help="recall: pairs (default: 16)")
+    flags.add_argument("--delay", type=int, default=None, help="copy: tokens between the symbols and the marker (default: 100)")
+    flags.add_argument("--items", type=int, default=None, help="copy: symbols (default: 10)")
+    flags.add_argument("--data", type=Path, default=None, metavar="FOLDER", help="smnist, psmnist: folder with the four files of MNIST")
+    flags.add_argument("--steps", type=int, default=1000, help="updates")
+    flags.add_argument("--batch-size", type=int, default=None, help="sequences of an update (default: the preset's)")
+    flags.add_argument("--learning-rate", type=float, default=None, help="peak rate (default: the preset's)")
+    flags.add_argument("--seed", type=int, default=0, help="wiring, first weights, sequences")
+    flags.add_argument("--eval-interval", type=int, default=250, help="updates between tests")
+    add_json_flag(flags, "task")
+    add_backend_flag(flags)
+    return flags
+
+
+def task_of(args):
+    """The task that the flags ask for. Raises ConfigError for a flag of another task, DataError for files that are not MNIST's."""
+    from .learning import tasks
+
+    owners = {"pairs": ("recall",), "delay": ("copy",), "items": ("copy",), "data": NEEDS_DATA}
+    for name, whose in owners.items():
+        if getattr(args, name) is not None and args.task not in whose:
+            raise ConfigError(f"--{name} is about {' and '.join(whose)}; leave it out")
+    if args.task == "recall":
+        return tasks.Recall(16 if args.pairs is None else args.pairs)
+    if args.task == "copy":
+        return tasks.Copy(100 if args.delay is None else args.delay, 10 if args.items is None else args.items)
+    if args.data is None:
+        raise ConfigError(f"--data: {args.task} needs the folder with the four files of MNIST")
+    return tasks.Digits(args.data, permuted=args.task == "psmnist")
+
+
+@command("bench")
+def main(argv=None):
+    args = parser().parse_args(argv)
+    for name in ("steps", "eval_interval"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')}: at least 1, not {getattr(args, name)}")
+    task = task_of(args)
+    given = {"steps": args.steps, "seed": args.seed, "segment": task.length}
+    given |= {name: value for name, value in (("batch", args.batch_size), ("learning_rate", args.learning_rate)) if value is not None}
+    config = config_of(args, {"training": given}).replace(brain={"vocabulary": task.vocabulary})
+    result = train(config, task, backend_of(args), args.eval_interval)
+    result = {"task": args.task, "preset": config.preset, **result}
+    if args.json != STDOUT:
+        shown = ", ".join(f"{step:,}: {right:.1%}" for step, right in result["tests"])
+        print(
+            f"{args.task}: {result['accuracy']:.2%} right on {result['tested']:,} sequences, chance {result['chance']:.2%}; after {shown}"
+        )
+    tell_json(args.json, result)
+    return 0
+
+
+def train(config, task, backend, interval) -> dict:
+    """Train a model of this configuration on a task. Returns accuracy, 0 to 1, of the tests every `interval` updates and at the end."""
+    from .brain.model import NeuroGenModel
+    from .learning.schedule import learning_rate
+    from .learning.tasks import accuracy
+    from .waiting import Waiting
+
+    training = config.training
+    model = NeuroGenModel.from_config(config, backend=backend)
+    act, testing = model.activity(task.length, training.batch, learning=True), model.activity(task.length, training.batch)
+    sequences, began, tests = getattr(task, "tests", TESTED), time.monotonic(), []
+    with Waiting("training", training.steps, "updates") as waiting:
+        for step in range(training.steps):
+            act.reset()
+            loss, _, norm = model.learn(
+                act, *task.batch(step, training.batch, training.seed), learning_rate(training, step, training.steps)
+            )
+            if not (loss < float("inf") and norm < float("inf")):
+                raise ConfigError(f"step {step + 1}: the loss is not finite; start again with a lower --learning-rate")
+            waiting.show(step + 1)
+            if (step + 1) % interval == 0 and step + 1 < training.steps:
+                tests.append((step + 1, accuracy(model, testing, task, min(sequences, TESTED))))
+    tests.append((training.steps, accuracy(model, testing, task, sequences)))
+    return {
+        "accuracy": tests[-1][1],
+        "chance": task.chance,
+        "tested": sequences,
+        "steps": training.steps,
+        "parameters": model.parameters,
+        "seconds": time.monotonic() - began,
+        "tests": tests,
+    }
