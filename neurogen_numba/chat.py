@@ -1,25 +1,33 @@
-"""`neurogen chat`: a conversation with a trained model. What was said lives in the state of its neurons."""
+"""`neurogen chat`: a conversation with a trained model, on a screen that shows its brain, or as lines through a pipe."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+import os
+import sys
 from pathlib import Path
 
-from .cli import Parser, add_backend_flag, backend_of, command
-from .errors import ConfigError
+from .chat_commands import STOPS, Dispatcher
+from .cli import Parser, add_backend_flag, backend_of, command, typed
+from .errors import ConfigError, NeuroGenError
 
 
 def parser() -> Parser:
-    flags = Parser("chat")
+    flags = Parser("chat", "Through a pipe, each line of standard input is a message, and standard output has the answers alone.")
     flags.add_argument("run", nargs="?", help="a run, RUN@best, or a checkpoint (default: the run trained last)")
     flags.add_argument("--auto-load-latest", action="store_true", help="take the run trained last, as happens without RUN")
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
+    flags.add_argument(
+        "--prompt", type=typed, action="append", metavar="TEXT", help="answer TEXT and end; may be repeated, for a conversation"
+    )
     flags.add_argument("--temperature", type=float, default=0.5, help="how freely words are drawn; 0 takes the most probable")
     flags.add_argument("--top-k", type=int, default=0, help="draw from the K most probable tokens; 0 is all")
     flags.add_argument("--top-p", type=float, default=0.95, help="draw from the most probable tokens that together have this probability")
     flags.add_argument("--seed", type=int, default=0, help="of the random numbers")
     flags.add_argument("--max-tokens", type=int, default=300, help="length of a reply at most")
+    ends = "where a reply ends (default: turn for the built-in stories, paragraph for other text); length: only at --max-tokens"
+    flags.add_argument("--stop", choices=STOPS, default="", help=ends)
+    flags.add_argument("--pace", type=float, default=0.0, help="tokens per second at most, to watch the brain; 0 is no limit")
+    flags.add_argument("--plain", action="store_true", help="lines of text instead of a screen, also on a terminal that can draw one")
     add_backend_flag(flags)
     return flags
 
@@ -31,59 +39,104 @@ def main(argv=None):
         raise ConfigError(f"--auto-load-latest and {args.run} both name a run; leave one out")
     if args.max_tokens < 1:
         raise ConfigError(f"--max-tokens: at least 1, not {args.max_tokens}")
-    from .generation import Sampling, Session
-    from .show import find, load, summary_of
+    from .rundir import find_checkpoint
+    from .ui import can_draw
+
+    folder, passed_over = find_checkpoint(args.run, args.out)  # what is wrong with the name is said before the screen opens
+    for sentence in passed_over:
+        print(f"neurogen: {sentence}", file=sys.stderr)
+    if args.prompt is None and not args.plain and sys.stdin.isatty() and can_draw():
+        return _on_a_screen(args, folder)
+    return _as_lines(args, folder)
+
+
+def _conversation(args, folder: Path, watched: bool):
+    from .conversation import Conversation, Settings
+    from .generation import Sampling
+    from .show import load
 
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed)
-    folder = find(args.run, args.out)
-    model = load(folder, backend_of(args))
+    settings = Settings(sampling, args.max_tokens, args.stop, args.pace)
+    return Conversation(load(folder, backend_of(args)), folder, settings, watched)
 
-    from .ui.chat_screen import ChatScreen, parse_command
 
-    screen = ChatScreen(folder.parent.parent.name or folder.name, summary_of(model, folder))
-    session = Session(model, sampling)
-    talk = Talk(session, args.max_tokens)
-    while (line := screen.read()) is not None:
+def _another(args, view, conversation, word: str):
+    """A conversation with the run that a word names, drawn as the one before."""
+    from .conversation import Conversation
+    from .rundir import find_checkpoint
+    from .show import load
+
+    folder, passed_over = find_checkpoint(word, args.out)
+    for sentence in passed_over:
+        view.say(sentence)
+    return Conversation(load(folder, conversation.model.backend), folder, conversation.settings, bool(conversation.monitor))
+
+
+def _dispatcher(args, view, conversation):
+    def open_run(word):
+        return _another(args, view, dispatcher.conversation, word)
+
+    dispatcher = Dispatcher(conversation, view, open_run)
+    return dispatcher
+
+
+def _as_lines(args, folder):
+    from .ui.chat_lines import ChatLines
+
+    view = ChatLines()
+    conversation = _conversation(args, folder, watched=False)
+    if args.prompt is not None:
+        for prompt in args.prompt:
+            view.stream(conversation, conversation.reply(prompt))
+        return 0
+    if view.typed:
+        view.say(title(conversation))
+    dispatcher, refused = _dispatcher(args, view, conversation), False
+    for line in view.read():
         try:
-            asked = parse_command(line)
-            if asked is None:
-                if line.strip():
-                    screen.stream(talk.reply(line))
-                continue
-            name, value = asked
-            if name == "quit":
+            if not dispatcher.take(line):
                 break
-            if name == "help":
-                screen.help()
-            elif name == "reset":
-                session.reset()
-                screen.say("forgotten")
-            else:
-                session.sampling = dataclasses.replace(session.sampling, **{name: value})
-                screen.say(f"{name} {value}")
-        except ConfigError as error:  # a word that the model cannot read, a setting out of range: the conversation goes on
-            screen.say(str(error))
+        except NeuroGenError as error:  # a word that the model cannot read, a setting out of range: the conversation goes on
+            refused = True
+            view.refuse(" ".join(str(error).splitlines()))
+    return 2 if refused and not view.typed else 0
+
+
+def _on_a_screen(args, folder):
+    from rich.console import Console
+
+    from .ui.chat_history import path
+    from .ui.chat_screen import ChatScreen
+
+    def open_chat(screen):
+        from .conversation import examples
+
+        conversation = _conversation(args, folder, watched=True)
+        tried = examples(conversation.model, conversation.run)
+        return _dispatcher(args, screen, conversation), title(conversation, tried), tried
+
+    screen = ChatScreen(folder.parent.parent.name or folder.name, open_chat, args.out, path())
+    try:
+        screen.run()
+    finally:
+        if len(screen.entries) > 1:
+            screen.print_transcript(Console())
+    if screen.worker.is_alive():  # a kernel is being compiled, which nobody can interrupt
+        sys.stdout.flush()
+        os._exit(0)
     return 0
 
 
-class Talk:
-    """Turns of a conversation, worded as the model learned them: the built-in stories know "You:" and "Neo:", other text is continued."""
+def title(conversation, examples: list[str] = ()) -> str:
+    """What there is to say of a model at first: name, facts and lines to try."""
+    from .show import summary_of
+    from .ui.plain import item
 
-    def __init__(self, session, length: int):
-        self.session, self.length = session, length
-        self._scripted = not session.model.config.text.data
-
-    def reply(self, line: str) -> Iterator[str]:
-        """The reply to a line, piece by piece. Raises ConfigError at once for a line that the model cannot read."""
-        from .generation import stream
-
-        tokenizer = self.session.model.tokenizer
-        prompt, stop = (f"You: {line.strip()}\nNeo:", "\n") if self._scripted else (f"{line}\n", "\n\n")
-        heard = tokenizer.decode(self.session.last_tokens)
-        if heard and not heard.endswith("\n"):
-            prompt = "\n" + prompt  # the last reply was cut off before its end
-        tokenizer.encode(prompt)
-        return stream(self.session, tokenizer, prompt, self.length, stop)
+    facts = dict(item(str(name), value) for name, value in summary_of(conversation.model, conversation.folder).items())
+    lines = ["  ".join([conversation.name, *(f"{name} {value}" for name, value in facts.items())])]
+    if examples:
+        lines.append("Try (Tab):  " + "   ".join(examples))
+    return "\n".join([*lines, "/help lists the commands"])
 
 
 if __name__ == "__main__":

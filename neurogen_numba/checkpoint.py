@@ -259,6 +259,16 @@ def load(folder: Path, groups: list[str] | None = None) -> Checkpoint:
     return Checkpoint({group: _tensors(folder, group, files) for group in groups}, documents, folder)
 
 
+def fingerprint(folder: Path) -> str:
+    """The SHA-256 of what the manifest of a checkpoint says of the files of its brain: weights and wiring, embeddings, decoder.
+
+    Raises CheckpointError if the checkpoint is not whole.
+    """
+    files = _check(_readable(Path(folder)))
+    said = {name: files.get(f"{name}.safetensors") for name in ("brain", "embeddings", "decoder")}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
 def _readable(folder):
     """The folder itself, or what it was renamed to by a save that was killed between its two renames."""
     old = _beside(folder, ".old")

@@ -37,7 +37,8 @@ from .errors import ConfigError, NeuroGenError, OutOfMemory
 
 COMMANDS = {
     "train": "train a model, on the built-in stories or on your text",
-    "chat": "talk to a trained model",
+    "chat": "talk to a trained model, and see its brain",
+    "runs": "list the runs, and what can be done with each",
     "generate": "continue a prompt",
     "evaluate": "measure a trained model on held-out text",
     "figures": "draw the figures of a run once more",

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from .config import FLOAT32, plain_types
-from .errors import ConfigError
+from .errors import CheckpointError, ConfigError
 from .kernels import rng
 
 TOGETHER = 16  # tokens of a recorded step; single tokens follow for the rest. A GPU waits for the host between two steps
@@ -37,20 +37,40 @@ class Sampling:
 
 
 class Session:
-    """Generation of a batch of B sequences. Their past is in the state of the neurons, not in a growing context."""
+    """Generation of a batch of B sequences. Their past is in the state of the neurons, not in a growing context.
+
+    monitor: records what the brain does at each token of the first sequence (brain/monitor.py), or None.
+    """
 
     def __init__(self, model, sampling: Sampling, batch: int = 1):
         self.model, self.sampling = model, sampling
+        self.monitor = None
         self.act = model.activity(model.config.brain.chunk, batch)
         self._drawn = model.backend.zeros(batch, "uint64")  # tokens drawn per sequence
         self._latest = model.backend.zeros((TOGETHER, batch), "int32")  # tokens of the last recorded step
         self.last_tokens = ()  # of the first sequence, from the last call
+        self.written = 0  # tokens drawn per sequence, also before a reset
 
     def reset(self):
         """Reset to the state before the first token."""
         self.act.reset()
         self._drawn[...] = 0
         self.last_tokens = ()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """A copy of all that the next message's answer depends on, but for the sampling: as `Activity.state`, with `drawn` [B] uint64, the
+        tokens drawn, and `last_tokens` [T] int32."""
+        drawn = self.model.backend.to_numpy(self._drawn)
+        return self.act.state() | {"drawn": drawn, "last_tokens": np.array(self.last_tokens, np.int32)}
+
+    def load_state(self, state: dict[str, np.ndarray]):
+        """Inverse of `state`. Raises CheckpointError where an array is missing or of another shape."""
+        for name in ("drawn", "last_tokens"):
+            if name not in state or state[name].ndim != 1 or (name == "drawn" and state[name].shape != self._drawn.shape):
+                raise CheckpointError(f"state array {name!r} is missing or of another shape; was it saved by another brain or batch size?")
+        self.act.load_state(state)
+        self._drawn[...] = self.model.backend.asarray(state["drawn"], "uint64")
+        self.last_tokens = state["last_tokens"]
 
     def feed(self, ids):
         """Read tokens [T, B] int32."""
@@ -59,6 +79,8 @@ class Session:
             self.act.load_tokens(part)
             self.model.run(self.act, ("forward", len(part)), self._forward, self.model.backend.record_calls)
             self.last_tokens = part[:, 0]
+            if self.monitor:
+                self.monitor.record(len(part), drawn=False)
 
     def draw(self):
         """Draw the next token of each sequence, [B] int32, and read it. Requires a call of `feed` before."""
@@ -69,11 +91,15 @@ class Session:
         act, backend = self.act, self.model.backend
         written, first, act.length = backend.zeros((count, act.batch), "int32"), 0, 1
         while first < count:
-            tokens = TOGETHER if count - first >= TOGETHER else 1
-            self.model.run(act, ("draw", self.sampling, tokens), partial(self._draw, tokens), backend.record_calls)
+            tokens = TOGETHER if count - first >= TOGETHER and not self.monitor else 1
+            measured = self.monitor is not None
+            self.model.run(act, ("draw", self.sampling, tokens, measured), partial(self._draw, tokens, measured), backend.record_calls)
             written[first : first + tokens] = self._latest[:tokens]
+            if self.monitor:
+                self.monitor.record(1, drawn=True)
             first += tokens
         written = backend.to_numpy(written)
+        self.written += count
         self.last_tokens = written[-1:, 0] if count else self.last_tokens
         return written
 
@@ -90,13 +116,16 @@ class Session:
         with self.model.backend.beside(end_segment):
             brain.decoder.scores(act, act.length - 1, act.length)  # of the next token, into the first rows of act.logits
 
-    def _draw(self, tokens):
+    def _draw(self, tokens, measured):
+        """Draw and read tokens. measured: also overwrite act.losses[0] with the surprise of the last one, in nats."""
         act, how, decoder = self.act, self.sampling, self.model.brain.decoder
         key = rng.key(how.seed & 0xFFFFFFFF, how.seed >> 32)
         numbers = np.float32(how.temperature), how.top_k, np.float32(how.top_p)
         logits = act.logits[: act.batch], decoder.bias
         for t in range(tokens):
             self.model.backend.sample(act.ids[0], *logits, *numbers, key, self._drawn, decoder.shape[0])
+            if measured:  # the gradient is not needed; it goes where the next token's logits will be
+                self.model.backend.cross_entropy(act.losses[0], act.hits[0], logits[0], *logits, act.ids[0], act.weight, decoder.shape[0])
             self._forward(self._latest[t])
 
 

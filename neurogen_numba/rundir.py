@@ -315,6 +315,18 @@ def lock(run: Path):
             _release(file.fileno())
 
 
+def in_use(run: Path) -> bool:
+    """Whether a process keeps a run to itself now."""
+    try:
+        with open(Path(run) / LOCK, "r+b", buffering=0) as file:
+            if not _acquire(file.fileno()):
+                return True
+            _release(file.fileno())
+    except OSError:  # no lock was ever taken, or this person may not take one
+        pass
+    return False
+
+
 # Files that are whole or not there
 
 

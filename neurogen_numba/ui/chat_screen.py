@@ -1,164 +1,479 @@
-"""A conversation in the terminal; plain text where there is none."""
+"""The chat on a whole terminal: what was said, the brain beside or below it, and a line to type in.
+
+The screen is drawn by prompt_toolkit in the main thread, from what Rich lays out for the width of the moment; all work on the model is done
+by one other thread. So every key is heard at once, also while a reply is written, and a terminal that changes its size is drawn anew.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import math
-import sys
+import functools
+import io
+import os
+import queue
+import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from rich.cells import cell_len
+from prompt_toolkit.application import Application
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import Completer, Completion
+from prompt_toolkit.filters import Condition
+from prompt_toolkit.key_binding import KeyBindings
+from prompt_toolkit.layout import BufferControl, ConditionalContainer, Float, FloatContainer, HSplit, Layout, VSplit, Window
+from prompt_toolkit.layout.controls import UIContent, UIControl
+from prompt_toolkit.layout.dimension import Dimension
+from prompt_toolkit.layout.menus import CompletionsMenu
+from prompt_toolkit.layout.processors import BeforeInput
+from prompt_toolkit.styles import Style as ScreenStyle
 from rich.console import Console
-from rich.panel import Panel
+from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
 
-from ..config import did_you_mean
-from ..errors import ConfigError
-from . import can_draw
-from .plain import forgiving, item, printable
+from ..chat_commands import completions
+from . import brain_panel
+from .chat_history import ChatHistory
+from .chat_lines import NEO, YOU, paced
+from .plain import printable
+from .surprise import style_of
 
-COMMANDS = {  # name -> argument, what it does
-    "help": ("", "this list"),
-    "reset": ("", "forget the conversation"),
-    "temperature": ("X", "how freely words are drawn, 0 or more"),
-    "seed": ("N", "draw with the random numbers of seed N"),
-    "quit": ("", "leave, as does Ctrl-D"),
-}
-YOU, NEO = "You: ", "Neo: "
+FRAMES = 15  # of the brain per second, at most
+DRAWING = 0.1  # share of the time that drawing takes, at most: a slow terminal gets fewer frames
+BESIDE = 110  # columns from which on the brain is beside the text
+PANEL = 0.45, 56, 90  # width of the brain beside the text: share, least, most
+TYPED_ROWS = 6  # of the input, at most
+INDENT = len(NEO)
+PATIENCE = 2.0  # seconds that a model may take to stop when a person leaves
+
+
+class Entry:
+    """Something in the transcript: lines of `kind` you, neo, note, error or header, made of pieces (text, nats or None)."""
+
+    def __init__(self, kind: str, pieces: list[tuple[str, float | None]]):
+        self.kind, self.pieces = kind, pieces
+        self._drawn: tuple = ()  # (what it depends on, its lines)
+
+    def lines(self, width: int, colors: bool) -> list[Text]:
+        """It in lines of at most `width` cells."""
+        key = (width, colors, len(self.pieces), sum(nats is not None for _, nats in self.pieces))
+        if not self._drawn or self._drawn[0] != key:
+            self._drawn = key, self._wrapped(width, colors)
+        return self._drawn[1]
+
+    def _wrapped(self, width, colors):
+        lead, style = {
+            "you": (YOU, "bold cyan" if colors else "bold"),
+            "neo": (NEO, "bold green" if colors else "bold"),
+            "error": (" " * INDENT, "red" if colors else "bold"),
+            "note": (" " * INDENT, "dim"),
+            "header": ("", ""),
+        }[self.kind]
+        spoken = self.kind in ("you", "neo")
+        text, begun = Text("" if spoken else "", "" if spoken else style), False
+        for piece, nats in self.pieces:
+            shown = printable(piece if begun else piece.lstrip(" "))
+            begun = begun or bool(piece.strip(" "))
+            text.append(shown, style_of(nats, colors) if self.kind == "neo" else None)
+        lines = text.wrap(_console(), max(1, width - len(lead)), tab_size=4) or [Text("")]
+        first = Text(lead, style if spoken else "")
+        return [(first if number == 0 else Text(" " * len(lead))).append_text(line) for number, line in enumerate(lines)]
+
+
+class Lines(UIControl):
+    """A part of the screen that `make(width, height)` fills with lines of Rich's text."""
+
+    def __init__(self, make: Callable[[int, int], list[Text]], colors: bool):
+        self._make, self._colors = make, colors
+
+    def create_content(self, width: int, height: int) -> UIContent:
+        lines = [fragments(line, self._colors) for line in self._make(width, height)]
+        return UIContent(get_line=lambda number: lines[number] if number < len(lines) else [], line_count=max(1, len(lines)))
+
+
+class Completions(Completer):
+    """What Tab offers: commands and what they take; on an empty line the examples."""
+
+    def __init__(self, screen: ChatScreen):
+        self._screen = screen
+
+    def get_completions(self, document, complete_event):
+        screen, line = self._screen, document.text_before_cursor
+        conversation = screen.dispatcher.conversation if screen.dispatcher else None
+        for text, back, meaning in completions(line, conversation, screen.examples, screen.out):
+            yield Completion(text, start_position=-back, display_meta=meaning)
 
 
 class ChatScreen:
-    """Reads what a person types and prints what the model answers.
+    """The chat in a terminal that can move its cursor.
 
-    title, facts: the header, facts as name -> number or text. Without a terminal on both sides there are no colours, no line
-    breaks of ours and no speeds: the same answers give the same bytes. What either side says is printed as it is, never as markup.
+    open_chat: makes what takes the lines (`chat_commands.Dispatcher`) and a title, facts and examples to show; runs in the thread of the
+    model, as all that works on it. out: where runs are kept. history: a file, or None.
     """
 
-    def __init__(self, title: str, facts: dict):
-        forgiving(sys.stdin)
-        forgiving(sys.stdout)
-        self.typed = sys.stdin.isatty()
-        self.drawn = self.typed and can_draw()
-        self.console = Console() if self.drawn else Console(force_terminal=False, color_system=None)
-        if self.typed:
-            with contextlib.suppress(ImportError):  # Windows has none
-                import readline  # noqa: F401  gives input() arrow keys and a history
-        self._header(title, dict(item(str(name), value) for name, value in facts.items()))
+    keys = (
+        "Enter sends, Alt-Enter or a backslash at the end begins a new line, Tab completes, Up and Ctrl-R look back, Page Up and Page Down "
+        "scroll, Ctrl-C stops a reply or clears the line, Ctrl-D leaves; a line that begins with // is said with one slash"
+    )
 
-    def read(self) -> str | None:
-        """The next line; None at its end, by Ctrl-D or Ctrl-C."""
-        try:
-            return input(YOU if self.typed else "")
-        except (EOFError, KeyboardInterrupt):
-            if self.typed:
-                self._write("\n")
-            return None
-
-    def stream(self, pieces: Iterator[str]) -> str:
-        """Prints the pieces (one per token) as they come; Ctrl-C ends this reply only. Returns what was said."""
-        said, count, stopped = "", 0, False
-        wrap = WordWrap(self.console.width, len(NEO)) if self.drawn else None
-        start = time.perf_counter()
-        self._write(NEO, "bold green")
-        try:
-            for piece in pieces:
-                count += 1
-                shown = printable(piece if said.strip() else piece.lstrip())
-                said += piece
-                self._write(wrap.feed(shown) if wrap else shown)
-        except KeyboardInterrupt:
-            stopped = True
-            if hasattr(pieces, "close"):
-                pieces.close()
-        if wrap:
-            self._write(wrap.end())
-        speed = f"{count / max(time.perf_counter() - start, 1e-9):,.0f} tokens/s"
-        self._write("\n")
-        if self.drawn:
-            self.say(f"{'stopped, ' if stopped else ''}{speed}", indent=len(NEO))
-        return said
-
-    def say(self, text: str, indent: int = 0) -> None:
-        """A line from the program itself, such as an answer to a command."""
-        self._write(" " * indent + printable(text) + "\n", "dim")
-
-    def help(self) -> None:
-        """Lists the commands."""
-        for name, (argument, meaning) in COMMANDS.items():
-            self.say(f"{f'/{name} {argument}':16}{meaning}")
-
-    def _header(self, title, facts):
-        if not self.drawn:
-            self._write(printable(", ".join([title, *(f"{name} {value}" for name, value in facts.items())])).replace("\n", " ") + "\n")
-            return
-        body = Text("   ").join(Text.assemble((printable(name) + " ", "dim"), (printable(value), "bold")) for name, value in facts.items())
-        hint = Text("/help lists the commands", "dim")
-        self.console.print(
-            Panel(
-                body, title=Text(printable(title), "bold"), title_align="left", subtitle=hint, subtitle_align="right", border_style="cyan"
-            )
+    def __init__(self, name: str, open_chat: Callable[[ChatScreen], object], out: Path, history: Path | None):
+        self.colors = not os.environ.get("NO_COLOR")
+        self.dispatcher, self.out = None, out
+        self.examples: list[str] = []
+        self.entries: list[Entry] = [Entry("header", [(name, None)])]
+        self.frame, self.nats = None, None
+        self.shown = True  # the brain
+        self._open, self._name = open_chat, name
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._stop, self._speaking, self._leaving = threading.Event(), False, False
+        self._state, self._began, self._speed = "getting ready", time.perf_counter(), ""
+        self._scroll, self._drew, self._next_frame = 0, 0.0, 0.0
+        self._failure: BaseException | None = None
+        self._loop = None
+        self.worker = threading.Thread(target=self._work, name="model", daemon=True)
+        self.typed = Buffer(
+            multiline=True,
+            history=ChatHistory(history, lambda sentence: self._add("note", sentence)),
+            completer=Completions(self),
+            accept_handler=self._accept,
+            enable_history_search=True,
+        )
+        self.app = Application(
+            layout=self._layout(),
+            key_bindings=self._bindings(),
+            full_screen=True,
+            style=ScreenStyle.from_dict({"status": "reverse", "completion-menu": "reverse", "completion-menu.completion.current": "bold"}),
+            before_render=self._before_render,
+            after_render=self._after_render,
         )
 
-    def _write(self, text, style=""):
-        self.console.print(Text(text, style), end="", soft_wrap=True)
+    # What the thread of the model calls
+
+    def say(self, text: str) -> None:
+        """A line from the program itself."""
+        self._add("note", text)
+
+    def refuse(self, sentence: str) -> None:
+        """Why something was not done."""
+        self._add("error", sentence)
+
+    def table(self, rows: dict[str, str]) -> None:
+        """Names and values."""
+        width = max(map(len, rows))
+        self._add("note", "\n".join(f"{name:{width}}  {value}" for name, value in rows.items()))
+
+    def replay(self, turns: list[tuple[str, str]]) -> None:
+        """What was said before."""
+        for message, reply in turns:
+            self._add("you", message)
+            self._add("neo", reply)
+
+    def show_brain(self, conversation, shown: bool | None) -> bool:
+        """Show the brain, or hide it, which makes replies a little faster; None: the other way round."""
+        self.shown = not self.shown if shown is None else shown
+        if self.shown != bool(conversation.monitor):
+            conversation.watch(self.shown)
+        self.frame = conversation.monitor.frame() if self.shown else None
+        return self.shown
+
+    def stream(self, conversation, pieces: Iterator[str]) -> None:
+        """Show a reply as it comes, and the brain that makes it; Ctrl-C ends this reply only."""
+        entry, marks = Entry("neo", []), []
+        monitor, session = conversation.monitor, conversation.session
+        measured, drawn = (monitor.drawn if monitor else 0), session.written
+        with self._changing():
+            self.entries.append(entry)
+            self._speaking, self._scroll = True, 0
+        try:
+            for piece in paced(pieces, conversation.settings.pace, self._stop.wait):
+                marks.append(session.written - drawn)
+                entry.pieces.append((piece, None))
+                if time.perf_counter() >= self._next_frame:
+                    self._show(entry, marks, monitor, measured)
+                if self._stop.is_set():
+                    break
+        finally:
+            pieces.close()
+            self._speaking = False
+            self._show(entry, marks, monitor, measured)
+            last = conversation.last
+            self._speed = f"{last.speed:,.0f} tokens/s"
+            if self._stop.is_set():
+                self._add("note", "stopped")
+            self._stop.clear()
+
+    def _show(self, entry, marks, monitor, measured):
+        """Draw the reply so far, with the surprise of its tokens, and the brain."""
+        with self._changing():
+            if monitor:
+                nats, first = monitor.surprise(measured), 0
+                for number, (mark, (piece, known)) in enumerate(zip(marks, entry.pieces, strict=True)):
+                    if known is None and mark > first:
+                        entry.pieces[number] = piece, sum(nats[first:mark])
+                    first = mark
+                self.frame, self.nats = monitor.frame(), sum(nats) / len(nats) if nats else None
+        self._next_frame = time.perf_counter() + max(1 / FRAMES, self._drew / DRAWING)
+
+    def _work(self):
+        """The thread of the model."""
+        from ..errors import NeuroGenError
+
+        try:
+            opened = self._open(self)
+            with self._changing():
+                self.dispatcher, title, self.examples = opened
+                self.entries[0] = Entry("header", [(title, None)])
+                self._state = ""
+            self.dispatcher.conversation.warm_up(lambda: self._leaving or not self._lines.empty())
+            while (line := self._lines.get()) is not None:
+                self._add("you", line)
+                try:
+                    more = self.dispatcher.take(line)
+                except NeuroGenError as error:
+                    self.refuse(" ".join(str(error).splitlines()))
+                else:
+                    if not more:
+                        break
+                    self._name = self.dispatcher.conversation.name
+                self._stop.clear()
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._call(self._exit)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether lines wait for their answers."""
+        return self._speaking or not self._lines.empty()
+
+    def _add(self, kind, text):
+        with self._changing():
+            self.entries.append(Entry(kind, [(text, None)]))
+            self._scroll = 0
+
+    def _changing(self):
+        """A context for a change of what is shown, which draws it afterwards."""
+        return _Changing(self.app)
+
+    def _call(self, function):
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the screen has closed meanwhile
+                self._loop.call_soon_threadsafe(function)
+
+    # Keys
+
+    def _accept(self, buffer):
+        """Enter: hand the line over. Returns whether the text stays."""
+        line = buffer.text
+        if line.strip():
+            self._lines.put(line)
+        return False
+
+    def _bindings(self):
+        keys = KeyBindings()
+
+        @keys.add("enter")
+        def send(event):
+            buffer = event.current_buffer
+            if buffer.complete_state and buffer.complete_state.current_completion:
+                buffer.complete_state = None  # taken as it stands
+                return
+            if buffer.document.is_cursor_at_the_end and buffer.text.endswith("\\"):
+                buffer.delete_before_cursor()
+                buffer.insert_text("\n")
+                return
+            buffer.validate_and_handle()
+
+        @keys.add("escape", "enter")
+        def new_line(event):
+            event.current_buffer.insert_text("\n")
+
+        @keys.add("c-c")
+        @keys.add("<sigint>")
+        def stop(event):
+            if self.waiting:
+                self._stop.set()
+                self._forget_waiting()
+            elif self.typed.text:
+                self.typed.reset()
+            else:
+                self._add("note", "Ctrl-D or /quit leaves")
+
+        @keys.add("c-d")
+        def leave(event):
+            if self.typed.text:
+                self.typed.delete()
+            else:
+                self._exit()
+
+        @keys.add("c-l")
+        def redraw(event):
+            event.app.renderer.clear()
+
+        @keys.add("pageup")
+        def up(event):
+            self._scroll += max(1, event.app.output.get_size().rows // 2)
+
+        @keys.add("pagedown")
+        def down(event):
+            self._scroll = max(0, self._scroll - max(1, event.app.output.get_size().rows // 2))
+
+        return keys
+
+    def _forget_waiting(self):
+        """Lines that wait for the reply to end go back into the input."""
+        waiting = []
+        while True:
+            try:
+                waiting.append(self._lines.get_nowait())
+            except queue.Empty:
+                break
+        if waiting:
+            self.typed.text = "\n".join([*waiting, self.typed.text]).rstrip("\n")
+            self.typed.cursor_position = len(self.typed.text)
+
+    # The picture
+
+    def _layout(self):
+        shown = Condition(lambda: self.shown)
+        beside = Condition(lambda: self._columns >= BESIDE)
+        below = Condition(lambda: bool(brain_panel.height_for(self._rows)))
+        text = Window(Lines(self._transcript, self.colors), wrap_lines=False)
+        right = Window(Lines(self._brain, self.colors), width=self._panel_width, dont_extend_width=True)
+        under = Window(Lines(self._brain, self.colors), height=lambda: brain_panel.height_for(self._rows), dont_extend_height=True)
+        line = Window(width=1, char="│", style="class:line")
+        control = BufferControl(self.typed, input_processors=[BeforeInput(YOU, "bold")], focus_on_click=True)
+        typed = Window(control, height=Dimension(min=1, max=TYPED_ROWS), wrap_lines=True, dont_extend_height=True)
+        status = Window(Lines(self._status, self.colors), height=1, style="class:status", dont_extend_height=True)
+        top = VSplit([text, ConditionalContainer(VSplit([line, right]), shown & beside)])
+        body = HSplit([top, ConditionalContainer(under, shown & ~beside & below), status, typed])
+        menu = Float(CompletionsMenu(max_height=8, scroll_offset=1), xcursor=True, ycursor=True)
+        return Layout(FloatContainer(body, [menu]), focused_element=typed)
+
+    @property
+    def _columns(self):
+        return self.app.output.get_size().columns
+
+    @property
+    def _rows(self):
+        return self.app.output.get_size().rows
+
+    def _panel_width(self):
+        share, least, most = PANEL
+        return Dimension.exact(int(min(most, max(least, share * self._columns))))
+
+    def _transcript(self, width, height):
+        """The end of what was said, or what comes `_scroll` lines before it."""
+        width, lines, wanted = max(1, width - 1), [], height + self._scroll
+        for entry in reversed(self.entries):
+            lines = entry.lines(width, self.colors) + lines
+            if len(lines) >= wanted:
+                break
+        self._scroll = max(0, min(self._scroll, len(lines) - height))
+        last = len(lines) - self._scroll
+        return lines[max(0, last - height) : last]
+
+    def _brain(self, width, height):
+        return brain_panel.draw(self.frame, width, height, self.nats, self.colors)
+
+    def _status(self, width, height):
+        conversation = self.dispatcher.conversation if self.dispatcher else None
+        if self._state:
+            seconds = time.perf_counter() - self._began
+            doing = f"{self._state}, {seconds:.0f} s" + (": kernels are compiled once" if seconds > 10 else "")
+        elif self.waiting:
+            doing = "speaking; Ctrl-C stops"
+        else:
+            doing = self._speed
+        scrolled = f"  {self._scroll} lines below" if self._scroll else ""
+        left = f" {printable(self._name)}  {doing}{scrolled}"
+        how = conversation.settings if conversation else None
+        right = f"temperature {how.sampling.temperature:g}  seed {how.sampling.seed}  /help " if how else ""
+        space = width - len(left) - len(right)
+        line = Text(left + " " * space + right if space > 0 else left)
+        line.truncate(width)
+        return [line]
+
+    def _before_render(self, app):
+        self._started = time.perf_counter()
+
+    def _after_render(self, app):
+        self._drew = time.perf_counter() - self._started
+
+    # Beginning and end
+
+    def run(self) -> None:
+        """Chat until the person leaves. Raises what has failed in the thread of the model."""
+        self.app.run(pre_run=self._begin)
+        self._leaving = True
+        self._stop.set()
+        self._lines.put(None)
+        self.worker.join(PATIENCE)
+        if self._failure:
+            raise self._failure
+
+    def _begin(self):
+        self._loop = asyncio.get_running_loop()
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+                with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # Windows; or not the main thread
+                    self._loop.add_signal_handler(number, self._interrupted)
+        self.app.create_background_task(self._tick())
+        self.worker.start()
+
+    async def _tick(self):
+        """Draw the seconds while the model gets ready."""
+        while self._state:
+            self.app.invalidate()
+            await asyncio.sleep(0.5)
+
+    def _interrupted(self):
+        self._failure = self._failure or KeyboardInterrupt()
+        self._exit()
+
+    def _exit(self):
+        if self.app.is_running and not self.app.future.done():
+            self.app.exit()
+
+    def print_transcript(self, console: Console) -> None:
+        """Print all that was said, for the terminal to keep after the screen has gone."""
+        for entry in self.entries:
+            for line in entry.lines(max(20, console.width - 1), self.colors):
+                console.print(line, soft_wrap=True)
 
 
-class WordWrap:
-    """Breaks a stream of text between words: lines of `width` columns, all but the first starting with `indent` empty ones."""
+class _Changing:
+    def __init__(self, app):
+        self._app = app
 
-    def __init__(self, width: int, indent: int):
-        self.indent = indent
-        self.width = max(width, indent + 2)  # room for one wide character
-        self.column = indent
-        self.word = ""  # with the spaces before it; kept back until it is whole
+    def __enter__(self):
+        return self
 
-    def feed(self, text: str) -> str:
-        """What can be printed now that `text` has come."""
-        ready = ""
-        for char in text:
-            if char == "\n":
-                ready += self.end() + "\n" + " " * self.indent
-                self.column = self.indent
-                continue
-            if char == " " and self.word.strip():
-                ready += self.end()
-            self.word += char
-            if cell_len(char) == 2 or cell_len(self.word) >= self.width - self.indent:  # scripts without spaces; endless words
-                ready += self.end()
-        return ready
-
-    def end(self) -> str:
-        """The word that was kept back."""
-        word, self.word = self.word, ""
-        if self.column + cell_len(word) <= self.width:
-            self.column += cell_len(word)
-            return word
-        word = word.lstrip(" ")
-        self.column = self.indent + cell_len(word)
-        return "\n" + " " * self.indent + word
+    def __exit__(self, *failure):
+        self._app.invalidate()
 
 
-def parse_command(line: str) -> tuple[str, float | int | None] | None:
-    """(name, argument) of a line such as "/temperature 0.8"; None for a line that is said to the model.
+@functools.cache
+def _console():
+    return Console(file=io.StringIO(), width=500, force_terminal=True, color_system="truecolor")
 
-    Raises ConfigError, in one sentence, for a command that does not exist or an argument that does not fit.
-    """
-    if not line.strip().startswith("/"):
-        return None
-    word, *arguments = line.split()
-    name = word[1:]
-    if name not in COMMANDS:
-        raise ConfigError(f"{word}: no such command; {did_you_mean(word, [f'/{known}' for known in COMMANDS])}")
-    wanted = COMMANDS[name][0]
-    if not wanted:
-        if arguments:
-            raise ConfigError(f"/{name} takes nothing after it; got {' '.join(arguments)!r}")
-        return name, None
-    with contextlib.suppress(ValueError, OverflowError):
-        (text,) = arguments
-        value = int(text) if name == "seed" else float(text)
-        if value >= 0 and math.isfinite(value):
-            return name, value
-    example = {"temperature": "a number of at least 0, such as /temperature 0.8", "seed": "a whole number of at least 0, such as /seed 7"}
-    raise ConfigError(f"/{name} needs {example[name]}; got {' '.join(arguments) or 'nothing'!r}")
+
+def fragments(line: Text, colors: bool) -> list[tuple[str, str]]:
+    """A line of Rich's as prompt_toolkit takes it: (style, text) pairs."""
+    segments: list[Segment] = list(line.render(_console()))
+    return [(screen_style(segment.style, colors), segment.text) for segment in segments if segment.text]
+
+
+@functools.lru_cache(maxsize=256)
+def screen_style(style: Style | None, colors: bool) -> str:
+    """A style of Rich's in the words of prompt_toolkit."""
+    if style is None:
+        return ""
+    words = [name for name in ("bold", "dim", "italic", "underline", "reverse") if getattr(style, name)]
+    if colors and style.color is not None and not style.color.is_default:
+        words.append(f"fg:ansi{style.color.name.replace('bright_', 'bright')}")
+    return " ".join(words)

@@ -1,0 +1,273 @@
+"""A conversation with a model: turns, how replies are drawn, and the state of the neurons, in which what was said lives."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from . import checkpoint
+from .brain.monitor import BrainMonitor
+from .errors import CheckpointError, ConfigError
+from .generation import Sampling, Session, stream
+from .rundir import METRICS
+from .text import stories
+
+STOPS = {  # where a reply ends, if no end of text comes first -> the string before which it ends
+    "turn": "\n",
+    "paragraph": "\n\n",
+    "sentence": "",
+    "length": "",
+}
+SENTENCE = re.compile(r"(?<!\d)[.!?…]+[\"'”’)]*$")  # a text that ends with a sentence; 3.14 may still go on
+KEPT = "conversations"  # folder of a run with what /save has written
+DOCUMENT, TENSORS = "conversation", "state"
+EXAMPLES = 3
+LONGEST_EXAMPLE = 48  # characters
+TAIL = 500_000  # bytes at the end of metrics.jsonl in which the latest samples are looked for
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How replies are drawn. stop: one of STOPS, or "" for the one that suits the model; pace: tokens per second at most, 0: no limit."""
+
+    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.5, top_p=0.95))
+    max_tokens: int = 300
+    stop: str = ""
+    pace: float = 0.0
+
+    def __post_init__(self):
+        if not 1 <= self.max_tokens < 2**31:
+            raise ConfigError(f"max-tokens: from 1 to 2^31 - 1, not {self.max_tokens}")
+        if not 0 <= self.pace < math.inf:
+            raise ConfigError(f"pace: tokens per second, 0 (no limit) or more, not {self.pace}")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of a reply: tokens drawn, seconds to the first of them and to the last, mean surprise in nats per token (None: not measured)."""
+
+    tokens: int
+    first: float
+    seconds: float
+    nats: float | None
+
+    @property
+    def speed(self) -> float:
+        """Tokens per second."""
+        return self.tokens / max(self.seconds, 1e-9)
+
+
+class Conversation:
+    """A conversation with the model of the checkpoint `folder`, worded as it learned: the built-in stories know "You:" and "Neo:", other
+    text is continued."""
+
+    def __init__(self, model, folder: Path, settings: Settings, watched: bool = False):
+        self.model, self.folder, self.settings = model, Path(folder), settings
+        self.session = Session(model, settings.sampling)
+        self.scripted = not model.config.text.data
+        self.turns: list[tuple[str, str]] = []
+        self.last: Counts | None = None  # of the latest reply
+        self.read = self.written = 0  # tokens
+        self._before: tuple[dict, str] | None = None  # the state before the latest message, and the message
+        self._kept: Path | None = None  # what was saved or loaded last, which may be replaced
+        self.watch(watched)
+
+    @property
+    def run(self) -> Path:
+        """The folder of the run, or the one that the checkpoint lies in."""
+        parent = self.folder.absolute().parent
+        return parent.parent if parent.name == "checkpoints" else parent
+
+    @property
+    def name(self) -> str:
+        """The run's name, or the checkpoint's where it lies in no run."""
+        return self.run.name if self.folder.absolute().parent.name == "checkpoints" else self.folder.absolute().name
+
+    @property
+    def stop(self) -> str:
+        """Where replies end: a name in STOPS."""
+        return self.settings.stop or ("turn" if self.scripted else "paragraph")
+
+    def watch(self, watched: bool):
+        """Record what the brain does from now on, or no longer."""
+        self.session.monitor = BrainMonitor(self.model, self.session.act) if watched else None
+
+    @property
+    def monitor(self) -> BrainMonitor | None:
+        return self.session.monitor
+
+    def change(self, **settings):
+        """Change settings, those of the sampling included. Raises ConfigError for a value out of range, and changes nothing then."""
+        sampling = {name: settings.pop(name) for name in list(settings) if hasattr(self.settings.sampling, name)}
+        self.settings = replace(self.settings, sampling=replace(self.settings.sampling, **sampling), **settings)
+        self.session.sampling = self.settings.sampling
+
+    def warm_up(self, enough=lambda: False):
+        """Compile and record the steps that a reply will take, as long as `enough()` is false. Only before the first message."""
+        session = self.session
+        for length in [1, *range(session.act.tokens, 1, -1)]:
+            for _ in range(1 if self.model.backend.name == "cpu" else 2):  # on a GPU, the second run captures a graph
+                if enough():
+                    break
+                session.feed(np.zeros((length, 1), np.int32))
+                session.draw()
+        session.reset()
+        self._restart()
+
+    # Turns
+
+    def reply(self, message: str) -> Iterator[str]:
+        """The reply to a message, piece by piece. Raises ConfigError at once for a message that the model cannot read."""
+        prompt = self._prompt(message)
+        self.model.tokenizer.encode(prompt)
+        self._before = self.session.state(), message
+        self.turns.append((message, ""))
+        return self._speak(prompt)
+
+    def retry(self) -> Iterator[str]:
+        """Another reply to the latest message, from the state before it, with the next seed. Raises ConfigError where there is none."""
+        if self._before is None:
+            raise ConfigError("there is no message to answer again; say something first")
+        state, message = self._before
+        self.change(seed=(self.settings.sampling.seed + 1) % 2**64)
+        self.session.load_state(state)
+        self._restart()
+        self.turns[-1:] = [(message, "")]
+        return self._speak(self._prompt(message))
+
+    def _prompt(self, message):
+        prompt = f"You: {message.strip()}\nNeo:" if self.scripted else f"{message}\n"
+        heard = self.model.tokenizer.decode(self.session.last_tokens)
+        return "\n" + prompt if heard and not heard.endswith("\n") else prompt  # the last reply was cut off before its end
+
+    def _speak(self, prompt):
+        session, stop, said, start = self.session, self.stop, "", time.perf_counter()
+        drawn, first, measured = session.written, None, self.monitor and self.monitor.drawn
+        pieces = stream(session, self.model.tokenizer, prompt, self.settings.max_tokens, STOPS[stop])
+        try:
+            for piece in pieces:
+                first = time.perf_counter() - start if first is None else first
+                said += piece
+                yield piece
+                if stop == "sentence" and SENTENCE.search(said):
+                    break
+        finally:  # also where Ctrl-C closes the reply
+            pieces.close()
+            tokens, seconds = session.written - drawn, time.perf_counter() - start
+            nats = self.monitor.surprise(measured) if self.monitor and measured is not None else []
+            self.turns[-1] = (self.turns[-1][0], said)
+            self.read += len(self.model.tokenizer.encode(prompt))
+            self.written += tokens
+            self.last = Counts(tokens, first or seconds, seconds, float(np.mean(nats)) if len(nats) else None)
+
+    # State
+
+    def reset(self):
+        """Forget the whole conversation: the state before the first token."""
+        self.session.reset()
+        self.turns, self._before, self._kept = [], None, None
+        self._restart()
+
+    def forget(self):
+        """Wipe the associative memory; membranes, axons and the working memory go on."""
+        self.session.act.S[...] = 0
+        if self.monitor:
+            self.monitor.forget()
+
+    def _restart(self):
+        if self.monitor:
+            self.monitor.restart()
+
+    @property
+    def saved_names(self) -> list[str]:
+        """Names of the conversations that this run keeps."""
+        return sorted(path.parent.name for path in (self.run / KEPT).glob(f"*/{DOCUMENT}.json"))
+
+    def save(self, name: str) -> Path:
+        """Write the state and the turns into a folder, whole or not at all: conversations/NAME of the run, or where a path leads.
+
+        Raises ConfigError where something else is in its place, CheckpointError where it cannot be written.
+        """
+        folder = self._place(name)
+        if folder.exists() and folder != self._kept:
+            what = "a conversation" if (folder / f"{DOCUMENT}.json").is_file() else "something that is not a conversation"
+            raise ConfigError(f"{folder} holds {what} already; choose another name")
+        about = {"brain": checkpoint.fingerprint(self.folder), "model": str(self.folder), "turns": [list(turn) for turn in self.turns]}
+        about |= {"read": self.read, "written": self.written}
+        checkpoint.save(folder, {TENSORS: self.session.state()}, {DOCUMENT: about})
+        self._kept = folder
+        return folder
+
+    def load(self, name: str) -> Path:
+        """Go on with a conversation that `save` wrote, by the same brain. Raises CheckpointError where it is damaged or of another brain;
+        then the present conversation goes on."""
+        folder = self._place(name)
+        if not folder.is_dir():
+            known = ", ".join(self.saved_names) or "none yet; /save NAME keeps one"
+            raise ConfigError(f"there is no conversation {folder}; known: {known}")
+        saved = checkpoint.load(folder)
+        about, state = saved.documents.get(DOCUMENT), saved.tensors.get(TENSORS)
+        if about is None or state is None:
+            raise CheckpointError(f"{folder} holds no conversation; give the name of one that /save has written")
+        turns, counts = about.get("turns"), [about.get("read"), about.get("written")]
+        sound = isinstance(turns, list) and all(isinstance(turn, list) and [type(part) for part in turn] == [str, str] for turn in turns)
+        if not sound or not all(isinstance(count, int) for count in counts):
+            raise CheckpointError(f"{folder} is damaged: its turns cannot be read; use another one")
+        if about.get("brain") != checkpoint.fingerprint(self.folder):
+            raise CheckpointError(f"{folder} is a conversation with another brain, that of {about.get('model')}; load that one with /model")
+        if not all(np.isfinite(array).all() for array in state.values()):
+            raise CheckpointError(f"{folder} is damaged: it holds a NaN or an infinite value; use another one")
+        if ((tokens := state.get("last_tokens", np.zeros(0))) < 0).any() or (tokens >= self.model.tokenizer.vocabulary).any():
+            raise CheckpointError(f"{folder} is damaged: its last tokens are outside the vocabulary; use another one")
+        self.session.load_state(state)
+        self.turns, self._before, self._kept = [tuple(turn) for turn in turns], None, folder
+        self.read, self.written = counts
+        self._restart()
+        return folder
+
+    def _place(self, name):
+        return Path(name) if Path(name).name != name else self.run / KEPT / name
+
+
+def examples(model, run: Path) -> list[str]:
+    """Three lines to try: for the built-in stories a fact and a question about it; else beginnings of held-out text that the run has seen."""
+    if not model.config.text.data:
+        fact = stories.Fact(stories.KINDS[3], "Jack", "hares")
+        return ["Tell me a story.", fact.sentence, fact.kind.asking.format(fact.name)]
+    found = []
+    try:
+        with open(Path(run) / METRICS, "rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - TAIL))
+            lines = file.read().splitlines()
+    except OSError:
+        return found
+    for line in reversed(lines):
+        try:
+            record = json.loads(line)
+            prompt = record["prompt"] if record["kind"] == "sample" else ""
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+        words = _beginning(prompt)
+        if words and words not in found:
+            found.append(words)
+        if len(found) == EXAMPLES:
+            break
+    return found
+
+
+def _beginning(prompt):
+    """The first whole words of the last line of a text that are not too many, from a word's beginning."""
+    lines = [line for line in str(prompt).splitlines() if line.strip()]
+    line = lines[-1] if lines else ""
+    if len(lines) == 1:
+        line = line.partition(" ")[2] or line  # the piece may begin inside a word
+    words = line.strip()[: LONGEST_EXAMPLE + 1]
+    return words.rpartition(" ")[0] if len(words) > LONGEST_EXAMPLE else words

@@ -1,0 +1,108 @@
+"""A conversation as lines: for pipes, and for terminals that cannot draw."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+from .plain import forgiving, printable
+
+YOU, NEO = "You: ", "Neo: "
+
+
+class ChatLines:
+    """Reads lines from standard input and prints the replies.
+
+    Where a person types, on a terminal that cannot draw, lines are prompted for and commands answer on standard output. Else standard
+    output has the replies alone, one after the other, and all that the program itself says goes to standard error.
+    """
+
+    keys = "Ctrl-C stops a reply; Ctrl-D leaves; a line that begins with // is said with one slash"
+
+    def __init__(self):
+        forgiving(sys.stdin)
+        forgiving(sys.stdout)
+        self.typed = sys.stdin.isatty() and sys.stdout.isatty()
+        self.drawn = False  # whether the brain is drawn after each reply
+        if self.typed:
+            with contextlib.suppress(ImportError):  # Windows has none
+                import readline  # noqa: F401  gives input() arrow keys
+
+    def read(self) -> Iterator[str]:
+        """The lines, until the input ends. Ctrl-C clears the line that a person types, and ends a pipe."""
+        while True:
+            try:
+                yield input(YOU if self.typed else "")
+            except EOFError:
+                if self.typed:
+                    print()
+                return
+            except KeyboardInterrupt:
+                if not self.typed:
+                    raise
+                print()
+
+    def stream(self, conversation, pieces: Iterator[str]) -> None:
+        """Print a reply as it comes. Where a person types, Ctrl-C ends this reply only."""
+        self._write(NEO if self.typed else "")
+        said = ""
+        try:
+            for piece in paced(pieces, conversation.settings.pace):
+                self._write(piece if said.strip() else piece.lstrip())
+                said += piece
+        except KeyboardInterrupt:
+            if not self.typed:
+                raise
+            pieces.close()
+            self._write(" (stopped)")
+        self._write("\n")
+        if self.drawn and conversation.monitor:
+            self.show_frame(conversation)
+
+    def show_frame(self, conversation) -> None:
+        """Print what the brain does."""
+        from .brain_panel import LOWEST, draw
+
+        last = conversation.last
+        for line in draw(conversation.monitor.frame(), 78, LOWEST + 4, last.nats if last else None, colors=False):
+            self.say(line.plain.rstrip())
+
+    def show_brain(self, conversation, shown: bool | None) -> bool:
+        """Draw the brain after each reply, or no longer; None: the other way round."""
+        self.drawn = not self.drawn if shown is None else shown
+        if self.drawn != bool(conversation.monitor):
+            conversation.watch(self.drawn)
+        return self.drawn
+
+    def say(self, text: str) -> None:
+        """A line from the program itself."""
+        print(printable(text), file=sys.stdout if self.typed else sys.stderr, flush=True)
+
+    refuse = say
+
+    def table(self, rows: dict[str, str]) -> None:
+        """Names and values."""
+        width = max(map(len, rows))
+        for name, value in rows.items():
+            self.say(f"{name:{width}}  {value}")
+
+    def replay(self, turns: list[tuple[str, str]]) -> None:
+        """What was said before."""
+        for message, reply in turns:
+            self.say(f"{YOU}{message}\n{NEO}{reply.strip()}")
+
+    def _write(self, text):
+        print(printable(text), end="", flush=True)
+
+
+def paced(pieces: Iterator[str], pace: float, wait=None) -> Iterator[str]:
+    """The pieces, at most `pace` a second; 0: as they come. wait: sleeps for some seconds."""
+    wait, due = wait or time.sleep, time.perf_counter()
+    for piece in pieces:
+        yield piece
+        if pace:
+            due = max(due + 1 / pace, time.perf_counter() - 1 / pace)
+            if (left := due - time.perf_counter()) > 0:
+                wait(left)
