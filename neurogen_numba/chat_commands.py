@@ -41,7 +41,7 @@ class Command:
 COMMANDS = {
     "help": Command("[COMMAND]", "list the commands, or explain one"),
     "params": Command(
-        "[STYLE]", "show how replies are drawn; exact, careful, lively or wild sets temperature, top-k and top-p", values=tuple(STYLES)
+        "[STYLE]", "show how replies are drawn; with exact, careful, lively or wild: set temperature, top-k and top-p", values=tuple(STYLES)
     ),
     "temperature": Command("X", "how freely words are drawn; 0 takes the most probable", REAL, "0.8", ("0", "0.5", "0.8", "1")),
     "top-k": Command("K", "draw from the K most probable tokens; 0 is all", INTEGER, "40", ("0", "10", "40")),

@@ -237,7 +237,7 @@ class Conversation:
 
 
 def examples(model, run: Path) -> list[str]:
-    """Three lines to try: for the built-in stories a fact and a question about it; else beginnings of held-out text that the run has seen."""
+    """Three lines to try: for the built-in stories a fact and a question about it; else beginnings of the held-out text of its samples."""
     if not model.config.text.data:
         fact = stories.Fact(stories.KINDS[3], "Jack", "hares")
         return ["Tell me a story.", fact.sentence, fact.kind.asking.format(fact.name)]

@@ -66,7 +66,8 @@ class BrainMonitor:
         self.tokens, self._buffered, self._drawn = 0, 0, []
         self._nats: list[float] = []  # of the tokens that were drawn
         self._pieces: list[str] = []  # the text of the latest tokens
-        self._events = {name: np.zeros((0, buffer.shape[1]), bool) for name, (buffer, _) in self._rows.items() if name.endswith(".v")}
+        self._raster = {name: np.zeros((0, -(-self._rows[f"{name}.v"][0].shape[1] // self._every(name))), bool) for name in MODULES}
+        self._rates = {name: np.zeros(0) for name in MODULES}  # of the latest tokens
         memory, fetch = self._memory, self._fetch
         S, key = fetch(self.act.S[0]), fetch(self.act.key[0]).reshape(memory.heads, memory.width)
         self._recall = RecallTrace(S, key, fetch(memory.decay), fetch(memory.write_bias), WINDOW)
@@ -106,8 +107,10 @@ class BrainMonitor:
         if not count:
             return
         values = {name: self._fetch(buffer[:count]) for name, (buffer, _) in self._rows.items()}
-        for name, events in self._events.items():
-            self._events[name] = np.concatenate([events, values[name] > 1])[-SHOWN:]
+        for name in MODULES:
+            events = values[f"{name}.v"] > 1
+            self._rates[name] = np.append(self._rates[name], events[-RATE_TOKENS:].mean(1))[-RATE_TOKENS:]
+            self._raster[name] = np.concatenate([self._raster[name], events[:, :: self._every(name)]])[-SHOWN:]
         self._recall.write(*(values[name] for name in self._memory.inputs), float(self._fetch(self.act.write_scale)[0]))
         self._nats += values["nats"][np.array(self._drawn)].tolist()
         self._pieces = (self._pieces + [self.tokenizer.pieces[token].decode(errors="replace") for token in values["ids"]])[-2 * WINDOW :]
@@ -117,15 +120,18 @@ class BrainMonitor:
     def frame(self) -> BrainFrame:
         """The brain as it is now."""
         self._drain()
-        events = {name.removesuffix(".v"): values for name, values in self._events.items()}
         levels = {name: float(self._fetch(level)[0]) for name, level in self.act.levels.items()}
         return BrainFrame(
             self.tokens,
-            {name: float(values[-RATE_TOKENS:].mean()) if len(values) else 0.0 for name, values in events.items()},
-            {name: values[:, :: -(-values.shape[1] // RASTER)] for name, values in events.items()},
+            {name: float(rates.mean()) if len(rates) else 0.0 for name, rates in self._rates.items()},
+            dict(self._raster),
             {name: level for name, level in levels.items() if level},
             self._recalls(),
         )
+
+    def _every(self, name):
+        """Of how many neurons recorded of a module one is in the raster."""
+        return -(-self._rows[f"{name}.v"][0].shape[1] // RASTER)
 
     def _recalls(self):
         """What the latest tokens recall: the shares of the tokens of a word are added up."""

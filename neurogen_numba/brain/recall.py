@@ -26,26 +26,30 @@ def sigmoid(x):
 
 
 class RecallTrace:
-    """Keys, queries, corrections and readings of the last tokens of one sequence, from the inputs of the associative memory, in float64.
+    """Keys, queries, corrections and readings of the last tokens of one sequence, from the inputs of the associative memory.
 
     S [heads, W, W], key [heads, W]: the state of the memory before the first token; decay, write_bias [heads]: the learned parameters;
-    window: tokens that are kept, in whole chunks.
+    window: tokens that are kept, in whole chunks. Everything is float32, as in the memory.
     """
 
     def __init__(self, S, key, decay, write_bias, window: int):
-        self.S, self.key = np.array(S, np.float64), np.array(key, np.float64)
+        self.S, self.key, self.write_bias = (np.array(x, np.float32) for x in (S, key, write_bias))
         self.heads, self.width = self.key.shape
-        self.keep, self.write_bias = sigmoid(np.array(decay, np.float64))[:, None, None], np.array(write_bias, np.float64)
         self.window, self.tokens = window, 0
         self._chunks = deque()  # (k, q, u, o), each [heads, tokens, W], oldest first
+        keep = sigmoid(np.array(decay, np.float64))[:, None]
+        self._powers = (keep ** np.arange(window + 2 * CHUNK)).astype(np.float32)  # [heads, ages]: lambda^age
+        now = np.arange(CHUNK)
+        self._read = self._fade(now, now)
+        self._written = np.where(now[:, None] > now, self._read, 0)  # before a token reads, it writes
 
     def write(self, query, value, write, write_scale: float):
         """Go on by T tokens. query, value [T, heads W], write [T, heads]: the currents of the memory; write_scale: of dopamine."""
         T = len(query)
-        x, v = (np.array(rows, np.float64).reshape(T, self.heads, self.width).transpose(1, 0, 2) for rows in (query, value))
+        x, v = (np.array(rows, np.float32).reshape(T, self.heads, self.width).transpose(1, 0, 2) for rows in (query, value))
         q = x * sigmoid(x)
-        q = q / np.sqrt((q * q).sum(2, keepdims=True) + float(KEY_FLOOR) * self.width)
-        w = (sigmoid(np.array(write, np.float64) + self.write_bias) * write_scale).T[:, :, None]
+        q = q / np.sqrt((q * q).sum(2, keepdims=True) + KEY_FLOOR * np.float32(self.width))
+        w = (sigmoid(np.array(write, np.float32) + self.write_bias) * np.float32(write_scale)).T[:, :, None]
         for first in range(0, T, CHUNK):
             part = slice(first, min(first + CHUNK, T))
             self._write(q[:, part], v[:, part], w[:, part])
@@ -56,21 +60,20 @@ class RecallTrace:
         """Solve u[t] + w[t] sum over i < t of lambda^(t-i) (k[i] . k[t]) u[i] = w[t] (v[t] - lambda^(t+1) S^T k[t]) for all u[t]."""
         T = q.shape[1]
         asked = np.concatenate([self.key[:, None], q], 1)  # k[0] ... k[T-1] are the first T of them, q[0] ... q[T-1] the last T
-        k, now = asked[:, :-1], np.arange(T)
+        k, faded = asked[:, :-1], self._powers[:, 1 : T + 1, None]
         stored, overlap = asked @ self.S, asked @ k.transpose(0, 2, 1)
-        faded = self.keep ** (now + 1)[:, None]  # [heads, T, 1]: lambda^(t+1)
-        u = np.linalg.solve(np.eye(T) + w * self._fade(now, now, 1) * overlap[:, :-1], w * (v - faded * stored[:, :-1]))
-        o = faded * stored[:, 1:] + (self._fade(now, now, 0) * overlap[:, 1:]) @ u
-        self.S = faded[:, -1:] * self.S + (k * faded[:, ::-1] / self.keep).transpose(0, 2, 1) @ u
+        system = np.eye(T, dtype=np.float32) + w * self._written[:, :T, :T] * overlap[:, :-1]
+        u = np.linalg.solve(system, w * (v - faded * stored[:, :-1]))
+        o = faded * stored[:, 1:] + (self._read[:, :T, :T] * overlap[:, 1:]) @ u
+        self.S = faded[:, -1:] * self.S + (k * self._powers[:, T - 1 :: -1, None][:, :T]).transpose(0, 2, 1) @ u
         self.key = q[:, -1]
         self._chunks.append((k, q, u, o))
         self.tokens += T
 
-    def _fade(self, now, then, least):
-        """[heads, now, then]: lambda^(now - then), 0 where that is less than `least` tokens ago."""
+    def _fade(self, now, then):
+        """[heads, now, then]: lambda^(now - then), 0 for tokens that are still to come."""
         age = now[:, None] - then
-        powers = self.keep[:, 0] ** np.arange(age.max() + 1)  # [heads, ages]
-        return np.where(age >= least, powers[:, np.maximum(age, 0)], 0)
+        return np.where(age >= 0, self._powers[:, np.maximum(age, 0)], np.float32(0))
 
     def shares(self, tokens: int) -> np.ndarray:
         """[tokens, N]: what each of the last N = `self.tokens` tokens, oldest first, contributes to the readings of the last `tokens`.
@@ -79,8 +82,8 @@ class RecallTrace:
         """
         k, q, u, o = (np.concatenate(parts, 1) for parts in zip(*self._chunks, strict=True))
         N, q, o = self.tokens, q[:, -tokens:], o[:, -tokens:]
-        along = (q @ k.transpose(0, 2, 1)) * (o @ u.transpose(0, 2, 1)) * self._fade(np.arange(N - tokens, N), np.arange(N), 0)
-        return (along / ((o * o).sum(2, keepdims=True) + float(OUT_FLOOR) * self.width)).mean(0)
+        along = (q @ k.transpose(0, 2, 1)) * (o @ u.transpose(0, 2, 1)) * self._fade(np.arange(N - tokens, N), np.arange(N))
+        return (along / ((o * o).sum(2, keepdims=True) + OUT_FLOOR * np.float32(self.width))).mean(0)
 
     def forget(self):
         """Forget what was written; the key of the next token stays."""

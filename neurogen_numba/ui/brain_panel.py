@@ -19,8 +19,8 @@ BUSIEST = 0.2  # share of neurons with an event per token at the right end of a 
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a Braille character: 4 neurons x 2 tokens
 COLORS = dict(zip(MODULES, ("blue", "cyan", "green", "magenta", "yellow", "red"), strict=True))
-MODULE_ROWS = 4  # at most, of a module's raster
-RECALLS = 2  # readings that a low panel shows
+MODULE_ROWS = 6  # at most, of a module's raster
+RECALLS, MANY = 2, 12  # readings that a low panel shows, and rows that a high one leaves for them
 LOWEST = len(MODULES) + 1  # rows: a title and a row per module
 
 
@@ -37,7 +37,7 @@ def draw(frame: BrainFrame | None, width: int, height: int, nats: float | None =
         return []
     spare = height - 1
     levels = _levels(frame, width)
-    rows = max(1, min(MODULE_ROWS, (spare - len(levels) - 1 - RECALLS) // len(MODULES)))
+    rows = max(1, min(MODULE_ROWS, (spare - len(levels) - 1 - MANY) // len(MODULES)))
     lines = [_title(frame, width, nats)]
     for name in MODULES:
         lines += _module(name, frame, width, rows, colors)
@@ -84,13 +84,17 @@ def _bar(share, width):
 
 
 def braille(events: np.ndarray, width: int, rows: int) -> list[str]:
-    """Events [T, neurons] bool as `rows` lines of `width` Braille characters: a column per 2 tokens, the newest at the right, and a dot per
-    event. 4 neurons a line, evenly taken."""
+    """Events [T, neurons] bool as `rows` lines of `width` Braille characters: a column per 2 tokens, the newest at the right.
+
+    A line has 4 dots per token, each for as many neurons in a row as there are for it: it is there where one of them has an event.
+    """
     lines, tokens = 4 * rows, 2 * max(0, width)
     grid = np.zeros((tokens, lines), bool)
-    taken = events[max(0, len(events) - tokens) :, :: max(1, events.shape[1] // lines)][:, :lines]
+    taken = events[max(0, len(events) - tokens) :]
     if tokens and taken.size:
-        grid[tokens - len(taken) :, : taken.shape[1]] = taken
+        firsts = np.arange(lines) * taken.shape[1] // lines
+        shown = np.unique(firsts)
+        grid[tokens - len(taken) :, : len(shown)] = np.logical_or.reduceat(taken, shown, axis=1)
     cells = grid.reshape(tokens // 2, 2, rows, 4)  # [column, token, row, neuron]
     codes = 0x2800 + np.einsum("ctrn,nt->rc", cells.astype(np.int64), np.array(DOTS))
     return ["".join(map(chr, row)) for row in codes.tolist()]

@@ -30,7 +30,6 @@ from prompt_toolkit.layout.menus import CompletionsMenu
 from prompt_toolkit.layout.processors import BeforeInput
 from prompt_toolkit.styles import Style as ScreenStyle
 from rich.console import Console
-from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
@@ -40,6 +39,7 @@ from .chat_history import ChatHistory
 from .chat_lines import NEO, YOU, paced
 from .plain import printable
 from .surprise import style_of
+from .word_wrap import Line, WordWrap
 
 FRAMES = 15  # of the brain per second, at most
 DRAWING = 0.1  # share of the time that drawing takes, at most: a slow terminal gets fewer frames
@@ -47,50 +47,70 @@ BESIDE = 110  # columns from which on the brain is beside the text
 PANEL = 0.45, 56, 90  # width of the brain beside the text: share, least, most
 TYPED_ROWS = 6  # of the input, at most
 INDENT = len(NEO)
+KINDS = {  # of entries -> what their first line begins with, and its style
+    "you": (YOU, Style.parse("bold cyan")),
+    "neo": (NEO, Style.parse("bold green")),
+    "note": (" " * INDENT, Style.null()),
+    "error": (" " * INDENT, Style.null()),
+    "header": ("", Style.null()),
+}
+PLAIN = {name: Style.parse({"note": "dim", "error": "red"}.get(name, "none")) for name in KINDS}  # styles of their text
 PATIENCE = 2.0  # seconds that a model may take to stop when a person leaves
 
 
 class Entry:
-    """Something in the transcript: lines of `kind` you, neo, note, error or header, made of pieces (text, nats or None)."""
+    """Something in the transcript, of `kind` you, neo, note, error or header, which pieces of text may be added to."""
 
-    def __init__(self, kind: str, pieces: list[tuple[str, float | None]]):
-        self.kind, self.pieces = kind, pieces
-        self._drawn: tuple = ()  # (what it depends on, its lines)
+    def __init__(self, kind: str, text: str = ""):
+        self.kind, self._pieces, self._begun = kind, [], False
+        self._wrap: WordWrap | None = None  # what has been drawn of it, for ...
+        self._drawn: tuple = ()  # ... this width and these colours, and so many of its pieces
+        if text:
+            self.add(text)
 
-    def lines(self, width: int, colors: bool) -> list[Text]:
+    def add(self, piece: str, nats: float | None = None) -> None:
+        """Go on with a piece. nats: its surprise, of a reply."""
+        shown = printable(piece if self._begun or self.kind == "header" else piece.lstrip())
+        self._begun = self._begun or bool(shown)
+        self._pieces.append((shown, nats))
+
+    def lines(self, width: int, colors: bool) -> list[Line]:
         """It in lines of at most `width` cells."""
-        key = (width, colors, len(self.pieces), sum(nats is not None for _, nats in self.pieces))
-        if not self._drawn or self._drawn[0] != key:
-            self._drawn = key, self._wrapped(width, colors)
-        return self._drawn[1]
+        if self._drawn[:2] != (width, colors):
+            lead, style = KINDS[self.kind]
+            self._wrap, self._drawn = WordWrap(width, lead, style if colors else Style(bold=style.bold)), (width, colors, 0)
+        plain = PLAIN[self.kind] if colors else Style(bold=self.kind == "error", dim=PLAIN[self.kind].dim)
+        pieces = self._pieces[self._drawn[2] :]
+        for piece, nats in pieces:
+            self._wrap.feed(piece, plain if nats is None else style_of(nats, colors))
+        self._drawn = width, colors, self._drawn[2] + len(pieces)
+        return self._wrap.lines()
 
-    def _wrapped(self, width, colors):
-        lead, style = {
-            "you": (YOU, "bold cyan" if colors else "bold"),
-            "neo": (NEO, "bold green" if colors else "bold"),
-            "error": (" " * INDENT, "red" if colors else "bold"),
-            "note": (" " * INDENT, "dim"),
-            "header": ("", ""),
-        }[self.kind]
-        spoken = self.kind in ("you", "neo")
-        text, begun = Text("" if spoken else "", "" if spoken else style), False
-        for piece, nats in self.pieces:
-            shown = printable(piece if begun else piece.lstrip(" "))
-            begun = begun or bool(piece.strip(" "))
-            text.append(shown, style_of(nats, colors) if self.kind == "neo" else None)
-        lines = text.wrap(_console(), max(1, width - len(lead)), tab_size=4) or [Text("")]
-        first = Text(lead, style if spoken else "")
-        return [(first if number == 0 else Text(" " * len(lead))).append_text(line) for number, line in enumerate(lines)]
+
+class Rows(Entry):
+    """Names and values, one below the other."""
+
+    def __init__(self, rows: dict[str, str]):
+        super().__init__("note")
+        self._rows = rows
+
+    def lines(self, width: int, colors: bool) -> list[Line]:
+        names, lines = max(map(len, self._rows)), []
+        for name, value in self._rows.items():
+            wrap = WordWrap(width, f"{' ' * INDENT}{name:{min(names, max(4, width // 2 - INDENT))}}  ", Style.null())
+            wrap.feed(printable(value), PLAIN["note"])
+            lines += wrap.lines()
+        return lines
 
 
 class Lines(UIControl):
-    """A part of the screen that `make(width, height)` fills with lines of Rich's text."""
+    """A part of the screen that `make(width, height)` fills with lines."""
 
-    def __init__(self, make: Callable[[int, int], list[Text]], colors: bool):
+    def __init__(self, make: Callable[[int, int], list[Line]], colors: bool):
         self._make, self._colors = make, colors
 
     def create_content(self, width: int, height: int) -> UIContent:
-        lines = [fragments(line, self._colors) for line in self._make(width, height)]
+        lines = [[(screen_style(style, self._colors), text) for style, text in line] for line in self._make(width, height)]
         return UIContent(get_line=lambda number: lines[number] if number < len(lines) else [], line_count=max(1, len(lines)))
 
 
@@ -123,7 +143,7 @@ class ChatScreen:
         self.colors = not os.environ.get("NO_COLOR")
         self.dispatcher, self.out = None, out
         self.examples: list[str] = []
-        self.entries: list[Entry] = [Entry("header", [(name, None)])]
+        self.entries: list[Entry] = [Entry("header", name)]
         self.frame, self.nats = None, None
         self.shown = True  # the brain
         self._open, self._name = open_chat, name
@@ -162,8 +182,9 @@ class ChatScreen:
 
     def table(self, rows: dict[str, str]) -> None:
         """Names and values."""
-        width = max(map(len, rows))
-        self._add("note", "\n".join(f"{name:{width}}  {value}" for name, value in rows.items()))
+        with self._changing():
+            self.entries.append(Rows(rows))
+            self._scroll = 0
 
     def replay(self, turns: list[tuple[str, str]]) -> None:
         """What was said before."""
@@ -181,41 +202,31 @@ class ChatScreen:
 
     def stream(self, conversation, pieces: Iterator[str]) -> None:
         """Show a reply as it comes, and the brain that makes it; Ctrl-C ends this reply only."""
-        entry, marks = Entry("neo", []), []
-        monitor, session = conversation.monitor, conversation.session
-        measured, drawn = (monitor.drawn if monitor else 0), session.written
+        reply = _Reply(conversation)
         with self._changing():
-            self.entries.append(entry)
-            self._speaking, self._scroll = True, 0
+            self.entries.append(reply.entry)
+            self._speaking, self._scroll, self._next_frame, self.nats = True, 0, 0.0, None
         try:
             for piece in paced(pieces, conversation.settings.pace, self._stop.wait):
-                marks.append(session.written - drawn)
-                entry.pieces.append((piece, None))
-                if time.perf_counter() >= self._next_frame:
-                    self._show(entry, marks, monitor, measured)
+                reply.add(piece)
+                if (now := time.perf_counter()) >= self._next_frame:
+                    with self._changing():
+                        reply.show()
+                        if self._next_frame and reply.monitor:  # the first word at once, without waiting for the brain
+                            self.frame = reply.monitor.frame()
+                    self._next_frame = now + max(1 / FRAMES, self._drew / DRAWING)
                 if self._stop.is_set():
                     break
         finally:
             pieces.close()
-            self._speaking = False
-            self._show(entry, marks, monitor, measured)
-            last = conversation.last
-            self._speed = f"{last.speed:,.0f} tokens/s"
-            if self._stop.is_set():
-                self._add("note", "stopped")
-            self._stop.clear()
-
-    def _show(self, entry, marks, monitor, measured):
-        """Draw the reply so far, with the surprise of its tokens, and the brain."""
-        with self._changing():
-            if monitor:
-                nats, first = monitor.surprise(measured), 0
-                for number, (mark, (piece, known)) in enumerate(zip(marks, entry.pieces, strict=True)):
-                    if known is None and mark > first:
-                        entry.pieces[number] = piece, sum(nats[first:mark])
-                    first = mark
-                self.frame, self.nats = monitor.frame(), sum(nats) / len(nats) if nats else None
-        self._next_frame = time.perf_counter() + max(1 / FRAMES, self._drew / DRAWING)
+            with self._changing():
+                self._speaking, last = False, conversation.last
+                reply.show()
+                self.frame = reply.monitor.frame() if reply.monitor else None
+                self._speed, self.nats = f"{last.speed:,.0f} tokens/s", last.nats
+                if self._stop.is_set():
+                    self._add("note", "stopped")
+                self._stop.clear()
 
     def _work(self):
         """The thread of the model."""
@@ -225,7 +236,7 @@ class ChatScreen:
             opened = self._open(self)
             with self._changing():
                 self.dispatcher, title, self.examples = opened
-                self.entries[0] = Entry("header", [(title, None)])
+                self.entries[0] = Entry("header", title)
                 self._state = ""
             self.dispatcher.conversation.warm_up(lambda: self._leaving or not self._lines.empty())
             while (line := self._lines.get()) is not None:
@@ -251,7 +262,7 @@ class ChatScreen:
 
     def _add(self, kind, text):
         with self._changing():
-            self.entries.append(Entry(kind, [(text, None)]))
+            self.entries.append(Entry(kind, text))
             self._scroll = 0
 
     def _changing(self):
@@ -367,9 +378,9 @@ class ChatScreen:
 
     def _transcript(self, width, height):
         """The end of what was said, or what comes `_scroll` lines before it."""
-        width, lines, wanted = max(1, width - 1), [], height + self._scroll
-        for entry in reversed(self.entries):
-            lines = entry.lines(width, self.colors) + lines
+        lines, wanted = [], height + self._scroll
+        for entry in reversed(list(self.entries)):
+            lines = entry.lines(width - 1, self.colors) + lines
             if len(lines) >= wanted:
                 break
         self._scroll = max(0, min(self._scroll, len(lines) - height))
@@ -377,7 +388,7 @@ class ChatScreen:
         return lines[max(0, last - height) : last]
 
     def _brain(self, width, height):
-        return brain_panel.draw(self.frame, width, height, self.nats, self.colors)
+        return [runs(line) for line in brain_panel.draw(self.frame, width, height, self.nats, self.colors)]
 
     def _status(self, width, height):
         conversation = self.dispatcher.conversation if self.dispatcher else None
@@ -395,13 +406,13 @@ class ChatScreen:
         space = width - len(left) - len(right)
         line = Text(left + " " * space + right if space > 0 else left)
         line.truncate(width)
-        return [line]
+        return [runs(line)]
 
     def _before_render(self, app):
-        self._started = time.perf_counter()
+        self._started = time.thread_time()
 
     def _after_render(self, app):
-        self._drew = time.perf_counter() - self._started
+        self._drew = time.thread_time() - self._started
 
     # Beginning and end
 
@@ -443,7 +454,30 @@ class ChatScreen:
         """Print all that was said, for the terminal to keep after the screen has gone."""
         for entry in self.entries:
             for line in entry.lines(max(20, console.width - 1), self.colors):
-                console.print(line, soft_wrap=True)
+                console.print(Text.assemble(*((text, style) for style, text in line)), soft_wrap=True)
+
+
+class _Reply:
+    """A reply on its way to its entry: pieces wait until the surprise of their tokens is fetched."""
+
+    def __init__(self, conversation):
+        self.entry, self.monitor, self._session = Entry("neo"), conversation.monitor, conversation.session
+        self._first = self.monitor.drawn if self.monitor else 0
+        self._written = self._session.written
+        self._waiting: list[tuple[str, int]] = []  # pieces, and how many tokens of the reply were drawn by then
+        self._shown = 0  # tokens of the pieces before them
+
+    def add(self, piece: str) -> None:
+        self._waiting.append((piece, self._session.written - self._written))
+
+    def show(self) -> None:
+        """Hand over what waits. The surprise of a piece is the sum over its tokens."""
+        nats = self.monitor.surprise(self._first + self._shown) if self.monitor else []
+        for piece, tokens in self._waiting:
+            count, self._shown = tokens - self._shown, tokens
+            self.entry.add(piece, sum(nats[:count]) if count and nats else None)
+            nats = nats[count:]
+        self._waiting = []
 
 
 class _Changing:
@@ -462,17 +496,14 @@ def _console():
     return Console(file=io.StringIO(), width=500, force_terminal=True, color_system="truecolor")
 
 
-def fragments(line: Text, colors: bool) -> list[tuple[str, str]]:
-    """A line of Rich's as prompt_toolkit takes it: (style, text) pairs."""
-    segments: list[Segment] = list(line.render(_console()))
-    return [(screen_style(segment.style, colors), segment.text) for segment in segments if segment.text]
+def runs(line: Text) -> Line:
+    """A line of Rich's as (style, text) pairs."""
+    return [(segment.style or Style.null(), segment.text) for segment in line.render(_console()) if segment.text]
 
 
 @functools.lru_cache(maxsize=256)
-def screen_style(style: Style | None, colors: bool) -> str:
+def screen_style(style: Style, colors: bool) -> str:
     """A style of Rich's in the words of prompt_toolkit."""
-    if style is None:
-        return ""
     words = [name for name in ("bold", "dim", "italic", "underline", "reverse") if getattr(style, name)]
     if colors and style.color is not None and not style.color.is_default:
         words.append(f"fg:ansi{style.color.name.replace('bright_', 'bright')}")
