@@ -62,14 +62,18 @@ def _conversation(args, folder: Path, watched: bool):
 
 def _another(args, view, conversation, word: str):
     """A conversation with the run that a word names, drawn as the one before."""
-    from .conversation import Conversation
+    from .conversation import Conversation, examples
     from .rundir import find_checkpoint
     from .show import load
 
     folder, passed_over = find_checkpoint(word, args.out)
     for sentence in passed_over:
         view.say(sentence)
-    return Conversation(load(folder, conversation.model.backend), folder, conversation.settings, bool(conversation.monitor))
+    another = Conversation(load(folder, conversation.model.backend), folder, conversation.settings, bool(conversation.monitor))
+    another.warm_up()
+    view.examples = examples(another.model, another.run)
+    view.say(title(another, view.examples))
+    return another
 
 
 def _dispatcher(args, view, conversation):
@@ -83,13 +87,14 @@ def _dispatcher(args, view, conversation):
 def _as_lines(args, folder):
     from .ui.chat_lines import ChatLines
 
-    view = ChatLines()
+    view = ChatLines(typed=args.prompt is None)
     conversation = _conversation(args, folder, watched=False)
     if args.prompt is not None:
         for prompt in args.prompt:
             view.stream(conversation, conversation.reply(prompt))
         return 0
     if view.typed:
+        conversation.warm_up()
         view.say(title(conversation))
     dispatcher, refused = _dispatcher(args, view, conversation), False
     for line in view.read():

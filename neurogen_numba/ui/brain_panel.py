@@ -62,7 +62,7 @@ def _module(name, frame, width, rows, colors):
     labels = 14 if width >= 60 else 12
     bar = max(4, min(20, (width - labels - 8) // 4))
     raster = width - labels - bar - 9
-    head = Text(f"{_short(name, labels - 1):<{labels}}", "dim")
+    head = Text().append(f"{_short(name, labels - 1):<{labels}}", "dim")
     head.append(f"{_bar(share / BUSIEST, bar):<{bar}}", style).append(f"{percent(share):>8} ", "bold")
     events = frame.raster[name] if frame else np.zeros((0, 1), bool)
     pictures = braille(events, raster, rows)
@@ -123,7 +123,7 @@ def _recalls(frame, width, rows):
 
 
 def _recalled(recalled: Recalled, width):
-    line = Text(f"{printable(recalled.token.strip())[:10]:>10} ", "bold").append("recalls", "dim")
+    line = Text().append(f"{printable(recalled.token.strip())[:10]:>10} ", "bold").append("recalls", "dim")
     for before, word, share in recalled.sources:
         before, word, share = printable(before).replace("\n", " "), printable(word), f" {100 * share:.0f} %"
         if line.cell_len + cell_len(word + share) + 2 > width:

@@ -17,11 +17,14 @@ KEPT = 1000  # entries; the file is cut back to as many at the first chat that f
 LONGEST = 100_000  # characters of an entry that is kept
 
 
-def path() -> Path:
+def path() -> Path | None:
     """chat_history.jsonl in the user's folder for such state: $XDG_STATE_HOME/neurogen or ~/.local/state/neurogen; on Windows
-    %LOCALAPPDATA%/neurogen."""
+    %LOCALAPPDATA%/neurogen. None for a user without a home."""
     named = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_STATE_HOME", "")
-    base = Path(named) if os.path.isabs(named) else Path.home() / ".local" / "state"
+    try:
+        base = Path(named) if os.path.isabs(named) else Path.home() / ".local" / "state"
+    except RuntimeError:
+        return None
     return base / "neurogen" / "chat_history.jsonl"
 
 

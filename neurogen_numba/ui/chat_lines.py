@@ -21,10 +21,12 @@ class ChatLines:
 
     keys = "Ctrl-C stops a reply; Ctrl-D leaves; a line that begins with // is said with one slash"
 
-    def __init__(self):
+    def __init__(self, typed: bool = True):
+        """typed: whether a person may type."""
         forgiving(sys.stdin)
         forgiving(sys.stdout)
-        self.typed = sys.stdin.isatty() and sys.stdout.isatty()
+        self.typed = typed and sys.stdin.isatty() and sys.stdout.isatty()
+        self.examples: list[str] = []
         self.drawn = False  # whether the brain is drawn after each reply
         if self.typed:
             with contextlib.suppress(ImportError):  # Windows has none
@@ -63,10 +65,11 @@ class ChatLines:
 
     def show_frame(self, conversation) -> None:
         """Print what the brain does."""
-        from .brain_panel import LOWEST, draw
+        from .brain_panel import LOWEST, RECALLS, draw
 
         last = conversation.last
-        for line in draw(conversation.monitor.frame(), 78, LOWEST + 4, last.nats if last else None, colors=False):
+        lines = draw(conversation.monitor.frame(), 78, LOWEST + RECALLS + 1, last.nats if last else None, colors=False)
+        for line in lines[:-1]:  # the legend is of colours
             self.say(line.plain.rstrip())
 
     def show_brain(self, conversation, shown: bool | None) -> bool:

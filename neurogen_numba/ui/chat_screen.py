@@ -135,7 +135,7 @@ class ChatScreen:
     """
 
     keys = (
-        "Enter sends, Alt-Enter or a backslash at the end begins a new line, Tab completes, Up and Ctrl-R look back, Page Up and Page Down "
+        "Enter sends, Alt-Enter or a backslash at the end begins a new line, Tab completes, Up looks back, Page Up and Page Down "
         "scroll, Ctrl-C stops a reply or clears the line, Ctrl-D leaves; a line that begins with // is said with one slash"
     )
 
@@ -215,7 +215,7 @@ class ChatScreen:
                         if self._next_frame and reply.monitor:  # the first word at once, without waiting for the brain
                             self.frame = reply.monitor.frame()
                     self._next_frame = now + max(1 / FRAMES, self._drew / DRAWING)
-                if self._stop.is_set():
+                if self._stop.is_set() or self._leaving:
                     break
         finally:
             pieces.close()
@@ -246,10 +246,9 @@ class ChatScreen:
                 except NeuroGenError as error:
                     self.refuse(" ".join(str(error).splitlines()))
                 else:
-                    if not more:
+                    if not more or self._leaving:
                         break
-                    self._name = self.dispatcher.conversation.name
-                self._stop.clear()
+                self._name = self.dispatcher.conversation.name
         except BaseException as error:
             self._failure = error
         finally:
@@ -278,9 +277,10 @@ class ChatScreen:
 
     def _accept(self, buffer):
         """Enter: hand the line over. Returns whether the text stays."""
-        line = buffer.text
-        if line.strip():
-            self._lines.put(line)
+        if buffer.text.strip():
+            if not self.waiting:
+                self._stop.clear()
+            self._lines.put(buffer.text)
         return False
 
     def _bindings(self):
@@ -307,7 +307,9 @@ class ChatScreen:
         def stop(event):
             if self.waiting:
                 self._stop.set()
-                self._forget_waiting()
+                if waiting := self._take_waiting():  # they go back to where they were typed
+                    self.typed.text = "\n".join([*waiting, self.typed.text]).rstrip("\n")
+                    self.typed.cursor_position = len(self.typed.text)
             elif self.typed.text:
                 self.typed.reset()
             else:
@@ -334,17 +336,13 @@ class ChatScreen:
 
         return keys
 
-    def _forget_waiting(self):
-        """Lines that wait for the reply to end go back into the input."""
+    def _take_waiting(self):
+        """The lines that wait for the reply to end, which wait no longer."""
         waiting = []
-        while True:
-            try:
+        with contextlib.suppress(queue.Empty):
+            while True:
                 waiting.append(self._lines.get_nowait())
-            except queue.Empty:
-                break
-        if waiting:
-            self.typed.text = "\n".join([*waiting, self.typed.text]).rstrip("\n")
-            self.typed.cursor_position = len(self.typed.text)
+        return waiting
 
     # The picture
 
@@ -421,6 +419,7 @@ class ChatScreen:
         self.app.run(pre_run=self._begin)
         self._leaving = True
         self._stop.set()
+        self._take_waiting()
         self._lines.put(None)
         self.worker.join(PATIENCE)
         if self._failure:

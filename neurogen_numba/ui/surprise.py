@@ -25,7 +25,7 @@ def style_of(nats: float | None, colors: bool) -> Style:
 
 def legend(colors: bool) -> Text:
     """What the styles mean."""
-    text = Text("surprise ", "dim")
+    text = Text().append("surprise ", "dim")
     names = [f"<{BOUNDS[0]:g}", *(f"{low:g}-{high:g}" for low, high in zip(BOUNDS, BOUNDS[1:], strict=False)), f">{BOUNDS[-1]:g}"]
     for name, style in zip(names, styles(colors), strict=True):
         text.append(name, style).append(" ")
