@@ -16,9 +16,7 @@ def parser() -> Parser:
     flags.add_argument("run", nargs="?", help="a run, RUN@best, or a checkpoint (default: the run trained last)")
     flags.add_argument("--auto-load-latest", action="store_true", help="take the run trained last, as happens without RUN")
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
-    flags.add_argument(
-        "--prompt", type=typed, action="append", metavar="TEXT", help="answer TEXT and end; may be repeated, for a conversation"
-    )
+    flags.add_argument("--prompt", type=typed, action="append", help="answer this and end; may be repeated, for a conversation")
     flags.add_argument("--temperature", type=float, default=0.5, help="how freely words are drawn; 0 takes the most probable")
     flags.add_argument("--top-k", type=int, default=0, help="draw from the K most probable tokens; 0 is all")
     flags.add_argument("--top-p", type=float, default=0.95, help="draw from the most probable tokens that together have this probability")

@@ -159,7 +159,7 @@ class Dispatcher:
         if name in ("temperature", "top-k", "top-p", "seed", "max-tokens", "pace"):
             value = number(name, argument)
             self.conversation.change(**{name.replace("-", "_"): value})
-            self.view.say(f"{name} {value}")
+            self.view.say(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
         else:
             getattr(self, f"_{name}")(argument)
         return True

@@ -23,6 +23,7 @@ HEAVY = (
     "matplotlib",
     "numba",
     "numpy",
+    "prompt_toolkit",
     "rich",
     "safetensors",
     "sentencepiece",

@@ -1,4 +1,4 @@
-"""The views: what they show, that hostile text cannot harm them, and what the chat understands."""
+"""The views: what they show, and that hostile text cannot harm them."""
 
 import io
 import json
@@ -11,10 +11,8 @@ from rich.console import Console
 
 import histories
 from neurogen_numba.config import MODULES
-from neurogen_numba.errors import ConfigError
 from neurogen_numba.learning.report import CheckpointReport, EvalReport, FinalReport, Notice, SampleReport, StepReport
 from neurogen_numba.ui import open_view
-from neurogen_numba.ui.chat_screen import COMMANDS, ChatScreen, WordWrap, parse_command
 from neurogen_numba.ui.live import Curve, LiveView, MovingAverage, bars
 from neurogen_numba.ui.plain import PlainView, duration, figure, item, printable
 
@@ -269,129 +267,3 @@ def test_open_view_follows_the_terminal(monkeypatch):
     monkeypatch.setattr("sys.stdout", io.StringIO())
     assert isinstance(open_view("t"), PlainView)
     assert isinstance(open_view("t", plain=False), LiveView)
-
-
-def test_chat_through_pipes_is_plain_and_reproducible(monkeypatch):
-    out = io.StringIO()
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"hello\n{HOSTILE[:20]}\n"))
-    monkeypatch.setattr("sys.stdout", out)
-    screen = ChatScreen("NeuroGen chat", {"run": "a[/b]", "bits_per_byte": 0.59123})
-    assert screen.read() == "hello"
-    assert screen.stream(iter([" Good", " day", "[/red]\x1b[2J", " and" * 40])) == " Good day[/red]\x1b[2J" + " and" * 40
-    screen.say("forgotten")
-    assert screen.read() == HOSTILE[:20]
-    assert screen.read() is None
-    assert out.getvalue() == (
-        "NeuroGen chat, run a[/b], bits per byte 0.5912\nNeo: Good day[/red]\ufffd[2J" + " and" * 40 + "\nforgotten\n"
-    )
-
-
-def test_chat_on_a_terminal(monkeypatch):
-    terminal = terminal_for(monkeypatch)
-    asked = []
-    monkeypatch.setattr("builtins.input", lambda prompt="": asked.append(prompt) or "hello")
-    screen = ChatScreen("NeuroGen chat", {"run": "a[/b]", "parameters": 1234567})
-    assert screen.read() == "hello" and asked == ["You: "]
-    screen.stream(iter(["[/red] once", " upon", " a", "\x1b[2J", " time"] + [" and then"] * 20))
-    screen.help()
-    text = without_codes(terminal.getvalue())
-    assert "\x1b[" in terminal.getvalue() and "\x1b[2J" not in terminal.getvalue()
-    for fact in (
-        "NeuroGen chat",
-        "run a[/b]",
-        "parameters 1,234,567",
-        "/help lists the commands",
-        "Neo: [/red] once upon a\ufffd[2J time and",
-    ):
-        assert fact in text
-    assert re.search(r"\n     [\d,]+ tokens/s\n", text)
-    assert max(len(line) for line in text.splitlines()) <= 80
-    assert text.count("and then") + len(re.findall(r"and\n     then", text)) == 20
-    assert all(f"/{name}" in text for name in COMMANDS)
-
-
-@pytest.mark.parametrize("leaving", [EOFError, KeyboardInterrupt])
-def test_chat_ends_politely(monkeypatch, leaving):
-    terminal = terminal_for(monkeypatch)
-
-    def leave(prompt):
-        raise leaving
-
-    monkeypatch.setattr("builtins.input", leave)
-    screen = ChatScreen("t", {})
-    before = terminal.getvalue()
-    assert screen.read() is None
-    assert terminal.getvalue() == before + "\n"  # the shell's prompt gets a line of its own
-
-
-def test_interrupting_a_reply_stops_that_reply_only(monkeypatch):
-    terminal = terminal_for(monkeypatch)
-    closed = []
-
-    class Pieces:
-        """A reply during which Ctrl-C is pressed."""
-
-        def __init__(self):
-            self.left = ["one", " two"]
-
-        def __iter__(self):
-            return self
-
-        def __next__(self):
-            if not self.left:
-                raise KeyboardInterrupt
-            return self.left.pop(0)
-
-        def close(self):
-            closed.append(True)
-
-    screen = ChatScreen("t", {})
-    assert screen.stream(Pieces()) == "one two"
-    assert closed == [True]
-    assert "Neo: one two\n     stopped, " in without_codes(terminal.getvalue())
-
-
-def test_word_wrap_breaks_between_words():
-    wrap = WordWrap(width=20, indent=5)
-    text = "".join(wrap.feed(piece) for piece in ("on", "ce upon", " a time there", " was\nan ow", "l")) + wrap.end()
-    assert text == "once upon a\n     time there was\n     an owl"
-
-
-@pytest.mark.parametrize("word", ["x" * 100, "日本" * 40, "🦊 " * 50])
-def test_word_wrap_never_passes_the_edge(word):
-    wrap = WordWrap(width=20, indent=5)
-    lines = ("     " + wrap.feed(word) + wrap.end()).split("\n")
-    assert max(cell_len(line.rstrip()) for line in lines) <= 20
-    assert "".join(lines).replace(" ", "") == word.replace(" ", "")
-
-
-def test_commands():
-    assert parse_command("Once upon a time") is None
-    assert parse_command("and/or") is None
-    assert parse_command("") is None
-    assert parse_command(" /help ") == ("help", None)
-    assert parse_command("/reset") == ("reset", None)
-    assert parse_command("/quit") == ("quit", None)
-    assert parse_command("/temperature 0.8") == ("temperature", 0.8)
-    name, seed = parse_command("/seed 7")
-    assert (name, seed) == ("seed", 7) and isinstance(seed, int)
-
-
-@pytest.mark.parametrize(
-    ("line", "sentence"),
-    [
-        ("/temprature 1", "/temprature: no such command; did you mean '/temperature'?"),
-        ("/", "/: no such command; known: /help, /reset, /temperature, /seed, /quit"),
-        ("/reset now", "/reset takes nothing after it; got 'now'"),
-        ("/temperature", "/temperature needs a number of at least 0, such as /temperature 0.8; got 'nothing'"),
-        ("/temperature hot", "/temperature needs a number of at least 0, such as /temperature 0.8; got 'hot'"),
-        ("/temperature nan", "/temperature needs a number of at least 0, such as /temperature 0.8; got 'nan'"),
-        ("/temperature -1", "/temperature needs a number of at least 0, such as /temperature 0.8; got '-1'"),
-        ("/temperature 1 2", "/temperature needs a number of at least 0, such as /temperature 0.8; got '1 2'"),
-        ("/seed 1.5", "/seed needs a whole number of at least 0, such as /seed 7; got '1.5'"),
-    ],
-)
-def test_wrong_commands_are_explained_in_one_sentence(line, sentence):
-    with pytest.raises(ConfigError) as error:
-        parse_command(line)
-    assert str(error.value) == sentence

@@ -394,7 +394,7 @@ class ChatScreen:
             seconds = time.perf_counter() - self._began
             doing = f"{self._state}, {seconds:.0f} s" + (": kernels are compiled once" if seconds > 10 else "")
         elif self.waiting:
-            doing = "speaking; Ctrl-C stops"
+            doing = "speaking; Ctrl-C stops" if self._speaking else "a moment"
         else:
             doing = self._speed
         scrolled = f"  {self._scroll} lines below" if self._scroll else ""
