@@ -138,21 +138,23 @@ def _show(found, out):
     if not found:
         console.print(Text(f"There is no run under {printable(str(out))}. Train one: neurogen train"), soft_wrap=True)
         return
+    wide, narrow = console.width >= 100, console.width < 70
+    columns = {  # header -> justification, cell of a run
+        "run": ("left", lambda row: row["name"]),
+        "preset": ("left", lambda row: row["preset"] or "?"),
+        "steps": ("right", lambda row: f"{row['steps']:,}" + (f" / {row['steps_planned']:,}" if row["steps_planned"] else "")),
+        "nats/token": ("right", lambda row: "" if row["validation_loss"] is None else f"{row['validation_loss']:.3f}"),
+        "size": ("right", lambda row: decimal(row["bytes"])),
+        "changed": ("left", lambda row: row["changed"][: 16 if wide else 10].replace("T", " ")),
+        "can": ("left", lambda row: ", ".join(["trains now"] * row["training"] + list(row["commands"]))),
+    }
+    if narrow:
+        del columns["preset"], columns["size"], columns["changed"]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("run", overflow="fold", min_width=8)
-    table.add_column("preset", overflow="fold", min_width=6)
-    for name in ("steps", "validation\nnats/token", "size"):
-        table.add_column(name, justify="right", overflow="fold")
-    table.add_column("changed", overflow="fold")
-    table.add_column("can", overflow="fold", min_width=6)
+    for name, (justify, _) in columns.items():
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name not in ("run", "preset", "can"))
     for row in found:
-        steps = f"{row['steps']:,}" + (f" / {row['steps_planned']:,}" if row["steps_planned"] else "")
-        loss = "" if row["validation_loss"] is None else f"{row['validation_loss']:.3f}"
-        cells = row["name"], row["preset"] or "?", steps, loss, decimal(row["bytes"]), row["changed"][:16].replace("T", " ")
-        table.add_row(
-            *(Text(printable(cell)) for cell in cells),
-            Text(", ".join(["trains now"] * row["training"] + list(row["commands"])), "green"),
-        )
+        table.add_row(*(Text(printable(cell(row))) for _, cell in columns.values()))
     console.print(table)
     newest = next((row for row in found if "chat" in row["commands"]), found[0])
     for each in newest["commands"].values():
