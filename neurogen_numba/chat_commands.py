@@ -65,7 +65,7 @@ LEAVING = ("exit", "quit")  # said without a slash, they leave as well
 
 
 def parse(line: str) -> tuple[str, str] | None:
-    """(name, argument) of a line such as "/temperature 0.8"; None for a line that is said to the model, as is one that begins with "//".
+    """(name, argument) of a line like "/temperature 0.8"; None for a line that is said to the model, as is one that begins with "//".
 
     Raises ConfigError, in one sentence, for a command that does not exist, or an argument too many or too few.
     """
@@ -96,7 +96,7 @@ def said(line: str) -> str:
 def _wanted(name):
     known = COMMANDS[name]
     if known.kind:
-        return f"{known.kind}, such as /{name} {known.example}"
+        return f"{known.kind}, as in /{name} {known.example}"
     return f"one of {', '.join(known.values)}" if known.values else f"a name: /{name} {known.argument}"
 
 

@@ -26,7 +26,7 @@ STOPS = {  # where a reply ends, if no end of text comes first -> the string bef
     "length": "",
 }
 SENTENCE = re.compile(r"(?<!\d)[.!?…]+[\"'”’)]*$")  # a text that ends with a sentence; 3.14 may still go on
-KEPT = "conversations"  # folder of a run with what /save has written
+SAVED = "conversations"  # folder of a run with what /save has written
 DOCUMENT, TENSORS = "conversation", "state"
 EXAMPLES = 3
 LONGEST_EXAMPLE = 48  # characters
@@ -76,7 +76,7 @@ class Conversation:
         self.last: Counts | None = None  # of the latest reply
         self.read = self.written = 0  # tokens
         self._before: tuple[dict, str] | None = None  # the state before the latest message, and the message
-        self._kept: Path | None = None  # what was saved or loaded last, which may be replaced
+        self._own_folder: Path | None = None  # what was saved or loaded last, which may be replaced
         self.watch(watched)
 
     @property
@@ -144,8 +144,8 @@ class Conversation:
 
     def _prompt(self, message):
         prompt = f"You: {message.strip()}\nNeo:" if self.scripted else f"{message}\n"
-        heard = self.model.tokenizer.decode(self.session.last_tokens)
-        return "\n" + prompt if heard and not heard.endswith("\n") else prompt  # the last reply was cut off before its end
+        before = self.model.tokenizer.decode(self.session.last_tokens)
+        return "\n" + prompt if before and not before.endswith("\n") else prompt  # the last reply was cut off before its end
 
     def _speak(self, prompt):
         session, stop, said, start = self.session, self.stop, "", time.perf_counter()
@@ -172,7 +172,7 @@ class Conversation:
     def reset(self):
         """Forget the whole conversation: the state before the first token."""
         self.session.reset()
-        self.turns, self._before, self._kept = [], None, None
+        self.turns, self._before, self._own_folder = [], None, None
         self._restart()
 
     def forget(self):
@@ -188,7 +188,7 @@ class Conversation:
     @property
     def saved_names(self) -> list[str]:
         """Names of the conversations that this run keeps."""
-        return sorted(path.parent.name for path in (self.run / KEPT).glob(f"*/{DOCUMENT}.json"))
+        return sorted(path.parent.name for path in (self.run / SAVED).glob(f"*/{DOCUMENT}.json"))
 
     def save(self, name: str) -> Path:
         """Write the state and the turns into a folder, whole or not at all: conversations/NAME of the run, or where a path leads.
@@ -196,13 +196,13 @@ class Conversation:
         Raises ConfigError where something else is in its place, CheckpointError where it cannot be written.
         """
         folder = self._place(name)
-        if folder.exists() and folder != self._kept:
+        if folder.exists() and folder != self._own_folder:
             what = "a conversation" if (folder / f"{DOCUMENT}.json").is_file() else "something that is not a conversation"
             raise ConfigError(f"{folder} holds {what} already; choose another name")
         about = {"brain": checkpoint.fingerprint(self.folder), "model": str(self.folder), "turns": [list(turn) for turn in self.turns]}
         about |= {"read": self.read, "written": self.written}
         checkpoint.save(folder, {TENSORS: self.session.state()}, {DOCUMENT: about})
-        self._kept = folder
+        self._own_folder = folder
         return folder
 
     def load(self, name: str) -> Path:
@@ -227,13 +227,13 @@ class Conversation:
         if ((tokens := state.get("last_tokens", np.zeros(0))) < 0).any() or (tokens >= self.model.tokenizer.vocabulary).any():
             raise CheckpointError(f"{folder} is damaged: its last tokens are outside the vocabulary; use another one")
         self.session.load_state(state)
-        self.turns, self._before, self._kept = [tuple(turn) for turn in turns], None, folder
+        self.turns, self._before, self._own_folder = [tuple(turn) for turn in turns], None, folder
         self.read, self.written = counts
         self._restart()
         return folder
 
     def _place(self, name):
-        return Path(name) if Path(name).name != name else self.run / KEPT / name
+        return Path(name) if Path(name).name != name else self.run / SAVED / name
 
 
 def examples(model, run: Path) -> list[str]:

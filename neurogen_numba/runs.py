@@ -143,7 +143,7 @@ def _show(found, out):
         "run": ("left", lambda row: row["name"]),
         "preset": ("left", lambda row: row["preset"] or "?"),
         "steps": ("right", lambda row: f"{row['steps']:,}" + (f" / {row['steps_planned']:,}" if row["steps_planned"] else "")),
-        "nats/token": ("right", lambda row: "" if row["validation_loss"] is None else f"{row['validation_loss']:.3f}"),
+        "val loss": ("right", lambda row: "" if row["validation_loss"] is None else f"{row['validation_loss']:.3f}"),
         "size": ("right", lambda row: decimal(row["bytes"])),
         "changed": ("left", lambda row: row["changed"][: 16 if wide else 10].replace("T", " ")),
         "can": ("left", lambda row: ", ".join(["trains now"] * row["training"] + list(row["commands"]))),

@@ -468,7 +468,7 @@ def test_history_goes_from_chat_to_chat(run, tmp_path):
 
 
 def test_a_damaged_history_is_passed_over_and_a_long_one_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr("neurogen_numba.ui.chat_history.KEPT", 3)
+    monkeypatch.setattr("neurogen_numba.ui.chat_history.MAX_ENTRIES", 3)
     file, told = tmp_path / "history", []
     file.write_bytes(b'"one"\n\xff\xfe\n{"a": 1}\n"two"\n[[\n""\n')
     assert list(ChatHistory(file, told.append).load_history_strings()) == ["two", "one"]
@@ -514,7 +514,7 @@ def test_the_panel_keeps_to_its_room(shown, colors):
             lines = brain_panel.draw(shown, width, height, 0.5, colors)
             assert len(lines) <= height and all(line.cell_len <= width for line in lines)
             assert "\x1b" not in "".join(line.plain for line in lines)
-            if height >= brain_panel.LOWEST and width >= 24:
+            if height >= brain_panel.MIN_ROWS and width >= 24:
                 assert sum(line.plain.strip().startswith(("thal", "wern", "hipp", "PFC", "basal", "broca")) for line in lines) == 6
 
 

@@ -81,13 +81,13 @@ class BrainMonitor:
         """The session has read so many tokens, at most its chunk; drawn: it drew them itself, and act.losses has their surprise."""
         if self._buffered + tokens > BUFFERED:
             self._drain()
-        at = self._buffered
+        offset = self._buffered
         if tokens == 1:
             for buffer, row in self._single:
-                buffer[at : at + 1] = row
+                buffer[offset : offset + 1] = row
         else:
             for buffer, row in self._rows.values():
-                buffer[at : at + tokens] = row[:tokens]
+                buffer[offset : offset + tokens] = row[:tokens]
         self._buffered += tokens
         self._drawn += [drawn] * tokens
 

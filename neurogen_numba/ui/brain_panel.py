@@ -19,25 +19,25 @@ BUSIEST = 0.2  # share of neurons with an event per token at the right end of a 
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a Braille character: 4 neurons x 2 tokens
 COLORS = dict(zip(MODULES, ("blue", "cyan", "green", "magenta", "yellow", "red"), strict=True))
-MODULE_ROWS = 6  # at most, of a module's raster
-RECALLS, MANY = 2, 12  # readings that a low panel shows, and rows that a high one leaves for them
-LOWEST = len(MODULES) + 1  # rows: a title and a row per module
+MAX_MODULE_ROWS = 6  # at most, of a module's raster
+FEW_RECALLS, RECALL_ROWS = 2, 12  # readings that a low panel shows, and rows that a high one leaves for them
+MIN_ROWS = len(MODULES) + 1  # rows: a title and a row per module
 
 
 def height_for(rows: int) -> int:
     """The height of the panel below a text, in a terminal of `rows` rows: 0 where there is no room for it."""
-    if rows < LOWEST + 9:
+    if rows < MIN_ROWS + 9:
         return 0
-    return LOWEST + min(1 + RECALLS, rows - LOWEST - 9)
+    return MIN_ROWS + min(1 + FEW_RECALLS, rows - MIN_ROWS - 9)
 
 
 def draw(frame: BrainFrame | None, width: int, height: int, nats: float | None = None, colors: bool = True) -> list[Text]:
     """The panel, at most `height` lines of at most `width` cells. nats: mean surprise of the reply; None: not known."""
-    if height < LOWEST or width < 24:
+    if height < MIN_ROWS or width < 24:
         return []
     spare = height - 1
     levels = _levels(frame, width)
-    rows = max(1, min(MODULE_ROWS, (spare - len(levels) - 1 - MANY) // len(MODULES)))
+    rows = max(1, min(MAX_MODULE_ROWS, (spare - len(levels) - 1 - RECALL_ROWS) // len(MODULES)))
     lines = [_title(frame, width, nats)]
     for name in MODULES:
         lines += _module(name, frame, width, rows, colors)
@@ -115,9 +115,9 @@ def _recalls(frame, width, rows):
     if frame:
         words = [recalled for recalled in frame.recalls if recalled.token.strip() and recalled.sources]
         letters = [recalled for recalled in words if recalled.token.strip().isalnum()]
-        room = rows - (rows > RECALLS)
-        lines = [_recalled(recalled, width) for recalled in (letters if rows <= RECALLS else words)[-room:]]
-    if rows > RECALLS:
+        room = rows - (rows > FEW_RECALLS)
+        lines = [_recalled(recalled, width) for recalled in (letters if rows <= FEW_RECALLS else words)[-room:]]
+    if rows > FEW_RECALLS:
         lines.insert(0, _fitted(Text("a token, and the earlier words that the memory recalls at it", "dim"), width))
     return lines + [Text("")] * (rows - len(lines))
 

@@ -13,8 +13,8 @@ from prompt_toolkit.history import History
 
 from ..rundir import write_whole
 
-KEPT = 1000  # entries; the file is cut back to as many at the first chat that finds twice as many
-LONGEST = 100_000  # characters of an entry that is kept
+MAX_ENTRIES = 1000  # entries; the file is cut back to as many at the first chat that finds twice as many
+MAX_LENGTH = 100_000  # characters; a longer entry is not stored
 
 
 def path() -> Path | None:
@@ -50,8 +50,8 @@ class ChatHistory(History):
         except OSError as error:
             self._give_up(error)
             return []
-        if len(lines) > 2 * KEPT:
-            lines = lines[-KEPT:]
+        if len(lines) > 2 * MAX_ENTRIES:
+            lines = lines[-MAX_ENTRIES:]
             with contextlib.suppress(OSError):
                 write_whole(self._file, b"".join(line + b"\n" for line in lines))
                 os.chmod(self._file, 0o600)
@@ -66,7 +66,7 @@ class ChatHistory(History):
         return reversed(entries)
 
     def store_string(self, string: str) -> None:
-        if self._file is None or len(string) > LONGEST:
+        if self._file is None or len(string) > MAX_LENGTH:
             return
         try:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -65,10 +65,10 @@ class ChatLines:
 
     def show_frame(self, conversation) -> None:
         """Print what the brain does."""
-        from .brain_panel import LOWEST, RECALLS, draw
+        from .brain_panel import FEW_RECALLS, MIN_ROWS, draw
 
         last = conversation.last
-        lines = draw(conversation.monitor.frame(), 78, LOWEST + RECALLS + 1, last.nats if last else None, colors=False)
+        lines = draw(conversation.monitor.frame(), 78, MIN_ROWS + FEW_RECALLS + 1, last.nats if last else None, colors=False)
         for line in lines[:-1]:  # the legend is of colours
             self.say(line.plain.rstrip())
 

@@ -1,7 +1,7 @@
 """The chat on a whole terminal: what was said, the brain beside or below it, and a line to type in.
 
 The screen is drawn by prompt_toolkit in the main thread, from what Rich lays out for the width of the moment; all work on the model is done
-by one other thread. So every key is heard at once, also while a reply is written, and a terminal that changes its size is drawn anew.
+by one other thread. So every key is read at once, also while a reply is written, and a terminal that changes its size is drawn anew.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from .plain import printable
 from .surprise import style_of
 from .word_wrap import Line, WordWrap
 
-FRAMES = 15  # of the brain per second, at most
-DRAWING = 0.1  # share of the time that drawing takes, at most: a slow terminal gets fewer frames
-BESIDE = 110  # columns from which on the brain is beside the text
-PANEL = 0.45, 56, 90  # width of the brain beside the text: share, least, most
-TYPED_ROWS = 6  # of the input, at most
+MAX_FPS = 15  # of the brain per second, at most
+DRAW_SHARE = 0.1  # share of the time that drawing takes, at most: a slow terminal gets fewer frames
+SIDE_BY_SIDE = 110  # columns from which on the brain is beside the text
+PANEL_WIDTH = 0.45, 56, 90  # width of the brain beside the text: share, least, most
+MAX_INPUT_ROWS = 6  # of the input, at most
 INDENT = len(NEO)
 KINDS = {  # of entries -> what their first line begins with, and its style
     "you": (YOU, Style.parse("bold cyan")),
@@ -214,7 +214,7 @@ class ChatScreen:
                         reply.show()
                         if self._next_frame and reply.monitor:  # the first word at once, without waiting for the brain
                             self.frame = reply.monitor.frame()
-                    self._next_frame = now + max(1 / FRAMES, self._drew / DRAWING)
+                    self._next_frame = now + max(1 / MAX_FPS, self._drew / DRAW_SHARE)
                 if self._stop.is_set() or self._leaving:
                     break
         finally:
@@ -348,14 +348,14 @@ class ChatScreen:
 
     def _layout(self):
         shown = Condition(lambda: self.shown)
-        beside = Condition(lambda: self._columns >= BESIDE)
+        beside = Condition(lambda: self._columns >= SIDE_BY_SIDE)
         below = Condition(lambda: bool(brain_panel.height_for(self._rows)))
         text = Window(Lines(self._transcript, self.colors), wrap_lines=False)
         right = Window(Lines(self._brain, self.colors), width=self._panel_width, dont_extend_width=True)
         under = Window(Lines(self._brain, self.colors), height=lambda: brain_panel.height_for(self._rows), dont_extend_height=True)
         line = Window(width=1, char="│", style="class:line")
         control = BufferControl(self.typed, input_processors=[BeforeInput(YOU, "bold")], focus_on_click=True)
-        typed = Window(control, height=Dimension(min=1, max=TYPED_ROWS), wrap_lines=True, dont_extend_height=True)
+        typed = Window(control, height=Dimension(min=1, max=MAX_INPUT_ROWS), wrap_lines=True, dont_extend_height=True)
         status = Window(Lines(self._status, self.colors), height=1, style="class:status", dont_extend_height=True)
         top = VSplit([text, ConditionalContainer(VSplit([line, right]), shown & beside)])
         body = HSplit([top, ConditionalContainer(under, shown & ~beside & below), status, typed])
@@ -371,7 +371,7 @@ class ChatScreen:
         return self.app.output.get_size().rows
 
     def _panel_width(self):
-        share, least, most = PANEL
+        share, least, most = PANEL_WIDTH
         return Dimension.exact(int(min(most, max(least, share * self._columns))))
 
     def _transcript(self, width, height):

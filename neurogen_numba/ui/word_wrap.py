@@ -20,7 +20,7 @@ class WordWrap:
         self.width = max(width, self.indent + 2)  # room for one wide character
         self._lines: list[Line] = [[(style or Style.null(), lead)] if lead else []]
         self._column = self.indent
-        self._word: list[tuple[str, Style]] = []  # characters that are kept back until the word is whole, with the spaces before it
+        self._word: list[tuple[str, Style]] = []  # characters held back until the word is whole, with the spaces before it
         self._cells = 0  # of the word
         self._solid = False  # whether it has more than spaces
 
@@ -45,10 +45,10 @@ class WordWrap:
         """The text so far, with the word that is not whole yet."""
         if not self._word:
             return self._lines
-        kept = self._word, self._cells, self._solid, self._column
+        before = self._word, self._cells, self._solid, self._column
         lines = [*self._lines[:-1], list(self._lines[-1])]
         self._place(lines)
-        self._word, self._cells, self._solid, self._column = kept
+        self._word, self._cells, self._solid, self._column = before
         return lines
 
     def _new_line(self):
