@@ -60,8 +60,8 @@ class Counts:
 
     @property
     def speed(self) -> float:
-        """Tokens per second."""
-        return self.tokens / max(self.seconds, 1e-9)
+        """Tokens per second, from the first text on: before that the message is read."""
+        return max(0, self.tokens - 1) / max(self.seconds - self.first, 1e-9)
 
 
 class Conversation:

@@ -7,6 +7,7 @@ nano-1/
     summary.json       what came out of it, written at the end
     encoded/           the text that is trained on as tokens: see text/batches.py
     checkpoints/       step-00000100, ...: see checkpoint.py
+    conversations/     what /save of the chat has written: see conversation.py
     aside-1/           what came after a checkpoint that the run went on from: its checkpoints, and metrics.jsonl as it was
     training_viz/      figures: see ui/pictures.py
     tensorboard/       event files, with --tensorboard: see ui/tensorboard.py

@@ -181,7 +181,7 @@ def test_a_reply_and_its_brain_at_every_size(run, columns, rows):
         stage.until(lambda: re.sub(r"\s", "", reply)[-12:] in re.sub(r"[\s│]|(?<=\n).{0,3}", "", stage.text) or columns > 100)
         stage.until("You: hello" if rows > 12 else "You:")
         if columns >= 50 and rows >= 24:
-            stage.until(*(("basal gang",) if columns < 60 else ("basal ganglia",)), "brain, after", "nats", "broca", " %")
+            stage.until(*(("basal gang",) if columns < 56 else ("basal ganglia",)), "brain, after", "nats", "broca", " %")
             assert stage.screen.frame.tokens > 30
         assert ("brain" in stage.text) == (rows >= 24 or columns >= 110)
         assert ("│" in stage.text) == (columns >= 110)

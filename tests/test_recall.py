@@ -171,3 +171,25 @@ def test_tokens_are_gathered_into_words():
     words = ["".join(pieces[first:last]) for first, last in words_of(pieces)]
     assert words == ["You", ":", " Jack", " keeps", " hares", ".", "\n", "Neo", " ", "x"]
     assert words_of(["a"]) == [(0, 1)]
+
+
+@pytest.mark.gpu
+def test_a_monitor_says_the_same_of_a_gpu(model):
+    """Of float32 products; others differ by their rounding."""
+    from neurogen_numba import backends
+
+    gpu = NeuroGenModel.from_config(model.config, LETTERS, backend=backends.get("cuda", 0, "fp32"))
+    gpu._fill(model.snapshot()[0], 0, "the same")
+    frames, nats = [], []
+    for each in (model, gpu):
+        session = Session(each, Sampling(temperature=0))
+        session.monitor = BrainMonitor(each, session.act)
+        read(session, "a bad cab")
+        for _ in range(3):
+            session.draw()
+        nats.append(session.monitor.surprise(0))
+        frames.append(session.monitor.frame())
+    np.testing.assert_allclose(nats[0], nats[1], atol=1e-3)
+    assert frames[0].rates == pytest.approx(frames[1].rates, abs=0.05) and frames[0].tokens == frames[1].tokens
+    for name in MODULES:
+        assert (frames[0].raster[name] != frames[1].raster[name]).mean() < 0.05

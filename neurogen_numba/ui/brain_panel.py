@@ -59,7 +59,7 @@ def _module(name, frame, width, rows, colors):
     """The lines of a module: label, bar and rate beside the first line of its raster."""
     style = COLORS[name] if colors else ""
     share = frame.rates[name] if frame else 0.0
-    labels = 14 if width >= 60 else 12
+    labels = 14 if width >= 56 else 12
     bar = max(4, min(20, (width - labels - 8) // 4))
     raster = width - labels - bar - 9
     head = Text().append(f"{_short(name, labels - 1):<{labels}}", "dim")
@@ -118,7 +118,7 @@ def _recalls(frame, width, rows):
         room = rows - (rows > FEW_RECALLS)
         lines = [_recalled(recalled, width) for recalled in (letters if rows <= FEW_RECALLS else words)[-room:]]
     if rows > FEW_RECALLS:
-        lines.insert(0, _fitted(Text("a token, and the earlier words that the memory recalls at it", "dim"), width))
+        lines.insert(0, _fitted(Text("a token, and the words that the memory recalls at it", "dim"), width))
     return lines + [Text("")] * (rows - len(lines))
 
 

@@ -210,11 +210,13 @@ class ChatScreen:
             for piece in paced(pieces, conversation.settings.pace, self._stop.wait):
                 reply.add(piece)
                 if (now := time.perf_counter()) >= self._next_frame:
+                    started = time.thread_time()
                     with self._changing():
                         reply.show()
                         if self._next_frame and reply.monitor:  # the first word at once, without waiting for the brain
                             self.frame = reply.monitor.frame()
-                    self._next_frame = now + max(1 / MAX_FPS, self._drew / DRAW_SHARE)
+                    spent = time.thread_time() - started + self._drew
+                    self._next_frame = now + max(1 / MAX_FPS, spent / DRAW_SHARE)
                 if self._stop.is_set() or self._leaving:
                     break
         finally:
@@ -237,8 +239,9 @@ class ChatScreen:
             with self._changing():
                 self.dispatcher, title, self.examples = opened
                 self.entries[0] = Entry("header", title)
-                self._state = ""
             self.dispatcher.conversation.warm_up(lambda: self._leaving or not self._lines.empty())
+            with self._changing():
+                self._state = ""
             while (line := self._lines.get()) is not None:
                 self._add("you", line)
                 try:
