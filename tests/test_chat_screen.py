@@ -693,7 +693,7 @@ def test_a_terminal_that_cannot_draw_gets_lines(run, tmp_path, words, environmen
     with on_a_terminal(said, 80, 24, XDG_STATE_HOME=str(tmp_path), **environment) as (screen, send, until, _, ended):
         until("tiny-1", "You:")
         send("hello\n")
-        until("Neo: ")
+        until("Neo: ", lambda: "\n".join(screen.display).count("You:") == 2)
         send("half\x03")
         until(lambda: "\n".join(screen.display).count("You:") == 3)
         send("exit\n")
