@@ -197,7 +197,6 @@ class ChatScreen:
         self.shown = not self.shown if shown is None else shown
         if self.shown != bool(conversation.monitor):
             conversation.watch(self.shown)
-        self.frame = conversation.monitor.frame() if self.shown else None
         return self.shown
 
     def stream(self, conversation, pieces: Iterator[str]) -> None:
@@ -224,11 +223,9 @@ class ChatScreen:
             with self._changing():
                 self._speaking, last = False, conversation.last
                 reply.show()
-                self.frame = reply.monitor.frame() if reply.monitor else None
                 self._speed, self.nats = f"{last.speed:,.0f} tokens/s", last.nats
                 if self._stop.is_set():
                     self._add("note", "stopped")
-                self._stop.clear()
 
     def _work(self):
         """The thread of the model."""
@@ -242,16 +239,18 @@ class ChatScreen:
             self.dispatcher.conversation.warm_up(lambda: self._leaving or not self._lines.empty())
             with self._changing():
                 self._state = ""
-            while (line := self._lines.get()) is not None:
+            more = True
+            while more and (line := self._lines.get()) is not None and not self._leaving:
                 self._add("you", line)
                 try:
                     more = self.dispatcher.take(line)
                 except NeuroGenError as error:
                     self.refuse(" ".join(str(error).splitlines()))
-                else:
-                    if not more or self._leaving:
-                        break
-                self._name = self.dispatcher.conversation.name
+                with self._changing():
+                    conversation = self.dispatcher.conversation
+                    self._name, self.frame = conversation.name, conversation.monitor.frame() if conversation.monitor else None
+                    self._stop.clear()
+                    self._lines.task_done()
         except BaseException as error:
             self._failure = error
         finally:
@@ -259,8 +258,8 @@ class ChatScreen:
 
     @property
     def waiting(self) -> bool:
-        """Whether lines wait for their answers."""
-        return self._speaking or not self._lines.empty()
+        """Whether a line is being answered, or waits for that."""
+        return self._lines.unfinished_tasks > 0
 
     def _add(self, kind, text):
         with self._changing():
@@ -340,11 +339,12 @@ class ChatScreen:
         return keys
 
     def _take_waiting(self):
-        """The lines that wait for the reply to end, which wait no longer."""
+        """The lines that nobody has begun to answer, and that nobody will."""
         waiting = []
         with contextlib.suppress(queue.Empty):
             while True:
                 waiting.append(self._lines.get_nowait())
+                self._lines.task_done()
         return waiting
 
     # The picture
