@@ -417,7 +417,7 @@ def test_a_pipe_gets_the_answers_alone(run, piped):
 def test_in_a_pipe_everything_else_goes_to_standard_error(piped):
     lines = "/seed 3\none\n/nonsense\n/help\n/brain on\ntwo\n/stats\nquit\nthree\n"
     code, out, errors = piped(lines, "--max-tokens", "5")
-    assert code == 2 and "no such command" in errors
+    assert code == 2 and "neurogen chat: /nonsense: no such command" in errors
     assert "\x1b" not in out + errors and "seed 3" in errors and "/temperature X" in errors and "tokens written" in errors
     assert "wernicke" in errors and "wernicke" not in out
     plain = piped("/seed 3\none\ntwo\n", "--max-tokens", "5")

@@ -83,7 +83,9 @@ class ChatLines:
         """A line from the program itself."""
         print(printable(text), file=sys.stdout if self.typed else sys.stderr, flush=True)
 
-    refuse = say
+    def refuse(self, sentence: str) -> None:
+        """Why something was not done."""
+        self.say(sentence if self.typed else f"neurogen chat: {sentence}")
 
     def table(self, rows: dict[str, str]) -> None:
         """Names and values."""
