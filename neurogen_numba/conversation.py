@@ -72,6 +72,11 @@ class Conversation:
         self.model, self.folder, self.settings = model, Path(folder), settings
         self.session = Session(model, settings.sampling)
         self.scripted = not model.config.text.data
+        try:
+            model.tokenizer.encode("\n")
+            self._line_end = "\n"
+        except ConfigError:  # a text of characters in one line
+            self._line_end = ""
         self.turns: list[tuple[str, str]] = []
         self.last: Counts | None = None  # of the latest reply
         self.read = self.written = 0  # tokens
@@ -143,9 +148,9 @@ class Conversation:
         return self._speak(self._prompt(message))
 
     def _prompt(self, message):
-        prompt = f"You: {message.strip()}\nNeo:" if self.scripted else f"{message}\n"
+        prompt = f"You: {message.strip()}\nNeo:" if self.scripted else f"{message}{self._line_end}"
         before = self.model.tokenizer.decode(self.session.last_tokens)
-        return "\n" + prompt if before and not before.endswith("\n") else prompt  # the last reply was cut off before its end
+        return self._line_end + prompt if before and not before.endswith("\n") else prompt  # the last reply was cut off before its end
 
     def _speak(self, prompt):
         session, stop, said, start = self.session, self.stop, "", time.perf_counter()

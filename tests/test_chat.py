@@ -131,6 +131,14 @@ def test_a_talk_about_any_text_continues_it(scripted):
     assert talk.session.fed == ["the sheep\n", "on\n", "\nand\n"]
 
 
+def test_a_text_of_one_line_is_continued_without_an_end_of_line(scripted, monkeypatch):
+    monkeypatch.setattr(talking, "BYTES", talking.CharTokenizer("ab ", documents=True))
+    talk = scripted("sheep.txt")
+    talk.session.says = [0, 1, talking.BYTES.end_of_text] * 2
+    assert ["".join(talk.reply(message)) for message in ("a", "b")] == [" a", " a"]
+    assert talk.session.fed == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     "stop, data, reply",
     [
