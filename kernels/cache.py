@@ -116,8 +116,10 @@ def _forgiving(kind):
                 _tell(error)
 
         def _index_key(self, sig, codegen):
-            launch = getattr(self, "_launch_config_key", None), getattr(sys.modules.get("numba_cuda"), "__version__", None)
-            return sig, codegen.magic_tuple(), launch if hasattr(self, "_launch_config_key") else None, self._content
+            key = sig, codegen.magic_tuple(), self._content
+            if hasattr(self, "_launch_config_key"):  # of CUDA
+                key += self._launch_config_key, sys.modules["numba_cuda"].__version__
+            return key
 
     return Forgiving
 
