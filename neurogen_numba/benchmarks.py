@@ -195,10 +195,18 @@ class Bench:
 
 def times(backend, work, repeats: int) -> list[float]:
     """Seconds of `work`, a function, in each of so many measurements."""
-    for _ in range(2):  # the first compiles; a GPU records the second, which takes long, too
-        _seconds(backend, work, 1)
-    count = max(1, round(SHORTEST / max(_seconds(backend, work, 1), 1e-9)))
-    return [_seconds(backend, work, count) / count for _ in range(repeats)]
+    return times_in_turn(backend, [work], repeats)[0]
+
+
+def times_in_turn(backend, works, repeats: int) -> list[list[float]]:
+    """Seconds of several functions in each of so many measurements. They take turns: a busy moment of the machine meets all of them."""
+    counts = []
+    for work in works:
+        for _ in range(2):  # the first compiles; a GPU records the second, which takes long, too
+            _seconds(backend, work, 1)
+        counts.append(max(1, round(SHORTEST / max(_seconds(backend, work, 1), 1e-9))))
+    rounds = [[_seconds(backend, work, n) / n for work, n in zip(works, counts, strict=True)] for _ in range(repeats)]
+    return [list(each) for each in zip(*rounds, strict=True)]
 
 
 def _seconds(backend, work, count):

@@ -1,5 +1,6 @@
 """The lab: kernels on checked arrays, and kernels of a user beside ours and in their place, on the CPU and in CUDA."""
 
+import re
 import subprocess
 import sys
 from functools import partial
@@ -353,6 +354,12 @@ def test_inputs_and_a_reference_of_ones_own():
         lab.compare(norm, "norm")
     with pytest.raises(ConfigError, match="decay_forward has no size 'neuron'; known: neurons"):
         lab.compare(nothing, "decay_forward", neuron=3)
+
+
+def test_the_page_on_the_lab_runs():
+    code = "".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs/lab.md").read_text(), re.DOTALL))
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "bundles_forward on" in done.stdout and "[0.99 0.99 0.99]" in done.stdout, done.stderr
 
 
 def test_the_package_imports_without_the_lab():

@@ -53,7 +53,7 @@ def drawn(table, width: int = 120) -> str:
     """A Rich table as text."""
     from rich.console import Console
 
-    console = Console(width=width, no_color=True)
+    console = Console(width=width, color_system=None, force_jupyter=False)
     with console.capture() as captured:
         console.print(table)
     return captured.get().rstrip()
