@@ -6,12 +6,17 @@ patched function would be ignored, or kept for the next process. The fingerprint
 
 import functools
 import hashlib
+import sys
 import types
+from typing import NamedTuple
 
 import numpy as np
 from numba.core.typing.templates import builtin_registry
 
-_BY_NAME = {"numba", "numba_cuda", "numpy", "llvmlite", "math"}  # libraries that are told by their name alone
+# Libraries whose functions and classes are told by their names alone: Numba's version is in the seal, Python's in the name of the file.
+_BY_NAME = {"numba", "numba_cuda", "numpy", "llvmlite", *sys.stdlib_module_names}
+_OF_EVERY_CLASS = {"__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__firstlineno__", "__static_attributes__"}
+_DESCRIPTORS = types.GetSetDescriptorType, types.MemberDescriptorType, type(NamedTuple("_", [("a", int)]).a)  # of fields
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), range, slice)
 
 
@@ -34,13 +39,21 @@ class Walk:
         """The content of a function, dispatcher, class or intrinsic; what it names in turn is queued."""
         if hasattr(thing, "py_func"):
             self.dispatchers.append(thing)
+            self.known &= not thing.targetoptions.get("link")  # files whose content is compiled in
             return "dispatcher", _canonical(thing.targetoptions), self._reference(thing.py_func)
         if isinstance(thing, types.FunctionType):
             self.functions[thing] = self._function(thing)
             return self.functions[thing]
         if isinstance(thing, type):
-            return "class", *(self._reference(value) for value in vars(thing).values() if isinstance(value, types.FunctionType))
+            return "class", thing.__module__, thing.__qualname__, tuple(self._attributes(thing))
         return "intrinsic", thing._name, self._reference(thing._defn)
+
+    def _attributes(self, thing):
+        """What a class has of its own, but for what Python makes for it."""
+        for name, value in vars(thing).items():
+            value = getattr(value, "__func__", getattr(value, "fget", value))  # of static and class methods, of properties
+            if name not in _OF_EVERY_CLASS and not isinstance(value, _DESCRIPTORS):
+                yield name, self._content(value, ())
 
     def _function(self, function):
         code, scope = function.__code__, function.__globals__
@@ -62,6 +75,8 @@ class Walk:
             return "dtype", repr(value)
         if isinstance(value, tuple):
             return type(value).__qualname__, tuple(self._content(entry, names) for entry in value)
+        if isinstance(value, dict):
+            return "dict", tuple((repr(name), self._content(entry, names)) for name, entry in value.items())
         if isinstance(value, types.ModuleType):
             own = value.__name__.partition(".")[0] not in _BY_NAME
             held = [(name, self._content(vars(value)[name], names)) for name in names if name in vars(value)] if own else []
@@ -122,10 +137,11 @@ def _library(thing):
 
 
 def _told_by_name(thing):
-    """Whether a thing is a function or class of a library."""
+    """Whether a thing is a function or class of a library, or a class of this package, whose sources count anyway (cache.py)."""
     if isinstance(thing, (types.BuiltinFunctionType, np.ufunc)):
         return True
-    return isinstance(thing, (type, types.FunctionType)) and _library(thing) in _BY_NAME | {"builtins"}
+    by_name = _BY_NAME | ({"neurogen_numba"} if isinstance(thing, type) else set())
+    return isinstance(thing, (type, types.FunctionType)) and _library(thing) in by_name
 
 
 def _canonical(options):

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import namedtuple
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -237,12 +238,14 @@ def one():
         (("def f(x): return g() + x", {"g": one}), ("def f(x): return g() + x", {"g": numba.njit(fastmath=True)(one.py_func)})),
         (("def f(x): return (lambda y: y + 1)(x)", {}), ("def f(x): return (lambda y: y + 2)(x)", {})),
         (("def m(a):\n def g(x): return a\n return g\nf = m(1)", {}), ("def m(a):\n def g(x): return a\n return g\nf = m(2)", {})),
+        (("def f(x): raise A", {"A": type("A", (Exception,), {})}), ("def f(x): raise A", {"A": type("B", (Exception,), {})})),
+        (("def f(x): return A(x)", {"A": namedtuple("A", "y")}), ("def f(x): return A(x)", {"A": namedtuple("A", "z")})),
     ],
 )
 def test_a_kernel_of_ones_own_is_known_by_all_that_is_compiled_in(before, after):
     (source, scope), (other, other_scope) = before, after
     assert digest(source, **scope) == digest(source, **scope) == digest("\n\n" + source, **scope)
-    assert digest(source, **scope) != digest(other, **other_scope)
+    assert None is not digest(source, **scope) != digest(other, **other_scope)
 
 
 def test_overloads_and_intrinsics_count():
