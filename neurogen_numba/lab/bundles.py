@@ -140,6 +140,15 @@ def read_gradient(state, current: str, size: int, first: int, last: int, length:
     return plain
 
 
+def read_weight(synapses, projection):
+    """The weights [tiles J, BS, BT] float32 of a projection that our kernels compute with; some are dropped while a brain learns."""
+    if synapses.backend.name == "cpu":
+        flat, place = synapses.read, synapses.places[synapses.projections.index(projection)]
+    else:
+        flat, place = synapses.latest, synapses.place[projection.arc.name]
+    return flat[place : place + projection.weight.size].reshape(projection.weight.shape)
+
+
 def _plain(rows, size):
     """[words, C, B, WORD] as contiguous [C, B, size]."""
     words, C, B, word = rows.shape
@@ -156,7 +165,7 @@ def forward(run):
             value[...] = 0
             for projection in _reading(state, "target", current):
                 x = read_source(state, projection.arc.source, _longest(projection), first, last)
-                run(state.synapses.backend, (value, x, *_structure(projection), projection.weight))
+                run(state.synapses.backend, (value, x, *_structure(projection), read_weight(state.synapses, projection)))
             if current in copied:
                 write_source(state, copied[current], first, value)
 
@@ -170,7 +179,7 @@ def source_grad(run):
             for projection in _reading(state, "source", signal):
                 arc = projection.arc
                 d = read_gradient(state, arc.target, arc.targets, first, last + _longest(projection), length)
-                run(state.synapses.backend, (gradient, d, *_structure(projection), projection.weight))
+                run(state.synapses.backend, (gradient, d, *_structure(projection), read_weight(state.synapses, projection)))
 
     return swapped
 
