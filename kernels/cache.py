@@ -5,8 +5,8 @@ in its name the content of the kernel and of everything that it calls, as it is 
 constant gets a file of its own. The file holds one compiled kernel behind a SHA-256 of that, of all sources of this package, and of
 Numba's version. Where the content cannot be told, nothing is loaded and nothing kept.
 
-Numba also remembers in memory the functions that it has compiled for a kernel to call. These are forgotten when what they were compiled
-from has changed: whatever is compiled after a patch has it. A kernel that was compiled before keeps its code until `rebuild`.
+Numba also keeps in memory the functions that it has compiled for kernels. They are forgotten when their content has changed, so whatever is
+compiled after a patch has it. A kernel that was compiled before keeps its code until `rebuild`.
 """
 
 import functools
@@ -102,6 +102,7 @@ def _forgiving(kind):
 
     class Forgiving(kind):
         def load_overload(self, sig, target_context):
+            self._content = None
             try:
                 self._content = _look(self._dispatcher)
                 return super().load_overload(sig, target_context) if self._content else None
@@ -133,27 +134,28 @@ _old = []  # compiled code that somebody may still run
 
 
 def _look(dispatcher) -> bytes | None:
-    """The fingerprint of a kernel. Forgets first what Numba has compiled from another content of the functions that it calls."""
+    """The fingerprint of a kernel; None where it is not to be loaded or kept. Forgets what was compiled from another content of its
+    functions."""
     walk = fingerprint.Walk(dispatcher)
     changed = [function for function, content in walk.functions.items() if _seen.get(function) != content]
-    if any(function in _seen for function in changed):  # then those who call it are elsewhere, too
-        changed = [*_seen, *changed]
+    if any(function in _seen for function in changed):  # other functions that call them hold them, too
+        changed += _seen
         for known in _compiled.values():
             _forget(known)
     for function in changed:
         for template in fingerprint.templates(function):
-            for memo in (getattr(template, name, {}) for name in ("_impl_cache", "_compiled_overloads")):
-                _old.append(dict(memo))
-                memo.clear()
-    for known in walk.dispatchers[1:]:
-        if id(known) not in _compiled:  # by a kernel that is not kept, perhaps, and from another content
-            _forget(known)
-    _compiled.update((id(known), known) for known in walk.dispatchers)
+            memo = getattr(template, "_impl_cache", {})
+            _old.append(dict(memo))
+            memo.clear()
+    # A function with a decorator of its own that was called before, and not by a kernel: nobody looked at what it was compiled from.
+    unseen = [known for known in walk.dispatchers[1:] if known.overloads and id(known) not in _compiled]
+    _compiled.update((id(known), known) for known in walk.dispatchers if known not in unseen)
     _seen.update(walk.functions)
-    return walk.digest
+    return None if unseen else walk.digest
 
 
 def _forget(dispatcher):
+    """Have a dispatcher compile anew at its next call."""
     _old.append(dict(dispatcher.overloads))
     dispatcher._reset_overloads()
 

@@ -23,15 +23,15 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), ran
 class Walk:
     """A walk from the dispatcher of a kernel over everything that its code names.
 
-    digest: SHA-256 of all content; None where a value is compiled in whose content cannot be told, such as a pointer. functions: function
-    -> what its code and the names in it hold; dispatchers: those that were met, the kernel's first.
+    digest: SHA-256 of all content; None if the content of a value cannot be told, such as that of a pointer. functions: function -> its
+    code and what the names in it hold; dispatchers: all on the walk, the kernel's first.
     """
 
     def __init__(self, dispatcher):
         self.functions, self.dispatchers, self.known = {}, [], True
-        self._references, self._todo = {}, [dispatcher]
+        self._references, self._modules, self._todo = {}, set(), [dispatcher]
         digest = hashlib.sha256()
-        for thing in self._todo:  # grows
+        for thing in self._todo:  # grows meanwhile
             digest.update(repr(self._describe(thing)).encode())
         self.digest = digest.digest() if self.known else None
 
@@ -49,13 +49,14 @@ class Walk:
         return "intrinsic", thing._name, self._reference(thing._defn)
 
     def _attributes(self, thing):
-        """What a class has of its own, but for what Python makes for it."""
+        """The attributes of a class, without those that Python makes."""
         for name, value in vars(thing).items():
             value = getattr(value, "__func__", getattr(value, "fget", value))  # of static and class methods, of properties
             if name not in _OF_EVERY_CLASS and not isinstance(value, _DESCRIPTORS):
                 yield name, self._content(value, ())
 
     def _function(self, function):
+        """(digest of its code, what the names in it hold)."""
         code, scope = function.__code__, function.__globals__
         digest, names = _code(code)
         cells = function.__closure__ or ()
@@ -78,9 +79,11 @@ class Walk:
         if isinstance(value, dict):
             return "dict", tuple((repr(name), self._content(entry, names)) for name, entry in value.items())
         if isinstance(value, types.ModuleType):
-            own = value.__name__.partition(".")[0] not in _BY_NAME
-            held = [(name, self._content(vars(value)[name], names)) for name in names if name in vars(value)] if own else []
-            return "module", value.__name__, tuple(held)
+            if value.__name__.partition(".")[0] in _BY_NAME or (id(value), names) in self._modules:
+                return "module", value.__name__
+            self._modules.add((id(value), names))  # modules import one another
+            held = tuple((name, self._content(vars(value)[name], names)) for name in names if name in vars(value))
+            return "module", value.__name__, held
         if _told_by_name(value):
             return "name", getattr(value, "__module__", None), getattr(value, "__qualname__", value.__name__)
         if any(kind.__name__ in ("Type", "Signature") and _library(kind) in _BY_NAME for kind in type(value).__mro__):
@@ -114,7 +117,7 @@ class _Reference:
 
 
 def overloads(function) -> list:
-    """The functions that Numba compiles in the place of this one: those of `numba.extending.overload`."""
+    """The functions under `numba.extending.overload` that say what Numba compiles in the place of this one."""
     return [template._overload_func for template in templates(function) if hasattr(template, "_overload_func")]
 
 

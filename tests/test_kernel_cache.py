@@ -263,6 +263,27 @@ def test_overloads_and_intrinsics_count():
     assert of(1) == of(1) and not set(of(1)) & set(of(2))
 
 
+def test_modules_that_import_one_another_are_walked_once():
+    m = module(A=1)
+    m.n = module(m=m, f=one)
+    assert digest("def f(x): return m.n.f() + m.A", m=m) != digest("def f(x): return m.n.f() + m.A", m=module(A=2, n=m.n))
+
+
+def test_what_was_compiled_unseen_is_not_kept(folder):
+    """A helper that was called before keeps what it was compiled from, as Numba has it: the kernel that calls it then is nobody else's."""
+    helper = numba.njit(lambda x: x + x)
+    assert helper(1) == 2
+    kernel = kernel_of("def f(x): return helper(x)", helper=helper)
+    assert kernel(2) == 4 and not list(folder.rglob(f"*{cache.SUFFIX}"))
+
+
+def test_a_function_without_a_cache_may_call_one_that_has_it(folder):
+    """While Numba compiles the one, it comes to the other, which looks at what both call."""
+    shared = numba.extending.register_jitable(lambda x: x + x)
+    kernel = kernel_of("def f(x): return shared(x)", shared=shared)
+    assert numba.njit(lambda x: shared(x) + kernel(x))(3) == 12
+
+
 def test_a_kernel_with_a_pointer_is_not_kept(folder):
     pointer = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double)(abs)
     kernel = kernel_of("def f(x): return A(x)", A=pointer)
