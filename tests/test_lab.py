@@ -97,7 +97,7 @@ X, WIRES = np.zeros((4, 2, 40)), lab.wiring(40, 50, fan_in=32, delays=3, bundle=
     "call, said",
     [
         (lambda: lab.lif(np.zeros((3, 4, 5))), "lif: x must be numbers [T, N]; given: x [3, 4, 5] float64"),
-        (lambda: lab.lif(np.zeros((3, 4)), tau_v=[1, 2]), "tau_v must be numbers [N = 4]; given: x [3, 4] float32, tau_v [2] int64"),
+        (lambda: lab.lif(np.zeros((3, 4)), tau_v=[1, 2]), "tau_v must be numbers [N = 4]; given: x [3, 4] float64, tau_v [2] int64"),
         (lambda: lab.lif(np.zeros(3), tau_a=0), "tau_a is a time constant in tokens and must be above 0"),
         (lambda: lab.lif(["a"]), "x [1, 1] <U1"),
         (lambda: lab.bundles_forward(X[:, :, :16], *WIRES), "block [4, 2] int32 must be from 0 to 0 (16 sources are as many blocks of 16)"),

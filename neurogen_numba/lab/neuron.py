@@ -1,4 +1,4 @@
-"""One neuron, or many that do not hear each other, driven by a current: the scan over time, without normalisation or synapses."""
+"""Neurons without synapses between them, driven by a current: the scan over time, without normalisation."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import numba
 import numpy as np
 from numba import cuda
 
+from ..errors import ConfigError
 from ..kernels.jit import ZERO, cpu
 from ..kernels.launch import gpu
 from ..kernels.neuron import lif_step
 from ..kernels.surrogate import event
 from .checks import fit
+from .operations import chosen
 
 
 class Trace(NamedTuple):
@@ -50,17 +52,14 @@ def lif(x, tau_v=5.0, tau_a=10.0, beta=0.0, backend="auto") -> Trace:
     tau_v, tau_a: time constants of membrane and adaptation in tokens, above 0; beta: how much adaptation is taken off the drive. Each is a
     number, or an array [N]. Returns `Trace(v, a, z)`, shaped as x. Raises ConfigError where shapes or time constants do not fit.
     """
-    from .operations import chosen
-
     x = np.asarray(x)
-    (drive,), size = fit("lif", x=(x[:, None] if x.ndim == 1 else x, "float", "T N"))
-    values = {"tau_v": tau_v, "tau_a": tau_a, "beta": beta}
-    each = {name: np.full(size["N"], value) if np.ndim(value) == 0 else value for name, value in values.items()}
-    given = {name: (value, "float", "N") for name, value in each.items()}
-    (_, tau_v, tau_a, beta), _ = fit("lif", x=(drive, "float", "T N"), **given)
+    given = {"x": (x[:, None] if x.ndim == 1 else x, "float", "T N")}
+    for name, value in {"tau_v": tau_v, "tau_a": tau_a, "beta": beta}.items():
+        given[name] = (np.full(given["x"][0].shape[1:], value) if np.ndim(value) == 0 else value, "float", "N")
+    (drive, tau_v, tau_a, beta), size = fit("lif", **given)
     for name, tau in (("tau_v", tau_v), ("tau_a", tau_a)):
         if not (tau > 0).all():
-            raise_for_tau(name, tau)
+            raise ConfigError(f"lif: {name} is a time constant in tokens and must be above 0, not {tau.min()}")
     made = chosen(backend)
     alpha, rho = (made.asarray(np.exp(-1 / tau), "float32") for tau in (tau_v, tau_a))
     v, a, z = (made.zeros(drive.shape) for _ in range(3))
@@ -70,9 +69,3 @@ def lif(x, tau_v=5.0, tau_a=10.0, beta=0.0, backend="auto") -> Trace:
     else:
         made.launch(lif_scan, *made._across(size["N"]), *given)
     return Trace(*(made.to_numpy(array).reshape(x.shape) for array in (v, a, z)))
-
-
-def raise_for_tau(name, tau):
-    from ..errors import ConfigError
-
-    raise ConfigError(f"lif: {name} is a time constant in tokens and must be above 0, not {tau.min()}")
