@@ -104,7 +104,8 @@ def read_source(state, signal: str, before: int, first: int, last: int):
         size, _ = state.signals[signal]
         return _plain(state.axon(signal).ring[:, state.row + first - before : state.row + last], size)
     ring, rows = state.ring(signal)["value"], _rows(state, signal, first - before, last)
-    return _plain(ring[:, rows].astype("float32"), state.sizes[signal][0])
+    read = state.backend.bits(ring)[:, rows].view(ring.dtype)  # CuPy picks rows of integers, not of bfloat16
+    return _plain(read.astype("float32"), state.sizes[signal][0])
 
 
 def write_source(state, signal: str, first: int, values):
@@ -118,7 +119,9 @@ def write_source(state, signal: str, first: int, values):
     C, B, M = values.shape
     whole = backend.zeros((C, B, len(ring) * LINE))
     whole[:, :, :M] = values
-    ring[:, _rows(state, signal, first, first + C)] = whole.reshape(C, B, len(ring), LINE).transpose(2, 0, 1, 3).astype(ring.dtype)
+    written = backend.zeros((len(ring), C, B, LINE), str(ring.dtype))
+    written[...] = whole.reshape(C, B, len(ring), LINE).transpose(2, 0, 1, 3)  # rounds
+    backend.bits(ring)[:, _rows(state, signal, first, first + C)] = backend.bits(written)
 
 
 def _rows(state, signal, first, last):
