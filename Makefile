@@ -15,11 +15,11 @@ QUICK = $(filter-out tests/test_kernel_jit.py tests/test_kernel_cache.py,$(wildc
 # On a GPU the tests run one after the other; elsewhere a file of tests is one process's, and there is one for each core.
 SPREAD = $(if $(GPU),,-n auto --dist loadfile)
 
-.PHONY: help train chat test quick lint types docs wheel clean
+.PHONY: help train chat test quick notebooks lint types docs wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 train: $(READY)  ## train the nano preset; flags in ARGS="--steps 200"
 	$(BIN)/neurogen train --preset nano $(ARGS)
@@ -33,6 +33,10 @@ test: $(READY)  ## run the tests, then those of the CUDA kernels in Numba's simu
 
 quick: $(READY)  ## a minute of tests after a change of a line: kernels against the reference, a tiny brain, the command line
 	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not gpu" $(QUICK)
+
+notebooks: $(READY)  ## install Jupyter and run the notebooks in examples/
+	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[notebooks]'
+	$(BIN)/python -m pytest -m notebooks $(ARGS) tests/test_notebooks.py
 
 lint: $(READY)  ## check style and format
 	$(BIN)/ruff check .

@@ -1,13 +1,19 @@
 """Compiled kernels on disk. A damaged file, a full disk or a folder that cannot be written costs the time to compile, and nothing else.
 
-Numba decides the folder. Its own files have no checksum, and it does not notice a change in a file that a kernel calls into. So each file
-here holds one compiled kernel behind a SHA-256 of that, of all sources of this package, and of Numba's version.
+Numba decides the folder. Its own files have no checksum, and it does not notice a change in what a kernel calls. So each file here has
+in its name the content of the kernel and of everything that it calls, as it is in this process (fingerprint.py): a patched function or
+constant gets a file of its own. The file holds one compiled kernel behind a SHA-256 of that, of all sources of this package, and of
+Numba's version. Where the content cannot be told, nothing is loaded and nothing kept.
+
+Numba also keeps in memory the functions that it has compiled for kernels. They are forgotten when their content has changed, so whatever is
+compiled after a patch has it. A kernel that was compiled before keeps its code until `rebuild`.
 """
 
 import functools
 import hashlib
 import os
 import pickle
+import sys
 import tempfile
 from pathlib import Path
 
@@ -17,17 +23,19 @@ from numba.core.serialize import dumps
 
 from neurogen_numba.streams import complain
 
+from . import fingerprint
+
 _SEAL = hashlib.sha256().digest_size  # bytes
 SUFFIX = ".kernel"
 
 
-def keep(dispatcher, variant: str = ""):
-    """Give the dispatcher of a kernel, for the CPU or for CUDA, its files on disk. Returns the dispatcher. variant: tells apart what is
-    compiled from the same source in several ways."""
+def keep(dispatcher):
+    """Give the dispatcher of a kernel, for the CPU or for CUDA, its files on disk. Returns the dispatcher."""
     try:
         dispatcher.enable_caching()
         cache = dispatcher._cache
-        cache._cache_file = _Files(cache.cache_path, cache._impl.filename_base + variant)
+        cache._cache_file = _Files(cache.cache_path, cache._impl.filename_base)
+        cache._dispatcher = dispatcher
         cache.__class__ = _forgiving(type(cache))
     except Exception as error:  # no folder can be written, or a variable of the environment names something else
         _tell(error)
@@ -94,18 +102,69 @@ def _forgiving(kind):
 
     class Forgiving(kind):
         def load_overload(self, sig, target_context):
+            self._content = None
             try:
-                return super().load_overload(sig, target_context)
+                self._content = _look(self._dispatcher)
+                return super().load_overload(sig, target_context) if self._content else None
             except Exception:  # compiled anew, and saved in its place
                 return None
 
         def save_overload(self, sig, data):
             try:
-                super().save_overload(sig, data)
+                if self._content:
+                    super().save_overload(sig, data)
             except Exception as error:
                 _tell(error)
 
+        def _index_key(self, sig, codegen):
+            key = sig, codegen.magic_tuple(), self._content
+            if hasattr(self, "_launch_config_key"):  # of CUDA
+                key += self._launch_config_key, sys.modules["numba_cuda"].__version__
+            return key
+
     return Forgiving
+
+
+# What is compiled in this process
+
+
+_seen = {}  # function -> its content when a kernel that calls it was last compiled
+_compiled = {}  # id of a dispatcher -> it
+_old = []  # compiled code that somebody may still run
+
+
+def _look(dispatcher) -> bytes | None:
+    """The fingerprint of a kernel; None where it is not to be loaded or kept. Forgets what was compiled from another content of its
+    functions."""
+    walk = fingerprint.Walk(dispatcher)
+    changed = [function for function, content in walk.functions.items() if _seen.get(function) != content]
+    if any(function in _seen for function in changed):  # other functions that call them hold them, too
+        changed += _seen
+        for known in _compiled.values():
+            _forget(known)
+    for function in changed:
+        for template in fingerprint.templates(function):
+            memo = getattr(template, "_impl_cache", {})
+            _old.append(dict(memo))
+            memo.clear()
+    # A function with a decorator of its own that was called before, and not by a kernel: nobody looked at what it was compiled from.
+    unseen = [known for known in walk.dispatchers[1:] if known.overloads and id(known) not in _compiled]
+    _compiled.update((id(known), known) for known in walk.dispatchers if known not in unseen)
+    _seen.update(walk.functions)
+    return None if unseen else walk.digest
+
+
+def _forget(dispatcher):
+    """Have a dispatcher compile anew at its next call."""
+    _old.append(dict(dispatcher.overloads))
+    dispatcher._reset_overloads()
+
+
+def rebuild():
+    """Have kernels compiled anew at their next call if a function or a constant that they use has changed since they were compiled, such
+    as `neuron.slope = mine`. Models that have recorded steps keep the code that they recorded."""
+    for dispatcher in list(_compiled.values()):
+        _look(dispatcher)
 
 
 @functools.cache

@@ -32,7 +32,7 @@ def _kept(parallel=False, **options):
 
     def compiled(loop):
         shared = keep(numba.njit(error_model="numpy", parallel=parallel, **options)(loop))
-        shared.serial = keep(numba.njit(error_model="numpy", **options)(loop), "serial") if parallel else shared
+        shared.serial = keep(numba.njit(error_model="numpy", **options)(loop)) if parallel else shared
         return shared
 
     return compiled

@@ -13,13 +13,14 @@ if not (_PACKAGE / "kernels").is_dir():
     __path__.append(str(_PACKAGE.parent))
 
 if TYPE_CHECKING:
+    from . import lab
     from .brain.model import NeuroGenModel
     from .config import Config
     from .library import Run, load, train
     from .presets import PRESETS, get_preset
     from .text.tokenizer import Tokenizer
 
-__all__ = ["PRESETS", "Config", "NeuroGenModel", "Run", "Tokenizer", "__version__", "get_preset", "load", "train"]
+__all__ = ["PRESETS", "Config", "NeuroGenModel", "Run", "Tokenizer", "__version__", "get_preset", "lab", "load", "train"]
 
 _HOMES = {  # public name -> its module: imported when it is first asked for, since Numba takes a while
     "Config": "config",
@@ -34,6 +35,8 @@ _HOMES = {  # public name -> its module: imported when it is first asked for, si
 
 
 def __getattr__(name: str):
+    if name == "lab":
+        return importlib.import_module(".lab", __name__)
     if name in _HOMES:
         value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
         globals()[name] = value

@@ -148,11 +148,7 @@ class Bench:
         return NeuroGenModel.from_config(self.config, backend=self.backend)
 
     def _times(self, work):
-        """Seconds of each measurement of `work`."""
-        for _ in range(2):  # the first compiles; a GPU records the second, which takes long, too
-            self._seconds(work, 1)
-        count = max(1, round(SHORTEST / max(self._seconds(work, 1), 1e-9)))
-        return [self._seconds(work, count) / count for _ in range(self.repeats)]
+        return times(self.backend, work, self.repeats)
 
     @staticmethod
     def _spread(which, times):
@@ -160,24 +156,8 @@ class Bench:
         middle = float(np.median(times))
         return {f"{which}us": middle * 1e6, f"{which}spread": (max(times) - min(times)) / middle}
 
-    def _seconds(self, work, count):
-        self.backend.synchronize()
-        began = time.perf_counter()
-        for _ in range(count):
-            work()
-        self.backend.synchronize()
-        return time.perf_counter() - began
-
     def _bandwidth(self):
-        """Bytes read and written in a second by a copy."""
-        memory = self.backend.memory()
-        size = min(COPY, memory[0] // 32) if memory else COPY // SMALL  # numbers; two such arrays take a quarter of what is free
-        a, b = self.backend.zeros(size), self.backend.zeros(size)
-
-        def copy():
-            b[...] = a
-
-        return 2 * a.nbytes / float(np.median(self._times(copy)))
+        return copy_bandwidth(self.backend, self.repeats)
 
     def _matrix_rate(self):
         """Operations in a second in a product of large matrices of the decoder's type."""
@@ -211,6 +191,43 @@ class Bench:
             "matrix_operations_per_second": matrix,
             "share_of_matrix_rate": operations / middle / matrix,
         }
+
+
+def times(backend, work, repeats: int) -> list[float]:
+    """Seconds of `work`, a function, in each of so many measurements."""
+    return times_in_turn(backend, [work], repeats)[0]
+
+
+def times_in_turn(backend, works, repeats: int) -> list[list[float]]:
+    """Seconds of several functions in each of so many measurements. They take turns: a busy moment of the machine meets all of them."""
+    counts = []
+    for work in works:
+        for _ in range(2):  # the first compiles; a GPU records the second, which takes long, too
+            _seconds(backend, work, 1)
+        counts.append(max(1, round(SHORTEST / max(_seconds(backend, work, 1), 1e-9))))
+    rounds = [[_seconds(backend, work, n) / n for work, n in zip(works, counts, strict=True)] for _ in range(repeats)]
+    return [list(each) for each in zip(*rounds, strict=True)]
+
+
+def _seconds(backend, work, count):
+    backend.synchronize()
+    began = time.perf_counter()
+    for _ in range(count):
+        work()
+    backend.synchronize()
+    return time.perf_counter() - began
+
+
+def copy_bandwidth(backend, repeats: int) -> float:
+    """Bytes that a copy reads and writes in a second."""
+    memory = backend.memory()
+    size = min(COPY, memory[0] // 32) if memory else COPY // SMALL  # numbers; two such arrays take a quarter of what is free
+    a, b = backend.zeros(size), backend.zeros(size)
+
+    def copy():
+        b[...] = a
+
+    return 2 * a.nbytes / float(np.median(times(backend, copy, repeats)))
 
 
 def _repeat(calls):

@@ -35,6 +35,7 @@ class Backend(ABC):
     product_dtype: str  # of the factors of matrix products; sums are float32
 
     mode = "sequential"  # or pipelined: components on different streams may overlap
+    recording = True  # recorded steps repeat what they recorded; False: they run in Python, step by step, and keep their recording
     parts = ()  # purpose of the arrays that are being allocated, from the whole to the part
 
     # Arrays and memory

@@ -244,6 +244,9 @@ class CpuBackend(Backend):
 
         def run():
             nonlocal tape
+            if not self.recording:
+                step()
+                return
             if tape:
                 tape.run()
                 return

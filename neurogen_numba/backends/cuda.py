@@ -260,6 +260,9 @@ class CudaBackend(Backend):
         def run():
             nonlocal graph, warm
             self._mine()
+            if not self.recording:
+                step()
+                return
             if not warm:
                 step()
                 warm = True

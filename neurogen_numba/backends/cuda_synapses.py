@@ -52,7 +52,7 @@ class CudaSynapses(Synapses):
 
     forward: current -> [(arc, rows)] of the projections that it reads; backward: signal -> the same of those that read it; learned and
     places: size of a bundle -> rows, and where the weights of each begin. They do so alike in `weight`, `gradient` and `read`: what the
-    kernels forward and backward read.
+    kernels forward and backward read, made by `refresh` from `latest`.
     """
 
     def __init__(self, backend, projections, parameters):
@@ -87,7 +87,7 @@ class CudaSynapses(Synapses):
             self.read = tuple(self.backend.zeros((blocks(self.weight.size, WORD), WORD), self.dtype) for _ in range(2))
 
     def refresh(self, weight=None):
-        weight = self.weight if weight is None else weight
+        weight = self.latest = self.weight if weight is None else weight
         if self.kind is None:
             self.read = weight, weight
             return

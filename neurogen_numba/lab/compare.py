@@ -1,0 +1,243 @@
+"""A kernel of your own beside ours: is it right, how fast is it, and how near does either come to what the memory allows?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numba
+import numpy as np
+
+from .. import backends
+from ..benchmarks import copy_bandwidth, times_in_turn
+from ..errors import ConfigError
+from ..planning.costs import Call, cost
+from .bundles import Made, Wiring, write_source
+from .cases import CASES, NO_AXON, Case
+from .vocabulary import BUNDLES, OPERATIONS, call, check_kernel, drawn, function_of, target
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """A kernel beside ours. Each pair is (yours, ours).
+
+    errors: largest error of any output, as a share of the largest number that the float64 reference has in it; microseconds: the fastest
+    call; bytes: of all arrays that are read or written, each once; registers: of a thread on a GPU, else None.
+    """
+
+    name: str
+    kernel: str
+    device: str
+    sizes: dict
+    tolerance: float
+    errors: tuple[float, float]
+    microseconds: tuple[float, float]
+    bytes: int
+    copy_bandwidth: float  # bytes read and written in a second by a copy, measured beside
+    registers: tuple[int, int] | None
+
+    @property
+    def right(self) -> bool:
+        """Whether your kernel is right to the tolerance."""
+        return self.errors[0] <= self.tolerance
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """Shares of the copy bandwidth; above 1 where arrays stay in a cache."""
+        return tuple(self.bytes / (us * 1e-6) / self.copy_bandwidth for us in self.microseconds)
+
+    def __repr__(self):
+        from rich.table import Column, Table
+
+        sizes = ", ".join(f"{name} {value:,}" for name, value in self.sizes.items())
+        columns = (Column(head, justify="right") for head in (self.kernel, "ours"))
+        table = Table("", *columns, title=f"{self.name} on {self.device}", caption=sizes)
+        table.add_row("right", *("yes" if error <= self.tolerance else "no" for error in self.errors))
+        table.add_row("largest error", *(f"{error:.1e}" for error in self.errors))
+        table.add_row("microseconds", *(f"{us:,.1f}" for us in self.microseconds))
+        table.add_row("bytes moved", *[f"{self.bytes:,}"] * 2)
+        table.add_row("share of copy bandwidth", *(f"{100 * share:.1f} %" for share in self.shares))
+        if self.registers:
+            table.add_row("registers of a thread", *map(str, self.registers))
+        return drawn(table)
+
+    def plot(self, axes=None):
+        """Draw the times, and how long a copy of as many bytes takes, on Matplotlib axes, which are returned."""
+        if axes is None:
+            from matplotlib import pyplot
+
+            axes = pyplot.figure(figsize=(7, 2.2), layout="constrained").subplots()
+        copy = self.bytes / self.copy_bandwidth * 1e6
+        labels = (self.kernel + ("" if self.right else " (wrong)"), "ours", "copy of as many bytes")
+        bars = axes.barh(labels, (*self.microseconds, copy), color=("tab:orange", "tab:blue", "lightgrey"))
+        axes.bar_label(bars, fmt="{:,.1f}", padding=3)
+        axes.set(xlabel="microseconds (less is better)", title=f"{self.name}, {self.device}", xmargin=0.15)
+        axes.invert_yaxis()
+        axes.spines[["top", "right"]].set_visible(False)
+        return axes
+
+
+def compare(kernel, name: str, *, given=None, reference=None, backend="auto", tolerance=1e-4, repeats=10, seed=0, **sizes) -> Comparison:
+    """Hold a kernel of your own to the float64 reference of our kernel `name`, and measure both.
+
+    kernel: as `swap` takes it. On the CPU a compiled loop first runs with checks of its indices: an error there is said, and not a
+    segmentation fault. sizes: of the made-up inputs, such as `tokens=64`. given, reference: inputs of your own, for kernels that have none
+    here or others: name -> NumPy array or number of every argument, and a function (**given) -> name -> what an output must hold
+    afterwards. backend: "auto" is the one that the kernel was compiled for; else a name or a backend.
+
+    Raises ConfigError for an unknown name, a kernel that does not take our arguments, an unknown size, and indices beyond an array.
+    """
+    check_kernel(name, kernel)
+    backend = _backend(backend, kernel)
+    case = _case(name, given, reference)
+    unknown = set(sizes) - set(case.sizes)
+    if unknown:
+        raise ConfigError(f"{name} has no size {sorted(unknown)[0]!r}; known: {', '.join(case.sizes) or 'none, its inputs are given'}")
+    sizes, label = case.sizes | sizes, getattr(function_of(kernel), "__name__", "yours")
+    errors = [0.0, 0.0]
+    for some in (case.small, sizes):
+        inputs = case.make(np.random.default_rng(seed), **some)
+        expected = case.reference(**inputs)
+        if target(kernel) == "cpu":
+            _run_checked(name, label, kernel, inputs, backend)
+        for i, prepare in enumerate((partial(_yours, kernel), _ours)):
+            work, read = prepare(backend, name, inputs)
+            work()
+            errors[i] = max(errors[i], *(_error(read(output), wanted) for output, wanted in expected.items()))
+    yours, ours = _yours(kernel, backend, name, inputs)[0], _ours(backend, name, inputs)[0]
+    registers = _registers(backend, yours), _registers(backend, ours)
+    measured = times_in_turn(backend, [_repeated(backend, work) for work in (yours, ours)], repeats)
+    return Comparison(
+        name,
+        label,
+        backend.device_name(),
+        sizes,
+        tolerance,
+        tuple(errors),
+        tuple(1e6 * min(each) for each in measured),
+        _bytes(name, inputs),
+        copy_bandwidth(backend, repeats),
+        registers if all(registers) else None,
+    )
+
+
+def _backend(backend, kernel):
+    wanted = target(kernel)
+    if isinstance(backend, str):
+        backend = backends.get(wanted if backend == "auto" and wanted else backend)
+    if wanted and backend.name != wanted:
+        raise ConfigError(f"a kernel that is compiled for {wanted} cannot run on {backend.name}; leave `backend` out")
+    return backend
+
+
+def _case(name, given, reference):
+    if given is None and reference is None and name in CASES:
+        return CASES[name]
+    if given is None or reference is None:
+        raise ConfigError(
+            f"{name} has no inputs and reference here; give both (given=..., reference=...), or compare one of: {', '.join(CASES)}"
+        )
+
+    def make(rng):
+        return {what: np.array(value) if isinstance(value, np.ndarray) else value for what, value in given.items()}
+
+    return Case(make, reference, {}, {})
+
+
+def _on_device(backend, inputs):
+    """Inputs as the backend takes them."""
+    values = {}
+    for name, value in inputs.items():
+        is_array = isinstance(value, np.ndarray)
+        values[name] = backend.no_axon if value is NO_AXON else backend.asarray(value) if is_array else value
+    return values
+
+
+def _yours(kernel, backend, name, inputs):
+    """(a function that calls the kernel, a function that reads an output)."""
+    values = _on_device(backend, inputs)
+    return partial(call, backend, kernel, tuple(values.values())), lambda output: backend.to_numpy(values[output])
+
+
+def _ours(backend, name, inputs):
+    if name in OPERATIONS:
+        values = _on_device(backend, inputs)
+        return partial(getattr(backend, name), *values.values()), lambda output: backend.to_numpy(values[output])
+    block, delay = inputs["block"], inputs["delay"]
+    weight = inputs["weight"] if "weight" in inputs else np.zeros_like(inputs["weight_grad"])
+    like_x = inputs["x"] if "x" in inputs else inputs["source_grad"]
+    like_d = inputs["current"] if "current" in inputs else inputs["d"]
+    tokens = len(inputs["current"] if "current" in inputs else inputs["source_grad"] if "source_grad" in inputs else inputs["d"])
+    made = Made(backend, Wiring(block, delay, weight), like_x.shape[2], like_d.shape[2], tokens, like_x.shape[1])
+    if "x" in inputs:
+        past, x = np.split(inputs["x"], [len(inputs["x"]) - tokens])
+        if len(past):
+            made.state.set_past("x", past)
+        write_source(made.state, "x", 0, backend.asarray(x))
+    if "d" in inputs:
+        made.state.set_current_grad("current", 0, tokens, backend.asarray(inputs["d"][:tokens]))
+    if name == "bundles_weight_grad":
+        return partial(made.state.accumulate_weight_grad, tokens), lambda _: backend.to_numpy(made.projection.d_weight)
+    output = backend.zeros(inputs["current" if name == "bundles_forward" else "source_grad"].shape)
+    if name == "bundles_forward":
+        return partial(made.state.forward, {"current": output}, 0, tokens), lambda _: backend.to_numpy(output)
+    return partial(made.state.source_grad, {"x": output}, 0, tokens, tokens), lambda _: backend.to_numpy(output)
+
+
+def _run_checked(name, label, kernel, inputs, backend):
+    """Run a loop for the CPU with checks of its indices."""
+    checked = numba.njit(boundscheck=True, error_model="numpy")(kernel.py_func)
+    try:
+        checked(*_on_device(backend, inputs).values())
+    except IndexError as error:
+        shapes = ", ".join(f"{what} {list(value.shape)}" for what, value in inputs.items() if isinstance(value, np.ndarray))
+        raise ConfigError(f"{label} leaves an array of {name} ({error}); given: {shapes}") from None
+
+
+def _error(found, wanted):
+    """The largest error as a share of the largest number wanted; infinite where a number is NaN."""
+    wanted = np.asarray(wanted, np.float64)
+    if found.size == 0:
+        return 0.0
+    error = np.abs(found - wanted).max() / max(np.abs(wanted).max(), np.finfo(np.float32).tiny)
+    return float(error) if np.isfinite(error) else float("inf")
+
+
+def _repeated(backend, work):
+    """Work as a model repeats it: on a GPU by a CUDA graph, if it can be captured."""
+    if backend.name == "cpu":
+        return work
+    again = backend.record(work)
+    try:
+        again()
+        again()
+    except Exception:
+        return work
+    return again
+
+
+def _registers(backend, work):
+    """The most registers that a thread of a launched kernel has; None on the CPU and in the simulator."""
+    if backend.name == "cpu":
+        return None
+    launched, launch = [], backend.launch
+
+    def noted(kernel, *arguments, **how):
+        launched.append(kernel)
+        launch(kernel, *arguments, **how)
+
+    backend.launch = noted
+    try:
+        work()
+    finally:
+        del backend.launch
+    counts = [kernel.get_regs_per_thread() for kernel in launched if hasattr(kernel, "get_regs_per_thread")]
+    return max((n for each in counts for n in (each.values() if isinstance(each, dict) else [each])), default=None)
+
+
+def _bytes(name, inputs):
+    """Bytes of a call, as planning/costs.py counts them."""
+    if name in BUNDLES:
+        return sum(array.nbytes for array in inputs.values()) + next(iter(inputs.values())).nbytes
+    arguments = [value for value in inputs.values() if value is not NO_AXON]
+    return int(cost(Call(name, partial(print, *arguments)))[0])
