@@ -22,7 +22,8 @@ from neurogen_numba import backends
 from neurogen_numba.brain.buffers import Parameters
 from neurogen_numba.brain.connectome import Arc
 from neurogen_numba.brain.projection import Projection
-from neurogen_numba.kernels import population
+from neurogen_numba.kernels.population import make_write_events_cpu
+from neurogen_numba.kernels.surrogate import make_surrogate
 
 TOKENS, SEQUENCES, HISTORY, FAN_IN = 16, 16, 3, 128  # a chunk of tokens; HISTORY: the longest delay, in tokens
 SIZES, EVENTS = (1024, 2048, 4096, 8192), 32  # neurons, and events per token and sequence, in the first table
@@ -66,7 +67,7 @@ def prepare(rng, neurons, events):
     state = synapses.state({"a.axon": (neurons, HISTORY)}, {"b.current": neurons}, TOKENS, SEQUENCES, learning=True, copied={})
     state.set_past("a.axon", draw_events(rng, HISTORY, neurons, events))
     membranes, no_dropout = 2 * draw_events(rng, TOKENS, neurons, events), (np.float32(0), np.zeros(1, np.uint64), np.uint64(0))
-    population.write_events_cpu(state.axon("a.axon"), 0, membranes, *no_dropout, True, False)  # graded, and no test mode
+    make_write_events_cpu(make_surrogate())(state.axon("a.axon"), 0, membranes, *no_dropout, True)  # graded
     current = np.zeros((TOKENS, SEQUENCES, neurons), np.float32)
     state.set_current_grad("b.current", 0, TOKENS, rng.standard_normal(current.shape, np.float32))
 

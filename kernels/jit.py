@@ -5,11 +5,14 @@ alike. A bare `1.0` in such a function is a float64 constant to Numba and promot
 """
 
 import os
+import sys
+import types
 from functools import partial
 
 import llvmlite.binding as llvm
 import numba
 import numpy as np
+from numba.extending import register_jitable
 
 from .cache import keep
 
@@ -51,3 +54,14 @@ llvm.set_option("neurogen", "--runtime-memory-check-threshold=128")
 # A thread that has done its part looks for more so many times and then sleeps, instead of keeping a core from whoever else wants it. GNU's
 # OpenMP reads this when it is loaded, with the first loop.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+_MADE = sys.modules.setdefault(f"{__package__}.made", types.ModuleType(f"{__package__}.made", "Functions that were made at run time."))
+
+
+def made(function, name: str):
+    """Give a function that was made at run time a name of its own, by which it is pickled: kernels that call it are told apart on disk by
+    that name, so equal names must mean equal code. Returns the function, which kernels may call."""
+    function.__module__, function.__name__, function.__qualname__ = _MADE.__name__, name, name
+    setattr(_MADE, name, function)
+    return register_jitable(function)

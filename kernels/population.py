@@ -1,9 +1,9 @@
-"""The neuron population in two passes over memory: raw current to membrane, adaptation, trace and axon; and back.
+"""The neuron population in two passes over memory: raw current to state, trace and axon; and back.
 
-    c' = c 2 sigmoid(g)  where there is a gate (gate.py)        x = c' r  (normalize.py)
-    v, a, y from x (neuron.py)                                  axon: carried(v, event(v)), dropped out (surrogate.py, dropout.py)
+    c' = c 2 sigmoid(g)  where there is a gate (gate.py)        x = c' r  (normalize.py)        i = drive(x), y (neuron.py)
+    state = step(state, i)  of any neuron (`Physics`)           axon: carried(v, event(v)), dropped out (surrogate.py, dropout.py)
 
-The physics are scalar functions in those files; here are the loops. Neither x nor c' is stored: backward computes x = c' r from c and r.
+The physics are scalar functions; here are the loops. Neither x nor c' is stored: backward computes x = c' r from c and r.
 
 Arrays of a chunk are [C, B, N] float32: c, gate (raw currents) and ds, dy (gradients of axon and trace). State rows are [C+1, B, N], row 0
 the token before the chunk; r is [C, B, hypercolumns]. Where a population has no gate or no trace, its arrays have size 0.
@@ -12,6 +12,7 @@ An axon is a ring: token t of the segment is in row (start[0] + t) % rows.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numba
@@ -24,9 +25,10 @@ from .gate import gate_step, gate_step_backward
 from .half import store
 from .jit import ONE, ZERO, cpu, cpu_serial_sum
 from .launch import SIMULATED, WARP, device, gpu, lanes_sum
-from .neuron import drive, lif_step, lif_step_backward, trace_step, trace_step_backward
+from .neuron import drive, trace_step, trace_step_backward
 from .normalize import normalize_step_backward, normalizer
-from .surrogate import carried, event, slope
+from .surrogate import Surrogate, carried
+from .tuples import add, load, rows, save, zeros
 from .vector import WORD, nonzero_bits, prefetch
 
 BLOCK_DIM = 4 if SIMULATED else 256  # threads that a CUDA block has about, where hypercolumns are smaller than that
@@ -36,29 +38,49 @@ LOADS, BACK_LOADS = 16, 2  # tokens whose currents a thread loads together, forw
 RESIDENT = 1024  # threads that a multiprocessor runs at once, with MAX_REGISTERS each
 SEQUENCES = 4  # of a CPU task of the backward pass
 CACHE_LINE = 16  # numbers that come into the cache together
-PARAMETERS = 6  # gradients per neuron: the fields of NeuronParameters
 u32 = np.uint32
 U1 = u32(1)
 
 
-class NeuronState(NamedTuple):
-    """v, a, y: membrane potential, adaptation, output trace (size 0 if nobody reads it). Rows [C+1, B, N]; backward also carries dv, da,
-    dy [B, N] in one: dL/d. of the token after the chunk, dv and dy still without their decay."""
+class Physics(NamedTuple):
+    """A neuron as the loops call it (neurons/definition.py); the first state is the membrane potential v.
 
-    v: Any
-    a: Any
+    step(*state, i, *constants) -> state after a token. adjoint(ds, *d_state, *before, *after, i, *constants, graded) -> (*d_state, d_i,
+    *d_constants): ds is dL/ds[t], before and after are the states; d_state goes from token to token, backwards. modulate(constants, factor)
+    -> constants with the neuromodulator's factor.
+    """
+
+    step: Callable
+    adjoint: Callable
+    modulate: Callable
+    surrogate: Surrogate
+    states: int
+
+    def __repr__(self):
+        return self.step.__name__
+
+
+class NeuronState(NamedTuple):
+    """values: a neuron's states, v first; y: output trace (size 0 if nobody reads it). Rows [C+1, B, N]; backward also carries what the
+    adjoint does and dy [B, N] in one: of the token after the chunk, dy still without its decay."""
+
+    values: tuple
     y: Any
 
 
 class NeuronParameters(NamedTuple):
-    """Per-neuron constants [N] as one token sees them (neuron.py), or their gradients. gamma has size 0 without a trace."""
+    """Per-neuron constants [N] as one token sees them, the neuron's own and those of all (neuron.py), or their gradients. gamma has size 0
+    without a trace."""
 
-    alpha: Any
-    rho: Any
-    beta: Any
+    constants: tuple
     gain: Any
     bias: Any
     gamma: Any
+
+
+def flat(parameters: NeuronParameters) -> tuple:
+    """The arrays of NeuronParameters in a row."""
+    return *parameters.constants, *parameters[1:]
 
 
 class Axon(NamedTuple):
@@ -66,8 +88,8 @@ class Axon(NamedTuple):
     it, or the pass is only run again.
 
     ring [words, rows, B, WORD] float32, on a GPU also float16 or bfloat16: neuron n is in word n // WORD, zeros follow the last; start [1]
-    int32. CPU: fired, wanted [words, rows, B] uint64, where bit i says whether neuron WORD word + i fired, or wants a gradient: it fired or
-    is near the threshold. There, a segment ends before its rows wrap around. GPU: fired, wanted of size 0.
+    int32. CPU: fired, wanted [words, rows, B] uint64, where bit i says whether neuron WORD word + i fired, or wants a gradient: it
+    fired, or its surrogate slope is not 0. There, a segment ends before its rows wrap around. GPU: fired, wanted of size 0.
     """
 
     ring: Any
@@ -77,9 +99,8 @@ class Axon(NamedTuple):
 
 
 @register_jitable
-def axon_value(v, drop, key, place, graded, smooth):
-    """What the axon carries of a membrane potential v after dropout with rate `drop`; place: of the neuron's random number (rng.py)."""
-    s = carried(v, event(v, smooth), graded)
+def axon_value(s, drop, key, place):
+    """What the axon carries of s after dropout with rate `drop`; place: of the neuron's random number (rng.py)."""
     if drop > ZERO and s != ZERO:
         s *= kept(drop, key, place)
     return s
@@ -91,10 +112,10 @@ def axon_value(v, drop, key, place, graded, smooth):
 
 
 @functools.cache
-def make_population_forward(graded: bool, smooth: bool, traced: bool, gated: bool):
-    """`population_forward` of axons that carry the membrane potential (graded) or bare events, with output traces and a gate or without;
-    smooth: the test mode."""
+def make_population_forward(physics: Physics, graded: bool, traced: bool, gated: bool):
+    """`population_forward` of axons that carry the membrane potential (graded) or bare events, with output traces and a gate or without."""
     TOGETHER = LOADS // 4 if gated else LOADS  # with gates, more would not fit into the registers
+    step, modulate, event = physics.step, physics.modulate, physics.surrogate.event
 
     @gpu(max_registers=MAX_REGISTERS)
     def population_forward(
@@ -125,23 +146,23 @@ def make_population_forward(graded: bool, smooth: bool, traced: bool, gated: boo
         """
         shared = cuda.shared.array(0, numba.float32)  # currents [tokens, threads], then r [tokens, columns]
         currents, gates = cuda.local.array(TOGETHER, np.float32), cuda.local.array(TOGETHER, np.float32)
-        N, B, size, columns = u32(parameters.alpha.size), u32(gain_scale.size), u32(hypercolumn), u32(columns)
+        N, B, size, columns = u32(parameters.gain.size), u32(gain_scale.size), u32(hypercolumn), u32(columns)
         row, H, thread, width = u32(B * N), u32((N + size - U1) // size), u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
         C, at_once = u32(u32(c.size) // row), u32(tokens)
         b, first_column, normalizers = u32(cuda.blockIdx.y), u32(u32(cuda.blockIdx.x) * columns), u32(at_once * width)
         n = u32(first_column * size + thread)
-        here, rows, key_0 = thread < columns * size and n < N, u32(ring.shape[1]), key[0]
+        here, ring_rows, key_0 = thread < columns * size and n < N, u32(ring.shape[1]), key[0]
         trace_rows, trace_slot, word, bit = u32(trace_ring.shape[1]), b, np.uint64(n // u32(WORD)), np.uint64(n % u32(WORD))
-        alpha = rho = gain = bias = beta = gamma = v = a = y = ZERO
+        values, constants, gain, bias, gamma, y = zeros(state.values), zeros(parameters.constants), ZERO, ZERO, ZERO, ZERO
         gain_b, slot, own_column = gain_scale[b], b, u32(thread // size)
         i = u32(b * N + n)  # in [C, B, N]
         if here:
-            alpha, rho, gain, bias = parameters.alpha[n], parameters.rho[n], parameters.gain[n], parameters.bias[n]
-            beta, v, a = parameters.beta[n] * beta_scale[b], state.v[i], state.a[i]
+            constants, gain, bias = modulate(load(parameters.constants, n), beta_scale[b]), parameters.gain[n], parameters.bias[n]
+            values = load(state.values, i)
             if traced:
                 y, gamma = state.y[i], parameters.gamma[n]
-        if rows > 0:
-            slot = u32(u32(start[0] + first) % (rows // B) * B + b)
+        if ring_rows > 0:
+            slot = u32(u32(start[0] + first) % (ring_rows // B) * B + b)
         if trace_rows > 0:
             trace_slot = u32(u32(trace_start[0] + first) % (trace_rows // B) * B + b)
         done = u32(0)
@@ -183,21 +204,22 @@ def make_population_forward(graded: bool, smooth: bool, traced: bool, gated: boo
             while here and k < count * width:  # 3.
                 x, place = shared[k] * shared[j], first_place + np.uint64(i)
                 k, j, i = u32(k + width), u32(j + columns), u32(i + row)
-                v, a = lif_step(v, a, drive(x, gain, gain_b, bias), alpha, rho, beta, smooth)
-                state.v[i], state.a[i] = v, a
+                values = step(*values, drive(x, gain, gain_b, bias), *constants)
+                save(state.values, i, values)
+                v = values[0]
                 if traced:
-                    y = trace_step(y, v, gamma, graded, smooth)
+                    y = trace_step(y, carried(v, event(v), graded), gamma)
                     state.y[i] = y
                     if trace_rows > 0:
                         store(trace_ring[word], np.uint64(trace_slot), bit, y)
                         trace_slot = u32(trace_slot + B)
                         if trace_slot >= trace_rows:
                             trace_slot = u32(trace_slot - trace_rows)
-                if rows > 0:
-                    store(ring[word], np.uint64(slot), bit, axon_value(v, drop, key_0, place, graded, smooth))
+                if ring_rows > 0:
+                    store(ring[word], np.uint64(slot), bit, axon_value(carried(v, event(v), graded), drop, key_0, place))
                     slot = u32(slot + B)
-                    if slot >= rows:
-                        slot = u32(slot - rows)
+                    if slot >= ring_rows:
+                        slot = u32(slot - ring_rows)
             done = u32(done + count)
 
     return population_forward
@@ -205,19 +227,21 @@ def make_population_forward(graded: bool, smooth: bool, traced: bool, gated: boo
 
 @device
 def fetch_token(ds, dy, state, r, c, gate, i, j, traced, gated):
-    """What backward reads of a token: ds, v and a of the token before, c, r, gate, y of the token before, dy."""
+    """What backward reads of a token: ds, the state of the token before, c, r, gate, y of the token before, dy."""
     g = y = dy_t = ZERO
     if gated:
         g = gate[i]
     if traced:
         y, dy_t = state.y[i], dy[i]
-    return ds[i], state.v[i], state.a[i], c[i], r[j], g, y, dy_t
+    return ds[i], load(state.values, i), c[i], r[j], g, y, dy_t
 
 
 @functools.cache
-def make_population_backward(graded: bool, smooth: bool, traced: bool, gated: bool):
+def make_population_backward(physics: Physics, graded: bool, traced: bool, gated: bool):
     """`population_backward` of the same kinds as `make_population_forward`."""
     TOGETHER = BACK_LOADS if gated else 1  # tokens in step 3, which without a gate loads nothing
+    adjoint, modulate, event, S = physics.adjoint, physics.modulate, physics.surrogate.event, physics.states
+    FIRST = S + 1  # of the constants in what the adjoint returns
 
     @gpu(max_registers=MAX_REGISTERS)
     def population_backward(
@@ -249,23 +273,23 @@ def make_population_backward(graded: bool, smooth: bool, traced: bool, gated: bo
         Tokens go backwards, `tokens` of them at a time: 1. every thread scans its neuron and leaves r dx and x in shared memory; 2. a warp
         per token and hypercolumn sums r dx x; 3. every thread writes its neuron's gradient, times `scale`. d_current, d_gate [lines,
         columns, numbers of a line] of any kind of float, from column `offset` on: neuron n is in line n >> shift. partial [groups
-        PARAMETERS, N]: the group's share of the parameters' gradients.
+        parameters, N]: the group's share of the parameters' gradients.
         """
         shared = cuda.shared.array(0, numba.float32)  # r dx and x [tokens, threads] each, then the means [tokens, columns]
         currents, gates = cuda.local.array(TOGETHER, np.float32), cuda.local.array(TOGETHER, np.float32)
-        N, B, size, columns = u32(parameters.alpha.size), u32(gain_scale.size), u32(hypercolumn), u32(columns)
+        N, B, size, columns = u32(parameters.gain.size), u32(gain_scale.size), u32(hypercolumn), u32(columns)
         row, H, thread, width = u32(B * N), u32((N + size - U1) // size), u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
         C, at_once = u32(u32(c.size) // row), u32(tokens)
         x_tile, means = u32(at_once * width), u32(at_once * width * u32(2))
         first_column = u32(u32(cuda.blockIdx.x) * columns)
         n = u32(first_column * size + thread)
         here = thread < columns * size and n < N
-        alpha = rho = beta = gain = gamma = ZERO
+        constants, gain, bias, gamma = zeros(parameters.constants), ZERO, ZERO, ZERO
         if here:
-            alpha, rho, beta, gain = parameters.alpha[n], parameters.rho[n], parameters.beta[n], parameters.gain[n]
+            constants, gain, bias = load(parameters.constants, n), parameters.gain[n], parameters.bias[n]
             if traced:
                 gamma = parameters.gamma[n]
-        d_alpha = d_rho = d_beta = d_gain = d_bias = d_gamma = ZERO
+        d_constants, d_gain, d_bias, d_gamma = zeros(constants), ZERO, ZERO, ZERO
 
         group = u32((B + u32(cuda.gridDim.y) - U1) // u32(cuda.gridDim.y))  # sequences
         b = u32(u32(cuda.blockIdx.y) * group)
@@ -273,10 +297,10 @@ def make_population_backward(graded: bool, smooth: bool, traced: bool, gated: bo
         while b < last_b:
             left, begin = C, u32(b * N + n)
             i, j = u32(begin + left * row), u32((left * B + b) * H + n // size)  # in [C, B, N] and r, of the token after the chunk
-            dv = da = dy_t = v = ZERO
-            fetched = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
+            dy_t, d_state, after = ZERO, zeros(carry.values), zeros(state.values)
+            fetched = ZERO, zeros(state.values), ZERO, ZERO, ZERO, ZERO, ZERO
             if here:
-                dv, da, v = carry.v[begin], carry.a[begin], state.v[i]
+                d_state, after = load(carry.values, begin), load(state.values, i)
                 if traced:
                     dy_t = carry.y[begin]
                 fetched = fetch_token(ds, dy, state, r, c, gate, u32(i - row), u32(j - B * H), traced, gated)
@@ -285,25 +309,24 @@ def make_population_backward(graded: bool, smooth: bool, traced: bool, gated: bo
                 left = u32(left - count)
                 k = u32(count * width + thread)
                 while here and k >= width:  # 1.
-                    ds_t, v_prev, a_prev, x, r_t, g, y_prev, dy_in = fetched
+                    ds_t, before, x, r_t, g, y_prev, dy_in = fetched
                     i, j, k = u32(i - row), u32(j - B * H), u32(k - width)
                     if i > begin:
                         fetched = fetch_token(ds, dy, state, r, c, gate, u32(i - row), u32(j - B * H), traced, gated)
                     if drop > ZERO:
                         ds_t *= kept(drop, key[0], first_place + np.uint64(i))
                     if traced:
-                        dy_t, to_s, to_gamma = trace_step_backward(dy_t, dy_in, y_prev, v, gamma, graded, smooth)
+                        sent = carried(after[0], event(after[0]), graded)
+                        dy_t, to_s, to_gamma = trace_step_backward(dy_t, dy_in, y_prev, sent, gamma)
                         ds_t += to_s
                         d_gamma += to_gamma
                     beta_b, gain_b = beta_scale[b], gain_scale[b]  # read again for each token: registers are scarcer
-                    dv, da, to_alpha, to_rho, to_beta = lif_step_backward(
-                        ds_t, dv, da, v, v_prev, a_prev, alpha, rho, beta * beta_b, graded, smooth
-                    )
-                    d_alpha += to_alpha
-                    d_rho += to_rho
-                    d_beta += to_beta * beta_b
-                    d_bias += dv
-                    v, x, dx = v_prev, r_t * (gate_step(x, g) if gated else x), dv * gain_b
+                    drive_t = drive(r_t * (gate_step(x, g) if gated else x), gain, gain_b, bias)  # few adjoints read it
+                    found = adjoint(ds_t, *d_state, *before, *after, drive_t, *modulate(constants, beta_b), graded)
+                    d_state, d_drive, after = found[:S], found[S], before
+                    d_constants = add(d_constants, modulate(found[FIRST:], beta_b))
+                    d_bias += d_drive
+                    x, dx = r_t * (gate_step(x, g) if gated else x), d_drive * gain_b
                     d_gain += dx * x
                     shared[k], shared[u32(x_tile + k)] = dx * gain * r_t, x
                 cuda.syncthreads()  # waits for the tiles
@@ -342,44 +365,33 @@ def make_population_backward(graded: bool, smooth: bool, traced: bool, gated: bo
                             store(d_current[line], column, in_line, d * scale)
                             s = u32(s + U1)
             if here:
-                carry.v[begin], carry.a[begin] = dv, da
+                save(carry.values, begin, d_state)
                 if traced:
                     carry.y[begin] = dy_t
             b = u32(b + U1)
         if here:
-            k = u32(u32(cuda.blockIdx.y) * u32(PARAMETERS))
-            partial[k, n], partial[u32(k + u32(1)), n], partial[u32(k + u32(2)), n] = d_alpha, d_rho, d_beta
-            partial[u32(k + u32(3)), n], partial[u32(k + u32(4)), n], partial[u32(k + u32(5)), n] = d_gain, d_bias, d_gamma
+            totals = d_constants + (d_gain, d_bias, d_gamma)
+            save(rows(partial, u32(u32(cuda.blockIdx.y) * u32(len(totals))), totals), n, totals)
 
     return population_backward
 
 
 @gpu
 def add_parameter_gradients(d, partial):
-    """Add the groups' shares partial [groups PARAMETERS, N] to d (NeuronParameters), group after group. Block (i, k): parameter k of the
-    i-th blockDim.x neurons."""
+    """Add the groups' shares partial [groups parameters, N] to d, a tuple of arrays [N], group after group. Block (i, k): parameter k of
+    the i-th blockDim.x neurons. A gamma of size 0 is left alone."""
     n, k, total = np.uint64(cuda.grid(1)), np.uint64(cuda.blockIdx.y), ZERO
-    if n >= np.uint64(partial.shape[1]):
+    if n >= np.uint64(d[k].size):
         return
     row = k
     while row < np.uint64(partial.shape[0]):
         total += partial[row, n]
-        row += np.uint64(PARAMETERS)
-    if k == 0:
-        d.alpha[n] += total
-    elif k == 1:
-        d.rho[n] += total
-    elif k == 2:
-        d.beta[n] += total
-    elif k == 3:
-        d.gain[n] += total
-    elif k == 4:
-        d.bias[n] += total
-    elif d.gamma.size > 0:
-        d.gamma[n] += total
+        row += np.uint64(len(d))
+    d[k][n] += total
 
 
-# The CPU. A task has one hypercolumn, whose rows stay in the cache; loops over a row are vector code.
+# The CPU. A task has one hypercolumn, whose rows stay in the cache; loops over a row are vector code. A loop over `prange` takes tuples of
+# arrays, but none of tuples, so these are unpacked before it.
 
 
 @cpu_serial_sum()
@@ -399,168 +411,175 @@ def fetch_row(x, t, b, first, size):
         prefetch(x, np.uint64((t * B + b) * N + first + n))
 
 
-@cpu()
-def population_forward_cpu(state, r, c, gate, parameters, gain_scale, beta_scale, hypercolumn, graded, smooth):
-    """Fill rows 1 ... C of the state, and r [C, B, hypercolumns]. The axon is `write_events_cpu`'s."""
-    v, a, y = state.v, state.a, state.y
-    C, B, N = c.shape
-    H = r.shape[2]
-    for task in numba.prange(B * H):
-        b, h = task // H, task % H
-        own = slice(h * hypercolumn, min(N, (h + 1) * hypercolumn))
-        alpha, rho, beta, gain, bias = (
-            parameters.alpha[own],
-            parameters.rho[own],
-            parameters.beta[own],
-            parameters.gain[own],
-            parameters.bias[own],
-        )
-        x = np.empty(alpha.size, np.float32)
-        for t in range(C):
-            c_t, v_prev, v_t, a_prev, a_t = c[t, b, own], v[t, b, own], v[t + 1, b, own], a[t, b, own], a[t + 1, b, own]
-            if gate.size > 0:
-                g_t = gate[t, b, own]
-                for n in range(x.size):
-                    x[n] = gate_step(c_t[n], g_t[n])
-            else:
-                x[:] = c_t
-            r_t = normalizer(dot(x, x), x.size)
-            r[t, b, h] = r_t
-            for n in range(x.size):
-                i = drive(x[n] * r_t, gain[n], gain_scale[b], bias[n])
-                v_t[n], a_t[n] = lif_step(v_prev[n], a_prev[n], i, alpha[n], rho[n], beta[n] * beta_scale[b], smooth)
-            if parameters.gamma.size > 0:
-                gamma, y_prev, y_t = parameters.gamma[own], y[t, b, own], y[t + 1, b, own]
-                for n in range(x.size):
-                    y_t[n] = trace_step(y_prev[n], v_t[n], gamma[n], graded, smooth)
+@functools.cache
+def make_population_forward_cpu(physics: Physics):
+    """`population_forward_cpu` of a neuron."""
+    step, modulate, event = physics.step, physics.modulate, physics.surrogate.event
 
-
-@cpu()
-def write_events_cpu(axon, first, v, drop, key, first_place, graded, smooth):
-    """Write the axons of C tokens from v [C, B, N] into rows from start[0] + first on: x, and the bitmasks of who fired and who wants
-    a gradient. A dropped neuron is in neither mask: nobody reads it, and it gets no gradient."""
-    C, B, N = v.shape
-    x, fired, wanted, row = axon.ring, axon.fired, axon.wanted, axon.start[0] + first
-    words, rows = x.shape[:2]
-    for task in numba.prange(C * B):
-        t, b = task // B, task % B
-        wants = np.zeros(WORD, np.float32)
-        for word in range(words):
-            first, size = word * WORD, min(WORD, N - word * WORD)
-            v_t, s, place = v[t, b, first : first + size], x[word, row + t, b], first_place + np.uint64(task * N + first)
-            wants[size:] = ZERO
-            for n in range(size):
-                s[n] = carried(v_t[n], event(v_t[n], smooth), graded)
-            for n in range(size):
-                wants[n] = abs(s[n]) + slope(v_t[n])
-            if drop > ZERO:
-                for n in range(size):
-                    keep = kept(drop, key[0], place + np.uint64(n))
-                    s[n] *= keep
-                    wants[n] *= keep
-            fired[word, row + t, b] = nonzero_bits(x, np.uint64(((word * rows + row + t) * B + b) * WORD))
-            wanted[word, row + t, b] = nonzero_bits(wants, np.uint64(0))
-
-
-@cpu()
-def population_backward_cpu(
-    d_current,
-    d_gate,
-    carry,
-    d,
-    ds,
-    dy,
-    state,
-    r,
-    c,
-    gate,
-    parameters,
-    gain_scale,
-    beta_scale,
-    hypercolumn,
-    scale,
-    drop,
-    key,
-    first_place,
-    graded,
-    smooth,
-):
-    """Overwrite d_current [C, B, N or more] and d_gate; move carry [B, N] to the token before the chunk, add to d.
-
-    A task has a hypercolumn of SEQUENCES sequences; their shares of the parameters' gradients are added in order, whoever ran them.
-    """
-    v, a, y = state.v, state.a, state.y
-    dv, da, dy_carry = carry.v, carry.a, carry.y
-    C, B, N = c.shape
-    H, groups = r.shape[2], (B + SEQUENCES - 1) // SEQUENCES
-    traced, gated = parameters.gamma.size > 0, gate.size > 0
-    partial = np.zeros((groups, PARAMETERS, N), np.float32)
-    for task in numba.prange(groups * H):
-        group, h = task // H, task % H
-        own = slice(h * hypercolumn, min(N, (h + 1) * hypercolumn))
-        alpha, rho, beta, gain = parameters.alpha[own], parameters.rho[own], parameters.beta[own], parameters.gain[own]
-        d_alpha, d_rho, d_beta = partial[group, 0, own], partial[group, 1, own], partial[group, 2, own]
-        d_gain, d_bias, d_gamma = partial[group, 3, own], partial[group, 4, own], partial[group, 5, own]
-        scratch = np.empty((3, alpha.size), np.float32)
-        x, dx, ds_t = scratch[0], scratch[1], scratch[2]
-        for b in range(group * SEQUENCES, min(B, (group + 1) * SEQUENCES)):
-            dv_n, da_n = dv[b, own], da[b, own]
-            for back in range(C):
-                t = C - 1 - back
-                c_t, v_prev, v_t, a_prev = c[t, b, own], v[t, b, own], v[t + 1, b, own], a[t, b, own]
-                if t > 0:
-                    for row in (c, v, a, ds, d_current):
-                        fetch_row(row, t - 1, b, own.start, x.size)
-                ds_t[:] = ds[t, b, own]
-                if drop > ZERO:
-                    place = first_place + np.uint64((t * B + b) * N + h * hypercolumn)
-                    for n in range(x.size):
-                        ds_t[n] *= kept(drop, key[0], place + np.uint64(n))
-                if traced:
-                    gamma, carried_dy, dy_t, y_prev = parameters.gamma[own], dy_carry[b, own], dy[t, b, own], y[t, b, own]
-                    for n in range(x.size):
-                        carried_dy[n], to_s, to_gamma = trace_step_backward(
-                            carried_dy[n], dy_t[n], y_prev[n], v_t[n], gamma[n], graded, smooth
-                        )
-                        ds_t[n] += to_s
-                        d_gamma[n] += to_gamma
-                for n in range(x.size):
-                    dv_n[n], da_n[n], to_alpha, to_rho, to_beta = lif_step_backward(
-                        ds_t[n], dv_n[n], da_n[n], v_t[n], v_prev[n], a_prev[n], alpha[n], rho[n], beta[n] * beta_scale[b], graded, smooth
-                    )
-                    d_alpha[n] += to_alpha
-                    d_rho[n] += to_rho
-                    d_beta[n] += to_beta * beta_scale[b]
-                r_t = r[t, b, h]
-                if gated:
+    @cpu()
+    def population_forward_cpu(state, r, c, gate, parameters, gain_scale, beta_scale, hypercolumn, graded):
+        """Fill rows 1 ... C of the state, and r [C, B, hypercolumns]. The axon is `write_events_cpu`'s."""
+        C, B, N = c.shape
+        H, (values, y), (constants, gain, bias, gamma) = r.shape[2], state, parameters
+        for task in numba.prange(B * H):
+            b, h = task // H, task % H
+            own = slice(h * hypercolumn, min(N, (h + 1) * hypercolumn))
+            constants_h, gain_h, bias_h = load(constants, own), gain[own], bias[own]
+            x = np.empty(gain_h.size, np.float32)
+            for t in range(C):
+                c_t, before, after = c[t, b, own], load(values, (t, b, own)), load(values, (t + 1, b, own))
+                if gate.size > 0:
                     g_t = gate[t, b, own]
                     for n in range(x.size):
-                        x[n] = gate_step(c_t[n], g_t[n]) * r_t
+                        x[n] = gate_step(c_t[n], g_t[n])
                 else:
-                    for n in range(x.size):
-                        x[n] = c_t[n] * r_t
+                    x[:] = c_t
+                r_t = normalizer(dot(x, x), x.size)
+                r[t, b, h] = r_t
                 for n in range(x.size):
-                    d_gain[n] += dv_n[n] * x[n] * gain_scale[b]
-                    d_bias[n] += dv_n[n]
-                    dx[n] = dv_n[n] * gain[n] * gain_scale[b] * r_t
-                mean, dc_t = dot(dx, x) / np.float32(x.size), d_current[t, b, own]
-                for n in range(x.size):
-                    dc_t[n] = normalize_step_backward(dx[n], x[n], mean)
-                if gated:
-                    g_t, dg_t = gate[t, b, own], d_gate[t, b, own]
+                    i, scaled = drive(x[n] * r_t, gain_h[n], gain_scale[b], bias_h[n]), modulate(load(constants_h, n), beta_scale[b])
+                    save(after, n, step(*load(before, n), i, *scaled))
+                if gamma.size > 0:
+                    v_t, gamma_h, y_prev, y_t = after[0], gamma[own], y[t, b, own], y[t + 1, b, own]
                     for n in range(x.size):
-                        dc_t[n], dg_t[n] = gate_step_backward(dc_t[n], c_t[n], g_t[n])
+                        y_t[n] = trace_step(y_prev[n], carried(v_t[n], event(v_t[n]), graded), gamma_h[n])
+
+    return population_forward_cpu
+
+
+@functools.cache
+def make_write_events_cpu(surrogate: Surrogate):
+    """`write_events_cpu` of a surrogate, whose slope says who wants a gradient."""
+    event, slope = surrogate
+
+    @cpu()
+    def write_events_cpu(axon, first, v, drop, key, first_place, graded):
+        """Write the axons of C tokens from v [C, B, N] into rows from start[0] + first on: x, and the bitmasks of who fired and who wants
+        a gradient. A dropped neuron is in neither mask: nobody reads it, and it gets no gradient."""
+        C, B, N = v.shape
+        x, fired, wanted, row = axon.ring, axon.fired, axon.wanted, axon.start[0] + first
+        words, ring_rows = x.shape[:2]
+        for task in numba.prange(C * B):
+            t, b = task // B, task % B
+            wants = np.zeros(WORD, np.float32)
+            for word in range(words):
+                first, size = word * WORD, min(WORD, N - word * WORD)
+                v_t, s, place = v[t, b, first : first + size], x[word, row + t, b], first_place + np.uint64(task * N + first)
+                wants[size:] = ZERO
+                for n in range(size):
+                    s[n] = carried(v_t[n], event(v_t[n]), graded)
+                for n in range(size):
+                    wants[n] = abs(s[n]) + slope(v_t[n])
+                if drop > ZERO:
+                    for n in range(size):
+                        keep = kept(drop, key[0], place + np.uint64(n))
+                        s[n] *= keep
+                        wants[n] *= keep
+                fired[word, row + t, b] = nonzero_bits(x, np.uint64(((word * ring_rows + row + t) * B + b) * WORD))
+                wanted[word, row + t, b] = nonzero_bits(wants, np.uint64(0))
+
+    return write_events_cpu
+
+
+@functools.cache
+def make_population_backward_cpu(physics: Physics):
+    """`population_backward_cpu` of a neuron."""
+    adjoint, modulate, event, S = physics.adjoint, physics.modulate, physics.surrogate.event, physics.states
+    FIRST = S + 1  # of the constants in what the adjoint returns
+
+    @cpu()
+    def population_backward_cpu(
+        d_current,
+        d_gate,
+        carry,
+        d,
+        ds,
+        dy,
+        state,
+        r,
+        c,
+        gate,
+        parameters,
+        gain_scale,
+        beta_scale,
+        hypercolumn,
+        scale,
+        drop,
+        key,
+        first_place,
+        graded,
+    ):
+        """Overwrite d_current [C, B, N or more] and d_gate; move carry [B, N] to the token before the chunk, add to d, the arrays of
+        NeuronParameters in a row.
+
+        A task has a hypercolumn of SEQUENCES sequences; their shares of the parameters' gradients are added in order, whoever ran them.
+        """
+        C, B, N = c.shape
+        H, groups = r.shape[2], (B + SEQUENCES - 1) // SEQUENCES
+        (values, y), (d_values, d_y), (constants, gain, bias, gamma) = state, carry, parameters
+        traced, gated = gamma.size > 0, gate.size > 0
+        partial = np.zeros((groups, len(d), N), np.float32)
+        for task in numba.prange(groups * H):
+            group, h = task // H, task % H
+            own = slice(h * hypercolumn, min(N, (h + 1) * hypercolumn))
+            constants_h, gain_h, bias_h = load(constants, own), gain[own], bias[own]
+            totals = load(rows(partial[group], 0, d), own)
+            d_constants, d_gain, d_bias, d_gamma = totals[:-3], totals[-3], totals[-2], totals[-1]
+            scratch = np.empty((4, gain_h.size), np.float32)
+            x, dx, ds_t, d_drive = scratch[0], scratch[1], scratch[2], scratch[3]
+            for b in range(group * SEQUENCES, min(B, (group + 1) * SEQUENCES)):
+                d_state = load(d_values, (b, own))
+                for back in range(C):
+                    t = C - 1 - back
+                    c_t, before, after = c[t, b, own], load(values, (t, b, own)), load(values, (t + 1, b, own))
+                    if t > 0:
+                        for row in (c, *values, ds, d_current):
+                            fetch_row(row, t - 1, b, own.start, x.size)
+                    ds_t[:] = ds[t, b, own]
+                    if drop > ZERO:
+                        place = first_place + np.uint64((t * B + b) * N + h * hypercolumn)
+                        for n in range(x.size):
+                            ds_t[n] *= kept(drop, key[0], place + np.uint64(n))
+                    if traced:
+                        v_t, gamma_h, d_y_n, dy_t, y_prev = after[0], gamma[own], d_y[b, own], dy[t, b, own], y[t, b, own]
+                        for n in range(x.size):
+                            sent = carried(v_t[n], event(v_t[n]), graded)
+                            d_y_n[n], to_s, to_gamma = trace_step_backward(d_y_n[n], dy_t[n], y_prev[n], sent, gamma_h[n])
+                            ds_t[n] += to_s
+                            d_gamma[n] += to_gamma
+                    r_t = r[t, b, h]
+                    if gated:
+                        g_t = gate[t, b, own]
+                        for n in range(x.size):
+                            x[n] = gate_step(c_t[n], g_t[n]) * r_t
+                    else:
+                        for n in range(x.size):
+                            x[n] = c_t[n] * r_t
+                    for n in range(x.size):
+                        i, scaled = drive(x[n], gain_h[n], gain_scale[b], bias_h[n]), modulate(load(constants_h, n), beta_scale[b])
+                        found = adjoint(ds_t[n], *load(d_state, n), *load(before, n), *load(after, n), i, *scaled, graded)
+                        save(d_state, n, found[:S])
+                        save(d_constants, n, add(load(d_constants, n), modulate(found[FIRST:], beta_scale[b])))
+                        d_drive[n] = found[S]
+                    for n in range(x.size):
+                        d_gain[n] += d_drive[n] * x[n] * gain_scale[b]
+                        d_bias[n] += d_drive[n]
+                        dx[n] = d_drive[n] * gain_h[n] * gain_scale[b] * r_t
+                    mean, dc_t = dot(dx, x) / np.float32(x.size), d_current[t, b, own]
+                    for n in range(x.size):
+                        dc_t[n] = normalize_step_backward(dx[n], x[n], mean)
+                    if gated:
+                        g_t, dg_t = gate[t, b, own], d_gate[t, b, own]
+                        for n in range(x.size):
+                            dc_t[n], dg_t[n] = gate_step_backward(dc_t[n], c_t[n], g_t[n])
+                        if scale != ONE:
+                            dg_t *= scale
                     if scale != ONE:
-                        dg_t *= scale
-                if scale != ONE:
-                    dc_t *= scale
-    for group in range(groups):
-        for n in range(N):
-            d.alpha[n] += partial[group, 0, n]
-            d.rho[n] += partial[group, 1, n]
-            d.beta[n] += partial[group, 2, n]
-            d.gain[n] += partial[group, 3, n]
-            d.bias[n] += partial[group, 4, n]
-        if traced:
-            for n in range(N):
-                d.gamma[n] += partial[group, 5, n]
+                        dc_t *= scale
+        for group in range(groups):
+            for k in range(len(d)):
+                total, share = d[k], partial[group, k]
+                for n in range(total.size):
+                    total[n] += share[n]
+
+    return population_backward_cpu

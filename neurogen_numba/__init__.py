@@ -17,13 +17,40 @@ if TYPE_CHECKING:
     from .brain.model import NeuroGenModel
     from .config import Config
     from .library import Run, load, train
+    from .neurons import Learned, Neuron, TimeConstant, event, neuron, slope
+    from .neurons.check import check_gradient
     from .presets import PRESETS, get_preset
     from .text.tokenizer import Tokenizer
 
-__all__ = ["PRESETS", "Config", "NeuroGenModel", "Run", "Tokenizer", "__version__", "get_preset", "lab", "load", "train"]
+__all__ = [
+    "PRESETS",
+    "Config",
+    "Learned",
+    "NeuroGenModel",
+    "Neuron",
+    "Run",
+    "TimeConstant",
+    "Tokenizer",
+    "__version__",
+    "check_gradient",
+    "event",
+    "get_preset",
+    "lab",
+    "load",
+    "neuron",
+    "slope",
+    "train",
+]
 
 _HOMES = {  # public name -> its module: imported when it is first asked for, since Numba takes a while
     "Config": "config",
+    "Learned": "neurons",
+    "Neuron": "neurons",
+    "TimeConstant": "neurons",
+    "check_gradient": "neurons.check",
+    "event": "neurons",
+    "neuron": "neurons",
+    "slope": "neurons",
     "NeuroGenModel": "brain.model",
     "PRESETS": "presets",
     "Run": "library",

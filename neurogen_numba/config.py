@@ -26,6 +26,8 @@ MOST_WORKERS = 61  # processes that Windows can wait for at once
 ACTIVATION_MEMORY = ("full", "half", "recompute")
 OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
 BUNDLE_SIZES = (16, 32, 64)
+NEURONS = ("lif_a", "lif", "adlif", "resonate_and_fire", "izhikevich")  # that ship with NeuroGen, in neurons/; the first is the default
+SURROGATES = ("triangle", "fast_sigmoid", "arctan")  # kernels/surrogate.py
 MODULES = ("thalamus", "wernicke", "hippocampus", "pfc", "basal_ganglia", "broca")  # in the order a token passes them
 
 
@@ -36,9 +38,16 @@ class Module:
     neurons: int
     outputs: int = 0  # size of its population readout (PFC: slots of the working memory); 0: as many as neurons
     lateral: int = 16  # lateral synapses per neuron
+    neuron: str = NEURONS[0]  # what it is made of: one of NEURONS, or MODULE:NAME of a neuron that Python code defines
 
     def __post_init__(self):
+        object.__setattr__(self, "neuron", getattr(self.neuron, "reference", self.neuron))  # of a Neuron (neurons/definition.py)
         plain_types(self, "module.")
+        if self.neuron not in NEURONS and not all(self.neuron.partition(":")):
+            known = did_you_mean(self.neuron, NEURONS)
+            raise ConfigError(
+                f"neuron: unknown {self.neuron!r}; {known}; a neuron of your own is named MODULE:NAME, such as mine:resonator"
+            )
 
     @property
     def output_size(self) -> int:
@@ -71,6 +80,8 @@ class Brain:
     memory_fan_in: int = 96
     memory_context: int = 3  # tokens under which the associative memory files what comes next
     events: str = "graded"  # graded: an event carries its membrane potential; binary: it carries 1
+    surrogate: str = SURROGATES[0]  # slope that stands in for the derivative of an event
+    surrogate_width: float = 1.0  # of the slope, in units of the threshold
     without: str = ""  # projections that are left out, by their names, with * for any letters: "go_broca lateral_*"; for experiments
     chunk: int = 16  # tokens processed together; the shortest lateral delay, and what feedback is late by is a multiple of it
 
@@ -113,6 +124,10 @@ class Brain:
                 raise ConfigError(f"brain.{name}: 16, 32 or 64, not {getattr(self, name)}")
         if self.events not in ("graded", "binary"):
             raise ConfigError(f"brain.events: 'graded' or 'binary', not {self.events!r}")
+        if self.surrogate not in SURROGATES:
+            raise ConfigError(f"brain.surrogate: unknown {self.surrogate!r}; {did_you_mean(self.surrogate, SURROGATES)}")
+        if not 0.01 <= self.surrogate_width <= 100:
+            raise ConfigError(f"brain.surrogate_width: from 0.01 to 100, not {self.surrogate_width}")
 
     @property
     def neurons(self) -> int:
@@ -237,6 +252,15 @@ class Config:
                     raise ConfigError(f"{section}: unknown setting {name!r}; {did_you_mean(name, known)}")
             changed[section] = dataclasses.replace(getattr(self, section), **fields)
         return dataclasses.replace(self, **changed)
+
+    def with_neuron(self, neuron, *modules: str) -> Config:
+        """A copy in which these modules (all, if none is named) are made of a neuron: its name, or a Neuron (neurons/definition.py).
+        Raises ConfigError for a module that there is not."""
+        for name in modules:
+            if name not in MODULES:
+                raise ConfigError(f"unknown module {name!r}; {did_you_mean(name, MODULES)}")
+        made = {name: dataclasses.replace(getattr(self.brain, name), neuron=neuron) for name in modules or MODULES}
+        return self.replace(brain=made)
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)

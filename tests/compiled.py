@@ -5,6 +5,7 @@ from numba import types
 
 from neurogen_numba.kernels import bundles, mma
 from neurogen_numba.kernels.population import NeuronParameters, NeuronState
+from neurogen_numba.neurons import get
 
 f1, f2, f3, f4 = (types.Array(types.float32, dimensions, "C") for dimensions in (1, 2, 3, 4))
 i1, i2 = types.int32[::1], types.int32[:, ::1]
@@ -59,22 +60,26 @@ KERNELS |= {
 
 # kernels/population.py
 
-state = types.NamedUniTuple(f1, 3, NeuronState)
-parameters = types.NamedUniTuple(f1, 6, NeuronParameters)
-neurons = parameters, f1, f1, types.int64, types.int64, types.int64  # and the neuromodulators' factors, hypercolumn, columns, tokens
 dropout = types.float32, types.uint64[::1], types.uint64
+stock = get("lif_a")
 
-forward = [(state, f1, kind, i1, kind, i1, types.int64, f1, f1, *neurons, *dropout) for kind in (f3, h3, b3)]
-backward = [
-    (kind, types.int64, types.int64, kind, state, f2, f1, f1, state, f1, f1, f1, *neurons, types.float32, *dropout) for kind in (f3, h3, b3)
-]
-KERNELS["population.add_parameter_gradients"] = [(parameters, f2)]
-# Of forms that store in the same way one kind of ring is enough. smooth, the second argument, is the tests' own.
+
+def passes(neuron):
+    """Signatures of `population_forward` and `population_backward` of a neuron, for rings of all kinds."""
+    state = types.NamedTuple((types.UniTuple(f1, len(neuron.state)), f1), NeuronState)
+    parameters = types.NamedTuple((types.UniTuple(f1, len(neuron.learned)), f1, f1, f1), NeuronParameters)
+    neurons = parameters, f1, f1, types.int64, types.int64, types.int64  # and neuromodulators' factors, hypercolumn, columns, tokens
+    gradients = types.int64, types.int64  # shift and offset
+    forward = [(state, f1, kind, i1, kind, i1, types.int64, f1, f1, *neurons, *dropout) for kind in (f3, h3, b3)]
+    after = state, f2, f1, f1, state, f1, f1, f1, *neurons, types.float32
+    return forward, [(kind, *gradients, kind, *after, *dropout) for kind in (f3, h3, b3)]
+
+
+KERNELS["population.add_parameter_gradients"] = [(types.UniTuple(f1, 6), f2)]
+# Of forms that store in the same way one kind of ring is enough.
 for graded, traced, gated, kinds in ((True, True, True, 3), (True, True, False, 1), (True, False, False, 1), (False, True, True, 1)):
-    KERNELS |= {
-        ("population.make_population_forward", graded, False, traced, gated): forward[-kinds:],
-        ("population.make_population_backward", graded, False, traced, gated): backward[-kinds:],
-    }
+    for factory, signatures in zip(("forward", "backward"), passes(stock), strict=True):
+        KERNELS[f"population.make_population_{factory}", stock.physics(), graded, traced, gated] = signatures[-kinds:]
 
 # kernels/bundles.py, reset.py, stimulus.py
 

@@ -31,17 +31,26 @@ def per_token(log_tau):
     return np.exp(-1 / np.exp(np.asarray(log_tau, np.float64)))
 
 
-def event(v, smooth=False):
+def event(v, smooth=False, kind="triangle", width=1.0):
     """1 where the membrane v (any shape) is above threshold, else 0; in smooth mode, the function whose slope is exactly `psi`."""
-    u = np.asarray(v, np.float64) - THRESHOLD
+    u = (np.asarray(v, np.float64) - THRESHOLD) / width
     if not smooth:
         return np.where(u > 0, 1.0, 0.0)
-    return np.where(u <= -1, 0.0, np.where(u >= 1, 0.5, 0.25 + 0.5 * (u - u * np.abs(u) / 2)))
+    if kind == "fast_sigmoid":
+        return width * np.where(u < 0, 0.5 / (1 + np.abs(u)), 1 - 0.5 / (1 + np.abs(u)))
+    if kind == "arctan":
+        return width * (np.pi / 4 + np.arctan(u) / 2)
+    return width * np.where(u <= -1, 0.0, np.where(u >= 1, 0.5, 0.25 + 0.5 * (u - u * np.abs(u) / 2)))
 
 
-def psi(v):
-    """Surrogate slope of the event: a triangle of height 1/2 that is zero from 1 away from threshold on."""
-    return 0.5 * np.maximum(0, 1 - np.abs(np.asarray(v, np.float64) - THRESHOLD))
+def psi(v, kind="triangle", width=1.0):
+    """Surrogate slope of the event, 1/2 at threshold: a triangle, zero from `width` away from threshold on; or one of two with tails."""
+    u = np.abs(np.asarray(v, np.float64) - THRESHOLD) / width
+    if kind == "fast_sigmoid":
+        return 0.5 / (1 + u) ** 2
+    if kind == "arctan":
+        return 0.5 / (1 + u**2)
+    return 0.5 * np.maximum(0, 1 - u)
 
 
 def gate(c, g):
@@ -90,6 +99,67 @@ def population(c, params, state, *, smooth, graded, hypercolumn, norepinephrine=
             record["y"][t] = y
     record["state"] = {"v": v, "a": a, "y": y} if traced else {"v": v, "a": a}
     return record
+
+
+# Neurons other than the stock one, from their papers: a token of each, on arrays of any shape. k: constants; z: event of a potential.
+
+
+def lif(state, i, k, z):
+    (v,) = state
+    return (k["alpha"] * v - z(v) + i,)
+
+
+def lif_a(state, i, k, z):
+    v, a = state
+    new = k["alpha"] * v - z(v) + i - k["beta"] * a
+    return new, k["rho"] * a + (1 - k["rho"]) * z(new)
+
+
+def adlif(state, i, k, z):
+    """SE-adLIF, Baronig et al. 2025, equations 13 to 17: v is their u before the reset; i is (1 - alpha) I."""
+    v, w = state
+    after_reset = v * (1 - z(v))
+    new = k["alpha"] * after_reset - (1 - k["alpha"]) * w + i
+    fired = z(new)
+    return new, k["beta"] * w + (1 - k["beta"]) * (k["a"] * new * (1 - fired) + k["b"] * fired)
+
+
+def resonate_and_fire(state, i, k, z):
+    """BHRF, Higuchi et al. 2024, with a time step of 1: x + iy is the oscillator, and v = x - q its distance from the raised threshold."""
+    v, y, q_before = state
+    x, q = v + q_before, 0.9 * q_before + z(v)
+    pole = (np.sqrt(1 - k["omega"] ** 2) - k["damping"] - q) + 1j * k["omega"]
+    oscillator = (x + 1j * y) * pole
+    return oscillator.real + i - q, oscillator.imag, q
+
+
+def izhikevich(state, i, k, z):
+    """Izhikevich 2003 in millivolts: V = 95 v - 65, U = 95 u - 13, a step of 1 ms by Euler's method; b around 0.2 of V + 65."""
+    v, u = state
+    V, U, fired = 95 * v - 65, 95 * u - 13, z(v)
+    V, U = V + fired * (95 * k["c"] - 65 - V), U + fired * 95 * k["d"]
+    a = 1 - k["rho"]
+    V, U = V + 0.04 * V**2 + 5 * V + 140 - U + 95 * i, U + a * (k["b"] * (V + 65) - 13 - U)
+    return (V + 65) / 95, (U + 13) / 95
+
+
+NEURONS = {"lif": lif, "lif_a": lif_a, "adlif": adlif, "resonate_and_fire": resonate_and_fire, "izhikevich": izhikevich}
+
+
+def neurons(name, c, own, state, *, event, graded, hypercolumn, gain_scale, factors):
+    """Neurons under the current c [T, B, N]: s, y and v, [T, B, N]. own: their constants, gain, bias and gamma, [N]; state: name -> [B, N],
+    with y last; event: of v; factors: constant -> what neuromodulators multiply it with, [B]."""
+    drive = normalise(c, hypercolumn) * own["gain"] * gain_scale[:, None] + own["bias"]
+    k = own | {name: own[name] * factor[:, None] for name, factor in factors.items()}
+    *values, y = state.values()
+    record = {"s": [], "y": [], "v": []}
+    for i in drive:
+        values = NEURONS[name](tuple(values), i, k, event)
+        s = event(values[0]) * (values[0] if graded else 1)
+        y = own["gamma"] * y + (1 - own["gamma"]) * s
+        for what, row in (("s", s), ("y", y), ("v", values[0])):
+            record[what].append(row)
+    return {what: np.array(rows) for what, rows in record.items()}
 
 
 # Section 2: synapses

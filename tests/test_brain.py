@@ -161,7 +161,7 @@ def test_the_brain_is_the_reference(sizes, events, smooth, warm, rates):
 
     near = functools.partial(np.testing.assert_allclose, rtol=0, atol=2e-4)
     for name in MODULES:
-        for letter, rows in (("v", act.v), ("a", act.a), ("y", act.y)):
+        for letter, rows in (("v", act.v), ("a", {name: own["a"] for name, own in act.neurons.items()}), ("y", act.y)):
             if name in rows:
                 near(rows[name][1:], expected["activity"][name][letter], err_msg=f"{name}.{letter}")
     near(act.m[1:], expected["activity"]["working_memory"]["m"])
@@ -596,7 +596,7 @@ def test_rings_hold_what_is_still_on_its_way(backend):
     brain = Brain(READOUTS, backend)
     brain.initialise(0)
     for population in brain.populations:
-        population.value["bias"][:] = 1
+        brain.parameters.value[f"{population.name}.bias"][:] = 1
     act = Activity(brain, T, 2)
     for segment in (0, 1):
         brain.forward_logits(act, tokens(segment))

@@ -120,7 +120,7 @@ def test_a_bundle_has_one_of_three_sizes(name):
 def test_every_number_is_checked():
     """A number that nobody looks at would only show where it is used, if at all."""
     elsewhere = {"bundle", "memory_bundle", "clip", "dropout", "axon_dropout", "fresh", "validation"}  # the tests below
-    elsewhere |= {"weight_drop", "word_dropout"}  # test_regularisation.py
+    elsewhere |= {"weight_drop", "word_dropout", "surrogate_width"}  # test_regularisation.py, test_neurons.py
     numbers = {field.name for section in (Brain, Training, Text) for field in dataclasses.fields(section) if field.type in ("int", "float")}
     assert numbers == {name for _, name, _, _ in LOWEST} | elsewhere
 

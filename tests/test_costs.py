@@ -1,5 +1,6 @@
 """What operations move and compute: counted on shapes small enough to count by hand."""
 
+import itertools
 from functools import partial
 
 import numpy as np
@@ -64,13 +65,18 @@ def run(call, changed=None):
     def again(name, usual):
         if isinstance(usual, Axon):
             return usual
-        if not isinstance(usual, tuple):
-            return left[name, 0]
-        return getattr(usual, "_make", tuple)([left[name, n] for n in range(len(usual))])
+        return rebuilt(usual, (left[name, n] for n in itertools.count()))
 
     by_name = {name: again(name, usual) for name, usual in call.repeat.keywords.items()}
     call.repeat.func(*(again(*usual) for usual in enumerate(call.repeat.args)), **by_name)
     return given, left
+
+
+def rebuilt(usual, entries):
+    """An argument as it usually is, a tuple of tuples perhaps, of other entries."""
+    if not isinstance(usual, tuple):
+        return next(entries)
+    return getattr(usual, "_make", tuple)([rebuilt(part, entries) for part in usual])
 
 
 def same(a, b):

@@ -10,7 +10,9 @@ import pytest
 from numba import types
 
 from neurogen_numba import kernels
+from neurogen_numba.config import NEURONS, SURROGATES
 from neurogen_numba.kernels import bundles, bundles_cpu, population, vector
+from neurogen_numba.neurons import get
 
 NUMBER, ROW, SQUARE, FLAG, BITS = types.float32, types.float32[::1], types.float32[:, ::1], types.boolean, types.uint64
 MASKS = types.uint64[::1]
@@ -18,16 +20,13 @@ PASS = (ROW, BITS, ROW, MASKS, BITS, BITS, BITS, ROW, BITS, MASKS, BITS, BITS, t
 LEARN = (ROW, BITS, ROW, MASKS, BITS, BITS, BITS, ROW, BITS, BITS, types.int64)
 PHYSICS = {  # argument types of every function that all backends share
     "exponential.exp": (NUMBER,),
-    "surrogate.event": (NUMBER, FLAG),
-    "surrogate.slope": (NUMBER,),
+    "surrogate.event": (NUMBER,),
     "surrogate.carried": (NUMBER, NUMBER, FLAG),
     "neuron.decay": (NUMBER,),
     "neuron.decay_slope": (NUMBER,),
     "neuron.drive": (NUMBER,) * 4,
-    "neuron.lif_step": (*[NUMBER] * 6, FLAG),
-    "neuron.lif_step_backward": (*[NUMBER] * 9, FLAG, FLAG),
-    "neuron.trace_step": (*[NUMBER] * 3, FLAG, FLAG),
-    "neuron.trace_step_backward": (*[NUMBER] * 5, FLAG, FLAG),
+    "neuron.trace_step": (NUMBER,) * 3,
+    "neuron.trace_step_backward": (NUMBER,) * 5,
     "normalize.normalizer": (NUMBER, types.int64),
     "normalize.normalize_step_backward": (NUMBER,) * 3,
     "gate.gate_step": (NUMBER, NUMBER),
@@ -41,7 +40,7 @@ PHYSICS = {  # argument types of every function that all backends share
     **{f"bundles_cpu._learn_{width}": LEARN for width in (16, 32, 64)},
     "bundles_cpu.any_of": (MASKS, BITS, types.int64),
     "population.fetch_row": (types.float32[:, :, ::1], *[types.int64] * 4),
-    "population.axon_value": (NUMBER, NUMBER, BITS, BITS, FLAG, FLAG),
+    "population.axon_value": (NUMBER, NUMBER, BITS, BITS),
     "memory.sigmoid": (NUMBER,),
     "memory.silu": (NUMBER,),
     "memory.silu_slope": (NUMBER,),
@@ -81,7 +80,7 @@ PHYSICS = {  # argument types of every function that all backends share
 
 
 def test_every_function_of_physics_is_in_the_table():
-    others = {"jit._kept", "cache.keep", "cache.folder", "cache._sealed", "cache._tell", "rng.key"}  # of the host
+    others = {"jit._kept", "jit.made", "population.flat", "cache.keep", "cache.folder", "cache._sealed", "cache._tell", "rng.key"}  # of the host
     others |= {"cache._look", "cache._forget", "cache.rebuild"}
     others |= {f"fingerprint.{name}" for name in ("overloads", "templates", "_library", "_told_by_name", "_canonical")}
     others |= {"exponential.exp_cpu", "exponential.exp_cuda"}  # what exp stands for
@@ -91,6 +90,8 @@ def test_every_function_of_physics_is_in_the_table():
     compiler = ("_mma", "_pair", "_statement", "_bfloat16", "_float16", "_float16_turing")
     others |= {f"mma.{name}" for name in compiler} | {"vector._number"}
     others |= {"bundles.of_block", "bundles.threads_of"}
+    others |= {f"tuples.{name}" for name in ("load", "save", "rows", "add", "zeros", "_written_out")}  # of Python, for the simulator
+    others |= {f"surrogate.{name}" for name in ("make_surrogate", "_triangle", "_fast_sigmoid", "_arctan")}
     for name, module in (("bundles", bundles), ("bundles_cpu", bundles_cpu), ("population", population), ("vector", vector)):
         others |= {f"{name}.{factory}" for factory in vars(module) if factory.startswith("make_")}
     found = set()
@@ -109,6 +110,21 @@ def test_physics_stays_in_single_precision(name):
     (overload,) = compiled.overloads.values()
     doubles = [variable for variable, kind in overload.type_annotation.typemap.items() if kind in (types.float64, types.float64[::1])]
     assert not doubles
+
+
+@pytest.mark.parametrize("kind", SURROGATES)
+@pytest.mark.parametrize("name", NEURONS)
+def test_neurons_stay_in_single_precision(name, kind):
+    one = get(name)
+    physics = one.physics(kind)
+    states, constants = len(one.state), len(one.learned)
+    for function, arguments in (
+        (physics.step, (NUMBER,) * (states + 1 + constants)),
+        (physics.adjoint, (*[NUMBER] * (3 * states + 2 + constants), FLAG)),
+        (physics.surrogate.slope, (NUMBER,)),
+    ):
+        (overload,) = numba.njit(arguments, no_cpython_wrapper=True)(function).overloads.values()
+        assert types.float64 not in overload.type_annotation.typemap.values()
 
 
 def test_a_loop_that_sums_into_a_number_stores_nothing():

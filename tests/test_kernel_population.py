@@ -8,8 +8,11 @@ import reference as ref
 from conftest import SIMULATED
 from gradients import gradient, single
 from neurogen_numba.kernels import rng as random
-from neurogen_numba.kernels.population import Axon, NeuronParameters, NeuronState
+from neurogen_numba.kernels.population import Axon, NeuronParameters, NeuronState, flat
+from neurogen_numba.neurons import get
 
+LIF_A = get("lif_a")
+PARAMETERS = (*LIF_A.learned, "gain", "bias", "gamma")  # as `flat` has them
 KEY, PLACE = np.array([random.key(7)]), np.uint64(5)
 SHAPES = [  # C, B, N, hypercolumn
     (1, 1, 1, 1),
@@ -95,7 +98,7 @@ class Case:
         there, none = backend.asarray, backend.zeros((1, 1, 1))[:0]
         v, a, y = (np.full((C + 1, B, N), np.nan, np.float32) for _ in "vay")
         v[0], a[0], y[0] = before["v"], before["a"], before["y"]
-        state = NeuronState(there(v), there(a), there(y) if self.traced else none)
+        state = NeuronState((there(v), there(a)), there(y) if self.traced else none)
         r = there(np.full((C, B, -(-N // self.hypercolumn)), np.nan, np.float32))
         ring = backend.zeros((words, rows, B, 64), dtype)
         axon_start = 1 if on_cpu else rows - 1
@@ -109,7 +112,7 @@ class Case:
         self.trace = backend.to_numpy(trace.ring)
         if trace is not backend.no_axon:
             self.trace = np.roll(np.moveaxis(self.trace, 0, 2).reshape(rows + 1, B, -1), -1 if on_cpu else -rows, 0)
-        left = [backend.to_numpy(x) for x in (*state, r, axon.ring, axon.fired, axon.wanted)]
+        left = [backend.to_numpy(x) for x in (*state.values, state.y, r, axon.ring, axon.fired, axon.wanted)]
         if rows:
             left[4:] = [np.moveaxis(x, 0, 2).reshape(rows, B, -1) for x in left[4:]]
             left[4:] = [np.roll(x, -axon_start, 0) for x in left[4:]]
@@ -126,16 +129,15 @@ class Case:
         shape = (-(-N // 64), offset + C * B, 64) if offset else (1, C * B, N + padding)
         d_current = backend.zeros(shape, dtype)
         d_gate = backend.zeros(shape, dtype) if self.gated else none
-        carry = NeuronState(there(grads["v"]), there(grads["a"]), there(grads["y"]) if self.traced else none[:, 0])
-        d = NeuronParameters(*(there(grads[name]) for name in NeuronParameters._fields))
-        d = d if self.traced else d._replace(gamma=d.gamma[:0])
-        state = NeuronState(there(v), there(a), there(y) if self.traced else none)
+        carry = NeuronState((there(grads["v"]), there(grads["a"])), there(grads["y"]) if self.traced else none[:, 0])
+        d = self._parameters(there, grads)
+        state = NeuronState((there(v), there(a)), there(y) if self.traced else none)
         through = there(r), there(c), there(gate) if self.gated else none
         dy = there(dy) if self.traced else none
         backend.population_backward(
             d_current, d_gate, carry, d, there(ds), dy, state, *through, *self._rest(backend, tokens), scale, offset
         )
-        for name, array in [*zip("vay", carry, strict=True), *d._asdict().items()]:
+        for name, array in [*zip("vay", (*carry.values, carry.y), strict=True), *zip(PARAMETERS, flat(d), strict=True)]:
             if array.size:
                 grads[name][...] = backend.to_numpy(array)
         written = [
@@ -150,11 +152,16 @@ class Case:
 
     def _rest(self, backend, tokens):
         there = backend.asarray
-        parameters = NeuronParameters(**{name: there(x) for name, x in self.parameters.items()})
-        parameters = parameters if self.traced else parameters._replace(gamma=parameters.gamma[:0])
+        parameters = self._parameters(there, self.parameters)
         place = PLACE + np.uint64(self._first(tokens) * self.B * self.N)
         dropout = np.float32(self.rate), there(KEY), place
-        return parameters, there(self.gain_scale), there(self.beta_scale), self.hypercolumn, dropout, self.graded, self.smooth
+        physics = LIF_A.physics(smooth=self.smooth)
+        return parameters, there(self.gain_scale), there(self.beta_scale), self.hypercolumn, dropout, self.graded, physics
+
+    def _parameters(self, there, values):
+        """NeuronParameters of values by name."""
+        *constants, gain, bias, gamma = (there(values[name]) for name in PARAMETERS)
+        return NeuronParameters(tuple(constants), gain, bias, gamma if self.traced else gamma[:0])
 
     def no_grads(self, fill=0.0):
         grads = {name: np.zeros((self.B, self.N), np.float32) for name in "vay"}

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..kernels.population import Axon, NeuronParameters, NeuronState
+    from ..kernels.population import Axon, NeuronParameters, NeuronState, Physics
 
 
 def kernel(method):
@@ -158,16 +158,17 @@ class Backend(ABC):
         hypercolumn: int,
         dropout: tuple,
         graded: bool,
-        smooth: bool,
+        physics: Physics,
     ):
         """The neurons of a population over the C tokens of a chunk, from current to axon.
 
-        Overwrites rows 1 ... C of state, [C+1, B, N] each; r [C, B, hypercolumns], the normalisation factors; and the rows of the C tokens
-        in the rings of the axon and of the trace, the first of which is token `first` of the segment. A ring of size 0 is left alone.
+        Overwrites rows 1 ... C of the state's arrays, [C+1, B, N] each; r [C, B, hypercolumns], the normalisation factors; and the rows of
+        the C tokens in the rings of the axon and of the trace, the first of which is token `first` of the segment. A ring of size 0 is left
+        alone.
 
         c [C, B, N]: current. gate [C, B, N]: gate current. gain_scale, beta_scale [B]: factors of the neuromodulators. hypercolumn: neurons
         normalised together, at most 1,024. dropout: (rate float32, key [1] uint64, offset uint64) of the axon. graded: an event carries v,
-        else 1. smooth: the test mode of the event function. Without a gate or a trace, `gate`, or `state.y` and `parameters.gamma`, have
+        else 1. physics: of the neuron (neurons/). Without a gate or a trace, `gate`, or `state.y` and `parameters.gamma`, have
         size 0 and the usual number of dimensions.
         """
 
@@ -190,7 +191,7 @@ class Backend(ABC):
         hypercolumn: int,
         dropout: tuple,
         graded: bool,
-        smooth: bool,
+        physics: Physics,
         scale: float = 1,
         offset: int = 0,
     ):
@@ -200,8 +201,9 @@ class Backend(ABC):
         columns, numbers of a line]: neuron n is in line n // numbers, sequence b of the chunk's token t in column offset + t B + b. On the
         CPU they have one line and no offset; on a GPU they may have 16 bits, and float16 needs a scale. What is beyond N is left alone.
 
-        Rolls carry [B, N] each, dL/dv, dL/da, dL/dy without decay, from the token after the chunk to the one before it. Accumulates into d,
-        the gradients [N] of the parameters. ds, dy [C, B, N]: gradients of the axon, after dropout, and of the trace.
+        Rolls carry [B, N] each, what the neuron's adjoint hands on and dL/dy without decay, from the token after the chunk to the one
+        before it. Accumulates into d, the gradients [N] of the parameters. ds, dy [C, B, N]: gradients of the axon, after dropout, and of
+        the trace.
         """
 
     @kernel

@@ -120,11 +120,13 @@ class CpuBackend(Backend):
     reset = _operation(reset.reset_cpu)
 
     def population_forward(
-        self, state, r, axon, trace, first, c, gate, parameters, gain_scale, beta_scale, hypercolumn, dropout, graded, smooth
+        self, state, r, axon, trace, first, c, gate, parameters, gain_scale, beta_scale, hypercolumn, dropout, graded, physics
     ):
-        self.launch(population.population_forward_cpu, state, r, c, gate, parameters, gain_scale, beta_scale, hypercolumn, graded, smooth)
+        forward = population.make_population_forward_cpu(physics)
+        self.launch(forward, state, r, c, gate, parameters, gain_scale, beta_scale, hypercolumn, graded)
         if axon.ring.size:
-            self.launch(population.write_events_cpu, axon, first, state.v[1:], *dropout, graded, smooth)
+            write_events = population.make_write_events_cpu(physics.surrogate)
+            self.launch(write_events, axon, first, state.values[0][1:], *dropout, graded)
         self._write(trace, first, state.y[1:])
 
     def memory_forward(self, out, S, key, q_in, v, w_in, write_bias, decay, write_scale, axon, first):
@@ -158,14 +160,14 @@ class CpuBackend(Backend):
         hypercolumn,
         dropout,
         graded,
-        smooth,
+        physics,
         scale=1,
         offset=0,
     ):
         d_current, d_gate = (d.reshape(*ds.shape[:2], -1) for d in (d_current, d_gate if gate.size else d_current))
-        chunk = d_current, d_gate, carry, d, ds, dy, state, r, c, gate
-        how = hypercolumn, np.float32(scale), *dropout, graded, smooth
-        self.launch(population.population_backward_cpu, *chunk, parameters, gain_scale, beta_scale, *how)
+        chunk = d_current, d_gate, carry, population.flat(d), ds, dy, state, r, c, gate
+        how = hypercolumn, np.float32(scale), *dropout, graded
+        self.launch(population.make_population_backward_cpu(physics), *chunk, parameters, gain_scale, beta_scale, *how)
 
     def zeros(self, shape, dtype="float32"):
         return np.zeros(shape, dtype)

@@ -289,6 +289,9 @@ class CudaBackend(Backend):
             raise ValueError("a kernel wants arrays that are contiguous in memory")
         return [array.reshape(-1) for array in arrays]
 
+    def _flat_state(self, state):
+        return population.NeuronState(tuple(self._flat(*state.values)), *self._flat(state.y))
+
     @staticmethod
     def _across(size):
         """(blocks, threads) of a launch with a thread for each of `size` neighbours: whole warps."""
@@ -301,15 +304,15 @@ class CudaBackend(Backend):
         return min(across, 1 if SIMULATED else 4096), threads
 
     def population_forward(
-        self, state, r, axon, trace, first, c, gate, parameters, gain_scale, beta_scale, hypercolumn, dropout, graded, smooth
+        self, state, r, axon, trace, first, c, gate, parameters, gain_scale, beta_scale, hypercolumn, dropout, graded, physics
     ):
         C, B, N = c.shape
         across, threads, columns = self._hypercolumns(N, hypercolumn)
         tokens = max(1, min(C, population.TILE_BYTES // (4 * threads)))  # whose currents fit into shared memory
-        rows = population.NeuronState(*self._flat(*state))
+        rows = self._flat_state(state)
         rings = *self._ring(axon, B), *self._ring(trace, B)
         arrays = rows, *self._flat(r), *rings, first, *self._flat(c, gate), parameters, gain_scale, beta_scale
-        kernel = population.make_population_forward(graded, smooth, parameters.gamma.size > 0, gate.size > 0)
+        kernel = population.make_population_forward(physics, graded, parameters.gamma.size > 0, gate.size > 0)
         shared = 4 * tokens * (threads + columns)
         self.launch(kernel, (across, B), threads, *arrays, hypercolumn, columns, tokens, *dropout, shared=shared)
 
@@ -331,25 +334,25 @@ class CudaBackend(Backend):
         hypercolumn,
         dropout,
         graded,
-        smooth,
+        physics,
         scale=1,
         offset=0,
     ):
         C, B, N = c.shape
         across, threads, columns = self._hypercolumns(N, hypercolumn)
-        groups = self._sequence_groups(B, across, threads)
-        partial = self._scratch("gradients of neurons", (groups * population.PARAMETERS, N))
+        groups, gradients_of_neurons = self._sequence_groups(B, across, threads), population.flat(d)
+        partial = self._scratch("gradients of neurons", (groups * len(gradients_of_neurons), N))
         tokens = max(1, min(C, population.TILE_BYTES // (8 * threads)))  # whose dx and x fit into shared memory
-        rows, carried = (population.NeuronState(*self._flat(*arrays)) for arrays in (state, carry))
+        rows, carried = self._flat_state(state), self._flat_state(carry)
         shift = 31 if len(d_current) == 1 else d_current.shape[2].bit_length() - 1  # of a neuron's number to that of its line
         gradients = self.bits(d_current), shift, offset, self.bits(d_gate if gate.size else d_current)
         arrays = *gradients, carried, partial, *self._flat(ds, dy), rows, *self._flat(r, c, gate)
         how = hypercolumn, columns, tokens, np.float32(scale), *dropout
         shared = 4 * tokens * (2 * threads + columns)
-        kernel = population.make_population_backward(graded, smooth, parameters.gamma.size > 0, gate.size > 0)
+        kernel = population.make_population_backward(physics, graded, parameters.gamma.size > 0, gate.size > 0)
         self.launch(kernel, (across, groups), threads, *arrays, parameters, gain_scale, beta_scale, *how, shared=shared)
         across, threads = self._across(N)
-        self.launch(population.add_parameter_gradients, (across, population.PARAMETERS), threads, d, partial)
+        self.launch(population.add_parameter_gradients, (across, len(gradients_of_neurons)), threads, gradients_of_neurons, partial)
 
     def _sequence_groups(self, batch, across, threads):
         """The number of groups of sequences, each for `across` blocks, that the card finishes first: waves of blocks times the length of a

@@ -18,7 +18,7 @@ class Recompute:
 
     def __init__(self, act):
         self.act, chunks = act, -(-act.tokens // act.chunk)
-        self.rows = [*act.v.values(), *act.a.values(), *act.y.values(), act.m]
+        self.rows = [*(rows for states in act.neurons.values() for rows in states.values()), *act.y.values(), act.m]
         self.boundaries = [act.brain.backend.zeros((chunks + 1, *rows.shape[1:])) for rows in self.rows]
         self._source = act.signals[act.brain.decoder.source]
         self.decoder_source = act.brain.backend.zeros((act.tokens, *self._source.x.shape[1:]))  # the signal that the decoder reads
@@ -54,7 +54,8 @@ class HalfPrecision(Recompute):
         super().__init__(act)
         zeros = act.brain.backend.zeros
         self.membranes = [v[1:] for v in act.v.values()]
-        others = [rows[1:] for rows in (*act.a.values(), *act.y.values(), act.m)]
+        membranes = list(map(id, act.v.values()))
+        others = [rows[1:] for rows in self.rows if id(rows) not in membranes]
         others += [current.value for current in act.currents.values()]
         self.others = [*others, *act.r.values(), act.signals["memory.out"].x]
         self.saved_membranes, self.saved_others = (

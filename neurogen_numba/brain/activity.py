@@ -70,8 +70,9 @@ class Activity:
         self.losses, self.hits = backend.zeros((tokens, batch)), backend.zeros((tokens, batch), "uint8")
         self.weight = backend.zeros(1)  # of a target in the mean: 1 / number of targets
         self.reset_mask = backend.zeros(batch, "uint8")  # sequences to reset before the segment
-        self.v, self.a, self.y, self.r = {}, {}, {}, {}  # per module: membrane, adaptation, trace, normalisation factor
-        self.dv, self.da, self.dy = {}, {}, {}  # per module: gradients carried from chunk to chunk
+        self.neurons = {}  # module -> {name of a state: its rows}, the membrane potential first
+        self.v, self.y, self.r = {}, {}, {}  # per module: membrane potential, trace, normalisation factor
+        self.carries = {}  # per module: what the adjoint hands on from chunk to chunk, NeuronState
         self.levels = {name: backend.zeros(batch) for name in neuromodulation.NAMES}
         self.gain_scale, self.beta_scale, self.write_scale = (backend.zeros(batch) for _ in range(3))
         currents, signals = brain.current_sizes, brain.signal_sizes
@@ -98,7 +99,7 @@ class Activity:
         self.token_rows = None  # gradients of a row-wise embedding (`Rows`)
         self.recorded = {}  # recorded steps on these arrays (model.py)
         sizes = [size for component in brain.components for size in component.state_sizes]
-        with backend.part("membranes, adaptation, traces"):
+        with backend.part("state and traces of neurons"):
             self._rows, self._table = backend.zeros((self.buffered_tokens + 1) * batch * sum(sizes)), []
         for component in brain.components:
             with backend.part(component.name):
@@ -160,8 +161,9 @@ class Activity:
     def _carried(self):
         """The arrays of the state without the histories: name -> array."""
         arrays = {}
-        for letter, table in (("v", self.v), ("a", self.a), ("y", self.y)):
-            arrays |= {f"{name}.{letter}": rows[0] for name, rows in table.items()}
+        for name in MODULES:
+            arrays |= {f"{name}.{state}": rows[0] for state, rows in self.neurons[name].items()}
+            arrays |= {f"{name}.y": self.y[name][0]} if name in self.y else {}
         return arrays | {"memory.S": self.S, "memory.key": self.key, "working_memory.m": self.m[0]} | self.levels
 
     def _histories(self):
@@ -191,8 +193,9 @@ class Activity:
     def state(self) -> dict[str, np.ndarray]:
         """A copy of the state as NumPy arrays, float32.
 
-        `{module}.v`, `.a`, `.y` [B, N]; `{module}.history` [H, B, N], the values that the axons carried, newest token last;
-        `{module}.out_history`; `memory.S` [B, heads, W, W]; `memory.key` [B, heads W]; `working_memory.m` [B, slots]; neuromodulators [B].
+        `{module}.STATE` for each state of its neuron, `.y` [B, N]; `{module}.history` [H, B, N], the values that the axons carried, newest
+        token last; `{module}.out_history`; `memory.S` [B, heads, W, W]; `memory.key` [B, heads W]; `working_memory.m` [B, slots];
+        neuromodulators [B].
         """
         state = {name: self.brain.backend.fetch(array) for name, array in self._carried().items()}
         return state | {name: self.synapses.past(signal) for name, signal in self._histories().items()}

@@ -199,7 +199,8 @@ class Brain:
 
     def backward(self, act: Activity):
         """Accumulate the gradients of all parameters but the decoder's, from that of the decoder's input, act.d_decoder_input."""
-        for carried in (*act.dv.values(), *act.da.values(), *act.dy.values(), act.dS, act.d_key, act.dm):
+        neurons = (array for carry in act.carries.values() for array in (*carry.values, carry.y))
+        for carried in (*neurons, act.dS, act.d_key, act.dm):
             carried[...] = 0
         streams, marks = self._streams(act), {}
         for chunk, (first, last) in reversed(list(enumerate(self._chunks(act.length)))):

@@ -1,101 +1,97 @@
-"""A population of LIF-A neurons: current -> (gate) -> normalise -> neuron -> events, forward and backward."""
+"""A population of neurons: current -> (gate) -> normalise -> neuron -> events, forward and backward."""
 
 from __future__ import annotations
 
-import math
+import functools
 
 import numpy as np
 
+from .. import neurons
 from ..config import Brain
 from ..kernels.population import NeuronParameters, NeuronState
+from ..neurons import TimeConstant
 from .buffers import Parameter, Parameters
 from .component import Component
 from .connectome import generator
 
-LOG_TAU = (-2.0, 5.0)  # bounds of the logarithm of a time constant in tokens
-MAX_BETA = 3.0
-TAU_MEMBRANE, TAU_MEMBRANE_PFC, TAU_ADAPTATION, TAU_TRACE = (0.5, 8.0), (0.5, 30.0), (2.0, 16.0), (0.2, 4.0)  # tokens, at the start
+TRACE = "output trace"  # beside the arguments of a step, which are identifiers
+TRACE_CONSTANT = TimeConstant("output trace's", (0.2, 4.0), name="tau_y")
+GAIN = "input gain, on top of the fixed input_scale"
 
 
 class Population(Component):
-    """The LIF-A neurons of one module. traced: a readout or the decoder reads the output trace y."""
+    """The neurons of one module. traced: a readout or the decoder reads the output trace y."""
 
     def __init__(self, name: str, brain: Brain, backend, traced: bool):
         self.name, self.stream, self.backend, self.traced = name, name, backend, traced
-        self.size = getattr(brain, name).neurons
+        self.size, self.neuron = getattr(brain, name).neurons, neurons.get(getattr(brain, name).neuron)
+        self.physics = functools.cache(functools.partial(self.neuron.physics, brain.surrogate, brain.surrogate_width))  # of smooth
         # the embedding gathers the current of the Thalamus, and adds the tokens to it
         self.inputs = {"thalamus": (), "broca": ("broca.current", "broca.gate")}.get(name, (f"{name}.current",))
         self.outputs = (f"{name}.axon",) + ((f"{name}.trace",) if traced else ())
-        self.state_sizes = (self.size,) * (3 if traced else 2)  # membrane, adaptation, trace
+        self.state_sizes = (self.size,) * (len(self.neuron.state) + traced)
         self.hypercolumn, self.graded = brain.hypercolumn, brain.events == "graded"
-        # per-token constants, derived from the parameters, and the accumulators of their gradients
-        self.alpha, self.rho, self.gain, self.input_scale = (backend.zeros(self.size) for _ in range(4))
-        self.d = {what: backend.zeros(self.size) for what in ("alpha", "rho", "gain", "gamma")}
-        self.gamma = backend.zeros(self.size)
-        if not traced:
-            self.gamma, self.d["gamma"] = self.gamma[:0], self.gamma[:0]
-        self.none = backend.zeros((1, 1, 1))[:0]  # stands for the arrays of a missing gate or trace
+        # what is learned of a neuron, by the argument of its step; time constants first
+        learned = self.neuron.learned | ({TRACE: TRACE_CONSTANT} if traced else {})
+        self.learned = dict(sorted(learned.items(), key=lambda entry: not isinstance(entry[1], TimeConstant)))
+        # per-token constants that are derived from the parameters, and the accumulators of their gradients
+        self.derived = [argument for argument, what in self.learned.items() if isinstance(what, TimeConstant)]
+        self.constant, self.d = ({what: backend.zeros(self.size) for what in (*self.derived, GAIN)} for _ in range(2))
+        self.input_scale, self.none = backend.zeros(self.size), backend.zeros((1, 1, 1))[:0]  # none: of a missing gate or trace
+
+    def _parameter(self, argument):
+        """The name of what is learned for an argument of the step, or for TRACE."""
+        return f"{self.name}.{self.learned[argument].parameter(argument)}"
 
     def parameters(self):
-        def per_neuron(what, meaning, low=-math.inf, high=math.inf):
-            return Parameter(f"{self.name}.{what}", (self.size,), meaning, low=low, high=high)
-
-        yield per_neuron("log_tau_v", "logarithm of the membrane's time constant, tokens", *LOG_TAU)
-        yield per_neuron("log_tau_a", "logarithm of the adaptation's time constant, tokens", *LOG_TAU)
-        if self.traced:
-            yield per_neuron("log_tau_y", "logarithm of the output trace's time constant, tokens", *LOG_TAU)
-        yield per_neuron("beta", "adaptation coupling; a negative one would be positive feedback", 0.0, MAX_BETA)
-        yield per_neuron("gain", "input gain, on top of the fixed sqrt(1 - alpha_0^2)")
-        yield per_neuron("bias", "bias of the drive")
+        for argument, what in self.learned.items():
+            meaning = f"logarithm of the {what.meaning} time constant, tokens" if argument in self.derived else what.meaning
+            yield Parameter(self._parameter(argument), (self.size,), meaning, low=what.low, high=what.high)
+        yield Parameter(f"{self.name}.gain", (self.size,), GAIN)
+        yield Parameter(f"{self.name}.bias", (self.size,), "bias of the drive")
 
     def initialise(self, parameters: Parameters, seed: int):
-        rng = generator(seed, self.name)
-
-        def log_uniform(bounds):
-            return self.backend.asarray(rng.uniform(*np.log(bounds), self.size), "float32")
-
-        value = parameters.value
-        value[f"{self.name}.log_tau_v"][:] = log_uniform(TAU_MEMBRANE_PFC if self.name == "pfc" else TAU_MEMBRANE)
-        value[f"{self.name}.log_tau_a"][:] = log_uniform(TAU_ADAPTATION)
-        if self.traced:
-            value[f"{self.name}.log_tau_y"][:] = log_uniform(TAU_TRACE)
-        value[f"{self.name}.beta"][:] = self.backend.asarray(rng.uniform(0, 0.5, self.size), "float32")
+        rng, value, scale = generator(seed, self.name), parameters.value, self.neuron.input_scale
+        for argument, what in self.learned.items():
+            value[self._parameter(argument)][:] = self.backend.asarray(what.draw(rng, self.name, self.size), "float32")
         value[f"{self.name}.gain"][:] = 1
-        self.backend.decay_forward(self.alpha, value[f"{self.name}.log_tau_v"])
-        self.input_scale[...] = (1 - self.alpha**2) ** 0.5
+        if isinstance(scale, str):
+            self.backend.decay_forward(self.constant[scale], value[self._parameter(scale)])
+            scale = (1 - self.constant[scale] ** 2) ** 0.5
+        self.input_scale[...] = scale
 
     def bind(self, parameters: Parameters):
-        names = ("log_tau_v", "log_tau_a", "beta", "gain", "bias") + (("log_tau_y",) if self.traced else ())
-        self.value = {what: parameters.value[f"{self.name}.{what}"] for what in names}
-        self.gradient = {what: parameters.gradient[f"{self.name}.{what}"] for what in names}
-        alpha, rho, gain, gamma = self.alpha, self.rho, self.gain, self.gamma
-        self.constants = NeuronParameters(alpha, rho, self.value["beta"], gain, self.value["bias"], gamma)
-        d, gradient = self.d, self.gradient
-        self.d_constants = NeuronParameters(d["alpha"], d["rho"], gradient["beta"], d["gain"], gradient["bias"], d["gamma"])
+        def arrays(table, derived):
+            own = {what: table[self._parameter(what)] for what in self.learned} | derived
+            constants = tuple(own[what] for what in self.neuron.learned)
+            gamma = own[TRACE] if self.traced else self.none[:, 0, 0]
+            return NeuronParameters(constants, own[GAIN], table[f"{self.name}.bias"], gamma)
+
+        self.logs = {what: (parameters.value[self._parameter(what)], parameters.gradient[self._parameter(what)]) for what in self.derived}
+        self.gain, self.d_gain = (table[f"{self.name}.gain"] for table in (parameters.value, parameters.gradient))
+        self.constants, self.d_constants = arrays(parameters.value, self.constant), arrays(parameters.gradient, self.d)
 
     def refresh(self):
         """Compute the per-token constants from the parameters."""
-        value = self.value
-        self.backend.decay_forward(self.alpha, value["log_tau_v"])
-        self.backend.decay_forward(self.rho, value["log_tau_a"])
-        np.multiply(value["gain"], self.input_scale, out=self.gain)
-        if self.traced:
-            self.backend.decay_forward(self.gamma, value["log_tau_y"])
+        for what, (log_tau, _) in self.logs.items():
+            self.backend.decay_forward(self.constant[what], log_tau)
+        np.multiply(self.gain, self.input_scale, out=self.constant[GAIN])
 
     def allocate(self, act):
-        """Allocate [T, B, N] arrays; v, a and y have one more row, row 0, for the token before the first."""
+        """Allocate [T, B, N] arrays; states and y have one more row, row 0, for the token before the first."""
         T, B, N = act.buffered_tokens, act.batch, self.size
-        act.v[self.name], act.a[self.name] = act.state_rows(N), act.state_rows(N)
+        act.neurons[self.name] = {state: act.state_rows(N) for state in self.neuron.state}
+        act.v[self.name] = act.neurons[self.name][self.neuron.state[0]]
         act.r[self.name] = self.backend.zeros((T, B, -(-N // self.hypercolumn)))
         if self.traced:
             act.y[self.name] = act.state_rows(N)
             act.signals[f"{self.name}.trace"].x = act.y[self.name][1:]
         if act.learning:
-            for carry in (act.dv, act.da, act.dy) if self.traced else (act.dv, act.da):
-                carry[self.name] = self.backend.zeros((B, N))
+            values = tuple(self.backend.zeros((B, N)) for _ in self.neuron.state)
+            act.carries[self.name] = NeuronState(values, self.backend.zeros((B, N)) if self.traced else self.none[:, 0])
 
     def forward(self, act, first, last):
-        """Compute membranes, adaptation, trace and axon from the module's current."""
+        """Compute states, trace and axon from the module's current."""
         self._forward(act, first, last, *(act.synapses.axon(f"{self.name}.{signal}") for signal in ("axon", "trace")))
 
     def recompute(self, act, first, last):
@@ -113,7 +109,7 @@ class Population(Component):
             d_current=d_current,
             offset=offset,
             d_gate=act.current_grad("broca.gate", first, last)[0] if name == "broca" else none,
-            carry=NeuronState(act.dv[name], act.da[name], act.dy[name] if self.traced else none[:, 0]),
+            carry=act.carries[name],
             d=self.d_constants,
             ds=act.signals[f"{name}.axon"].gradient[chunk],
             dy=act.signals[f"{name}.trace"].gradient[chunk] if self.traced else none,
@@ -126,7 +122,8 @@ class Population(Component):
         """The state rows of tokens first - 1 ... last - 1."""
         chunk = act.buffer_slice(first, last)
         rows = slice(chunk.start, chunk.stop + 1)
-        return NeuronState(act.v[self.name][rows], act.a[self.name][rows], act.y[self.name][rows] if self.traced else self.none)
+        values = tuple(values[rows] for values in act.neurons[self.name].values())
+        return NeuronState(values, act.y[self.name][rows] if self.traced else self.none)
 
     def _inputs(self, act, first, last):
         """The arguments that `population_forward` and `population_backward` share."""
@@ -141,16 +138,14 @@ class Population(Component):
             "hypercolumn": self.hypercolumn,
             "dropout": act.dropout.arguments(f"{self.name}.axon", first, self.size),
             "graded": self.graded,
-            "smooth": act.smooth,
+            "physics": self.physics(act.smooth),
         }
 
     def finish(self):
         """Accumulate the gradients of the per-token constants into those of the parameters."""
-        value, gradient, d = self.value, self.gradient, self.d
-        self.backend.decay_backward(gradient["log_tau_v"], d["alpha"], value["log_tau_v"])
-        self.backend.decay_backward(gradient["log_tau_a"], d["rho"], value["log_tau_a"])
-        if self.traced:
-            self.backend.decay_backward(gradient["log_tau_y"], d["gamma"], value["log_tau_y"])
-        np.multiply(d["gain"], self.input_scale, out=d["gain"])
-        np.add(gradient["gain"], d["gain"], out=gradient["gain"])
-        d["gain"][...] = 0
+        for what, (log_tau, d_log_tau) in self.logs.items():
+            self.backend.decay_backward(d_log_tau, self.d[what], log_tau)
+        d_gain = self.d[GAIN]
+        np.multiply(d_gain, self.input_scale, out=d_gain)
+        np.add(self.d_gain, d_gain, out=self.d_gain)
+        d_gain[...] = 0

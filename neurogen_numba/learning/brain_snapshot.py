@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..config import MODULES
 from .report import BrainReport
 
@@ -18,13 +20,18 @@ def brain_snapshot(model, act, step: int) -> BrainReport:
     def some(array, most):
         return numpy(array[:: -(-len(array) // most)])
 
+    def time_constants(what):
+        """None of a module whose neuron learns none of this name."""
+        logs = {name: value.get(f"{name}.log_{what}") for name in MODULES}
+        return {name: np.zeros(0, np.float32) if log is None else some(log, SAMPLE) for name, log in logs.items()}
+
     return BrainReport(
         step=step,
         levels={name: float(numpy(level).mean()) for name, level in act.levels.items()},
         text=model.tokenizer.decode(ids) if model.tokenizer else "",
         events={name: some(act.v[name][1 : length + 1, 0].T, NEURONS).T > 1 for name in MODULES},
-        membrane={name: some(value[f"{name}.log_tau_v"], SAMPLE) for name in MODULES},
-        adaptation={name: some(value[f"{name}.log_tau_a"], SAMPLE) for name in MODULES},
+        membrane=time_constants("tau_v"),
+        adaptation=time_constants("tau_a"),
         weights={arc.name: some(value[f"{arc.name}.weight"].reshape(-1), SAMPLE) for arc in model.brain.arcs},
         memory=numpy(act.signals["memory.out"].x[:length, 0]),
         memory_heads=model.config.brain.memory_heads,

@@ -85,7 +85,7 @@ class BrainReport(Report):
     levels: dict[str, float]  # neuromodulator -> its level, mean over the sequences; 0 is neutral
     text: str  # of the first sequence
     events: dict[str, np.ndarray]  # module -> [T, some of its neurons] bool, in the first sequence
-    membrane: dict[str, np.ndarray]  # module -> logarithm of time constants in tokens, of some of its neurons
+    membrane: dict[str, np.ndarray]  # module -> logarithm of time constants in tokens, of some of its neurons; empty without
     adaptation: dict[str, np.ndarray]  # the same
     weights: dict[str, np.ndarray]  # projection -> some of its weights
     memory: np.ndarray  # [T, heads x width], what was read from the associative memory in the first sequence

@@ -55,9 +55,8 @@ class Call:
     repeat: partial
 
     def arguments(self) -> dict:
-        """(position or name, index in its tuple) -> argument, axons left out; arrays may come in tuples."""
-        tuples = ((name, value if isinstance(value, tuple) else (value,)) for name, value in self._given())
-        return {(name, n): x for name, value in tuples if not isinstance(value, Axon) for n, x in enumerate(value)}
+        """(position or name, index in its tuple) -> argument, axons left out; arrays may come in tuples, and these in tuples."""
+        return {(name, n): x for name, value in self._given() if not isinstance(value, Axon) for n, x in enumerate(_entries(value))}
 
     def rings(self) -> list:
         """The ring buffers of the axons that it writes to."""
@@ -65,6 +64,10 @@ class Call:
 
     def _given(self):
         return (*enumerate(self.repeat.args), *self.repeat.keywords.items())
+
+
+def _entries(value):
+    return [entry for part in value for entry in _entries(part)] if isinstance(value, tuple) else [value]
 
 
 @contextlib.contextmanager

@@ -91,7 +91,7 @@ def _time_constants(axes, brain):
     shares = {}
     for name in brain.membrane:
         for kind, logs in (("membrane", brain.membrane[name]), ("adaptation", brain.adaptation[name])):
-            shares[name, kind] = np.histogram(np.clip(np.exp(logs), TAUS[0], TAUS[-1]), TAUS)[0] / len(logs)
+            shares[name, kind] = np.histogram(np.clip(np.exp(logs), TAUS[0], TAUS[-1]), TAUS)[0] / max(1, len(logs))
             tallest = max(tallest, shares[name, kind].max())
     centres = np.sqrt(TAUS[:-1] * TAUS[1:])
     for row, name in enumerate(reversed(brain.membrane)):
