@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .chat_commands import STOPS, Dispatcher
 from .cli import Parser, add_backend_flag, backend_of, command, typed
+from .configure import add_neuron_flag, named_neurons
 from .errors import ConfigError, NeuroGenError
 
 
@@ -26,6 +27,7 @@ def parser() -> Parser:
     flags.add_argument("--stop", choices=STOPS, default="", help=ends)
     flags.add_argument("--pace", type=float, default=0.0, help="tokens per second at most, to watch the brain; 0 is no limit")
     flags.add_argument("--plain", action="store_true", help="lines of text instead of a screen, also on a terminal that can draw one")
+    add_neuron_flag(flags)
     add_backend_flag(flags)
     return flags
 
@@ -55,7 +57,7 @@ def _conversation(args, folder: Path, watched: bool):
 
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed)
     settings = Settings(sampling, args.max_tokens, args.stop, args.pace)
-    return Conversation(load(folder, backend_of(args)), folder, settings, watched)
+    return Conversation(load(folder, backend_of(args), named_neurons(args.assignments)), folder, settings, watched)
 
 
 def _another(args, view, conversation, word: str):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import streams
 from .cli import Parser, command
-from .config import Config
+from .config import MODULES, Config
 from .errors import ConfigError
 from .presets import PRESETS, get_preset
 
@@ -28,6 +28,51 @@ def add_config_flags(flags: argparse.ArgumentParser) -> None:
         metavar="SECTION.KEY=VALUE",
         help="a single setting, such as brain.pfc.neurons=2048; may be repeated",
     )
+
+
+def add_neuron_flag(flags: argparse.ArgumentParser) -> None:
+    """--set, for the commands that load what was trained: `named_neurons` says what it means there."""
+    what = "a neuron of your own that it was trained with, such as brain.pfc.neuron=mine:resonator; may be repeated"
+    flags.add_argument("--set", dest="assignments", action="append", default=[], metavar="SECTION.KEY=VALUE", help=what)
+
+
+def named_neurons(assignments: list[str]) -> dict[str, str]:
+    """Module of the brain -> the neuron that --set names, whose Python module is imported. Raises ConfigError for any other setting: what
+    was trained keeps its own."""
+    named = {}
+    for assignment in assignments:
+        values = assigned(assignment)
+        found = list(_neurons(values))
+        if not found:
+            raise ConfigError(f"--set {assignment}: what was trained keeps its settings; only brain.MODULE.neuron=NAME names its neurons")
+        named |= dict(found)
+        import_neurons(values, f"--set {assignment}")
+    return named
+
+
+def check_neurons(config: Config, named: dict[str, str]) -> None:
+    """Raises ConfigError where a module of a trained brain has another neuron than is named."""
+    for module, neuron in named.items():
+        if getattr(config.brain, module).neuron != neuron:
+            trained = getattr(config.brain, module).neuron
+            raise ConfigError(f"--set brain.{module}.neuron={neuron}: it was trained with {trained}; leave this out, or train anew")
+
+
+def _neurons(values: dict):
+    """(module, neuron) of those that settings name."""
+    brain = values.get("brain")
+    for module, fields in brain.items() if isinstance(brain, dict) else ():
+        if module in MODULES and isinstance(fields, dict) and isinstance(fields.get("neuron"), str):
+            yield module, fields["neuron"]
+
+
+def import_neurons(values: dict, source: str) -> None:
+    """Import the Python modules of the neurons that settings name. source: where they stand, for messages."""
+    for _, neuron in _neurons(values):
+        if all(neuron.partition(":")):
+            from .neurons.loading import import_named
+
+            import_named(neuron, source)
 
 
 def config_of(args, flags: dict | None = None, base: Config | None = None) -> Config:
@@ -51,14 +96,16 @@ def config_of(args, flags: dict | None = None, base: Config | None = None) -> Co
     asked = [(0, values.get("training"))]  # in the file (0) or on the command line (1), and what was named there
     if args.config:
         config = overlay(config, values | {"preset": name}, str(args.config))
-    given = [(f"--set {assignment}", _assigned(assignment)) for assignment in args.assignments]
+    given = [(f"--set {assignment}", assigned(assignment)) for assignment in args.assignments]
     asked += [(1, values.get("training")) for _, values in given] + [(1, (flags or {}).get("training"))]
     config = _together(config, [values for _, values in given], flags or {}) or _one_by_one(config, given, flags or {})
+    for source, settings in [(str(args.config), values), *given]:
+        import_neurons(settings, source)
     named = {name: where for where, fields in asked if isinstance(fields, dict) for name in fields}
     return config.replace(training={"max_minutes": 0.0}) if named.get("steps", -1) > named.get("max_minutes", -1) else config
 
 
-def _assigned(assignment: str) -> dict:
+def assigned(assignment: str) -> dict:
     """SECTION.KEY=VALUE as tables."""
     setting, equals, value = assignment.partition("=")
     if not equals or "." not in setting:

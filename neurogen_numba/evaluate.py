@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .cli import STDOUT, Parser, add_backend_flag, add_json_flag, backend_of, command, tell_json
 from .config import STREAMS, Text
+from .configure import add_neuron_flag, named_neurons
 from .errors import ConfigError, DataError, MissingText
 
 MOST_NATS = 700  # of which exp is a number
@@ -23,6 +24,7 @@ def parser() -> Parser:
     side_by_side = f"pieces that the text is cut into, each read from a zero state; fewer where they would be short (default: {STREAMS})"
     flags.add_argument("--streams", type=int, default=STREAMS, metavar="N", help=side_by_side)
     add_json_flag(flags, "checkpoint", "method")
+    add_neuron_flag(flags)
     add_backend_flag(flags)
     return flags
 
@@ -58,7 +60,7 @@ def main(argv=None):
     from .waiting import Waiting
 
     folder = find(args.run, args.out)
-    model = load(folder, backend_of(args))
+    model = load(folder, backend_of(args), named_neurons(args.assignments))
     if args.data:
         validation = text_to_score(Text(data=args.data, field=args.text_field), model.tokenizer, args.max_tokens)
     else:

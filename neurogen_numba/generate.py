@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from .cli import Parser, add_backend_flag, backend_of, command, typed
+from .configure import add_neuron_flag, named_neurons
 from .errors import ConfigError
 
 
@@ -20,6 +21,7 @@ def parser() -> Parser:
     flags.add_argument("--top-p", type=float, default=1.0, help="draw from the most probable tokens that together have this probability")
     flags.add_argument("--seed", type=int, default=0, help="of the random numbers")
     flags.add_argument("--stream", action="store_true", help="print the text as it is drawn")
+    add_neuron_flag(flags)
     add_backend_flag(flags)
     return flags
 
@@ -34,7 +36,7 @@ def main(argv=None):
     from .ui.plain import forgiving
 
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed)
-    model = load(find(args.run, args.out), backend_of(args))
+    model = load(find(args.run, args.out), backend_of(args), named_neurons(args.assignments))
     model.tokenizer.encode(args.prompt)  # refuses what it cannot read before anything is printed
     pieces = stream(Session(model, sampling), model.tokenizer, args.prompt, args.length)
     forgiving(sys.stdout).write(args.prompt)

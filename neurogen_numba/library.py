@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .backends.base import Backend
     from .brain.model import NeuroGenModel
     from .learning.report import StepReport
+    from .neurons import Neuron
     from .text.tokenizer import Tokenizer
     from .ui.history import History
 
@@ -36,6 +37,7 @@ def train(
     brain: dict[str, Any] | None = None,
     training: dict[str, Any] | None = None,
     text: dict[str, Any] | None = None,
+    neuron: Neuron | str | None = None,
     tokenizer: Tokenizer | None = None,
     name: str | None = None,
     out: str | os.PathLike[str] = "runs",
@@ -48,6 +50,7 @@ def train(
     config: name of a preset, or a Config; brain, training, text replace fields of it, as in `train("nano", training={"steps": 500})`.
     data: a file, folder, address or data set, as --data names them; or texts, an iterable of str, each a document; it is read to its end
     and kept in the folder of the run. Empty: the built-in stories.
+    neuron: what all modules are made of: a Neuron (`neurogen_numba.neuron`), or the name of one.
     tokenizer: one to use in place of the one that `config.text` asks for. It is saved with the run.
     name, out: the run is the folder out/name; without a name PRESET-1, PRESET-2, ...
     on_step: called with the report of every step that is logged; if it returns False, training ends, with everything kept.
@@ -59,6 +62,7 @@ def train(
     from .learning.trainer import Trainer
 
     config, texts = _configured(config, data, {"brain": brain, "training": training, "text": text})
+    config = config.with_neuron(neuron) if neuron else config
     with Signals() as signals:
         folder = rundir.create(Path(out), name, config.preset)
         with rundir.lock(folder):

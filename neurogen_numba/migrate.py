@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .cli import Parser, command
 from .config import Config
-from .configure import add_config_flags, config_of
+from .configure import add_config_flags, assigned, config_of, import_neurons
 from .errors import CheckpointError, ConfigError
 from .presets import get_preset
 from .text.sources import absolute
@@ -65,6 +65,8 @@ def main(argv=None):
     from .show import find
 
     folder = find(args.old, args.out)
+    for assignment in args.assignments:  # before a checkpoint that is made of them is loaded
+        import_neurons(assigned(assignment), f"--set {assignment}")
     old = NeuroGenModel.load_to_migrate(folder)
     if old.tokenizer is None:
         raise CheckpointError(f"{folder} has no tokenizer, so its model cannot read text; use a checkpoint of `neurogen train`")

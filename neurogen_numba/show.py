@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from .brain.model import NeuroGenModel
+from .configure import check_neurons
 from .errors import CheckpointError
 from .rundir import SUMMARY, find_checkpoint
 
@@ -19,9 +20,13 @@ def find(path: str | None, out: Path) -> Path:
     return folder
 
 
-def load(folder: Path, backend="auto") -> NeuroGenModel:
-    """The model of a checkpoint, with its tokenizer. Raises CheckpointError where it has none: it cannot read or write text."""
+def load(folder: Path, backend="auto", neurons: dict[str, str] | None = None) -> NeuroGenModel:
+    """The model of a checkpoint, with its tokenizer. neurons: module -> neuron, as `configure.named_neurons` has them.
+
+    Raises CheckpointError where there is no tokenizer: it cannot read or write text; ConfigError where a module has another neuron.
+    """
     model = NeuroGenModel.load(folder, backend=backend)
+    check_neurons(model.config, neurons or {})
     if model.tokenizer is None:
         raise CheckpointError(f"{folder} has no tokenizer, so its model cannot read text; use a checkpoint of `neurogen train`")
     return model

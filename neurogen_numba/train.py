@@ -11,7 +11,7 @@ from pathlib import Path
 from . import rundir, streams
 from .cli import Parser, add_backend_flag, backend_of, command
 from .config import Config
-from .configure import add_config_flags, config_of
+from .configure import add_config_flags, check_neurons, config_of, named_neurons
 from .errors import ConfigError, DataError, MissingText
 from .stopping import Signals
 from .text.sources import absolute, is_token_file, open_source
@@ -122,13 +122,14 @@ def _quick(config, sections):
 def _to_resume(args) -> tuple[Path, Path | None]:
     """(run, checkpoint to go on from); checkpoint None: the newest sound one."""
     fixed = {flag: field for flag, (field, _, _) in (TEXT_FLAGS | TRAINING_FLAGS).items() if flag not in ON_RESUME}
-    fixed |= {"--preset": "preset", "--config": "config", "--set": "assignments", "--fit": "fit"}
+    fixed |= {"--preset": "preset", "--config": "config", "--fit": "fit"}
     fixed |= {"--reset-at-documents": "reset_at_documents", "--test": "test"}
     given = [flag for flag, field in fixed.items() if getattr(args, field) not in (None, [])]
     if given:
         raise ConfigError(f"--resume goes on with the settings of the run; leave out {', '.join(given)}")
     if args.name and args.resume != "latest":
         raise ConfigError("--resume RUN and --name both name a run; leave one out")
+    named_neurons(args.assignments)  # refuses all else, which is the run's
     run, folder, passed_over = rundir.find_resumable(args.name or args.resume, args.out)
     for sentence in passed_over:
         print(f"neurogen train: {sentence}", file=sys.stderr)
@@ -146,7 +147,9 @@ def _resume(args, run, folder, backend):
     if "data" in given["text"]:
         given["text"]["data"] = absolute(given["text"]["data"])
     try:
-        return Trainer.resume(run, args.steps, backend, folder, **given)
+        trainer = Trainer.resume(run, args.steps, backend, folder, **given)
+        check_neurons(trainer.config, named_neurons(args.assignments))
+        return trainer
     except MissingText as error:
         raise DataError(f"{error}; where the text lies elsewhere now, say where: --resume {shlex.quote(str(run))} --data PATH") from None
 

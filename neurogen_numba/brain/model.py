@@ -18,6 +18,7 @@ from ..backends.base import Backend
 from ..config import FLOAT32, Config, counted, size_of
 from ..errors import CheckpointError, ConfigError
 from ..learning.low_memory_optim import OPTIMIZERS
+from ..neurons import loading
 from ..presets import get_preset
 from .activity import Activity
 from .brain import Brain
@@ -69,18 +70,22 @@ class NeuroGenModel:
 
     @classmethod
     def from_preset(
-        cls, name: str, vocab_size: int | None = None, tokenizer=None, gpu_device: int = 0, backend: str | Backend = "auto"
+        cls, name: str, vocab_size: int | None = None, tokenizer=None, gpu_device: int = 0, backend: str | Backend = "auto", neuron=None
     ) -> NeuroGenModel:
-        """The preset `name`, freshly drawn. The vocabulary is the tokenizer's, or vocab_size, or else the preset's own."""
+        """The preset `name`, freshly drawn. The vocabulary is the tokenizer's, or vocab_size, or else the preset's own. neuron: as in
+        `from_config`."""
         config = get_preset(name)
         size = tokenizer.vocabulary if tokenizer else config.text.vocabulary if vocab_size is None else vocab_size
-        return cls.from_config(config.replace(brain={"vocabulary": size}), tokenizer, gpu_device, backend)
+        return cls.from_config(config.replace(brain={"vocabulary": size}), tokenizer, gpu_device, backend, neuron)
 
     @classmethod
-    def from_config(cls, config: Config, tokenizer=None, gpu_device: int = 0, backend: str | Backend = "auto") -> NeuroGenModel:
-        """A model of this configuration, freshly drawn with its `training.seed`."""
+    def from_config(
+        cls, config: Config, tokenizer=None, gpu_device: int = 0, backend: str | Backend = "auto", neuron=None
+    ) -> NeuroGenModel:
+        """A model of this configuration, freshly drawn with its `training.seed`. neuron: what all its modules are made of, a Neuron or its
+        name, where that differs from the configuration."""
         model = cls.__new__(cls)
-        model._setup(config, backend, gpu_device, tokenizer)
+        model._setup(config.with_neuron(neuron) if neuron else config, backend, gpu_device, tokenizer)
         model.brain.initialise(config.training.seed)
         return model
 
@@ -337,7 +342,13 @@ class NeuroGenModel:
         for name, parameter in tables.table.items():
             tensors[parameter.file][name] = fetch(tables.value[name])
         tensors["optimizer"] = {name: fetch(x) for name, x in self.optimizer.tensors().items()}
-        return tensors, {"config": self.config.to_dict(), "trainer": {"updates": self.optimizer.steps, **(trainer or {})}}
+        documents = {"config": self.config.to_dict(), "neurons": self._neurons()}
+        return tensors, documents | {"trainer": {"updates": self.optimizer.steps, **(trainer or {})}}
+
+    def _neurons(self) -> dict[str, dict[str, str]]:
+        """Module -> {"neuron": its reference, "sha256": of its source}."""
+        made = {population.name: population.neuron for population in self.brain.populations}
+        return {name: {"neuron": neuron.reference, "sha256": neuron.source_hash} for name, neuron in made.items()}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], gpu_device: int = 0, backend: str | Backend = "auto") -> NeuroGenModel:
@@ -397,6 +408,7 @@ class NeuroGenModel:
             raise CheckpointError(f"{path}: {missing.args[0]!r} is missing from this checkpoint; use another one") from None
         except ConfigError as error:
             raise CheckpointError(f"{path}: its configuration cannot be read: {error}") from None
+        loading.check_sources(config.brain, saved.documents.get("neurons", {}), str(path))
         model = cls.__new__(cls)
         model._setup(config, backend, gpu_device, Tokenizer.load(saved.tokenizer_folder) if saved.tokenizer_folder else None)
         return model, saved, groups
@@ -428,7 +440,7 @@ class NeuroGenModel:
 
     def __copy__(self) -> NeuroGenModel:
         """A model of its own with the same weights, optimiser and tokenizer, on the same backend; its neurons are reset."""
-        return _made_from(self.config, self.tokenizer, self.backend, self.snapshot()[0], self.optimizer.steps)
+        return _made_from(self.config, self.tokenizer, self.backend, self.snapshot()[0], self.optimizer.steps, self._neurons())
 
     def __deepcopy__(self, memo) -> NeuroGenModel:
         return self.__copy__()
@@ -436,7 +448,7 @@ class NeuroGenModel:
     def __reduce__(self):
         """Pickled as it is copied. It comes back on a backend of the same kind, which has to be there."""
         settings = backends.arguments_of(self.backend)
-        return _made_from, (self.config, self.tokenizer, settings, self.snapshot()[0], self.optimizer.steps)
+        return _made_from, (self.config, self.tokenizer, settings, self.snapshot()[0], self.optimizer.steps, self._neurons())
 
     def _columns(self, ids, what, low: int | None = 0):
         """One sequence or a batch of them as time-major [T, B] int32, checked."""
@@ -472,8 +484,9 @@ def _number(rate):
         raise ConfigError(f"learning_rate: a number is needed, not {rate!r}") from None
 
 
-def _made_from(config, tokenizer, backend, tensors, updates):
+def _made_from(config, tokenizer, backend, tensors, updates, neurons):
     """The model that `snapshot` gave these tensors of. backend: one, or the arguments to get it."""
+    loading.check_sources(config.brain, neurons, "a copy")
     model = NeuroGenModel.__new__(NeuroGenModel)
     model._setup(config, backend if isinstance(backend, Backend) else backends.get(*backend), 0, tokenizer)
     model._fill(tensors, updates, "a copy")

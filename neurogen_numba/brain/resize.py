@@ -141,6 +141,8 @@ def _populations(old, new):
         now[name][...] = before[name][parents(len(before[name]), len(now[name]))]
         yield Row(name, before[name].shape, now[name].shape, _changed(before[name], now[name]))
     for mine, theirs in zip(new.populations, old.populations, strict=True):
+        if mine.neuron is not theirs.neuron:
+            continue  # its own, as drawn
         mine.input_scale[...] = theirs.input_scale[parents(theirs.size, mine.size)]
 
 
