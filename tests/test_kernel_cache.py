@@ -295,8 +295,9 @@ def test_every_kernel_of_the_package_has_the_same_fingerprint_in_every_process()
 import importlib, pkgutil
 from neurogen_numba import kernels
 from neurogen_numba.kernels import bundles, fingerprint, population
+from neurogen_numba.neurons import get
 found = {"gather": bundles.make_gather_fp32(32, 16, False, False)}
-found |= {"population": population.make_population_forward(True, False, True, True)}
+found |= {"population": population.make_population_forward(get("lif_a").physics(), True, True, True)}
 for module in pkgutil.iter_modules(kernels.__path__):
     content = vars(importlib.import_module(f"{kernels.__name__}.{module.name}"))
     found |= {f"{module.name}.{name}": thing for name, thing in content.items() if hasattr(thing, "targetoptions")}

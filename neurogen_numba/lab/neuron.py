@@ -11,10 +11,12 @@ from numba import cuda
 from ..errors import ConfigError
 from ..kernels.jit import ZERO, cpu
 from ..kernels.launch import gpu
-from ..kernels.neuron import lif_step
-from ..kernels.surrogate import event
+from ..neurons import get
 from .checks import fit
 from .operations import chosen
+
+lif_a = get("lif_a").physics()
+step, event = lif_a.step, lif_a.surrogate.event
 
 
 class Trace(NamedTuple):
@@ -32,8 +34,8 @@ def lif_scan(v, a, z, drive, alpha, rho, beta):
     if n < drive.shape[1]:
         v_t, a_t = ZERO, ZERO
         for t in range(drive.shape[0]):
-            v_t, a_t = lif_step(v_t, a_t, drive[t, n], alpha[n], rho[n], beta[n], False)
-            v[t, n], a[t, n], z[t, n] = v_t, a_t, event(v_t, False)
+            v_t, a_t = step(v_t, a_t, drive[t, n], alpha[n], rho[n], beta[n])
+            v[t, n], a[t, n], z[t, n] = v_t, a_t, event(v_t)
 
 
 @cpu()
@@ -42,8 +44,8 @@ def lif_scan_cpu(v, a, z, drive, alpha, rho, beta):
     for n in numba.prange(drive.shape[1]):
         v_t, a_t = ZERO, ZERO
         for t in range(drive.shape[0]):
-            v_t, a_t = lif_step(v_t, a_t, drive[t, n], alpha[n], rho[n], beta[n], False)
-            v[t, n], a[t, n], z[t, n] = v_t, a_t, event(v_t, False)
+            v_t, a_t = step(v_t, a_t, drive[t, n], alpha[n], rho[n], beta[n])
+            v[t, n], a[t, n], z[t, n] = v_t, a_t, event(v_t)
 
 
 def lif(x, tau_v=5.0, tau_a=10.0, beta=0.0, backend="auto") -> Trace:
