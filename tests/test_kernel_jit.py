@@ -80,7 +80,16 @@ PHYSICS = {  # argument types of every function that all backends share
 
 
 def test_every_function_of_physics_is_in_the_table():
-    others = {"jit._kept", "jit.made", "population.flat", "cache.keep", "cache.folder", "cache._sealed", "cache._tell", "rng.key"}  # of the host
+    others = {
+        "jit._kept",
+        "jit.made",
+        "population.flat",
+        "cache.keep",
+        "cache.folder",
+        "cache._sealed",
+        "cache._tell",
+        "rng.key",
+    }  # of the host
     others |= {"cache._look", "cache._forget", "cache.rebuild"}
     others |= {f"fingerprint.{name}" for name in ("overloads", "templates", "_library", "_told_by_name", "_canonical")}
     others |= {"exponential.exp_cpu", "exponential.exp_cuda"}  # what exp stands for
