@@ -45,7 +45,11 @@ def signature(arguments):
 
     def type_of(x):
         if isinstance(x, tuple):
-            return types.NamedUniTuple(type_of(x[0]), len(x), type(x))
+            entries = [type_of(entry) for entry in x]
+            if hasattr(x, "_fields"):
+                alike = len(set(entries)) == 1
+                return types.NamedUniTuple(entries[0], len(x), type(x)) if alike else types.NamedTuple(entries, type(x))
+            return types.UniTuple(entries[0], len(x))
         if getattr(x, "ndim", 0):
             return types.Array(numba.from_dtype(np.dtype(str(x.dtype))), x.ndim, "C" if x.flags.c_contiguous else "A")
         return {bool: types.boolean, int: types.int64, float: types.float64}.get(type(x)) or numba.from_dtype(x.dtype)
