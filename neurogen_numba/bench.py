@@ -16,8 +16,8 @@ WHAT = {
     "sim": "neurons and synapses alone, driven by noise",
     "decoder": "the decoder for one token, with softmax and sampling",
     "kernels": "the synapses, by current and signal, and every other operation of an update",
-    "ablate": "no speed, but what each part of a recipe is worth; `neurogen bench ablate --help`",
-    "tasks": "nor here, but tasks with a right answer; `neurogen bench tasks --help`",
+    "ablate": "a recipe against the same with one change at a time, by loss; `neurogen bench ablate --help`",
+    "tasks": "accuracy on tasks with a right answer; `neurogen bench tasks --help`",
 }
 
 
