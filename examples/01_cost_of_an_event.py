@@ -19,11 +19,11 @@ import numba
 import numpy as np
 
 from neurogen_numba import backends
-from neurogen_numba.brain.buffers import Parameters
 from neurogen_numba.brain.connectome import Arc
 from neurogen_numba.brain.projection import Projection
 from neurogen_numba.kernels.population import make_write_events_cpu
 from neurogen_numba.kernels.surrogate import make_surrogate
+from neurogen_numba.optim.parameters import Parameters
 
 TOKENS, SEQUENCES, HISTORY, FAN_IN = 16, 16, 3, 128  # a chunk of tokens; HISTORY: the longest delay, in tokens
 SIZES, EVENTS = (1024, 2048, 4096, 8192), 32  # neurons, and events per token and sequence, in the first table

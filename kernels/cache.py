@@ -21,7 +21,7 @@ import numba
 from numba.core.caching import FunctionCache
 from numba.core.serialize import dumps
 
-from neurogen_numba.streams import complain
+from neurogen_numba.system.streams import complain
 
 from . import fingerprint
 

@@ -37,7 +37,7 @@ def parser() -> Parser:
 
 def changes_of(args, base):
     """The recipe and its changes. Raises ConfigError for a file that cannot be read, or a setting that is wrong."""
-    from .learning.ablation import BASE, COMPONENTS, Change
+    from .benchmarks.ablation import BASE, COMPONENTS, Change
 
     tables, source = (configure.read(args.changes, "--changes"), str(args.changes)) if args.changes else (COMPONENTS, "")
     changes = [Change(BASE, base)]
@@ -66,7 +66,7 @@ def main(argv=None):
     }
     base = config_of(args, given).replace(training=QUIET)
     changes = changes_of(args, base)
-    from .learning.ablation import LOG, Study
+    from .benchmarks.ablation import LOG, Study
 
     flags = ["--backend", args.backend, "--precision", args.precision, "--mode", args.mode]
     flags += ["--gpu-device", str(args.gpu_device)] if args.gpu_device else []
@@ -113,7 +113,7 @@ def _watch(under_way, study, done):
 
 def _tell(args, rows, base):
     """The table on screen, in a file and as JSON, and the figure."""
-    from .rundir import write_whole
+    from .storage.run_folder import write_whole
     from .ui.ablation_page import ablation_page
 
     write_whole(args.out / "ablation.png", ablation_page(rows, base.preset))

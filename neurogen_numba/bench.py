@@ -61,13 +61,13 @@ def main(argv=None):
     from rich.console import Console
     from rich.status import Status
 
-    from . import benchmarks
+    from .benchmarks import speed
 
     with Status("measuring; kernels are compiled at their first use, then kept", console=Console(stderr=True)):
-        bench = benchmarks.Bench(config, backend, args.repeats, args.batch_size or 1, text, args.after)
+        bench = speed.Bench(config, backend, args.repeats, args.batch_size or 1, text, args.after)
         result = getattr(bench, args.what)()
     if args.json != STDOUT:
-        benchmarks.show(result)
+        speed.show(result)
     tell_json(args.json, result)
     return 0
 

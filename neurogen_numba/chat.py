@@ -6,10 +6,10 @@ import os
 import sys
 from pathlib import Path
 
-from .chat_commands import STOPS, Dispatcher
 from .cli import Parser, add_backend_flag, backend_of, command, typed
 from .configure import add_neuron_flag, named_neurons
 from .errors import ConfigError, NeuroGenError
+from .inference.chat_commands import STOPS, Dispatcher
 
 
 def parser() -> Parser:
@@ -39,7 +39,7 @@ def main(argv=None):
         raise ConfigError(f"--auto-load-latest and {args.run} both name a run; leave one out")
     if args.max_tokens < 1:
         raise ConfigError(f"--max-tokens: at least 1, not {args.max_tokens}")
-    from .rundir import find_checkpoint
+    from .storage.run_folder import find_checkpoint
     from .ui import can_draw
 
     folder, passed_over = find_checkpoint(args.run, args.out)  # what is wrong with the name is said before the screen opens
@@ -51,8 +51,8 @@ def main(argv=None):
 
 
 def _conversation(args, folder: Path, watched: bool):
-    from .conversation import Conversation, Settings
-    from .generation import Sampling
+    from .inference.conversation import Conversation, Settings
+    from .inference.generation import Sampling
     from .show import load
 
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed)
@@ -62,9 +62,9 @@ def _conversation(args, folder: Path, watched: bool):
 
 def _another(args, view, conversation, word: str):
     """A conversation with the run that a word names, drawn as the one before."""
-    from .conversation import Conversation, examples
-    from .rundir import find_checkpoint
+    from .inference.conversation import Conversation, examples
     from .show import load
+    from .storage.run_folder import find_checkpoint
 
     folder, passed_over = find_checkpoint(word, args.out)
     for sentence in passed_over:
@@ -114,7 +114,7 @@ def _on_a_screen(args, folder):
     from .ui.chat_screen import ChatScreen
 
     def open_chat(screen):
-        from .conversation import examples
+        from .inference.conversation import examples
 
         conversation = _conversation(args, folder, watched=True)
         tried = examples(conversation.model, conversation.run)

@@ -31,9 +31,10 @@ import sys
 import threading
 from pathlib import Path
 
-from . import __version__, streams
+from . import __version__
 from .config import did_you_mean
 from .errors import ConfigError, NeuroGenError, OutOfMemory
+from .system import streams
 
 COMMANDS = {
     "train": "train a model, on the built-in stories or on your text",
@@ -262,7 +263,7 @@ def add_json_flag(parser: argparse.ArgumentParser, *names: str) -> None:
 
 def tell_json(where: str | None, values: dict) -> None:
     """What --json asks for, printed or written. Raises ConfigError where it cannot be written."""
-    from .rundir import write_whole
+    from .storage.run_folder import write_whole
 
     text = json.dumps(values, indent=2) + "\n"
     if where == STDOUT:

@@ -7,11 +7,11 @@ import sys
 from functools import reduce
 from pathlib import Path
 
-from . import streams
 from .cli import Parser, command
 from .config import MODULES, Config
 from .errors import ConfigError
 from .presets import PRESETS, get_preset
+from .system import streams
 
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how a file begins that PowerShell wrote
 

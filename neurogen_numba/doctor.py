@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from . import backends, environment
+from . import backends
 from .backends import probe
 from .cli import STDOUT, Parser, add_gpu_flag, add_json_flag, command, tell_json
 from .config import size_in_words
 from .errors import BackendError, ConfigError
-from .rundir import in_the_way
+from .storage.run_folder import in_the_way
+from .system import environment
 
 ROOM = 1_000_000_000  # bytes of disk: five checkpoints of up to a hundred MB, the best one, and one on its way
 KERNEL = 2**18  # bytes, more than a compiled kernel has

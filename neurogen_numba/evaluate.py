@@ -55,9 +55,9 @@ def main(argv=None):
     from .learning.evaluation import answer_questions, evaluate, streams_for, unknown_share, words_in
     from .learning.trainer import QUESTIONS
     from .show import find, load
+    from .system.waiting import Waiting
     from .text.batches import open_corpus, text_to_score
     from .ui.plain import item
-    from .waiting import Waiting
 
     folder = find(args.run, args.out)
     model = load(folder, backend_of(args), named_neurons(args.assignments))

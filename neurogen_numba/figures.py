@@ -23,9 +23,9 @@ def snapshot_of(run: Path, backend):
     or damaged."""
     import numpy as np
 
-    from . import checkpoint
     from .learning.brain_snapshot import brain_snapshot
     from .show import find, load
+    from .storage import checkpoint
     from .ui.history import read_history
 
     samples = read_history(run).samples
@@ -47,10 +47,10 @@ def snapshot_of(run: Path, backend):
 @command("figures")
 def main(argv=None):
     args = parser().parse_args(argv)
-    from . import rundir
+    from .storage import run_folder
     from .ui.pictures import draw
 
-    run = rundir.find_run(args.run, args.out) if args.run else rundir.latest_run(args.out)
+    run = run_folder.find_run(args.run, args.out) if args.run else run_folder.latest_run(args.out)
     brain = snapshot_of(run, backend_of(args))
     try:
         files = draw(run, brain)

@@ -31,7 +31,7 @@ def main(argv=None):
     args = parser().parse_args(argv)
     if args.length < 1:
         raise ConfigError(f"--length: at least 1, not {args.length}")
-    from .generation import Sampling, Session, stream
+    from .inference.generation import Sampling, Session, stream
     from .show import find, load
     from .ui.plain import forgiving
 

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import rundir, streams
 from .config import Config
 from .errors import BackendError, ConfigError
+from .learning.stopping import Signals
 from .presets import get_preset
-from .stopping import Signals
+from .storage import run_folder
+from .system import streams
 from .text.sources import absolute
 
 if TYPE_CHECKING:
@@ -64,16 +65,16 @@ def train(
     config, texts = _configured(config, data, {"brain": brain, "training": training, "text": text})
     config = config.with_neuron(neuron) if neuron else config
     with Signals() as signals:
-        folder = rundir.create(Path(out), name, config.preset)
-        with rundir.lock(folder):
+        folder = run_folder.create(Path(out), name, config.preset)
+        with run_folder.lock(folder):
             try:
                 if texts is not None:
                     config = config.replace(text={"data": _write_texts(texts, folder / CORPUS), "field": "text"})
                 trainer = Trainer(config, folder, backend, tokenizer=tokenizer)
             except BaseException:  # an interrupt too: nothing was trained, so leave no empty run behind
                 (folder / CORPUS).unlink(missing_ok=True)
-                shutil.rmtree(folder / rundir.TOKENIZER, ignore_errors=True)
-                rundir.discard(folder)
+                shutil.rmtree(folder / run_folder.TOKENIZER, ignore_errors=True)
+                run_folder.discard(folder)
                 raise
             signals.hand_over(trainer.stop)
             _watch(trainer, on_step, progress)
@@ -97,7 +98,7 @@ class Run:
     def __init__(self, folder: str | os.PathLike[str], model: NeuroGenModel | None = None):
         """Raises ConfigError if the folder is not that of a run."""
         self.folder, self._model = Path(folder), model
-        if not rundir.is_run(self.folder):
+        if not run_folder.is_run(self.folder):
             raise ConfigError(f"{self.folder} is not the folder of a run; name one, such as runs/nano-1")
 
     @property
@@ -111,7 +112,7 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """The result of a run that has ended: steps, seconds, losses. Empty before."""
         try:
-            return json.loads((self.folder / rundir.SUMMARY).read_bytes())
+            return json.loads((self.folder / run_folder.SUMMARY).read_bytes())
         except (OSError, ValueError):
             return {}
 
@@ -124,7 +125,7 @@ class Run:
 
     def best(self, backend: str | Backend = "auto") -> NeuroGenModel:
         """The model of the checkpoint with the lowest validation loss."""
-        return load(f"{self.folder}{rundir.BEST}", backend=backend)
+        return load(f"{self.folder}{run_folder.BEST}", backend=backend)
 
     def plot(self) -> Figure:
         """A figure of losses, throughput, learning rate and samples."""
@@ -154,7 +155,7 @@ class Run:
         """Go on training, bit for bit, from the newest checkpoint; to `steps` in all if given. Otherwise as `train`."""
         from .learning.trainer import Trainer
 
-        with Signals() as signals, rundir.lock(self.folder):
+        with Signals() as signals, run_folder.lock(self.folder):
             trainer = Trainer.resume(self.folder, steps, backend)
             signals.hand_over(trainer.stop)
             _watch(trainer, on_step, progress)

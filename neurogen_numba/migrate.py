@@ -58,11 +58,11 @@ def configure(args, old: Config, same: bool = False) -> Config:
 @command("migrate")
 def main(argv=None):
     args = parser().parse_args(argv)
-    from . import checkpoint, rundir
     from .brain.model import NeuroGenModel
     from .brain.resize import carry_over
     from .learning.trainer import beginning
     from .show import find
+    from .storage import checkpoint, run_folder
 
     folder = find(args.old, args.out)
     for assignment in args.assignments:  # before a checkpoint that is made of them is loaded
@@ -74,13 +74,13 @@ def main(argv=None):
     run = _new_folder(args.new)
     new = NeuroGenModel.from_config(config, old.tokenizer, backend="cpu")
     rows = carry_over(old.brain, new.brain)
-    with rundir.lock(run), contextlib.ExitStack() as undo:
+    with run_folder.lock(run), contextlib.ExitStack() as undo:
         _new_folder(run)  # another process may have had it meanwhile
         saved = checkpoint.step_folder(run, 0)
         undo.callback(shutil.rmtree, saved.parent, ignore_errors=True)
         state = new.activity(1, config.training.batch).state()
         size = new.save(saved, state, beginning(config))
-        rundir.write_json(run / rundir.CONFIG, config.to_dict())
+        run_folder.write_json(run / run_folder.CONFIG, config.to_dict())
         undo.pop_all()
     print(f"{folder} -> {run}")
     _show(rows)
@@ -91,7 +91,7 @@ def main(argv=None):
 
 def _new_folder(run):
     """The folder of a new run, made, with nothing in it but perhaps its lock."""
-    from .rundir import check_name, is_lock, make_folder
+    from .storage.run_folder import check_name, is_lock, make_folder
 
     check_name(run.name)
     try:

@@ -9,10 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-from . import checkpoint
 from .cli import Parser, add_json_flag, command, tell_json
 from .errors import NeuroGenError
-from .rundir import CONFIG, METRICS, SUMMARY, in_use, is_run, read_config
+from .storage import checkpoint
+from .storage.run_folder import CONFIG, METRICS, SUMMARY, in_use, is_run, read_config
 
 TAIL = 1_000_000  # bytes at the end of metrics.jsonl in which the latest evaluation is looked for
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from .brain.model import NeuroGenModel
 from .configure import check_neurons
 from .errors import CheckpointError
-from .rundir import SUMMARY, find_checkpoint
+from .storage.run_folder import SUMMARY, find_checkpoint
 
 
 def find(path: str | None, out: Path) -> Path:
-    """`rundir.find_checkpoint`, which says on standard error what it passed over."""
+    """`run_folder.find_checkpoint`, which says on standard error what it passed over."""
     folder, passed_over = find_checkpoint(path, out)
     for sentence in passed_over:
         print(f"neurogen: {sentence}", file=sys.stderr)

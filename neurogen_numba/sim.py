@@ -41,7 +41,7 @@ def main(argv=None):
     from rich.console import Console
     from rich.progress import Progress
 
-    from .simulation import Simulation
+    from .brain.simulation import Simulation
     from .ui.plain import label, percent
 
     simulation = Simulation(config, backend, args.batch_size, args.rate, args.strength, seed)

@@ -41,7 +41,7 @@ def parser() -> Parser:
 
 def task_of(args):
     """The task that the flags ask for. Raises ConfigError for a flag of another task, DataError for files that are not MNIST's."""
-    from .learning import tasks
+    from .benchmarks import tasks
 
     owners = {"pairs": ("recall",), "delay": ("copy",), "items": ("copy",), "data": NEEDS_DATA}
     for name, whose in owners.items():
@@ -79,10 +79,10 @@ def main(argv=None):
 
 def train(config, task, backend, interval) -> dict:
     """Train a model of this configuration on a task. Returns accuracy, 0 to 1, of the tests every `interval` updates and at the end."""
+    from .benchmarks.tasks import accuracy
     from .brain.model import NeuroGenModel
     from .learning.schedule import learning_rate
-    from .learning.tasks import accuracy
-    from .waiting import Waiting
+    from .system.waiting import Waiting
 
     training = config.training
     model = NeuroGenModel.from_config(config, backend=backend)

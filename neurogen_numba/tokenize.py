@@ -35,10 +35,10 @@ def main(argv=None):
     cores = os.cpu_count() or 1
     workers = (cores if cores > 1 else 0) if args.workers is None else args.workers
     text = Text(data=args.data, field=args.text_field, tokenizer=args.tokenizer, vocabulary=args.vocab_size, workers=workers)
+    from .system.waiting import watched
     from .text.encoding import encoded
     from .text.sources import open_source
     from .text.stream import tokenizer_for
-    from .waiting import watched
 
     source = open_source(text.data, text.field)
     began = time.monotonic()

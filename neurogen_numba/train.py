@@ -8,12 +8,13 @@ import sys
 import types
 from pathlib import Path
 
-from . import rundir, streams
 from .cli import Parser, add_backend_flag, backend_of, command
 from .config import Config
 from .configure import add_config_flags, check_neurons, config_of, named_neurons
 from .errors import ConfigError, DataError, MissingText
-from .stopping import Signals
+from .learning.stopping import Signals
+from .storage import run_folder
+from .system import streams
 from .text.sources import absolute, is_token_file, open_source
 
 TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
@@ -130,7 +131,7 @@ def _to_resume(args) -> tuple[Path, Path | None]:
     if args.name and args.resume != "latest":
         raise ConfigError("--resume RUN and --name both name a run; leave one out")
     named_neurons(args.assignments)  # refuses all else, which is the run's
-    run, folder, passed_over = rundir.find_resumable(args.name or args.resume, args.out)
+    run, folder, passed_over = run_folder.find_resumable(args.name or args.resume, args.out)
     for sentence in passed_over:
         print(f"neurogen train: {sentence}", file=sys.stderr)
     return run, folder
@@ -187,8 +188,8 @@ def main(argv=None):
         tensorboard.check()
     config = configure(args)  # before anything is written
     with Signals() as signals:
-        run, folder = (rundir.create(args.out, args.name, config.preset), None) if new else _to_resume(args)
-        with rundir.lock(run), streams.unfailing(lambda error: _lost(run, error)):
+        run, folder = (run_folder.create(args.out, args.name, config.preset), None) if new else _to_resume(args)
+        with run_folder.lock(run), streams.unfailing(lambda error: _lost(run, error)):
             try:
                 from .learning.trainer import Trainer
 
@@ -200,7 +201,7 @@ def main(argv=None):
                 signals.hand_over(trainer.stop)
             except BaseException:  # Ctrl-C too
                 if new:
-                    rundir.discard(run)  # nothing was trained: leave no empty run behind
+                    run_folder.discard(run)  # nothing was trained: leave no empty run behind
                 raise
             title = f"{run.name} · {trainer.model.parameters:,} parameters · {trainer.config.brain.neurons:,} neurons"
             _watch(trainer, title, args.plain, args.tensorboard or (run / "tensorboard").is_dir())
@@ -214,7 +215,7 @@ def main(argv=None):
 
 def _lost(run, error):
     why = getattr(error, "strerror", None) or error
-    kept = run / rundir.METRICS
+    kept = run / run_folder.METRICS
     return f"neurogen train: the output cannot be written: {why}; training goes on and is recorded in {kept}; Ctrl-C saves and ends"
 
 

@@ -2,7 +2,7 @@
 
 import json
 
-from neurogen_numba import checkpoint
+from neurogen_numba.storage import checkpoint
 
 
 def last_checkpoint(run):

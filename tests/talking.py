@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 
 import tiny
-from neurogen_numba import checkpoint
 from neurogen_numba.brain.model import NeuroGenModel
-from neurogen_numba.conversation import Conversation, Settings
-from neurogen_numba.generation import Sampling
+from neurogen_numba.inference.conversation import Conversation, Settings
+from neurogen_numba.inference.generation import Sampling
+from neurogen_numba.storage import checkpoint
 from neurogen_numba.text.tokenizer import ByteTokenizer, CharTokenizer
 
 BYTES = ByteTokenizer(documents=True)

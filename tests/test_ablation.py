@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from neurogen_numba import ablate
+from neurogen_numba.benchmarks import ablation
+from neurogen_numba.benchmarks.ablation import BASE, COMPONENTS, Change, Study
 from neurogen_numba.brain.connectome import arcs
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.config import Config
 from neurogen_numba.configure import overlay
 from neurogen_numba.errors import ConfigError
-from neurogen_numba.learning import ablation
-from neurogen_numba.learning.ablation import BASE, COMPONENTS, Change, Study
-from neurogen_numba.rundir import METRICS, SUMMARY
+from neurogen_numba.storage.run_folder import METRICS, SUMMARY
 from test_model import TINY, text
 
 PNG = b"\x89PNG"

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 import tiny
-from neurogen_numba import backends, benchmarks, presets, rundir
+from neurogen_numba import backends, presets
 from neurogen_numba.bench import main
+from neurogen_numba.benchmarks import speed
 from neurogen_numba.brain.activity import Activity
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.config import Training
 from neurogen_numba.kernels.adamw import BLOCK
 from neurogen_numba.learning.schedule import learning_rate
+from neurogen_numba.storage import run_folder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,9 +38,9 @@ MAY_BE_NONE = ("operations", "share_of_matrix_rate", "spread")  # of a row
 def small(monkeypatch, tmp_path):
     """A preset, and measures of the machine, that take a moment."""
     monkeypatch.setitem(presets.PRESETS, "tiny", tiny.config({"vocabulary": 40}))
-    monkeypatch.setattr(benchmarks, "SHORTEST", 1e-4)
-    monkeypatch.setattr(benchmarks, "COPY", 2**16)
-    monkeypatch.setattr(benchmarks, "SQUARE", 512)
+    monkeypatch.setattr(speed, "SHORTEST", 1e-4)
+    monkeypatch.setattr(speed, "COPY", 2**16)
+    monkeypatch.setattr(speed, "SQUARE", 512)
     monkeypatch.chdir(tmp_path)
 
 
@@ -152,26 +154,26 @@ class Clock:
 
 
 def timed(monkeypatch, clock, repeats):
-    monkeypatch.setattr(benchmarks.time, "perf_counter", clock.perf_counter)
-    return benchmarks.Bench(None, clock, repeats, 1)._times(clock.work)
+    monkeypatch.setattr(speed.time, "perf_counter", clock.perf_counter)
+    return speed.Bench(None, clock, repeats, 1)._times(clock.work)
 
 
 def test_what_warms_up_is_not_measured(monkeypatch):
-    monkeypatch.setattr(benchmarks, "SHORTEST", 1.0)
+    monkeypatch.setattr(speed, "SHORTEST", 1.0)
     clock = Clock(90, 40, 2, 3, 5, 4)  # the first compiles, the second is recorded
     assert timed(monkeypatch, clock, 3) == [3, 5, 4]
     assert clock.waits == 2 * clock.calls  # the clock is read when everything is done
 
 
 def test_short_work_is_done_several_times_between_two_looks_at_the_clock(monkeypatch):
-    monkeypatch.setattr(benchmarks, "SHORTEST", 1.0)
+    monkeypatch.setattr(speed, "SHORTEST", 1.0)
     clock = Clock(90, 40, 0.25)
     assert timed(monkeypatch, clock, 5) == [0.25] * 5
     assert clock.calls == 3 + 5 * 4
 
 
 def test_a_clock_that_stands_still_is_no_division_by_nought(monkeypatch):
-    monkeypatch.setattr(benchmarks, "SHORTEST", 1e-8)
+    monkeypatch.setattr(speed, "SHORTEST", 1e-8)
     assert timed(monkeypatch, Clock(0.0), 2) == [0, 0]
 
 
@@ -180,7 +182,7 @@ def test_the_decoder_that_is_measured_draws_from_logits(monkeypatch):
     backend = backends.get("cpu")
     sample = type(backend).sample
     monkeypatch.setattr(type(backend), "sample", lambda self, *a: (sample(self, *a), drawn.append((a[0].copy(), a[1].copy()))))
-    benchmarks.Bench(presets.PRESETS["tiny"].replace(brain={"vocabulary": 40}), backend, 1, 3).decoder()
+    speed.Bench(presets.PRESETS["tiny"].replace(brain={"vocabulary": 40}), backend, 1, 3).decoder()
     tokens, logits = drawn[-1]
     assert tokens.shape == (3,) and logits.shape == (3, 40) and np.ptp(logits) > 0
     assert len({tuple(tokens) for tokens, _ in drawn}) > 1, "always the same token"
@@ -241,7 +243,7 @@ def test_a_text_is_learned_on_and_on(monkeypatch):
 def test_bad_flags(flags, words, capsys, monkeypatch, tmp_path):
     (tmp_path / "text").write_bytes(b"fuzzy")
     (tmp_path / "empty").write_bytes(b"")
-    monkeypatch.setattr(benchmarks, "Bench", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(speed, "Bench", lambda *_: pytest.fail("measured"))
     assert main(flags) == 2
     said = capsys.readouterr()
     assert said.out == "" and said.err.startswith("neurogen bench: ") and said.err.count("\n") == 1
@@ -260,7 +262,7 @@ def test_a_file_that_cannot_be_written_is_one_sentence(capsys, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(rundir, "write_whole", full)
+    monkeypatch.setattr(run_folder, "write_whole", full)
     flags = ["sim", "--backend", "cpu", "--preset", "tiny", "--repeats", "1", "--json", "figures.json"]
     assert main(flags) == 2
     said = capsys.readouterr()

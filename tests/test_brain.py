@@ -20,9 +20,9 @@ from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.config import MODULES, Config, Module
 from neurogen_numba.config import Brain as BrainConfig
 from neurogen_numba.errors import CheckpointError
-from neurogen_numba.generation import Sampling, Session
+from neurogen_numba.inference.generation import Sampling, Session
 from neurogen_numba.kernels import rng as places
-from neurogen_numba.learning.optimizer import AdamW
+from neurogen_numba.optim.optimizer import AdamW
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

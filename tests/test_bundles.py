@@ -12,11 +12,11 @@ import pytest
 
 from conftest import SIMULATED
 from neurogen_numba import backends
-from neurogen_numba.brain.buffers import Parameters
 from neurogen_numba.brain.connectome import Arc, real_weights
 from neurogen_numba.brain.projection import Projection
 from neurogen_numba.errors import ConfigError
 from neurogen_numba.kernels import bundles
+from neurogen_numba.optim.parameters import Parameters
 
 C = 4  # tokens of a chunk
 SEGMENTS = (6, 2, 6, 1, 5)  # tokens, T at most: rings begin again in the middle of some, and what is under way spans several

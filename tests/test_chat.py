@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 import talking
-from neurogen_numba import chat_commands, checkpoint
 from neurogen_numba.chat import main as chat
-from neurogen_numba.chat_commands import COMMANDS, STOPS, Dispatcher, completions, number, parse, said
-from neurogen_numba.conversation import STOPS as ENDS
-from neurogen_numba.conversation import Conversation, Settings, examples
 from neurogen_numba.errors import CheckpointError, ConfigError
-from neurogen_numba.generation import Sampling
+from neurogen_numba.inference import chat_commands
+from neurogen_numba.inference.chat_commands import COMMANDS, STOPS, Dispatcher, completions, number, parse, said
+from neurogen_numba.inference.conversation import STOPS as ENDS
+from neurogen_numba.inference.conversation import Conversation, Settings, examples
+from neurogen_numba.inference.generation import Sampling
+from neurogen_numba.storage import checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -96,7 +97,7 @@ class Scripted:
 @pytest.fixture
 def scripted(monkeypatch):
     """Makes a conversation whose session is scripted; data: what its model has learned from, "" for the stories."""
-    monkeypatch.setattr("neurogen_numba.conversation.Session", Scripted)
+    monkeypatch.setattr("neurogen_numba.inference.conversation.Session", Scripted)
 
     def make(data, **settings):
         model = SimpleNamespace(tokenizer=talking.BYTES, config=talking.config({"data": data}))
@@ -460,7 +461,7 @@ def test_a_person_on_a_terminal_that_cannot_draw_is_asked_for_lines(run, monkeyp
 
 def test_the_interpreter_alone_is_enough_for_help(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", "import sys; import neurogen_numba.chat_commands; print('numpy' in sys.modules)"],
-        capture_output=True, text=True, cwd=Path(chat_commands.__file__).parents[1],
+        [sys.executable, "-c", "import sys; import neurogen_numba.inference.chat_commands; print('numpy' in sys.modules)"],
+        capture_output=True, text=True, cwd=Path(chat_commands.__file__).parents[2],
     )  # fmt: skip
     assert done.stdout == "False\n", done.stderr

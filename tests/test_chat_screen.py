@@ -26,9 +26,9 @@ from rich.style import Style
 
 import talking
 from neurogen_numba.brain.monitor import BrainFrame, Recalled
-from neurogen_numba.chat_commands import Dispatcher
 from neurogen_numba.config import MODULES
 from neurogen_numba.errors import CheckpointError
+from neurogen_numba.inference.chat_commands import Dispatcher
 from neurogen_numba.ui import brain_panel, surprise
 from neurogen_numba.ui.chat_history import ChatHistory, path
 from neurogen_numba.ui.chat_screen import ChatScreen

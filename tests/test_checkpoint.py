@@ -21,8 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from neurogen_numba import __version__, checkpoint
+from neurogen_numba import __version__
 from neurogen_numba.errors import CheckpointError, ConfigError
+from neurogen_numba.storage import checkpoint
 
 DTYPES = ["bool", "uint8", "uint16", "uint32", "int32", "int64", "float32", "float64"]
 
@@ -297,7 +298,7 @@ KILLED = """
 import os, random, shutil, signal, sys, time
 from pathlib import Path
 from test_checkpoint import save, number_in, names
-from neurogen_numba import checkpoint
+from neurogen_numba.storage import checkpoint
 
 run = Path(sys.argv[1])
 os.fsync = lambda descriptor: None

@@ -15,13 +15,14 @@ import pytest
 import tomli_w
 
 import tiny
-from neurogen_numba import backends, checkpoint, presets, rundir
+from neurogen_numba import backends, presets
 from neurogen_numba.chat import main as chat
 from neurogen_numba.evaluate import main as evaluate
 from neurogen_numba.figures import main as figures
 from neurogen_numba.generate import main as generate
 from neurogen_numba.learning.trainer import Trainer
 from neurogen_numba.show import load, summary_of
+from neurogen_numba.storage import checkpoint, run_folder
 from neurogen_numba.tokenize import main as tokenize
 from neurogen_numba.train import configure, parser
 from neurogen_numba.train import main as train
@@ -426,7 +427,7 @@ def test_a_name_in_use_and_a_run_in_use(place, capsys):
     assert trained("--name", "mine") == 0
     capsys.readouterr()
     refused(trained("--name", "mine"), capsys, "--resume", "--name")
-    with rundir.lock(place / "runs/mine"):
+    with run_folder.lock(place / "runs/mine"):
         refused(train(["--resume", "runs/mine", "--steps", "9"]), capsys, "in use")
 
 

@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tiny
-from neurogen_numba import checkpoint, rundir
 from neurogen_numba.cli import main
 from neurogen_numba.show import summary_of
+from neurogen_numba.storage import checkpoint, run_folder
 from neurogen_numba.ui.history import read_history
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -192,7 +192,7 @@ def test_a_damaged_summary_is_not_shown(run, work, content):
 def test_a_log_is_cut_back_past_damaged_lines(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n{"step": 3}\n')
-    rundir.MetricsLog(path, 2).close()
+    run_folder.MetricsLog(path, 2).close()
     assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
 
 

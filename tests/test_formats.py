@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import tiny
-from neurogen_numba import checkpoint
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.errors import CheckpointError
 from neurogen_numba.learning.report import StepReport
 from neurogen_numba.learning.trainer import Trainer
 from neurogen_numba.migrate import main as migrate
+from neurogen_numba.storage import checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,7 +10,7 @@ from neurogen_numba.backends.cpu import CpuBackend
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.config import Brain, Config, Module
 from neurogen_numba.errors import ConfigError
-from neurogen_numba.generation import TOGETHER, Sampling, Session, stream
+from neurogen_numba.inference.generation import TOGETHER, Sampling, Session, stream
 from neurogen_numba.text.tokenizer import ByteTokenizer, CharTokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -21,12 +21,13 @@ import pytest
 
 import tiny
 from dropping_server import DroppingServer
-from neurogen_numba import cli, presets, rundir
+from neurogen_numba import cli, presets
 from neurogen_numba.chat import main as chat
 from neurogen_numba.config import Text, Training
 from neurogen_numba.errors import DataError
 from neurogen_numba.evaluate import main as evaluate
 from neurogen_numba.generate import main as generate
+from neurogen_numba.storage import run_folder
 from neurogen_numba.text import batches, remote, sources
 from neurogen_numba.text.batches import FileCorpus, open_corpus
 from neurogen_numba.text.sources import find, open_source
@@ -108,7 +109,8 @@ def test_the_shares_are_said_and_a_cut_document_is_resumed_bit_for_bit(place, ca
     assert re.search(r"^10,\d{3} bytes of text to train on, 1,\d{3} held out$", capsys.readouterr().out, re.M)
     assert trained("--name", "cut", "--steps", "2", *flags) == 0 and train(["--resume", "cut", "--steps", "4", "--plain"]) == 0
     positions = [
-        json.loads((rundir.checkpoint.latest(place / "runs" / run) / "trainer.json").read_text())["position"] for run in ("whole", "cut")
+        json.loads((run_folder.checkpoint.latest(place / "runs" / run) / "trainer.json").read_text())["position"]
+        for run in ("whole", "cut")
     ]
     assert positions[0] == positions[1] and positions[0]["held_out"] > 1000
     for data, said in (("", "built-in stories without end"), ("sheep.txt", "5,571 bytes of text to train on, 619 held out")):
@@ -495,7 +497,7 @@ def test_a_run_on_a_long_text_takes_little_memory(place):
 
 def test_a_text_is_encoded_once(place, monkeypatch, capsys):
     assert trained("--name", "a", "--steps", "2") == 0
-    kept = place / "runs/a" / rundir.TOKENS
+    kept = place / "runs/a" / run_folder.TOKENS
     first = kept.stat().st_mtime_ns
 
     def encoded(*given):

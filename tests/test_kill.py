@@ -17,8 +17,8 @@ import pytest
 import tomli_w
 
 import tiny
-from neurogen_numba import checkpoint
 from neurogen_numba.errors import CheckpointError
+from neurogen_numba.storage import checkpoint
 from neurogen_numba.train import main as train
 from same import assert_equal_runs
 

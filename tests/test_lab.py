@@ -19,7 +19,7 @@ from neurogen_numba import backends
 from neurogen_numba.backends.cpu import CpuBackend
 from neurogen_numba.backends.cpu_synapses import CpuSynapticState
 from neurogen_numba.errors import ConfigError
-from neurogen_numba.generation import Sampling, Session
+from neurogen_numba.inference.generation import Sampling, Session
 from neurogen_numba.lab.cases import CASES
 from neurogen_numba.lab.vocabulary import BUNDLES, OPERATIONS
 

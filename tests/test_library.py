@@ -18,7 +18,7 @@ import tiny
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.config import Config
 from neurogen_numba.errors import ConfigError
-from neurogen_numba.generation import Sampling
+from neurogen_numba.inference.generation import Sampling
 from neurogen_numba.train import main as train
 
 pytestmark = pytest.mark.usefixtures("one_thread")

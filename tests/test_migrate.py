@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import tiny
-from neurogen_numba import checkpoint, presets
+from neurogen_numba import presets
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.errors import BackendError
 from neurogen_numba.evaluate import main as evaluate
 from neurogen_numba.generate import main as generate
 from neurogen_numba.migrate import main as migrate
+from neurogen_numba.storage import checkpoint
 from neurogen_numba.train import main as train
 from same import assert_equal_runs
 
@@ -97,7 +98,7 @@ def test_bad_requests_cost_a_sentence(place, capsys):
 
 def test_what_cannot_be_saved_leaves_nothing_in_the_way(place, capsys, monkeypatch):
     with monkeypatch.context() as full:
-        full.setattr("neurogen_numba.rundir.write_json", lambda *_: (_ for _ in ()).throw(BackendError("no space left")))
+        full.setattr("neurogen_numba.storage.run_folder.write_json", lambda *_: (_ for _ in ()).throw(BackendError("no space left")))
         refused(migrate(["tiny-1", "runs/x", "--preset", "large"]), capsys, "no space left")
     assert [path.name for path in (place / "runs/x").iterdir()] == ["lock"]
     assert migrate(["tiny-1", "runs/x", "--preset", "large"]) == 0

@@ -11,13 +11,13 @@ import pytest
 import neurogen_numba
 import reference as ref
 import tiny
-from neurogen_numba import checkpoint
 from neurogen_numba.backends.cpu import CpuBackend
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.config import Brain, Config, Module, Text, Training
 from neurogen_numba.errors import CheckpointError, ConfigError
 from neurogen_numba.planning import budget
 from neurogen_numba.presets import PRESETS
+from neurogen_numba.storage import checkpoint
 from neurogen_numba.text.tokenizer import ByteTokenizer, CharTokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 import tiny
-from neurogen_numba import checkpoint, presets, rundir
+from neurogen_numba import presets
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.cli import main
 from neurogen_numba.errors import CheckpointError
+from neurogen_numba.storage import checkpoint, run_folder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MINE = b'{"text": "mine", "total": 3}\n'
@@ -68,7 +69,7 @@ def test_train_leaves_a_folder_with_other_files_alone(place, name, capsys):
     assert main(["train", "--preset", "tiny", "--name", "mine"]) == 2
     assert [path.name for path in (place / "runs/mine").iterdir()] == [name]
     assert (place / "runs/mine" / name).read_bytes() == MINE
-    assert not rundir.is_lock(place / "runs/mine" / name)
+    assert not run_folder.is_lock(place / "runs/mine" / name)
 
 
 def test_saving_a_model_leaves_a_copy_of_the_one_before_alone(place):

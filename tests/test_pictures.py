@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import histories
-from neurogen_numba import rundir
 from neurogen_numba.errors import ConfigError
 from neurogen_numba.learning.report import Notice
+from neurogen_numba.storage import run_folder
 from neurogen_numba.ui import pictures
 from neurogen_numba.ui.pictures import Pictures, draw
 
@@ -108,7 +108,7 @@ def test_files_are_whole_or_not_there(run, monkeypatch, no_pixels):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(rundir.os, "fsync", full)
+    monkeypatch.setattr(run_folder.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         draw(run, histories.brain(40))
     assert {path: path.read_bytes() for path in (run / "training_viz").iterdir()} == before

@@ -9,7 +9,7 @@ from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.brain.monitor import BrainMonitor, words_of
 from neurogen_numba.brain.recall import RecallTrace
 from neurogen_numba.config import MODULES
-from neurogen_numba.generation import Sampling, Session
+from neurogen_numba.inference.generation import Sampling, Session
 from neurogen_numba.kernels.memory import KEY_FLOOR, OUT_FLOOR
 from neurogen_numba.text.tokenizer import CharTokenizer
 

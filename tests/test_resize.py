@@ -7,12 +7,12 @@ import pytest
 
 import tiny
 from neurogen_numba import backends
-from neurogen_numba.brain.buffers import Parameters
 from neurogen_numba.brain.connectome import Arc, check_bundles
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.brain.projection import Projection
 from neurogen_numba.brain.resize import Line, carry_over, descend, parents, repeated
 from neurogen_numba.config import MODULES, Module
+from neurogen_numba.optim.parameters import Parameters
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,10 +7,10 @@ import pytest
 from rich.cells import cell_len
 
 import talking
-from neurogen_numba import rundir
 from neurogen_numba.cli import main as neurogen
 from neurogen_numba.runs import main as runs
 from neurogen_numba.runs import names
+from neurogen_numba.storage import run_folder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -61,7 +61,7 @@ def test_the_table_keeps_to_the_width(out, capsys, monkeypatch, columns):
 
 
 def test_a_run_that_trains_now_cannot_be_resumed(out, capsys):
-    with rundir.lock(out / "älter [b]"):
+    with run_folder.lock(out / "älter [b]"):
         (old,) = (run for run in as_json(capsys) if run["name"] == "älter [b]")
     assert old["training"] and list(old["commands"]) == ["chat"]
     assert not any(run["training"] for run in as_json(capsys))

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 import tiny
-from neurogen_numba import backends, presets, simulation
+from neurogen_numba import backends, presets
+from neurogen_numba.brain import simulation
+from neurogen_numba.brain.simulation import Simulation
 from neurogen_numba.config import MODULES
 from neurogen_numba.kernels.rng import key, uniform
 from neurogen_numba.sim import main
-from neurogen_numba.simulation import Simulation
 from neurogen_numba.ui.plain import label
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -13,7 +13,8 @@ import pytest
 import tomli_w
 
 import tiny
-from neurogen_numba import checkpoint, streams
+from neurogen_numba.storage import checkpoint
+from neurogen_numba.system import streams
 from neurogen_numba.train import main as train
 from neurogen_numba.ui import Unbreakable
 

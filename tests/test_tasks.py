@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from neurogen_numba import tasks as command
+from neurogen_numba.benchmarks.tasks import DIGITS, FILES, PIXELS, Copy, Digits, Recall, accuracy
 from neurogen_numba.errors import ConfigError, DataError
-from neurogen_numba.learning.tasks import DIGITS, FILES, PIXELS, Copy, Digits, Recall, accuracy
 
 IMAGES = {"train": 30, "t10k": 11}
 

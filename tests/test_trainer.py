@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 
 import tiny
-from neurogen_numba import checkpoint
 from neurogen_numba.config import Training
 from neurogen_numba.errors import CheckpointError, ConfigError, DataError, TrainingError
-from neurogen_numba.learning import saver, watchdog
 from neurogen_numba.learning import trainer as loop
+from neurogen_numba.learning import watchdog
 from neurogen_numba.learning.report import BrainReport, CheckpointReport, EvalReport, FinalReport, Notice, SampleReport, StepReport
 from neurogen_numba.learning.schedule import learning_rate
 from neurogen_numba.learning.trainer import Trainer
+from neurogen_numba.storage import checkpoint, saver
 from neurogen_numba.text import batches
 from neurogen_numba.text.stories import story
 from neurogen_numba.ui.history import read_history

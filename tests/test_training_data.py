@@ -9,10 +9,10 @@ import pytest
 
 import tiny
 from dropping_server import DroppingServer
-from neurogen_numba import checkpoint
 from neurogen_numba.errors import DataError
 from neurogen_numba.learning.report import CheckpointReport, FinalReport, StepReport
 from neurogen_numba.learning.trainer import Trainer
+from neurogen_numba.storage import checkpoint
 from neurogen_numba.text import prefetch, remote
 from neurogen_numba.tokenize import main as tokenize
 from same import assert_equal_runs

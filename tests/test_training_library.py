@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import neurogen_numba as ng
-from neurogen_numba import streams
 from neurogen_numba.errors import CheckpointError, ConfigError, DataError
 from neurogen_numba.learning.report import EvalReport, Notice, StepReport
+from neurogen_numba.system import streams
 from neurogen_numba.ui import progress
 
 SMALL = {

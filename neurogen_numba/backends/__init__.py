@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from .. import environment
 from ..config import did_you_mean
 from ..errors import BackendError, ConfigError
+from ..system import environment
 from . import probe
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from ..backends.base import Streams
 from ..config import MODULES
 from ..config import Brain as BrainConfig
 from ..kernels.adamw import BLOCK
+from ..optim.parameters import Parameters
 from .activity import Activity
-from .buffers import Parameters
 from .component import Component
 from .connectome import all_arcs, arcs, check_bundles, has_readout
 from .decoder import Decoder

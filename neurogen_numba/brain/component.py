@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..optim.parameters import Parameter, Parameters
     from .activity import Activity
-    from .buffers import Parameter, Parameters
 
 
 class Component(ABC):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ..config import Brain
-from .buffers import Parameter, Parameters
+from ..optim.parameters import Parameter, Parameters
 from .chunked_cross_entropy import DecoderBlocks
 from .connectome import generator, has_readout
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..config import Brain
 from ..kernels.reduce import BLOCK
-from .buffers import Parameter, Parameters, Rows
+from ..optim.parameters import Parameter, Parameters, Rows
 from .component import Component
 from .connectome import generator
 

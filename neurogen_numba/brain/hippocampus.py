@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..config import Brain
-from .buffers import Parameter, Parameters
+from ..optim.parameters import Parameter, Parameters
 from .component import Component
 
 DECAY = (5, 8)  # before the sigmoid, from the first head to the last: memories of 150 to 3,000 tokens

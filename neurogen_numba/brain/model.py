@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 import numpy as np
 
-from .. import backends, checkpoint
+from .. import backends
 from ..backends.base import Backend
 from ..config import FLOAT32, Config, counted, size_of
 from ..errors import CheckpointError, ConfigError
-from ..learning.low_memory_optim import OPTIMIZERS
 from ..neurons import loading
+from ..optim.low_memory import OPTIMIZERS
 from ..presets import get_preset
+from ..storage import checkpoint
 from .activity import Activity
 from .brain import Brain
 from .chunked_cross_entropy import learn_by_blocks
@@ -27,7 +28,7 @@ from .chunked_cross_entropy import learn_by_blocks
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from ..learning.optimizer import Optimizer
+    from ..optim.optimizer import Optimizer
     from ..text.tokenizer import Tokenizer
 
 
@@ -167,7 +168,7 @@ class NeuroGenModel:
         """One update on time-major inputs, targets [T, B] int32: (loss, accuracy, norm of the gradient).
 
         `act` advances to the next segment. reset: [B] bool, the sequences to reset before this one. If loss or gradient norm are not
-        finite, nothing is updated; a row-wise decoder may be (learning/low_memory_optim.py).
+        finite, nothing is updated; a row-wise decoder may be (optim/low_memory.py).
         """
         if not (0 <= rate <= FLOAT32):
             raise ConfigError(f"learning_rate: a number from 0 on is needed, not {rate}")
@@ -275,7 +276,7 @@ class NeuroGenModel:
 
         For temperature, top_k and top_p see kernels/sampling.py. Raises ConfigError for ids or settings out of range.
         """
-        from ..generation import Sampling, Session
+        from ..inference.generation import Sampling, Session
 
         columns = self._columns(prompt_ids, "prompt_ids")
         try:
@@ -315,8 +316,8 @@ class NeuroGenModel:
         stream: an iterator over its pieces instead, each as soon as it is drawn. For temperature, top_k and top_p see kernels/sampling.py.
         Raises ConfigError for settings out of range, a prompt that the tokenizer cannot read, or a model without a tokenizer.
         """
-        from ..generation import Sampling, Session
-        from ..generation import stream as pieces
+        from ..inference.generation import Sampling, Session
+        from ..inference.generation import stream as pieces
 
         if self.tokenizer is None:
             raise ConfigError("this model has no tokenizer, so it cannot write text; `generate` takes and gives token ids")

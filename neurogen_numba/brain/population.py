@@ -10,7 +10,7 @@ from .. import neurons
 from ..config import Brain
 from ..kernels.population import NeuronParameters, NeuronState
 from ..neurons import TimeConstant
-from .buffers import Parameter, Parameters
+from ..optim.parameters import Parameter, Parameters
 from .component import Component
 from .connectome import generator
 

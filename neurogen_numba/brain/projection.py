@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from .buffers import Parameter, Parameters
+from ..optim.parameters import Parameter, Parameters
 from .connectome import Arc, draw_bundles, generator, real_weights
 
 

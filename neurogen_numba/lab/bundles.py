@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..brain.buffers import Parameters
 from ..brain.connectome import Arc
 from ..brain.projection import Projection
 from ..config import BUNDLE_SIZES
 from ..errors import ConfigError
 from ..kernels import bundles_cpu
 from ..kernels.bundles import LINE
+from ..optim.parameters import Parameters
 from .checks import fit, in_range
 
 

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 from .. import backends
-from ..benchmarks import copy_bandwidth, times_in_turn
+from ..benchmarks.speed import copy_bandwidth, times_in_turn
 from ..errors import ConfigError
 from ..planning.costs import Call, cost
 from .bundles import Made, Wiring, write_source

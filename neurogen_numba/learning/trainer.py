@@ -11,15 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import backends, checkpoint
+from .. import backends
 from ..backends.base import Backend
 from ..brain.activity import Activity
 from ..brain.model import NeuroGenModel
 from ..config import Config
 from ..errors import CheckpointError, ConfigError, DataError, TrainingError
-from ..generation import Sampling, Session, stream
+from ..inference.generation import Sampling, Session, stream
 from ..planning import budget
-from ..rundir import CONFIG, METRICS, SUMMARY, TOKENIZER, MetricsLog, read_config, set_aside, write_json
+from ..storage import checkpoint
+from ..storage.run_folder import CONFIG, METRICS, SUMMARY, TOKENIZER, MetricsLog, read_config, set_aside, write_json
+from ..storage.saver import Saver, Snapshot, save
 from ..text.batches import open_corpus
 from ..text.prefetch import Prefetch
 from ..text.tokenizer import Tokenizer
@@ -27,7 +29,6 @@ from .brain_snapshot import brain_snapshot
 from .evaluation import answer_questions, evaluate, unknown_share
 from .report import CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
 from .samples import SAMPLE_TOKENS, pieces
-from .saver import Saver, Snapshot, save
 from .schedule import learning_rate
 from .time_budget import Mark, Throughput
 from .watchdog import Watchdog

@@ -20,8 +20,8 @@ import numpy as np
 
 from ..config import Config, Text, Training, counted
 from ..errors import CheckpointError, ConfigError, DataError
-from ..rundir import TOKENS
-from ..waiting import watched
+from ..storage.run_folder import TOKENS
+from ..system.waiting import watched
 from . import sources
 from .encoding import encoded, joined, measured
 from .stories import Question, stories, story

@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 
 from ..errors import ConfigError, DataError
-from ..processes import Context, ignore_terminal
+from ..system.processes import Context, ignore_terminal
 from .sources import Piece
 from .tokenizer import Tokenizer, UnknownCharacter
 

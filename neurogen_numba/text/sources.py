@@ -25,8 +25,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .. import rundir
 from ..errors import DataError, MissingText, NeuroGenError
+from ..storage import run_folder
 from .remote import RemoteFile, pause
 
 LOG = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ def find(data: str) -> list[str]:
     if not data:
         raise DataError("the name of the text is empty; give a file, a folder or a URL")
     if os.path.isdir(data):
-        if rundir.is_run(data):
+        if run_folder.is_run(data):
             raise DataError(f"{data}: a run, whose files are no text; give a file or a folder of text")
         found = _in_folder(data)
         if not found:
@@ -199,7 +199,7 @@ def _walk(folder, wanted=lambda place: True):
         inside = [os.path.join(place, name) for name in folders if not name.startswith(".")]
         folders.clear()
         for path in sorted(inside, key=lambda path: (os.path.islink(path), path)):
-            if wanted(path) and (real := os.path.realpath(path)) not in seen and not rundir.is_run(path):
+            if wanted(path) and (real := os.path.realpath(path)) not in seen and not run_folder.is_run(path):
                 seen.add(real)
                 folders.append(os.path.basename(path))
         for path in (os.path.join(place, name) for name in files if not name.startswith(".")):

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..config import Text, Training, counted
 from ..errors import ConfigError, DataError
-from ..waiting import watched
+from ..system.waiting import watched
 from .batches import HELD_OUT_TOKENS, Batches, Validation, check_position, end_to_stop_at, held_out_part, split
 from .encoding import encoded, measured
 from .sources import Piece, Source, open_source

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..config import Text, Training, counted
 from ..errors import CheckpointError, ConfigError, DataError, MissingText
-from ..rundir import make_folder
+from ..storage.run_folder import make_folder
 from .batches import FileBatches, Validation, end_to_stop_at, file_batches, held_out_part
 from .sources import Piece
 from .tokenizer import Tokenizer, build

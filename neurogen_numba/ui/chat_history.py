@@ -11,7 +11,7 @@ from pathlib import Path
 
 from prompt_toolkit.history import History
 
-from ..rundir import write_whole
+from ..storage.run_folder import write_whole
 
 MAX_ENTRIES = 1000  # entries; the file is cut back to as many at the first chat that finds twice as many
 MAX_LENGTH = 100_000  # characters; a longer entry is not stored

@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from ..chat_commands import completions
+from ..inference.chat_commands import completions
 from . import brain_panel
 from .chat_history import ChatHistory
 from .chat_lines import NEO, YOU, paced

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..learning.report import EvalReport, SampleReport, StepReport
-from ..rundir import METRICS
+from ..storage.run_folder import METRICS
 
 LARGEST = 1e30  # what is larger was not measured
 

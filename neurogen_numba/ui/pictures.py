@@ -20,8 +20,8 @@ from pathlib import Path
 
 from ..errors import ConfigError, NeuroGenError
 from ..learning.report import BrainReport, EvalReport, Notice, Report, SampleReport, StepReport
-from ..processes import Context, ignore_terminal, terminal_blocked
-from ..rundir import write_whole
+from ..storage.run_folder import write_whole
+from ..system.processes import Context, ignore_terminal, terminal_blocked
 
 FOLDER = "training_viz"
 PATIENCE = 120.0  # seconds that the end of a run waits for its last figures

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import ConfigError
-from ..rundir import METRICS, SUMMARY, make_folder, write_whole
+from ..storage.run_folder import METRICS, SUMMARY, make_folder, write_whole
 
 BASE = "base"  # name of the recipe without a change
 LOG = "log.jsonl"

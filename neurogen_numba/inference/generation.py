@@ -8,9 +8,9 @@ from functools import partial
 
 import numpy as np
 
-from .config import FLOAT32, plain_types
-from .errors import CheckpointError, ConfigError
-from .kernels import rng
+from ..config import FLOAT32, plain_types
+from ..errors import CheckpointError, ConfigError
+from ..kernels import rng
 
 TOGETHER = 16  # tokens of a recorded step; single tokens follow for the rest. A GPU waits for the host between two steps
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurogen_numba import checkpoint, rundir
 from neurogen_numba.errors import BackendError, CheckpointError, ConfigError
+from neurogen_numba.storage import checkpoint, run_folder
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, sys.path)])}
 
@@ -29,32 +29,32 @@ def names(folder):
 
 def test_runs_are_numbered_by_preset(tmp_path):
     out = tmp_path / "not" / "there"
-    assert rundir.create(out, None, "nano") == out / "nano-1"
-    assert rundir.create(out, None, "nano") == out / "nano-2"
-    assert rundir.create(out, None, "tiny") == out / "tiny-1"
+    assert run_folder.create(out, None, "nano") == out / "nano-1"
+    assert run_folder.create(out, None, "nano") == out / "nano-2"
+    assert run_folder.create(out, None, "tiny") == out / "tiny-1"
     (out / "nano-1").rmdir()
-    assert rundir.create(out, None, "nano") == out / "nano-1"
+    assert run_folder.create(out, None, "nano") == out / "nano-1"
     assert names(out) == ["nano-1", "nano-2", "tiny-1"]
 
 
 def test_a_named_run_is_made_once(tmp_path):
-    run = rundir.create(tmp_path, "mine", "nano")
+    run = run_folder.create(tmp_path, "mine", "nano")
     assert run == tmp_path / "mine"
-    with rundir.lock(run):
+    with run_folder.lock(run):
         pass
-    assert rundir.create(tmp_path, "mine", "nano") == run  # nothing in it but the lock: it never came to anything
+    assert run_folder.create(tmp_path, "mine", "nano") == run  # nothing in it but the lock: it never came to anything
     (run / "config.json.saving").write_text('{"pre')  # a kill in its first moment leaves that
-    assert rundir.create(tmp_path, "mine", "nano") == run
-    rundir.write_json(run / "config.json", {})
+    assert run_folder.create(tmp_path, "mine", "nano") == run
+    run_folder.write_json(run / "config.json", {})
     with pytest.raises(ConfigError, match="mine already holds a run; go on with it by --resume, or choose another --name"):
-        rundir.create(tmp_path, "mine", "nano")
+        run_folder.create(tmp_path, "mine", "nano")
     assert names(run) == ["config.json", "lock"]
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/tmp/a", "a\\b", "a\0b", "a\nb", "\udcff"])
 def test_a_name_is_a_plain_folder_name(tmp_path, name):
     with pytest.raises(ConfigError, match="a plain folder name is needed"):
-        rundir.create(tmp_path / "out", name, "nano")
+        run_folder.create(tmp_path / "out", name, "nano")
     assert names(tmp_path / "out") == []
 
 
@@ -62,7 +62,7 @@ def test_a_run_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     for out, name in [(tmp_path / "file", None), (tmp_path / "file" / "below", None), (tmp_path, "file"), (tmp_path, "x" * 1000)]:
         with pytest.raises(ConfigError, match="no run can be started under .*; choose another --out or --name"):
-            rundir.create(out, name, "nano")
+            run_folder.create(out, name, "nano")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_what_is_in_the_way_of_a_run_is_said(tmp_path, out, name, said):
         (folder / "itself").symlink_to("itself")
         (folder / "nowhere").symlink_to("gone")
     with pytest.raises(ConfigError, match=f"no run can be started under .*{said}"):
-        rundir.create(tmp_path / out, name, "nano")
+        run_folder.create(tmp_path / out, name, "nano")
 
 
 # The latest run
@@ -103,32 +103,32 @@ def test_the_latest_run_is_the_one_that_saved_last(tmp_path):
     saved(tmp_path / "c", 500, 200)
     damaged = saved(tmp_path / "d", 100, 400)
     (damaged / "brain.safetensors").unlink()
-    rundir.create(tmp_path, "e", "nano")
+    run_folder.create(tmp_path, "e", "nano")
     (tmp_path / "notes.txt").write_text("")
-    assert rundir.latest_run(tmp_path) == tmp_path / "b"
+    assert run_folder.latest_run(tmp_path) == tmp_path / "b"
     saved(tmp_path / "c", 600, 301)
-    assert rundir.latest_run(tmp_path) == tmp_path / "c"
+    assert run_folder.latest_run(tmp_path) == tmp_path / "c"
 
 
 def test_without_a_trained_run_there_is_no_latest(tmp_path):
-    rundir.create(tmp_path / "runs", None, "nano")
+    run_folder.create(tmp_path / "runs", None, "nano")
     for out in (tmp_path / "runs", tmp_path / "nowhere"):
         with pytest.raises(ConfigError, match="no trained run under .*; train one first with `neurogen train`"):
-            rundir.latest_run(out)
+            run_folder.latest_run(out)
 
 
 def test_a_run_that_has_begun_can_be_the_latest_to_go_on_with(tmp_path):
     saved(tmp_path / "a", 900, 100)
-    begun = rundir.create(tmp_path, "b", "nano")
-    rundir.write_json(begun / "config.json", {})
+    begun = run_folder.create(tmp_path, "b", "nano")
+    run_folder.write_json(begun / "config.json", {})
     os.utime(begun / "config.json", (200, 200))
-    rundir.create(tmp_path, "c", "nano")
-    assert rundir.latest_run(tmp_path) == tmp_path / "a"
-    assert rundir.latest_run(tmp_path, begun=True) == begun
-    assert rundir.find_resumable("latest", tmp_path) == (begun, None, [])
+    run_folder.create(tmp_path, "c", "nano")
+    assert run_folder.latest_run(tmp_path) == tmp_path / "a"
+    assert run_folder.latest_run(tmp_path, begun=True) == begun
+    assert run_folder.find_resumable("latest", tmp_path) == (begun, None, [])
     saved(begun, 1, 300)
     saved(tmp_path / "a", 901, 400)
-    assert rundir.find_resumable(None, tmp_path) == (tmp_path / "a", None, [])
+    assert run_folder.find_resumable(None, tmp_path) == (tmp_path / "a", None, [])
 
 
 # Which checkpoint is meant
@@ -161,7 +161,7 @@ def runs(tmp_path, monkeypatch):
     ],
 )
 def test_the_checkpoint_that_is_meant(runs, path, found, passed_over):
-    folder, sentences = rundir.find_checkpoint(path, runs)
+    folder, sentences = run_folder.find_checkpoint(path, runs)
     assert (folder, len(sentences)) == (Path(found), passed_over)
     assert all(sentence.startswith("step-00000003 is passed over: ") for sentence in sentences)
 
@@ -170,14 +170,14 @@ def test_the_checkpoint_that_is_meant(runs, path, found, passed_over):
 @pytest.mark.parametrize("folder", [False, True], ids=["", "with a folder for them"])
 def test_a_run_that_has_saved_nothing_yet_is_said_to(path, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run = rundir.create(Path("runs"), "new", "nano")
-    with rundir.lock(run):
-        rundir.write_json(run / rundir.CONFIG, {})
+    run = run_folder.create(Path("runs"), "new", "nano")
+    with run_folder.lock(run):
+        run_folder.write_json(run / run_folder.CONFIG, {})
     if folder:
         (run / "checkpoints").mkdir()
     said = "no trained run under runs" if path == "latest" else "^runs/new has saved no checkpoint yet; .* --resume runs/new$"
     with pytest.raises((CheckpointError, ConfigError), match=said):
-        rundir.find_checkpoint(path, Path("runs"))
+        run_folder.find_checkpoint(path, Path("runs"))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_run_that_has_saved_nothing_yet_is_said_to(path, folder, tmp_path, mon
     ],
 )
 def test_what_a_run_goes_on_from(runs, path, run, folder):
-    found, start, passed_over = rundir.find_resumable(path, runs)
+    found, start, passed_over = run_folder.find_resumable(path, runs)
     assert found.resolve() == Path(run).resolve() and start == (folder and Path(folder)) and passed_over == []
 
 
@@ -205,27 +205,27 @@ def test_what_a_run_goes_on_from(runs, path, run, folder):
 )
 def test_what_a_run_cannot_go_on_from(runs, path, said):
     with pytest.raises((CheckpointError, ConfigError), match=said):
-        rundir.find_resumable(path, runs)
+        run_folder.find_resumable(path, runs)
 
 
 def test_a_damaged_best_is_passed_over_and_named(runs):
     first = runs / "a/checkpoints/step-00000001/brain.safetensors"
     first.write_bytes(first.read_bytes()[:-1] + b"!")
-    _, folder, passed_over = rundir.find_resumable("a@best", runs)
+    _, folder, passed_over = run_folder.find_resumable("a@best", runs)
     assert folder == runs / "a/checkpoints/step-00000002" and passed_over[0].startswith("step-00000001 is passed over: ")
 
 
 def test_what_cannot_be_set_aside_stays(tmp_path, monkeypatch):
     saved(tmp_path / "a", 1, 100)
     saved(tmp_path / "a", 2, 100)
-    assert rundir.set_aside(tmp_path / "a", 2) is None and names(tmp_path / "a") == ["checkpoints"]
+    assert run_folder.set_aside(tmp_path / "a", 2) is None and names(tmp_path / "a") == ["checkpoints"]
 
     def refused(*_):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(Path, "rename", refused)
     with pytest.raises(BackendError, match="checkpoints after step 1 cannot be moved: Permission denied"):
-        rundir.set_aside(tmp_path / "a", 1)
+        run_folder.set_aside(tmp_path / "a", 1)
     assert checkpoint.latest(tmp_path / "a").name == "step-00000002"
 
 
@@ -234,8 +234,8 @@ def test_what_cannot_be_set_aside_stays(tmp_path, monkeypatch):
 HOLD = """
 import sys
 from pathlib import Path
-from neurogen_numba import rundir
-with rundir.lock(Path(sys.argv[1])):
+from neurogen_numba.storage import run_folder
+with run_folder.lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -243,9 +243,10 @@ with rundir.lock(Path(sys.argv[1])):
 TRY = """
 import sys
 from pathlib import Path
-from neurogen_numba import errors, rundir
+from neurogen_numba import errors
+from neurogen_numba.storage import run_folder
 try:
-    with rundir.lock(Path(sys.argv[1])):
+    with run_folder.lock(Path(sys.argv[1])):
         print("taken")
 except errors.ConfigError as error:
     print(error)
@@ -269,7 +270,7 @@ def test_a_second_process_is_told_who_has_the_run(tmp_path):
     with hold(tmp_path) as process:
         expected = f"{tmp_path} is in use by process {process.pid}; wait until it ends, or choose another --name"
         assert try_to_take(tmp_path) == expected
-        with pytest.raises(ConfigError) as caught, rundir.lock(tmp_path):
+        with pytest.raises(ConfigError) as caught, run_folder.lock(tmp_path):
             pass
         assert str(caught.value) == expected
         process.stdin.close()
@@ -281,32 +282,32 @@ def test_the_lock_goes_with_a_killed_process(tmp_path):
     with hold(tmp_path) as process:
         process.kill()
         process.wait()
-    with rundir.lock(tmp_path):
+    with run_folder.lock(tmp_path):
         assert f"in use by process {os.getpid()};" in try_to_take(tmp_path)
     assert try_to_take(tmp_path) == "taken"
 
 
 def test_the_lock_is_released_after_an_error(tmp_path):
-    with pytest.raises(ZeroDivisionError), rundir.lock(tmp_path):
+    with pytest.raises(ZeroDivisionError), run_folder.lock(tmp_path):
         raise ZeroDivisionError
-    with rundir.lock(tmp_path), pytest.raises(ConfigError, match=f"in use by process {os.getpid()};"), rundir.lock(tmp_path):
+    with run_folder.lock(tmp_path), pytest.raises(ConfigError, match=f"in use by process {os.getpid()};"), run_folder.lock(tmp_path):
         pass
 
 
 def test_a_lock_that_is_let_go_of_in_a_moment_is_waited_for(tmp_path):
-    holder = rundir.lock(tmp_path)
+    holder = run_folder.lock(tmp_path)
     holder.__enter__()
     letting_go = threading.Timer(0.2, lambda: holder.__exit__(None, None, None))
     letting_go.start()
-    with rundir.lock(tmp_path):
+    with run_folder.lock(tmp_path):
         letting_go.join()
 
 
 FORKED = """
 import os, sys
 from pathlib import Path
-from neurogen_numba import rundir
-with rundir.lock(Path(sys.argv[1])):
+from neurogen_numba.storage import run_folder
+with run_folder.lock(Path(sys.argv[1])):
     child = os.fork()
     if child == 0:
         sys.stdin.read()
@@ -323,14 +324,14 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path):
         word, child = process.stdout.readline().split()
         assert word == "released"
         os.kill(int(child), 0)  # it lives
-        with rundir.lock(tmp_path):
+        with run_folder.lock(tmp_path):
             pass
         os.kill(int(child), signal.SIGKILL)
         process.stdin.close()
 
 
 def test_a_run_that_is_not_there_cannot_be_locked(tmp_path):
-    with pytest.raises(ConfigError, match="lock cannot be opened"), rundir.lock(tmp_path / "nowhere"):
+    with pytest.raises(ConfigError, match="lock cannot be opened"), run_folder.lock(tmp_path / "nowhere"):
         pass
 
 
@@ -342,7 +343,7 @@ def test_a_file_system_without_locks_is_one_sentence(tmp_path, monkeypatch):
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(BackendError, match="lock cannot be locked: .*; choose an --out on another disk"), rundir.lock(tmp_path):
+    with pytest.raises(BackendError, match="lock cannot be locked: .*; choose an --out on another disk"), run_folder.lock(tmp_path):
         pass
 
 
@@ -351,7 +352,7 @@ def test_a_file_system_without_locks_is_one_sentence(tmp_path, monkeypatch):
 
 def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "summary.json"
-    rundir.write_json(path, {"loss": 1.5, "text": "naïve"})
+    run_folder.write_json(path, {"loss": 1.5, "text": "naïve"})
     assert json.loads(path.read_text()) == {"loss": 1.5, "text": "naïve"}
 
     def full(descriptor):
@@ -359,7 +360,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(BackendError, match="summary.json cannot be written: No space left on device; make room"):
-        rundir.write_json(path, {"loss": 0})
+        run_folder.write_json(path, {"loss": 0})
     assert json.loads(path.read_text())["loss"] == 1.5
     assert names(tmp_path) == ["summary.json"]
 
@@ -373,7 +374,7 @@ def records(path):
 
 def test_each_record_is_in_the_file_as_soon_as_it_is_written(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    with rundir.MetricsLog(path) as log:
+    with run_folder.MetricsLog(path) as log:
         for step in (1, 2, 3):
             log.write({"kind": "step", "step": step, "text": "two\nlines \u2028 \ud83d"})
             assert [record["step"] for record in records(path)] == list(range(1, step + 1))
@@ -382,17 +383,17 @@ def test_each_record_is_in_the_file_as_soon_as_it_is_written(tmp_path):
 
 def test_a_resumed_log_goes_on_from_its_step(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    with rundir.MetricsLog(path) as log:
+    with run_folder.MetricsLog(path) as log:
         log.write({"kind": "notice", "text": "begins"})
         for step in (10, 20, 20, 30):
             log.write({"kind": "step", "step": step})
         log.write({"kind": "notice", "text": "ends"})
     with open(path, "a") as file:
         file.write('{"kind": "step", "st')
-    with rundir.MetricsLog(path, step=20) as log:
+    with run_folder.MetricsLog(path, step=20) as log:
         log.write({"kind": "step", "step": 21})
     assert [record.get("step", record.get("text")) for record in records(path)] == ["begins", 10, 20, 20, 21]
-    with rundir.MetricsLog(path):
+    with run_folder.MetricsLog(path):
         assert records(path) == [{"kind": "notice", "text": "begins"}]
 
 
@@ -403,7 +404,7 @@ def test_a_log_cut_anywhere_resumes_with_whole_records(tmp_path_factory, cut, st
     lines = [json.dumps({"step": number, "loss": 1 / number}) + "\n" for number in range(1, 11)]
     path.write_text("".join(lines)[:cut])
     whole = [json.loads(line) for line in "".join(lines)[:cut].split("\n")[:-1]]
-    with rundir.MetricsLog(path, step) as log:
+    with run_folder.MetricsLog(path, step) as log:
         log.write({"step": step + 1})
     found = records(path)
     assert found[-1] == {"step": step + 1}
@@ -422,7 +423,7 @@ def test_cutting_the_log_back_fails_without_losing_it(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", refused)
     with pytest.raises(BackendError, match="metrics.jsonl cannot be written: Permission denied"):
-        rundir.MetricsLog(path, step=1)
+        run_folder.MetricsLog(path, step=1)
     assert [record["step"] for record in records(path)] == [1, 2]
     assert names(tmp_path) == ["metrics.jsonl"]
 
@@ -440,7 +441,7 @@ def test_a_log_that_the_disk_cuts_short_says_so_once_and_waits(tmp_path):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
-    with rundir.MetricsLog(path) as log:
+    with run_folder.MetricsLog(path) as log:
         assert log.write({"step": 1}) is None
         said = full(log, 2)
         assert "metrics.jsonl cannot be written: No space left on device; make room" in said and said.endswith("kept in memory")
@@ -455,7 +456,7 @@ def test_a_log_that_the_disk_cuts_short_says_so_once_and_waits(tmp_path):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_a_log_that_is_never_written_is_an_error_in_the_end(tmp_path):
     def full():
-        log = rundir.MetricsLog(tmp_path / "metrics.jsonl")
+        log = run_folder.MetricsLog(tmp_path / "metrics.jsonl")
         log.close()
         log._file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115  closed with the log
         log.write({"step": 1})
@@ -473,12 +474,12 @@ def test_what_a_user_has_in_a_folder_is_no_leftover_of_a_run(tmp_path):
         (run / name).parent.mkdir(parents=True)
         (run / name).write_text("{}")
         with pytest.raises(ConfigError, match="already holds a run"):
-            rundir.create(tmp_path, run.name, "nano")
-        rundir.discard(run)
+            run_folder.create(tmp_path, run.name, "nano")
+        run_folder.discard(run)
         assert (run / name).exists()
-    run = rundir.create(tmp_path, "own", "nano")
-    (run / rundir.TOKENS).parent.mkdir()
-    (run / rundir.TOKENS).write_bytes(b"ab")
-    (run / rundir.TOKENS).with_suffix(".json").write_text('{"made_of": 1}')
-    rundir.discard(run)
+    run = run_folder.create(tmp_path, "own", "nano")
+    (run / run_folder.TOKENS).parent.mkdir()
+    (run / run_folder.TOKENS).write_bytes(b"ab")
+    (run / run_folder.TOKENS).with_suffix(".json").write_text('{"made_of": 1}')
+    run_folder.discard(run)
     assert not run.exists()

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from . import checkpoint
-from .brain.monitor import BrainMonitor
-from .errors import CheckpointError, ConfigError
+from ..brain.monitor import BrainMonitor
+from ..errors import CheckpointError, ConfigError
+from ..storage import checkpoint
+from ..storage.run_folder import METRICS
+from ..text import stories
 from .generation import Sampling, Session, stream
-from .rundir import METRICS
-from .text import stories
 
 STOPS = {  # where a reply ends, if no end of text comes first -> the string before which it ends
     "turn": "\n",

@@ -12,7 +12,7 @@ from neurogen_numba.backends.cpu import CpuBackend
 from neurogen_numba.backends.cuda import CudaBackend
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.errors import ConfigError
-from neurogen_numba.learning.low_memory_optim import OPTIMIZERS
+from neurogen_numba.optim.low_memory import OPTIMIZERS
 from test_whole_step import watched
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import did_you_mean
-from .errors import ConfigError
-from .rundir import BEST, LATEST
+from ..config import did_you_mean
+from ..errors import ConfigError
+from ..storage.run_folder import BEST, LATEST
 
 STOPS = ("turn", "sentence", "paragraph", "length")  # conversation.STOPS, without what that module imports
 STYLES = {  # of /params: temperature, top-k, top-p
@@ -130,7 +130,7 @@ def values_of(name: str, conversation, out: Path) -> list[str]:
     if name == "help":
         return list(COMMANDS)
     if name == "model":
-        from .runs import names
+        from ..runs import names
 
         return [word for run in names(out) for word in (run, run + BEST)] + [LATEST]
     if name in ("load", "save"):
@@ -233,7 +233,7 @@ def params(conversation) -> dict[str, str]:
 
 def stats(conversation) -> dict[str, str]:
     """What there is to say of a conversation in numbers."""
-    from .ui.plain import label, percent
+    from ..ui.plain import label, percent
 
     rows = {"tokens read": f"{conversation.read:,}", "tokens written": f"{conversation.written:,}"}
     if last := conversation.last:

@@ -6,7 +6,7 @@ import os
 import re
 import warnings
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 LAYERS = ("default", "safe", "forksafe", "threadsafe", "tbb", "omp", "workqueue")
 UNREADABLE = r"Environment variable '(\w+)' is defined but its associated value '(.*)' could not be parsed"  # what Numba warns of

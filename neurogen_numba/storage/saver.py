@@ -8,9 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import checkpoint
 from ..errors import CheckpointError
-from .report import CheckpointReport, Notice, Report
+from ..learning.report import CheckpointReport, Notice, Report
+from . import checkpoint
 
 
 @dataclass(frozen=True)

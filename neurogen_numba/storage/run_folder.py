@@ -27,9 +27,9 @@ import stat
 import time
 from pathlib import Path
 
+from ..config import Config
+from ..errors import BackendError, CheckpointError, ConfigError
 from . import checkpoint
-from .config import Config
-from .errors import BackendError, CheckpointError, ConfigError
 
 LOCK, CONFIG, METRICS, SUMMARY = "lock", "config.json", "metrics.jsonl", "summary.json"
 TOKENIZER = "tokenizer"  # one that the run was given, in files
@@ -108,7 +108,7 @@ def is_lock(path: Path) -> bool:
 
 def _encoded(folder):
     """Whether a folder holds the tokens that a run has made before it began, and nothing else."""
-    from .text.tokenfile import PART
+    from ..text.tokenfile import PART
 
     made = Path(TOKENS)
     if folder.name != made.parent.name or not folder.is_dir():

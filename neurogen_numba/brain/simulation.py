@@ -6,11 +6,11 @@ import dataclasses
 
 import numpy as np
 
-from .brain.activity import Activity
-from .brain.brain import Brain
-from .brain.component import Component
-from .config import Brain as BrainConfig
-from .kernels import rng
+from ..config import Brain as BrainConfig
+from ..kernels import rng
+from .activity import Activity
+from .brain import Brain
+from .component import Component
 
 
 def chunks(batch: int, mode: str) -> int:

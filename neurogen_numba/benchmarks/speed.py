@@ -9,13 +9,13 @@ from functools import partial
 
 import numpy as np
 
-from .brain.activity import Activity
-from .brain.model import NeuroGenModel
-from .generation import Sampling, Session
-from .learning.schedule import learning_rate
-from .planning.costs import SYNAPTIC, SynapseCosts, cost, recorded
-from .simulation import Simulation
-from .text.batches import file_batches
+from ..brain.activity import Activity
+from ..brain.model import NeuroGenModel
+from ..brain.simulation import Simulation
+from ..inference.generation import Sampling, Session
+from ..learning.schedule import learning_rate
+from ..planning.costs import SYNAPTIC, SynapseCosts, cost, recorded
+from ..text.batches import file_batches
 
 SHORTEST = 0.02  # seconds: shorter work is done several times between two looks at the clock
 COPY = 2**28  # numbers, 1 GiB
@@ -240,7 +240,7 @@ def show(result: dict):
     from rich.console import Console
     from rich.table import Column, Table
 
-    from .ui.plain import words
+    from ..ui.plain import words
 
     def cell(value):
         return value if isinstance(value, str) else f"{value:,.0f}" if 1e4 <= value < 1e9 else f"{value:,.4g}"

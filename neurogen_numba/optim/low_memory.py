@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..brain.buffers import Parameters, Rows
 from ..kernels import rng
 from ..kernels.adamw8bit import SHARE
 from ..kernels.reduce import BLOCK
 from .optimizer import AdamW, Optimizer
+from .parameters import Parameters, Rows
 
 
 class AdamW8bit(Optimizer):

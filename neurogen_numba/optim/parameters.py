@@ -24,7 +24,7 @@ class Parameter:
     low: float = -math.inf  # an update never leaves [low, high]
     high: float = math.inf
     room: int = 0  # numbers allocated for it, if more than its size
-    row_wise: bool = False  # updated row by row, without a whole gradient (learning/low_memory_optim.py)
+    row_wise: bool = False  # updated row by row, without a whole gradient (optim/low_memory.py)
 
     @property
     def size(self) -> int:

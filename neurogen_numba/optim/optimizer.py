@@ -6,15 +6,15 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from ..brain.buffers import Parameters
 from ..kernels.adamw import BETA1, BETA2
 from ..kernels.reduce import BLOCK
+from .parameters import Parameters
 
 
 class Optimizer(ABC):
     """Number of updates and optimiser state. An update is `prepare`, the backward pass, `apply`, `finish`."""
 
-    row_wise: frozenset[str] = frozenset()  # parameters without a whole gradient (low_memory_optim.py)
+    row_wise: frozenset[str] = frozenset()  # parameters without a whole gradient (low_memory.py)
 
     def __init__(self, parameters: Parameters, backend, weight_decay: float = 0.1, clip: float = 1.0, average: int = 0):
         """average: updates that the weights are averaged over; 0: there is no average."""

@@ -30,8 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import __version__
-from .errors import CheckpointError, ConfigError
+from .. import __version__
+from ..errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:  # NumPy and safetensors are imported where they are used: a command's --help needs neither
     import numpy as np
