@@ -16,9 +16,9 @@ from .system import streams
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how a file begins that PowerShell wrote
 
 
-def add_config_flags(flags: argparse.ArgumentParser) -> None:
-    """The flags of every command that builds a model; `config_of` says what they mean."""
-    flags.add_argument("--preset", default=None, help=f"{', '.join(PRESETS)} (default: nano)")
+def add_config_flags(flags: argparse.ArgumentParser, preset: str = "nano") -> None:
+    """The flags of every command that builds a model; `config_of` says what they mean, and is given the default `preset` as its base."""
+    flags.add_argument("--preset", default=None, help=f"{', '.join(PRESETS)} (default: {preset})")
     flags.add_argument("--config", type=Path, default=None, metavar="FILE", help="settings in TOML, as `neurogen config` prints them")
     flags.add_argument(
         "--set",

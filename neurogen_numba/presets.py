@@ -91,6 +91,25 @@ PRESETS = {
         ),
         text=Text(tokenizer="char"),
     ),
+    "tasks": Config(  # `neurogen bench tasks`, on a GPU; the task sets the vocabulary and the segment
+        preset="tasks",
+        brain=Brain(
+            thalamus=Module(256),
+            wernicke=Module(1024),
+            hippocampus=Module(512),
+            pfc=Module(1024, outputs=64),
+            basal_ganglia=Module(256),
+            broca=Module(1024),
+            embedding=256,
+            fan_in=128,
+            hypercolumn=128,
+            memory_heads=4,
+            memory_width=32,
+            memory_context=4,
+        ),
+        training=Training(steps=7000, batch=128, dropout=0.1, axon_dropout=0.1, eval_interval=1000),
+        text=Text(tokenizer="char"),
+    ),
     "wikitext": Config(  # the words of WikiText-2, on a GPU
         preset="wikitext",
         brain=Brain(

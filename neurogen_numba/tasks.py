@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 
 from .cli import STDOUT, Parser, add_backend_flag, add_json_flag, backend_of, command, tell_json
 from .configure import add_config_flags, config_of
 from .errors import ConfigError
+from .presets import get_preset
 
 TASKS = {
     "recall": "pairs of a key and a value, then the keys: what was the value? (MQAR)",
@@ -15,6 +17,7 @@ TASKS = {
     "smnist": "digits read pixel by pixel",
     "psmnist": "the same in a permuted order",
 }
+PRESET = "tasks"
 TESTED = 1000  # sequences of a generated task that are tested
 NEEDS_DATA = ("smnist", "psmnist")
 
@@ -24,16 +27,16 @@ def parser() -> Parser:
     flags.prog += " tasks"
     flags.description = "Train a preset on a task with a right answer, and say how often it is right on sequences that it has not seen."
     flags.add_argument("task", choices=TASKS, help="; ".join(f"{name}: {text}" for name, text in TASKS.items()))
-    add_config_flags(flags)
+    add_config_flags(flags, PRESET)
     flags.add_argument("--pairs", type=int, default=None, help="recall: pairs (default: 16)")
     flags.add_argument("--delay", type=int, default=None, help="copy: tokens between the symbols and the marker (default: 100)")
     flags.add_argument("--items", type=int, default=None, help="copy: symbols (default: 10)")
     flags.add_argument("--data", type=Path, default=None, metavar="FOLDER", help="smnist, psmnist: folder with the four files of MNIST")
-    flags.add_argument("--steps", type=int, default=1000, help="updates")
+    flags.add_argument("--steps", type=int, default=None, help="updates (default: the preset's)")
     flags.add_argument("--batch-size", type=int, default=None, help="sequences of an update (default: the preset's)")
     flags.add_argument("--learning-rate", type=float, default=None, help="peak rate (default: the preset's)")
     flags.add_argument("--seed", type=int, default=0, help="wiring, first weights, sequences")
-    flags.add_argument("--eval-interval", type=int, default=250, help="updates between tests")
+    flags.add_argument("--eval-interval", type=int, default=None, help="updates between tests (default: the preset's)")
     add_json_flag(flags, "task")
     add_backend_flag(flags)
     return flags
@@ -60,25 +63,25 @@ def task_of(args):
 def main(argv=None):
     args = parser().parse_args(argv)
     for name in ("steps", "eval_interval"):
-        if getattr(args, name) < 1:
+        if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')}: at least 1, not {getattr(args, name)}")
     task = task_of(args)
-    given = {"steps": args.steps, "seed": args.seed, "segment": task.length}
-    given |= {name: value for name, value in (("batch", args.batch_size), ("learning_rate", args.learning_rate)) if value is not None}
-    config = config_of(args, {"training": given}).replace(brain={"vocabulary": task.vocabulary})
-    result = train(config, task, backend_of(args), args.eval_interval)
-    result = {"task": args.task, "preset": config.preset, **result}
-    if args.json != STDOUT:
-        shown = ", ".join(f"{step:,}: {right:.1%}" for step, right in result["tests"])
-        print(
-            f"{args.task}: {result['accuracy']:.2%} right on {result['tested']:,} sequences, chance {result['chance']:.2%}; after {shown}"
-        )
+    flags = {"steps": args.steps, "batch": args.batch_size, "learning_rate": args.learning_rate, "eval_interval": args.eval_interval}
+    given = {"seed": args.seed, "segment": task.length} | {name: value for name, value in flags.items() if value is not None}
+    config = config_of(args, {"training": given}, get_preset(PRESET)).replace(brain={"vocabulary": task.vocabulary})
+    show = (lambda _: None) if args.json == STDOUT else functools.partial(print, flush=True)
+    result = {"task": args.task, "preset": config.preset, **train(config, task, backend_of(args), show)}
+    show(
+        f"{args.task}: {result['accuracy']:.2%} right on {result['tested']:,} sequences, chance {result['chance']:.2%}; "
+        f"{result['parameters']:,} parameters, {result['seconds']:,.0f} s"
+    )
     tell_json(args.json, result)
     return 0
 
 
-def train(config, task, backend, interval) -> dict:
-    """Train a model of this configuration on a task. Returns accuracy, 0 to 1, of the tests every `interval` updates and at the end."""
+def train(config, task, backend, show) -> dict:
+    """Train a model of this configuration on a task; `show` is given a line of text after each test but the last. Returns the accuracy, 0
+    to 1, of all tests, and what it took."""
     from .benchmarks.tasks import accuracy
     from .brain.model import NeuroGenModel
     from .learning.schedule import learning_rate
@@ -97,8 +100,9 @@ def train(config, task, backend, interval) -> dict:
             if not (loss < float("inf") and norm < float("inf")):
                 raise ConfigError(f"step {step + 1}: the loss is not finite; start again with a lower --learning-rate")
             waiting.show(step + 1)
-            if (step + 1) % interval == 0 and step + 1 < training.steps:
+            if (step + 1) % training.eval_interval == 0 and step + 1 < training.steps:
                 tests.append((step + 1, accuracy(model, testing, task, min(sequences, TESTED))))
+                show(f"after {step + 1:,} of {training.steps:,} updates: loss {loss:.4f}, {tests[-1][1]:.2%} right")
     tests.append((training.steps, accuracy(model, testing, task, sequences)))
     return {
         "accuracy": tests[-1][1],

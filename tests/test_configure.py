@@ -2,10 +2,12 @@
 
 import pytest
 
-from neurogen_numba import configure, train
+from neurogen_numba import configure
 from neurogen_numba.cli import main
 from neurogen_numba.config import Config
 from neurogen_numba.presets import PRESETS, get_preset
+from neurogen_numba.train import configure as train_config
+from neurogen_numba.train import parser as train_parser
 
 
 def config_of(*words) -> Config:
@@ -37,7 +39,7 @@ def test_the_last_word_has_what_is_nearest_to_the_command(tmp_path):
     pfc = {"neurons": expected.brain.pfc.neurons, "outputs": 7, "lateral": expected.brain.pfc.lateral}
     assert config == expected.replace(training={"steps": 5, "batch": 9, "max_minutes": 0.0}, brain={"pfc": type(expected.brain.pfc)(**pfc)})
     flags = ["--config", str(file), "--set", "training.steps=7", "--steps", "8"]
-    assert train.configure(train.parser().parse_args(flags)).training.steps == 8
+    assert train_config(train_parser().parse_args(flags)).training.steps == 8
 
 
 def test_a_file_without_preset_changes_any_of_them(tmp_path):
@@ -66,7 +68,7 @@ def test_a_file_of_one_preset_under_the_name_of_another_is_refused(tmp_path, cap
 )
 def test_who_asks_for_steps_is_held_to_no_time_limit_but_their_own(words, minutes):
     assert get_preset("nano").training.max_minutes == 4.0
-    assert train.configure(train.parser().parse_args(words)).training.max_minutes == minutes
+    assert train_config(train_parser().parse_args(words)).training.max_minutes == minutes
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -164,13 +166,13 @@ def test_a_resumed_run_keeps_its_own_settings(words, flag, tmp_path, capsys):
 def test_steps_on_the_command_line_lift_the_time_limit_of_a_file(tmp_path, words, minutes):
     file = tmp_path / "mine.toml"
     file.write_text("[training]\nmax_minutes = 4.0\nsteps = 7\n")
-    assert train.configure(train.parser().parse_args(["--config", str(file), *words])).training.max_minutes == minutes
+    assert train_config(train_parser().parse_args(["--config", str(file), *words])).training.max_minutes == minutes
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_settings_that_need_each_other_may_come_in_any_order(order):
     words = [word for setting in ["brain.embedding=512", "brain.tied=true"][::order] for word in ("--set", setting)]
-    config = train.configure(
-        train.parser().parse_args([*words, "--preset", "gtx1650", "--optimizer", "adamw", "--set", "brain.embedding=8192"])
+    config = train_config(
+        train_parser().parse_args([*words, "--preset", "gtx1650", "--optimizer", "adamw", "--set", "brain.embedding=8192"])
     )
     assert (config.brain.tied, config.brain.embedding, config.training.optimizer) == (True, 8192, "adamw")

@@ -127,7 +127,12 @@ def test_the_command_learns_to_recall(capsys):
     words = "recall --pairs 1 --preset nano --steps 40 --batch-size 16 --eval-interval 20 --backend cpu --learning-rate 1e-2".split()
     assert command.main([*words, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["task"] == "recall" and result["chance"] == 1 / 128 and [step for step, _ in result["tests"]] == [20, 40]
+    assert (
+        result["preset"] == "nano"
+        and result["task"] == "recall"
+        and result["chance"] == 1 / 128
+        and [step for step, _ in result["tests"]] == [20, 40]
+    )
     assert result["accuracy"] == result["tests"][-1][1] > 0.05
 
 

@@ -27,7 +27,10 @@ def check() -> None:
     features = os.environ.get("NUMBA_CPU_FEATURES", "")
     if not all(re.fullmatch(r"[+-][\w.-]+", feature.strip()) for feature in features.split(",") if feature.strip()):
         raise ConfigError(f"NUMBA_CPU_FEATURES={features}: words that begin with + or - are needed; correct or unset NUMBA_CPU_FEATURES")
-    os.environ.setdefault("NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS", "0")  # else each small kernel puts a warning into the log
+    # Each small kernel would put a warning into the log. Numba reads the variable once: a program that imported it before needs the filter.
+    os.environ.setdefault("NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS", "0")
+    if os.environ["NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS"].strip() == "0":
+        warnings.filterwarnings("ignore", message=r".*Grid size \d+ will likely result in GPU under-utilization")
     names = ", ".join(name for name in sorted(os.environ) if name.startswith("NUMBA_"))
     # Numba and numba-cuda warn of the same variable one after the other, with a traceback in the warning; it is said once, below.
     warnings.filterwarnings("ignore", message="Environment variable 'NUMBA_", category=RuntimeWarning)
