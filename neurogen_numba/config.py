@@ -23,6 +23,7 @@ MAX_HYPERCOLUMN = 1024  # neurons: a GPU's block has a thread for each, and no m
 FLOAT32 = 3.4028234663852886e38  # the largest number of float32
 STREAMS = 16  # a held-out text is read by so many read heads at once, at most, each with its state from its own beginning to its end
 MOST_WORKERS = 61  # processes that Windows can wait for at once
+REWIRE = ("rigl", "set", "deep_r")  # learning/rewiring.py
 ACTIVATION_MEMORY = ("full", "half", "recompute")
 OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
 BUNDLE_SIZES = (16, 32, 64)
@@ -151,6 +152,9 @@ class Training:
     weight_drop: float = 0.0  # share of the synapses that a segment is learned without
     word_dropout: float = 0.0  # share of the vocabulary whose embeddings a segment is learned without
     average: int = 0  # updates that the weights are averaged over, for evaluation and use; 0: they are used as they are
+    rewire_interval: int = 0  # updates between two rewirings; 0: the wiring stays
+    rewire: str = REWIRE[0]  # rigl, set, deep_r: what is removed, and what grows
+    rewire_share: float = 0.3  # of the bundles that the first rewiring removes; it falls to 0 at three quarters of the run
     fresh: float = 0.02  # probability that a sequence is reset before a segment: a conversation begins with a zero state
     optimizer: str = "adamw"  # adamw; with less memory: adamw8bit, adafactor
     activation_memory: str = "full"  # of a segment, for the backward pass: full, half (16 bits), recompute
@@ -174,7 +178,8 @@ class Training:
             _at_least(self, "training", name, 1)
         for name in ("learning_rate", "warmup", "final_rate", "weight_decay", "max_minutes", "seed", "viz_interval", "final_eval_tokens"):
             _at_least(self, "training", name, 0)
-        _at_least(self, "training", "average", 0)
+        for name in ("average", "rewire_interval"):
+            _at_least(self, "training", name, 0)
         for name in ("batch", "segment"):
             if getattr(self, name) > MOST:
                 raise ConfigError(f"training.{name}: at most {MOST:,}, not {getattr(self, name)}")
@@ -192,6 +197,10 @@ class Training:
                 raise ConfigError(f"training.{name}: at least 0 and below 1, not {getattr(self, name)}")
         if self.optimizer not in OPTIMIZERS:
             raise ConfigError(f"training.optimizer: unknown {self.optimizer!r}; {did_you_mean(self.optimizer, OPTIMIZERS)}")
+        if self.rewire not in REWIRE:
+            raise ConfigError(f"training.rewire: unknown {self.rewire!r}; {did_you_mean(self.rewire, REWIRE)}")
+        if not 0 < self.rewire_share <= 1:
+            raise ConfigError(f"training.rewire_share: above 0 and at most 1, not {self.rewire_share}")
         if self.activation_memory not in ACTIVATION_MEMORY:
             known = did_you_mean(self.activation_memory, ACTIVATION_MEMORY)
             raise ConfigError(f"training.activation_memory: unknown {self.activation_memory!r}; {known}")

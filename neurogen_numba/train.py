@@ -30,6 +30,8 @@ TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
     "--axon-dropout": ("axon_dropout", float, "share of axon values dropped"),
     "--weight-drop": ("weight_drop", float, "share of the synapses that a segment is learned without"),
     "--word-dropout": ("word_dropout", float, "share of the vocabulary whose embeddings a segment is learned without"),
+    "--rewire-interval": ("rewire_interval", int, "updates between two rewirings of the synapses; 0: the wiring stays"),
+    "--rewire": ("rewire", str, "rigl, set or deep_r: which bundles of synapses are removed, and which grow"),
     "--average": ("average", int, "updates that the weights are averaged over, for evaluation and use; 0: no average"),
     "--memory-limit": ("memory_limit", str, "of a GPU, such as 3.2GB: a run that needs more does not begin, and none takes more"),
     "--seed": ("seed", int, "wiring, first weights, order of the text"),

@@ -89,7 +89,7 @@ LOWEST = [
         for name in "steps batch segment eval_interval eval_tokens checkpoint_interval keep_checkpoints".split()
         + "sample_interval log_interval".split()
     ),
-    *((Training, name, -1, 0) for name in "warmup seed average viz_interval final_eval_tokens".split()),
+    *((Training, name, -1, 0) for name in "warmup seed average rewire_interval viz_interval final_eval_tokens".split()),
     *((Training, name, -1e-9, 0.0) for name in "learning_rate final_rate weight_decay max_minutes".split()),
     *((Text, name, 0, 1) for name in "vocabulary chunk_tokens".split()),
     *((Text, name, -1, 0) for name in "max_chunks workers".split()),
@@ -120,7 +120,7 @@ def test_a_bundle_has_one_of_three_sizes(name):
 def test_every_number_is_checked():
     """A number that nobody looks at would only show where it is used, if at all."""
     elsewhere = {"bundle", "memory_bundle", "clip", "dropout", "axon_dropout", "fresh", "validation"}  # the tests below
-    elsewhere |= {"weight_drop", "word_dropout", "surrogate_width"}  # test_regularisation.py, test_neurons.py
+    elsewhere |= {"weight_drop", "word_dropout", "surrogate_width", "rewire_share"}  # test_regularisation, test_neurons, test_rewiring
     numbers = {field.name for section in (Brain, Training, Text) for field in dataclasses.fields(section) if field.type in ("int", "float")}
     assert numbers == {name for _, name, _, _ in LOWEST} | elsewhere
 

@@ -407,7 +407,7 @@ def test_a_share_of_the_sequences_is_reset(tmp_path, sheep, share):
     """Seed and step determine which ones: a resumed run resets the same sequences."""
     trainer = begin(tmp_path / "run", sheep, steps=40, fresh=share, seed=3, checkpoint_interval=1000)
     masks, learn = [], trainer.model.learn
-    trainer.model.learn = lambda act, inputs, targets, rate, reset=None: masks.append(reset) or learn(act, inputs, targets, rate, reset)
+    trainer.model.learn = lambda act, inputs, targets, rate, reset, *rest: masks.append(reset) or learn(act, inputs, targets, rate, reset)
     end(trainer)
     assert len(masks) == 40
     if share == 0:

@@ -97,7 +97,7 @@ class Activity:
             with backend.part("synapses"):
                 self.dropped_weight = backend.zeros((brain.synapses.weight.size // BLOCK, BLOCK))
         self.token_rows = None  # gradients of a row-wise embedding (`Rows`)
-        self.recorded = {}  # recorded steps on these arrays (model.py)
+        self.recorded, self.wiring = {}, brain.wiring  # recorded steps on these arrays, and the wiring that they are of (model.py)
         sizes = [size for component in brain.components for size in component.state_sizes]
         with backend.part("state and traces of neurons"):
             self._rows, self._table = backend.zeros((self.buffered_tokens + 1) * batch * sum(sizes)), []

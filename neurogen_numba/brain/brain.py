@@ -69,18 +69,21 @@ class Brain:
         pairs = {readout.inputs[0]: readout.outputs[0] for readout in readouts}
         self.copied = {current: signal for current, signal in pairs.items() if self.is_read(signal)}
         self.synapses = backend.synapses(self.projections, self.parameters)
+        self.wiring = 0  # how often it was wired: a recorded step is one of a wiring
         self.drawn_anew = frozenset()  # projections that a checkpoint had in an older form
 
     def initialise(self, seed: int):
         """Draw wiring and initial parameters."""
         for part in (*self.components, *self.projections, self.decoder):
             part.initialise(self.parameters, seed)
-        self._wire()
+        self.wire()
+        self.refresh()
 
-    def _wire(self):
+    def wire(self):
+        """Build what the backend reads of the wiring, after every change of it."""
         with self.backend.part("synapses"):
             self.synapses.wire()
-        self.refresh()
+        self.wiring += 1
 
     def refresh(self):
         """Compute what is derived from the parameters, after every change of them."""
@@ -133,7 +136,8 @@ class Brain:
             block, delay = fixed[f"{projection.arc.name}.block"], fixed[f"{projection.arc.name}.delay"]
             check_bundles(projection.arc, block, delay)
             projection.set_structure(block, delay)
-        self._wire()
+        self.wire()
+        self.refresh()
 
     def forward_logits(self, act: Activity, ids):
         """Logits [T' B, V] float32 of token ids [T', B] int32, T' at most act.tokens; rows in the order of the ids."""

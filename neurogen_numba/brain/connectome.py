@@ -15,6 +15,7 @@ import numpy as np
 from ..config import BUNDLE_SIZES, MODULES, Brain, did_you_mean
 from ..errors import CheckpointError, ConfigError
 
+TRIES = 100  # draws of a bundle that grows, before its tile counts as full
 DELAY_SKEW = 0.1  # a bundle's delay d is drawn with probability ~ exp(-0.1 d)
 
 
@@ -178,6 +179,27 @@ def draw_bundles(arc: Arc, seed: int) -> tuple[np.ndarray, np.ndarray]:
             np.put_along_axis(again, order[:, 1:], ranked[:, 1:] == ranked[:, :-1], axis=1)
     pair.sort(axis=1)
     return (pair % arc.blocks).astype(np.int32), (arc.first_delay + pair // arc.blocks).astype(np.int32)
+
+
+def grow_bundles(arc: Arc, block: np.ndarray, delay: np.ndarray, slots: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` pairs of a delay and a block, [count, K] int64, for each of the K bundles `slots` that is to be another one: a pair is
+    (delay - first delay) * blocks + block. Delays are drawn as by `draw_bundles`; a pair that its tile has, or had, is never drawn, and
+    none is twice. -1 where a tile has no other pair left, or none was found in TRIES draws.
+    """
+    size, tiles = arc.blocks * arc.delays, np.tile(slots // arc.bundles_per_tile, count)
+    known = (np.arange(len(block))[:, None] * size + (delay.astype(np.int64) - arc.first_delay) * arc.blocks + block).reshape(-1)
+    odds = np.exp(-DELAY_SKEW * np.arange(arc.delays))
+    pairs, missing = np.full(len(tiles), -1, np.int64), np.arange(len(tiles))
+    for _ in range(TRIES):
+        drawn = rng.choice(arc.delays, size=len(missing), p=odds / odds.sum()) * arc.blocks + rng.integers(arc.blocks, size=len(missing))
+        key = tiles[missing] * size + drawn
+        new = np.zeros(len(missing), bool)
+        new[np.unique(key, return_index=True)[1]] = True  # the first of those that were drawn twice
+        new &= ~np.isin(key, known)
+        pairs[missing[new]], known, missing = drawn[new], np.concatenate([known, key[new]]), missing[~new]
+        if not len(missing):
+            break
+    return pairs.reshape(count, len(slots))
 
 
 def real_weights(arc: Arc, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

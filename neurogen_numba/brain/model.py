@@ -164,10 +164,13 @@ class NeuroGenModel:
         loss, accuracy, _ = self.learn(self._activity, inputs, targets, rate)
         return loss, accuracy
 
-    def learn(self, act: Activity, inputs, targets, rate: float, reset=None) -> tuple[float, float, float]:
+    def learn(
+        self, act: Activity, inputs, targets, rate: float, reset=None, rewire: Callable[[Activity], object] | None = None
+    ) -> tuple[float, float, float]:
         """One update on time-major inputs, targets [T, B] int32: (loss, accuracy, norm of the gradient).
 
-        `act` advances to the next segment. reset: [B] bool, the sequences to reset before this one. If loss or gradient norm are not
+        `act` advances to the next segment. reset: [B] bool, the sequences to reset before this one. rewire: called between
+        the backward pass and the update (learning/rewiring.py). If loss or gradient norm are not
         finite, nothing is updated; a row-wise decoder may be (optim/low_memory.py).
         """
         if not (0 <= rate <= FLOAT32):
@@ -178,11 +181,14 @@ class NeuroGenModel:
         act.dropout.set_step(self.optimizer.steps)
         self.optimizer.prepare(rate)
         # the loss scale is a constant of the recorded step: one of a few powers of two
-        self.run(act, ("learn", act.length, reset is not None, act.loss_scale), lambda: self._learn(act, reset is not None))
+        if rewire:
+            self.backend.record(lambda: self._learn(act, reset is not None, rewire))()
+        else:
+            self.run(act, ("learn", act.length, reset is not None, act.loss_scale), lambda: self._learn(act, reset is not None))
         losses, hits = self._result(act)
         return float(losses.sum(dtype=np.float64) / counted), float(hits.sum() / counted), self.optimizer.finish()
 
-    def _learn(self, act, reset):
+    def _learn(self, act, reset, rewire=None):
         brain, decoder = self.brain, self.brain.decoder
         if reset:
             act.reset(act.reset_mask)
@@ -196,6 +202,8 @@ class NeuroGenModel:
         else:
             self._learn_decoder(act)
         brain.backward(act)
+        if rewire:
+            rewire(act)
         brain.mask_weight_grad(act)
         self.optimizer.apply(*([(act.token_rows,)] if act.token_rows else []))
         self.optimizer.accumulate_average()
@@ -250,6 +258,9 @@ class NeuroGenModel:
     def run(self, act, what, step, record=None):
         """Run a step on the arrays of an activity, by its recording where `what` has been run before. record: instead of the
         backend's `record`."""
+        if act.wiring != self.brain.wiring:
+            act.recorded.clear()
+            act.wiring = self.brain.wiring
         if what not in act.recorded:
             act.recorded[what] = (record or self.backend.record)(step)
         with self.backend.working(self.parameters * act.length * act.batch):

@@ -28,6 +28,7 @@ from ..text.tokenizer import Tokenizer
 from .brain_snapshot import brain_snapshot
 from .evaluation import answer_questions, evaluate, unknown_share
 from .report import CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
+from .rewiring import Rewiring
 from .samples import SAMPLE_TOKENS, pieces
 from .schedule import learning_rate
 from .time_budget import Mark, Throughput
@@ -133,6 +134,8 @@ class Trainer:
         self.seconds = saved["seconds"]
         self._eval_seconds = saved["looking"]  # of training time, on evaluation, samples and checkpoints
         self._evaluated_at = saved.get("looked", self.step)  # the last step whose evaluations are done
+        self.rewired = saved.get("rewired", 0)  # bundles so far
+        self._rewiring = Rewiring(model) if training.rewire_interval else None
         self._notices = []  # to report first
         self._stopping = False
 
@@ -175,7 +178,9 @@ class Trainer:
             segment = yield from self._segment(saver, watchdog)
             if segment is None:  # stopped while waiting
                 break
-            loss, accuracy, norm = self.model.learn(self.act, *segment, rate, self._reset_mask(segment[0]))
+            due = self._rewiring and self._rewiring.due(self.step + 1, self.steps)
+            rewire = self._rewire if due else None
+            loss, accuracy, norm = self.model.learn(self.act, *segment, rate, self._reset_mask(segment[0]), rewire)
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 yield from saver.wait()
                 raise self._non_finite_error(loss, norm)
@@ -220,6 +225,9 @@ class Trainer:
             judged += pause
         yield from saver.wait()
         yield from self._end()
+
+    def _rewire(self, act):
+        self.rewired += self._rewiring(act, self.step + 1, self.steps)
 
     def _first_notices(self):
         yield from map(Notice, self._notices)
@@ -366,6 +374,7 @@ class Trainer:
             "looking": self._eval_seconds,
             "looked": self._evaluated_at,
             "position": self.batches.position(),
+            "rewired": self.rewired,
         }
         tensors, documents = self.model.snapshot(self.act.state(), trainer)
         return Snapshot(self.step, tensors, documents, self.model.tokenizer, loss)
@@ -391,6 +400,8 @@ class Trainer:
             "val_accuracy": score.accuracy,
             "val_bits_per_byte": score.bits_per_byte,
         }
+        if self._rewiring:
+            summary["bundles_rewired"] = self.rewired
         if validation.questions:
             with self.model.averaged():
                 right, chance = answer_questions(self.model, validation.questions[:QUESTIONS])

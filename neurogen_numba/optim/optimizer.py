@@ -33,6 +33,10 @@ class Optimizer(ABC):
         """The optimiser state in a checkpoint: name -> array of the device."""
         return {f"average.{name}": x for name, x in self.parameters.views(self.average).items()} if self.horizon else {}
 
+    def of(self, name: str) -> list:
+        """The arrays of a checkpoint that belong to one parameter, such as its moments and its average."""
+        return [array for key, array in self.tensors().items() if key.partition(".")[2] == name]
+
     def prepare(self, rate: float):
         """Set the learning rate and bias corrections of the next update."""
         steps = self.steps + 1

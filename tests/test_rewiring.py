@@ -1,0 +1,254 @@
+"""Structural plasticity: which bundles are removed, which grow, and that nothing else changes."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import tiny
+from neurogen_numba import backends
+from neurogen_numba.brain.connectome import Arc, check_bundles, draw_bundles, grow_bundles
+from neurogen_numba.brain.model import NeuroGenModel
+from neurogen_numba.errors import ConfigError
+from neurogen_numba.learning import rewiring
+from neurogen_numba.learning.rewiring import Rewiring, random_walk, share_at
+from neurogen_numba.learning.trainer import Trainer
+from same import assert_equal_runs
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ARC = Arc("a", "x.axon", "y.current", 16 * 20, 16 * 5, 48, first_delay=8, delays=4, most=16)
+FULL = Arc("a", "x.axon", "y.current", 16 * 2, 16 * 5, 48, delays=2, most=16)  # three of four pairs
+BRAIN = {"fan_in": 16, "memory_fan_in": 16, "feedback": 16, "vocabulary": 12}
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def made(request):
+    """`made(rewire="set")`: a tiny model that rewires, on either backend."""
+    if request.param == "cuda":
+        request.getfixturevalue("full_size")
+    backend = backends.get(request.param, 0, "fp32")
+    return lambda **training: NeuroGenModel.from_config(
+        tiny.config(brain=BRAIN, rewire_interval=1, rewire_share=0.5, **training), backend=backend
+    )
+
+
+def tokens(batch=4, length=16, seed=0):
+    """Inputs and targets [length, batch] int32."""
+    ids = np.random.default_rng(seed).integers(12, size=(length + 1, batch)).astype(np.int32)
+    return ids[:-1], ids[1:]
+
+
+def weights(model):
+    return {p.arc.name: model.backend.to_numpy(p.weight).copy() for p in model.brain.projections}
+
+
+def wiring(model):
+    return {p.arc.name: np.stack([p.block, p.delay]) for p in model.brain.projections}
+
+
+def changed(before, after):
+    """name -> the flat indices of the bundles that are others now."""
+    return {name: np.flatnonzero((before[name] != after[name]).any(axis=0).reshape(-1)) for name in before}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_bundles_that_grow_are_new_to_their_tile(count):
+    block, delay = draw_bundles(ARC, 1)
+    slots = np.array([0, 2, 3, 4, 14])
+    pairs = grow_bundles(ARC, block, delay, slots, count, np.random.default_rng(0))
+    assert pairs.shape == (count, 5) and (pairs >= 0).all() and (pairs < 80).all()
+    for tile in range(5):
+        own = pairs[:, slots // 3 == tile].ravel().tolist()
+        there = ((delay[tile] - 8) * 20 + block[tile]).tolist()
+        assert len(set(own + there)) == len(own) + 3
+
+
+def test_a_tile_without_room_keeps_its_bundles():
+    block, delay = draw_bundles(FULL, 1)
+    pairs = grow_bundles(FULL, block, delay, np.array([3, 4, 6]), 1, np.random.default_rng(0))[0]
+    assert (pairs[:2] >= 0).sum() == 1, "one pair is left for two bundles of the second tile"
+    assert pairs[2] == ({0, 1, 2, 3} - set((delay[2] * 2 + block[2]).tolist())).pop()
+
+
+def test_short_delays_grow_more_often():
+    arc = dataclasses.replace(ARC, delays=20, targets=16 * 400)
+    block, delay = draw_bundles(arc, 1)
+    pairs = grow_bundles(arc, block, delay, np.arange(1200), 1, np.random.default_rng(0))[0]
+    first, last = (pairs // 20 < 5).mean(), (pairs // 20 >= 15).mean()
+    assert first == pytest.approx((1 - np.exp(-0.5)) / (1 - np.exp(-2)), abs=0.05) and last < 0.2
+
+
+def test_a_random_walk_ends_the_weak():
+    norms = np.concatenate([np.full(3000, 1.0), np.full(1000, 0.05)])
+    walked = random_walk(norms, 0.1, np.random.default_rng(0))
+    assert (walked[:3000] > 0).all() and 0.6 < (walked[3000:] <= 0).mean() < 0.8  # P(0.05 + 0.1 (n - 1) <= 0) = P(n <= 0.5) = 0.69
+    assert walked[:3000].mean() == pytest.approx(0.9, abs=0.01) and walked[:3000].std() == pytest.approx(0.1, abs=0.01)
+
+
+def test_the_share_falls_to_nothing_at_three_quarters():
+    training = tiny.config(rewire_share=0.4).training
+    shares = [share_at(training, step, 1000) for step in (0, 375, 750)]
+    assert shares == pytest.approx([0.4, 0.2, 0.0])
+
+
+@pytest.mark.parametrize("rule", ["rigl", "set"])
+def test_the_smallest_bundles_become_others(made, rule):
+    model = made(rewire=rule)
+    act, rewire = model.activity(16, 4, learning=True), Rewiring(model)
+    before, small = wiring(model), weights(model)
+    for p in model.brain.projections:
+        model.optimizer.of(f"{p.arc.name}.weight")[0][...] = 1
+    grown = rewire_now(model, act, lambda act: rewire(act, 1, 10**9))
+    after = wiring(model)
+    others, total = changed(before, after), 0
+    for p in model.brain.projections:
+        name, norms = p.arc.name, np.linalg.norm(small[p.arc.name].reshape(len(small[p.arc.name]), -1), axis=1)
+        check_bundles(p.arc, p.block, p.delay)
+        total += len(others[name])
+        if p in rewire.projections:
+            asked = np.sort(np.argsort(norms, kind="stable")[: round(0.5 * len(norms))])
+            assert set(others[name]) <= set(asked)  # a tile may have no room
+            moments = model.backend.to_numpy(model.optimizer.of(f"{name}.weight")[0]).reshape(len(norms), -1)
+            assert (moments[others[name]] == 0).all() and (np.delete(moments, others[name], axis=0) == 1).all()
+            own, old = (array.reshape(len(norms), -1) for array in (model.backend.to_numpy(p.weight), small[name]))
+            assert (own[others[name]] == 0).all()
+            np.testing.assert_array_equal(np.delete(own, others[name], axis=0), np.delete(old, others[name], axis=0))
+        else:
+            assert not len(others[name])
+    assert grown == total > 10
+
+
+def rewire_now(model, act, rewire):
+    """Rewire in the backward pass of an update whose rate is 0, and return what `rewire` does; weights stay where they are."""
+    found, inputs, targets = [], *tokens()
+    model.optimizer.apply = lambda *_: None
+    model.learn(act, inputs, targets, 0.0, rewire=lambda act: found.append(rewire(act)))
+    return found[0]
+
+
+def test_a_new_bundle_changes_nothing_but_has_a_gradient(made):
+    """After a rewiring the model computes what the old one does without the bundles that were removed."""
+    model = made(rewire="set")
+    rewire, act = Rewiring(model), model.activity(16, 4, learning=True)
+    before = wiring(model)
+    rewire_now(model, act, lambda act: rewire(act, 1, 10**9))
+    others = changed(before, wiring(model))
+    loaded = made(rewire="set")
+    for p, old in zip(loaded.brain.projections, model.brain.projections, strict=True):
+        p.weight.reshape(len(p.weight), -1)[loaded.backend.asarray(others[p.arc.name], "int64")] = 0
+        assert p.arc == old.arc
+    without = loaded.logits(tokens()[0].T)
+    loaded.brain.load_structure(model.brain.structure())
+    np.testing.assert_array_equal(loaded.logits(tokens()[0].T), without)
+    np.testing.assert_array_equal(model.logits(tokens()[0].T), without)
+    grown = [np.abs(model.backend.to_numpy(p.d_weight)[others[p.arc.name]]).max() for p in rewire.projections if len(others[p.arc.name])]
+    assert np.median(grown) > 0
+
+
+def test_rigl_grows_the_candidate_with_the_largest_gradient(made, monkeypatch):
+    """Each candidate in turn, wired into a model with the old weights, has the gradient norms by which the best is chosen."""
+    monkeypatch.setattr(rewiring, "CANDIDATES", 3)
+    model = made(rewire="rigl")
+    act, rewire, drawn, before = model.activity(16, 4, learning=True), Rewiring(model), {}, model.brain.structure()
+    choose = rewire._choose
+    rewire._choose = lambda p, *how: drawn.setdefault(p.arc.name, choose(p, *how))
+    rewire_now(model, act, lambda act: rewire(act, 1, 10**9))
+    norms = {name: [] for name in drawn}
+    for candidate in range(3):
+        other = made(rewire="rigl")
+        structure = dict(before)
+        for p in other.brain.projections:
+            if p.arc.name in drawn:
+                slots, pairs = drawn[p.arc.name]
+                block, delay = rewiring.with_bundles(p, slots, pairs[candidate])
+                structure |= {f"{p.arc.name}.block": block, f"{p.arc.name}.delay": delay}
+        other.optimizer.apply = lambda *_: None
+
+        def wire(act, other=other, structure=structure):
+            other.brain.load_structure(structure)
+            other.brain.synapses.gradient[...] = 0
+            act.synapses.accumulate_weight_grad(act.length)
+
+        other.learn(other.activity(16, 4, learning=True), *tokens(), 0.0, rewire=wire)
+        for p in other.brain.projections:
+            if p.arc.name in drawn:
+                norms[p.arc.name].append(np.linalg.norm(other.backend.to_numpy(p.d_weight)[drawn[p.arc.name][0]], axis=(1, 2)))
+    differ = 0
+    for p in model.brain.projections:
+        if p.arc.name in drawn:
+            slots, pairs = drawn[p.arc.name]
+            best = pairs[np.argmax(norms[p.arc.name], axis=0), np.arange(len(slots))]
+            pair = ((p.delay - p.arc.first_delay) * p.arc.blocks + p.block).reshape(-1)[slots]
+            np.testing.assert_array_equal(pair, best)
+            differ += (np.ptp(norms[p.arc.name], axis=0) > 0).sum()
+    assert differ > 10
+
+
+def test_recorded_steps_follow_the_wiring(made):
+    """A step that ran before a rewiring is not repeated from its recording of the old wiring."""
+    model = made(rewire="set")
+    rewire, act = Rewiring(model), model.activity(16, 4)
+    inputs, targets = tokens()
+
+    def scored(model, act):
+        act.reset()
+        return model.score(act, inputs, targets)[0]
+
+    old = [scored(model, act) for _ in range(3)][-1]
+    rewire_now(model, model.activity(16, 4, learning=True), lambda act: rewire(act, 1, 10**9))
+    for p in rewire.projections:
+        p.weight[...] = model.backend.asarray(np.random.default_rng(0).standard_normal(p.weight.shape), "float32") * np.float32(0.1)
+    model.brain.refresh()
+    new = [scored(model, act) for _ in range(3)][-1]
+    assert np.abs(new - old).max() > 1e-3
+    np.testing.assert_array_equal(new, scored(model, model.activity(16, 4)))
+
+
+SETTINGS = {"steps": 12, "rewire_interval": 2, "rewire_share": 0.5, "checkpoint_interval": 4, "eval_interval": 100, "sample_interval": 100}
+
+
+@pytest.mark.parametrize("rule, optimizer", [("rigl", "adamw"), ("deep_r", "adamw8bit")])
+def test_a_run_that_rewires_resumes_bit_for_bit(tmp_path, rule, optimizer):
+    data = tmp_path / "sheep.txt"
+    data.write_text("The sheep counts the other sheep. " * 100)
+    config = tiny.config(text={"data": str(data)}, brain=BRAIN, rewire=rule, optimizer=optimizer, **SETTINGS)
+    begun = None
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+        trainer = Trainer(config, tmp_path / name, "cpu")
+        begun = begun or wiring(trainer.model)
+        for report in trainer.reports():
+            if name == "stopped" and getattr(report, "step", 0) == 6:
+                break
+        if name == "stopped":
+            trainer = Trainer.resume(tmp_path / name, backend="cpu")
+            assert trainer.step == 4
+            list(trainer.reports())
+    assert_equal_runs(tmp_path / "stopped", tmp_path / "whole")
+    results = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "stopped")]
+    assert results[0]["bundles_rewired"] == results[1]["bundles_rewired"] > 0
+    assert sum(map(len, changed(begun, wiring(trainer.model)).values())) > 0
+
+
+def test_a_brain_without_room_is_refused(made):
+    model = made()
+    for p in model.brain.projections:
+        p.arc = dataclasses.replace(p.arc, fan_in=p.arc.sources * p.arc.delays)
+    with pytest.raises(ConfigError, match="no other bundle can grow; set it to 0, or lower brain.fan_in"):
+        Rewiring(model)
+
+
+@pytest.mark.parametrize(
+    "setting, said",
+    [
+        ({"rewire": "riggle"}, "training.rewire: unknown 'riggle'"),
+        ({"rewire_share": 0.0}, "training.rewire_share: above 0 and at most 1"),
+        ({"rewire_share": 1.5}, "training.rewire_share: above 0 and at most 1"),
+        ({"rewire_interval": -1}, "training.rewire_interval"),
+    ],
+)
+def test_wrong_settings_are_named(setting, said):
+    with pytest.raises(ConfigError, match=said):
+        tiny.config(**setting)
