@@ -291,7 +291,7 @@ def test_a_step_is_recorded_once_for_each_length():
                 made.learn(act, text(length, 2), text(length, 2, seed=1), 0.01)
                 made.learn(act, text(length, 2), text(length, 2, seed=1), 0.01, np.array([True, False]))
                 made.score(act, text(length, 2), text(length, 2, seed=1))
-    assert len(recorded) == 6 == len(act.recorded)
+    assert len(recorded) == 8 == len(act.recorded)  # of each length: gradients with and without a reset, update, score
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])  # the decoder whole, and in blocks
@@ -303,7 +303,8 @@ def test_the_share_of_a_target_fits_into_float16_and_is_taken_back(optimizer, mo
     recorded = {}
 
     def run(act, what, step):
-        assert recorded.setdefault(what, act.loss_scale) == act.loss_scale  # what is recorded keeps its numbers
+        if what[0] == "gradients":
+            assert recorded.setdefault(what, act.loss_scale) == act.loss_scale  # what is recorded keeps its numbers
         step()
 
     monkeypatch.setattr(scaled, "run", run)

@@ -167,7 +167,9 @@ def test_rigl_grows_the_candidate_with_the_largest_gradient(made, monkeypatch):
         other.optimizer.apply = lambda *_: None
 
         def wire(act, other=other, structure=structure):
-            other.brain.load_structure(structure)
+            for p in other.brain.projections:
+                p.set_structure(structure[f"{p.arc.name}.block"], structure[f"{p.arc.name}.delay"])
+            other.brain.rewire(gradient_only=True)
             other.brain.synapses.gradient[...] = 0
             act.synapses.accumulate_weight_grad(act.length)
 

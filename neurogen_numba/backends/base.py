@@ -389,6 +389,11 @@ class Synapses(ABC):
     def wire(self):
         """Build the tables from the structure of the projections, after it was drawn or loaded."""
 
+    @abstractmethod
+    def rewire(self, gradient_only: bool = False) -> bool:
+        """Build the tables again after projections got as many other bundles, in the arrays that hold them. Returns whether recorded steps
+        may go on: whether every table kept its shape. gradient_only: only that of `accumulate_weight_grad`, until the next call."""
+
     weight = gradient = None  # of all synapses, flat, whole blocks of the optimiser's
 
     @abstractmethod

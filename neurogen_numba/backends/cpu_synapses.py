@@ -28,7 +28,8 @@ class CpuSynapses(Synapses):
         self.places = [offset - first for offset, _ in offsets]
         self.signals = _words({p.arc.source: p.arc.sources for p in projections})
         self.currents = _words({p.arc.target: p.arc.targets for p in projections})
-        self.forward, self.backward, self.transposed = {}, {}, np.zeros_like(self.weight)
+        self.forward, self.backward, self._learned = {}, {}, {}
+        self.transposed = np.zeros_like(self.weight)
 
     def wire(self):
         forward, backward, learned = {}, {}, []
@@ -47,7 +48,12 @@ class CpuSynapses(Synapses):
             learned.append(table)
         _fill(self.forward, {name: _by_tile(tables, self.currents[name]) for name, tables in forward.items()})
         _fill(self.backward, {name: _by_tile(tables, self.signals[name]) for name, tables in backward.items()})
-        self.learned = np.concatenate(learned)
+        _fill(self._learned, {"all": (np.concatenate(learned),)})
+        self.learned = self._learned["all"][0]
+
+    def rewire(self, gradient_only=False):
+        self.wire()
+        return True
 
     def refresh(self, weight=None):
         self.read = self.weight if weight is None else weight

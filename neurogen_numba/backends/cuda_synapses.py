@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import numpy as np
 
@@ -65,9 +66,22 @@ class CudaSynapses(Synapses):
         self.dtype, self.kind = backend.product_dtype, backend.tile_product
         self.currents = list(dict.fromkeys(p.arc.target for p in projections))
         self.signals = list(dict.fromkeys(p.arc.source for p in projections))
+        self._states = weakref.WeakSet()  # whose tables `rewire` builds again
 
     def wire(self):
-        # A recorded step keeps the tables that it was captured with: wire first, then record.
+        self._read_structure()
+        self.places = {size: self.backend.asarray(rows["weight"]) for size, rows in self.learned.items()}
+        if self.kind is None:
+            self.read = self.weight, self.weight
+        else:
+            self.read = tuple(self.backend.zeros((blocks(self.weight.size, WORD), WORD), self.dtype) for _ in range(2))
+
+    def rewire(self, gradient_only=False):
+        self._read_structure()
+        return gradient_only or all([state.rewire() for state in self._states])
+
+    def _read_structure(self):
+        """Rows of all bundles, from the structure of the projections."""
         self.forward, self.backward, learned = {}, {}, {}
         for number, p in enumerate(self.projections):
             arc, rows = p.arc, np.zeros(p.block.size, ROW)
@@ -80,11 +94,6 @@ class CudaSynapses(Synapses):
             self.backward.setdefault(arc.source, []).append((arc, rows))
             learned.setdefault(arc.bundle, []).append(rows)
         self.learned = {size: np.concatenate(parts) for size, parts in learned.items()}
-        self.places = {size: self.backend.asarray(rows["weight"]) for size, rows in self.learned.items()}
-        if self.kind is None:
-            self.read = self.weight, self.weight
-        else:
-            self.read = tuple(self.backend.zeros((blocks(self.weight.size, WORD), WORD), self.dtype) for _ in range(2))
 
     def refresh(self, weight=None):
         weight = self.latest = self.weight if weight is None else weight
@@ -96,7 +105,9 @@ class CudaSynapses(Synapses):
             self.backend.launch(bundles.make_pack(size), len(places), THREADS, *copies, weight, places)
 
     def state(self, signals, currents, tokens, batch, learning, copied):
-        return CudaSynapticState(self, signals, currents, tokens, batch, learning, copied)
+        state = CudaSynapticState(self, signals, currents, tokens, batch, learning, copied)
+        self._states.add(state)
+        return state
 
 
 class CudaSynapticState(SynapticState):
@@ -119,12 +130,23 @@ class CudaSynapticState(SynapticState):
         self._tables = {}
 
     def _table(self, make, *how):
-        """What `make` makes of the bundles: made when first asked for, and again where the synapses have been wired anew."""
-        known, table = self._tables.get((make.__name__, how), (None, None))
-        if known is not self.synapses.learned:
-            table = make(*how)
+        """What `make` makes of the bundles, a tuple: made when first asked for, and again where they have become others. A recorded step
+        reads the arrays that it was captured with, so their content is replaced if the shapes are the same."""
+        made, table = self._tables.get((make.__name__, how), (None, None))
+        if made is not self.synapses.learned:
+            new = make(*how)
+            if table and [np.shape(array) for array in table] == [np.shape(array) for array in new] and table[2:] == new[2:]:
+                for old, array in zip(table[:2], new[:2], strict=True):
+                    old[...] = array
+            else:
+                table = new
             self._tables[make.__name__, how] = self.synapses.learned, table
         return table
+
+    def rewire(self):
+        """Build all tables again. Returns whether each is still in its array."""
+        before = {key: table[0] for key, (_, table) in self._tables.items()}
+        return all([self._table(getattr(self, make), *how)[0] is before[make, how] for make, how in before])
 
     def _read(self, table, rows, side, place):
         """Fill a column of a table in for rows that read x ("source") or d ("target"); returns the columns of the matrices."""
@@ -153,7 +175,7 @@ class CudaSynapticState(SynapticState):
         self._common(table, rows)
         if bundles.of_block(size) > 1:  # neighbours in a block then share what they have of the same targets
             table = table[np.argsort(table[:, D_PLACE], kind="stable")]
-        return self.backend.asarray(table)
+        return (self.backend.asarray(table),)
 
     def _tiles(self, names, back, width, size):
         """(tiles, entries, whether some do not fill their tile) of a launch of `gather` that writes some currents, or the
@@ -306,7 +328,7 @@ class CudaSynapticState(SynapticState):
     def accumulate_weight_grad(self, length):
         synapses = self.synapses
         for size in synapses.learned:
-            table = self._table(self._learned, size)
+            (table,) = self._table(self._learned, size)
             if synapses.kind is None:
                 kernel, at_once, threads = bundles.make_weight_grad_fp32(size), 1, (size // mma.EDGE) ** 2
             else:

@@ -181,14 +181,14 @@ class NeuroGenModel:
         act.dropout.set_step(self.optimizer.steps)
         self.optimizer.prepare(rate)
         # the loss scale is a constant of the recorded step: one of a few powers of two
+        self.run(act, ("gradients", act.length, reset is not None, act.loss_scale), lambda: self._gradients(act, reset is not None))
         if rewire:
-            self.backend.record(lambda: self._learn(act, reset is not None, rewire))()
-        else:
-            self.run(act, ("learn", act.length, reset is not None, act.loss_scale), lambda: self._learn(act, reset is not None))
+            rewire(act)
+        self.run(act, ("update", act.length), lambda: self._update(act))
         losses, hits = self._result(act)
         return float(losses.sum(dtype=np.float64) / counted), float(hits.sum() / counted), self.optimizer.finish()
 
-    def _learn(self, act, reset, rewire=None):
+    def _gradients(self, act, reset):
         brain, decoder = self.brain, self.brain.decoder
         if reset:
             act.reset(act.reset_mask)
@@ -202,12 +202,12 @@ class NeuroGenModel:
         else:
             self._learn_decoder(act)
         brain.backward(act)
-        if rewire:
-            rewire(act)
-        brain.mask_weight_grad(act)
+
+    def _update(self, act):
+        self.brain.mask_weight_grad(act)
         self.optimizer.apply(*([(act.token_rows,)] if act.token_rows else []))
         self.optimizer.accumulate_average()
-        brain.refresh()
+        self.brain.refresh()
         act.advance(act.length)
 
     def _learn_decoder(self, act):

@@ -57,6 +57,7 @@ class Rewiring:
                 slots, pairs = grown[projection.arc.name]
                 self._clear(projection, slots)
                 projection.set_structure(*with_bundles(projection, slots, pairs[0]))
+        self.brain.rewire()
         self._gradient(act)
         return sum(len(slots) for slots, _ in grown.values())
 
@@ -86,6 +87,7 @@ class Rewiring:
                 if p.arc.name in grown:
                     slots, pairs = grown[p.arc.name]
                     p.set_structure(*with_bundles(p, slots, pairs[candidate]))
+            self.brain.rewire(gradient_only=True)
             self._gradient(act)
             for p in self.projections:
                 if p.arc.name in grown:
@@ -98,8 +100,7 @@ class Rewiring:
             grown[name] = slots, pairs[best, np.arange(len(slots))][None]
 
     def _gradient(self, act):
-        """Wire anew, and compute the gradients of all weights of synapses again."""
-        self.brain.wire()
+        """Compute the gradients of all weights of synapses again, for the wiring that there is now."""
         self.brain.synapses.gradient[...] = 0
         act.synapses.accumulate_weight_grad(act.length)
 
