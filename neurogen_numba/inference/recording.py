@@ -140,7 +140,9 @@ class Recall:
         lines = [f"Recall: readings of {counted(n, 'token')} by {counted(heads, 'head')}, from {counted(T, 'token')}"]
         lines += [f"  ... {counted(n - SHOWN, 'token')} before these"] if n > SHOWN else []
         for recalled in self.words()[-SHOWN:]:
-            sources = ", ".join(f"{word!r} {share:.0%}" + (f" (after {before!r})" if before else "") for before, word, share in recalled.sources)
+            sources = ", ".join(
+                f"{word!r} {share:.0%}" + (f" (after {before!r})" if before else "") for before, word, share in recalled.sources
+            )
             lines.append(f"  {recalled.token!r:12} <- {sources or 'nothing'}")
         return "\n".join(lines)
 
@@ -184,7 +186,9 @@ class Recording:
         if first >= last:
             raise ConfigError(f"recalled: no token lies from {first} to {last}; the recording has {counted(T, 'token')}")
         if (last - first) * self._recall.heads * T > MOST_SHARES:
-            raise ConfigError(f"recalled: {last - first:,} readings from {T:,} tokens are too many at once; ask for a part, recalled(first, last)")
+            raise ConfigError(
+                f"recalled: {last - first:,} readings from {T:,} tokens are too many at once; ask for a part, recalled(first, last)"
+            )
         shares = self._recall.shares_of_heads(first, last)
         before = self._recall.lengths(first, last) - shares.sum(2)
         return Recall(np.ascontiguousarray(shares.swapaxes(0, 1)), before.T.copy(), first, self.tokens)
@@ -235,9 +239,7 @@ def record(
             parts[name].append(fetch((act.v[name][1 : length + 1, 0] > 1).mean(axis=1)))
     whole = {name: np.concatenate(part) for name, part in parts.items()}
     sizes = {name: act.v[name].shape[2] for name in MODULES}
-    rasters = {
-        name: Raster(name, whole[f"{name}.events"], np.arange(0, sizes[name], every[name]), sizes[name], tokens) for name in MODULES
-    }
+    rasters = {name: Raster(name, whole[f"{name}.events"], np.arange(0, sizes[name], every[name]), sizes[name], tokens) for name in MODULES}
     return Recording(
         ids,
         tokens,

@@ -76,7 +76,7 @@ def recall_page(recall: Recall, head: int | None = None) -> Figure:
         axes.set_yticks(range(len(rows)), [_clean(row) for row in rows], fontsize=8)
     axes.set_xlabel("written by")
     _over_tokens(axes, recall.tokens)
-    figure.colorbar(picture, ax=axes, pad=0.01).outline.set_visible(False)
+    figure.colorbar(picture, ax=axes, pad=0.01, shrink=min(1.0, 3.5 / figure.get_figheight())).outline.set_visible(False)
     return figure
 
 
@@ -93,7 +93,6 @@ def recording_page(recording: Recording) -> Figure:
     for row, raster in enumerate(rasters, 1):
         axes = figure.add_subplot(grid[row], label=raster.module)
         _raster(axes, raster)
-        axes.grid(False)
         axes.set_yticks([])
         rate = percent(float(recording.rates[raster.module].mean()))
         axes.set_ylabel(f"{label(raster.module)}\n{rate}", rotation=0, ha="right", va="center", color=COLORS[raster.module])
@@ -110,10 +109,10 @@ def _figure(tokens, height):
 
 def _raster(axes, raster):
     token, row = np.nonzero(raster.events)
-    height = max(1.0, 120 / max(1, len(raster.neurons)))
-    axes.vlines(token, raster.neurons[row] - height / 2, raster.neurons[row] + height / 2, color=COLORS[raster.module], linewidth=2.2)
+    neuron = raster.neurons[row]
+    axes.hlines(neuron, token - 0.36, token + 0.36, color=COLORS[raster.module], linewidth=1.8)
     axes.set_ylim(raster.size, -1)
-    axes.grid(False, axis="y")
+    axes.grid(False)
 
 
 def _surprise(axes, surprise):
