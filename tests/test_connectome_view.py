@@ -90,5 +90,5 @@ def test_it_becomes_a_graph(model):
 
 def test_without_networkx_it_says_what_to_install(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "networkx", None)
-    with pytest.raises(ConfigError, match="the package networkx is missing; pip install"):
+    with pytest.raises(ConfigError, match="needs the package networkx: pip install"):
         model.connectome.to_networkx()

@@ -184,9 +184,8 @@ def test_all_neurons_are_recorded_on_request(on_cpu):
 def test_what_it_returns_prints_well(on_cpu):
     recording = on_cpu.listen(TEXT, neurons=10, states=["pfc.v"])
     lines = repr(recording).splitlines()
-    assert (
-        lines[0] == f"Recording: 13 tokens, {recording.surprise.mean:.3f} nats = {recording.surprise.mean / math.log(2):.3f} bits per token"
-    )
+    mean = recording.surprise.mean
+    assert lines[0] == f"Recording: 13 tokens, {mean:.3f} nats = {mean / math.log(2):.3f} bits per token"
     assert [line.split()[0] for line in lines[1:]] == [*MODULES, "pfc.v"]
     assert repr(recording.raster("wernicke")).startswith("Raster(wernicke: 13 tokens x 10 of 48 neurons, ")
     assert repr(recording.rates).startswith("Rates(thalamus ")
@@ -245,7 +244,7 @@ def test_what_does_not_fit_costs_a_sentence(on_cpu, ask, said):
 def test_readings_that_do_not_fit_into_memory_are_asked_for_in_parts(on_cpu, monkeypatch):
     monkeypatch.setattr("neurogen_numba.inference.recording.MOST_SHARES", 100)
     recording = on_cpu.listen(TEXT)
-    with pytest.raises(ConfigError, match="ask for a part"):
+    with pytest.raises(ConfigError, match="ask for recalled"):
         recording.recalled()
     assert recording.recalled(3, 5).shares.shape == (2, 2, 13)
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .brain import Brain
     from .projection import Projection
 
+EDGE_FACTS = ("signal", "current", "synapses", "fan_in", "bundle", "inhibitory", "mean_weight")
+
 
 @dataclass(frozen=True)
 class ProjectionView:
@@ -124,9 +126,7 @@ class Connectome:
         try:
             import networkx
         except ImportError:
-            raise ConfigError(
-                'to_networkx: the package networkx is missing; pip install -e ".[notebooks]", or pip install networkx'
-            ) from None
+            raise ConfigError('to_networkx needs the package networkx: pip install -e ".[notebooks]", or pip install networkx') from None
 
         graph, brain = networkx.MultiDiGraph(), self._brain.config
         for name in MODULES:
@@ -136,10 +136,8 @@ class Connectome:
         graph.add_node("memory", kind="memory", size=brain.memory_heads * brain.memory_width)
         graph.add_node("working_memory", kind="memory", size=brain.pfc.output_size)
         for view in self:
-            facts = {
-                what: getattr(view, what) for what in ("signal", "current", "synapses", "fan_in", "bundle", "inhibitory", "mean_weight")
-            }
             first, last = view.delays
+            facts = {what: getattr(view, what) for what in EDGE_FACTS}
             graph.add_edge(view.source, view.target, view.name, **facts, first_delay=first, last_delay=last)
         return graph
 

@@ -227,9 +227,7 @@ class NeuroGenModel:
         if not (0 <= rate <= FLOAT32):
             raise ConfigError(f"learning_rate: a number from 0 on is needed, not {rate}")
         if self.brain.lesions:
-            raise ConfigError(
-                "a brain does not learn during a lesion: train it outside of the context, or without projections (brain.without)"
-            )
+            raise ConfigError("a brain does not learn during a lesion: train it outside of the context, or set brain.without for good")
         counted = self._load_segment(act, inputs, targets)
         if reset is not None:
             act.reset_mask[...] = self.backend.asarray(reset, "uint8")

@@ -91,8 +91,8 @@ class RecallTrace:
         return along / ((o * o).sum(2, keepdims=True) + OUT_FLOOR * np.float32(self.width))
 
     def lengths(self, first: int, last: int) -> np.ndarray:
-        """[heads, last - first]: what the shares of all tokens, and of what was stored before them, add up to: 1, less for a head that recalls
-        almost nothing."""
+        """[heads, last - first]: the sum of the shares of all tokens, and of what was stored before them. It is 1, or less for a head that
+        recalls almost nothing."""
         square = (np.concatenate([o for *_, o in self._chunks], 1)[:, first:last] ** 2).sum(2)
         return square / (square + OUT_FLOOR * np.float32(self.width))
 

@@ -140,15 +140,13 @@ class Recall:
         lines = [f"Recall: readings of {counted(n, 'token')} by {counted(heads, 'head')}, from {counted(T, 'token')}"]
         lines += [f"  ... {counted(n - SHOWN, 'token')} before these"] if n > SHOWN else []
         for recalled in self.words()[-SHOWN:]:
-            sources = ", ".join(
-                f"{word!r} {share:.0%}" + (f" (after {before!r})" if before else "") for before, word, share in recalled.sources
-            )
-            lines.append(f"  {recalled.token!r:12} <- {sources or 'nothing'}")
+            sources = [f"{word!r} {share:.0%}{before and f' (after {before!r})'}" for before, word, share in recalled.sources]
+            lines.append(f"  {recalled.token!r:12} <- {', '.join(sources) or 'nothing'}")
         return "\n".join(lines)
 
     def plot(self, head: int | None = None) -> Figure:
-        """A figure: readings from top to bottom, the tokens that they come from at the bottom. It shows the mean over heads, or one head; of
-        one reading alone it shows all heads. Raises ConfigError for a head that does not exist."""
+        """A figure: a row for each reading, a column for each token that it comes from. It shows the mean over heads, or one head; of one
+        reading alone it shows all heads. Raises ConfigError for a head that does not exist."""
         from ..ui.recording_page import recall_page
 
         heads = self.shares.shape[1]
@@ -186,9 +184,7 @@ class Recording:
         if first >= last:
             raise ConfigError(f"recalled: no token lies from {first} to {last}; the recording has {counted(T, 'token')}")
         if (last - first) * self._recall.heads * T > MOST_SHARES:
-            raise ConfigError(
-                f"recalled: {last - first:,} readings from {T:,} tokens are too many at once; ask for a part, recalled(first, last)"
-            )
+            raise ConfigError(f"recalled: {last - first:,} readings of {T:,} tokens are too many at once; ask for recalled(first, last)")
         shares = self._recall.shares_of_heads(first, last)
         before = self._recall.lengths(first, last) - shares.sum(2)
         return Recall(np.ascontiguousarray(shares.swapaxes(0, 1)), before.T.copy(), first, self.tokens)
