@@ -214,7 +214,8 @@ def test_what_it_returns_plots_itself(on_cpu):
     for figure, rows in ((recall.plot(), 13), (recall.plot(head=1), 13), (recording.recalled(-1).plot(), 2)):
         assert figure.axes[0].get_label() == "recall" and figure.axes[0].images[0].get_array().shape == (rows, 13)
     np.testing.assert_array_equal(recall.plot(head=1).axes[0].images[0].get_array(), recall.shares[:, 1])
-    assert on_cpu.listen("a").plot().axes
+    figure = on_cpu.listen("a").plot()
+    assert figure.axes and figure._repr_png_().startswith(b"\x89PNG"), "a notebook shows it, with pyplot or without"
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def rates_page(rates: Rates) -> Figure:
 
 @styled
 def recall_page(recall: Recall, head: int | None = None) -> Figure:
-    """A matplotlib Figure with the panel recall: a row for each reading, of the mean over heads or of one; or for each head of one reading."""
+    """A matplotlib Figure with the panel recall: a row for each reading, mean over heads or one head; or for each head of one reading."""
     heads = recall.shares.shape[1]
     single = len(recall.shares) == 1 and head is None
     shares = recall.shares[0] if single else recall.mean if head is None else recall.shares[:, head]
