@@ -195,8 +195,15 @@ def test_what_it_returns_prints_well(on_cpu):
     assert "most: unknown" in repr(on_cpu.listen("a").surprise)
     shares = np.array([[[0.75, 0.25, 0.0], [0.25, 0.25, 0.0]]], np.float32)
     assert repr(Recall(shares, np.zeros((1, 2), np.float32), 1, ("a", " b", "."))).splitlines() == [
-        "Recall: readings of 1 token by 2 heads, from 3 tokens",
-        "  ' b'         <- 'a' 50%, 'b' 25% (after 'a')",
+        "Recall: the reading at ' b' by 2 heads, of 3 tokens",
+        "  head 0     <- 'a' 75%, 'b' 25% (after 'a')",
+        "  head 1     <- 'a' 25%, 'b' 25% (after 'a')",
+    ]
+    several = Recall(np.repeat(shares, 2, 0), np.zeros((2, 2), np.float32), 1, ("a", " b", "."))
+    assert repr(several).splitlines() == [
+        "Recall: 2 readings by 2 heads, of 3 tokens",
+        "  ' b'       <- 'a' 50%, 'b' 25% (after 'a')",
+        "  '.'        <- 'a' 50%, 'b' 25% (after 'a')",
     ]
     assert "\n  ... 5 tokens before these\n" in repr(on_cpu.listen("a bee. " * 3).recalled())
 
@@ -234,6 +241,7 @@ def test_what_it_returns_plots_itself(on_cpu):
         (lambda model: model.listen(TEXT, states="wernicke.v"), r"names in a list are needed, as in \['wernicke.v'\]"),
         (lambda model: model.listen(TEXT, state=3), "a table of arrays is needed"),
         (lambda model: model.listen(TEXT).recalled(5, 5), "no token lies from 5 to 5; the recording has 13 tokens"),
+        (lambda model: model.listen(TEXT).recalled().words(-1), "there is no head -1"),
         (lambda model: model.listen(TEXT).recalled().plot(head=2), "heads are numbered from 0 to 1; there is no head 2"),
     ],
 )

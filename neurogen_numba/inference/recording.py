@@ -118,7 +118,7 @@ class Recall:
 
     shares: [n, heads, T] float32: the part of a head's reading at token first + i that token j of the text has written. Negative where a
     token takes away from it; 0 for tokens to come. before: [n, heads] float32, the part that was stored before the text. Together they are
-    1, or less for a head that recalls almost nothing. tokens: the text of all T tokens.
+    1, or less for a head that recalls almost nothing; a share may be above 1 where others are negative. tokens: the text of all T tokens.
     """
 
     shares: np.ndarray
@@ -131,28 +131,41 @@ class Recall:
         """[n, T] float32: the mean of the shares over heads."""
         return self.shares.mean(1)
 
-    def words(self) -> tuple[Recalled, ...]:
-        """For each of the n tokens the words that it recalls, with their shares, as the chat shows them."""
-        return recalled_words(self.tokens, self.tokens[self.first : self.first + len(self.shares)], self.mean)
+    def words(self, head: int | None = None) -> tuple[Recalled, ...]:
+        """For each of the n tokens the words that it recalls, with their shares: the mean over heads, as the chat shows it, or one head.
+
+        Raises ConfigError for a head that does not exist.
+        """
+        return recalled_words(self.tokens, self._read, self._of(head))
 
     def __repr__(self) -> str:
         n, heads, T = self.shares.shape
-        lines = [f"Recall: readings of {counted(n, 'token')} by {counted(heads, 'head')}, from {counted(T, 'token')}"]
+        lines = [f"Recall: {counted(n, 'reading')} by {counted(heads, 'head')}, of {counted(T, 'token')}"]
+        if n == 1:
+            lines[0] = f"Recall: the reading at {self._read[0]!r} by {counted(heads, 'head')}, of {counted(T, 'token')}"
+            return "\n".join([*lines, *(f"  head {head:<5} <- {_sources(self.words(head)[0])}" for head in range(heads))])
         lines += [f"  ... {counted(n - SHOWN, 'token')} before these"] if n > SHOWN else []
-        for recalled in self.words()[-SHOWN:]:
-            sources = [f"{word!r} {share:.0%}{before and f' (after {before!r})'}" for before, word, share in recalled.sources]
-            lines.append(f"  {recalled.token!r:12} <- {', '.join(sources) or 'nothing'}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  {recalled.token!r:10} <- {_sources(recalled)}" for recalled in self.words()[-SHOWN:])])
 
     def plot(self, head: int | None = None) -> Figure:
         """A figure: a row for each reading, a column for each token that it comes from. It shows the mean over heads, or one head; of one
         reading alone it shows all heads. Raises ConfigError for a head that does not exist."""
         from ..ui.recording_page import recall_page
 
+        self._of(head)
+        return recall_page(self, head)
+
+    @property
+    def _read(self):
+        """The text of the n tokens."""
+        return self.tokens[self.first : self.first + len(self.shares)]
+
+    def _of(self, head):
+        """[n, T]: the shares of one head, or their mean."""
         heads = self.shares.shape[1]
         if head is not None and head not in range(heads):
-            raise ConfigError(f"plot: heads are numbered from 0 to {heads - 1}; there is no head {head!r}")
-        return recall_page(self, head)
+            raise ConfigError(f"heads are numbered from 0 to {heads - 1}; there is no head {head!r}")
+        return self.mean if head is None else self.shares[:, head]
 
 
 @dataclass(frozen=True, repr=False)
@@ -261,6 +274,11 @@ def _tokens(model, text):
         raise ConfigError(f"listen: a text, or token ids [T], are needed, not {type(text).__name__} of {np.ndim(text)} dimensions")
     ids = model._columns(text, "listen")[:, 0].copy()
     return ids, tuple(tokenizer.pieces[n].decode(errors="replace") if tokenizer else str(n) for n in ids.tolist())
+
+
+def _sources(recalled):
+    """The words that were recalled, in one line."""
+    return ", ".join(f"{word!r} {share:.0%}{before and f' (after {before!r})'}" for before, word, share in recalled.sources) or "nothing"
 
 
 def _every(size, neurons):
