@@ -182,7 +182,7 @@ def test_all_neurons_are_recorded_on_request(on_cpu):
 
 
 def test_what_it_returns_prints_well(on_cpu):
-    recording = on_cpu.listen(TEXT, neurons=10, states=["pfc.v"])
+    recording = on_cpu.listen(TEXT, neurons=10, states=(name for name in ["pfc.v"]))
     lines = repr(recording).splitlines()
     mean = recording.surprise.mean
     assert lines[0] == f"Recording: 13 tokens, {mean:.3f} nats = {mean / math.log(2):.3f} bits per token"
@@ -232,8 +232,9 @@ def test_what_it_returns_plots_itself(on_cpu):
         (lambda model: model.listen(TEXT).rates["cortex"], "there is no module 'cortex'"),
         (lambda model: model.listen(""), "the text has no token"),
         (lambda model: model.listen([]), "integers of shape"),
-        (lambda model: model.listen([[1, 2]]), "a text, or token ids"),
-        (lambda model: model.listen(3), "a text, or token ids"),
+        (lambda model: model.listen([[1, 2], [3, 4]]), "one sequence of tokens is needed, not 2"),
+        (lambda model: model.listen([[1], [3, 4]]), "sequences of one length"),
+        (lambda model: model.listen(3), "integers of shape"),
         (lambda model: model.listen([1, 99]), "token id 99 is out of range"),
         (lambda model: model.listen(TEXT, neurons=0), "neurons: how many"),
         (lambda model: model.listen(TEXT, neurons=2.5), "neurons: how many"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +26,7 @@ SHOWN = 16  # latest tokens in the repr of a Recall
 SURPRISING = 5  # tokens in the repr of a Surprise
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Raster:
     """Events of neurons of one module.
 
@@ -51,7 +51,7 @@ class Raster:
         return raster_page(self)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Surprise:
     """-ln of the probability that the model gave each token before it read it, at temperature 1.
 
@@ -84,7 +84,7 @@ class Surprise:
         return surprise_page(self)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Rates:
     """The share of all neurons of a module with an event, 0 to 1: `rates["wernicke"]`, [T] float32.
 
@@ -112,7 +112,7 @@ class Rates:
         return rates_page(self)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Recall:
     """Which earlier tokens the readings of the associative memory come from. Exact (brain/recall.py): nothing is estimated.
 
@@ -168,7 +168,7 @@ class Recall:
         return self.mean if head is None else self.shares[:, head]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Recording:
     """What a brain did at each of the T tokens of a text.
 
@@ -183,7 +183,7 @@ class Recording:
     states: dict[str, np.ndarray]
     final_state: dict[str, np.ndarray]
     _rasters: dict[str, Raster]
-    _recall: RecallTrace = field(compare=False)
+    _recall: RecallTrace
 
     def raster(self, module: str) -> Raster:
         """The events of a module. Raises ConfigError for a module that does not exist."""
@@ -221,6 +221,9 @@ def record(
 ) -> Recording:
     """`NeuroGenModel.listen`, which documents the arguments."""
     ids, tokens = _tokens(model, text)
+    if isinstance(states, str):
+        raise ConfigError(f"states: names in a list are needed, as in [{states!r}]")
+    states = tuple(states)
     act = model.activity(model.config.brain.chunk, 1)
     every = {name: _every(act.v[name].shape[2], neurons) for name in MODULES}
     rows = _state_rows(act, states, every)  # whose shapes are checked before anything runs
@@ -270,9 +273,10 @@ def _tokens(model, text):
         text = tokenizer.encode(text)
         if not len(text):
             raise ConfigError("listen: the text has no token; at least one is needed")
-    if np.ndim(text) != 1:
-        raise ConfigError(f"listen: a text, or token ids [T], are needed, not {type(text).__name__} of {np.ndim(text)} dimensions")
-    ids = model._columns(text, "listen")[:, 0].copy()
+    columns = model._columns(text, "listen")
+    if columns.shape[1] != 1:
+        raise ConfigError(f"listen: one sequence of tokens is needed, not {columns.shape[1]}")
+    ids = columns[:, 0].copy()
     return ids, tuple(tokenizer.pieces[n].decode(errors="replace") if tokenizer else str(n) for n in ids.tolist())
 
 
@@ -295,8 +299,6 @@ def _state_rows(act: Activity, states, every):
     known = {f"{name}.{state}": rows[1:, 0, :: every[name]] for name in MODULES for state, rows in act.neurons[name].items()}
     known |= {f"{name}.y": rows[1:, 0, :: every[name]] for name, rows in act.y.items()}
     known |= {"working_memory.m": act.m[1:, 0], "memory.out": act.signals["memory.out"].x[:, 0]}
-    if isinstance(states, str):
-        raise ConfigError(f"states: names in a list are needed, as in [{states!r}]")
     for name in states:
         if name not in known:
             raise ConfigError(f"states: there is no {name!r} in this brain; {did_you_mean(name, known)}")
