@@ -162,7 +162,7 @@ def test_the_copies_of_a_gpu_follow_in_both_orders():
     model = made(backends.get("cuda", 0, "fp32"))
     synapses = model.brain.synapses
     synapses.kind, synapses.dtype = mma.FLOAT16, "float16"
-    model.brain._wire()  # allocates the copies, and packs them
+    model.brain.wire()  # allocates the copies, and packs them
     whole = arrays(model)
     with model.lesion("memory_broca"):
         lesioned = arrays(model)
