@@ -162,13 +162,13 @@ def test_the_copies_of_a_gpu_follow_in_both_orders():
     model = made(backends.get("cuda", 0, "fp32"))
     synapses = model.brain.synapses
     synapses.kind, synapses.dtype = mma.FLOAT16, "float16"
-    model.brain.wire()  # allocates the copies, and packs them
+    model.brain.wire()  # allocates the copies
+    model.brain.refresh()  # and packs them
     whole = arrays(model)
     with model.lesion("memory_broca"):
         lesioned = arrays(model)
-    weight = model.brain.projections[[p.arc.name for p in model.brain.projections].index("memory_broca")]
-    first = synapses.place["memory_broca"] // 4
-    words = slice(first, first + weight.weight.size // 4)
+    first = synapses.place["memory_broca"] // 4  # four numbers to a word
+    words = slice(first, first + model.brain.parameters.value["memory_broca.weight"].size // 4)
     for copy_ in ("copy 0", "copy 1"):
         assert whole[copy_][words].any() and not lesioned[copy_][words].any()
         others = np.ones(len(whole[copy_]), bool)
