@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from . import lab
     from .brain.model import NeuroGenModel
     from .config import Config
+    from .inference.recording import Recording
     from .library import Run, load, train
     from .neurons import Learned, Neuron, TimeConstant, event, neuron, slope
     from .neurons.check import check_gradient
@@ -28,6 +29,7 @@ __all__ = [
     "Learned",
     "NeuroGenModel",
     "Neuron",
+    "Recording",
     "Run",
     "TimeConstant",
     "Tokenizer",
@@ -53,6 +55,7 @@ _HOMES = {  # public name -> its module: imported when it is first asked for, si
     "slope": "neurons",
     "NeuroGenModel": "brain.model",
     "PRESETS": "presets",
+    "Recording": "inference.recording",
     "Run": "library",
     "Tokenizer": "text.tokenizer",
     "get_preset": "presets",

@@ -15,6 +15,7 @@ from .connectome import all_arcs, arcs, check_bundles, has_readout
 from .decoder import Decoder
 from .embedding import Embedding
 from .hippocampus import AssociativeMemory
+from .lesion import Lesions
 from .population import Population
 from .projection import Projection
 from .readout import Readout
@@ -70,6 +71,7 @@ class Brain:
         self.copied = {current: signal for current, signal in pairs.items() if self.is_read(signal)}
         self.synapses = backend.synapses(self.projections, self.parameters)
         self.wiring = 0  # how often it was wired: a recorded step is one of a wiring
+        self.lesions = Lesions(self)
         self.drawn_anew = frozenset()  # projections that a checkpoint had in an older form
 
     def initialise(self, seed: int):

@@ -7,7 +7,7 @@ import functools
 import operator
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
@@ -24,10 +24,12 @@ from ..storage import checkpoint
 from .activity import Activity
 from .brain import Brain
 from .chunked_cross_entropy import learn_by_blocks
+from .graph import Connectome
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from ..inference.recording import Recording
     from ..optim.optimizer import Optimizer
     from ..text.tokenizer import Tokenizer
 
@@ -40,12 +42,8 @@ def _by_one_thread(method: _Method) -> _Method:
 
     @functools.wraps(method)
     def call(model, *arguments, **named):
-        if not model._in_use.acquire(blocking=False):
-            raise ConfigError("this model is at work in another thread; give each thread a copy of its own, copy.copy(model)")
-        try:
+        with model._one_thread():
             return method(model, *arguments, **named)
-        finally:
-            model._in_use.release()
 
     return cast(_Method, call)
 
@@ -129,6 +127,59 @@ class NeuroGenModel:
             return Activity(self.brain, tokens, batch, learning, memory=training.activation_memory, **dropout)
 
     @contextlib.contextmanager
+    def _one_thread(self):
+        """A context in which no other thread may run this model. Raises ConfigError where another one does."""
+        if not self._in_use.acquire(blocking=False):
+            raise ConfigError("this model is at work in another thread; give each thread a copy of its own, copy.copy(model)")
+        try:
+            yield
+        finally:
+            self._in_use.release()
+
+    @property
+    def connectome(self) -> Connectome:
+        """Its projections: a table when printed, each by its name, and `to_networkx()`."""
+        return Connectome(self.brain)
+
+    @contextlib.contextmanager
+    def lesion(self, *names: str) -> Iterator[None]:
+        """A context in which projections, modules or memories are silent: `with model.lesion("memory_broca"): ...`.
+
+        names: of projections (`model.connectome` lists them; shell patterns name several), of modules, "memory" (the associative one) or
+        "working_memory". A silent module fires no events; a silent memory is still written, and nobody reads it. Whatever the model
+        does inside is done with the lesion, also by sessions that exist already; `save` and copies keep it. Contexts nest and overlap. At
+        the end, also after an exception, the weights are the same again, bit for bit.
+
+        Raises ConfigError for a name that is not in this brain, and for a training step inside; `brain.without` trains without projections.
+        """
+        with self._one_thread(), self.brain.lesions.silence(names):
+            yield
+
+    @_by_one_thread
+    def listen(
+        self,
+        text: str | ArrayLike,
+        *,
+        state: Mapping[str, np.ndarray] | None = None,
+        neurons: int | None = 256,
+        states: Iterable[str] = (),
+    ) -> Recording:
+        """Read a text, and record what the brain does at each of its tokens (inference/recording.py). Nothing else is changed: neither the
+        model, nor the state of a session or of `train_step`.
+
+        text: a str, or token ids [T]. state: where to begin: `Recording.final_state`, `Session.state()` or `Activity.state()` of one
+        sequence; without it a zero state, which reads an end of text first if the tokenizer has one, as `write` does.
+        neurons: of each module, evenly taken, whose events and states are kept; None: all. states: of neurons to keep too, as
+        "wernicke.v", and "working_memory.m", "memory.out"; "wernicke.y" is the trace, where the module has one.
+
+        Raises ConfigError for a text that the tokenizer cannot read, an empty one, or an unknown name in `states`; CheckpointError for the
+        state of another brain.
+        """
+        from ..inference.recording import record
+
+        return record(self, text, state, neurons, states)
+
+    @contextlib.contextmanager
     def averaged(self):
         """A context in which the weights are their average over the last `training.average` updates, if there is one."""
         if not (self.optimizer.horizon and self.optimizer.steps):
@@ -175,6 +226,8 @@ class NeuroGenModel:
         """
         if not (0 <= rate <= FLOAT32):
             raise ConfigError(f"learning_rate: a number from 0 on is needed, not {rate}")
+        if self.brain.lesions:
+            raise ConfigError("a brain does not learn during a lesion: train it outside of the context, or set brain.without for good")
         counted = self._load_segment(act, inputs, targets)
         if reset is not None:
             act.reset_mask[...] = self.backend.asarray(reset, "uint8")

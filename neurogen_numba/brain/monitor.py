@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,23 +135,27 @@ class BrainMonitor:
         return -(-self._rows[f"{name}.v"][0].shape[1] // RASTER)
 
     def _recalls(self):
-        """What the latest tokens recall: the shares of the tokens of a word are added up."""
+        """What the latest tokens recall."""
         known = self._recall.tokens
         if not known:
             return ()
-        pieces = self._pieces[-known:]
-        spans = words_of(pieces)
-        words = ["".join(pieces[first:last]).strip() for first, last in spans]
-        tokens = min(READINGS, known)
-        shares = np.add.reduceat(self._recall.shares(tokens), [first for first, _ in spans], axis=1)
-        recalls = []
-        for token, row in zip(pieces[-tokens:], shares, strict=True):
-            best = [int(word) for word in np.argsort(-row)[:SOURCES] if row[word] >= LEAST and words[word]]
-            recalls.append(Recalled(token, tuple((" ".join(words[max(0, n - 2) : n]), words[n], float(row[n])) for n in best)))
-        return tuple(recalls)
+        pieces, tokens = self._pieces[-known:], min(READINGS, known)
+        return recalled_words(pieces, pieces[-tokens:], self._recall.shares(tokens))
 
 
-def words_of(pieces: list[str]) -> list[tuple[int, int]]:
+def recalled_words(pieces: Sequence[str], tokens: Sequence[str], shares: np.ndarray) -> tuple[Recalled, ...]:
+    """What each of `tokens` recalls of the text `pieces`: shares [tokens, pieces], which are added up over the tokens of a word."""
+    spans = words_of(pieces)
+    words = ["".join(pieces[first:last]).strip() for first, last in spans]
+    shares = np.add.reduceat(shares, [first for first, _ in spans], axis=1)
+    recalls = []
+    for token, row in zip(tokens, shares, strict=True):
+        best = [int(word) for word in np.argsort(-row)[:SOURCES] if row[word] >= LEAST and words[word]]
+        recalls.append(Recalled(token, tuple((" ".join(words[max(0, n - 2) : n]), words[n], float(row[n])) for n in best)))
+    return tuple(recalls)
+
+
+def words_of(pieces: Sequence[str]) -> list[tuple[int, int]]:
     """(first, last + 1) of the tokens of each word, in order: a word begins with a space, after one, or where letters and others meet."""
     starts = [0]
     for n in range(1, len(pieces)):

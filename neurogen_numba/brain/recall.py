@@ -80,10 +80,21 @@ class RecallTrace:
 
         The mean over heads; a head that recalls nothing counts as 0.
         """
+        return self.shares_of_heads(self.tokens - tokens, self.tokens).mean(0)
+
+    def shares_of_heads(self, first: int, last: int) -> np.ndarray:
+        """[heads, last - first, N]: what each of the last N = `self.tokens` tokens, oldest first, contributes to the readings of tokens
+        first ... last - 1 of them. The shares of a head that recalls nothing are 0."""
         k, q, u, o = (np.concatenate(parts, 1) for parts in zip(*self._chunks, strict=True))
-        N, q, o = self.tokens, q[:, -tokens:], o[:, -tokens:]
-        along = (q @ k.transpose(0, 2, 1)) * (o @ u.transpose(0, 2, 1)) * self._fade(np.arange(N - tokens, N), np.arange(N))
-        return (along / ((o * o).sum(2, keepdims=True) + OUT_FLOOR * np.float32(self.width))).mean(0)
+        q, o = q[:, first:last], o[:, first:last]
+        along = (q @ k.transpose(0, 2, 1)) * (o @ u.transpose(0, 2, 1)) * self._fade(np.arange(first, last), np.arange(self.tokens))
+        return along / ((o * o).sum(2, keepdims=True) + OUT_FLOOR * np.float32(self.width))
+
+    def lengths(self, first: int, last: int) -> np.ndarray:
+        """[heads, last - first]: the sum of the shares of all tokens, and of what was stored before them. It is 1, or less for a head that
+        recalls almost nothing."""
+        square = (np.concatenate([o for *_, o in self._chunks], 1)[:, first:last] ** 2).sum(2)
+        return square / (square + OUT_FLOOR * np.float32(self.width))
 
     def forget(self):
         """Forget what was written; the key of the next token stays."""

@@ -51,14 +51,19 @@ OTHER_SCRIPTS = (
 
 
 def styled(draw):
-    """Decorator: `draw` makes a figure in this style, whatever style the caller has set, and leaves that as it was."""
+    """Decorator: `draw` makes a figure in this style, whatever style the caller has set, and leaves that as it was.
+
+    A notebook shows the figure where pyplot has not been imported, too.
+    """
 
     @functools.wraps(draw)
     def drawing(*arguments, **named):
         import matplotlib
 
         with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE, "font.family": fonts("DejaVu Sans")}), quiet():
-            return draw(*arguments, **named)
+            figure = draw(*arguments, **named)
+        figure._repr_png_ = functools.partial(png, figure)
+        return figure
 
     return drawing
 

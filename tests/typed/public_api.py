@@ -38,6 +38,21 @@ logits = model.logits(ids)
 loss, accuracy = model.train_step(ids[:-1], ids[1:], learning_rate=1e-3)
 written = model.generate(ids, 32, seed=1)
 print(neurons, answer, logits.shape, loss + accuracy, written.tolist(), model.parameters, figures, run.resume(1000).best())
+
+recording: ng.Recording = model.listen("Jack keeps hares.", states=["wernicke.v"])
+raster = recording.raster("wernicke")
+share = float(raster.events.mean()) + float(recording.rates["broca"][0]) + recording.rates.mean["pfc"]
+nats: float = recording.surprise.mean + float(recording.surprise.bits[1])
+recall = model.listen(ids, state=recording.final_state, neurons=None).recalled(-3)
+words = [(each.token, word, part) for each in recall.words() for _, word, part in each.sources]
+figures += [recording.plot(), raster.plot(), recording.surprise.plot(), recording.rates.plot(), recall.plot(head=0)]
+print(recording, recording.states["wernicke.v"].shape, share, nats, words, recall.shares.sum(), recall.before.sum())
+with model.lesion("memory_broca", "pfc"):
+    answer = model.write("Jack keeps", 4, temperature=0)
+connectome = model.connectome
+print(connectome["memory_broca"].weight.shape, connectome.memory_broca.mean_weight, [view.synapses for view in connectome])
+print(connectome.to_networkx())
+
 model.save(Path("checkpoint"))
 again = ng.NeuroGenModel.load("checkpoint")
 print(again.tokenizer.vocabulary if again.tokenizer else 0, sorted(ng.PRESETS))
