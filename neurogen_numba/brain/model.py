@@ -8,6 +8,7 @@ import operator
 import os
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
@@ -182,13 +183,14 @@ class NeuroGenModel:
         self.optimizer.prepare(rate)
         # the loss scale is a constant of the recorded step: one of a few powers of two
         if rewire:
-            self.backend.record(lambda: self._learn(act, reset is not None, rewire))()
+            self.backend.record(lambda: self.learning_step(act, reset is not None, rewire))()
         else:
-            self.run(act, ("learn", act.length, reset is not None, act.loss_scale), lambda: self._learn(act, reset is not None))
+            self.run(act, ("learn", act.length, reset is not None, act.loss_scale), lambda: self.learning_step(act, reset is not None))
         losses, hits = self._result(act)
         return float(losses.sum(dtype=np.float64) / counted), float(hits.sum() / counted), self.optimizer.finish()
 
-    def _learn(self, act, reset, rewire=None):
+    def learning_step(self, act: Activity, reset: bool, rewire: Callable[[Activity], object] | None = None):
+        """The operations of an update, with the segment loaded. reset: whether sequences are reset before, those of `act.reset_mask`."""
         brain, decoder = self.brain, self.brain.decoder
         if reset:
             act.reset(act.reset_mask)
@@ -203,7 +205,7 @@ class NeuroGenModel:
             self._learn_decoder(act)
         brain.backward(act)
         if rewire:
-            rewire(act)
+            self.backend.apply(rewire, act)
         brain.mask_weight_grad(act)
         self.optimizer.apply(*([(act.token_rows,)] if act.token_rows else []))
         self.optimizer.accumulate_average()
@@ -274,6 +276,8 @@ class NeuroGenModel:
         parts = []
         for first in range(0, columns.shape[0], act.tokens):
             part = columns[first : first + act.tokens]
+            if not parts:
+                self.backend.compile_kernels(partial(self.brain.forward_logits, act, part))
             parts.append(self.backend.to_numpy(self.brain.forward_logits(act, part)).reshape(*part.shape, -1))
             act.advance(part.shape[0])
         result = np.concatenate(parts).swapaxes(0, 1)

@@ -166,6 +166,7 @@ class Trainer:
     def _train(self, saver):
         training, watchdog, waited = self.config.training, Watchdog(), 0.0
         yield from self._first_notices()
+        self._compile_kernels()
         self._snapshot(None)  # allocate the memory of checkpoint copies now, not during training
         began = time.monotonic() - self.seconds
         plan_at = max(PLAN_AT, self.step + min(PLAN_AT, 12))  # a resumed run has compiled its kernels by then
@@ -239,7 +240,19 @@ class Trainer:
             yield self._unknown()
         if tokenizer.kind == self.config.text.tokenizer == "sentencepiece" and tokenizer.vocabulary < asked:
             yield Notice(f"the text has {tokenizer.vocabulary:,} pieces, fewer than the {asked:,} asked for")
-        yield Notice("preparing the kernels: compiled at their first use, then kept")
+
+    def _compile_kernels(self):
+        """Compile the kernels of updates, evaluations and samples, with one progress for all."""
+        model, first = self.model, iter((False, True))
+
+        def steps():
+            evaluate(model, self._val_subset, lambda: next(first))  # one segment
+            session = Session(model, SAMPLING)
+            session.feed(self._pieces[0].context[:1, None])
+            session.draw()
+            model.learning_step(self.act, reset=True)
+
+        model.backend.compile_kernels(steps)
 
     def _segment(self, saver, watchdog):
         """The next (inputs, targets), or None after `stop`. Yields the watchdog's notices while it waits."""
