@@ -1,4 +1,4 @@
-"""Kernels are compiled before they are launched, with a progress that has the right total, and says nothing where there is nothing to do."""
+"""Kernels are compiled before they are launched; the progress has the right total, and says nothing where there is nothing to do."""
 
 import io
 import sys

@@ -26,7 +26,7 @@ from ..text.batches import open_corpus
 from ..text.prefetch import Prefetch
 from ..text.tokenizer import Tokenizer
 from .brain_snapshot import brain_snapshot
-from .evaluation import answer_questions, evaluate, unknown_share
+from .evaluation import answer_questions, evaluate, streams_for, streams_of, unknown_share
 from .report import CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
 from .rewiring import Rewiring
 from .samples import SAMPLE_TOKENS, pieces
@@ -243,10 +243,12 @@ class Trainer:
 
     def _compile_kernels(self):
         """Compile the kernels of updates, evaluations and samples, with one progress for all."""
-        model, first = self.model, iter((False, True))
+        model = self.model
+        streams = streams_for(len(self._val_subset.tokens) - 1, streams_of(self.config.training))
 
         def steps():
-            evaluate(model, self._val_subset, lambda: next(first))  # one segment
+            scored = model.activity(model.config.brain.chunk, streams)
+            model.score(scored, *np.zeros((2, scored.tokens, streams), np.int32))
             session = Session(model, SAMPLING)
             session.feed(self._pieces[0].context[:1, None])
             session.draw()
