@@ -582,7 +582,6 @@ def test_reports_come_in_order_and_are_all_in_the_log(tmp_path, sheep):
     assert written == [3, 6, 7]  # when those beside training are told is a matter of the disk
     assert [(report.kind, getattr(report, "step", None)) for report in reports if getattr(report, "path", None) is None] == [
         ("notice", None),
-        ("notice", None),
         ("step", 2),
         ("evaluation", 3),
         ("step", 4),
@@ -748,7 +747,7 @@ def test_the_watchdog_is_handed_what_it_judges(tmp_path, sheep, monkeypatch):
     warnings = [(number, text.split(":")[1]) for number, text in told if text.startswith("warning:")]
     assert [text for _, text in warnings] == [" the text comes too slowly", " pfc is silent", " the disk is slow"]
     texts = [report.text for report in of(Notice, reports)]
-    assert "40 seconds waited for it, 100 % of the time" in texts[2] and "took 30 seconds, after 100 seconds of training" in texts[4]
+    assert "40 seconds waited for it, 100 % of the time" in texts[1] and "took 30 seconds, after 100 seconds of training" in texts[3]
 
 
 def test_a_stalled_text_source_is_reported_while_training_waits(tmp_path, sheep, monkeypatch):
