@@ -35,7 +35,7 @@ quick: $(READY)  ## a minute of tests after a change of a line: kernels against 
 	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not gpu" $(QUICK)
 
 notebooks: $(READY)  ## install Jupyter and run the notebooks in examples/
-	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[notebooks]'
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[notebooks]'
 	$(BIN)/python -m pytest -m notebooks $(ARGS) tests/test_notebooks.py
 
 lint: $(READY)  ## check style and format
@@ -66,5 +66,5 @@ $(READY): pyproject.toml setup.cfg
 		echo "$(PYTHON) has no venv module: install it (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	@echo "Setting up .venv with [$(EXTRAS)]: once, a few minutes"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@$(BIN)/python -m pip install --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $@

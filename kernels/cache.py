@@ -15,6 +15,7 @@ import os
 import pickle
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import numba
@@ -103,11 +104,15 @@ def _forgiving(kind):
     class Forgiving(kind):
         def load_overload(self, sig, target_context):
             self._content = None
+            found = None
             try:
                 self._content = _look(self._dispatcher)
-                return super().load_overload(sig, target_context) if self._content else None
+                found = super().load_overload(sig, target_context) if self._content else None
             except Exception:  # compiled anew, and saved in its place
-                return None
+                pass
+            if found is None and getattr(_asking, "of", None) is self._dispatcher:
+                raise _Absent
+            return found
 
         def save_overload(self, sig, data):
             try:
@@ -123,6 +128,29 @@ def _forgiving(kind):
             return key
 
     return Forgiving
+
+
+_asking = threading.local()  # of: the dispatcher of `available`
+
+
+class _Absent(Exception):
+    """A kernel is not on disk."""
+
+
+def available(dispatcher, signature: tuple) -> bool:
+    """Whether a kernel is compiled for these types of arguments: in memory, or on disk, from which it is loaded now."""
+    if signature in dispatcher.overloads:
+        return True
+    if not hasattr(dispatcher._cache, "_cache_file"):  # nothing is kept
+        return False
+    _asking.of = dispatcher
+    try:
+        dispatcher.compile(signature)
+    except _Absent:
+        return False
+    finally:
+        _asking.of = None
+    return True
 
 
 # What is compiled in this process

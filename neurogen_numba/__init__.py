@@ -13,7 +13,7 @@ if not (_PACKAGE / "kernels").is_dir():
     __path__.append(str(_PACKAGE.parent))
 
 if TYPE_CHECKING:
-    from . import lab
+    from . import lab, nir
     from .brain.model import NeuroGenModel
     from .config import Config
     from .inference.recording import Recording
@@ -40,6 +40,7 @@ __all__ = [
     "lab",
     "load",
     "neuron",
+    "nir",
     "slope",
     "train",
 ]
@@ -65,8 +66,8 @@ _HOMES = {  # public name -> its module: imported when it is first asked for, si
 
 
 def __getattr__(name: str):
-    if name == "lab":
-        return importlib.import_module(".lab", __name__)
+    if name in ("lab", "nir"):
+        return importlib.import_module(f".{name}", __name__)
     if name in _HOMES:
         value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
         globals()[name] = value

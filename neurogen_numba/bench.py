@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from pathlib import Path
@@ -62,8 +63,14 @@ def main(argv=None):
     from rich.status import Status
 
     from .benchmarks import speed
+    from .system import compiling
 
-    with Status("measuring; kernels are compiled at their first use, then kept", console=Console(stderr=True)):
+    def show(done, total):
+        status.update(compiling.words(done, total) if done < total else "measuring")
+
+    status = Status("measuring", console=Console(stderr=True))
+    shown = compiling.shown_by(show) if status.console.is_terminal else contextlib.nullcontext()
+    with status, shown:
         bench = speed.Bench(config, backend, args.repeats, args.batch_size or 1, text, args.after)
         result = getattr(bench, args.what)()
     if args.json != STDOUT:

@@ -249,18 +249,12 @@ class Config:
             )
 
     def replace(self, **sections: dict[str, typing.Any]) -> Config:
-        """A copy with fields replaced: `config.replace(training={"steps": 5}, brain={"vocabulary": 65})`. Raises ConfigError for a field
-        that there is not."""
-        changed = {}
-        for section, fields in sections.items():
-            known = [field.name for field in dataclasses.fields(getattr(self, section, self))]
+        """A copy with fields replaced: `config.replace(training={"steps": 5}, brain={"vocabulary": 65, "pfc": {"neurons": 128}})`. Raises
+        ConfigError for a field that there is not."""
+        for section in sections:
             if section not in ("brain", "training", "text"):
                 raise ConfigError(f"unknown section {section!r}; {did_you_mean(section, ('brain', 'training', 'text'))}")
-            for name in fields:
-                if name not in known:
-                    raise ConfigError(f"{section}: unknown setting {name!r}; {did_you_mean(name, known)}")
-            changed[section] = dataclasses.replace(getattr(self, section), **fields)
-        return dataclasses.replace(self, **changed)
+        return _replaced(self, "", sections)
 
     def with_neuron(self, neuron, *modules: str) -> Config:
         """A copy in which these modules (all, if none is named) are made of a neuron: its name, or a Neuron (neurons/definition.py).
@@ -365,6 +359,20 @@ def _text(value):
 
 
 _PLAIN = {"int": (int, _integer), "float": (float, _real), "bool": (bool, _truth), "str": (str, _text)}
+
+
+def _replaced(part, where, fields):
+    """A copy of a dataclass with fields replaced; those of a dataclass in it by a dictionary."""
+    known = [field.name for field in dataclasses.fields(part)]
+    for name, value in fields.items():
+        if name not in known:
+            raise ConfigError(f"{where}: unknown setting {name!r}; {did_you_mean(str(name), known)}")
+        before, place = getattr(part, name), f"{where}.{name}".lstrip(".")
+        if dataclasses.is_dataclass(before) and isinstance(value, dict):
+            fields = fields | {name: _replaced(before, place, value)}
+        elif dataclasses.is_dataclass(before) and not isinstance(value, type(before)):
+            raise ConfigError(f"{place}: a dictionary of its settings is needed, not {value!r}")
+    return dataclasses.replace(part, **fields)
 
 
 def _build(cls, values, where):

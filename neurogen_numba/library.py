@@ -15,7 +15,7 @@ from .errors import BackendError, ConfigError
 from .learning.stopping import Signals
 from .presets import get_preset
 from .storage import run_folder
-from .system import streams
+from .system import compiling, streams
 from .text.sources import absolute
 
 if TYPE_CHECKING:
@@ -203,9 +203,12 @@ def _watch(trainer, on_step, progress):
     from .ui import Unbreakable
     from .ui.progress import ProgressView
 
-    failure = None
+    failure, view = None, None
     with contextlib.ExitStack() as views:
-        view = views.enter_context(Unbreakable(lambda: ProgressView(trainer.run.name), streams.complain)) if progress else None
+        if progress:
+            view = views.enter_context(Unbreakable(lambda: ProgressView(trainer.run.name), streams.complain))
+        else:
+            views.enter_context(compiling.shown_by(lambda done, total: None))
         for report in trainer.reports():
             if view:
                 view.show(report)

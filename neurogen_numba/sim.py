@@ -47,7 +47,6 @@ def main(argv=None):
     simulation = Simulation(config, backend, args.batch_size, args.rate, args.strength, seed)
     segments, totals = -(-args.steps // simulation.segment), dict.fromkeys(MODULES, 0.0)
     console = Console(stderr=True)
-    console.print("preparing the kernels: compiled at their first use, then kept")
     simulation.run()
     simulation.run()
     seconds = 0.0

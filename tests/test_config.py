@@ -183,6 +183,12 @@ def test_replace_changes_only_what_it_is_told():
     expected["training"]["steps"], expected["brain"]["vocabulary"] = 5, 65
     assert replaced.to_dict() == expected
     assert CONFIG.training.steps == Training().steps
+    smaller = CONFIG.replace(brain={"pfc": {"neurons": 320}}).brain.pfc
+    assert smaller == dataclasses.replace(CONFIG.brain.pfc, neurons=320)
+    with pytest.raises(ConfigError, match="^brain.pfc: unknown setting 'neurns'; did you mean 'neurons'"):
+        CONFIG.replace(brain={"pfc": {"neurns": 320}})
+    with pytest.raises(ConfigError, match="^brain.pfc: a dictionary of its settings is needed, not 320"):
+        CONFIG.replace(brain={"pfc": 320})
     with pytest.raises(ConfigError, match=r"^training\.steps: at least 1, not 0$"):
         CONFIG.replace(training={"steps": 0})
 

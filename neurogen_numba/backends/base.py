@@ -16,6 +16,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from . import compiling
+
 if TYPE_CHECKING:
     from ..kernels.population import Axon, NeuronParameters, NeuronState, Physics
 
@@ -111,15 +113,33 @@ class Backend(ABC):
 
     @abstractmethod
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
-        """A function that repeats `step`: always the same operations on the same arrays. On a GPU a CUDA graph."""
+        """A function that repeats `step`: always the same operations on the same arrays. On a GPU a CUDA graph.
+
+        The first call compiles the kernels, as `compile_kernels` does.
+        """
 
     def record_calls(self, step: Callable[[], None]) -> Callable[[], None]:
         """As `record`, for a step that does nothing to arrays but by this backend's operations, its synapses, and `apply`."""
         return self.record(step)
 
+    def compile_kernels(self, step: Callable[[], None]):
+        """Compile the kernels that `step` launches, and show the progress.
+
+        The step runs in Python, and no kernel, no product and no `apply` is executed. What else it does to arrays must do no harm: a step
+        copies and accumulates state by `apply`.
+        """
+        if compiling.noted():
+            step()
+            return
+        launches = compiling.Launches()
+        with launches.noting():
+            step()
+        launches.compile()
+
     def apply(self, function, *arguments, **how):
         """Call a function of arrays, NumPy's or of the same form, as part of a step."""
-        function(*arguments, **how)
+        if not compiling.noted():
+            function(*arguments, **how)
 
     @abstractmethod
     def device_name(self) -> str:

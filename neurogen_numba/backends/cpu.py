@@ -35,6 +35,7 @@ from ..kernels import (
 )
 from ..kernels.tape import Tape
 from .base import Backend, Streams
+from .compiling import noted
 from .cpu_synapses import CpuSynapses
 
 WORTH_SHARING = 10_000_000  # multiply-adds
@@ -79,17 +80,21 @@ class CpuBackend(Backend):
     def launch(self, loop, *arguments):
         """Run a loop of kernels/. While a step is recorded it goes on the tape; with one thread, as it is compiled for one."""
         tape = getattr(self._recording, "tape", None)
-        if tape:
-            tape.call(loop.serial if numba.get_num_threads() == 1 else loop, arguments)
+        if tape and numba.get_num_threads() == 1:
+            loop = loop.serial
+        if launches := noted():
+            launches.add(loop, tuple(map(numba.typeof, arguments)))
+        elif tape:
+            tape.call(loop, arguments)
         else:
             loop(*arguments)
 
     def apply(self, function, *arguments, **how):
         tape = getattr(self._recording, "tape", None)
-        if tape:
+        if tape and not noted():
             tape.apply(function, arguments, how)
         else:
-            function(*arguments, **how)
+            super().apply(function, *arguments, **how)
 
     decay_forward = _operation(neuron.decay_forward_cpu)
     decay_backward = _operation(neuron.decay_backward_cpu)
@@ -238,7 +243,17 @@ class CpuBackend(Backend):
             numba.set_num_threads(threads)
 
     def record(self, step):
-        return step  # of learning and scoring: to call loops is cheap beside what they do
+        """The step itself, in learning and scoring: to call loops is cheap beside what they do."""
+        compiled = False
+
+        def run():
+            nonlocal compiled
+            if self.recording and not compiled and not noted():
+                self.compile_kernels(step)
+                compiled = True
+            step()
+
+        return run
 
     def record_calls(self, step):
         """The first call runs the step and puts its calls on a tape, which the others run. Of a step that raises nothing is kept."""
@@ -249,13 +264,15 @@ class CpuBackend(Backend):
             if not self.recording:
                 step()
                 return
-            if tape:
+            if tape and not noted():
                 tape.run()
                 return
             self._recording.tape = Tape()
             try:
-                step()
-                tape = self._recording.tape.close()
+                self.compile_kernels(step)
+                if not noted():
+                    step()
+                    tape = self._recording.tape.close()
             finally:
                 self._recording.tape = None
 

@@ -32,6 +32,7 @@ from ..kernels import (
 )
 from ..kernels.launch import SHARED, SIMULATED, THREADS, WARP, allow_shared, blocks, cuda  # Numba's, once its variables are checked
 from .base import Backend, Streams
+from .compiling import noted
 from .cublas import Cublas
 from .cuda_synapses import CudaSynapses
 
@@ -112,6 +113,9 @@ class CudaBackend(Backend):
         if SIMULATED:  # which otherwise copies every array there and back, and loses what two views of one array share
             arguments = [FakeCUDAArray(x) if isinstance(x, np.ndarray) else x for x in arguments]
         self._on_card()
+        if launches := noted():
+            launches.add(kernel, tuple(map(kernel.typeof_pyval, arguments)))
+            return
         if shared > SHARED - STATIC and not SIMULATED:
             allow_shared(kernel, arguments, shared)
         kernel[grid, threads, self._stream, shared](*arguments)
@@ -224,6 +228,8 @@ class CudaBackend(Backend):
         self.launch(half.assign, blocks(x.size, 16 * threads), threads, flat_out[None], flat)
 
     def product(self, out, a, b, add=False, scale=1.0):
+        if noted():
+            return
         if SIMULATED:
             out[...] = (out if add else 0) + np.float32(scale) * (a @ b)
         else:
@@ -250,6 +256,10 @@ class CudaBackend(Backend):
     def synapses(self, projections, parameters):
         return CudaSynapses(self, projections, parameters)
 
+    def compile_kernels(self, step):
+        if not SIMULATED:  # which compiles nothing
+            super().compile_kernels(step)
+
     def record(self, step):
         """The first call runs the step, which compiles its kernels; the second captures it as a CUDA graph; from then on the graph runs.
         Of a step that raises nothing is kept: the next call captures it anew."""
@@ -260,10 +270,11 @@ class CudaBackend(Backend):
         def run():
             nonlocal graph, warm
             self._mine()
-            if not self.recording:
+            if not self.recording or noted():
                 step()
                 return
             if not warm:
+                self.compile_kernels(step)
                 step()
                 warm = True
                 return

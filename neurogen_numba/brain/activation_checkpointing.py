@@ -30,7 +30,7 @@ class Recompute:
     def load_boundary(self, chunk):
         """Overwrite row 0 with the state before a chunk."""
         for rows, boundaries in zip(self.rows, self.boundaries, strict=True):
-            rows[0][...] = boundaries[chunk]
+            self.act.brain.backend.apply(np.copyto, rows[0], boundaries[chunk])
 
     def save_chunk(self, chunk, first, last):
         """Keep what the backward pass needs of a chunk, the tokens first ... last - 1, after its forward pass."""

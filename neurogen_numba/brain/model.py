@@ -8,6 +8,7 @@ import operator
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
@@ -241,6 +242,11 @@ class NeuroGenModel:
         losses, hits = self._result(act)
         return float(losses.sum(dtype=np.float64) / counted), float(hits.sum() / counted), self.optimizer.finish()
 
+    def learning_step(self, act: Activity, reset: bool):
+        """The operations of an update, with the segment loaded. reset: whether sequences are reset before, those of `act.reset_mask`."""
+        self._gradients(act, reset)
+        self._update(act)
+
     def _gradients(self, act, reset):
         brain, decoder = self.brain, self.brain.decoder
         if reset:
@@ -327,6 +333,8 @@ class NeuroGenModel:
         parts = []
         for first in range(0, columns.shape[0], act.tokens):
             part = columns[first : first + act.tokens]
+            if not parts:
+                self.backend.compile_kernels(partial(self.brain.forward_logits, act, part))
             parts.append(self.backend.to_numpy(self.brain.forward_logits(act, part)).reshape(*part.shape, -1))
             act.advance(part.shape[0])
         result = np.concatenate(parts).swapaxes(0, 1)

@@ -30,7 +30,7 @@ class Stimulus(Component):
     def forward(self, act, first, last):
         current = act.currents["thalamus.current"].value[first:last]
         self.backend.poisson(current, self.rate, self.strength, self.key, self.ticks)
-        np.add(self.ticks, np.uint64(last - first), out=self.ticks)
+        self.backend.apply(np.add, self.ticks, np.uint64(last - first), out=self.ticks)
 
 
 class Simulation:

@@ -26,7 +26,7 @@ from ..text.batches import open_corpus
 from ..text.prefetch import Prefetch
 from ..text.tokenizer import Tokenizer
 from .brain_snapshot import brain_snapshot
-from .evaluation import answer_questions, evaluate, unknown_share
+from .evaluation import answer_questions, evaluate, streams_for, streams_of, unknown_share
 from .report import CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
 from .rewiring import Rewiring
 from .samples import SAMPLE_TOKENS, pieces
@@ -166,6 +166,7 @@ class Trainer:
     def _train(self, saver):
         training, watchdog, waited = self.config.training, Watchdog(), 0.0
         yield from self._first_notices()
+        self._compile_kernels()
         self._snapshot(None)  # allocate the memory of checkpoint copies now, not during training
         began = time.monotonic() - self.seconds
         plan_at = max(PLAN_AT, self.step + min(PLAN_AT, 12))  # a resumed run has compiled its kernels by then
@@ -239,7 +240,21 @@ class Trainer:
             yield self._unknown()
         if tokenizer.kind == self.config.text.tokenizer == "sentencepiece" and tokenizer.vocabulary < asked:
             yield Notice(f"the text has {tokenizer.vocabulary:,} pieces, fewer than the {asked:,} asked for")
-        yield Notice("preparing the kernels: compiled at their first use, then kept")
+
+    def _compile_kernels(self):
+        """Compile the kernels of updates, evaluations and samples, with one progress for all."""
+        model = self.model
+        streams = streams_for(len(self._val_subset.tokens) - 1, streams_of(self.config.training))
+
+        def steps():
+            scored = model.activity(model.config.brain.chunk, streams)
+            model.score(scored, *np.zeros((2, scored.tokens, streams), np.int32))
+            session = Session(model, SAMPLING)
+            session.feed(self._pieces[0].context[:1, None])
+            session.draw()
+            model.learning_step(self.act, reset=True)
+
+        model.backend.compile_kernels(steps)
 
     def _segment(self, saver, watchdog):
         """The next (inputs, targets), or None after `stop`. Yields the watchdog's notices while it waits."""

@@ -148,8 +148,7 @@ def plan(config: Config, card: Card) -> Mapping[str, int]:
         model.brain.synapses.wire()
     with meta.part("activity"):
         act = model.activity(training.segment, training.batch, learning=True)
-        model._gradients(act, True)
-        model._update(act)
+        model.learning_step(act, True)
     with meta.part("evaluation, samples"):
         for streams in (streams_of(training), 1):
             model.brain.forward(model.activity(config.brain.chunk, streams))

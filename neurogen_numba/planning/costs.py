@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ..backends.base import Backend
+from ..backends.compiling import noted
 from ..kernels.population import Axon
 
 OPERATIONS = tuple(name for name, method in vars(Backend).items() if hasattr(method, "is_kernel"))
@@ -78,7 +79,7 @@ def recorded(backend, synapses=None):
     def noting(name, do):
         def note(*arguments, **how):
             nonlocal inside
-            if inside:
+            if inside or noted():
                 return do(*arguments, **how)
             inside = True
             calls.append(Call(name, partial(do, *arguments, **how)))

@@ -118,6 +118,9 @@ class MetaBackend(CudaBackend):
     def product(self, out, a, b, add=False, scale=1.0):
         pass
 
+    def apply(self, function, *arguments, **how):
+        pass
+
     def synchronize(self):
         pass
 

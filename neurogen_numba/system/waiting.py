@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 PATIENCE = 1.0  # seconds without a word
 INTERVAL = 10.0  # seconds between two lines where there is no terminal
@@ -14,35 +14,47 @@ INTERVAL = 10.0  # seconds between two lines where there is no terminal
 class Waiting:
     """Progress through `total` of something: `with Waiting("reading a.txt", total) as waiting: ... waiting.show(done)`.
 
-    A bar on a terminal, which goes when it is done; elsewhere a line now and then. total: None where nobody knows.
-    unit: "bytes" or another plural.
+    A bar on a terminal, which goes when it is done; elsewhere a line now and then, and one at the end. total: None where nobody knows.
+    unit: "bytes" or another plural. words: the progress as a sentence, from (done, total). patience: seconds until it is shown.
     """
 
-    def __init__(self, what: str, total: int | None = None, unit: str = "bytes"):
-        self._what, self._total, self._unit = what, total or None, unit
-        self._began = self._told = time.monotonic()
-        self._bar = None
+    _shown: list[Waiting] = []  # whose bars are on the terminal, the latest last: only that one is drawn
+
+    def __init__(
+        self,
+        what: str,
+        total: int | None = None,
+        unit: str = "bytes",
+        words: Callable[[int, int], str] | None = None,
+        patience: float = PATIENCE,
+    ):
+        self._what, self._total, self._unit, self._words, self._patience = what, total or None, unit, words, patience
+        self._began, self._told, self._bar = time.monotonic(), None, None
         self._terminal = sys.stderr is not None and sys.stderr.isatty()
 
     def show(self, done: int) -> None:
         """Say that so many are done, where it is time to say anything."""
         now = time.monotonic()
-        if now - self._began < PATIENCE:
+        if now - self._began < self._patience:
             return
         if self._terminal:
             self._draw(done)
-        elif self._told == self._began or now - self._told >= INTERVAL:
+        elif self._told is None or now - self._told >= INTERVAL or done == self._total:
             self._told = now
             with contextlib.suppress(OSError, ValueError, AttributeError):  # a stream that has gone ends nothing
-                print(f"{self._what}: {self._amount(done)}", file=sys.stderr, flush=True)
+                print(self._words(done, self._total) if self._words else f"{self._what}: {self._amount(done)}", file=sys.stderr, flush=True)
 
     def _amount(self, done):
+        if self._words:
+            return self._words(done, self._total).removeprefix(self._what).strip()
         of = f" of {self._total:,}" if self._total else ""
         share = f", {min(100, 100 * done // self._total)} %" if self._total else ""
         return f"{done:,}{of} {self._unit}{share}"
 
     def _draw(self, done):
         if self._bar is None:
+            for other in list(self._shown):  # it is drawn anew when it has something to show
+                other._hide()
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -55,14 +67,20 @@ class Waiting:
             self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
             self._task = self._bar.add_task(self._what, total=self._total, amount="")
             self._bar.start()
+            self._shown.append(self)
         self._bar.update(self._task, completed=done, amount=self._amount(done))
 
     def __enter__(self) -> Waiting:
         return self
 
     def __exit__(self, *failure) -> None:
+        self._hide()
+
+    def _hide(self):
         if self._bar:
             self._bar.stop()
+            self._bar = None
+            self._shown.remove(self)
 
 
 def watched(pieces: Iterable, what: str, total: int | None = None) -> Iterator:

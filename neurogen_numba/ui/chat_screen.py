@@ -34,6 +34,7 @@ from rich.style import Style
 from rich.text import Text
 
 from ..inference.chat_commands import completions
+from ..system import compiling
 from . import brain_panel
 from .chat_history import ChatHistory
 from .chat_lines import NEO, YOU, paced
@@ -150,6 +151,7 @@ class ChatScreen:
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._stop, self._speaking, self._leaving = threading.Event(), False, False
         self._state, self._began, self._speed = "getting ready", time.perf_counter(), ""
+        self._compiled = ""  # how many kernels, while there are some to compile
         self._scroll, self._drew, self._next_frame = 0, 0.0, 0.0
         self._failure: BaseException | None = None
         self._loop = None
@@ -229,32 +231,40 @@ class ChatScreen:
 
     def _work(self):
         """The thread of the model."""
-        from ..errors import NeuroGenError
-
         try:
-            opened = self._open(self)
-            with self._changing():
-                self.dispatcher, title, self.examples = opened
-                self.entries[0] = Entry("header", title)
-            self.dispatcher.conversation.warm_up(lambda: self._leaving or not self._lines.empty())
-            with self._changing():
-                self._state = ""
-            more = True
-            while more and (line := self._lines.get()) is not None and not self._leaving:
-                self._add("you", line)
-                try:
-                    more = self.dispatcher.take(line)
-                except NeuroGenError as error:
-                    self.refuse(" ".join(str(error).splitlines()))
-                with self._changing():
-                    conversation = self.dispatcher.conversation
-                    self._name, self.frame = conversation.name, conversation.monitor.frame() if conversation.monitor else None
-                    self._stop.clear()
-                    self._lines.task_done()
+            with compiling.shown_by(self._show_compiled):
+                self._converse()
         except BaseException as error:
             self._failure = error
         finally:
             self._call(self._exit)
+
+    def _show_compiled(self, done, total):
+        with self._changing():
+            self._compiled = compiling.words(done, total) if done < total else ""
+
+    def _converse(self):
+        from ..errors import NeuroGenError
+
+        opened = self._open(self)
+        with self._changing():
+            self.dispatcher, title, self.examples = opened
+            self.entries[0] = Entry("header", title)
+        self.dispatcher.conversation.warm_up(lambda: self._leaving or not self._lines.empty())
+        with self._changing():
+            self._state = ""
+        more = True
+        while more and (line := self._lines.get()) is not None and not self._leaving:
+            self._add("you", line)
+            try:
+                more = self.dispatcher.take(line)
+            except NeuroGenError as error:
+                self.refuse(" ".join(str(error).splitlines()))
+            with self._changing():
+                conversation = self.dispatcher.conversation
+                self._name, self.frame = conversation.name, conversation.monitor.frame() if conversation.monitor else None
+                self._stop.clear()
+                self._lines.task_done()
 
     @property
     def waiting(self) -> bool:
@@ -393,9 +403,11 @@ class ChatScreen:
 
     def _status(self, width, height):
         conversation = self.dispatcher.conversation if self.dispatcher else None
-        if self._state:
+        if self._compiled:
+            doing = self._compiled
+        elif self._state:
             seconds = time.perf_counter() - self._began
-            doing = f"{self._state}, {seconds:.0f} s" + (": kernels are compiled once" if seconds > 10 else "")
+            doing = f"{self._state}, {seconds:.0f} s"
         elif self.waiting:
             doing = "speaking; Ctrl-C stops" if self._speaking else "a moment"
         else:

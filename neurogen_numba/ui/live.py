@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..learning.report import BrainReport, CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
+from ..system import compiling
 from .plain import duration, item, label, line, percent, printable
 
 BUSIEST = 0.2  # share of neurons with an event per token at the right end of an activity bar
@@ -29,8 +30,8 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 class LiveView:
     """Draws the latest of each report, four times a second, in the terminal of `console`; the last picture stays, the summary below it.
 
-    Until the first step there is only a moving bar and the notices. Then everything that fits is shown: a low terminal has
-    shorter panels, then fewer; a narrow one has no activity.
+    Until the first step there is only a bar, of the kernels that are compiled, and the notices. Then everything that fits is shown: a low
+    terminal has shorter panels, then fewer; a narrow one has no activity.
     """
 
     def __init__(self, title: str, console: Console | None = None):
@@ -44,15 +45,19 @@ class LiveView:
         self.notices: deque[str] = deque(maxlen=NOTICES)
         self.loss = MovingAverage(MEMORY)
         self.curve = Curve()
+        self.compiled = (0, 0)  # kernels, and of how many
+        self._compiling = compiling.shown_by(self._show_compiled)
         self._lock = threading.Lock()  # reports come from the training thread, pictures are drawn by Rich's
         self._live = Live(console=self.console, get_renderable=self._picture, refresh_per_second=4)
 
     def __enter__(self) -> LiveView:
+        self._compiling.__enter__()
         self._live.start(refresh=True)
         return self
 
     def __exit__(self, *failure) -> None:
         self._live.stop()
+        self._compiling.__exit__(*failure)
         if self.final:
             self.console.print(_summary(self.final))
 
@@ -77,6 +82,10 @@ class LiveView:
                     pass  # pictures are for another place
                 case _:
                     raise TypeError(f"not a report: {report!r}")
+
+    def _show_compiled(self, done, total):
+        with self._lock:
+            self.compiled = done, total
 
     def _picture(self) -> RenderableType:
         with self._lock:
@@ -103,7 +112,10 @@ class LiveView:
         row = Table.grid(padding=(0, 1), expand=True)
         row.add_column(ratio=1)
         row.add_column(no_wrap=True)
-        if self.step is None:
+        done, total = self.compiled
+        if done < total:
+            row.add_row(ProgressBar(total=total, completed=done, complete_style="cyan"), Text(compiling.words(done, total), "dim"))
+        elif self.step is None:
             row.add_row(ProgressBar(total=None, pulse_style="cyan"), Text("getting ready", "dim"))
         else:
             s = self.step

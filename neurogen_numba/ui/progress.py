@@ -3,12 +3,14 @@ error."""
 
 from __future__ import annotations
 
+import contextlib
 import html
 import math
 import sys
 import time
 
 from ..learning.report import EvalReport, FinalReport, Notice, Report, StepReport
+from ..system import compiling
 from .plain import duration, printable
 
 EVERY = 0.25  # seconds between two changes
@@ -25,14 +27,20 @@ class ProgressView:
         self._losses, self._evaluations, self._said = [], [], ""
         self._latest: StepReport | None = None
         self._shown_at = 0.0
+        self._compiling = compiling.shown_by(self._show_compiled) if self._screen.changes else contextlib.nullcontext()
 
     def __enter__(self) -> ProgressView:
+        self._compiling.__enter__()
         self._screen.begin(self._title)
         return self
 
     def __exit__(self, *failure) -> None:
+        self._compiling.__exit__(*failure)
         self._draw()
         self._screen.end()
+
+    def _show_compiled(self, done, total):
+        self._screen.draw("", done, total, compiling.words(done, total), self._losses, self._evaluations)
 
     def show(self, report: Report) -> None:
         if isinstance(report, StepReport):
@@ -50,14 +58,14 @@ class ProgressView:
     def _draw(self):
         self._shown_at = time.monotonic()
         if self._latest is None:
-            self._screen.draw(0, 1, printable(self._said), [], [])
+            self._screen.draw("", 0, None, printable(self._said), [], [])
             return
         step = self._latest
         facts = [f"loss {step.loss:.4f}"] + [f"held out {loss:.4f}" for _, loss in self._evaluations[-1:]]
         facts += [f"{step.tokens_per_second:,.0f} tokens/s"]
         if step.step < step.steps and math.isfinite(step.seconds_left):
             facts.append(f"{duration(step.seconds_left)} left")
-        self._screen.draw(step.step, step.steps, "  ·  ".join(facts), self._losses, self._evaluations)
+        self._screen.draw("step", step.step, step.steps, "  ·  ".join(facts), self._losses, self._evaluations)
 
 
 def in_notebook() -> bool:
@@ -68,32 +76,40 @@ def in_notebook() -> bool:
 
 
 class _Terminal:
-    def begin(self, title):
+    def __init__(self):
         from rich.console import Console
+
+        self._console = Console(stderr=True)
+        self.changes = self._console.is_terminal  # else it shows the end alone
+
+    def begin(self, title):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}")
-        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._progress = Progress(*columns, console=self._console)
         self._task = self._progress.add_task(title, total=None, facts="")
         self._progress.start()
 
-    def draw(self, step, steps, facts, losses, evaluations):
-        self._progress.update(self._task, completed=step, total=steps if step else None, facts=facts)
+    def draw(self, what, done, total, facts, losses, evaluations):
+        self._progress.update(self._task, completed=done, total=total, facts=facts)
 
     def end(self):
         self._progress.stop()
 
 
 class _Notebook:
+    changes = True
+
     def begin(self, title):
         from IPython.display import HTML, display
 
         self._title, self._html = html.escape(printable(title)), HTML
         self._handle = display(HTML(f"<b>{self._title}</b> begins"), display_id=True)
 
-    def draw(self, step, steps, facts, losses, evaluations):
-        bar = f'<progress value="{step}" max="{steps}" style="width: {WIDTH}px"></progress>'
-        head = f"<b>{self._title}</b> step {step:,} of {steps:,}" if step else f"<b>{self._title}</b>"
+    def draw(self, what, done, total, facts, losses, evaluations):
+        """what: the name of what is counted, or "" where the facts say it."""
+        bar = f'<progress value="{done}" max="{total or 1}" style="width: {WIDTH}px"></progress>'
+        head = f"<b>{self._title}</b> {what} {done:,} of {total:,}" if what else f"<b>{self._title}</b>"
         self._handle.update(self._html(f"<div>{head}<br>{bar}<br>{html.escape(facts)}<br>{curve(losses, evaluations)}</div>"))
 
     def end(self):

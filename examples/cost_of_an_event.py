@@ -1,6 +1,6 @@
 """Where does work grow with the events, and does a larger brain make an event dearer?
 
-    python examples/01_cost_of_an_event.py
+    python examples/cost_of_an_event.py
 
 On the CPU, prints the time per token of one sequence that a projection takes (128 synapses per neuron, delays 0 to 3):
 
