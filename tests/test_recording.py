@@ -193,6 +193,7 @@ def test_what_it_returns_prints_well(on_cpu):
     assert repr(Surprise(np.array([np.nan, 1, 3], np.float32), ("a", "b", "c"))) == (
         "Surprise(mean 2.000 nats = 2.885 bits per token; most: 'c' 3.00, 'b' 1.00)"
     )
+    assert repr(on_cpu.listen("a")).startswith("Recording: 1 token\n")
     assert "most: unknown" in repr(on_cpu.listen("a").surprise)
     shares = np.array([[[0.75, 0.25, 0.0], [0.25, 0.25, 0.0]]], np.float32)
     assert repr(Recall(shares, np.zeros((1, 2), np.float32), 1, ("a", " b", "."))).splitlines() == [

@@ -204,7 +204,8 @@ class Recording:
 
     def __repr__(self) -> str:
         mean = self.surprise.mean
-        lines = [f"Recording: {counted(len(self.tokens), 'token')}, {mean:.3f} nats = {mean / math.log(2):.3f} bits per token"]
+        surprise = "" if math.isnan(mean) else f", {mean:.3f} nats = {mean / math.log(2):.3f} bits per token"
+        lines = [f"Recording: {counted(len(self.tokens), 'token')}{surprise}"]
         lines += [f"  {name:14} {rate:6.1%} of {self._rasters[name].size:,} neurons per token" for name, rate in self.rates.mean.items()]
         lines += [f"  {name:14} {values.shape[1]:,} numbers per token" for name, values in self.states.items()]
         return "\n".join(lines)
