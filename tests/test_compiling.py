@@ -94,6 +94,7 @@ def test_on_a_terminal_it_is_a_bar(folder, monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", sys.__stdout__)  # colorama, which Numba uses, resets at exit what it sees here
     monkeypatch.setenv("TERM", "xterm-256color")
     CPU.record(step()[0])()
     text = terminal.getvalue()

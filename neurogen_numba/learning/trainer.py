@@ -253,6 +253,8 @@ class Trainer:
             session.feed(self._pieces[0].context[:1, None])
             session.draw()
             model.learning_step(self.act, reset=True)
+            for act in (scored, session.act):
+                act.recorded.clear()  # whose steps refer to it: its memory is free now, not when somebody looks for garbage
 
         model.backend.compile_kernels(steps)
 
