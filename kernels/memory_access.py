@@ -1,7 +1,7 @@
 """Loads and stores of long arrays: bounds-checked, streaming, and 16 bytes wide.
 
-A thread keeps AHEAD loads in flight, because global memory has a latency of hundreds of cycles. Loops over such arrays are `while` loops
-with unsigned indices: for a signed index Numba checks at every access whether it is negative, and `range` keeps a second counter.
+A thread keeps PREFETCH loads in flight, because global memory has a latency of hundreds of cycles. Loops over long arrays are `while` loops
+with unsigned indices: Numba checks at every access whether a signed index is negative, and `range` keeps a second counter.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ if not SIMULATED:
     from numba.cuda.cache_hints import ldcs
     from numba.cuda.extending import intrinsic
 
-ONCE, TWICE, THRICE, AHEAD = (np.uint64(n) for n in (1, 2, 3, 4))
+PREFETCH = np.uint64(4)  # loads that a thread keeps in flight
 
 
 @device

@@ -304,7 +304,7 @@ def _try(machine, works, needed):
             return None
     except Exception as error:
         return _failure(probe.explain(error, machine.device))
-    return Check(False, "gives a wrong answer", f"see that nvidia-smi finds no fault; {probe.install_libraries('--force-reinstall')}")
+    return Check(False, "gives a wrong answer", f"check nvidia-smi for errors; {probe.install_libraries('--force-reinstall')}")
 
 
 def _memory(device):

@@ -119,7 +119,7 @@ def store_pair(array, index, a, b):
     array[int(index)], array[int(index) + 1] = a, b
 
 
-def pair(kind, a, b):
+def pack_pair(kind, a, b):
     if kind != mma.BFLOAT16:
         return np.array([a, b], np.float16).view(np.uint32)[0]
     return np.array([half.to_bfloat16(x) for x in (a, b)], np.uint16).view(np.uint32)[0]
@@ -151,7 +151,11 @@ def run(kernel, grid, threads, *arguments):
 
     for place in (SimpleNamespace(x=x, y=y) for x in range(width) for y in range(height)):
         cuda = Cuda(Block(threads))
-        scope = code.__globals__ | halves | {"cuda": cuda, "multiply": cuda.multiply, "copy": copy, "pair": pair, "store_pair": store_pair}
+        scope = (
+            code.__globals__
+            | halves
+            | {"cuda": cuda, "multiply": cuda.multiply, "copy": copy, "pack_pair": pack_pair, "store_pair": store_pair}
+        )
         scope |= {"end_of_copies": end_of_copies, "wait_for_copies": wait_for_copies}
         for name, called in code.__globals__.items():  # device functions of the kernel's file
             if name in code.__code__.co_names and python(called) is not called and called.__module__ == code.__module__:

@@ -98,9 +98,9 @@ def matrices(m, k, n, transposed):
 @pytest.mark.parametrize("transposed", ["", "a", "b", "ab"])
 @pytest.mark.parametrize("add", [False, True], ids=["overwrite", "add"])
 @pytest.mark.parametrize("scale", [1.0, 0.1], ids=["", "scaled"])
-@pytest.mark.parametrize("worth_sharing", [0, 10**9], ids=["shared", "whole"])
-def test_product(m, transposed, add, scale, worth_sharing, monkeypatch):
-    monkeypatch.setattr(cpu, "WORTH_SHARING", worth_sharing)
+@pytest.mark.parametrize("min_parallel", [0, 10**9], ids=["shared", "whole"])
+def test_product(m, transposed, add, scale, min_parallel, monkeypatch):
+    monkeypatch.setattr(cpu, "MIN_PARALLEL_PRODUCT", min_parallel)
     a, b = matrices(m, 37, 53, transposed)
     before = np.full((m, 53), 2.5, np.float32)
     out = before.copy()
@@ -138,7 +138,7 @@ def test_a_large_product_is_shared(monkeypatch):
         plain(out, *rest)
 
     a, b = matrices(600, 200, 300, "b")
-    assert a.shape[0] * a.shape[1] * b.shape[1] > cpu.WORTH_SHARING
+    assert a.shape[0] * a.shape[1] * b.shape[1] > cpu.MIN_PARALLEL_PRODUCT
     monkeypatch.setattr(cpu.CpuBackend, "_rows", staticmethod(watched))
     out = backend.zeros((600, 300))
     backend.product(out, a, b)

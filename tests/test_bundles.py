@@ -154,7 +154,7 @@ def write(made, state, sent, first, last):
             if made.backend.name == "cpu":
                 axon.fired[:, row] = (words(x != 0, np.uint64) * bits).sum(axis=2)
                 if name.endswith(".axon"):
-                    axon.wanted[:, row] = (words(v[t] > 0, np.uint64) * bits).sum(axis=2)
+                    axon.needs_grad[:, row] = (words(v[t] > 0, np.uint64) * bits).sum(axis=2)
 
 
 def forward(made, state, sent, chunk=C):

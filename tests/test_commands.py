@@ -328,7 +328,7 @@ def test_steps_that_are_asked_for_are_not_cut_by_the_time_of_the_preset(monkeypa
         (["--backend", "cpu", "--precision", "int8"], ["--precision", "'int8'"]),
         (["--gpu-device", "one"], ["--gpu-device", "'one'", "counted from 0"]),
         (["--gpu-device", "-1"], ["--gpu-device"]),
-        (["--backend", "cpu", "--gpu-device", "2"], ["GPU 2: the CPU is none"]),
+        (["--backend", "cpu", "--gpu-device", "2"], ["--gpu-device 2 cannot be combined with the CPU backend"]),
     ],
 )
 def test_bad_flags_and_data(place, capsys, flags, words):

@@ -309,7 +309,7 @@ def full(*_):
 )
 def test_an_array_without_room_is_named(backend, make, what, monkeypatch):
     backend._xp.zeros = backend._xp.array = full
-    backend._kept, backend._current.ptr = {}, 5
+    backend._scratch_arrays, backend._current.ptr = {}, 5
     monkeypatch.setattr(backend, "memory", lambda: (2**28, 2**30))
     words = f"^out of GPU memory: activity, {what}, 268.44 MB of 1.07 GB are free$"
     with pytest.raises(OutOfMemory, match=words), backend.part("activity"), backend.part("decoder"):

@@ -126,8 +126,8 @@ def test_a_gpu_out_of_reach(machine):
     machine.missing = {"cuBLAS"}
     machine.trace.touch()
     found = checks()
-    assert fails(found, "driver", "tells of an NVIDIA GPU") and fails(found, "cuBLAS", "missing")
-    assert fails(found, "backend", "tells of an NVIDIA GPU", "--backend cpu")
+    assert fails(found, "driver", "shows an NVIDIA GPU") and fails(found, "cuBLAS", "missing")
+    assert fails(found, "backend", "shows an NVIDIA GPU", "--backend cpu")
     assert found["GPU"].value == "none within reach" and found["kernel"].ok is None
     assert run([]) == 2
 

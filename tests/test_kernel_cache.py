@@ -87,7 +87,7 @@ def no_place(folder, monkeypatch):
 def test_without_a_folder_kernels_are_compiled_in_memory_with_one_notice(no_place, capsys):
     assert compiled_anew(kernel()) and compiled_anew(kernel())
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "no folder for them can be written" in said
+    assert said.count("\n") == 1 and "no folder is writable" in said
 
 
 def test_doctor_looks_at_the_folder(folder, monkeypatch):

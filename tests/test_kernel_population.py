@@ -112,7 +112,7 @@ class Case:
         self.trace = backend.to_numpy(trace.ring)
         if trace is not backend.no_axon:
             self.trace = np.roll(np.moveaxis(self.trace, 0, 2).reshape(rows + 1, B, -1), -1 if on_cpu else -rows, 0)
-        left = [backend.to_numpy(x) for x in (*state.values, state.y, r, axon.ring, axon.fired, axon.wanted)]
+        left = [backend.to_numpy(x) for x in (*state.values, state.y, r, axon.ring, axon.fired, axon.needs_grad)]
         if rows:
             left[4:] = [np.moveaxis(x, 0, 2).reshape(rows, B, -1) for x in left[4:]]
             left[4:] = [np.roll(x, -axon_start, 0) for x in left[4:]]

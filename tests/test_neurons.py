@@ -218,7 +218,7 @@ def test_a_wide_surrogate_has_the_whole_gradient_alone_and_in_a_batch(surrogate,
         brain.parameters.clear_gradient()
         logits = brain.forward_logits(act, ids[:, :batch]).reshape(16, batch, -1)
         for name in MODULES if all_blocks else ():
-            act.synapses.axon(f"{name}.axon").wanted[...] = 2**64 - 1
+            act.synapses.axon(f"{name}.axon").needs_grad[...] = 2**64 - 1
         d = np.zeros_like(logits)
         d[:, 0] = np.random.default_rng(6).normal(0, 1, logits[:, 0].shape)
         brain.backward_logits(act, d.reshape(16 * batch, -1))

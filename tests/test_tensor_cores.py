@@ -15,19 +15,19 @@ from neurogen_numba.kernels.bundles import (
     BEGIN,
     BUNDLE_COLUMNS,
     COPY_LENGTH,
-    COPY_PLACE,
+    COPY_OFFSET,
     COPY_RING,
-    D_PLACE,
+    D_OFFSET,
+    DELAY,
     END,
     ENTRY_COLUMNS,
     FIRST,
     LAST,
-    LATE,
     LENGTH,
     LINE,
     NUMBER,
+    OFFSET,
     OUT,
-    PLACE,
     RING,
     SIZE,
     SLICE,
@@ -91,7 +91,7 @@ def test_gather(kind, width, at_once, back, mixed, numbers, batch, slices):
     x, weight = short(rng.standard_normal((ROWS * batch, SOURCES))), short(rng.standard_normal((count, SLICE, width)))
     block, delay = rng.integers(0, SOURCES // SLICE, count), rng.integers(0, 4, count)
     entries = np.zeros((count, ENTRY_COLUMNS), np.int32)
-    entries[:, PLACE], entries[:, LATE] = place_of(SLICE * block, ROWS * batch) // SLICE, delay * batch
+    entries[:, OFFSET], entries[:, DELAY] = place_of(SLICE * block, ROWS * batch) // SLICE, delay * batch
     entries[:, LENGTH], entries[:, RING] = ROWS * batch, 0
     share = np.minimum(width, 16 * 2 ** rng.integers(0, 3, count)) if mixed else np.full(count, width)  # of the tile, for each slice
     first = rng.integers(0, width // share) * share
@@ -103,10 +103,10 @@ def test_gather(kind, width, at_once, back, mixed, numbers, batch, slices):
     place = [(which, number) for which, size in enumerate(numbers) for number in range(0, size, width)]
     tiles[:, OUT], tiles[:, NUMBER] = np.transpose(place)
     tiles[:, BEGIN], tiles[:, END] = start[:-1], start[1:]
-    tiles[:, SIZE], tiles[:, COPY_PLACE] = np.array(numbers)[tiles[:, OUT]], -1
+    tiles[:, SIZE], tiles[:, COPY_OFFSET] = np.array(numbers)[tiles[:, OUT]], -1
     copies = np.zeros((ROWS * batch, 64), np.float32)  # of the first output, in the same flat array as x, after it
     of_first = tiles[:, OUT] == 0
-    tiles[of_first, COPY_PLACE] = (x.size + place_of(tiles[of_first, NUMBER], ROWS * batch)) // SLICE
+    tiles[of_first, COPY_OFFSET] = (x.size + place_of(tiles[of_first, NUMBER], ROWS * batch)) // SLICE
     tiles[:, COPY_RING], tiles[:, COPY_LENGTH] = 0, ROWS * batch
     outs = [np.full((columns, size), np.nan, np.float32) for size in numbers]
 
@@ -142,8 +142,10 @@ def test_weight_grad(kind, size, batch, count):
     block, tile, delay = (rng.integers(0, below, count) for below in (SOURCES // size, targets // size, 4))
     place = rng.permutation(count)  # of its weights
     table = np.zeros((count, BUNDLE_COLUMNS), np.int32)
-    table[:, PLACE], table[:, D_PLACE] = (place_of(number * size, matrix) // SLICE for number, matrix in ((block, len(x)), (tile, len(d))))
-    table[:, LATE], table[:, LENGTH], table[:, WEIGHT] = delay * batch, ROWS * batch, place * size * size // WORD
+    table[:, OFFSET], table[:, D_OFFSET] = (
+        place_of(number * size, matrix) // SLICE for number, matrix in ((block, len(x)), (tile, len(d)))
+    )
+    table[:, DELAY], table[:, LENGTH], table[:, WEIGHT] = delay * batch, ROWS * batch, place * size * size // WORD
     gradient = short(rng.standard_normal((count, size, size)))
 
     expected = gradient.astype(np.float64)
@@ -151,7 +153,7 @@ def test_weight_grad(kind, size, batch, count):
         read = x[[column((START - delay[e]) * batch, c, batch, True) for c in range(columns)], size * block[e] :][:, :size]
         expected[place[e]] += read.astype(np.float64).T @ d[:, size * tile[e] :][:, :size] / 2
 
-    grid = -(-count // bundles.of_block(size)), 1
+    grid = -(-count // bundles.bundles_per_block(size)), 1
     arguments = words(lines(x), kind), words(lines(d), kind), table, np.array([START], np.int32), columns, batch, np.float32(0.5)
     run(bundles.make_weight_grad(kind, size), grid, THREADS, gradient.reshape(-1), *arguments)
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-4)

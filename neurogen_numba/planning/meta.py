@@ -11,7 +11,7 @@ from collections import Counter
 import numpy as np
 
 from ..backends.base import Backend, Streams
-from ..backends.cuda import LOGITS_SHARE, CudaBackend, tile_product
+from ..backends.cuda import LOGITS_FRACTION, CudaBackend, tile_product
 from ..backends.cuda_synapses import CudaSynapses
 
 
@@ -67,8 +67,8 @@ class MetaBackend(CudaBackend):
     """
 
     def __init__(self, memory: int, product_dtype: str, shared_memory: int, multiprocessors: int):
-        self._kept, self.mode, self.product_dtype = {}, "sequential", product_dtype
-        self.shared_memory, self.multiprocessors, self.logits = shared_memory, multiprocessors, memory // LOGITS_SHARE
+        self._scratch_arrays, self.mode, self.product_dtype = {}, "sequential", product_dtype
+        self.shared_memory, self.multiprocessors, self.logits = shared_memory, multiprocessors, memory // LOGITS_FRACTION
         self.tile_product = tile_product(product_dtype, 80)
         self._memory, self.used = memory, Counter()
 
@@ -93,10 +93,10 @@ class MetaBackend(CudaBackend):
         pass
 
     def _scratch(self, name, shape, dtype="float32"):
-        if (name, shape, dtype) not in self._kept:
-            self._kept[name, shape, dtype] = array = MetaArray(shape, dtype)
+        if (name, shape, dtype) not in self._scratch_arrays:
+            self._scratch_arrays[name, shape, dtype] = array = MetaArray(shape, dtype)
             self.used["workspace"] += array.nbytes
-        return self._kept[name, shape, dtype]
+        return self._scratch_arrays[name, shape, dtype]
 
     def _whole_rows(self, x):
         return x
