@@ -155,7 +155,7 @@ def test_a_save_never_replaces_what_is_not_a_checkpoint(tmp_path, as_file):
     precious = place if as_file else place / "chapter.tex"
     precious.parent.mkdir(exist_ok=True)
     precious.write_text("years of work")
-    with pytest.raises(CheckpointError, match="thesis was not saved: something that is not a checkpoint"):
+    with pytest.raises(CheckpointError, match="thesis was not saved: it exists and is not a checkpoint"):
         save(place, 1)
     assert precious.read_text() == "years of work"
     assert names(tmp_path) == ["thesis"]
@@ -167,7 +167,7 @@ def test_files_of_others_in_a_checkpoint_stay(tmp_path):
     save(brain, 1)
     (brain / "notes").mkdir()
     (brain / "notes" / "thesis.txt").write_text("years of work")
-    with pytest.raises(CheckpointError, match="notes in it is no part of a checkpoint"):
+    with pytest.raises(CheckpointError, match="it contains notes, no part of a checkpoint"):
         save(brain, 2)
     assert number_in(brain) == 1
     steps = [checkpoint.step_folder(tmp_path, step) for step in (1, 2, 3)]
@@ -192,7 +192,7 @@ def test_a_link_to_a_checkpoint_stays_one(tmp_path):
 
 def test_a_file_in_the_place_of_checkpoints_is_named(tmp_path):
     (tmp_path / "checkpoints").write_text("mine")
-    with pytest.raises(CheckpointError, match="checkpoints is no folder, and checkpoints go there"):
+    with pytest.raises(CheckpointError, match="checkpoints must be a folder, for checkpoints, and is a file"):
         checkpoint.saved(tmp_path)
 
 
@@ -241,7 +241,7 @@ def test_a_full_disk_leaves_the_former_checkpoint(tmp_path, monkeypatch, nth):
     monkeypatch.undo()
     assert str(caught.value) == (
         f"{tmp_path / 'best'} was not saved: the disk is full, over 120 bytes are needed and 12 are free, so make room; "
-        "what was saved before is intact"
+        "the previous checkpoint is intact"
     )
     assert number_in(tmp_path / "best") == 1
     assert names(tmp_path) == ["best"]
@@ -255,7 +255,7 @@ def test_a_write_that_the_system_refuses_leaves_the_former_checkpoint(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with pytest.raises(CheckpointError, match="best was not saved: File too large; what was saved before is intact"):
+        with pytest.raises(CheckpointError, match="best was not saved: File too large; the previous checkpoint is intact"):
             checkpoint.save(tmp_path / "best", {"brain": {"v": np.zeros(100_000, np.float32)}}, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -473,7 +473,7 @@ TENSORS = safetensors.numpy.save({"x": np.ones(2, np.float32)})
 def test_safetensors_that_cannot_be_read_are_refused(tmp_path, data):
     save(tmp_path / "saved", 1)
     with_honest_manifest(tmp_path / "saved", "brain.safetensors", data)
-    with pytest.raises(CheckpointError, match="brain.safetensors (is damaged|has tensors of a type that NumPy lacks)") as caught:
+    with pytest.raises(CheckpointError, match="brain.safetensors (is damaged|has tensors of a dtype that NumPy does not support)") as caught:
         checkpoint.load(tmp_path / "saved")
     assert caught.value.__suppress_context__ and "\n" not in str(caught.value)
 
@@ -666,7 +666,7 @@ def scored(run, losses):
 
 
 def test_the_best_is_the_one_with_the_lowest_loss(tmp_path):
-    with pytest.raises(CheckpointError, match="no checkpoint whose loss on held-out text is known; leave out @best"):
+    with pytest.raises(CheckpointError, match="no checkpoint whose loss on held-out text is known; drop @best"):
         checkpoint.best(scored(tmp_path, {1: None, 2: math.nan}))
     scored(tmp_path, {3: 2.5, 4: 1.5, 5: 1.75, 6: None})
     assert checkpoint.best(tmp_path) == (checkpoint.step_folder(tmp_path, 4), [])

@@ -319,7 +319,7 @@ def test_a_full_disk_costs_notices_and_not_the_run(tmp_path, sheep, monkeypatch)
     fill_disk(monkeypatch, 6, 9)
     reports = end(begin(run, sheep, **settings))
     failed = [report.text for report in of(Notice, reports) if "was not saved" in report.text]
-    assert len(failed) == 2 and all("what was saved before is intact; training goes on" in text for text in failed)
+    assert len(failed) == 2 and all("the previous checkpoint is intact; training continues" in text for text in failed)
     assert "step-00000006 was not saved: the disk is full" in failed[0] and "step-00000009" in failed[1]
     assert kept(run) == [3, 12]
     assert_equal_runs(run, tmp_path / "whole")
