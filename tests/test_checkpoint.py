@@ -473,7 +473,9 @@ TENSORS = safetensors.numpy.save({"x": np.ones(2, np.float32)})
 def test_safetensors_that_cannot_be_read_are_refused(tmp_path, data):
     save(tmp_path / "saved", 1)
     with_honest_manifest(tmp_path / "saved", "brain.safetensors", data)
-    with pytest.raises(CheckpointError, match="brain.safetensors (is damaged|has tensors of a dtype that NumPy does not support)") as caught:
+    with pytest.raises(
+        CheckpointError, match="brain.safetensors (is damaged|has tensors of a dtype that NumPy does not support)"
+    ) as caught:
         checkpoint.load(tmp_path / "saved")
     assert caught.value.__suppress_context__ and "\n" not in str(caught.value)
 

@@ -182,7 +182,7 @@ def test_links_are_followed_and_nothing_is_read_twice(place):
 def test_what_is_in_a_folder_and_cannot_be_read_is_named(place, monkeypatch):
     (place / "deep").mkdir()
     (place / "deep/lost.txt").symlink_to("nowhere")
-    with pytest.raises(DataError, match=r"lost\.txt: a link that leads nowhere"):
+    with pytest.raises(DataError, match=r"lost\.txt: a broken link"):
         find(".")
     (place / "deep/lost.txt").unlink()
     listed = os.scandir
@@ -330,7 +330,7 @@ def test_a_row_with_null_for_its_text_is_said_and_left_out(place, caplog, monkey
             (place / "b.parquet").rename(place / "hub/train.parquet")
         assert texts(name) == ["one", "two"]
         assert caplog.messages == [
-            f"{name}: {row} has null in the field 'text', and is left out, as all rows without text; --text-field names another field"
+            f"{name}: {row} has null in the field 'text', and is skipped, as all rows without text; --text-field names another field"
         ]
         caplog.clear()
 
@@ -369,7 +369,7 @@ def test_text_that_moved_is_asked_for(place, capsys):
         ("http://[::1/a.txt", "cannot be read"),
         ("http://no-such-host.invalid/a.txt", "there is no such server|the connection failed"),  # where names cannot be asked for at all
         ("hf:./missing", "there is no such folder; hf: is for data sets of the hub"),
-        ("hf:./sheep.txt", "is a file here"),
+        ("hf:./sheep.txt", "is a local file"),
         ("hf:./empty", "is a folder"),
         ("hf:a b", "cannot be read"),
         ("s3://bucket/a.txt", "only http://, https:// and hf: are read"),

@@ -208,15 +208,15 @@ def test_another_field(tmp_path):
         assert texts(open_source(data, "body")) == ROWS
         with pytest.raises(DataError, match=r"there is no field 'text', but id, body; name the one with the text by --text-field"):
             texts(open_source(data, "text"))
-        with pytest.raises(DataError, match=r"has int where text is wanted; name another field by --text-field"):
+        with pytest.raises(DataError, match=r"has int instead of text; name another field with --text-field"):
             texts(open_source(data, "id"))
 
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.jsonl", json_lines(ROWS)[:-5], r"a\.jsonl: line 700 is no JSON object; .* the file must be whole"),
-        ("a.jsonl", b'{"text": "a"}\n[1]\n', r"a\.jsonl: line 2 is no JSON object"),
+        ("a.jsonl", json_lines(ROWS)[:-5], r"a\.jsonl: line 700 is not a JSON object; .* the file must be whole"),
+        ("a.jsonl", b'{"text": "a"}\n[1]\n', r"a\.jsonl: line 2 is not a JSON object"),
         ("a.jsonl", b'{"text": "a"}\n{"id": ' + b"9" * 5000 + b"}\n", r"a\.jsonl: line 2 has an integer of more than 4,300 digits"),
         ("a.jsonl", b'{"text": "a"}\n{"id": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", r"a\.jsonl: line 2 has brackets .* too deep"),
         ("a.jsonl", b'{"text": "a"}\n{"text": "\xe9"}\n', r"a\.jsonl: line 2 has the byte 0xe9, which is no UTF-8; convert the file"),
@@ -239,7 +239,7 @@ def test_what_no_source_is_named_by_is_refused(tmp_path):
         open_source(str(tmp_path / "*.parquet"), "text")
     with pytest.raises(DataError, match=r"a\.parquet: no such file or folder; "):
         texts(open_source(str(tmp_path / "a.parquet"), "text"))
-    with pytest.raises(DataError, match=r"hf:: hf:NAME\[:CONFIG\]\[@SPLIT\] is wanted"):
+    with pytest.raises(DataError, match=r"hf:: not of the form hf:NAME\[:CONFIG\]\[@SPLIT\]"):
         open_source("hf:", "text")
     (tmp_path / "hub").mkdir()
     write(tmp_path / "hub", train_parquet=parquet(ROWS))

@@ -15,7 +15,7 @@ from neurogen_numba.config import Text, Training
 from neurogen_numba.errors import CheckpointError, ConfigError, DataError
 from neurogen_numba.text.batches import FileBatches, FileCorpus, open_corpus, text_to_score
 from neurogen_numba.text.sources import Piece
-from neurogen_numba.text.tokenfile import MOST, TokenFileCorpus, write
+from neurogen_numba.text.tokenfile import MAX_HELD_OUT, TokenFileCorpus, write
 from neurogen_numba.text.tokenizer import Tokenizer, build
 from neurogen_numba.tokenize import main as tokenize
 
@@ -120,7 +120,7 @@ def test_bad_flags_are_one_sentence(place, capsys):
     refused(tokenize(["missing.txt", "--out", "a.bin"]), capsys, "missing.txt: no such file or folder; check the path\n")
     refused(tokenize(["missing*.txt", "--out", "a.bin"]), capsys, "missing*.txt: no file matches; check the pattern\n")
     refused(tokenize(["sheep.jsonl", "--out", "a.bin", "--text-field", "id"]), capsys, "no field 'id', but text, body")
-    refused(tokenize(["-", "--out", "a.bin", "--tokenizer", "char"]), capsys, "all of standard input would have to be known")
+    refused(tokenize(["-", "--out", "a.bin", "--tokenizer", "char"]), capsys, "it would need a pass through all of standard input")
     refused(tokenize(["sheep.txt", "--out", "sheep.txt/a.bin", "--tokenizer", "byte"]), capsys, "a.bin was not written: ")
     assert Path("sheep.txt").read_text() == SHEEP
 
@@ -163,7 +163,7 @@ def test_words_of_a_token_file_count_the_bytes_of_its_mean_word(place):
     said = json.loads((place / "w.json").read_text())
     del said["bytes"]
     (place / "w.json").write_text(json.dumps(said))
-    with pytest.raises(DataError, match="w.bin: nothing beside it says how many bytes"):
+    with pytest.raises(DataError, match="w.bin: no .json beside it has the bytes"):
         corpus.validation()
 
 
@@ -178,9 +178,9 @@ def test_a_part_of_a_token_file_says_that_it_is_one(place):
 
 
 def test_what_is_held_out_of_a_large_file_has_a_bound(place):
-    np.zeros(30 * MOST, "<u2").tofile("a.bin")
+    np.zeros(30 * MAX_HELD_OUT, "<u2").tofile("a.bin")
     corpus = TokenFileCorpus(Text(data="a.bin", tokenizer="byte"), training())
-    assert len(corpus.validation().tokens) == MOST + 1 == len(corpus.validation(2 * MOST).tokens)
+    assert len(corpus.validation().tokens) == MAX_HELD_OUT + 1 == len(corpus.validation(2 * MAX_HELD_OUT).tokens)
 
 
 def test_a_file_is_not_held_in_memory(place):
@@ -238,7 +238,7 @@ def test_what_lies_beside_must_fit(place):
     assert tokenize(["sheep.txt", "--out", "a.bin", "--tokenizer", "byte", "--workers", "0"]) == 0
     whole, said = Path("a.bin").read_bytes(), Path("a.json").read_text()
     Path("a.bin").write_bytes(whole[:-2])
-    with pytest.raises(DataError, match=r"a\.bin: no whole token file, .* where .* bytes are wanted; write it again"):
+    with pytest.raises(DataError, match=r"a\.bin: no whole token file, .* where .* bytes are expected; write it again"):
         opened()
     Path("a.bin").write_bytes(whole)
     with pytest.raises(DataError, match="another tokenizer wrote it than the model's"):
@@ -250,7 +250,7 @@ def test_what_lies_beside_must_fit(place):
         opened()
     for broken in (said.replace("uint16", "int8"), said[:-9], "[]"):
         Path("a.json").write_text(broken)
-        with pytest.raises(DataError, match=r"a\.json: not what `neurogen tokenize` writes beside a\.bin"):
+        with pytest.raises(DataError, match=r"a\.json: not a description of a\.bin"):
             opened()
     Path("a.json").write_text(said)
     Path("a.tokenizer/tokenizer.json").unlink()
@@ -263,5 +263,5 @@ def test_a_file_that_goes_away_while_it_is_read(place):
     batches = opened(tokenizer=BYTES).batches()
     batches.next()
     Path("a.bin").unlink()
-    with pytest.raises(DataError, match=r"a\.bin: cannot be read any more .*; put it back, then go on with --resume"):
+    with pytest.raises(DataError, match=r"a\.bin: cannot be read any more .*; restore it, then continue with --resume"):
         batches.next()

@@ -131,10 +131,10 @@ def test_a_big_corpus_is_sampled_evenly(monkeypatch):
     monkeypatch.setattr(module, "SAMPLE", 2000)
     monkeypatch.setattr(module, "WINDOWS", 10)
     text = "".join(chr(48 + i // 1000) * 1000 for i in range(0, 10_000, 1000))
-    sample = "\n".join(module.stretches([text], len(text)))
-    assert 1990 <= len(sample) <= 2000 and "\n".join(module.stretches([sample], len(sample))) == sample
+    sample = "\n".join(module.excerpts([text], len(text)))
+    assert 1990 <= len(sample) <= 2000 and "\n".join(module.excerpts([sample], len(sample))) == sample
     for size in (7, 999, 4000):  # however it comes
-        assert "\n".join(module.stretches([text[at : at + size] for at in range(0, len(text), size)], len(text))) == sample
+        assert "\n".join(module.excerpts([text[at : at + size] for at in range(0, len(text), size)], len(text))) == sample
     assert all(sample.count(chr(48 + block)) >= 100 for block in range(10))
 
 

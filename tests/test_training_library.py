@@ -158,7 +158,7 @@ def test_a_tokenizer_of_one_s_own_survives(tmp_path, monkeypatch):
     assert isinstance(model.tokenizer, Vowels) and model.tokenizer.letters == "aeiou" and model.config.brain.vocabulary == 7
     assert model.tokenizer.decode(model.tokenizer.encode("Anna")) == "???a"
     monkeypatch.setattr(Vowels, "kind", "forgotten")
-    with pytest.raises(CheckpointError, match="kind 'vowels', a class that is not defined here; import the module"):
+    with pytest.raises(CheckpointError, match="kind 'vowels', a class that is not defined; import the module"):
         ng.load(run.folder)
 
 
