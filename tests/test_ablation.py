@@ -123,7 +123,7 @@ def test_runs_with_other_settings_are_left_alone(trained, tmp_path):
 
 def test_changes_need_names_of_their_own(tmp_path):
     for names in (("no gate", "No-Gate"), ("?!",), ("base",)):
-        with pytest.raises(ConfigError, match="a name of its own is needed"):
+        with pytest.raises(ConfigError, match="a unique name is needed"):
             Study([Change(BASE, TINY), *(Change(name, TINY) for name in names)], 1, tmp_path)
 
 

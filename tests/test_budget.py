@@ -171,7 +171,7 @@ def test_what_is_advised_first_is_what_is_done(preset, limit):
     card = budget.Card.assumed(config, limit)
     said = budget.advice(config, card, limit)
     if said == budget.HOPELESS:
-        with pytest.raises(BackendError, match="nor do all together that leave the brain as it is"):
+        with pytest.raises(BackendError, match="nor do all changes together that keep the brain"):
             budget.fit(config, card, limit)
     else:
         fitted, done = budget.fit(config, card, limit)

@@ -28,7 +28,7 @@ def folder(tmp_path, monkeypatch):
     """Where kernels are kept in this test."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))  # Numba reads its variables again whenever one has changed
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    cache._tell_once.cache_clear()
+    cache._warn_once.cache_clear()
     return tmp_path
 
 

@@ -162,7 +162,7 @@ def test_weight_grad(kind, size, batch, count):
 @pytest.mark.parametrize("size, batch, lengths, plenty", [(64, 1, (2, T), 8), (32, 5, (5,), 8), (16, 5, (4,), 0)])
 def test_segments(size, batch, lengths, plenty, monkeypatch):
     """Tables, packed weights, rings and kernels together: numbers that no bundle divides, two sizes of bundles, narrow and wide tiles."""
-    monkeypatch.setattr(cuda_synapses, "PLENTY", plenty)
+    monkeypatch.setattr(cuda_synapses, "MANY_BLOCKS_PER_SM", plenty)
     made = Wired(LaneBackend(), arcs(size - 7, max(37, size + 5), 19, 17, size, size))
     state, past = made.state(batch), made.silent_past(batch)
     for segment, length in enumerate(lengths):
@@ -171,7 +171,7 @@ def test_segments(size, batch, lengths, plenty, monkeypatch):
 
 def test_signals_that_tables_cannot_name_are_refused():
     made = Wired(LaneBackend(), (Arc("one", "a.axon", "b.current", 16, 16, 16, delays=2, most=16),))
-    with pytest.raises(ConfigError, match="134,217,728 sequences: what their synapses read has"):
+    with pytest.raises(ConfigError, match="134,217,728 sequences: the synapses' buffers have"):
         made.state(2**27)
 
 

@@ -410,8 +410,9 @@ class Synapses(ABC):
 
     @abstractmethod
     def rewire(self, gradient_only: bool = False) -> bool:
-        """Rebuild the tables in the same arrays, after projections got the same number of other bundles. Returns whether recorded steps stay
-        valid, that is, whether every table kept its shape. gradient_only: only that of `accumulate_weight_grad`, until the next call."""
+        """Rebuild the tables in the same arrays, after projections got the same number of other bundles. Returns whether recorded steps
+        stay valid, that is, whether every table kept its shape. gradient_only: only that of `accumulate_weight_grad`, until the next
+        call."""
 
     weight = gradient = None  # of all synapses, flat, a multiple of the optimiser's BLOCK
 

@@ -133,8 +133,8 @@ class CudaSynapticState(SynapticState):
         self._tables = {}
 
     def _table(self, make, *how):
-        """The table make(*how), a tuple, cached until the synapses are wired again. A recorded step reads the arrays of its capture, so their
-        content is replaced if the shapes are the same."""
+        """The table make(*how), a tuple, cached until the synapses are wired again. A recorded step reads the arrays of its capture, so
+        their content is replaced if the shapes are the same."""
         made, table = self._tables.get((make.__name__, how), (None, None))
         if made is not self.synapses.learned:
             new = make(*how)

@@ -61,7 +61,7 @@ class Optimizer(ABC):
         return norm
 
     def update(self, rate: float) -> float:
-        """`prepare`, `apply` and `finish`: returns the gradient norm before clipping; if it is not finite, nothing is changed."""
+        """`prepare`, `apply` and `finish`. Returns the gradient norm before clipping; if it is not finite, nothing changes."""
         self.prepare(rate)
         self.apply()
         self.accumulate_average()

@@ -20,7 +20,7 @@ class MetaArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __init__(self, shape, dtype="float32"):
         self.shape = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(map(int, shape))
-        named = isinstance(dtype, str) and dtype == "bfloat16"  # which NumPy lacks; uint16 is as wide
+        named = isinstance(dtype, str) and dtype == "bfloat16"  # NumPy has no bfloat16; uint16 has the same size
         self.dtype = np.dtype("uint16" if named else dtype)
         self.size, self.ndim, self.itemsize = math.prod(self.shape), len(self.shape), self.dtype.itemsize
         self.nbytes = self.size * self.itemsize
@@ -63,7 +63,7 @@ class MetaArray(np.lib.mixins.NDArrayOperatorsMixin):
 class MetaBackend(CudaBackend):
     """A CudaBackend that allocates and launches nothing.
 
-    memory: bytes of the card; shared_memory: bytes per block. `used` counts the bytes asked for, by the outermost of the backend's `parts`.
+    memory: bytes of the card; shared_memory: bytes per block. `used`: bytes allocated, by the outermost of the backend's `parts`.
     """
 
     def __init__(self, memory: int, product_dtype: str, shared_memory: int, multiprocessors: int):
