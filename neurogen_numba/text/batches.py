@@ -132,7 +132,7 @@ class FileCorpus:
     @property
     def shares(self) -> str:
         """The sizes of the training and the held-out part, in a sentence."""
-        return f"{counted(self._kept_bytes, 'byte')} of text to train on, {self._bytes - self._kept_bytes:,} held out"
+        return f"{counted(self._training_bytes, 'byte')} of text to train on, {self._bytes - self._training_bytes:,} held out"
 
     def _survey(self):
         """Count characters, bytes and documents, and index the pieces."""

@@ -132,14 +132,14 @@ class RemoteFile(io.RawIOBase):
     def _connected(self):
         """The server's response, positioned at the next byte."""
         if self._answer is None:
-            headers = {"Range": f"bytes={self._at}-", "Accept-Encoding": "identity", "User-Agent": "neurogen"}
+            headers = {"Range": f"bytes={self._offset}-", "Accept-Encoding": "identity", "User-Agent": "neurogen"}
             try:
                 answer = urllib.request.urlopen(urllib.request.Request(self._url, headers=headers), timeout=SILENCE)
             except urllib.error.HTTPError as error:
                 if error.code != 416:
                     raise
                 answer = io.BytesIO()  # the file is empty
-                answer.status, answer.headers = 206, {"Content-Range": f"bytes */{self._at}"}
+                answer.status, answer.headers = 206, {"Content-Range": f"bytes */{self._offset}"}
             self._answer = answer
             if answer.status == 206:
                 total = re.search(r"/(\d+)$", answer.headers.get("Content-Range", ""))

@@ -155,7 +155,7 @@ class TokenFileCorpus:
     @property
     def shares(self) -> str:
         """The sizes of the training and the held-out part, in a sentence."""
-        return f"{counted(len(self._kept), 'token')} to train on, {len(self._held_out):,} held out"
+        return f"{counted(len(self._training_part), 'token')} to train on, {len(self._held_out):,} held out"
 
 
 def byte_counts(path: Path, tokens: np.ndarray, tokenizer: Tokenizer) -> tuple[np.ndarray, bool]:
