@@ -74,7 +74,7 @@ def embedding_backward(d_weight, dx, tokens):
     token, begin = tokens[first], np.uint64(0)
     while begin < first:
         i = begin + thread
-        if cuda.syncthreads_or(1 if i < first and tokens[i] == token else 0):  # a barrier and a vote: all threads return, or none
+        if cuda.syncthreads_or(1 if i < first and tokens[i] == token else 0):  # a barrier with a vote, so that all threads decide alike
             return
         begin += threads
 

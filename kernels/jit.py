@@ -48,8 +48,8 @@ cpu_sums = partial(_compile, parallel=True, fastmath=_SUMS)  # a loop over `pran
 cpu_serial = partial(_compile, fastmath=_MATH)  # a loop too small for several threads
 cpu_serial_sum = partial(_compile, fastmath=_SUMS)  # a serial loop with long sums, which loops over `prange` call
 
-# A scan reads and writes a dozen arrays. With the default limit LLVM emits no overlap checks for so many arrays and leaves the loop scalar,
-# which is 60 times slower.
+# A scan reads and writes a dozen arrays. With the default limit LLVM emits no overlap checks for that number of arrays and leaves the loop
+# scalar, which is 60 times slower.
 llvm.set_option("neurogen", "--runtime-memory-check-threshold=128")
 
 

@@ -66,8 +66,8 @@ else:
             quad = ir.Constant(vector, ir.Undefined)
             for n, (word, kind) in enumerate(zip(arguments[2:], signature.args[2:], strict=True)):
                 quad = builder.insert_element(quad, context.cast(builder, word, kind, words.dtype), ir.IntType(32)(n))
-            place = builder.bitcast(builder.gep(array.data, [arguments[1]]), vector.as_pointer())
-            builder.store(quad, place, align=words.dtype.bitwidth // 2)
+            address = builder.bitcast(builder.gep(array.data, [arguments[1]]), vector.as_pointer())
+            builder.store(quad, address, align=words.dtype.bitwidth // 2)
             return context.get_dummy_value()
 
         return types.void(words, i, first, second, third, fourth), store

@@ -484,7 +484,7 @@ def test_a_history_that_cannot_be_kept_costs_a_sentence(tmp_path):
     assert list(history.load_history_strings()) == [] or told
     history.store_string("one")
     history.store_string("two")
-    assert len(told) == 1 and "is not kept for later chats" in told[0]
+    assert len(told) == 1 and "is not saved for later chats" in told[0]
 
 
 def test_where_the_history_is(monkeypatch, tmp_path):

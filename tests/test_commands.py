@@ -484,7 +484,7 @@ def test_commands_pass_over_a_damaged_checkpoint_and_say_so(place, capsys, monke
         assert capsys.readouterr().err.startswith("neurogen: step-00000004 is passed over: ")
     assert train(["--resume", "tiny-1@best", "--keep-checkpoints", "1", "--checkpoint-interval", "1"]) == 0
     said = capsys.readouterr().out
-    assert "going on from step 2\n" in said and "moved to runs/tiny-1/aside-1" in said
+    assert "resuming from step 2\n" in said and "moved to runs/tiny-1/aside-1" in said
     assert len(checkpoint.saved(place / "runs/tiny-1")) <= 2  # the newest and the best
 
 

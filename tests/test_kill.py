@@ -197,5 +197,5 @@ def test_a_run_that_is_told_to_end_twice_ends_with_a_checkpoint(place, whole, ca
     assert process.exitcode == 130, said
     step = int(re.search(r"Stopped after (\d+) of 50 steps; everything is kept", said)[1])
     assert checkpoint.newest(run) == (checkpoint.step_folder(run, step), [])
-    assert f"going on from step {step}\n" in go_on(place, run, capsys)
+    assert f"resuming from step {step}\n" in go_on(place, run, capsys)
     assert_equal_runs(run, whole[0])

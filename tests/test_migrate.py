@@ -62,7 +62,7 @@ def test_a_run_is_taken_over_talked_to_and_trained_on(place, capsys):
     assert losses[1] < losses[0] + 0.2 < 1 < np.log(old.config.brain.vocabulary)  # nats: it knows what the old one knew, or nearly
     assert train(["--resume", "more"]) == 0
     said = capsys.readouterr().out
-    assert "going on from step 0" in said and "step 1/3" in said and "step 3/3" in said
+    assert "resuming from step 0" in said and "step 1/3" in said and "step 3/3" in said
 
 
 def test_a_migration_is_a_matter_of_its_seed(place):

@@ -70,7 +70,7 @@ def test_a_file_of_somebody_else_is_not_replaced(run, name, no_pixels):
     draw(run)  # its own files are
     file = run / "training_viz" / name
     file.write_text('{"my": "notes"}')
-    with pytest.raises(ConfigError, match=f"{name} is no figure or table of a run, and would be replaced; move it away"):
+    with pytest.raises(ConfigError, match=f"{name} would be replaced, and is not a figure or table of a run; move it away"):
         draw(run)
     assert file.read_text() == '{"my": "notes"}'
 

@@ -111,7 +111,7 @@ def test_one_seed_one_run_another_seed_another(tmp_path, sheep):
 def test_a_run_can_be_made_longer(tmp_path, sheep):
     run = tmp_path / "run"
     end(begin(run, sheep, steps=4, **LOOKS))
-    with pytest.raises(ConfigError, match="has made 4 steps already; to go on, give a higher --steps"):
+    with pytest.raises(ConfigError, match="has made 4 steps already; to continue, give a higher --steps"):
         Trainer.resume(run)
     with pytest.raises(ConfigError, match="has made 4 steps already"):
         Trainer.resume(run, 3)
@@ -160,7 +160,7 @@ def test_a_run_that_had_saved_nothing_begins_again(tmp_path, sheep):
             break
     resumed = Trainer.resume(tmp_path / "killed")
     assert resumed.step == 0
-    assert "no checkpoint had been saved yet: the run begins again" in [report.text for report in of(Notice, end(resumed))]
+    assert "no checkpoint had been saved yet: the run starts from the beginning" in [report.text for report in of(Notice, end(resumed))]
     assert_equal_runs(tmp_path / "killed", tmp_path / "whole")
     (tmp_path / "whole" / "config.json").write_text("{")
     for folder in checkpoint.saved(tmp_path / "whole"):
@@ -194,7 +194,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_set_aside(tmp_path, sheep):
     said = [report.text for report in of(Notice, end(resumed))]
     assert said[0].startswith("step-00000012 is passed over: ") and "optimizer.safetensors is damaged" in said[0]
     assert said[1].startswith("step-00000009 is passed over: ")
-    assert said[2:4] == ["going on from step 6", f"the checkpoints after step 6 were moved to {run / 'aside-1'}, with a copy of the log"]
+    assert said[2:4] == ["resuming from step 6", f"the checkpoints after step 6 were moved to {run / 'aside-1'}, with a copy of the log"]
     assert kept(run / "aside-1") == [9, 12]
     assert_equal_runs(run, tmp_path / "whole")
 

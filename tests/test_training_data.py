@@ -94,7 +94,7 @@ def test_a_network_that_fails_for_good_costs_nothing(tmp_path, data, monkeypatch
         trainer = begin(tmp_path / "run", text, **settings)
         reports = []
         with pytest.raises(
-            DataError, match=r"the connection failed 7 times .*; what was learned is kept in .*run, which --resume"
+            DataError, match=r"the connection failed 7 times .*; a checkpoint is in .*run; continue with --resume"
         ) as error:
             for report in trainer.reports():
                 reports.append(report)
