@@ -199,7 +199,7 @@ def test_the_command_trains_compares_and_draws(tmp_path, capsys):
         ("x = [", "not TOML"),
         ("steps = 3", "a table of settings is needed for each change"),
         ('["a"]\ntraining.stepps = 3', "a: training: unknown setting 'stepps'; did you mean 'steps'?"),
-        ('["a"]\ntraining.dropout = 0', "no change in it makes a difference to the recipe"),
+        ('["a"]\ntraining.dropout = 0', "no change in it differs from the recipe"),
         ('["a"]\nbrain.vocabulary = 3', "brain.vocabulary is the tokenizer's"),
     ],
 )

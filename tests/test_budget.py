@@ -219,7 +219,7 @@ def test_the_memory_of_the_cpu_is_not_limited(settings, tmp_path, capsys):
 def test_a_plan_says_for_which_card_it_holds(words, said, capsys):
     assert main(["plan", "--backend", "cpu", *words]) == 0
     shown = capsys.readouterr().out
-    assert said in shown and "No GPU was asked: --memory-limit and --precision say" in shown
+    assert said in shown and "There is no GPU to plan for: --memory-limit and --precision describe" in shown
 
 
 LARGE = ["--preset", "scale-4gb", "--batch-size", "8", "--seq-length", "256"]
@@ -261,7 +261,7 @@ def test_a_plan_is_for_the_card_that_is_named(monkeypatch):
 
 
 def test_nothing_may_help():
-    assert "take a smaller --preset" in budget.advice(get_preset("llm"), CARD, 10**6)
+    assert "use a smaller --preset" in budget.advice(get_preset("llm"), CARD, 10**6)
 
 
 def test_a_sheet_has_the_shape_that_an_array_would_have():
@@ -293,7 +293,7 @@ def test_sizes(text, size):
 
 def test_the_limit_of_a_run_is_a_size():
     assert tiny.config(memory_limit="3.2GB").training.memory_limit == "3.2GB"
-    with pytest.raises(ConfigError, match="training.memory_limit much: a size is wanted, such as 3.2GB"):
+    with pytest.raises(ConfigError, match="training.memory_limit much: not a size; write for example 3.2GB"):
         tiny.config(memory_limit="much")
 
 
@@ -321,15 +321,15 @@ def test_the_command_prints_its_figures_and_nothing_else(capsys):
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["--memory-limit", "many"], "--memory-limit many: a size is wanted, such as 3.2GB or 500MiB"),
-        (["--memory-limit", "0GB"], "--memory-limit 0GB: a size is wanted"),
+        (["--memory-limit", "many"], "--memory-limit many: not a size; write for example 3.2GB or 500MiB"),
+        (["--memory-limit", "0GB"], "--memory-limit 0GB: not a size"),
         (["--memory-limit", "3.2"], "--memory-limit 3.2: a unit is missing, as in 3.2GB or 3.2MB"),
         (["--memory-limit", "999999"], "--memory-limit 999999: a unit is missing"),
         (["--set", "training.memory_limit='4'"], "training.memory_limit 4: a unit is missing"),
         (["--memory-limit", "-3GB"], "expected one argument"),
         (["--batch-size", "0"], "training.batch: at least 1, not 0"),
         (["--memory-limit", "220MB"], "in fp32 do not fit into the limit of 220.00 MB; any of these makes it fit: --batch-size"),
-        (["--fit"], "--fit: into what? there is no GPU here; give a --memory-limit"),
+        (["--fit"], "--fit: there is no GPU; give a --memory-limit"),
         (["--fit", "--memory-limit", "1MB"], "do not fit into 1.00 MB; no single change makes it fit"),
         (["--json", "/nowhere/plan.json"], "--json: /nowhere/plan.json: there is no folder /nowhere"),
     ],

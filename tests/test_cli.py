@@ -96,7 +96,7 @@ def test_an_error_that_the_user_can_mend_is_one_line(capsys):
 
 def test_too_little_memory_is_one_line(capsys):
     assert raises(MemoryError("Unable to allocate 2.28 PiB"))([]) == 2
-    advice = "lower --batch-size or --seq-length, or take a smaller --preset"
+    advice = "lower --batch-size or --seq-length, or use a smaller --preset"
     assert capsys.readouterr().err == f"neurogen train: out of memory: Unable to allocate 2.28 PiB; {advice}\n"
     assert raises(MemoryError())([]) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -238,7 +238,7 @@ def test_every_command_says_what_it_does_in_a_sentence():
     for name, parser in helps():
         first = COMMANDS[name][0].upper() + COMMANDS[name][1:] + "."
         assert parser.description.startswith(first) and parser.description.endswith("."), name
-    assert "of a GPU's memory" in dict(helps())["plan"].description
+    assert "the GPU memory" in dict(helps())["plan"].description
 
 
 def test_help_shows_no_empty_default_and_no_default_twice():

@@ -268,7 +268,9 @@ def test_in_processes_of_its_own_and_pipes(place):
         child.send_signal(signal.SIGINT)
         rest, errors = child.communicate()
     assert (child.returncode, errors) == (130, "")
-    stopped = re.search(r"Stopped after (\d+) of [\d,]+ steps; everything is kept. To go on: neurogen train --resume runs/nano-1\n", rest)
+    stopped = re.search(
+        r"Stopped after (\d+) of [\d,]+ steps; everything is saved. To continue: neurogen train --resume runs/nano-1\n", rest
+    )
     step = int(stopped[1])
     with neurogen("train", "--resume", "--steps", str(step + 1)) as child:
         said, errors = child.communicate()
@@ -435,7 +437,7 @@ def test_a_resumed_run_is_told_where_its_text_is_now(place, capsys, monkeypatch)
     assert trained("--steps", "2") == 0
     (place / "sheep.txt").rename(place / "moved.txt")
     capsys.readouterr()
-    refused(train(["--resume", "--steps", "3"]), capsys, "no such file or folder; check the path; where the text lies elsewhere now")
+    refused(train(["--resume", "--steps", "3"]), capsys, "no such file or folder; check the path; if the text has moved")
     shown = "--viz-interval", "1", "--sample-interval", "1", "--workers", "1"
     assert train(["--resume", "--steps", "3", "--data", "moved.txt", *shown]) == 0
     assert "training_step_000003.png" in {path.name for path in (place / "runs/tiny-1/training_viz").iterdir()}

@@ -320,9 +320,9 @@ def test_an_array_without_room_is_named(backend, make, what, monkeypatch):
 @pytest.mark.parametrize(
     "name, advice",
     [
-        ("train", "lower --batch-size or --seq-length, or take a smaller --preset"),
-        ("sim", "lower --batch-size, or take a smaller --preset"),
-        ("chat", "take a smaller model"),
+        ("train", "lower --batch-size or --seq-length, or use a smaller --preset"),
+        ("sim", "lower --batch-size, or use a smaller --preset"),
+        ("chat", "use a smaller model"),
     ],
 )
 def test_the_advice_names_flags_that_the_command_has(name, advice, capsys):

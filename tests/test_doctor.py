@@ -69,7 +69,7 @@ def test_all_is_well(machine):
     assert found["GPU memory"].value == "70.00 GB free of 85.00 GB"
     assert found["NVRTC"].value == "12.9, /cuda/libNVRTC.so"
     assert found["CuPy"].value == "14.2.0 (cupy-cuda12x)"
-    assert found["backend"].value == "auto takes cuda, on GPU 0"
+    assert found["backend"].value == "auto chooses cuda, on GPU 0"
     assert verdict(list(found.values()))
 
 
@@ -79,7 +79,7 @@ def test_a_machine_without_gpu_is_fine(machine):
     assert not [check for check in found.values() if check.ok is False]
     assert found["driver"].value.startswith("there is no NVIDIA driver")
     assert found["cuBLAS"].value == "not installed, and not needed without a GPU"
-    assert found["backend"].value == "auto takes cpu: there is no GPU to use, and none is needed"
+    assert found["backend"].value == "auto chooses cpu: there is no GPU to use, and none is needed"
     assert run([]) == 0
 
 
@@ -88,7 +88,7 @@ def test_the_simulator(machine, monkeypatch):
     machine.driver = FakeDriver(H100)
     found = checks()
     assert found["kernel"].ok is found["cuBLAS product"].ok is None
-    assert found["backend"] == Check(True, "auto takes cpu: NUMBA_ENABLE_CUDASIM is set", name="backend")
+    assert found["backend"] == Check(True, "auto chooses cpu: NUMBA_ENABLE_CUDASIM is set", name="backend")
 
 
 @pytest.mark.parametrize("missing", [*probe.PIECES, "numba-cuda", "CuPy"])
@@ -225,7 +225,7 @@ def test_lines_without_a_terminal(machine, capsys):
     lines = shown.out.splitlines()
     assert lines[: len(CHECKS)] == [line for line in lines if line.startswith(("ok ", "fails ", "- "))]
     assert "fails  cuBLAS           missing" in lines
-    assert [line.split(":")[0] for line in lines[len(CHECKS) + 1 :]] == ["To mend cuBLAS", "To mend backend"]
+    assert [line.split(":")[0] for line in lines[len(CHECKS) + 1 :]] == ["To fix cuBLAS", "To fix backend"]
     assert lines[-2].endswith('pip install "neurogen-numba[cuda]"')
     assert "\x1b" not in shown.out and not shown.err
 
@@ -241,7 +241,7 @@ def test_a_table_in_a_terminal(machine, monkeypatch, capsys):
     machine.missing = {"NVVM"}
     assert run([]) == 2
     shown = capsys.readouterr().out
-    assert "A [bold]GPU[/bold]\ufffd[2J" in " ".join(shown.split()) and "To mend NVVM: " in shown
+    assert "A [bold]GPU[/bold]\ufffd[2J" in " ".join(shown.split()) and "To fix NVVM: " in shown
 
 
 def test_json(machine, capsys):

@@ -127,7 +127,7 @@ SETTINGS = [
     "training.batch",
     "training.seed",
     "training.learning_rate",
-    "training.fresh",
+    "training.reset_prob",
     "training.optimizer",
     "training",
 ]

@@ -167,7 +167,7 @@ def test_a_run_that_is_told_to_end_at_any_moment_loses_no_step(place, whole, kil
     assert "Traceback" not in said
     saved = checkpoint.saved(run)
     assert (checkpoint.step_of(saved[-1]) if saved else 0) == last_step(run)
-    if stopped := re.search(r"Stopped after (\d+) of 50 steps; everything is kept", said):
+    if stopped := re.search(r"Stopped after (\d+) of 50 steps; everything is saved", said):
         assert int(stopped[1]) == last_step(run)
     if not (run / "summary.json").exists():
         go_on(place, run, capsys)
@@ -195,7 +195,7 @@ def test_a_run_that_is_told_to_end_twice_ends_with_a_checkpoint(place, whole, ca
     process.join()
     said = said.read_text()
     assert process.exitcode == 130, said
-    step = int(re.search(r"Stopped after (\d+) of 50 steps; everything is kept", said)[1])
+    step = int(re.search(r"Stopped after (\d+) of 50 steps; everything is saved", said)[1])
     assert checkpoint.newest(run) == (checkpoint.step_folder(run, step), [])
     assert f"resuming from step {step}\n" in go_on(place, run, capsys)
     assert_equal_runs(run, whole[0])

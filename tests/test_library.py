@@ -62,7 +62,7 @@ def test_a_learning_rate_that_is_none_changes_nothing(rate):
     assert model.optimizer.steps == 0
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "final_rate", "clip", "dropout", "max_minutes", "fresh"])
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "final_rate", "clip", "dropout", "max_minutes", "reset_prob"])
 @pytest.mark.parametrize("value", [math.nan, "1", None, 10**400], ids=str)
 def test_settings_that_are_no_numbers_are_refused(name, value):
     with pytest.raises(ConfigError, match=f"training.{name}"):

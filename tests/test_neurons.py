@@ -449,7 +449,7 @@ def test_another_neuron_than_it_was_trained_with_is_refused(place, capsys):
     forget()
     assert refused(generate(["--set", "brain.broca.neuron=mine:leaky"]), capsys, "brain.broca.neuron=mine:leaky: it was trained with lif_a")
     assert refused(generate(["--set", "brain.pfc.neuron=lif"]), capsys, "it was trained with mine:leaky")
-    assert refused(generate(["--set", "brain.pfc.neurons=9"]), capsys, "what was trained keeps its settings")
+    assert refused(generate(["--set", "brain.pfc.neurons=9"]), capsys, "a trained model keeps its settings")
     assert generate(["--length", "3", *NAMED]) == 0
 
 

@@ -53,7 +53,7 @@ def test_tokenize_replaces_what_it_wrote_and_no_unfinished_file_of_others(place)
 @pytest.mark.parametrize("words", [["plan", "--backend", "cpu"], ["doctor"], ["bench", "sim"], ["evaluate"]], ids=lambda words: words[0])
 def test_json_is_not_written_over_another_file(place, words, capsys):
     assert main([*words, "--json", "corpus.json"]) == 2
-    assert "this command did not write what is there" in capsys.readouterr().err
+    assert "exists, and is not an output of this command" in capsys.readouterr().err
     assert (place / "corpus.json").read_bytes() == MINE
 
 

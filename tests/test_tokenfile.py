@@ -115,7 +115,7 @@ def test_bad_flags_are_one_sentence(place, capsys):
     for folder, said in (("sheep.txt", "sheep.txt is a file"), ("itself", "itself is a link to itself")):
         refused(tokenize(["sheep.txt", "--out", f"{folder}/a.bin", "--tokenizer", "byte"]), capsys, f"a.bin was not written: {said}; ")
     refused(tokenize(["sheep.txt"]), capsys, "--out")
-    refused(tokenize(["sheep.txt", "--out", "sheep.txt"]), capsys, "--out sheep.txt: a name that ends with .bin is wanted")
+    refused(tokenize(["sheep.txt", "--out", "sheep.txt"]), capsys, "--out sheep.txt: the name must end with .bin")
     refused(tokenize(["sheep.txt", "--out", "a.bin", "--workers", "-1"]), capsys, "workers: at least 0, not -1")
     refused(tokenize(["missing.txt", "--out", "a.bin"]), capsys, "missing.txt: no such file or folder; check the path\n")
     refused(tokenize(["missing*.txt", "--out", "a.bin"]), capsys, "missing*.txt: no file matches; check the pattern\n")

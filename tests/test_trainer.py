@@ -405,7 +405,7 @@ def trained_on(trainer):
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_a_share_of_the_sequences_is_reset(tmp_path, sheep, share):
     """Seed and step determine which ones: a resumed run resets the same sequences."""
-    trainer = begin(tmp_path / "run", sheep, steps=40, fresh=share, seed=3, checkpoint_interval=1000)
+    trainer = begin(tmp_path / "run", sheep, steps=40, reset_prob=share, seed=3, checkpoint_interval=1000)
     masks, learn = [], trainer.model.learn
     trainer.model.learn = lambda act, inputs, targets, rate, reset, *rest: masks.append(reset) or learn(act, inputs, targets, rate, reset)
     end(trainer)
@@ -555,7 +555,7 @@ def test_the_plan_is_kept_over_a_resume(tmp_path, sheep, monkeypatch):
     assert resumed.steps == planned and resumed.seconds == pytest.approx(trainer.seconds)
     reports = end(resumed)
     assert of(StepReport, reports)[-1].step == planned
-    assert [report.text for report in of(Notice, reports)][0] == "going on from step 60" and len(of(Notice, reports)) == 2  # no second plan
+    assert [report.text for report in of(Notice, reports)][0] == "resuming from step 60" and len(of(Notice, reports)) == 2  # no second plan
 
 
 def test_a_run_that_turns_slow_ends_with_its_time(tmp_path, sheep, monkeypatch):

@@ -314,8 +314,8 @@ class Trainer:
     def _reset_mask(self, inputs):
         """Mask [B] bool of the sequences to reset before inputs [T, B], or None: a random share, and those at a document if configured."""
         training, mask = self.config.training, None
-        if training.fresh:
-            mask = np.random.default_rng([training.seed, self.step]).random(training.batch) < training.fresh
+        if training.reset_prob:
+            mask = np.random.default_rng([training.seed, self.step]).random(training.batch) < training.reset_prob
         if self._reset_token is None:
             return mask
         begins = inputs[0] == self._reset_token
