@@ -125,10 +125,10 @@ if not SIMULATED:
             array, index, a, b = arguments
             data = context.make_array(signature.args[0])(context, builder, array).data
             vector, number = ir.VectorType(ir.FloatType(), 2), ir.IntType(32)
-            pack_pair = builder.insert_element(ir.Constant(vector, ir.Undefined), a, ir.Constant(number, 0))
-            pack_pair = builder.insert_element(pack_pair, b, ir.Constant(number, 1))
-            place = builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
-            builder.store(pack_pair, place, align=8)
+            packed = builder.insert_element(ir.Constant(vector, ir.Undefined), a, ir.Constant(number, 0))
+            packed = builder.insert_element(packed, b, ir.Constant(number, 1))
+            pair_address = builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
+            builder.store(packed, pair_address, align=8)
             return context.get_dummy_value()
 
         return types.void(array, index, types.float32, types.float32), codegen

@@ -141,7 +141,7 @@ def read(path: Path, flag: str = "--config") -> dict:
     except OSError as error:
         raise ConfigError(f"{flag} {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{flag} {path}: no text; a TOML file is wanted, with settings as `neurogen config` prints them") from None
+        raise ConfigError(f"{flag} {path}: not text; it must be a TOML file with settings, as `neurogen config` prints them") from None
     except _toml().TOMLDecodeError as error:
         raise ConfigError(f"{flag} {path}: not TOML: {error}") from None
     except RecursionError:

@@ -14,7 +14,7 @@ import talking
 from neurogen_numba.chat import main as chat
 from neurogen_numba.errors import CheckpointError, ConfigError
 from neurogen_numba.inference import chat_commands
-from neurogen_numba.inference.chat_commands import COMMANDS, STOPS, Dispatcher, completions, number, parse, said
+from neurogen_numba.inference.chat_commands import COMMANDS, STOPS, Dispatcher, completions, number, parse, unescaped
 from neurogen_numba.inference.conversation import STOPS as ENDS
 from neurogen_numba.inference.conversation import Conversation, Settings, examples
 from neurogen_numba.inference.generation import Sampling
@@ -254,7 +254,7 @@ def test_bad_input_gets_one_sentence_and_changes_nothing(chatting, line, sentenc
 
 def test_what_is_no_command():
     assert [parse(line) for line in ("Once upon a time", "and/or", "", "//temperature", "/a\n/b")] == [None] * 5
-    assert said("//temperature") == "/temperature" and said("and//or") == "and//or"
+    assert unescaped("//temperature") == "/temperature" and unescaped("and//or") == "and//or"
     assert [parse(line) for line in ("exit", " quit ", "/exit", "/quit")] == [("quit", "")] * 4
     assert parse(" /help ") == ("help", "") and parse("/load  my talk ") == ("load", "my talk")
     assert number("seed", "7") == 7 and isinstance(number("seed", "7"), int)

@@ -118,7 +118,7 @@ def test_mistakes_in_flags(words, said, capsys):
     "content, said",
     [
         (b"steps = ", "not TOML: Invalid value"),
-        (b"\xff\xfe\x00", "no text; a TOML file is wanted"),
+        (b"\xff\xfe\x00", "not text; it must be a TOML file"),
         (b"preset = 3", "preset: a name is needed, not 3"),
         (b'preset = "nanno"', "unknown preset 'nanno'"),
         (b"[trainning]\nsteps = 3", "unknown setting 'trainning'; did you mean 'training'?"),

@@ -41,7 +41,7 @@ if SIMULATED:
 
 DTYPES = {"auto": None, "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _MAIN = {}  # device -> the stream that all backends on it share, CuPy's current stream
-LOGITS_FRACTION = 256  # at most one logit is held at a time per so many bytes of GPU memory
+LOGITS_FRACTION = 256  # bytes of GPU memory per logit that is held at a time
 OUTSIDE = 88 * 2**20  # bytes that cuBLAS and the kernels' code allocate outside CuPy's pool: 86 to 100 MB on an H200
 RESERVED_SHARED = 1024  # bytes of a block's shared memory reserved for static arrays and the driver
 STATIC = 8 * 2**10  # bytes of static shared memory that a kernel may declare

@@ -34,7 +34,7 @@ class Optimizer(ABC):
         return {f"average.{name}": x for name, x in self.parameters.views(self.average).items()} if self.horizon else {}
 
     def of(self, name: str) -> list:
-        """The arrays of a checkpoint that belong to one parameter, such as its moments and its average."""
+        """The arrays of a checkpoint that belong to one parameter, for example its moments and its average."""
         return [array for key, array in self.tensors().items() if key.partition(".")[2] == name]
 
     def prepare(self, rate: float):

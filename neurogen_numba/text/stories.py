@@ -175,7 +175,7 @@ def _write_story(page: Page) -> list[Fact]:
     names = list(NAMES)
     cast = [page.draw(names) for _ in range(3 if page.happens(0.125) else 2)]
     who = f"{', '.join(cast[:-1])} and {cast[-1]}"
-    page.write(f"One {page.pick(MOODS)} {page.pick(SEASONS)} {page.pick(TIMES)} {who} {page.pick(MOVES)} {_place(page)}.")
+    page.write(f"One {page.pick(MOODS)} {page.pick(SEASONS)} {page.pick(TIMES)} {who} {page.pick(MOVES)} {_location(page)}.")
     facts: list[Fact] = []
     _write_event(page, cast, facts)
     for name in cast:
@@ -194,11 +194,11 @@ def _write_event(page: Page, cast: list[str], facts: list[Fact]):
     event = page.pick(EVENTS if facts else EVENTS[:-1])
     page.write(f" {page.pick(LINKS)} ")
     if event == "meeting":
-        page.write(f"{page.pick(cast)} {page.pick(MEETINGS)} {_creature(page)} {_place(page)}.")
+        page.write(f"{page.pick(cast)} {page.pick(MEETINGS)} {_creature(page)} {_location(page)}.")
     elif event == "passing":
-        page.write(f"{_creature(page)} {page.pick(MOVES)} {_place(page)}.")
+        page.write(f"{_creature(page)} {page.pick(MOVES)} {_location(page)}.")
     elif event == "joining":
-        page.write(f"{page.pick(cast)} and {_creature(page)} {page.pick(MOVES)} {_place(page)}.")
+        page.write(f"{page.pick(cast)} and {_creature(page)} {page.pick(MOVES)} {_location(page)}.")
     else:
         fact = page.pick(facts)
         page.write(f"{fact.kind.using.format(fact.name, fact.value)} to the {page.pick(LOOKS)} {page.pick(SPOTS)}.")
@@ -237,7 +237,7 @@ def _pick_fact(page: Page, name: str, kind: Kind) -> Fact:
     return Fact(kind, name, page.pick(kind.pool))
 
 
-def _place(page: Page) -> str:
+def _location(page: Page) -> str:
     return f"{page.pick(PREPOSITIONS)} the {page.pick(LOOKS)} {page.pick(SPOTS)}"
 
 
