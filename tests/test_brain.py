@@ -474,7 +474,7 @@ def test_a_state_that_does_not_fit_is_refused(change):
     with pytest.raises(CheckpointError) as error:
         act.load_state(state)
     assert re.fullmatch(
-        r"state array '[\w.]+': shape \([\d, ]+\) wanted, .+ found; was it saved by another brain or batch size\?", str(error.value)
+        r"state array '[\w.]+': shape \([\d, ]+\) expected, .+ found; is it of another brain or batch size\?", str(error.value)
     )
 
 
