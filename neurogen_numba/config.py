@@ -370,11 +370,11 @@ def _replaced(part, where, fields):
     for name, value in fields.items():
         if name not in known:
             raise ConfigError(f"{where}: unknown setting {name!r}; {did_you_mean(str(name), known)}")
-        before, place = getattr(part, name), f"{where}.{name}".lstrip(".")
+        before, path = getattr(part, name), f"{where}.{name}".lstrip(".")
         if dataclasses.is_dataclass(before) and isinstance(value, dict):
-            fields = fields | {name: _replaced(before, place, value)}
+            fields = fields | {name: _replaced(before, path, value)}
         elif dataclasses.is_dataclass(before) and not isinstance(value, type(before)):
-            raise ConfigError(f"{place}: a dictionary of its settings is needed, not {value!r}")
+            raise ConfigError(f"{path}: a dictionary of its settings is needed, not {value!r}")
     return dataclasses.replace(part, **fields)
 
 

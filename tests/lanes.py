@@ -83,10 +83,10 @@ class Cuda:
 
     threadIdx = property(lambda self: SimpleNamespace(x=self.me.thread))
     blockDim = property(lambda self: SimpleNamespace(x=self.block.threads))
-    blockIdx = property(lambda self: self.me.place)
+    blockIdx = property(lambda self: self.me.block_index)
 
     def grid(self, dimensions):
-        return self.me.place.x * self.block.threads + self.me.thread
+        return self.me.block_index.x * self.block.threads + self.me.thread
 
     def multiply(self, *arguments):
         warp, lane = divmod(self.me.thread, WARP)
@@ -138,8 +138,8 @@ def run(kernel, grid, threads, *arguments):
     halves = {name: python(getattr(mma, name)) for name in ("low", "high", "first_halves", "second_halves")}
     width, height = (grid, 1) if isinstance(grid, int) else grid
 
-    def thread(function, cuda, number, place):
-        cuda.me.thread, cuda.me.place = number, place
+    def thread(function, cuda, number, block_index):
+        cuda.me.thread, cuda.me.block_index = number, block_index
         try:
             with np.errstate(over="ignore"):  # unsigned numbers wrap around
                 function(*arguments)
@@ -149,7 +149,7 @@ def run(kernel, grid, threads, *arguments):
                 warp.everyone.abort()
         cuda.block.leave()
 
-    for place in (SimpleNamespace(x=x, y=y) for x in range(width) for y in range(height)):
+    for block_index in (SimpleNamespace(x=x, y=y) for x in range(width) for y in range(height)):
         cuda = Cuda(Block(threads))
         scope = (
             code.__globals__
@@ -161,7 +161,7 @@ def run(kernel, grid, threads, *arguments):
             if name in code.__code__.co_names and python(called) is not called and called.__module__ == code.__module__:
                 scope[name] = FunctionType(python(called).__code__, scope, name)
         function = FunctionType(code.__code__, scope, code.__name__, None, closure)
-        all_threads = [threading.Thread(target=thread, args=(function, cuda, number, place)) for number in range(threads)]
+        all_threads = [threading.Thread(target=thread, args=(function, cuda, number, block_index)) for number in range(threads)]
         for each in all_threads:
             each.start()
         for each in all_threads:

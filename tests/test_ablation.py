@@ -1,4 +1,4 @@
-"""Ablation studies: what they train, what they make of it, and that nothing is trained twice."""
+"""Ablation studies: the runs that they train, their results, and that nothing is trained twice."""
 
 import contextlib
 import json
@@ -110,7 +110,7 @@ def test_a_run_that_fails_stops_no_other(trained, tmp_path):
     trained.broken = ("no-gate-1",)
     study = Study(changes(), 1, tmp_path)
     list(study.train())
-    assert {run.folder.name: said for run, said in study.failed.items()} == {"no-gate-1": "neurogen train: no room"}
+    assert {run.folder.name: output for run, output in study.failed.items()} == {"no-gate-1": "neurogen train: no room"}
     assert [row.name for row in study.rows()] == [BASE, "rate"]
 
 
@@ -193,7 +193,7 @@ def test_the_command_trains_compares_and_draws(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "file, said",
+    "file, output",
     [
         (None, "there is no such file"),
         ("x = [", "not TOML"),
@@ -203,13 +203,13 @@ def test_the_command_trains_compares_and_draws(tmp_path, capsys):
         ('["a"]\nbrain.vocabulary = 3', "brain.vocabulary is the tokenizer's"),
     ],
 )
-def test_wrong_changes_are_named(file, said, tmp_path, capsys):
+def test_wrong_changes_are_named(file, output, tmp_path, capsys):
     path = tmp_path / "changes.toml"
     if file is not None:
         path.write_text(file)
     assert ablate.main(["--preset", "nano", "--changes", str(path), "--out", str(tmp_path / "study")]) == 2
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
+    assert output in error and error.count("\n") == 1
     assert not (tmp_path / "study").exists()
 
 

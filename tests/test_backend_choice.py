@@ -31,10 +31,10 @@ def refused(name, *words, device=0):
     """One sentence that has these words and says how to go on without a GPU."""
     with pytest.raises(BackendError) as raised:
         backends.get(name, device)
-    said = str(raised.value)
-    assert "\n" not in said and said.endswith("; to go on without: --backend cpu")
+    output = str(raised.value)
+    assert "\n" not in output and output.endswith("; to go on without: --backend cpu")
     for word in words:
-        assert word in said, said
+        assert word in output, output
     return True
 
 
@@ -320,7 +320,7 @@ def test_a_bug_keeps_its_traceback(machine):
         backends.get("cuda")
 
 
-# What is asked of the machine
+# Queries of the machine
 
 
 def test_look_tells_names_and_capabilities(machine):

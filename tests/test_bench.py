@@ -245,10 +245,10 @@ def test_bad_flags(flags, words, capsys, monkeypatch, tmp_path):
     (tmp_path / "empty").write_bytes(b"")
     monkeypatch.setattr(speed, "Bench", lambda *_: pytest.fail("measured"))
     assert main(flags) == 2
-    said = capsys.readouterr()
-    assert said.out == "" and said.err.startswith("neurogen bench: ") and said.err.count("\n") == 1
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith("neurogen bench: ") and output.err.count("\n") == 1
     for word in words:
-        assert word in said.err
+        assert word in output.err
 
 
 def test_a_text_too_short_for_the_batch_is_one_sentence(capsys):
@@ -265,8 +265,8 @@ def test_a_file_that_cannot_be_written_is_one_sentence(capsys, monkeypatch):
     monkeypatch.setattr(run_folder, "write_whole", full)
     flags = ["sim", "--backend", "cpu", "--preset", "tiny", "--repeats", "1", "--json", "figures.json"]
     assert main(flags) == 2
-    said = capsys.readouterr()
-    assert "ticks per second" in said.out and said.err.endswith("neurogen bench: --json figures.json: No space left on device\n")
+    output = capsys.readouterr()
+    assert "ticks per second" in output.out and output.err.endswith("neurogen bench: --json figures.json: No space left on device\n")
 
 
 def test_the_figures_alone_go_through_a_pipe(capsys):

@@ -39,13 +39,13 @@ class Notes:
     keys = "keys"
 
     def __init__(self):
-        self.said, self.replies, self.turns, self.shown = [], [], [], False
+        self.lines_said, self.replies, self.turns, self.shown = [], [], [], False
 
     def say(self, text):
-        self.said.append(text)
+        self.lines_said.append(text)
 
     def table(self, rows):
-        self.said += [f"{name}: {value}" for name, value in rows.items()]
+        self.lines_said += [f"{name}: {value}" for name, value in rows.items()]
 
     def replay(self, turns):
         self.turns += turns
@@ -187,13 +187,13 @@ def test_every_command_is_obeyed_and_explained(chatting, run, tmp_path, monkeypa
     }  # fmt: skip
     assert take("go")
     for name in COMMANDS:
-        before = len(view.said) + len(view.replies)
+        before = len(view.lines_said) + len(view.replies)
         assert take(f"/{name} {words.get(name, '')}") == (name != "quit")
-        assert len(view.said) + len(view.replies) > before or name == "quit", f"/{name} says nothing"
+        assert len(view.lines_said) + len(view.replies) > before or name == "quit", f"/{name} says nothing"
     take("/help")
-    assert {line.split()[0].rstrip(":") for line in view.said[-len(COMMANDS) - 1 : -1]} == {f"/{name}" for name in COMMANDS}
+    assert {line.split()[0].rstrip(":") for line in view.lines_said[-len(COMMANDS) - 1 : -1]} == {f"/{name}" for name in COMMANDS}
     take("/help save")
-    assert view.said[-1].startswith("/save NAME: ")
+    assert view.lines_said[-1].startswith("/save NAME: ")
 
 
 def test_settings_change_what_is_drawn(chatting):
@@ -204,7 +204,7 @@ def test_settings_change_what_is_drawn(chatting):
     assert settings == Settings(Sampling(0.0, 3, 0.5, 9), 4, "length", 2.5)
     take("/params lively")
     assert view.dispatcher.conversation.settings.sampling == Sampling(0.8, 0, 0.95, 9)
-    assert view.said[-7:] == [
+    assert view.lines_said[-7:] == [
         "temperature: 0.8",
         "top-k: 0 (all)",
         "top-p: 0.95",

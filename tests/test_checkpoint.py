@@ -46,7 +46,7 @@ def save(folder, number, loss=None):
 
 
 def number_in(folder):
-    """What `save` was given, from a checkpoint that must be whole and of one piece."""
+    """The number that `save` was given, from a checkpoint that must be whole and of one piece."""
     loaded = checkpoint.load(folder)
     found = {int(x) for group in loaded.tensors.values() for array in group.values() for x in array.flat}
     found |= {loaded.documents["config"]["number"], loaded.documents["trainer"]["step"]}
@@ -151,12 +151,12 @@ def test_a_save_heals_a_damaged_step(tmp_path):
 
 @pytest.mark.parametrize("as_file", [True, False])
 def test_a_save_never_replaces_what_is_not_a_checkpoint(tmp_path, as_file):
-    place = tmp_path / "thesis"
-    precious = place if as_file else place / "chapter.tex"
+    location = tmp_path / "thesis"
+    precious = location if as_file else location / "chapter.tex"
     precious.parent.mkdir(exist_ok=True)
     precious.write_text("years of work")
     with pytest.raises(CheckpointError, match="thesis was not saved: it exists and is not a checkpoint"):
-        save(place, 1)
+        save(location, 1)
     assert precious.read_text() == "years of work"
     assert names(tmp_path) == ["thesis"]
 
@@ -292,7 +292,7 @@ def test_an_interrupted_save_leaves_no_litter(tmp_path):
 
 
 # Killed. A process of its own forks a child per kill; the child dies at its k-th touch of the file system, for every k, and then at
-# random times. What a killed process has written stays in the system's cache, so syncing would only make this slow.
+# random times. Data that a killed process has written stays in the system's cache, so syncing would only make this slow.
 
 KILLED = """
 import os, random, shutil, signal, sys, time
@@ -373,8 +373,8 @@ for _ in range(30):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_process_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
-    here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent), *filter(None, sys.path)])}
+    current = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(current), str(current.parent), *filter(None, sys.path)])}
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "run")], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     overwriting, advancing = map(int, done.stdout.split())
@@ -526,9 +526,9 @@ def test_a_manifest_that_says_something_else_than_it_did_is_refused(tmp_path):
 def test_a_foreign_folder_is_refused(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    for place in (tmp_path / "model", tmp_path / "model" / "config.json", tmp_path / "nowhere", Path(".")):
+    for location in (tmp_path / "model", tmp_path / "model" / "config.json", tmp_path / "nowhere", Path(".")):
         with pytest.raises(CheckpointError, match="is not a NeuroGen checkpoint: it has no manifest.json; give a folder like"):
-            checkpoint.load(place)
+            checkpoint.load(location)
 
 
 def test_loading_executes_nothing(tmp_path):
@@ -654,8 +654,8 @@ def test_newest_reads_every_byte_and_says_what_it_passed_over(tmp_path):
     assert "brain.safetensors is damaged: its content" in passed_over[0] and "255 bytes where manifest.json says 256" in passed_over[1]
     for step in (1, 2):
         flip(folder / f"step-0000000{step}" / "state.safetensors")
-    said = r"has no whole checkpoint: step-00000004 is passed over: .*brain.safetensors is damaged.* \(and 3 more\); start anew"
-    with pytest.raises(CheckpointError, match=said):
+    output = r"has no whole checkpoint: step-00000004 is passed over: .*brain.safetensors is damaged.* \(and 3 more\); start anew"
+    with pytest.raises(CheckpointError, match=output):
         checkpoint.newest(tmp_path)
     with pytest.raises(CheckpointError, match="has no whole checkpoint: nothing has been saved there"):
         checkpoint.newest(tmp_path / "nowhere")

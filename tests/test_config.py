@@ -40,13 +40,13 @@ def changed(path, value):
     return values
 
 
-def test_a_whole_number_is_welcome_where_a_fraction_is_wanted():
+def test_a_whole_number_is_welcome_in_place_of_a_fraction():
     rate = Config.from_dict(changed("training.learning_rate", 1)).training.learning_rate
     assert (rate, type(rate)) == (1.0, float)
 
 
 @pytest.mark.parametrize(
-    "path, value, said",
+    "path, value, output",
     [
         ("training.stps", 1, "config.training: unknown setting 'stps'; did you mean 'steps'?"),
         ("brain.pfc.neurns", 1, "config.brain.pfc: unknown setting 'neurns'; did you mean 'neurons'?"),
@@ -61,10 +61,10 @@ def test_a_whole_number_is_welcome_where_a_fraction_is_wanted():
         ("training", [], "config.training: a table of settings was expected, not list"),
     ],
 )
-def test_a_wrong_setting_is_named(path, value, said):
+def test_a_wrong_setting_is_named(path, value, output):
     with pytest.raises(ConfigError) as error:
         Config.from_dict(changed(path, value))
-    assert str(error.value) == said
+    assert str(error.value) == output
 
 
 def test_missing_settings_are_named():
@@ -118,7 +118,7 @@ def test_a_bundle_has_one_of_three_sizes(name):
 
 
 def test_every_number_is_checked():
-    """A number that nobody looks at would only show where it is used, if at all."""
+    """Without a check, a wrong number would only show where it is used, if at all."""
     elsewhere = {"bundle", "memory_bundle", "clip", "dropout", "axon_dropout", "reset_prob", "validation"}  # the tests below
     elsewhere |= {"weight_drop", "word_dropout", "surrogate_width", "rewire_share"}  # test_regularisation, test_neurons, test_rewiring
     numbers = {field.name for section in (Brain, Training, Text) for field in dataclasses.fields(section) if field.type in ("int", "float")}

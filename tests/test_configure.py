@@ -93,7 +93,7 @@ def test_numbers_are_numbers():
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, output",
     [
         (["--set", "training.stps=4"], "--set training.stps=4: training: unknown setting 'stps'; did you mean 'steps'?"),
         (["--set", "training.steps=many"], "--set training.steps=many: training.steps: int expected, not 'many'"),
@@ -109,13 +109,13 @@ def test_numbers_are_numbers():
         (["--config", "nowhere.toml"], "--config nowhere.toml: there is no such file; `neurogen config nano > FILE` makes one"),
     ],
 )
-def test_mistakes_in_flags(words, said, capsys):
+def test_mistakes_in_flags(words, output, capsys):
     assert main(["config", *words]) == 2
-    assert said in capsys.readouterr().err
+    assert output in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "content, said",
+    "content, output",
     [
         (b"steps = ", "not TOML: Invalid value"),
         (b"\xff\xfe\x00", "not text; it must be a TOML file"),
@@ -127,12 +127,12 @@ def test_mistakes_in_flags(words, said, capsys):
         (b"brain = 3", "brain: a table of settings was expected, not int"),
     ],
 )
-def test_mistakes_in_a_file(content, said, tmp_path, capsys):
+def test_mistakes_in_a_file(content, output, tmp_path, capsys):
     file = tmp_path / "settings.toml"
     file.write_bytes(content)
     assert main(["config", "--config", str(file)]) == 2
-    told = capsys.readouterr().err
-    assert said in told and str(file) in told and told.count("\n") == 1
+    reports = capsys.readouterr().err
+    assert output in reports and str(file) in reports and reports.count("\n") == 1
 
 
 def test_a_folder_is_no_file(tmp_path, capsys):

@@ -26,7 +26,7 @@ def machine(monkeypatch, tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def place(machine, monkeypatch, tmp_path):
+def prepared(machine, monkeypatch, tmp_path):
     """A folder to run in, libraries that are all there, and tries that succeed."""
     monkeypatch.chdir(tmp_path)
     versions = {"numba-cuda": "0.30.4", "cupy-cuda12x": "14.2.0", "neurogen-numba": "0.1.0"}
@@ -161,7 +161,7 @@ def test_numba_cuda_and_cupy_that_do_not_work(machine, monkeypatch):
     monkeypatch.setattr(probe, "numba_problem", lambda: problem)
     monkeypatch.setattr(probe, "cupy_problem", lambda: problem)
     found = checks()
-    assert found["numba-cuda"].ok is found["CuPy"].ok is None  # nobody needs them
+    assert found["numba-cuda"].ok is found["CuPy"].ok is None  # not needed
     machine.driver = FakeDriver(H100)
     found = checks()
     assert fails(found, "numba-cuda", "is broken", "repair it") and fails(found, "CuPy", "is broken") and fails(found, "backend")
@@ -248,9 +248,9 @@ def test_json(machine, capsys):
     machine.driver = FakeDriver(H100)
     machine.missing = {"NVVM"}
     assert run(["--json"]) == 2
-    said = json.loads(capsys.readouterr().out)
-    assert said["ok"] is False and [check["name"] for check in said["checks"]] == list(CHECKS)
-    (nvvm,) = (check for check in said["checks"] if check["name"] == "NVVM")
+    output = json.loads(capsys.readouterr().out)
+    assert output["ok"] is False and [check["name"] for check in output["checks"]] == list(CHECKS)
+    (nvvm,) = (check for check in output["checks"] if check["name"] == "NVVM")
     assert set(nvvm) == {"name", "ok", "value", "mend"}
     assert (nvvm["ok"], nvvm["value"]) == (False, "missing") and nvvm["mend"].endswith('install "neurogen-numba[cuda]"')
 

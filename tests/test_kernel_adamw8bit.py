@@ -48,8 +48,8 @@ def test_an_update_is_that_of_the_moments_that_the_bytes_stand_for(op, blocks):
         np.testing.assert_allclose(p, expected, rtol=1e-4, atol=1e-6)
         for x, codes, found in ((np.abs(m), 127, np.abs(moments.decoded()[0])), (np.sqrt(v), 255, np.sqrt(moments.decoded()[1]))):
             top = np.repeat(x.reshape(-1, GROUP_SIZE).max(1), GROUP_SIZE)
-            place = codes * np.sqrt(x / top)
-            below, above = (np.clip(edge, 0, codes) for edge in (np.floor(place - 0.01), np.ceil(place + 0.01)))
+            position = codes * np.sqrt(x / top)
+            below, above = (np.clip(edge, 0, codes) for edge in (np.floor(position - 0.01), np.ceil(position + 0.01)))
             least = 0 if codes == 127 else 1  # v does not become 0
             assert (found >= top * (below / codes) ** 2 * (1 - 1e-4)).all()
             assert (found <= top * (np.maximum(above, least) / codes) ** 2 * (1 + 1e-4)).all()
@@ -71,7 +71,7 @@ def test_the_bytes_are_right_on_average(op, full_size):
         assert (np.abs(mean - exact) < 5 * spread / np.sqrt(times) + floor).all()
 
 
-def test_what_hears_nothing_any_more_forgets(op, full_size):
+def test_moments_without_gradients_decay(op, full_size):
     """The root of v shrinks by half a per cent an update, less than a step of its code."""
     moments, p = Moments(), np.zeros(BLOCK, np.float32)
     g = single(np.random.default_rng(4).uniform(0.5, 1, BLOCK))
@@ -104,10 +104,10 @@ def test_every_parameter_has_a_random_number_of_its_own(op):
         moments.update(op, np.zeros(BLOCK, np.float32), g, 1, first=first)
         return [x.reshape(-1, GROUP_SIZE)[:, 1:] for x in (moments.m, moments.v)]
 
-    for here, later in zip(codes(0), codes(GROUP_SIZE), strict=True):
-        assert all(len(set(share)) == 2 for share in here)  # the two codes next to the same number
-        assert len({share.tobytes() for share in here}) == BLOCK // GROUP_SIZE
-        np.testing.assert_array_equal(here[1:], later[:-1])
+    for current, later in zip(codes(0), codes(GROUP_SIZE), strict=True):
+        assert all(len(set(share)) == 2 for share in current)  # the two codes next to the same number
+        assert len({share.tobytes() for share in current}) == BLOCK // GROUP_SIZE
+        np.testing.assert_array_equal(current[1:], later[:-1])
 
 
 def test_a_gradient_is_clipped_to_a_norm(op):

@@ -121,7 +121,7 @@ def test_the_same_run_gives_the_same_bits(op):
         assert values.tobytes() == again[name].tobytes(), name
 
 
-def test_what_is_recalled_is_written_for_whoever_reads_it(op, written):
+def test_what_is_recalled_is_written_into_the_ring(op, written):
     C, B, heads, width = MAX_TOKENS + 3, 2, 2, 5  # a chunk in two parts
     inputs = draw(C, B, heads, width)
     out = np.full_like(inputs["q_in"], np.nan)
@@ -189,9 +189,9 @@ def test_what_follows_the_same_words_is_recalled_and_replaced_when_told_again(op
     S, key = np.zeros((1, 1, 8, 8), np.float32), np.zeros((1, 8), np.float32)
     recalled = [forward(op, inputs, S, key, slice(t, t + 1))[0, 0] for t in (0, 1, 2, 3, 2)]
 
-    def told(value):
+    def recalled_value(value):
         return value / np.sqrt(np.mean(value**2))
 
     assert not recalled[0].any()
-    np.testing.assert_allclose(recalled[2], told(first), atol=1e-2)
-    np.testing.assert_allclose(recalled[4], told(second), atol=1e-2)
+    np.testing.assert_allclose(recalled[2], recalled_value(first), atol=1e-2)
+    np.testing.assert_allclose(recalled[4], recalled_value(second), atol=1e-2)

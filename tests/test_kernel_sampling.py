@@ -175,7 +175,7 @@ def test_more_tokens_than_a_gpu_can_count(backend):
             backend.sample(tokens, logits, logits[0], np.float32(1), 0, np.float32(1), KEY, steps, 2**17)
 
 
-def test_whole_numbers():
+def test_integers():
     assert [weight_of(np.float32(nats)) for nats in (0, 21.9, 22, 1e9, np.inf, np.nan)] == [2**30, 0, 0, 0, 0, 0]
     for nats in (0.3, 1, 9, 20):
         assert weight_of(np.float32(nats)) == pytest.approx(2**30 * np.exp(-nats), rel=1e-6, abs=1)

@@ -54,7 +54,7 @@ def test_segments_come_in_order_with_their_own_position(counting):
         assert inputs[0, 0] == number == -targets[0, 0] and ready.position() == {"made": number}
 
 
-def test_so_many_are_ready_and_no_more(counting):
+def test_a_limited_number_is_ready(counting):
     batches, ready = counting
     ready.next()
     until(lambda: batches.made >= prefetch.PREFETCH)

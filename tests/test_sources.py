@@ -78,10 +78,10 @@ def test_a_folder_is_its_text_files_sorted_by_path(tmp_path):
         (gzip.compress(b"text", mtime=0), "compressed by gzip, not UTF-8 text; give it a name that ends with .gz"),
     ],
 )
-def test_what_is_no_text_is_refused(tmp_path, content, said):
+def test_what_is_no_text_is_refused(tmp_path, content, output):
     path = tmp_path / "data.txt"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=rf"^\S*data\.txt: .*{said}"):
+    with pytest.raises(DataError, match=rf"^\S*data\.txt: .*{output}"):
         documents(path)
 
 
@@ -140,7 +140,7 @@ def texts(source, position=None):
 
 
 def every_kind(folder):
-    """What to give --data, for each kind of source that has ROWS."""
+    """The argument of --data for each kind of source with ROWS."""
     lines = json_lines(ROWS)
     write(folder, a_jsonl=lines, a_ndjson=lines, a_json=lines, a_parquet=parquet(ROWS))
     write(folder, a_jsonl_gz=gzip.compress(lines), a_jsonl_zst=zstd.compress(lines[:9000]) + zstd.compress(lines[9000:]))
@@ -228,9 +228,9 @@ def test_another_field(tmp_path):
         ("a.txt.gz", gzip.compress(b"text " * 9 + b"\0", mtime=0), r"a\.txt\.gz: not a text file, byte 45 is NUL"),
     ],
 )
-def test_damaged_files_are_one_sentence(tmp_path, name, content, said):
+def test_damaged_files_are_one_sentence(tmp_path, name, content, output):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=output):
         texts(open_source(str(tmp_path / name), "text"))
 
 
@@ -424,11 +424,11 @@ def of_the_hub(url, folder, name, position=None):
 
 def test_a_hub_that_drops_connections_costs_no_document_and_no_duplicate(tmp_path):
     files = {f"train-{part}.jsonl": json_lines(TOLD[part::2]) for part in range(2)}
-    told = TOLD[0::2] + TOLD[1::2]
+    records = TOLD[0::2] + TOLD[1::2]
     bursts = {1, 3, *range(5, 12), *range(13, 20)}  # the client of the hub tries six times: of seven in a row we hear
     with HubServer("some/set", files, lambda request: request in bursts) as hub:
         read, after = of_the_hub(hub.url, tmp_path, "hf:some/set")
-        assert read == told and hub.broken == len(bursts)
-        assert of_the_hub(hub.url, tmp_path, "hf:some/set", after)[0] == told[1501:]
+        assert read == records and hub.broken == len(bursts)
+        assert of_the_hub(hub.url, tmp_path, "hf:some/set", after)[0] == records[1501:]
         assert "there is no such file or data set" in of_the_hub(hub.url, tmp_path, "hf:another/set")
     assert "the connection failed 7 times in a row" in of_the_hub(hub.url, tmp_path, "hf:some/set")

@@ -47,7 +47,7 @@ def numbered(lengths):
     return [f"{number}:" + "x" * length for number, length in enumerate(lengths)]
 
 
-def told(inputs):
+def read_back(inputs):
     """The documents that one stream told, whole ones only."""
     return ["".join(map(chr, part)) for part in np.split(inputs, np.flatnonzero(inputs == END))][:-1]
 
@@ -95,7 +95,7 @@ def test_every_document_is_told_once_before_any_is_told_again(lengths, **setting
     for first in range(0, len(taken), len(texts)):
         once = taken[first : first + len(texts)]
         assert len(set(once)) == len(once) and set(once) <= set(texts)
-    whole = [document.strip(chr(END)) for b in range(settings["batch"]) for document in told(inputs[:, b])]
+    whole = [document.strip(chr(END)) for b in range(settings["batch"]) for document in read_back(inputs[:, b])]
     under_way = {number for queue in batches._queues for number, _ in queue}
     assert sorted(whole) == sorted(text for number, text in enumerate(taken) if number not in under_way)
 

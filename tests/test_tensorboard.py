@@ -80,27 +80,27 @@ def test_a_resumed_run_takes_back_what_it_repeats(tmp_path):
 
 def test_a_disk_that_fills_up_costs_a_warning(tmp_path, monkeypatch):
     pytest.importorskip("tensorboardX")
-    told = []
+    reports = []
 
     def full(event):
         raise OSError(28, "No space left on device")
 
-    with TensorBoard(tmp_path, 0, told.append) as view:
+    with TensorBoard(tmp_path, 0, reports.append) as view:
         view.show(histories.step(1))
         monkeypatch.setattr(view._file, "write_event", full)
         for number in (2, 3):
             view.show(histories.step(number))
-    (notice,) = told
+    (notice,) = reports
     assert notice.text.startswith(f"warning: no more events for TensorBoard: {tmp_path / 'tensorboard'} cannot be written: No space left")
 
 
 def test_a_folder_that_cannot_be_made_costs_a_warning(tmp_path):
     pytest.importorskip("tensorboardX")
     (tmp_path / "tensorboard").write_text("in the way")
-    told = []
-    with TensorBoard(tmp_path, 0, told.append) as view:
+    reports = []
+    with TensorBoard(tmp_path, 0, reports.append) as view:
         view.show(histories.step(1))
-    assert "cannot be written: File exists" in told[0].text and len(told) == 1
+    assert "cannot be written: File exists" in reports[0].text and len(reports) == 1
 
 
 def test_where_it_is_missing_the_flag_is_refused_and_a_resumed_run_goes_on(tmp_path, monkeypatch):
@@ -110,7 +110,7 @@ def test_where_it_is_missing_the_flag_is_refused_and_a_resumed_run_goes_on(tmp_p
     for name in [*sys.modules, "tensorboardX"]:
         if name.split(".")[0] == "tensorboardX":
             monkeypatch.setitem(sys.modules, name, None)
-    told = []
-    with TensorBoard(tmp_path, 7, told.append) as view:
+    reports = []
+    with TensorBoard(tmp_path, 7, reports.append) as view:
         view.show(histories.step(8))
-    assert "tensorboardX is not installed" in told[0].text and len(told) == 1
+    assert "tensorboardX is not installed" in reports[0].text and len(reports) == 1

@@ -135,7 +135,7 @@ def test_waiting_shows(tmp_path, data):
     assert all(0 < report.waited <= 1 for report in slow) and slow[-1].waited > 0.5
 
 
-def test_a_run_ends_after_so_many_chunks(tmp_path, data):
+def test_a_run_ends_after_its_number_of_chunks(tmp_path, data):
     def steps(**text):
         return Trainer(tiny.config(data["tokens"] | text, steps=50), tmp_path).steps
 

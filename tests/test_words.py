@@ -54,7 +54,8 @@ PHRASES = {
     # free relatives as subjects
     r"(?:[.:;\"#]|\.\))\s*(?:What|Whatever|Who) [^.?:;\"]*\b(?:is|are|was|were|has|have|does|comes|goes|says)\b(?![^.]*\?)": (
         "begin with the subject", '"""What fires is sent on."""'),
-    r"(?:[.:;,\"#|]|\s{2})\s*[Ww]ho (?:watches|asks|names|reads|trains|sets)\b": ("name the person or the part", "ui/  who watches: live view"),
+    r"(?:[.:;,\"#|]|\s{2})\s*[Ww]ho (?:watches|asks|names|reads|trains|sets)\b": (
+        "name the person or the part", "ui/  who watches: live view"),
     r"\bwhat all neurons share\b": ("equations that all neurons share", "neuron.py   what all neurons share: drive, trace"),
 }  # fmt: skip
 

@@ -116,7 +116,7 @@ def story(seed: int, index: int, split: str = "train") -> Story:
     if split not in SPLITS:
         raise ConfigError(f"stories: the split is 'train' or 'held-out', not {split!r}")
     if index < 0:
-        raise ConfigError(f"stories: documents are numbered from 0; there is no number {index}")
+        raise ConfigError(f"stories: documents are numbered from 0, not from {index}")
     page = Page(random.Random(f"{split} {seed} {index}"))  # seeded by a hash of this string, so neighbouring documents are independent
     _write_document(page)
     return Story(page.text, page.bits, tuple(page.questions))
