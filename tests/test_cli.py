@@ -155,7 +155,7 @@ def test_a_bug_keeps_its_traceback():
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "output"),
     [
         (["generate", "--seed", "1" * 5000], f"argument --seed: {'1' * 30}... is beyond 64 bits"),
         (["generate", "--seed", "x"], "argument --seed: invalid int value: 'x'"),

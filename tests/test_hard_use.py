@@ -359,7 +359,7 @@ def test_text_that_moved_is_asked_for(location, capsys):
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "output"),
     [
         ("http://", "there is no such server"),
         ("http:///a.txt", "there is no such server"),
@@ -390,7 +390,7 @@ class OfflineModeIsEnabled(ConnectionError):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "output"),
     [
         (ModuleNotFoundError("No module named 'datasets'", name="datasets"), "without the package datasets"),
         (PermissionError(errno.EACCES, "Permission denied", "/cache"), "/cache: Permission denied.*HF_HOME"),
@@ -442,7 +442,7 @@ def test_other_formats_of_tokens_are_refused(location):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "output"),
     [
         ("a.txt", codecs.BOM_UTF16_LE + "text".encode("utf-16-le"), "UTF-16 text"),
         ("a.txt", codecs.BOM_UTF32_LE + "text".encode("utf-32-le"), "UTF-32 text"),

@@ -68,7 +68,7 @@ def test_a_folder_is_its_text_files_sorted_by_path(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "output"),
     [
         (b"text\0text", "byte 4 is NUL"),
         (b"\xef\xbb\xbfcaf\xe9 au lait", "byte 6 is 0xe9"),
@@ -213,7 +213,7 @@ def test_another_field(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "output"),
     [
         ("a.jsonl", json_lines(ROWS)[:-5], r"a\.jsonl: line 700 is not a JSON object; .* the file must be whole"),
         ("a.jsonl", b'{"text": "a"}\n[1]\n', r"a\.jsonl: line 2 is not a JSON object"),
