@@ -124,7 +124,7 @@ def test_the_panels_of_the_training_page(tmp_path):
     assert "nano-1" in words(figure) and any("step 600 of 100" in text and "(floor 0.500)" in text for text in words(figure))
 
 
-def test_the_last_look_is_no_point_of_the_curve_of_those_before(tmp_path):
+def test_the_final_is_no_point_of_the_curve_of_those_before(tmp_path):
     last = dataclasses.replace(histories.evaluation(40), loss=9.0, bits_per_byte=4.5, last=True)
     history = history_of(tmp_path, [*histories.life(40), last])
     figure = training_page(history)

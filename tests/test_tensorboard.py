@@ -53,7 +53,7 @@ def test_what_was_measured_is_in_the_events(tmp_path):
     assert [step for step, _ in kept["training/loss"]] == list(range(1, 21))
     for tag, value in {"training/accuracy": 0.02, "training/tokens_per_second": 1020.0, "activity/pfc": 0.04}.items():
         assert kept[tag][-1] == (20, pytest.approx(value))
-    assert kept["validation/bits_per_byte"] == [(10, 2.0), (20, 2.0)] and kept["last_look/bits_per_byte"] == [(20, 3.0)]
+    assert kept["validation/bits_per_byte"] == [(10, 2.0), (20, 2.0)] and kept["final/bits_per_byte"] == [(20, 3.0)]
     assert kept["neuromodulators/serotonin"] == [(20, pytest.approx(-4.0))]
     texts = [value.tensor.string_val[0].decode() for event in events(tmp_path) for value in event.summary.value if value.HasField("tensor")]
     assert "it wrote:\n\n    wrote 10\n\nthe truth:\n\n    truth 10" in texts[0]

@@ -59,8 +59,8 @@ class TensorBoard:
                 parts = [summary.scalar(f"training/{name}", getattr(report, name)) for name in MEASURED]
                 parts += [summary.scalar(f"activity/{name}", share) for name, share in report.activity.items()]
             case EvalReport():
-                look = "last_look" if report.last else "validation"
-                parts = [summary.scalar(f"{look}/{name}", getattr(report, name)) for name in HELD_OUT]
+                evaluation = "final" if report.last else "validation"
+                parts = [summary.scalar(f"{evaluation}/{name}", getattr(report, name)) for name in HELD_OUT]
             case SampleReport():
                 parts = [summary.text("sample", _markdown(report))]
             case BrainReport():
