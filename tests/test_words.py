@@ -38,15 +38,15 @@ IN_KERNELS = {
 # Phrases of comments, docstrings, messages and pages: pattern -> how to write instead, and a sentence that the pattern matches.
 PHRASES = {
     r"\bow(?:e[ds]?|ing)\b": ("name what is set or accumulated", "before `owed` is asked for a chunk"),
-    r"\bway back\b|\b(?:think|walk|turn)_back\b": ("backward pass", "On the way back the state is known."),
-    r"\bhears\b|\bheard by\b": ("reads, ignores", "A neuron that hears this current."),
-    r"\bspoilt\b": ("overflowed, invalidated", "A capture that was spoilt."),
+    r"way back\b|\b(?:think|walk|turn)_back\b": ("backward pass", "On the way back the state is known."),
+    r"hears\b|heard by\b": ("reads, ignores", "A neuron that hears this current."),
+    r"spoilt\b": ("overflowed, invalidated", "A capture that was spoilt."),
     r"\b(?:is|are|was|were) no number\b(?! \{)": ("NaN, not a number", "where the loss is no number"),
-    r"\bwhole numbers\b": ("integers", "a sum of whole numbers"),
+    r"whole numbers\b": ("integers", "a sum of whole numbers"),
     r", or none\b": (", or without; may be empty", "the name of a gate, or none"),
     r"\b(?:is|are|was|were) wanted\b": ("is needed, is required; or give the command", "the folder of a run is wanted"),
-    r"\bso many\b": ("name the number", "in each of so many measurements"),
-    r"\bsuch as\b": ("for example, like", "flags such as --backend"),
+    r"so many\b": ("name the number", "in each of so many measurements"),
+    r"such as\b": ("for example, like", "flags such as --backend"),
     r"\b[Aa] look\b|\b[Ll]ooks during\b": ("an evaluation, a check", "A look at the held-out text."),
     r"\b[Ww]hat (?:\w+ ){1,4}of it\b": ("repeat the noun", "what is left of it"),
     r"\b[Ww]hoever\b": ("name the caller, the thread, the user", "whoever reads it"),
@@ -56,7 +56,7 @@ PHRASES = {
         "begin with the subject", '"""What fires is sent on."""'),
     r"(?:[.:;,\"#|]|\s{2})\s*[Ww]ho (?:watches|asks|names|reads|trains|sets)\b": (
         "name the person or the part", "ui/  who watches: live view"),
-    r"\bwhat all neurons share\b": ("equations that all neurons share", "neuron.py   what all neurons share: drive, trace"),
+    r"what all neurons share\b": ("equations that all neurons share", "neuron.py   what all neurons share: drive, trace"),
 }  # fmt: skip
 
 
@@ -90,10 +90,8 @@ def read(path: Path) -> tuple[set[str], str]:
 def retired(names: set[str], prose: str, kernels: bool = False) -> list[str]:
     """A line for each retired name and phrase: what stands there, and what to write."""
     tables = IDENTIFIERS | (IN_KERNELS if kernels else {})
-    found = []
-    for pattern, (instead, _) in tables.items():
-        wrong = [name for name in names if re.fullmatch(f"_*(?:{pattern})", name)]
-        found += [f"{name}: {instead}" for name in sorted(wrong)]
+    wrong = sorted(filter(re.compile(f"_*(?:{'|'.join(tables)})").fullmatch, names))
+    found = [f"{name}: {instead}" for name in wrong for pattern, (instead, _) in tables.items() if re.fullmatch(f"_*(?:{pattern})", name)]
     for pattern, (instead, _) in PHRASES.items():
         for match in re.finditer(pattern, prose):
             found.append(f"{match.group()!r} in {prose[max(0, match.start() - 40) : match.end() + 40]!r}: {instead}")
