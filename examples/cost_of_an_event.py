@@ -4,7 +4,8 @@
 
 On the CPU, prints the time per token of one sequence that a projection takes (128 synapses per neuron, delays 0 to 3):
 
-1. The same number of events through projections of 1,024 to 8,192 neurons. An event passes as many synapses in each. What grows with the
+1. The same number of events through projections of 1,024 to 8,192 neurons. An event passes as many synapses in each. The part that grows
+with the
    neurons is the rest: a test of a bit mask for every bundle, the writing of every current, and the way to the cache.
 2. One projection of 4,096 neurons, of which 0.5 % to 100 % fire. Here the work grows with the events, but for the backward pass, which
    multiplies whole blocks.
@@ -28,7 +29,7 @@ from neurogen_numba.optim.parameters import Parameters
 TOKENS, SEQUENCES, HISTORY, FAN_IN = 16, 16, 3, 128  # a chunk of tokens; HISTORY: the longest delay, in tokens
 SIZES, EVENTS = (1024, 2048, 4096, 8192), 32  # neurons, and events per token and sequence, in the first table
 NEURONS, SHARES = 4096, (0.005, 0.01, 0.02, 0.05, 0.1, 1.0)  # in the second
-SECONDS, CALLS = 30, 10  # all figures are measured in turn, so many calls at a time, for so long
+SECONDS, CALLS = 30, 10  # seconds of measurement; calls of each function before the next one gets its turn
 
 
 def draw_events(rng, tokens, neurons, events):
@@ -40,7 +41,8 @@ def draw_events(rng, tokens, neurons, events):
 
 
 def fastest(works):
-    """Seconds of the fastest call of each. They take turns, so that a neighbour who comes for a moment disturbs none of them for good."""
+    """Seconds of the fastest call of each. They take turns, so that a short disturbance by other processes affects none of them for
+    good."""
     for work in works:
         work()  # compiles
     best, end = [float("inf")] * len(works), time.perf_counter() + SECONDS
@@ -54,7 +56,7 @@ def fastest(works):
 
 
 def prepare(rng, neurons, events):
-    """What a projection does with these events, as three functions: forward, back to the sources, and to the weights."""
+    """The work of a projection for these events, as three functions: forward, gradient of the sources, gradient of the weights."""
     backend = backends.get("cpu")
     projection = Projection(Arc("example", "a.axon", "b.current", neurons, neurons, FAN_IN, delays=HISTORY + 1), backend)
     parameters = Parameters(projection.parameters(), backend)

@@ -13,7 +13,7 @@ import neurogen_numba as ng
 
 
 def sums(seed=0):
-    """Documents without end, such as "12 + 7 = 19."."""
+    """Documents without end, for example "12 + 7 = 19."."""
     rng = random.Random(seed)
     while True:
         a, b = rng.randrange(100), rng.randrange(100)

@@ -1,7 +1,7 @@
 """Scalar physics and the loops built from it, imported as neurogen_numba.kernels."""
 
 if __name__ != "neurogen_numba.kernels":
-    raise ImportError(f"import neurogen_numba.kernels, not {__name__}: a second name is a second set of compiled kernels")
+    raise ImportError(f"import neurogen_numba.kernels, not {__name__}: under a second name every kernel would be compiled twice")
 
 from neurogen_numba.system import environment
 

@@ -1,7 +1,9 @@
-"""The exponential moving average of the weights, and its exchange with them.
+"""The exponential moving average of the weights, and the exchange of both.
 
-mean += share (p - mean). With share 1 / t at update t it is the mean of all weights so far, with a constant share it forgets (Polyak &
-Juditsky 1992, "Acceleration of stochastic approximation by averaging").
+    mean += share (p - mean)
+
+With share = 1 / t at update t, it is the mean over all updates so far; with a constant share it decays exponentially (Polyak & Juditsky
+1992, "Acceleration of stochastic approximation by averaging").
 """
 
 import numba
@@ -15,15 +17,15 @@ from .launch import gpu
 @gpu
 def average(mean, p, share):
     """mean [K] += share[0] (p - mean). Grid-stride loop."""
-    i, step, own = np.uint64(cuda.grid(1)), np.uint64(cuda.gridsize(1)), share[0]
+    i, step, rate = np.uint64(cuda.grid(1)), np.uint64(cuda.gridsize(1)), share[0]
     while i < np.uint64(mean.size):
-        mean[i] += own * (p[i] - mean[i])
+        mean[i] += rate * (p[i] - mean[i])
         i += step
 
 
 @gpu
 def exchange(x, y):
-    """x, y [K] = y, x. Grid-stride loop."""
+    """Exchange the contents of x and y [K]. Grid-stride loop."""
     i, step = np.uint64(cuda.grid(1)), np.uint64(cuda.gridsize(1))
     while i < np.uint64(x.size):
         x[i], y[i] = y[i], x[i]

@@ -1,12 +1,12 @@
-"""Compiled kernels on disk. A damaged file, a full disk or a folder that cannot be written costs the time to compile, and nothing else.
+"""A disk cache of compiled kernels. A damaged file, a full disk or a read-only folder costs the time to compile, and nothing else.
 
-Numba decides the folder. Its own files have no checksum, and it does not notice a change in what a kernel calls. So each file here has
-in its name the content of the kernel and of everything that it calls, as it is in this process (fingerprint.py): a patched function or
-constant gets a file of its own. The file holds one compiled kernel behind a SHA-256 of that, of all sources of this package, and of
-Numba's version. Where the content cannot be told, nothing is loaded and nothing kept.
+Numba chooses the folder. Its own cache has no checksums and does not notice a change in a function that a kernel calls. Here the name of a
+file contains a hash of the kernel and of everything that it calls, as both are in this process (fingerprint.py). A patched function or
+constant therefore has its own file. The file holds one compiled kernel behind a SHA-256 over the kernel, the sources of this package and
+Numba's version. If the content of a kernel cannot be hashed, the kernel is neither loaded nor saved.
 
-Numba also keeps in memory the functions that it has compiled for kernels. They are forgotten when their content has changed, so whatever is
-compiled after a patch has it. A kernel that was compiled before keeps its code until `rebuild`.
+Numba also caches in memory the functions that it compiles into kernels. That cache is cleared for functions whose content has changed, so
+a kernel that is compiled after a patch has the patch. A kernel that was compiled before a patch keeps its code until `rebuild`.
 """
 
 import functools
@@ -26,47 +26,47 @@ from neurogen_numba.system.streams import complain
 
 from . import fingerprint
 
-_SEAL = hashlib.sha256().digest_size  # bytes
+_SEAL_BYTES = hashlib.sha256().digest_size
 SUFFIX = ".kernel"
 
 
-def keep(dispatcher):
-    """Give the dispatcher of a kernel, for the CPU or for CUDA, its files on disk. Returns the dispatcher."""
+def cached(dispatcher):
+    """Attach the disk cache to the dispatcher of a kernel, for the CPU or for CUDA. Returns the dispatcher."""
     try:
         dispatcher.enable_caching()
         cache = dispatcher._cache
         cache._cache_file = _Files(cache.cache_path, cache._impl.filename_base)
         cache._dispatcher = dispatcher
-        cache.__class__ = _forgiving(type(cache))
+        cache.__class__ = _fault_tolerant(type(cache))
     except Exception as error:  # no folder can be written, or a variable of the environment names something else
-        _tell(error)
+        _warn(error)
     return dispatcher
 
 
 def folder() -> Path:
-    """Where compiled kernels are kept. Raises RuntimeError where no folder can be written to."""
-    return Path(FunctionCache(keep).cache_path)
+    """The folder of the compiled kernels. Raises RuntimeError if no folder is writable."""
+    return Path(FunctionCache(cached).cache_path)
 
 
 class _Files:
-    """The files of one kernel, a file for each combination of argument types and processor; in the place of Numba's IndexDataCacheFile."""
+    """The files of one kernel, one per combination of argument types and processor. Replaces Numba's IndexDataCacheFile."""
 
-    def __init__(self, place, name):
-        self._place, self._name = Path(place), name
+    def __init__(self, directory, name):
+        self._folder, self._name = Path(directory), name
 
     def load(self, key):
-        """What was saved under a key; None where there is nothing, or it is damaged or of other sources."""
+        """The data that was saved under a key; None if the file is missing, damaged or from other sources."""
         try:
             content = self._path(key).read_bytes()
         except OSError:
             return None
-        seal, data = content[:_SEAL], content[_SEAL:]
+        seal, data = content[:_SEAL_BYTES], content[_SEAL_BYTES:]
         return pickle.loads(data) if seal == _sealed(data) else None
 
     def save(self, key, data):
-        """Write a file whole, or leave the one before as it was. Raises OSError."""
+        """Write a file atomically: on failure the previous one stays. Raises OSError."""
         data, path = dumps(data), self._path(key)
-        descriptor, temporary = tempfile.mkstemp(dir=self._place, prefix=f"{path.name}.")
+        descriptor, temporary = tempfile.mkstemp(dir=self._folder, prefix=f"{path.name}.")
         try:
             with open(descriptor, "wb") as file:
                 file.write(_sealed(data) + data)
@@ -76,12 +76,12 @@ class _Files:
             raise
 
     def flush(self):
-        """Forget everything that is kept of this kernel."""
-        for path in self._place.glob(f"{self._name}.*{SUFFIX}"):
+        """Delete all files of this kernel."""
+        for path in self._folder.glob(f"{self._name}.*{SUFFIX}"):
             path.unlink(missing_ok=True)
 
     def _path(self, key):
-        return self._place / f"{self._name}.{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}{SUFFIX}"
+        return self._folder / f"{self._name}.{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}{SUFFIX}"
 
 
 def _sealed(data):
@@ -98,17 +98,17 @@ def _sources() -> bytes:
 
 
 @functools.cache
-def _forgiving(kind):
-    """Numba's cache `kind`, whose failures cost what it would have saved."""
+def _fault_tolerant(kind):
+    """A subclass of Numba's cache class `kind` that never raises: after a failure the kernel is compiled."""
 
-    class Forgiving(kind):
+    class FaultTolerant(kind):
         def load_overload(self, sig, target_context):
             self._content = None
             found = None
             try:
-                self._content = _look(self._dispatcher)
+                self._content = _fingerprint(self._dispatcher)
                 found = super().load_overload(sig, target_context) if self._content else None
-            except Exception:  # compiled anew, and saved in its place
+            except Exception:  # then Numba compiles the kernel and saves it again
                 pass
             if found is None and getattr(_asking, "of", None) is self._dispatcher:
                 raise _Absent
@@ -119,7 +119,7 @@ def _forgiving(kind):
                 if self._content:
                     super().save_overload(sig, data)
             except Exception as error:
-                _tell(error)
+                _warn(error)
 
         def _index_key(self, sig, codegen):
             key = sig, codegen.magic_tuple(), self._content
@@ -127,7 +127,7 @@ def _forgiving(kind):
                 key += self._launch_config_key, sys.modules["numba_cuda"].__version__
             return key
 
-    return Forgiving
+    return FaultTolerant
 
 
 _asking = threading.local()  # of: the dispatcher of `available`
@@ -141,7 +141,7 @@ def available(dispatcher, signature: tuple) -> bool:
     """Whether a kernel is compiled for these types of arguments: in memory, or on disk, from which it is loaded now."""
     if signature in dispatcher.overloads:
         return True
-    if not hasattr(dispatcher._cache, "_cache_file"):  # nothing is kept
+    if not hasattr(dispatcher._cache, "_cache_file"):  # there is no disk cache
         return False
     _asking.of = dispatcher
     try:
@@ -153,20 +153,20 @@ def available(dispatcher, signature: tuple) -> bool:
     return True
 
 
-# What is compiled in this process
+# Functions compiled in this process
 
 
 _seen = {}  # function -> its content when a kernel that calls it was last compiled
-_compiled = {}  # id of a dispatcher -> it
-_old = []  # compiled code that somebody may still run
+_compiled = {}  # id of a dispatcher -> the dispatcher
+_old = []  # replaced machine code, which a recorded step may still run
 
 
-def _look(dispatcher) -> bytes | None:
-    """The fingerprint of a kernel; None where it is not to be loaded or kept. Forgets what was compiled from another content of its
-    functions."""
+def _fingerprint(dispatcher) -> bytes | None:
+    """The fingerprint of a kernel, or None if the kernel must be neither loaded nor saved. Clears Numba's memory of functions that have
+    changed."""
     walk = fingerprint.Walk(dispatcher)
     changed = [function for function, content in walk.functions.items() if _seen.get(function) != content]
-    if any(function in _seen for function in changed):  # other functions that call them hold them, too
+    if any(function in _seen for function in changed):  # functions that call a changed one contain its old code
         changed += _seen
         for known in _compiled.values():
             _forget(known)
@@ -175,7 +175,7 @@ def _look(dispatcher) -> bytes | None:
             memo = getattr(template, "_impl_cache", {})
             _old.append(dict(memo))
             memo.clear()
-    # A function with a decorator of its own that was called before, and not by a kernel: nobody looked at what it was compiled from.
+    # A jitted function that a user called directly, before any kernel did: the content it was compiled from is unknown.
     unseen = [known for known in walk.dispatchers[1:] if known.overloads and id(known) not in _compiled]
     _compiled.update((id(known), known) for known in walk.dispatchers if known not in unseen)
     _seen.update(walk.functions)
@@ -183,22 +183,22 @@ def _look(dispatcher) -> bytes | None:
 
 
 def _forget(dispatcher):
-    """Have a dispatcher compile anew at its next call."""
+    """Make a dispatcher compile again at its next call."""
     _old.append(dict(dispatcher.overloads))
     dispatcher._reset_overloads()
 
 
 def rebuild():
-    """Have kernels compiled anew at their next call if a function or a constant that they use has changed since they were compiled, such
-    as `neuron.slope = mine`. Models that have recorded steps keep the code that they recorded."""
+    """Recompile, at its next call, each kernel whose functions or constants have changed since it was compiled, for example after
+    `neuron.decay = mine`. Steps that a model has recorded keep their code."""
     for dispatcher in list(_compiled.values()):
-        _look(dispatcher)
+        _fingerprint(dispatcher)
 
 
 @functools.cache
-def _tell_once(why):
-    complain(f"neurogen: compiled kernels cannot be kept ({why}), so each start compiles them; NUMBA_CACHE_DIR names another folder")
+def _warn_once(why):
+    complain(f"neurogen: compiled kernels cannot be saved ({why}), so each start compiles them; NUMBA_CACHE_DIR names another folder")
 
 
-def _tell(error):
-    _tell_once("no folder for them can be written" if isinstance(error, RuntimeError) else getattr(error, "strerror", None) or str(error))
+def _warn(error):
+    _warn_once("no folder is writable" if isinstance(error, RuntimeError) else getattr(error, "strerror", None) or str(error))

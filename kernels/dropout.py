@@ -1,7 +1,7 @@
 """Dropout (Srivastava et al. 2014, JMLR 15:1929): out = scale x keep / (1 - rate).
 
-The mask depends on key and index only (rng.py): the backward pass applies the same kernel, and draws the same mask. offset (uint64): index
-of x[0, 0] in the mask.
+The mask is a function of key and index only (rng.py), so the backward pass applies the same kernel and draws the same mask. offset
+(uint64): index of x[0, 0] in the mask.
 """
 
 import numba
@@ -18,16 +18,16 @@ _FIRST_ROW = np.uint64(0)
 
 
 @register_jitable
-def kept(rate, key, place):
-    """The factor of a value: 0 if dropped, else 1 / (1 - rate)."""
-    return ONE / (ONE - rate) if uniform(key, place) >= rate else ZERO
+def dropout_factor(rate, key, index):
+    """The factor for the value at `index`: 0 if dropped, else 1 / (1 - rate)."""
+    return ONE / (ONE - rate) if uniform(key, index) >= rate else ZERO
 
 
 @gpu
 def scaled_dropout(out, x, scale, rate, key, offset):
-    """As above for flat arrays: x [K], out [1, K] of any float type (half.py), or x itself. Grid-stride loop over K.
+    """out = scale x dropout_factor for flat arrays: x [K], out [1, K] of any float type (half.py), or x itself. Grid-stride loop over K.
 
-    A thread loads its next value before it draws for the current one.
+    A thread loads its next value before it draws for the current one, so the latency of the load overlaps with the arithmetic.
     """
     i, stride, size, key_0 = np.uint64(cuda.grid(1)), np.uint64(cuda.gridsize(1)), np.uint64(x.size), key[0]
     if i >= size:
@@ -37,7 +37,7 @@ def scaled_dropout(out, x, scale, rate, key, offset):
         x_i = x_next
         if i + stride < size:
             x_next = x[i + stride]
-        factor = scale * kept(rate, key_0, offset + i) if rate > ZERO else scale
+        factor = scale * dropout_factor(rate, key_0, offset + i) if rate > ZERO else scale
         store(out, _FIRST_ROW, i, x_i * factor)
         i += stride
 
@@ -45,9 +45,9 @@ def scaled_dropout(out, x, scale, rate, key, offset):
 @cpu()
 def scaled_dropout_cpu(out, x, scale, rate, key, offset):
     """As `scaled_dropout`, of out and x [R, N] float32."""
-    own_scale = np.float32(scale)
+    scale_32 = np.float32(scale)
     for i in numba.prange(x.shape[0]):
-        place = offset + np.uint64(i) * np.uint64(x.shape[1])
+        index = offset + np.uint64(i) * np.uint64(x.shape[1])
         for j in range(x.shape[1]):
-            factor = own_scale * kept(rate, key[0], place + np.uint64(j)) if rate > ZERO else own_scale
+            factor = scale_32 * dropout_factor(rate, key[0], index + np.uint64(j)) if rate > ZERO else scale_32
             out[i, j] = x[i, j] * factor

@@ -1,8 +1,8 @@
-"""exp(x) of float32, as the physics uses it: on the CPU vector code, which the exp of a C library is not; on a GPU CUDA's own.
+"""exp(x) of float32. On the CPU a polynomial that LLVM vectorises, since it cannot vectorise a C library's exp; on a GPU CUDA's exp.
 
     x = n ln 2 + r,   |r| <= ln(2) / 2,   exp(x) = 2^n (1 + r + r^2 p(r))
 
-n ln 2 is subtracted in two parts, the first of which is exact; p is that of Cephes' expf (Moshier). At most 1.1 units in the last place off
+n ln 2 is subtracted in two parts, the first of which is exact. p is the polynomial of Cephes' expf (Moshier). The error is at most 1.1 ulp
 where the result is a normal number.
 """
 
@@ -34,14 +34,14 @@ def exp_cuda(x):
 @overload(exp, target="cpu")
 def exp_cpu(x):
     def vector_code(x):
-        inside = min(max(x, LOWEST), HIGHEST)
-        n = np.floor(inside * LOG2_E + HALF)  # math.floor would make an int64
-        r = inside - n * LN2_HIGH - n * LN2_LOW
+        clamped = min(max(x, LOWEST), HIGHEST)
+        n = np.floor(clamped * LOG2_E + HALF)  # math.floor would return int64, which does not vectorise with float32
+        r = clamped - n * LN2_HIGH - n * LN2_LOW
         p = ((((P5 * r + P4) * r + P3) * r + P2) * r + P1) * r + P0
-        whole = np.int32(n)
-        half = np.int32(whole >> _1)  # 2^n is beyond float32 at both ends: two factors
-        first = np.int32((half + _BIAS) << _MANTISSA).view(np.float32)
-        second = np.int32((whole - half + _BIAS) << _MANTISSA).view(np.float32)
+        exponent = np.int32(n)
+        half = np.int32(exponent >> _1)  # 2^n itself may overflow or underflow float32, so it is applied as two factors
+        first = np.int32((half + _BIAS) << _MANTISSA).view(np.float32)  # 2^half, from its bits
+        second = np.int32((exponent - half + _BIAS) << _MANTISSA).view(np.float32)
         return x if x != x else (p * r * r + r + ONE) * first * second
 
     return vector_code if x == types.float32 else lambda x: math.exp(x)

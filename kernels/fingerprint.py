@@ -1,7 +1,7 @@
-"""The content of a kernel as it would be compiled now: its code, and everything that the code names.
+"""A hash of a kernel as it would be compiled now: its bytecode, and the value of every name in it, recursively.
 
-Numba freezes the globals and closure cells of a function when it compiles it. Its own cache key has neither globals nor constants, so a
-patched function would be ignored, or kept for the next process. The fingerprint has both.
+Numba freezes the globals and closure cells of a function when it compiles it, but its cache key contains neither. With Numba's key, a
+patched function would be ignored, or its code saved for the next process. The fingerprint contains both.
 """
 
 import functools
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numba.core.typing.templates import builtin_registry
 
-# Libraries whose functions and classes are told by their names alone: Numba's version is in the seal, Python's in the name of the file.
+# Functions and classes of these libraries are hashed by name only: Numba's version is in the seal, Python's in the name of the file.
 _BY_NAME = {"numba", "numba_cuda", "numpy", "llvmlite", *sys.stdlib_module_names}
 _OF_EVERY_CLASS = {"__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__firstlineno__", "__static_attributes__"}
 _DESCRIPTORS = types.GetSetDescriptorType, types.MemberDescriptorType, type(NamedTuple("_", [("a", int)]).a)  # of fields
@@ -21,25 +21,25 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), ran
 
 
 class Walk:
-    """A walk from the dispatcher of a kernel over everything that its code names.
+    """A traversal from the dispatcher of a kernel over everything that its code refers to.
 
-    digest: SHA-256 of all content; None if the content of a value cannot be told, such as that of a pointer. functions: function -> its
-    code and what the names in it hold; dispatchers: all on the walk, the kernel's first.
+    digest: SHA-256 of all content; None if a value cannot be hashed, for example a pointer. functions: function -> its code and the values
+    of the names in it; dispatchers: all that were visited, the kernel's first.
     """
 
     def __init__(self, dispatcher):
         self.functions, self.dispatchers, self.known = {}, [], True
         self._references, self._modules, self._todo = {}, set(), [dispatcher]
         digest = hashlib.sha256()
-        for thing in self._todo:  # grows meanwhile
+        for thing in self._todo:  # `_describe` appends to it
             digest.update(repr(self._describe(thing)).encode())
         self.digest = digest.digest() if self.known else None
 
     def _describe(self, thing):
-        """The content of a function, dispatcher, class or intrinsic; what it names in turn is queued."""
+        """The content of a function, dispatcher, class or intrinsic. The objects that it refers to are queued."""
         if hasattr(thing, "py_func"):
             self.dispatchers.append(thing)
-            self.known &= not thing.targetoptions.get("link")  # files whose content is compiled in
+            self.known &= not thing.targetoptions.get("link")  # linked files are not hashed
             return "dispatcher", _canonical(thing.targetoptions), self._reference(thing.py_func)
         if isinstance(thing, types.FunctionType):
             self.functions[thing] = self._function(thing)
@@ -49,14 +49,14 @@ class Walk:
         return "intrinsic", thing._name, self._reference(thing._defn)
 
     def _attributes(self, thing):
-        """The attributes of a class, without those that Python makes."""
+        """The attributes of a class, without those that Python adds."""
         for name, value in vars(thing).items():
             value = getattr(value, "__func__", getattr(value, "fget", value))  # of static and class methods, of properties
             if name not in _OF_EVERY_CLASS and not isinstance(value, _DESCRIPTORS):
                 yield name, self._content(value, ())
 
     def _function(self, function):
-        """(digest of its code, what the names in it hold)."""
+        """(digest of its code, (name, value) of every name in it)."""
         code, scope = function.__code__, function.__globals__
         digest, names = _code(code)
         cells = function.__closure__ or ()
@@ -67,7 +67,7 @@ class Walk:
         return digest, tuple(held)
 
     def _content(self, value, names):
-        """A value that a function with these names sees, as something whose `repr` tells its content."""
+        """A representation, by `repr`, of a value that a function with these names refers to."""
         if isinstance(value, _PLAIN):
             return type(value).__name__, repr(value)
         if isinstance(value, (np.generic, np.ndarray)) and not value.dtype.hasobject:
@@ -81,14 +81,14 @@ class Walk:
         if isinstance(value, types.ModuleType):
             if value.__name__.partition(".")[0] in _BY_NAME or (id(value), names) in self._modules:
                 return "module", value.__name__
-            self._modules.add((id(value), names))  # modules import one another
+            self._modules.add((id(value), names))  # visited: imports may be circular
             held = tuple((name, self._content(vars(value)[name], names)) for name in names if name in vars(value))
             return "module", value.__name__, held
-        if _told_by_name(value):
+        if _identified_by_name(value):
             return "name", getattr(value, "__module__", None), getattr(value, "__qualname__", value.__name__)
         if any(kind.__name__ in ("Type", "Signature") and _library(kind) in _BY_NAME for kind in type(value).__mro__):
             return "type", str(value)
-        is_class = isinstance(value, type) and not hasattr(value, "class_type")  # which jitclasses have
+        is_class = isinstance(value, type) and not hasattr(value, "class_type")  # jitclasses have a class_type
         if is_class or isinstance(value, types.FunctionType) or hasattr(value, "py_func") or type(value).__name__ == "_Intrinsic":
             return self._reference(value)
         self.known = False
@@ -102,7 +102,8 @@ class Walk:
 
 
 class _Reference:
-    """A thing that the walk describes later. In a digest it is its number on the walk; of two walks it is the same if the thing is."""
+    """An object that the walk describes later. In a digest it is its number on the walk; across walks, references to one object are
+    equal."""
 
     def __init__(self, thing, number):
         self.thing, self.number = thing, number
@@ -117,7 +118,7 @@ class _Reference:
 
 
 def overloads(function) -> list:
-    """The functions under `numba.extending.overload` that say what Numba compiles in the place of this one."""
+    """The `numba.extending.overload` implementations that Numba compiles instead of this function."""
     return [template._overload_func for template in templates(function) if hasattr(template, "_overload_func")]
 
 
@@ -132,15 +133,16 @@ def templates(function) -> list:
     return _indexed["of"].get(function, [])
 
 
-_indexed = {"count": 0, "of": {}}  # entries of Numba's registry that were read; function -> templates
+_indexed = {"count": 0, "of": {}}  # entries of Numba's registry read so far; function -> templates
 
 
 def _library(thing):
     return (getattr(thing, "__module__", None) or "").partition(".")[0]
 
 
-def _told_by_name(thing):
-    """Whether a thing is a function or class of a library, or a class of this package, whose sources count anyway (cache.py)."""
+def _identified_by_name(thing):
+    """Whether a name is enough: for functions and classes of a library, and for classes of this package, whose sources are hashed in
+    cache.py."""
     if isinstance(thing, (types.BuiltinFunctionType, np.ufunc)):
         return True
     by_name = _BY_NAME | ({"neurogen_numba"} if isinstance(thing, type) else set())
@@ -148,7 +150,7 @@ def _told_by_name(thing):
 
 
 def _canonical(options):
-    """Options of a decorator as something whose `repr` does not depend on the order of sets and dictionaries."""
+    """Options of a decorator, in a form whose `repr` does not depend on the order of sets and dictionaries."""
     if isinstance(options, dict):
         return sorted((str(name), _canonical(value)) for name, value in options.items())
     if isinstance(options, (set, frozenset, list, tuple)):
@@ -159,8 +161,7 @@ def _canonical(options):
 
 @functools.cache
 def _code(code):
-    """(SHA-256 of a function's code with its constants, the names that it uses), the functions inside of it included. Where it stands
-    in a file does not count."""
+    """(SHA-256 of a function's bytecode and constants, the names that it uses), nested functions included. Line numbers do not count."""
     inner = [_code(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
     constants = [_canonical(constant) for constant in code.co_consts if not isinstance(constant, types.CodeType)]
     shape = code.co_argcount, code.co_kwonlyargcount, code.co_flags, code.co_varnames, code.co_freevars, code.co_cellvars

@@ -1,6 +1,6 @@
 """Go gate: the basal ganglia multiply the currents of another module.
 
-    c' = c 2 sigmoid(g)          an open question (g = 0) lets everything pass unchanged
+    c' = c 2 sigmoid(g)          g = 0 passes the current unchanged
 
 population.py has the loops.
 """
@@ -13,7 +13,7 @@ from .memory import sigmoid
 
 @register_jitable
 def gate_step(c, g):
-    """What a gate current g lets through of a current c."""
+    """The gated current c' for a current c and a gate current g."""
     return c * TWO * sigmoid(g)
 
 

@@ -1,7 +1,6 @@
 """16-bit floats in memory; arithmetic is always float32.
 
-float16 is Numba's own. A bfloat16, the upper half of a float32, is handled as its bits: an array of bfloat16 comes to a kernel as its view
-as uint16.
+Numba supports float16 but not bfloat16. A bfloat16 is the upper half of a float32; kernels take an array of bfloat16 as a view of uint16.
 """
 
 import numpy as np
@@ -11,18 +10,18 @@ from numba.extending import register_jitable
 from .launch import device, gpu
 from .memory_access import read_quad, write_quad
 
-BFLOAT16 = np.dtype(np.uint16)  # what its bits are kept in
-_HALF, _LESS, _ODD, _NAN = np.uint32(16), np.uint32(0x7FFF), np.uint32(1), np.uint16(0x7FC0)
+BFLOAT16 = np.dtype(np.uint16)  # dtype of the bits of a bfloat16
+_BF16_BITS, _LESS, _ODD, _NAN = np.uint32(16), np.uint32(0x7FFF), np.uint32(1), np.uint16(0x7FC0)
 _UPPER, _QUAD = np.uint32(0xFFFF0000), np.uint64(4)
 
 
 @register_jitable
 def to_bfloat16(x):
-    """The bits of the bfloat16 nearest to x (float32); of two as near, the even one."""
+    """The bits of x (float32) rounded to bfloat16, ties to even."""
     if x != x:
         return _NAN
     bits = np.float32(x).view(np.uint32)
-    return np.uint16(np.uint32(bits + _LESS + ((bits >> _HALF) & _ODD)) >> _HALF)
+    return np.uint16(np.uint32(bits + _LESS + ((bits >> _BF16_BITS) & _ODD)) >> _BF16_BITS)
 
 
 @register_jitable
@@ -33,7 +32,7 @@ def from_bfloat16(bits):
 @register_jitable
 def lower(word):
     """The bfloat16 in the lower half of a word (uint32), as float32."""
-    return np.uint32(word << _HALF).view(np.float32)
+    return np.uint32(word << _BF16_BITS).view(np.float32)
 
 
 @register_jitable
@@ -44,13 +43,13 @@ def upper(word):
 
 @register_jitable
 def load(x, i, j):
-    """x[i, j] of an array [rows, columns] of any kind of float, as float32."""
+    """x[i, j] as float32, x [rows, columns] of any float type."""
     return from_bfloat16(x[i, j]) if x.dtype == BFLOAT16 else np.float32(x[i, j])
 
 
 @register_jitable
 def store(x, i, j, value):
-    """x[i, j] = value (float32), rounded to the nearest that the array can hold."""
+    """x[i, j] = value (float32), rounded to the float type of x."""
     if x.dtype == BFLOAT16:
         x[i, j] = to_bfloat16(value)
     else:
@@ -59,7 +58,7 @@ def store(x, i, j, value):
 
 @device
 def store_four(row, j, values):
-    """row[j : j + 4] = four float32, rounded to what the array holds; j uint64, a multiple of 4. One store of 16 or 8 bytes."""
+    """row[j : j + 4] = four float32, rounded to the float type of row; j uint64, a multiple of 4. One store of 16 or 8 bytes."""
     a, b, c, d = values
     if row.dtype == BFLOAT16:
         write_quad(row, j, to_bfloat16(a), to_bfloat16(b), to_bfloat16(c), to_bfloat16(d))
@@ -69,7 +68,7 @@ def store_four(row, j, values):
 
 @gpu
 def assign(out, x):
-    """out [1, K] of any kind of float = x [K] float32, rounded. Both begin at multiples of 16 bytes. A thread has four numbers."""
+    """out [1, K] of any float type = x [K] float32, rounded. Both are aligned to 16 bytes. Grid-stride loop, four numbers per thread."""
     q, step, size = np.uint64(cuda.grid(1)), np.uint64(cuda.gridsize(1)), np.uint64(x.size)
     n = size // _QUAD * _QUAD + q
     while q < size // _QUAD:

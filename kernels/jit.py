@@ -1,7 +1,7 @@
-"""How the CPU loops are compiled, and the typed constants of the physics.
+"""Decorators for the CPU loops, and the typed constants of the physics.
 
-Physics is written once, as scalar functions under `numba.extending.register_jitable`, which the CPU loops here and `@cuda.jit` kernels call
-alike. A bare `1.0` in such a function is a float64 constant to Numba and promotes everything that it meets; hence the typed constants.
+Physics is written once, as scalar functions under `numba.extending.register_jitable`. CPU loops and `@cuda.jit` kernels both call them.
+Numba types a bare `1.0` as float64, which promotes the whole expression; hence the typed constants.
 """
 
 import os
@@ -14,54 +14,58 @@ import numba
 import numpy as np
 from numba.extending import register_jitable
 
-from .cache import keep
+from .cache import cached
 
 ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 
-# Multiply-adds are fused; NaN and infinity keep their meaning. A compiled loop always adds in the same order, and no two threads ever add
-# to the same number, so results do not depend on the number of threads.
+# Fast-math flags: multiply-adds are fused; NaN and infinity keep their meaning. A compiled loop always adds in the same order, and no two
+# threads add to the same number, so results do not depend on the number of threads.
 _MATH = {"contract", "nsz"}
 
-# A kernel that adds many numbers up may do so in another order, which vector code needs. LLVM picks between vector and scalar code by
-# asking at run time how far apart the arrays of a loop lie in memory, and the two then round differently. So in these kernels a loop that
-# sums stores nothing, and scratch arrays lie in one block, at fixed distances: the same run gives the same bits.
+# A vectorised sum needs another order of additions ("reassoc"). LLVM chooses between vector and scalar code at run time, by a test of
+# whether the arrays of a loop overlap, and the two round differently. To give the same bits in every run, a loop of these kernels that sums
+# stores nothing, and scratch arrays lie in one allocation at fixed distances.
 _SUMS = _MATH | {"reassoc"}
 
 
-def _kept(parallel=False, **options):
-    """Decorator: a loop, compiled at its first call and then kept. options are `numba.njit`'s. A division by 0 is infinite or NaN: to raise
-    an exception instead takes a branch, which vector code cannot have. `serial` of a loop is compiled for one thread: to begin a parallel
-    loop takes longer than many a loop of a single token."""
+def _compile(parallel=False, **options):
+    """Decorator: compile a loop at its first call and save it on disk. options: of `numba.njit`.
+
+    A division by 0 gives infinity or NaN, because the branch that would raise an exception prevents vectorisation. The attribute `serial`
+    of a loop is the same loop compiled for one thread: starting a parallel loop takes longer than many loops over a single token run.
+    """
 
     def compiled(loop):
-        shared = keep(numba.njit(error_model="numpy", parallel=parallel, **options)(loop))
-        shared.serial = keep(numba.njit(error_model="numpy", **options)(loop)) if parallel else shared
+        shared = cached(numba.njit(error_model="numpy", parallel=parallel, **options)(loop))
+        shared.serial = cached(numba.njit(error_model="numpy", **options)(loop)) if parallel else shared
         return shared
 
     return compiled
 
 
-cpu = partial(_kept, parallel=True, fastmath=_MATH)  # a loop over `prange`
-cpu_sums = partial(_kept, parallel=True, fastmath=_SUMS)  # one that adds many numbers up
-cpu_serial = partial(_kept, fastmath=_MATH)  # a loop too small to share
-cpu_serial_sum = partial(_kept, fastmath=_SUMS)  # one of those that adds many numbers up; loops over `prange` call it
+cpu = partial(_compile, parallel=True, fastmath=_MATH)  # a loop over `prange`
+cpu_sums = partial(_compile, parallel=True, fastmath=_SUMS)  # a loop over `prange` with long sums
+cpu_serial = partial(_compile, fastmath=_MATH)  # a loop too small for several threads
+cpu_serial_sum = partial(_compile, fastmath=_SUMS)  # a serial loop with long sums, which loops over `prange` call
 
-# A scan touches a dozen arrays; with its default limit LLVM gives up proving that they do not overlap and leaves the loop scalar (60 times
-# slower).
+# A scan reads and writes a dozen arrays. With the default limit LLVM emits no overlap checks for that number of arrays and leaves the loop
+# scalar, which is 60 times slower.
 llvm.set_option("neurogen", "--runtime-memory-check-threshold=128")
 
 
-# A thread that has done its part looks for more so many times and then sleeps, instead of keeping a core from whoever else wants it. GNU's
-# OpenMP reads this when it is loaded, with the first loop.
+# An idle OpenMP thread spins 1,000 times and then sleeps, so that it does not occupy a core that another thread needs. GNU's OpenMP reads
+# this variable when it is loaded, with the first loop.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
-_MADE = sys.modules.setdefault(f"{__package__}.made", types.ModuleType(f"{__package__}.made", "Functions that were made at run time."))
+_MADE = sys.modules.setdefault(f"{__package__}.made", types.ModuleType(f"{__package__}.made", "Functions that are created at run time."))
 
 
 def made(function, name: str):
-    """Give a function that was made at run time a name of its own, by which it is pickled: kernels that call it are told apart on disk by
-    that name, so equal names must mean equal code. Returns the function, which kernels may call."""
+    """Register a function that was created at run time under a unique name, by which it is pickled. Returns it, ready for kernels to call.
+
+    The cache on disk distinguishes kernels by the names of the functions that they call, so equal names must mean equal code.
+    """
     function.__module__, function.__name__, function.__qualname__ = _MADE.__name__, name, name
     setattr(_MADE, name, function)
     return register_jitable(function)

@@ -1,10 +1,10 @@
-"""How the CUDA kernels are compiled and launched, and the lanes of a warp with their twin in the simulator.
+"""Compilation and launch of the CUDA kernels; warp shuffles and reductions, with replacements for the simulator.
 
-A kernel is launched as `kernel[grid, threads, stream, shared bytes](...)`; every kernel says in its docstring what a block and a thread
-stand for. In Numba's CUDA simulator (NUMBA_ENABLE_CUDASIM=1) the kernels run as plain Python, one Python thread each, and there a warp is
-one thread wide: the helpers below then have nobody to talk to, and everything built from them stays right.
+A kernel is launched as `kernel[grid, threads, stream, shared bytes](...)`. Its docstring says what a block and a thread compute. In Numba's
+CUDA simulator (NUMBA_ENABLE_CUDASIM=1) every CUDA thread is a Python thread, and a warp has one lane. A shuffle then returns its argument,
+and a reduction over a warp is the identity, so the kernels stay correct.
 
-Sums are made in a fixed order, or of integers, whose sum is the same in any order: no float is ever added atomically.
+Floats are added in a fixed order and never atomically; integers may be added atomically, because their sum does not depend on the order.
 """
 
 from functools import partial
@@ -12,35 +12,35 @@ from functools import partial
 import numpy as np
 from numba import config, cuda
 
-from .cache import keep
+from .cache import cached
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 WARP = 1 if SIMULATED else 32
-THREADS = 32 if SIMULATED else 256  # of a block, where a kernel does not ask for another number; the simulator starts all of them
-SHARED = 48 * 2**10  # bytes of shared memory that a block may have unasked
-EVERYONE = 0xFFFFFFFF
+THREADS = 32 if SIMULATED else 256  # default block size; the simulator starts a Python thread for each
+SHARED = 48 * 2**10  # bytes of shared memory per block that need no opt-in
+FULL_MASK = 0xFFFFFFFF  # all 32 lanes take part in a shuffle or vote
 _WARP = np.uint64(WARP)
-_allowed = {}  # kernel, for the types of its arguments and on a device -> bytes of shared memory that it may have
+_allowed = {}  # (kernel, types of its arguments, device) -> bytes of dynamic shared memory allowed so far
 
 
 def gpu(kernel=None, **options):
-    """Decorator: a kernel, compiled at its first launch and then kept. options, such as max_registers, are `cuda.jit`'s."""
+    """Decorator: compile a kernel at its first launch and save it on disk. options: of `cuda.jit`, for example max_registers."""
     if kernel is None:
         return partial(gpu, **options)
-    return cuda.jit(kernel) if SIMULATED else keep(cuda.jit(**options)(kernel))
+    return cuda.jit(kernel) if SIMULATED else cached(cuda.jit(**options)(kernel))
 
 
-device = cuda.jit(device=True)  # a function that kernels call and that asks for its place in the grid; physics does not (jit.py)
+device = cuda.jit(device=True)  # a device function: it may read threadIdx and blockIdx; physics must not (jit.py)
 
 
 def blocks(size: int, threads: int = THREADS) -> int:
-    """How many blocks hold `size` threads."""
+    """The number of blocks for `size` threads, at least 1."""
     return max(1, -(-size // threads))
 
 
 def allow_shared(kernel, arguments, size: int):
-    """Let launches of a kernel with such arguments have `size` bytes of dynamic shared memory, more than SHARED. Raises RuntimeError where
-    the card does not have them."""
+    """Opt in to `size` bytes of dynamic shared memory, more than SHARED, for launches of a kernel with arguments of these types. Raises
+    RuntimeError if the card has less."""
     from cuda.bindings import driver
 
     signature = tuple(map(kernel.typeof_pyval, arguments))
@@ -71,33 +71,34 @@ else:
 
     @device
     def shuffle_xor(x, distance):
-        """x of the lane whose number differs in the bit `distance`."""
-        return cuda.shfl_xor_sync(EVERYONE, x, distance)
+        """x of lane (lane ^ distance)."""
+        return cuda.shfl_xor_sync(FULL_MASK, x, distance)
 
     @device
     def shuffle_up(x, distance):
-        """x of the lane whose number is less by `distance`; in the first lanes their own."""
-        return cuda.shfl_up_sync(EVERYONE, x, distance)
+        """x of lane (lane - distance); the first `distance` lanes get their own x."""
+        return cuda.shfl_up_sync(FULL_MASK, x, distance)
 
     @device
     def from_lane(x, lane):
-        """x of a lane of the warp, told by its number. Every lane takes part."""
-        return cuda.shfl_sync(EVERYONE, x, lane)
+        """x of lane `lane`, broadcast to the whole warp. Every lane takes part."""
+        return cuda.shfl_sync(FULL_MASK, x, lane)
 
     @device
     def ballot(flag):
-        """A bit for each lane of the warp: whether its flag is set. Every lane takes part."""
-        return cuda.ballot_sync(EVERYONE, flag)
+        """A mask with one bit per lane: whether its flag is set. Every lane takes part."""
+        return cuda.ballot_sync(FULL_MASK, flag)
 
     @device
     def bits(mask):
-        """How many bits are set."""
+        """The number of set bits."""
         return cuda.popc(mask)
 
 
 @device
-def lanes_sum(x, width):
-    """Sum of x over `width` neighbouring lanes (a power of two, at most WARP), the same in each of them. The whole warp takes part."""
+def warp_sum(x, width):
+    """Warp reduction: the sum of x over `width` neighbouring lanes (a power of two, at most WARP), returned to each. Butterfly order; the
+    whole warp takes part."""
     distance = width >> 1
     while distance > 0:
         x += shuffle_xor(x, distance)
@@ -107,19 +108,21 @@ def lanes_sum(x, width):
 
 @device
 def block_sum(x, partial):
-    """Sum of x over the threads of a block, the same in each of them. partial: shared, an entry for each warp. Every thread takes part."""
-    return warps_sum(lanes_sum(x, WARP), partial, np.uint64(cuda.blockDim.x) // _WARP)
+    """Block reduction: the sum of x over the threads of a block, returned to each. partial: shared, one entry per warp. Every thread takes
+    part."""
+    return cross_warp_sum(warp_sum(x, WARP), partial, np.uint64(cuda.blockDim.x) // _WARP)
 
 
 @device
-def warps_sum(x, partial, warps):
-    """Sum of what the first `warps` warps of a block have in x, the same in each of their lanes. partial: as in `block_sum`."""
+def cross_warp_sum(x, partial, warps):
+    """The sum over the first `warps` warps of a block, where all lanes of a warp hold the same x; returned to each thread. partial: as in
+    `block_sum`."""
     warp, lane, total = np.uint64(cuda.threadIdx.x) // _WARP, np.uint64(cuda.threadIdx.x) % _WARP, x - x
-    cuda.syncthreads()  # whoever still reads the last sum
+    cuda.syncthreads()  # waits until all threads have read the previous sum from `partial`
     if lane == 0:
         partial[warp] = x
-    cuda.syncthreads()
+    cuda.syncthreads()  # waits for the sums of all warps
     while lane < warps:
         total += partial[lane]
         lane += _WARP
-    return lanes_sum(total, WARP)
+    return warp_sum(total, WARP)

@@ -7,9 +7,9 @@ Per sequence and head, S [W, W] (rows: key, columns: value):
     unit(x) = x / sqrt(sum of x^2 + 1e-3 W),  lambda = sigmoid(decay)
 
 (Schlag, Irie & Schmidhuber 2021, "Linear transformers are secretly fast weight programmers"; Yang, Kautz & Hatamizadeh 2024, "Gated delta
-networks".) What comes is stored under what came before it: the key of a token is the query of the token before, so the same words heard
-again recall what followed them. A write first takes back what the memory already answers to its key: a fact told again replaces the old
-one.
+networks".) The key of a token is the query of the token before it, so a value is stored under its predecessor: when the same words occur
+again, the memory recalls what followed them. The delta rule subtracts the old answer to a key before it writes, so a repeated fact
+replaces the old one.
 
 q_in, v, out: [C, B, heads W] float32, head h in columns h W to (h + 1) W; key [B, heads W]: the query of the token before; w_in: [C, B,
 heads];
@@ -26,13 +26,12 @@ from numba.extending import register_jitable
 from .exponential import exp
 from .half import store
 from .jit import ONE, ZERO, cpu_sums
-from .launch import SIMULATED, WARP, block_sum, device, gpu, lanes_sum
+from .launch import SIMULATED, WARP, block_sum, device, gpu, warp_sum
 from .vector import STRIP, WORD, make_step
 
-KEY_FLOOR = np.float32(
-    1e-3
-)  # mean square of a query below which it is silent: the gradient through `unit` grows 1 / sqrt(W KEY_FLOOR) at most
-OUT_FLOOR = np.float32(1e-4)  # the same of what is recalled
+# Added to the mean square of a query before the division by its norm: it bounds the gradient through `unit` by 1 / sqrt(W KEY_FLOOR).
+KEY_FLOOR = np.float32(1e-3)
+OUT_FLOOR = np.float32(1e-4)  # the same for the value that is read
 step_rows, step_dots = make_step(False), make_step(True)
 
 
@@ -54,7 +53,8 @@ def silu_slope(x):
 
 @register_jitable
 def inverse_norm(square, floor):
-    """The factor that normalises a vector; square: the sum, or the mean, of its squares; floor: what keeps a silent one silent."""
+    """1 / sqrt(square + floor), the factor that normalises a vector. square: sum or mean of its squares; the floor keeps a near-zero vector
+    small."""
     return ONE / math.sqrt(square + floor)
 
 
@@ -64,91 +64,94 @@ def through_norm(d, n, r, dot):
     return r * (d - n * dot)
 
 
-# CUDA. A block stands for the memory of one head and sequence. What it answers to a query, y, is both what a token reads and what the next
-# one takes back when it writes, so that a token is one pass over S:
+# CUDA. A block computes the memory of one head and one sequence. Its answer to a query, y, is used twice: as the output of this token, and
+# as the value that the next token subtracts before it writes. One pass over S per token is therefore enough:
 #
 #     y[0] = S^T key;   u[t] = w (v - lambda y[t]),  S = lambda S + k[t] u[t]^T,  y[t+1] = S^T q[t] = o[t]
 #
-# and backwards, with S as a token finds it and dS the gradient of S as it leaves it:
+# and backward, with S before the token's write and dS the gradient of S after it:
 #
 #     dS += q[t] dy[t+1]^T,  du = dS^T k[t],  dv = w du,  dy[t] = do[t-1] - lambda dv,  dk[t] = S dy[t] + dS u[t],  dS *= lambda
 #
-# These are sums down the columns of S and dS, except for dk's. A thread holds a column in registers, and the threads need not meet while
-# the tokens go by. For dk, once u and dy are known, S and dS go through the tokens again with a row to a thread. So no matrix of the tokens
-# in between is kept.
+# All sums except those of dk run down the columns of S and dS. A thread holds one column in registers, so the loop over tokens needs no
+# barrier. For dk, S and dS go through the tokens a second time, with one row per thread, once u and dy are known. No copy of S per token is
+# stored.
 #
-# Loops over a line have constant bounds, with a test inside, to be unrolled: only then is it kept in registers, and do loads go out
-# together.
+# A `line` is a row or a column of S in the registers of a thread. Loops over it have constant bounds and a test inside, so that the
+# compiler unrolls them: only then does the array stay in registers, and only then are loads issued together.
 
-WIDTH = 64  # threads of a block, and the rows and columns that it has room for; what a smaller memory leaves of them is zero
-PADDED = WIDTH + 1  # a row of the tile: threads that go down a column each in its own row meet in no bank of shared memory
-TOKENS = 16  # of a chunk that a block has room for
-ROWS = TOKENS + 1
-WARPS = WIDTH // WARP
-TURNS = max(1, TOKENS // WARPS)  # of a warp, where warps share out the tokens
-ALIGNED = None if SIMULATED else 16  # bytes: a thread reads four numbers of a row at once
+BLOCK_DIM = 64  # threads of a block = rows and columns of S that it holds; a smaller memory is padded with zeros
+PADDED = BLOCK_DIM + 1  # row length of the shared tile: with 65, threads that each walk along a row hit different banks
+MAX_TOKENS = 16  # of a chunk, per launch
+ROWS = MAX_TOKENS + 1  # and the token before the chunk
+WARPS = BLOCK_DIM // WARP
+TURNS = max(1, MAX_TOKENS // WARPS)  # tokens of a warp, where each warp takes one token at a time
+ALIGNED = None if SIMULATED else 16  # bytes: a thread reads four numbers of a row by one load
 
 
 @device
-def product(line, x):
-    """Of x and a line, a row or column that a thread holds, [WIDTH]."""
+def register_dot(line, x):
+    """Dot product of x and a line, [BLOCK_DIM], by one thread."""
     total = ZERO
-    for i in range(WIDTH):
+    for i in range(BLOCK_DIM):
         total += x[i] * line[i]
     return total
 
 
 @device
-def step(line, keep, x, a, b):
-    """A line goes on by one token: line = keep line + x a. Returns its product with b."""
+def step(line, lam, x, a, b):
+    """Update a line by one token, line = lam line + x a, and return its dot product with b."""
     total = ZERO
-    for i in range(WIDTH):
-        line[i] = keep * line[i] + x * a[i]
+    for i in range(BLOCK_DIM):
+        line[i] = lam * line[i] + x * a[i]
         total += b[i] * line[i]
     return total
 
 
 @device
 def thread():
-    """The thread's number, so written that the compiler sees it is not negative: else it provides for indices that count from the end."""
-    return cuda.threadIdx.x & (WIDTH - 1)
+    """threadIdx.x. The mask proves to the compiler that it is not negative; otherwise Numba adds code for negative indices."""
+    return cuda.threadIdx.x & (BLOCK_DIM - 1)
 
 
 @device
-def lanes_product(a, b, W):
-    """Of two rows [W] in shared memory, by a warp, all of which takes part."""
+def warp_dot(a, b, W):
+    """Dot product of two rows [W] in shared memory, by a warp. Every lane takes part."""
     total = ZERO
     for n in range(WARPS):
         i = thread() % WARP + n * WARP
         if i < W:
             total += a[i] * b[i]
-    return lanes_sum(total, WARP)
+    return warp_sum(total, WARP)
 
 
 @device
-def take(rows, first, x, b, h, W):
-    """rows[first + t] = x[t, b], head h. A thread takes its column."""
-    numbers, i = cuda.local.array(TOKENS, np.float32), thread()
-    for t in range(TOKENS):
-        numbers[t] = x[t, b, h * W + i] if t < x.shape[0] and i < W else ZERO
-    for t in range(TOKENS):
-        rows[first + t, i] = numbers[t]
+def load_rows(rows, first, x, b, h, W):
+    """rows[first + t] = x[t, b] of head h, for all tokens. One thread per column: it issues all its loads before it stores the first."""
+    values, i = cuda.local.array(MAX_TOKENS, np.float32), thread()
+    for t in range(MAX_TOKENS):
+        values[t] = x[t, b, h * W + i] if t < x.shape[0] and i < W else ZERO
+    for t in range(MAX_TOKENS):
+        rows[first + t, i] = values[t]
 
 
 @device
-def take_keys(keys, norm, key, q_in, b, h, W):
-    """keys[0] = key, keys[t + 1] = unit(silu(q_in[t])) = q[t], norm[t]: the factor 1 / norm. Ends with everyone having them."""
+def load_keys(keys, norm, key, q_in, b, h, W):
+    """keys[0] = key, keys[t + 1] = unit(silu(q_in[t])) = q[t], norm[t] = the factor 1 / norm. Ends with a barrier.
+
+    1. A thread per column loads and applies silu. 2. A warp per token normalises.
+    """
     i = thread()
-    take(keys, 1, q_in, b, h, W)
+    load_rows(keys, 1, q_in, b, h, W)
     keys[0, i] = key[b, h * W + i] if i < W else ZERO
     for t in range(q_in.shape[0]):
         keys[t + 1, i] = silu(keys[t + 1, i])
-    cuda.syncthreads()
+    cuda.syncthreads()  # waits for the columns of all threads
     lane, warp = i % WARP, i // WARP
     for turn in range(TURNS):
         t = warp + turn * WARPS
         if t < q_in.shape[0]:
-            r = inverse_norm(lanes_product(keys[t + 1], keys[t + 1], W), KEY_FLOOR * np.float32(W))
+            r = inverse_norm(warp_dot(keys[t + 1], keys[t + 1], W), KEY_FLOOR * np.float32(W))
             for n in range(WARPS):
                 keys[t + 1, lane + n * WARP] *= r
             if lane == 0:
@@ -157,79 +160,86 @@ def take_keys(keys, norm, key, q_in, b, h, W):
 
 
 @device
-def take_shares(share, w_in, write_bias, b, h):
-    """share[t] = sigmoid(w_in[t] + write_bias): how much of a value is written, before the neuromodulator's factor."""
+def load_write_gates(write_gate, w_in, write_bias, b, h):
+    """write_gate[t] = sigmoid(w_in[t] + write_bias): the write strength before the neuromodulator's factor. One thread per token."""
     t = thread()
     if t < w_in.shape[0]:
-        share[t] = sigmoid(w_in[t, b, h] + write_bias[h])
+        write_gate[t] = sigmoid(w_in[t, b, h] + write_bias[h])
 
 
 @device
-def hold_column(line, matrix, W):
-    """The thread's column of a matrix [W, W]."""
+def load_column(line, matrix, W):
+    """line = the thread's column of a matrix [W, W] in global memory, padded with zeros."""
     j = thread()
-    for i in range(WIDTH):
+    for i in range(BLOCK_DIM):
         line[i] = matrix[i, j] if i < W and j < W else ZERO
 
 
 @device
-def store_column(matrix, line, spare, W):
-    """The way back, through spare [TOKENS, WIDTH], shared: the compiler would keep 64 addresses in registers that it has not."""
+def store_column(matrix, line, staging, W):
+    """matrix[:, thread] = line, through staging [MAX_TOKENS, BLOCK_DIM] in shared memory.
+
+    A direct unrolled store would keep 64 addresses in registers, and spill.
+    """
     j = thread()
-    for first in range(0, WIDTH, TOKENS):
-        for n in range(TOKENS):
-            spare[n, j] = line[first + n]
-        n, last = 0, min(TOKENS, W - first) if j < W else 0
+    for first in range(0, BLOCK_DIM, MAX_TOKENS):
+        for n in range(MAX_TOKENS):
+            staging[n, j] = line[first + n]
+        n, last = 0, min(MAX_TOKENS, W - first) if j < W else 0
         while n < last:
-            matrix[first + n, j] = spare[n, j]
+            matrix[first + n, j] = staging[n, j]
             n += 1
 
 
 @device
-def take_matrix(tile, matrix, W):
-    """tile = matrix [W, W]. A thread takes its column, a few numbers at a time."""
-    numbers, j, first = cuda.local.array(TOKENS, np.float32), thread(), 0
-    while first < WIDTH:
-        for n in range(TOKENS):
-            numbers[n] = matrix[first + n, j] if first + n < W and j < W else ZERO
-        for n in range(TOKENS):
-            tile[first + n, j] = numbers[n]
-        first += TOKENS
+def load_matrix(tile, matrix, W):
+    """tile = matrix [W, W], padded with zeros. One thread per column, MAX_TOKENS numbers at a time."""
+    values, j, first = cuda.local.array(MAX_TOKENS, np.float32), thread(), 0
+    while first < BLOCK_DIM:
+        for n in range(MAX_TOKENS):
+            values[n] = matrix[first + n, j] if first + n < W and j < W else ZERO
+        for n in range(MAX_TOKENS):
+            tile[first + n, j] = values[n]
+        first += MAX_TOKENS
 
 
 @device
-def write_and_read(line, u, y, keys, share, strength, keep, C):
-    """The tokens of a chunk, for the thread's column of S. u comes holding v; a thread touches its column of u and y alone."""
-    j = thread()
-    answer = product(line, keys[0])
-    y[0, j] = answer
-    for t in range(C):
-        written = share[t] * strength * (u[t, j] - keep * answer)
-        answer = step(line, keep, written, keys[t], keys[t + 1])
-        u[t, j], y[t + 1, j] = written, answer
+def write_and_read(line, u, y, keys, write_gate, strength, lam, C):
+    """Run all tokens of a chunk on the thread's column of S: on entry u holds v, on return u and y hold u[t] and y[t].
 
-
-@gpu(launch_bounds=(WIDTH, 8))
-def memory_forward(out, S, key, q_in, v, w_in, write_bias, decay, write_scale, ring, start, first):
-    """A block of WIDTH threads per head and sequence, a thread per column of S. At most TOKENS tokens, W at most WIDTH.
-
-    What is recalled also goes into ring [words, rows B, WORD], unless that is empty; the first token into row start[0] + first.
+    A thread reads and writes only its own column of u and y, so no barrier is needed.
     """
-    keys = cuda.shared.array((ROWS, WIDTH), np.float32, ALIGNED)
-    u = cuda.shared.array((TOKENS, WIDTH), np.float32, ALIGNED)
-    y = cuda.shared.array((ROWS, WIDTH), np.float32, ALIGNED)
-    share = cuda.shared.array(TOKENS, np.float32)  # a line each: the simulator knows shared arrays by their lines
-    norm = cuda.shared.array(TOKENS, np.float32)
-    line = cuda.local.array(WIDTH, np.float32)
+    j = thread()
+    recalled = register_dot(line, keys[0])
+    y[0, j] = recalled
+    for t in range(C):
+        w = write_gate[t] * strength * (u[t, j] - lam * recalled)
+        recalled = step(line, lam, w, keys[t], keys[t + 1])
+        u[t, j], y[t + 1, j] = w, recalled
+
+
+@gpu(launch_bounds=(BLOCK_DIM, 8))
+def memory_forward(out, S, key, q_in, v, w_in, write_bias, decay, write_scale, ring, start, first):
+    """Write and read C <= MAX_TOKENS tokens, W <= BLOCK_DIM. Grid (heads, B), BLOCK_DIM threads: one thread per column of S.
+
+    Overwrites out; updates S and key in place. Also writes out into ring [words, rows B, WORD], unless its size is 0: the first token into
+    row start[0] + first.
+    """
+    keys = cuda.shared.array((ROWS, BLOCK_DIM), np.float32, ALIGNED)
+    u = cuda.shared.array((MAX_TOKENS, BLOCK_DIM), np.float32, ALIGNED)
+    y = cuda.shared.array((ROWS, BLOCK_DIM), np.float32, ALIGNED)
+    write_gate = cuda.shared.array(MAX_TOKENS, np.float32)  # one array per source line: the simulator identifies shared arrays by line
+    norm = cuda.shared.array(MAX_TOKENS, np.float32)
+    line = cuda.local.array(BLOCK_DIM, np.float32)
     h, b, j = cuda.blockIdx.x, cuda.blockIdx.y, thread()
     lane, warp = j % WARP, j // WARP
     C, W = w_in.shape[0], S.shape[2]
-    take(u, 0, v, b, h, W)
-    take_shares(share, w_in, write_bias, b, h)
-    take_keys(keys, norm, key, q_in, b, h, W)
-    hold_column(line, S[b, h], W)
+    load_rows(u, 0, v, b, h, W)
+    load_write_gates(write_gate, w_in, write_bias, b, h)
+    load_keys(keys, norm, key, q_in, b, h, W)
+    load_column(line, S[b, h], W)
     if j < W:
-        write_and_read(line, u, y, keys, share, write_scale[b], sigmoid(decay[h]), C)
+        write_and_read(line, u, y, keys, write_gate, write_scale[b], sigmoid(decay[h]), C)
     store_column(S[b, h], line, u, W)
     if j < W:
         key[b, h * W + j] = keys[C, j]
@@ -237,7 +247,7 @@ def memory_forward(out, S, key, q_in, v, w_in, write_bias, decay, write_scale, r
     for turn in range(TURNS):
         t = warp + turn * WARPS
         if t < C:
-            r = inverse_norm(lanes_product(y[t + 1], y[t + 1], W) / np.float32(W), OUT_FLOOR)
+            r = inverse_norm(warp_dot(y[t + 1], y[t + 1], W) / np.float32(W), OUT_FLOOR)
             for n in range(WARPS):
                 i = lane + n * WARP
                 if i < W:
@@ -247,120 +257,125 @@ def memory_forward(out, S, key, q_in, v, w_in, write_bias, decay, write_scale, r
                         store(ring[n // WORD], row, n % WORD, y[t + 1, i] * r)
 
 
-@gpu(launch_bounds=(WIDTH, 6))
+@gpu(launch_bounds=(BLOCK_DIM, 6))
 def memory_backward(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_before, q_in, v, w_in, write_bias, decay, write_scale):
-    """A block of WIDTH threads per head and sequence, a thread per column of S and of dS, then per row. At most TOKENS tokens, W at most
-    WIDTH."""
-    keys = cuda.shared.array((ROWS, WIDTH), np.float32, ALIGNED)
-    u = cuda.shared.array((TOKENS, WIDTH), np.float32, ALIGNED)
-    y = cuda.shared.array((ROWS, WIDTH), np.float32, ALIGNED)
-    dy = cuda.shared.array((ROWS, WIDTH), np.float32, ALIGNED)
-    tile = cuda.shared.array((WIDTH, PADDED), np.float32)
-    share = cuda.shared.array(TOKENS, np.float32)
-    norm = cuda.shared.array(TOKENS, np.float32)
-    partial = cuda.shared.array(WIDTH, np.float32)
-    line = cuda.local.array(WIDTH, np.float32)
+    """Backward pass of `memory_forward` over the same chunk. Grid (heads, B), BLOCK_DIM threads: one per column of S and dS, then one per
+    row.
+
+    Overwrites dq_in, dv, dw_in; accumulates d_decay; dS and d_key come from the token after the chunk and return for the token before it.
+    """
+    keys = cuda.shared.array((ROWS, BLOCK_DIM), np.float32, ALIGNED)
+    u = cuda.shared.array((MAX_TOKENS, BLOCK_DIM), np.float32, ALIGNED)
+    y = cuda.shared.array((ROWS, BLOCK_DIM), np.float32, ALIGNED)
+    dy = cuda.shared.array((ROWS, BLOCK_DIM), np.float32, ALIGNED)
+    tile = cuda.shared.array((BLOCK_DIM, PADDED), np.float32)
+    write_gate = cuda.shared.array(MAX_TOKENS, np.float32)
+    norm = cuda.shared.array(MAX_TOKENS, np.float32)
+    partial = cuda.shared.array(BLOCK_DIM, np.float32)
+    line = cuda.local.array(BLOCK_DIM, np.float32)
     h, b, j = cuda.blockIdx.x, cuda.blockIdx.y, thread()
     lane, warp = j % WARP, j // WARP
     C, W = w_in.shape[0], S_before.shape[2]
-    keep, strength = sigmoid(decay[h]), write_scale[b]
+    lam, strength = sigmoid(decay[h]), write_scale[b]
 
-    # The chunk again: u and y.
-    take(u, 0, v, b, h, W)
-    take(dy, 1, d_out, b, h, W)
+    # 1. Recompute the chunk from S_before: u and y.
+    load_rows(u, 0, v, b, h, W)
+    load_rows(dy, 1, d_out, b, h, W)
     dy[0, j] = ZERO
-    take_shares(share, w_in, write_bias, b, h)
-    take_keys(keys, norm, key_before, q_in, b, h, W)
-    take_matrix(tile, S_before[b, h], W)
-    for i in range(WIDTH):
+    load_write_gates(write_gate, w_in, write_bias, b, h)
+    load_keys(keys, norm, key_before, q_in, b, h, W)
+    load_matrix(tile, S_before[b, h], W)
+    for i in range(BLOCK_DIM):
         line[i] = tile[i, j]
     if j < W:
-        write_and_read(line, u, y, keys, share, strength, keep, C)
-    cuda.syncthreads()
+        write_and_read(line, u, y, keys, write_gate, strength, lam, C)
+    cuda.syncthreads()  # waits for y of all columns
 
-    # do[t], in dy[t + 1].
+    # 2. The gradient do[t] through the normalisation of the output, into dy[t + 1]. One warp per token.
     for turn in range(TURNS):
         t = warp + turn * WARPS
         if t < C:
-            r = inverse_norm(lanes_product(y[t + 1], y[t + 1], W) / np.float32(W), OUT_FLOOR)
-            mean = lanes_product(y[t + 1], dy[t + 1], W) * r / np.float32(W)
+            r = inverse_norm(warp_dot(y[t + 1], y[t + 1], W) / np.float32(W), OUT_FLOOR)
+            mean = warp_dot(y[t + 1], dy[t + 1], W) * r / np.float32(W)
             for n in range(WARPS):
                 i = lane + n * WARP
                 if i < W:
                     dy[t + 1, i] = through_norm(dy[t + 1, i], y[t + 1, i] * r, r, mean)
     cuda.syncthreads()
 
-    # Back by columns: dv, dy, and du u for dw, which takes y's place after y's last use.
-    # lambda dL/dlambda is the sum over the tokens of <dS, lambda S> - lambda dv y. <dS, S> is followed from token to token: a write adds
-    # <dS, k u^T> = du u to it, a read y dy. The threads' parts mean nothing, their sum does. What it starts from, at the end of the chunk,
-    # is added further down, for each token.
-    hold_column(line, dS[b, h], W)
-    common, d_keep = ZERO, ZERO
+    # 3. Tokens in reverse, one thread per column: dv, dy, and the products du u for dw. These overwrite y after its last use.
+    # lambda dL/dlambda = sum over tokens of (<dS, lambda S> - lambda dv y). The inner product <dS, S> is updated from token to token: a
+    # write contributes <dS, k u^T> = du u, a read y dy. `inner` is a thread's part of it; only the sum over threads is <dS, S>. Step 5 adds
+    # its value at the end of the chunk, once for each token.
+    load_column(line, dS[b, h], W)
+    inner, d_lam = ZERO, ZERO
     if j < W:
-        kept, d_answer = ONE, dy[C, j]
-        common += y[C, j] * d_answer
+        lam_t, d_recalled = ONE, dy[C, j]
+        inner += y[C, j] * d_recalled
         for back in range(C):
             t = C - 1 - back
-            du = step(line, kept, d_answer, keys[t + 1], keys[t])
-            kept = keep
-            d_value = share[t] * strength * du
-            dv[t, b, h * W + j] = d_value
+            du = step(line, lam_t, d_recalled, keys[t + 1], keys[t])
+            lam_t = lam
+            dv_tj = write_gate[t] * strength * du
+            dv[t, b, h * W + j] = dv_tj
             y[t + 1, j] = du * u[t, j]
-            common -= y[t + 1, j]
-            d_keep += common - keep * d_value * y[t, j]
-            d_answer = dy[t, j] - keep * d_value
-            dy[t, j] = d_answer
-            common += y[t, j] * d_answer
-    cuda.syncthreads()
+            inner -= y[t + 1, j]
+            d_lam += inner - lam * dv_tj * y[t, j]
+            d_recalled = dy[t, j] - lam * dv_tj
+            dy[t, j] = d_recalled
+            inner += y[t, j] * d_recalled
+    cuda.syncthreads()  # waits for the products of all columns
+
+    # 4. dw: the sum of the products over the columns. One warp per token.
     for turn in range(TURNS):
         t = warp + turn * WARPS
         if t < C:
-            dw = ZERO  # times w, since u = w (v - D^T k)
+            dw = ZERO  # w dL/dw, since u = w (v - D^T k)
             for n in range(WARPS):
                 i = lane + n * WARP
                 if i < W:
                     dw += y[t + 1, i]
-            dw = lanes_sum(dw, WARP)
+            dw = warp_sum(dw, WARP)
             if lane == 0:
-                dw_in[t, b, h] = dw * (ONE - share[t])  # dw/dw_in = w (1 - p)
+                dw_in[t, b, h] = dw * (ONE - write_gate[t])  # dw/dw_in = w (1 - p)
 
-    # By rows: dk, in y, and dS.
-    for n in range(WIDTH):
+    # 5. One thread per row: first S forward, then dS in reverse, for dk (into y) and the final dS.
+    for n in range(BLOCK_DIM):
         line[n] = tile[j, n]
     cuda.syncthreads()
     if j < W:
-        y[0, j] = product(line, dy[0])
+        y[0, j] = register_dot(line, dy[0])
         for t in range(C):
-            y[t + 1, j] = step(line, keep, keys[t, j], u[t], dy[t + 1])
-    take_matrix(tile, dS[b, h], W)
+            y[t + 1, j] = step(line, lam, keys[t, j], u[t], dy[t + 1])
+    load_matrix(tile, dS[b, h], W)
     cuda.syncthreads()
-    common = ZERO
-    for n in range(WIDTH):
-        common += line[n] * tile[j, n]
+    inner = ZERO
+    for n in range(BLOCK_DIM):
+        inner += line[n] * tile[j, n]
         line[n] = tile[j, n]
-    d_keep += np.float32(C) * common
+    d_lam += np.float32(C) * inner
     if j < W:
-        kept = ONE
+        lam_t = ONE
         for back in range(C):
             t = C - 1 - back
-            y[t, j] += step(line, kept, keys[t + 1, j], dy[t + 1], u[t])
-            kept = keep
-        step(line, keep, keys[0, j], dy[0], dy[0])
+            y[t, j] += step(line, lam_t, keys[t + 1, j], dy[t + 1], u[t])
+            lam_t = lam
+        step(line, lam, keys[0, j], dy[0], dy[0])
         y[C, j] += d_key[b, h * W + j]  # the token after the chunk uses the last query as its key
         d_key[b, h * W + j] = y[0, j]
-    for n in range(WIDTH):
+    for n in range(BLOCK_DIM):
         tile[j, n] = line[n]
-    d_keep = block_sum(d_keep, partial)  # and everyone has dk and the tile
+    d_lam = block_sum(d_lam, partial)  # its barriers also complete dk and the tile
     if j == 0:
-        d_decay[b, h] += d_keep * (ONE - keep)
-    i, last = 0, W if j < W else 0
+        d_decay[b, h] += d_lam * (ONE - lam)
+    i, last = 0, W if j < W else 0  # one thread per column again: neighbouring threads write neighbouring numbers (coalesced)
     while i < last:
         dS[b, h, i, j] = tile[i, j]
         i += 1
-    for turn in range(TURNS):
+    for turn in range(TURNS):  # 6. dq_in, through the normalisation of the query. One warp per token.
         t = warp + turn * WARPS
         if t < C:
-            dot = lanes_product(keys[t + 1], y[t + 1], W)
+            dot = warp_dot(keys[t + 1], y[t + 1], W)
             for n in range(WARPS):
                 i = lane + n * WARP
                 if i < W:
@@ -384,7 +399,7 @@ def unit_forward(out, x):
 
 @register_jitable
 def unit_backward(dx, x, unit, r, d_unit):
-    """dx = dL/dx from dL/d unit, [W]."""
+    """dx = dL/dx from d_unit = dL/d unit, [W]. Adjoint of `unit_forward`."""
     dot = ZERO
     for i in range(x.size):
         dot += unit[i] * d_unit[i]
@@ -392,9 +407,9 @@ def unit_backward(dx, x, unit, r, d_unit):
         dx[i] = through_norm(d_unit[i], unit[i], r, dot) * silu_slope(x[i])
 
 
-# The CPU. A task has the memory of one head and sequence and computes what a block of the GPU does: `step` (vector.py) is the pass of a
-# token over S. The sums over rows, those of dk, are made in the same passes. All of it lies in one array, whose rows are padded with zeros
-# to whole strips.
+# The CPU. A task computes the memory of one head and sequence, as a block of the GPU does. `step` (vector.py) is the pass of one token over
+# S; with dots, the same pass also sums along the rows, for dk. One scratch array holds all matrices and rows; its rows are padded with
+# zeros to a multiple of STRIP.
 
 
 @register_jitable
@@ -408,7 +423,7 @@ def dot(x, y):
 
 @register_jitable
 def copy_rows(out, x, size):
-    """The first numbers of the first rows of out = those of x, `size` of each: Numba would copy slices of two dimensions one by one."""
+    """out[:size, :size] = x[:size, :size]. Written as loops, because Numba does not vectorise the assignment of 2-D slices."""
     for i in range(size):
         out_i, x_i = out[i], x[i]
         for j in range(size):
@@ -416,39 +431,61 @@ def copy_rows(out, x, size):
 
 
 @register_jitable
-def pass_over(block, matrix, size, width, keep, x, a, b, y):
-    """`step` for a whole matrix; here places in the block are rows."""
+def pass_over(block, matrix, size, width, lam, x, a, b, y):
+    """`step` (vector.py) for all columns of a matrix, strip by strip. All arguments after `lam` are row numbers in `block`."""
     for strip in range(0, width, STRIP):
         begin, columns, row = np.uint64(matrix * width + strip), np.uint64(strip), np.uint64(width)
-        x_at, a_at, b_at, y_at = np.uint64(x) * row, np.uint64(a) * row + columns, np.uint64(b) * row, np.uint64(y) * row + columns
-        step_rows(block, begin, np.uint64(size), row, keep, x_at, a_at, b_at, y_at)
+        x_offset, a_offset, b_offset, y_offset = (
+            np.uint64(x) * row,
+            np.uint64(a) * row + columns,
+            np.uint64(b) * row,
+            np.uint64(y) * row + columns,
+        )
+        step_rows(block, begin, np.uint64(size), row, lam, x_offset, a_offset, b_offset, y_offset)
 
 
 @register_jitable
-def pass_over_with_dots(block, matrix, size, width, keep, x, a, b, y, c, dots):
-    """`step` with dots, as `pass_over`."""
+def pass_over_with_dots(block, matrix, size, width, lam, x, a, b, y, c, dots):
+    """As `pass_over`, with dots: c is a row number, too; the results are added to row `dots`."""
     for strip in range(0, width, STRIP):
         begin, columns, row = np.uint64(matrix * width + strip), np.uint64(strip), np.uint64(width)
-        x_at, a_at, b_at, y_at = np.uint64(x) * row, np.uint64(a) * row + columns, np.uint64(b) * row, np.uint64(y) * row + columns
-        step_dots(block, begin, np.uint64(size), row, keep, x_at, a_at, b_at, y_at, np.uint64(c) * row + columns, np.uint64(dots) * row)
+        x_offset, a_offset, b_offset, y_offset = (
+            np.uint64(x) * row,
+            np.uint64(a) * row + columns,
+            np.uint64(b) * row,
+            np.uint64(y) * row + columns,
+        )
+        step_dots(
+            block,
+            begin,
+            np.uint64(size),
+            row,
+            lam,
+            x_offset,
+            a_offset,
+            b_offset,
+            y_offset,
+            np.uint64(c) * row + columns,
+            np.uint64(dots) * row,
+        )
 
 
 @register_jitable
-def write_and_read_rows(lines, norm, written, S, key, q_in, v, keep):
-    """The tokens of a chunk: fills the rows of S, keys, u and y in lines, and norm; written [C]: w."""
+def write_and_read_rows(scratch, norm, w, S, key, q_in, v, lam):
+    """Run all tokens of a chunk: fill the rows of S, keys, u and y in scratch, and norm [C]. w [C]: the write strengths."""
     C, W = v.shape
-    width, flat = lines.shape[1], lines.reshape(-1)
+    width, flat = scratch.shape[1], scratch.reshape(-1)
     keys, u, y = W, W + C + 1, W + 2 * C + 1
-    copy_rows(lines, S, W)
-    lines[keys, :W] = key
+    copy_rows(scratch, S, W)
+    scratch[keys, :W] = key
     for t in range(C):
-        norm[t] = unit_forward(lines[keys + t + 1, :W], q_in[t])
-    pass_over(flat, 0, W, width, ONE, keys, u, keys, y)  # u is 0 still
+        norm[t] = unit_forward(scratch[keys + t + 1, :W], q_in[t])
+    pass_over(flat, 0, W, width, ONE, keys, u, keys, y)  # u is still 0: this pass only reads
     for t in range(C):
-        u_t, y_t, v_t = lines[u + t], lines[y + t], v[t]
+        u_t, y_t, v_t = scratch[u + t], scratch[y + t], v[t]
         for j in range(W):
-            u_t[j] = written[t] * (v_t[j] - keep * y_t[j])
-        pass_over(flat, 0, W, width, keep, keys + t, u + t, keys + t + 1, y + t + 1)
+            u_t[j] = w[t] * (v_t[j] - lam * y_t[j])
+        pass_over(flat, 0, W, width, lam, keys + t, u + t, keys + t + 1, y + t + 1)
 
 
 @cpu_sums()
@@ -458,16 +495,16 @@ def memory_forward_cpu(out, S, key, q_in, v, w_in, write_bias, decay, write_scal
     W = S.shape[2]
     for task in numba.prange(B * heads):
         b, h = task // heads, task % heads
-        own = slice(h * W, (h + 1) * W)
-        lines = np.zeros((W + 3 * C + 2, -(-W // STRIP) * STRIP), np.float32)
-        norm, written = np.empty(C, np.float32), np.empty(C, np.float32)
+        head_slice = slice(h * W, (h + 1) * W)
+        scratch = np.zeros((W + 3 * C + 2, -(-W // STRIP) * STRIP), np.float32)
+        norm, w = np.empty(C, np.float32), np.empty(C, np.float32)
         for t in range(C):
-            written[t] = sigmoid(w_in[t, b, h] + write_bias[h]) * write_scale[b]
-        write_and_read_rows(lines, norm, written, S[b, h], key[b, own], q_in[:, b, own], v[:, b, own], sigmoid(decay[h]))
-        copy_rows(S[b, h], lines, W)
-        key[b, own] = lines[W + C, :W]
+            w[t] = sigmoid(w_in[t, b, h] + write_bias[h]) * write_scale[b]
+        write_and_read_rows(scratch, norm, w, S[b, h], key[b, head_slice], q_in[:, b, head_slice], v[:, b, head_slice], sigmoid(decay[h]))
+        copy_rows(S[b, h], scratch, W)
+        key[b, head_slice] = scratch[W + C, :W]
         for t in range(C):
-            o, out_t = lines[W + 2 * C + 2 + t, :W], out[t, b, own]
+            o, out_t = scratch[W + 2 * C + 2 + t, :W], out[t, b, head_slice]
             r = inverse_norm(dot(o, o) / np.float32(W), OUT_FLOOR)
             for j in range(W):
                 out_t[j] = o[j] * r
@@ -475,10 +512,10 @@ def memory_forward_cpu(out, S, key, q_in, v, w_in, write_bias, decay, write_scal
 
 @cpu_sums()
 def memory_backward_cpu(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_before, q_in, v, w_in, write_bias, decay, write_scale):
-    """Run a chunk backwards. S_before, key_before: S and key before the chunk, from which the chunk is run again.
+    """Backward pass over a chunk. S_before, key_before: S and key before the chunk, from which its states are recomputed.
 
-    Overwrites dq_in, dv [C, B, heads W] and dw_in [C, B, heads]; adds to d_decay [B, heads]; carries dS [B, heads, W, W] and d_key [B,
-    heads W].
+    Overwrites dq_in, dv [C, B, heads W] and dw_in [C, B, heads]; accumulates d_decay [B, heads]; dS [B, heads, W, W] and d_key [B,
+    heads W] come from the token after the chunk and return for the token before it.
     """
     C, B, heads = w_in.shape
     W = S_before.shape[2]
@@ -488,50 +525,50 @@ def memory_backward_cpu(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, k
     du, zero, matrix = dk + C + 1, dk + C + 2, dk + C + 3
     for task in numba.prange(B * heads):
         b, h = task // heads, task % heads
-        own = slice(h * W, (h + 1) * W)
-        lines = np.zeros((matrix + W, -(-W // STRIP) * STRIP), np.float32)
-        width, flat, keep = lines.shape[1], lines.reshape(-1), sigmoid(decay[h])
-        norm, written, share = np.empty(C, np.float32), np.empty(C, np.float32), np.empty(C, np.float32)
+        head_slice = slice(h * W, (h + 1) * W)
+        scratch = np.zeros((matrix + W, -(-W // STRIP) * STRIP), np.float32)
+        width, flat, lam = scratch.shape[1], scratch.reshape(-1), sigmoid(decay[h])
+        norm, w, write_gate = np.empty(C, np.float32), np.empty(C, np.float32), np.empty(C, np.float32)
         for t in range(C):
-            share[t] = sigmoid(w_in[t, b, h] + write_bias[h])
-            written[t] = share[t] * write_scale[b]
-        write_and_read_rows(lines, norm, written, S_before[b, h], key_before[b, own], q_in[:, b, own], v[:, b, own], keep)
+            write_gate[t] = sigmoid(w_in[t, b, h] + write_bias[h])
+            w[t] = write_gate[t] * write_scale[b]
+        write_and_read_rows(scratch, norm, w, S_before[b, h], key_before[b, head_slice], q_in[:, b, head_slice], v[:, b, head_slice], lam)
         for t in range(C):
-            o, do, d_out_t = lines[y + t + 1, :W], lines[dy + t + 1], d_out[t, b, own]
+            o, do, d_out_t = scratch[y + t + 1, :W], scratch[dy + t + 1], d_out[t, b, head_slice]
             r = inverse_norm(dot(o, o) / np.float32(W), OUT_FLOOR)
             mean = dot(o, d_out_t) * r / np.float32(W)
             for j in range(W):
                 do[j] = through_norm(d_out_t[j], o[j] * r, r, mean)
-        copy_rows(lines[matrix:], dS[b, h], W)
+        copy_rows(scratch[matrix:], dS[b, h], W)
 
-        # dL/dlambda: as on a GPU, where it is told.
-        d_keep = np.float32(C) * dot(flat[: W * width], flat[matrix * width :])
-        common, kept = dot(lines[y + C], lines[dy + C]), ONE
+        # dL/dlambda: see `memory_backward`.
+        d_lam = np.float32(C) * dot(flat[: W * width], flat[matrix * width :])
+        inner, lam_t = dot(scratch[y + C], scratch[dy + C]), ONE
         for back in range(C):
             t = C - 1 - back
-            pass_over_with_dots(flat, matrix, W, width, kept, keys + t + 1, dy + t + 1, keys + t, du, u + t, dk + t)
-            kept = keep
-            du_t, dy_t, dv_t = lines[du], lines[dy + t], dv[t, b, own]
+            pass_over_with_dots(flat, matrix, W, width, lam_t, keys + t + 1, dy + t + 1, keys + t, du, u + t, dk + t)
+            lam_t = lam
+            du_t, dy_t, dv_t = scratch[du], scratch[dy + t], dv[t, b, head_slice]
             for j in range(W):
-                dv_t[j] = written[t] * du_t[j]
+                dv_t[j] = w[t] * du_t[j]
             for j in range(W):
-                dy_t[j] -= keep * written[t] * du_t[j]
-            dw = dot(du_t, lines[u + t])  # times w, since u = w (v - D^T k)
-            dw_in[t, b, h] = dw * (ONE - share[t])  # dw/dw_in = w (1 - p)
-            common -= dw
-            d_keep += common - keep * written[t] * dot(du_t, lines[y + t])
-            common += dot(lines[y + t], dy_t)
-        pass_over(flat, matrix, W, width, keep, keys, dy, keys, du)
-        copy_rows(dS[b, h], lines[matrix:], W)
-        d_decay[b, h] += d_keep * (ONE - keep)
+                dy_t[j] -= lam * w[t] * du_t[j]
+            dw = dot(du_t, scratch[u + t])  # w dL/dw, since u = w (v - D^T k)
+            dw_in[t, b, h] = dw * (ONE - write_gate[t])  # dw/dw_in = w (1 - p)
+            inner -= dw
+            d_lam += inner - lam * w[t] * dot(du_t, scratch[y + t])
+            inner += dot(scratch[y + t], dy_t)
+        pass_over(flat, matrix, W, width, lam, keys, dy, keys, du)
+        copy_rows(dS[b, h], scratch[matrix:], W)
+        d_decay[b, h] += d_lam * (ONE - lam)
 
-        copy_rows(lines, S_before[b, h], W)
+        copy_rows(scratch, S_before[b, h], W)
         pass_over_with_dots(flat, 0, W, width, ONE, zero, zero, zero, du, dy, dk)
         for t in range(C):
-            pass_over_with_dots(flat, 0, W, width, keep, keys + t, u + t, zero, du, dy + t + 1, dk + t + 1)
-        d_last, carried = lines[dk + C], d_key[b, own]
+            pass_over_with_dots(flat, 0, W, width, lam, keys + t, u + t, zero, du, dy + t + 1, dk + t + 1)
+        d_last, carried = scratch[dk + C], d_key[b, head_slice]
         for j in range(W):
             d_last[j] += carried[j]  # the token after the chunk uses the last query as its key
-        d_key[b, own] = lines[dk, :W]
+        d_key[b, head_slice] = scratch[dk, :W]
         for t in range(C):
-            unit_backward(dq_in[t, b, own], q_in[t, b, own], lines[keys + t + 1, :W], norm[t], lines[dk + t + 1, :W])
+            unit_backward(dq_in[t, b, head_slice], q_in[t, b, head_slice], scratch[keys + t + 1, :W], norm[t], scratch[dk + t + 1, :W])

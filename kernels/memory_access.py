@@ -1,7 +1,7 @@
 """Loads and stores of long arrays: bounds-checked, streaming, and 16 bytes wide.
 
-A thread keeps AHEAD loads in flight, because global memory has a latency of hundreds of cycles. Loops over such arrays are `while` loops
-with unsigned indices: for a signed index Numba checks at every access whether it is negative, and `range` keeps a second counter.
+A thread keeps PREFETCH loads in flight, because global memory has a latency of hundreds of cycles. Loops over long arrays are `while` loops
+with unsigned indices: Numba checks at every access whether a signed index is negative, and `range` keeps a second counter.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ if not SIMULATED:
     from numba.cuda.cache_hints import ldcs
     from numba.cuda.extending import intrinsic
 
-ONCE, TWICE, THRICE, AHEAD = (np.uint64(n) for n in (1, 2, 3, 4))
+PREFETCH = np.uint64(4)  # loads that a thread keeps in flight
 
 
 @device
@@ -66,8 +66,8 @@ else:
             quad = ir.Constant(vector, ir.Undefined)
             for n, (word, kind) in enumerate(zip(arguments[2:], signature.args[2:], strict=True)):
                 quad = builder.insert_element(quad, context.cast(builder, word, kind, words.dtype), ir.IntType(32)(n))
-            place = builder.bitcast(builder.gep(array.data, [arguments[1]]), vector.as_pointer())
-            builder.store(quad, place, align=words.dtype.bitwidth // 2)
+            address = builder.bitcast(builder.gep(array.data, [arguments[1]]), vector.as_pointer())
+            builder.store(quad, address, align=words.dtype.bitwidth // 2)
             return context.get_dummy_value()
 
         return types.void(words, i, first, second, third, fourth), store

@@ -1,17 +1,16 @@
-"""Tile products: the smallest matrix products that the synapses are built from.
+"""Tile products: the smallest matrix products, from which bundles.py is built.
 
-On tensor cores one instruction of a warp multiplies A [16, 16] by B [16, 8] and adds C [16, 8]: `mma.sync` (PTX ISA, "Warp-level matrix
-instructions"), factors of 16 bits, sums in float32. Lane 4 g + q of the warp holds, two numbers to a register:
+On tensor cores one instruction of a warp computes A B + C for A [16, 16], B [16, 8], C [16, 8]: `mma.sync` (PTX ISA, "Warp-level matrix
+instructions"), with 16-bit factors and float32 sums. Lane 4 g + q of the warp holds, two numbers per register:
 
     A   rows g and g + 8, columns 2 q, 2 q + 1 and 2 q + 8, 2 q + 9      a0 (row g), a1 (row g + 8), a2, a3 (the second pair of columns)
     B   column g, rows 2 q, 2 q + 1 and 2 q + 8, 2 q + 9                 b0, b1
     C   rows g and g + 8, columns 2 q, 2 q + 1                           c0, c1 (row g), c2, c3 (row g + 8)
 
-The order of the 16 products of a sum is free as long as A and B agree on it. Kernels use this: a lane loads four neighbouring numbers as
-one word of 8 bytes and takes the first two for the first pair, the last two for the second.
+The 16 products of a sum may be permuted, as long as A and B use the same permutation. The kernels do so: a lane loads four neighbouring
+numbers as one 8-byte word, and uses the first two as the first pair of columns and the last two as the second.
 
-Without tensor cores, in float32 and in the simulator, a thread multiplies and adds a tile of EDGE x EDGE numbers from shared memory
-(`outer`).
+Without tensor cores (float32, or the simulator) a thread accumulates a tile of EDGE x EDGE numbers from shared memory (`outer`).
 """
 
 import numpy as np
@@ -54,13 +53,13 @@ def high(word):
 
 @device
 def first_halves(a, b):
-    """The lower 16 bits of two words (uint32) in one: a's below, b's above."""
+    """The lower 16 bits of two words (uint32), packed into one: a in the lower half, b in the upper."""
     return np.uint32((a & _LOWER) | (b << _BITS))
 
 
 @device
 def second_halves(a, b):
-    """The upper 16 bits of two words (uint32) in one."""
+    """The upper 16 bits of two words (uint32), packed into one: a in the lower half, b in the upper."""
     return np.uint32((a >> _BITS) | (b & _UPPER))
 
 
@@ -69,10 +68,10 @@ if not SIMULATED:
     from numba.cuda.extending import intrinsic
 
     def _mma(name, words):
-        """A code generator of `words` A and B registers for one `mma.sync` instruction."""
+        """A code generator for one `mma.sync` instruction with `words` registers for A and B together."""
         of_a = words * 2 // 3
-        places = [f"${4 + i}" for i in range(words + 4)]
-        groups = ["$0,$1,$2,$3", ",".join(places[:of_a]), ",".join(places[of_a:words]), ",".join(places[words:])]
+        operands = [f"${4 + i}" for i in range(words + 4)]
+        groups = ["$0,$1,$2,$3", ",".join(operands[:of_a]), ",".join(operands[of_a:words]), ",".join(operands[words:])]
         text = f"mma.sync.aligned.{name} " + ", ".join("{" + group + "}" for group in groups) + ";"
         constraints = ",".join(["=f"] * 4 + ["r"] * words + ["f"] * 4)
         word, number = ir.IntType(32), ir.FloatType()
@@ -109,7 +108,7 @@ if not SIMULATED:
 
     @intrinsic
     def mma_float16_turing(typing, a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
-        """(c0, c1, c2, c3) of A B + C, factors float16, by two instructions of half the depth (sm_75)."""
+        """(c0, c1, c2, c3) of A B + C, factors float16, by two instructions of depth 8 each (sm_75)."""
 
         def codegen(context, builder, signature, x):
             sums = _float16_turing(builder, [x[0], x[1], x[4]], x[6:])
@@ -126,16 +125,16 @@ if not SIMULATED:
             array, index, a, b = arguments
             data = context.make_array(signature.args[0])(context, builder, array).data
             vector, number = ir.VectorType(ir.FloatType(), 2), ir.IntType(32)
-            pair = builder.insert_element(ir.Constant(vector, ir.Undefined), a, ir.Constant(number, 0))
-            pair = builder.insert_element(pair, b, ir.Constant(number, 1))
-            place = builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
-            builder.store(pair, place, align=8)
+            packed = builder.insert_element(ir.Constant(vector, ir.Undefined), a, ir.Constant(number, 0))
+            packed = builder.insert_element(packed, b, ir.Constant(number, 1))
+            pair_address = builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
+            builder.store(packed, pair_address, align=8)
             return context.get_dummy_value()
 
         return types.void(array, index, types.float32, types.float32), codegen
 
     def _pair(text):
-        """An intrinsic's type and code: two float32, rounded, as the 16-bit halves of a word; the first is the lower one."""
+        """Type and code of an intrinsic that rounds two float32 to 16 bits and packs them into a word; the first is the lower half."""
 
         def codegen(context, builder, signature, x):
             kind = ir.FunctionType(ir.IntType(32), [ir.FloatType()] * 2)
@@ -152,14 +151,14 @@ if not SIMULATED:
         return _pair("{ .reg .b16 a, b; cvt.rn.f16.f32 a, $1; cvt.rn.f16.f32 b, $2; mov.b32 $0, {a, b}; }")
 
     @device
-    def pair(kind, a, b):
-        """Two float32, rounded to the 16 bits of a kind of factor, in one word (uint32): a below, b above."""
+    def pack_pair(kind, a, b):
+        """Two float32, rounded to the 16-bit type `kind` and packed into a word (uint32): a in the lower half, b in the upper."""
         return _pair_bfloat16(a, b) if kind == BFLOAT16 else _pair_float16(a, b)
 
     @device
     def multiply(kind, c, a, b0, b1):
-        """c [4] += A B, in the registers of a lane as the module's docstring lays them out, a [4]. kind: a constant; the branches that it
-        rules out are not compiled to machine code."""
+        """c [4] += A B, by a warp. a [4], b0, b1, c: the registers of a lane, in the layout of the module's docstring. kind: a compile-time
+        constant; the other branches are removed."""
         if kind == BFLOAT16:
             c[0], c[1], c[2], c[3] = mma_bfloat16(a[0], a[1], a[2], a[3], b0, b1, c[0], c[1], c[2], c[3])
         elif kind == FLOAT16:
@@ -169,7 +168,8 @@ if not SIMULATED:
 
     @intrinsic
     def _copy_async(typing, to, i, source, j, size):
-        """Begin to copy 16 bytes from source[j] (global memory) to to[i] (shared memory); where size is 0, zeros (sm_80 or newer)."""
+        """Start an asynchronous copy of 16 bytes from source[j] (global memory) to to[i] (shared memory); if size is 0, write zeros
+        (`cp.async`, sm_80 or newer)."""
 
         def codegen(context, builder, signature, arguments):
             to, i, source, j, size = arguments
@@ -190,7 +190,7 @@ if not SIMULATED:
         return types.void(to, i, source, j, size), codegen
 
     def _statement(text):
-        """An intrinsic's type and code: one instruction without operands."""
+        """Type and code of an intrinsic that is one instruction without operands."""
 
         def codegen(context, builder, signature, arguments):
             kind = ir.FunctionType(ir.VoidType(), [])
@@ -217,8 +217,10 @@ if not SIMULATED:
 
     @device
     def copy(kind, to, i, source, j, size):
-        """Copy 16 bytes, to[i], to[i + 1] = source[j], source[j + 1] (uint64), or zeros where size is 0, from global to shared memory.
-        They have arrived after `wait_for_copies`; Turing cannot copy beside other work and waits here."""
+        """Copy 16 bytes from global to shared memory: to[i], to[i + 1] = source[j], source[j + 1] (uint64), or zeros if size is 0.
+
+        The copy is asynchronous and complete after `wait_for_copies`. Turing has no asynchronous copies and loads at once.
+        """
         if kind == FLOAT16_TURING:
             to[i], to[i + 1] = (source[j], source[j + 1]) if size else (np.uint64(0), np.uint64(0))
         else:
@@ -226,13 +228,14 @@ if not SIMULATED:
 
     @device
     def end_of_copies(kind):
-        """All copies that this thread has begun since the last call are one group."""
+        """Commit the copies that this thread has started since the last call as one group."""
         if kind != FLOAT16_TURING:
             _commit()
 
     @device
     def wait_for_copies(kind, latest):
-        """Wait until at most the `latest` (0, 1 or 2) latest groups of this thread's copies are under way; both are constants."""
+        """Wait until all groups of this thread's copies are complete, except the `latest` (0, 1 or 2) newest. Both arguments are
+        compile-time constants. Copies of other threads need a barrier as well."""
         if kind != FLOAT16_TURING:
             if latest == 0:
                 _wait_0()

@@ -1,10 +1,9 @@
-"""What all neurons have in common: the drive, the output trace, and decays per token.
+"""Equations that all neurons share: drive, output trace, decay per token. One neuron, one token; population.py has the loops.
 
-    I[t] = x[t] gain + bias                                              x: normalised current
-    y[t] = gamma y[t-1] + (1 - gamma) s[t]                               output trace; s: what the axon carries (surrogate.py)
+    I[t] = x[t] gain gain_scale + bias                                   x: normalised current; gain_scale: neuromodulator, 1 when neutral
+    y[t] = gamma y[t-1] + (1 - gamma) s[t]                               output trace; s: value on the axon (surrogate.py)
 
-A decay is exp(-1 / tau), tau = exp(log_tau) in tokens. What happens between I and s is the neuron's own (neurogen_numba/neurons).
-Here is one neuron over one token; population.py has the loops. `gain_scale` is a neuromodulator's, 1 when neutral.
+A decay is exp(-1 / tau), tau = exp(log_tau) in tokens. The equations from I to s differ between neurons (neurogen_numba/neurons).
 """
 
 import math
@@ -37,13 +36,14 @@ def drive(x, gain, gain_scale, bias):
 
 @register_jitable
 def trace_step(y, s, gamma):
-    """The output trace of one neuron after a token, from the one before it and what the axon carries."""
+    """y[t] of one neuron from y[t-1] and the value s[t] on its axon."""
     return gamma * y + (ONE - gamma) * s
 
 
 @register_jitable
 def trace_step_backward(dy_next, dy, y_prev, s, gamma):
-    """Adjoint of `trace_step`: (dL/dy[t] with what comes from later, its share of ds, d_gamma). dy_next: the first of them, of t + 1."""
+    """Adjoint of `trace_step`: (dL/dy[t] including later tokens, its contribution to ds, d_gamma). dy_next: the first result, of token
+    t + 1."""
     dy += gamma * dy_next
     return dy, (ONE - gamma) * dy, dy * (y_prev - s)
 

@@ -1,9 +1,9 @@
-"""Divisive normalisation: a hypercolumn of neurons divides its currents by their root mean square.
+"""Divisive normalisation: the currents of a hypercolumn are divided by their root mean square.
 
     x = c r,   r = 1 / sqrt(mean of c^2 over the hypercolumn + 0.05)
 
-It keeps activity at a few per cent whatever the fan-in (Carandini & Heeger 2012, Nature Reviews Neuroscience 13:51). A hypercolumn is
-`hypercolumn` consecutive neurons, the last one smaller where N is not a multiple. population.py has the loops.
+It keeps activity at a few per cent for any fan-in (Carandini & Heeger 2012, Nature Reviews Neuroscience 13:51). A hypercolumn consists of
+`hypercolumn` consecutive neurons; the last one is smaller if N is not a multiple. population.py has the loops.
 """
 
 import math
@@ -13,7 +13,7 @@ from numba.extending import register_jitable
 
 from .jit import ONE
 
-FLOOR = np.float32(0.05)  # keeps a silent hypercolumn silent
+FLOOR = np.float32(0.05)  # so that a hypercolumn with weak input is not amplified to full activity
 
 
 @register_jitable
@@ -24,5 +24,5 @@ def normalizer(square, size):
 
 @register_jitable
 def normalize_step_backward(dx, x, mean):
-    """One neuron's dc from r times its dL/dx, dx; mean: of dx x over the hypercolumn."""
+    """Adjoint of the normalisation, one neuron: dL/dc. dx: r dL/dx; mean: the mean of dx x over the hypercolumn."""
     return dx - x * mean

@@ -1,12 +1,12 @@
-"""Online cross-entropy: loss and gradient over a vocabulary whose logits are computed in blocks, never all at once.
+"""Online cross-entropy: loss and gradient over a vocabulary in blocks of tokens, without storing all logits of a row.
 
 1. `softmax_part`, once per block: update each row's maximum and sum of exponentials (online softmax; Milakov & Gimelshein 2018, "Online
    normalizer calculation for softmax").
 2. `softmax_end`: loss and hit of each row.
-3. `softmax_gradient`, once per block, from logits computed again: overwrite them with their gradient.
+3. `softmax_gradient`, once per block, on recomputed logits: overwrite them with their gradient.
 
-Loss, hit and gradient are those of softmax.py. Logits come without their bias. Per row: top [P] float32, largest logit so far, LOWEST at
-first; best [P] int32, the first token with that logit; total [P] float32, sum of exp(logit - top); picked [P] float32, the target's logit.
+Loss, hit and gradient are those of softmax.py. Logits come without their bias. Per row: top [P] float32, largest logit so far, initially
+LOWEST; best [P] int32, the first token with that logit; total [P] float32, sum of exp(logit - top); picked [P] float32, the target's logit.
 """
 
 import math
@@ -28,15 +28,15 @@ def softmax_part(top, best, total, picked, logits, bias, targets, first, size):
     bias: [W] float32; targets: [P] int32.
     """
     partial = cuda.shared.array(WARPS, np.float32)
-    place = cuda.shared.array(1, np.int32)
+    first_index = cuda.shared.array(1, np.int32)
     i, row = cuda.blockIdx.x, logits[cuda.blockIdx.x]
-    own, nearest, added = online_softmax(row, bias, size, partial, place)
+    block_top, nearest, added = online_softmax(row, bias, size, partial, first_index)
     if cuda.threadIdx.x == 0:
-        was = top[i]
-        highest = larger(own, was)
-        total[i] = total[i] * math.exp(was - highest) + added * math.exp(own - highest)
-        if own > was:
-            top[i], best[i] = own, first + np.int64(nearest)
+        top_old = top[i]
+        highest = larger(block_top, top_old)
+        total[i] = total[i] * math.exp(top_old - highest) + added * math.exp(block_top - highest)
+        if block_top > top_old:
+            top[i], best[i] = block_top, first + np.int64(nearest)
         target = targets[i] - first
         if 0 <= target < size:
             picked[i] = row[target] + bias[target]
@@ -46,14 +46,14 @@ def softmax_part(top, best, total, picked, logits, bias, targets, first, size):
 def softmax_part_cpu(top, best, total, picked, logits, bias, targets, first, size):
     """As `softmax_part`."""
     for i in numba.prange(targets.size):
-        row, was = logits[i], top[i]
+        row, top_old = logits[i], top[i]
         for j in range(size):
             if row[j] + bias[j] > top[i]:
                 top[i], best[i] = row[j] + bias[j], first + j
         highest, added = top[i], ZERO
         for j in range(size):
             added += exponential.exp((row[j] + bias[j]) - highest)
-        total[i] = total[i] * np.exp(was - highest) + added
+        total[i] = total[i] * np.exp(top_old - highest) + added
         target = targets[i] - first
         if 0 <= target < size:
             picked[i] = row[target] + bias[target]
@@ -105,9 +105,9 @@ def softmax_gradient(d_logits, logits, bias, top, factor, targets, weight, first
 def softmax_gradient_cpu(d_logits, logits, bias, top, factor, targets, weight, first, size):
     """As `softmax_gradient`; d_logits is float32."""
     for i in numba.prange(targets.size):
-        row, own, target = logits[i], d_logits[i], targets[i] - first
+        row, d_row, target = logits[i], d_logits[i], targets[i] - first
         for j in range(size):
-            own[j] = exponential.exp((row[j] + bias[j]) - top[i]) * factor[i] if targets[i] >= 0 else ZERO
-        own[size:] = ZERO
+            d_row[j] = exponential.exp((row[j] + bias[j]) - top[i]) * factor[i] if targets[i] >= 0 else ZERO
+        d_row[size:] = ZERO
         if targets[i] >= 0 and 0 <= target < size:
-            own[target] -= weight[0]
+            d_row[target] -= weight[0]

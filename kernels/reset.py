@@ -8,7 +8,7 @@ from .launch import gpu
 
 @gpu
 def reset(x, sequences):
-    """x[:, b] = 0 where sequences[b] is not 0. One thread per number: block (r, b, i)."""
+    """x[:, b] = 0 where sequences[b] is not 0. Grid (R, B, blocks over M): one thread per number."""
     r, b, i = cuda.blockIdx.x, cuda.blockIdx.y, cuda.blockIdx.z * cuda.blockDim.x + cuda.threadIdx.x
     if i < x.shape[2] and sequences[b]:
         x[r, b, i] = 0

@@ -1,7 +1,7 @@
-"""Counter-based random numbers: a number depends on its key and its place alone, not on what was drawn before it.
+"""Counter-based random numbers: a number is a function of its key and its index only, and needs no generator state.
 
-The mixing function is SplitMix64's (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators"). A mask drawn in the
-forward pass is drawn again in the backward pass instead of being kept, and a resumed run draws what the killed one would have drawn.
+The mixing function is that of SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators"). The backward pass
+draws a mask again instead of storing it, and a resumed run draws the same numbers as a run without interruption.
 """
 
 import numpy as np
@@ -14,22 +14,22 @@ _TO_UNIT = np.float32(2.0**-24)
 
 
 @register_jitable
-def mix(key, place):
-    """64 random bits for a place (uint64) under a key (uint64)."""
-    x = key + (place + np.uint64(1)) * _GOLDEN
+def mix(key, index):
+    """64 random bits for an index (uint64) under a key (uint64)."""
+    x = key + (index + np.uint64(1)) * _GOLDEN
     x = (x ^ (x >> _S30)) * _MIX1
     x = (x ^ (x >> _S27)) * _MIX2
     return x ^ (x >> _S31)
 
 
 @register_jitable
-def uniform(key, place):
-    """A float32 in [0, 1) for a place (uint64) under a key (uint64)."""
-    return np.float32(mix(key, place) >> _S40) * _TO_UNIT
+def uniform(key, index):
+    """A float32 in [0, 1) for an index (uint64) under a key (uint64)."""
+    return np.float32(mix(key, index) >> _S40) * _TO_UNIT
 
 
 def key(*words: int) -> np.uint64:
-    """A key from small integers, such as (seed, step, where)."""
+    """A key from small integers, for example (seed, step, component)."""
     with np.errstate(over="ignore"):
         state = np.uint64(0)
         for word in words:

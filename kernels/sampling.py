@@ -1,22 +1,22 @@
 """Draw the next token: temperature, top-k, top-p (nucleus sampling: Holtzman et al. 2020, "The curious case of neural text
 degeneration").
 
-    z        = logit + bias                        nats; the product that makes logits leaves the bias to whoever reads them
-    distance = (largest z - z) / temperature       nats; the nearer, the more probable; of equals the one with the lower number
-    weight   = exp(-distance), in units of 2^-30   an integer; 0 from 21.5 nats on: less than a two billionth of the first is never drawn
+    z        = logit + bias                        nats; the matrix product leaves out the bias, its readers add it
+    distance = (largest z - z) / temperature       nats; the smaller, the more probable; ties go to the lower token id
+    weight   = exp(-distance), in units of 2^-30   an integer; 0 from 21.5 nats on: such a token is never drawn
 
-Weights are added as integers, whose sum is the same in any order. What top-k and top-p leave is lined up by token number, and a random
-share of its weight points at the token drawn. A logit that is NaN weighs nothing. Where nothing weighs anything, because the largest logit
-is infinite, the first of the largest is taken.
+Weights are integers, so their sum does not depend on the order of additions. The tokens that pass top-k and top-p are ordered by token id;
+a random fraction of their total weight selects the token. A NaN logit has weight 0. If all weights are 0, because the largest logit is
+infinite, the first of the largest is taken.
 
-On a GPU two kernels, which differ in who reads a row:
+On a GPU, two kernels:
 
-    find_largest   many blocks: the tokens of a row fall into GROUPS groups; the largest z of each
-    sample         one block per row. The k-th largest of the groups' largest is a bound for top-k: at least k tokens are as large. Only
-                   the groups that reach it are read again, and the few tokens down to it are listed, ranked and drawn from.
+    find_largest   many blocks per row. The tokens of a row are split into GROUPS groups; one thread finds the largest z of a group.
+    sample         one block per row. The k-th largest of the group maxima is a lower bound for top-k, because at least k tokens reach it.
+                   Only groups that reach the bound are read again; their tokens above it are listed, ranked and drawn from.
 
-Without top-k, or with a large one, a histogram of the row's distances says how far down to list. Where too many tokens are left for a list,
-the histogram is refined until a bin holds a single token.
+Without top-k, or if k is large, a histogram of the distances in the row gives the bound. If more tokens remain than the list can hold, the
+histogram is refined until a bin contains a single token.
 """
 
 import math
@@ -26,74 +26,77 @@ from numba import cuda
 from numba.extending import register_jitable
 
 from .jit import HALF, ONE, ZERO, cpu_serial
-from .launch import SIMULATED, WARP, block_sum, device, from_lane, gpu, lanes_sum, shuffle_up, warps_sum
-from .memory_access import ONCE, THRICE, TWICE
+from .launch import SIMULATED, WARP, block_sum, cross_warp_sum, device, from_lane, gpu, shuffle_up, warp_sum
 from .rng import mix
-from .softmax import NOBODY, NOTHING, QUAD, WARPS, block_max, load_four, max_of, place_of
+from .softmax import MINUS_INF, NO_TOKEN, QUAD, WARPS, block_max, load_four, max_of, token_of_largest
 
-UNIT, FARTHEST = np.float32(2.0**30), np.float32(22)  # of weight; nats, from where on there is none
-MOST_TOKENS = 2**17 - 1  # the sum of as many halves of a weight fits in 32 bits, and their number in COUNT_BITS
-PER_NAT, BINS, SAMPLERS, FINDERS = (2, 64, 8, 2) if SIMULATED else (32, 1024, 1024, 32)  # bins, to a nat and in all; threads of a block
-PER_NAT, OWN_BINS = np.float32(PER_NAT), np.uint64(BINS // SAMPLERS)
-GROUPS = SAMPLERS  # of a row's tokens: one for each thread
-LISTED = SAMPLERS  # tokens that a list has room for: one for each thread
-FEW = LISTED // 4  # a larger top-k would list too many by groups
-_NONE, _LANES, _NUMBER_BITS, _GROUPS = np.uint64(0), np.uint64(WARP), np.uint64(32), np.uint64(GROUPS)
-_SHARE_BITS, _SHARE_MASK, _SHARES, _TO_SHARE = np.int64(31), np.int64(2**31 - 1), np.float32(2.0**31), np.uint64(33)
+u64 = np.uint64
+WEIGHT_UNIT, MAX_DISTANCE = np.float32(2.0**30), np.float32(22)  # weight of the largest; nats, beyond which the weight is 0
+MAX_TOKENS = 2**17 - 1  # so that the sum of 15-bit halves of weights fits in 32 bits, and a count in COUNT_BITS
+BINS_PER_NAT, BINS, BLOCK_DIM, FIND_BLOCK_DIM = (2, 64, 8, 2) if SIMULATED else (32, 1024, 1024, 32)
+BINS_PER_NAT, BINS_PER_THREAD = np.float32(BINS_PER_NAT), np.uint64(BINS // BLOCK_DIM)
+GROUPS = BLOCK_DIM  # of the tokens of a row: one per thread of `sample`
+LIST_SIZE = BLOCK_DIM  # capacity of the list of candidates: one per thread
+MAX_LISTED_TOP_K = LIST_SIZE // 4  # for a larger top-k, the bound from group maxima would list too many tokens
+_ZERO64, _LANES, _NUMBER_BITS, _GROUPS = np.uint64(0), np.uint64(WARP), np.uint64(32), np.uint64(GROUPS)
+_PART_BITS, _PART_MASK, _PARTS, _TO_PART = np.int64(31), np.int64(2**31 - 1), np.float32(2.0**31), np.uint64(33)
 _HALF_BITS, _HALF_MASK = np.int32(15), np.int32(2**15 - 1)
 _COUNT_BITS, _COUNT_MASK = np.uint64(17), np.int64(2**17 - 1)
 
 
 @register_jitable
 def weight_of(distance):
-    return np.int32(math.exp(-distance) * UNIT + HALF) if distance < FARTHEST else np.int32(0)
+    return np.int32(math.exp(-distance) * WEIGHT_UNIT + HALF) if distance < MAX_DISTANCE else np.int32(0)
 
 
 @register_jitable
-def share(total, part):
-    """total * part / 2^31 of whole numbers, rounded down. total: below 2^62; part: from 0 to 2^31."""
-    return (total >> _SHARE_BITS) * part + (((total & _SHARE_MASK) * part) >> _SHARE_BITS)
+def fraction_of(total, part):
+    """floor(total part / 2^31), integers, without overflow. total: below 2^62; part: from 0 to 2^31."""
+    return (total >> _PART_BITS) * part + (((total & _PART_MASK) * part) >> _PART_BITS)
 
 
 @register_jitable
-def enough(total, top_p):
-    """The least weight, but not 0, that holds the share top_p of the total."""
-    return max(share(total, np.int64(top_p * _SHARES)), np.int64(1))
+def least_weight(total, top_p):
+    """The smallest weight, at least 1, that is the fraction top_p of the total."""
+    return max(fraction_of(total, np.int64(top_p * _PARTS)), np.int64(1))
 
 
 @register_jitable
-def cuts(top_k, top_p, size):
-    """Whether top-k leaves anything out of so many tokens, and whether top-p does."""
+def limits(top_k, top_p, size):
+    """(whether top-k removes any of `size` tokens, whether top-p does)."""
     return top_k > 0 and np.uint64(top_k) < np.uint64(size), top_p < ONE
 
 
 @register_jitable
 def random_part(key, step, row, rows):
-    """A whole number from 0 to 2^31 - 1 for each step (uint64) and row."""
-    return np.int64(mix(key, step * np.uint64(rows) + np.uint64(row)) >> _TO_SHARE)
+    """A random integer from 0 to 2^31 - 1 for a step (uint64) and a row."""
+    return np.int64(mix(key, step * np.uint64(rows) + np.uint64(row)) >> _TO_PART)
 
 
 @register_jitable
 def distance_of(top, logit, scale):
-    """How far a logit is from the largest, in nats at this temperature: not less than 0, nor -0."""
+    """Distance of a logit from the largest, in nats at this temperature. `abs` turns -0 into 0, whose bits `order_of` needs."""
     return abs((top - logit) * scale)
 
 
 @register_jitable
 def order_of(distance, j):
-    """A whole number (uint64) for a token at a distance: the lower, the more probable, and no two are equal."""
+    """A unique sort key (uint64) of token j: the smaller, the more probable. Bits of the distance above, token id below."""
     return (np.uint64(np.float32(distance).view(np.uint32)) << _NUMBER_BITS) | np.uint64(j)
 
 
 @register_jitable
 def bin_of(distance):
-    """The bin (uint32) of a distance below FARTHEST."""
-    return np.uint32(distance * PER_NAT)
+    """The bin (uint32) of a distance below MAX_DISTANCE."""
+    return np.uint32(distance * BINS_PER_NAT)
 
 
 @device
 def running_sum(x, partial):
-    """Sum of x over the threads of a block up to this one. partial: shared, an entry for each warp. Every thread takes part."""
+    """Inclusive prefix sum (scan) of x over the threads of a block. partial: shared, one entry per warp. Every thread takes part.
+
+    Each warp scans by shuffles; then the sums of the earlier warps are added.
+    """
     lane, warp = np.uint64(cuda.threadIdx.x) % _LANES, np.uint64(cuda.threadIdx.x) // _LANES
     distance = 1
     while distance < WARP:
@@ -101,134 +104,138 @@ def running_sum(x, partial):
         if lane >= np.uint64(distance):
             x += before
         distance <<= 1
-    return x + warps_sum(from_lane(x, WARP - 1), partial, warp)
+    return x + cross_warp_sum(from_lane(x, WARP - 1), partial, warp)
 
 
-# A histogram is [3, BINS] uint32 in shared memory: of each bin the number of tokens, and the lower and the upper half of their weight. Both
-# sums go through the block as the bits of one int64, which warps can shuffle: the number in the lower 17, the weight above.
+# A histogram is [3, BINS] uint32 in shared memory: for each bin the count of tokens, and the sums of the lower and the upper half of their
+# weights. Reductions pack count and weight into one int64, so that one shuffle moves both: the count in the lower 17 bits, the weight
+# above.
 
 
 @device
-def clear(tally):
-    """Empty a histogram. The block waits before and after."""
+def clear(histogram):
+    """Set a histogram to 0. Starts and ends with a barrier."""
     cuda.syncthreads()
     i = np.uint64(cuda.threadIdx.x)
     while i < np.uint64(BINS):
-        tally[0, i] = 0
-        tally[1, i] = 0
-        tally[2, i] = 0
+        histogram[0, i] = 0
+        histogram[1, i] = 0
+        histogram[2, i] = 0
         i += np.uint64(cuda.blockDim.x)
     cuda.syncthreads()
 
 
 @device
-def put(tally, i, distance, weighs):
-    """Add a token to bin i, and its weight if `weighs`."""
-    cuda.atomic.add(tally, (0, i), np.uint32(1))
-    if weighs:
+def histogram_add(histogram, i, distance, with_weight):
+    """Add a token to bin i, and its weight if `with_weight`. Integer atomics: the result does not depend on their order."""
+    cuda.atomic.add(histogram, (0, i), np.uint32(1))
+    if with_weight:
         weight = weight_of(distance)
-        cuda.atomic.add(tally, (1, i), np.uint32(weight & _HALF_MASK))
-        cuda.atomic.add(tally, (2, i), np.uint32(weight >> _HALF_BITS))
+        cuda.atomic.add(histogram, (1, i), np.uint32(weight & _HALF_MASK))
+        cuda.atomic.add(histogram, (2, i), np.uint32(weight >> _HALF_BITS))
 
 
 @device
-def sums_of(tally, i):
-    """Number and weight of the tokens in bin i, in one integer."""
-    return np.int64(tally[0, i]) + ((np.int64(tally[1, i]) + (np.int64(tally[2, i]) << np.int64(_HALF_BITS))) << np.int64(_COUNT_BITS))
+def packed_sums(histogram, i):
+    """Count and weight of the tokens in bin i, packed into one int64."""
+    return np.int64(histogram[0, i]) + (
+        (np.int64(histogram[1, i]) + (np.int64(histogram[2, i]) << np.int64(_HALF_BITS))) << np.int64(_COUNT_BITS)
+    )
 
 
 @device
-def measure(sums, by_weight):
-    """The number (int64) in such an integer, or the weight."""
+def unpack(sums, by_weight):
+    """The weight, or the count, from packed sums; int64."""
     return np.int64(np.uint64(sums) >> _COUNT_BITS) if by_weight else sums & _COUNT_MASK
 
 
 @device
-def everything_in(tally, partial):
-    """Number and weight of all tokens in a histogram."""
+def histogram_totals(histogram, partial):
+    """Count and weight of all tokens in a histogram, packed; a block reduction."""
     sums, i = np.int64(0), np.uint64(cuda.threadIdx.x)
     while i < np.uint64(BINS):
-        sums += sums_of(tally, i)
+        sums += packed_sums(histogram, i)
         i += np.uint64(cuda.blockDim.x)
     return block_sum(sums, partial)
 
 
 @device
-def find(found, tally, target, by_weight, partial):
-    """Find the bin in which the running number of tokens, or their weight, reaches `target`.
+def find_bin(result, histogram, target, by_weight, partial):
+    """Find the bin in which the cumulative count of tokens, or their cumulative weight, reaches `target`.
 
-    found [3] int64, shared: the bin, left alone where the target is not reached; number and weight of the tokens before it, on entry of
-    those before the first bin; its own.
+    result [3] int64, shared: [0] the bin, unchanged if the target is not reached; [1] packed sums before this bin, on entry those before
+    bin 0; [2] packed sums of this bin. A thread scans BINS_PER_THREAD bins after a prefix sum over the threads.
     """
-    own, first = np.int64(0), np.uint64(cuda.threadIdx.x) * OWN_BINS
-    for i in range(first, first + OWN_BINS):
-        own += sums_of(tally, i)
-    before = running_sum(own, partial) - own + found[1]
-    cuda.syncthreads()  # everybody has read found
-    for i in range(first, first + OWN_BINS):
-        own = sums_of(tally, i)
-        if measure(before, by_weight) < target and target <= measure(before + own, by_weight):
-            found[0] = i
-            found[1] = before
-            found[2] = own
-        before += own
+    sums, first = np.int64(0), np.uint64(cuda.threadIdx.x) * BINS_PER_THREAD
+    for i in range(first, first + BINS_PER_THREAD):
+        sums += packed_sums(histogram, i)
+    before = running_sum(sums, partial) - sums + result[1]
+    cuda.syncthreads()  # waits until all threads have read result[1]
+    for i in range(first, first + BINS_PER_THREAD):
+        sums = packed_sums(histogram, i)
+        if unpack(before, by_weight) < target and target <= unpack(before + sums, by_weight):
+            result[0] = i
+            result[1] = before
+            result[2] = sums
+        before += sums
     cuda.syncthreads()
 
 
 @device
-def put_near(tally, z, top, scale, weighs):
-    """Add a token to the histogram of distances, PER_NAT bins to a nat, unless it weighs nothing."""
+def histogram_add_near(histogram, z, top, scale, with_weight):
+    """Add a token to the histogram of distances, unless its weight is 0."""
     distance = distance_of(top, z, scale)
-    if distance < FARTHEST:
-        put(tally, bin_of(distance), distance, weighs)
+    if distance < MAX_DISTANCE:
+        histogram_add(histogram, bin_of(distance), distance, with_weight)
 
 
 @device
-def tally_row(tally, row, bias, size, top, scale, weighs):
-    """Make the histogram of the distances of a row's tokens. The block waits before and after."""
-    clear(tally)
+def fill_histogram(histogram, row, bias, size, top, scale, with_weight):
+    """Build the histogram of the distances in a row. Starts and ends with a barrier. A thread strides over quads of tokens."""
+    clear(histogram)
     q = np.uint64(cuda.threadIdx.x)
     while QUAD * q < np.uint64(size):
         z = load_four(row, bias, q, size)
-        put_near(tally, z[0], top, scale, weighs)
-        put_near(tally, z[1], top, scale, weighs)
-        put_near(tally, z[2], top, scale, weighs)
-        put_near(tally, z[3], top, scale, weighs)
+        histogram_add_near(histogram, z[0], top, scale, with_weight)
+        histogram_add_near(histogram, z[1], top, scale, with_weight)
+        histogram_add_near(histogram, z[2], top, scale, with_weight)
+        histogram_add_near(histogram, z[3], top, scale, with_weight)
         q += np.uint64(cuda.blockDim.x)
     cuda.syncthreads()
 
 
 @gpu
-def find_largest(largest, places, logits, bias, size):
-    """largest [B, GROUPS] float32, places [B, GROUPS] int32: the largest z of each group of tokens, and the first token that has it; -inf
-    and NOBODY where there is none.
+def find_largest(largest, indices, logits, bias, size):
+    """largest [B, GROUPS] float32, indices [B, GROUPS] int32: the largest z of each group of tokens, and the first token that has it; -inf
+    and NO_TOKEN for an empty group.
 
-    logits [B, W], bias [W] float32; the first `size` are tokens. A group is every GROUPS-th quad of a row, so neighbouring threads read
-    neighbouring quads; a thread has a group.
+    logits [B, W], bias [W] float32; the first `size` columns are tokens. Grid (blocks over GROUPS, B): one thread per group. A group is
+    every GROUPS-th quad of a row, so neighbouring threads read neighbouring quads (coalesced).
     """
     q, b = np.uint64(cuda.grid(1)), cuda.blockIdx.y
-    top, place, g, row = NOTHING, NOBODY, q, logits[b]
+    top, index, g, row = MINUS_INF, NO_TOKEN, q, logits[b]
     while QUAD * q < np.uint64(size):
         y, z = load_four(row, bias, q, size), load_four(row, bias, q + _GROUPS, size)
         highest = max_of(z, max_of(y, top))
         if highest > top:
-            place = place_of(highest, q, y) if max_of(y, top) == highest else place_of(highest, q + _GROUPS, z)
+            index = token_of_largest(highest, q, y) if max_of(y, top) == highest else token_of_largest(highest, q + _GROUPS, z)
             top = highest
-        q += TWICE * _GROUPS
-    largest[b, g], places[b, g] = top, place
+        q += u64(2) * _GROUPS
+    largest[b, g], indices[b, g] = top, index
 
 
 @device
-def bin_of_kth(own, top, scale, k):
-    """The bin (uint32) of the k-th nearest of what the block's threads own; the last bin where fewer are nearer than FARTHEST.
+def bin_of_kth(z, top, scale, k):
+    """The bin (uint32) of the k-th nearest z, one z per thread; the last bin if fewer than k are nearer than MAX_DISTANCE.
 
-    A binary search: in every round the block counts the threads up to a bin."""
-    distance = distance_of(top, own, scale)
-    mine = bin_of(distance) if distance < FARTHEST else np.uint32(BINS)
+    Binary search over bins: in each round a barrier with a count gives the number of threads up to the middle bin.
+    """
+    distance = distance_of(top, z, scale)
+    thread_bin = bin_of(distance) if distance < MAX_DISTANCE else np.uint32(BINS)
     low, high = np.uint32(0), np.uint32(BINS - 1)
     while low < high:
         middle = np.uint32((low + high) // np.uint32(2))
-        if cuda.syncthreads_count(np.int32(mine <= middle)) >= k:
+        if cuda.syncthreads_count(np.int32(thread_bin <= middle)) >= k:
             high = middle
         else:
             low = np.uint32(middle + np.uint32(1))
@@ -237,24 +244,26 @@ def bin_of_kth(own, top, scale, k):
 
 @device
 def list_token(orders, counts, z, j, top, scale, last):
-    """Add token j to the list orders [LISTED] if it is in no bin beyond `last`; counts[1] says how many there are."""
+    """Append the sort key of token j to orders [LIST_SIZE] if its bin is at most `last`. counts[1]: tokens so far, also those that did not
+    fit."""
     distance = distance_of(top, z, scale)
-    if distance < FARTHEST and bin_of(distance) <= last and counts[1] <= LISTED:
+    if distance < MAX_DISTANCE and bin_of(distance) <= last and counts[1] <= LIST_SIZE:
         n = cuda.atomic.add(counts, 1, 1)
-        if n < LISTED:
+        if n < LIST_SIZE:
             orders[n] = order_of(distance, j)
 
 
 @device
-def list_probable(orders, groups, counts, row, bias, size, own, top, scale, last):
-    """List the tokens of a row down to the end of bin `last`, in any order: their number, more than LISTED if there is no room for them.
+def list_candidates(orders, groups, counts, row, bias, size, group_max, top, scale, last):
+    """List the tokens of a row up to and including bin `last`, in any order. Returns their count; more than LIST_SIZE means that the list
+    is incomplete.
 
-    own: the largest z of the thread's group. groups [GROUPS], counts [2] int32: shared; the counts are 0. The groups that reach so far are
-    collected first; then a thread has a quad of one of them.
+    group_max: the largest z of the thread's group. groups [GROUPS], counts [2] int32: shared; the counts are 0 on entry.
+    1. Threads whose group maximum is near enough append their group. 2. The quads of these groups are distributed over all threads.
     """
-    thread, each = np.uint32(cuda.threadIdx.x), np.uint32((np.uint64(size) + QUAD * _GROUPS - ONCE) // (QUAD * _GROUPS))
-    distance = distance_of(top, own, scale)
-    if distance < FARTHEST and bin_of(distance) <= last:
+    thread, each = np.uint32(cuda.threadIdx.x), np.uint32((np.uint64(size) + QUAD * _GROUPS - u64(1)) // (QUAD * _GROUPS))
+    distance = distance_of(top, group_max, scale)
+    if distance < MAX_DISTANCE and bin_of(distance) <= last:
         groups[cuda.atomic.add(counts, 0, 1)] = thread
     cuda.syncthreads()
     i, end = thread, np.uint32(counts[0]) * each
@@ -263,9 +272,9 @@ def list_probable(orders, groups, counts, row, bias, size, own, top, scale, last
         if QUAD * q < np.uint64(size):
             z, j = load_four(row, bias, q, size), QUAD * q
             list_token(orders, counts, z[0], j, top, scale, last)
-            list_token(orders, counts, z[1], j + ONCE, top, scale, last)
-            list_token(orders, counts, z[2], j + TWICE, top, scale, last)
-            list_token(orders, counts, z[3], j + THRICE, top, scale, last)
+            list_token(orders, counts, z[1], j + u64(1), top, scale, last)
+            list_token(orders, counts, z[2], j + u64(2), top, scale, last)
+            list_token(orders, counts, z[3], j + u64(3), top, scale, last)
         i += np.uint32(cuda.blockDim.x)
     cuda.syncthreads()
     return counts[1]
@@ -273,189 +282,189 @@ def list_probable(orders, groups, counts, row, bias, size, own, top, scale, last
 
 @device
 def draw_listed(orders, weights, totals, count, row_weight, top_k, top_p, part):
-    """The token (int64) of a row's list that the random number points at, in the one thread that has it; -1 in all others.
+    """Draw a token from the list of candidates. The thread that holds it gets its id (int64), all others -1.
 
-    orders [LISTED] uint64, the list; weights [LISTED] int64, totals [2] int64: shared; the totals are 0. row_weight: of all tokens of the
-    row where top-k leaves none out, else 0. A thread has a token and adds up those before it: first those that are more probable, which
-    says where top-k and top-p end, then those of lower number.
+    orders [LIST_SIZE] uint64, the list; weights [LIST_SIZE] int64, totals [2] int64: shared; the totals are 0 on entry. row_weight: weight
+    of the whole row if top-k is off, else 0. One thread per listed token, which compares itself with all others:
+    1. The rank and the weight of all more probable tokens decide where top-k and top-p end. 2. The weight of the remaining tokens with
+    lower ids decides whether the random number selects this token.
     """
     thread = np.int64(cuda.threadIdx.x)
-    mine = thread < count
-    own, others = orders[thread] if mine else _NONE, count if mine else 0
-    weight = np.int64(weight_of(np.uint32(own >> _NUMBER_BITS).view(np.float32)))
+    active = thread < count
+    order, compared = orders[thread] if active else _ZERO64, count if active else 0
+    weight = np.int64(weight_of(np.uint32(order >> _NUMBER_BITS).view(np.float32)))
     weights[thread] = weight
     cuda.syncthreads()
-    more, before = 0, np.int64(0)
-    for i in range(others):
-        if orders[i] < own:
-            more, before = more + 1, before + weights[i]
-    if mine and more + 1 == (min(count, top_k) if top_k > 0 else count):
-        totals[0] = before + weight  # of what top-k leaves
+    rank, before = 0, np.int64(0)
+    for i in range(compared):
+        if orders[i] < order:
+            rank, before = rank + 1, before + weights[i]
+    if active and rank + 1 == (min(count, top_k) if top_k > 0 else count):
+        totals[0] = before + weight  # of the tokens within top-k
+    cuda.syncthreads()  # waits for totals[0], and until all threads have read the weights
+    target = least_weight(max(totals[0], row_weight), top_p)
+    nucleus_weight = weight if active and before < target else np.int64(0)
+    if before < target and target <= before + nucleus_weight:
+        totals[1] = before + nucleus_weight  # of the tokens within top-k and top-p
+    weights[thread] = nucleus_weight
     cuda.syncthreads()
-    target = enough(max(totals[0], row_weight), top_p)
-    kept = weight if mine and before < target else np.int64(0)
-    if before < target and target <= before + kept:
-        totals[1] = before + kept  # of what top-p leaves of that
-    weights[thread] = kept
-    cuda.syncthreads()
-    left = share(totals[1], part)
-    for i in range(others):
-        if np.uint32(orders[i]) < np.uint32(own):
+    left = fraction_of(totals[1], part)
+    for i in range(compared):
+        if np.uint32(orders[i]) < np.uint32(order):
             left -= weights[i]
-    return np.int64(np.uint32(own)) if left >= 0 and left < kept else np.int64(-1)
+    return np.int64(np.uint32(order)) if left >= 0 and left < nucleus_weight else np.int64(-1)
 
 
 @device
-def last_kept(row, bias, size, top, scale, top_k, top_p, tally, found, partial):
-    """The order of the last token that top-k and top-p leave, however many these are.
+def last_order_kept(row, bias, size, top, scale, top_k, top_p, histogram, result, partial):
+    """The sort key of the last token within top-k and top-p, for any number of tokens.
 
-    The histogram of the distances says in which bin it lies, another, of the orders in that bin, in which bin of these, and so on until a
-    bin holds nothing else. First for top-k, by number; then for top-p, by weight, of what that has left.
+    A histogram of the distances gives the bin of that token; a histogram of the sort keys within this bin gives a narrower bin; this
+    repeats until a bin holds one token. First for top-k, by count; then for top-p, by weight, among the tokens within top-k.
     """
-    last, total = order_of(FARTHEST, 0), np.int64(-1)
-    by_count, by_share = cuts(top_k, top_p, size)
-    for by_weight in range(0 if by_count else 1, 2 if by_share else 1):
-        tally_row(tally, row, bias, size, top, scale, True)
-        everything = everything_in(tally, partial)
-        total = measure(everything, True) if total < 0 else total
-        target = enough(total, top_p) if by_weight else np.int64(top_k)
-        if target > measure(everything, by_weight):
+    last, total = order_of(MAX_DISTANCE, 0), np.int64(-1)
+    by_count, by_weight_limit = limits(top_k, top_p, size)
+    for by_weight in range(0 if by_count else 1, 2 if by_weight_limit else 1):
+        fill_histogram(histogram, row, bias, size, top, scale, True)
+        totals_of_row = histogram_totals(histogram, partial)
+        total = unpack(totals_of_row, True) if total < 0 else total
+        target = least_weight(total, top_p) if by_weight else np.int64(top_k)
+        if target > unpack(totals_of_row, by_weight):
             continue
         if cuda.threadIdx.x == 0:
-            found[1] = 0
-        find(found, tally, target, by_weight, partial)
-        first = order_of(np.float32(found[0]) / PER_NAT, 0)
-        last = order_of(np.float32(found[0] + 1) / PER_NAT, 0) - ONCE
-        while measure(found[2], False) > 1:
+            result[1] = 0
+        find_bin(result, histogram, target, by_weight, partial)
+        first = order_of(np.float32(result[0]) / BINS_PER_NAT, 0)
+        last = order_of(np.float32(result[0] + 1) / BINS_PER_NAT, 0) - u64(1)
+        while unpack(result[2], False) > 1:
             shift = np.uint64(0)
             while (last - first) >> shift >= np.uint64(BINS):
-                shift += ONCE
-            clear(tally)
+                shift += u64(1)
+            clear(histogram)
             j = np.uint64(cuda.threadIdx.x)
             while j < np.uint64(size):
                 distance = distance_of(top, row[j] + bias[j], scale)
                 order = order_of(distance, j)
                 if first <= order and order <= last:
-                    put(tally, np.uint32((order - first) >> shift), distance, True)
+                    histogram_add(histogram, np.uint32((order - first) >> shift), distance, True)
                 j += np.uint64(cuda.blockDim.x)
             cuda.syncthreads()
-            find(found, tally, target, by_weight, partial)
-            first += np.uint64(found[0]) << shift
-            last = min(last, first + (ONCE << shift) - ONCE)
-        total = measure(found[1] + found[2], True)
+            find_bin(result, histogram, target, by_weight, partial)
+            first += np.uint64(result[0]) << shift
+            last = min(last, first + (u64(1) << shift) - u64(1))
+        total = unpack(result[1] + result[2], True)
         cuda.syncthreads()
     return last
 
 
 @device
-def kept_weight(z, j, top, scale, last):
-    """The weight of token j if it is not beyond the order `last`, else 0."""
+def weight_within(z, j, top, scale, last):
+    """The weight of token j if its sort key is at most `last`, else 0."""
     distance = distance_of(top, z, scale)
     return np.int64(weight_of(distance)) if order_of(distance, j) <= last else np.int64(0)
 
 
 @device
 def draw_from_row(weights, row, bias, size, top, scale, last, part, partial):
-    """The token (int64) of a row that the random number points at, of those up to the order `last`, in the one thread that finds it; -1 in
-    all others.
+    """Draw a token from a whole row, among sort keys up to `last`. The thread that finds it gets its id (int64), all others -1.
 
-    weights [WARPS] int64: shared. Each warp adds up a stretch of the row; then all of them search the stretch that the number points into.
+    weights [WARPS] int64: shared. 1. Each warp sums the weights of one contiguous part of the row. 2. The random number selects a part; all
+    threads of the block scan it.
     """
     thread, threads = np.uint64(cuda.threadIdx.x), np.uint64(cuda.blockDim.x)
     warp, warps = thread // _LANES, threads // _LANES
-    stretch = (np.uint64(size) + QUAD * warps - ONCE) // (QUAD * warps)  # quads
-    q, weight = warp * stretch + thread % _LANES, np.int64(0)
-    while q < (warp + ONCE) * stretch:
+    quads_per_warp = (np.uint64(size) + QUAD * warps - u64(1)) // (QUAD * warps)
+    q, weight = warp * quads_per_warp + thread % _LANES, np.int64(0)
+    while q < (warp + u64(1)) * quads_per_warp:
         z, j = load_four(row, bias, q, size), QUAD * q
-        weight += kept_weight(z[0], j, top, scale, last) + kept_weight(z[1], j + ONCE, top, scale, last)
-        weight += kept_weight(z[2], j + TWICE, top, scale, last) + kept_weight(z[3], j + THRICE, top, scale, last)
+        weight += weight_within(z[0], j, top, scale, last) + weight_within(z[1], j + u64(1), top, scale, last)
+        weight += weight_within(z[2], j + u64(2), top, scale, last) + weight_within(z[3], j + u64(3), top, scale, last)
         q += _LANES
-    weight = lanes_sum(weight, WARP)
+    weight = warp_sum(weight, WARP)
     if thread % _LANES == 0:
         weights[warp] = weight
     cuda.syncthreads()
-    total, w = np.int64(0), _NONE
+    total, w = np.int64(0), _ZERO64
     for other in range(warps):
         total += weights[other]
-    left = share(total, part)
-    while w + ONCE < warps and left >= weights[w]:
+    left = fraction_of(total, part)
+    while w + u64(1) < warps and left >= weights[w]:
         left -= weights[w]
-        w += ONCE
+        w += u64(1)
 
-    each = (QUAD * stretch + threads - ONCE) // threads  # tokens of a thread
-    begin, drawn = w * QUAD * stretch + thread * each, np.int64(-1)
-    end, weight = min(np.uint64(size), min((w + ONCE) * QUAD * stretch, begin + each)), np.int64(0)
+    each = (QUAD * quads_per_warp + threads - u64(1)) // threads  # tokens of a thread
+    begin, drawn = w * QUAD * quads_per_warp + thread * each, np.int64(-1)
+    end, weight = min(np.uint64(size), min((w + u64(1)) * QUAD * quads_per_warp, begin + each)), np.int64(0)
     for j in range(begin, end):
-        weight += kept_weight(row[j] + bias[j], j, top, scale, last)
+        weight += weight_within(row[j] + bias[j], j, top, scale, last)
     left -= running_sum(weight, partial) - weight
     for j in range(begin, end):
-        weight = kept_weight(row[j] + bias[j], j, top, scale, last)
+        weight = weight_within(row[j] + bias[j], j, top, scale, last)
         if left >= 0 and left < weight:
             drawn = np.int64(j)
         left -= weight
     return drawn
 
 
-@gpu(max_registers=64)  # as many as there are for each of 1,024 threads
-def sample(tokens, logits, bias, temperature, top_k, top_p, key, step, largest, places, size):
-    """tokens [B] int32: one draw for each row of logits [B, W], bias [W] float32, of which the first `size` are tokens.
+@gpu(max_registers=64)  # 65,536 registers of a multiprocessor / 1,024 threads
+def sample(tokens, logits, bias, temperature, top_k, top_p, key, step, largest, indices, size):
+    """tokens [B] int32: one draw per row of logits [B, W], bias [W] float32; the first `size` columns are tokens. One block per row, one
+    thread per group of tokens.
 
     temperature: 0 takes the most probable token (the first of equals). top_k: only the k most probable, 0 for all. top_p: only the smallest
-    set of most probable tokens that holds this share of what top_k left, always at least one. key (uint64), step [B] uint64: random
-    numbers' key and place; the step is counted on. largest, places: what `find_largest` found.
-
-    A block has a row, a thread a group of its tokens.
+    set of most probable tokens with this fraction of the weight within top_k, at least one token. key (uint64), step [B] uint64: key and
+    index of the random numbers; step is incremented. largest, indices: output of `find_largest`.
     """
-    tally = cuda.shared.array((3, BINS), np.uint32)
-    orders = cuda.shared.array(LISTED, np.uint64)
-    weights = cuda.shared.array(LISTED, np.int64)
+    histogram = cuda.shared.array((3, BINS), np.uint32)
+    orders = cuda.shared.array(LIST_SIZE, np.uint64)
+    weights = cuda.shared.array(LIST_SIZE, np.int64)
     groups = cuda.shared.array(GROUPS, np.uint32)
     sums = cuda.shared.array(WARPS, np.int64)
     maxima = cuda.shared.array(WARPS, np.float32)
-    found = cuda.shared.array(3, np.int64)
+    result = cuda.shared.array(3, np.int64)
     totals = cuda.shared.array(2, np.int64)
     counts = cuda.shared.array(2, np.int32)
     first = cuda.shared.array(1, np.int32)
     b, thread, row = cuda.blockIdx.x, cuda.threadIdx.x, logits[cuda.blockIdx.x]
 
-    # 1. The most probable token, and what the others are measured by.
-    own, place, part = largest[b, thread], places[b, thread], random_part(key, step[b], b, tokens.size)
+    # 1. The most probable token; distances are relative to its z.
+    group_max, index, part = largest[b, thread], indices[b, thread], random_part(key, step[b], b, tokens.size)
     if thread == 0:
-        first[0] = NOBODY
-        found[0], found[1] = BINS - 1, 0  # without a bin that reaches the target: down to the last one
+        first[0] = NO_TOKEN
+        result[0], result[1] = BINS - 1, 0  # if no bin reaches the target: up to the last one
         totals[0], totals[1], counts[0], counts[1] = 0, 0, 0, 0
-    top = block_max(own, maxima)
-    if own == top:
-        cuda.atomic.min(first, 0, place)
+    top = block_max(group_max, maxima)
+    if group_max == top:
+        cuda.atomic.min(first, 0, index)
     cuda.syncthreads()
     if thread == 0:
-        step[b] += ONCE
-        tokens[b] = first[0] if first[0] < NOBODY else 0
+        step[b] += u64(1)
+        tokens[b] = first[0] if first[0] < NO_TOKEN else 0
     if temperature == ZERO:
         return
 
-    # 2. How far down top-k reaches, or else top-p; the tokens down to there.
-    scale, last, row_weight, count = ONE / temperature, order_of(FARTHEST, 0), np.int64(0), 0
-    by_count, by_share = cuts(top_k, top_p, size)
-    if by_count or by_share:
-        if by_count and top_k <= FEW:
-            end = bin_of_kth(own, top, scale, top_k)
+    # 2. The bin where top-k ends, or top-p if top-k is off; the list of tokens up to that bin.
+    scale, last, row_weight, count = ONE / temperature, order_of(MAX_DISTANCE, 0), np.int64(0), 0
+    by_count, by_weight_limit = limits(top_k, top_p, size)
+    if by_count or by_weight_limit:
+        if by_count and top_k <= MAX_LISTED_TOP_K:
+            end = bin_of_kth(group_max, top, scale, top_k)
         else:
-            tally_row(tally, row, bias, size, top, scale, not by_count)
+            fill_histogram(histogram, row, bias, size, top, scale, not by_count)
             target = np.int64(top_k)
             if not by_count:
-                row_weight = measure(everything_in(tally, sums), True)
-                target = enough(row_weight, top_p)
-            find(found, tally, target, not by_count, sums)
-            end = np.uint32(found[0])
-        count = list_probable(orders, groups, counts, row, bias, size, own, top, scale, end)
+                row_weight = unpack(histogram_totals(histogram, sums), True)
+                target = least_weight(row_weight, top_p)
+            find_bin(result, histogram, target, not by_count, sums)
+            end = np.uint32(result[0])
+        count = list_candidates(orders, groups, counts, row, bias, size, group_max, top, scale, end)
 
-    # 3. The draw: from the list, or from the row where the list has no room for them all.
-    if count > LISTED:
-        last = last_kept(row, bias, size, top, scale, top_k, top_p, tally, found, sums)
-    if count > 0 and count <= LISTED:
+    # 3. The draw: from the list, or from the row if the list is incomplete.
+    if count > LIST_SIZE:
+        last = last_order_kept(row, bias, size, top, scale, top_k, top_p, histogram, result, sums)
+    if count > 0 and count <= LIST_SIZE:
         drawn = draw_listed(orders, weights, totals, count, row_weight, top_k if by_count else 0, top_p, part)
-    elif count > 0 or not (by_count or by_share):
+    elif count > 0 or not (by_count or by_weight_limit):
         drawn = draw_from_row(weights, row, bias, size, top, scale, last, part, sums)
     else:
         return
@@ -464,31 +473,31 @@ def sample(tokens, logits, bias, temperature, top_k, top_p, key, step, largest, 
 
 
 @cpu_serial()
-def _keep(weights, distances, top_k, top_p):
-    """Set the weights [V] to 0 of all tokens but those that top-k and top-p leave."""
+def _truncate(weights, distances, top_k, top_p):
+    """Set weights [V] to 0 for all tokens outside top-k or top-p."""
     by_count = 0 < top_k < weights.size
-    target = np.int64(top_k) if by_count else enough(weights.sum(), top_p)
-    tally = np.zeros(BINS, np.int64)
+    target = np.int64(top_k) if by_count else least_weight(weights.sum(), top_p)
+    histogram = np.zeros(BINS, np.int64)
     for j in range(weights.size):
-        if distances[j] < FARTHEST:
-            tally[bin_of(distances[j])] += 1 if by_count else weights[j]
-    last, reached = 0, tally[0]
+        if distances[j] < MAX_DISTANCE:
+            histogram[bin_of(distances[j])] += 1 if by_count else weights[j]
+    last, reached = 0, histogram[0]
     while reached < target and last < BINS - 1:
         last += 1
-        reached += tally[last]
-    near = np.flatnonzero(distances < np.float32(last + 1) / PER_NAT)  # no others need to be sorted
+        reached += histogram[last]
+    near = np.flatnonzero(distances < np.float32(last + 1) / BINS_PER_NAT)  # only these need to be sorted
     order = near[np.argsort(distances[near], kind="mergesort")]
     if by_count:
         order = order[:top_k]
     if top_p < ONE:
-        target, reached, end = enough(weights[order].sum() if by_count else weights.sum(), top_p), np.int64(0), 0
+        target, reached, end = least_weight(weights[order].sum() if by_count else weights.sum(), top_p), np.int64(0), 0
         while end < order.size and reached < target:
             reached += weights[order[end]]
             end += 1
         order = order[:end]
-    kept = weights[order]
+    kept_weights = weights[order]
     weights[:] = 0
-    weights[order] = kept
+    weights[order] = kept_weights
 
 
 @cpu_serial()
@@ -497,7 +506,7 @@ def sample_cpu(tokens, logits, bias, temperature, top_k, top_p, key, step, size)
     B, V = len(tokens), size
     row, distances, weights = np.empty(V, np.float32), np.empty(V, np.float32), np.empty(V, np.int64)
     for b in range(B):
-        top = NOTHING
+        top = MINUS_INF
         part = random_part(key, step[b], b, B)
         step[b] += np.uint64(1)
         tokens[b] = 0
@@ -513,8 +522,8 @@ def sample_cpu(tokens, logits, bias, temperature, top_k, top_p, key, step, size)
             distances[j] = distance_of(top, row[j], scale)
             weights[j] = weight_of(distances[j])
         if 0 < top_k < V or top_p < ONE:
-            _keep(weights, distances, top_k, top_p)
-        left, j = share(weights.sum(), part), 0
+            _truncate(weights, distances, top_k, top_p)
+        left, j = fraction_of(weights.sum(), part), 0
         while j < V and left >= weights[j]:
             left -= weights[j]
             j += 1

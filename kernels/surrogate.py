@@ -1,7 +1,7 @@
-"""The event function, its surrogate slopes, and the smooth functions that the slopes differentiate.
+"""The event function, its surrogate gradients, and the smooth functions whose derivatives they are.
 
     event(v)  = 1 where v > 1, else 0                         the threshold is 1
-    slope(v)  stands in for d event / dv; u = (v - 1) / width
+    slope(v)  replaces d event / dv; u = (v - 1) / width
 
     triangle      max(0, 1 - |u|) / 2        zero for |v - 1| >= width      (Esser et al. 2016, PNAS 113:11441)
     fast_sigmoid  1 / (1 + |u|)^2 / 2        nowhere zero                   (Zenke & Ganguli 2018, Neural Computation 30:1514)
@@ -9,8 +9,8 @@
 
     smooth(v) = the integral of slope
 
-Only neurons that fired, or whose slope is not zero, need a gradient. In the smooth test mode the event function is `smooth`, forward and
-backward, so that hand-written gradients must agree with finite differences.
+Only neurons that fired, or whose slope is not zero, need a gradient. In the smooth test mode the event function is `smooth` in both passes,
+so that gradients can be checked against finite differences.
 """
 
 import functools
@@ -32,12 +32,12 @@ def event(v):
 
 @register_jitable
 def carried(v, z, graded):
-    """What the axon carries for an event z: the membrane potential with it (graded), or the bare event (binary)."""
+    """The value s on the axon for an event z: the membrane potential (graded), or the event itself (binary)."""
     return z * v if graded else z
 
 
 class Surrogate(NamedTuple):
-    """event: float32 v -> z, the true event function or, in the test mode, the smooth one; slope: v -> what stands in for dz/dv."""
+    """event: float32 v -> z, the step function or, in the test mode, the smooth one. slope: v -> the replacement for dz/dv."""
 
     event: Callable
     slope: Callable

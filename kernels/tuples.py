@@ -1,7 +1,7 @@
-"""Tuples of arrays and of numbers, entry by entry. A neuron has as many states and constants as it has; a kernel holds them in tuples.
+"""Elementwise operations on tuples of arrays or numbers. The number of states and constants depends on the neuron, so kernels use tuples.
 
-Numba has no loop over a tuple whose entries stay in registers, so each function here is written out for the length of its tuple: of two
-arrays, `load(arrays, i)` is compiled as `(arrays[0][i], arrays[1][i])`. An index may be anything that an array takes.
+A loop over a tuple would move its entries from registers to memory. Each function here is therefore unrolled for the length of its tuple:
+for two arrays, `load(arrays, i)` is compiled as `(arrays[0][i], arrays[1][i])`. An index may be any valid index of an array.
 """
 
 from numba.extending import overload
@@ -21,7 +21,7 @@ def save(arrays, index, values):
 
 
 def rows(array, first, like):
-    """(array[first], array[first + 1], ...), as many as `like` has entries."""
+    """(array[first], array[first + 1], ...), of the length of `like`."""
     return tuple(array[first + k] for k in range(len(like)))
 
 
@@ -31,12 +31,13 @@ def add(one, other):
 
 
 def zeros(like):
-    """(0, 0, ...) float32, as many as `like` has entries."""
+    """(0, 0, ...) float32, of the length of `like`."""
     return (ZERO,) * len(like)
 
 
-def _written_out(function, arguments, entry, counted, returns=True):
-    """Compile a function of tuples as a line for each length. entry: the text of entry {k}; counted: the argument whose length counts."""
+def _unroll(function, arguments, entry, counted, returns=True):
+    """Overload a function of tuples with one expression per length. entry: source of entry {k}; counted: index of the argument whose length
+    is the number of entries."""
 
     def of_length(*types):
         entries = [entry.format(k=k) for k in range(len(types[counted]))]
@@ -46,12 +47,12 @@ def _written_out(function, arguments, entry, counted, returns=True):
         return scope[function.__name__]
 
     scope = {"of_length": of_length}
-    exec(f"def typed({arguments}): return of_length({arguments})", scope)  # Numba wants the same names of arguments
+    exec(f"def typed({arguments}): return of_length({arguments})", scope)  # Numba requires the same argument names
     overload(function)(scope["typed"])
 
 
-_written_out(load, "arrays, index", "arrays[{k}][index]", 0)
-_written_out(save, "arrays, index, values", "arrays[{k}][index] = values[{k}]", 0, returns=False)
-_written_out(rows, "array, first, like", "array[first + {k}]", 2)
-_written_out(add, "one, other", "one[{k}] + other[{k}]", 0)
-_written_out(zeros, "like", "ZERO", 0)
+_unroll(load, "arrays, index", "arrays[{k}][index]", 0)
+_unroll(save, "arrays, index, values", "arrays[{k}][index] = values[{k}]", 0, returns=False)
+_unroll(rows, "array, first, like", "array[first + {k}]", 2)
+_unroll(add, "one, other", "one[{k}] + other[{k}]", 0)
+_unroll(zeros, "like", "ZERO", 0)

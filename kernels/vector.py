@@ -1,9 +1,9 @@
-"""What the CPU's bundles are built from: rows of weights as vectors of the processor, one event at a time.
+"""SIMD building blocks of the CPU's bundles: a row of weights is an LLVM vector, and one event adds one row.
 
-Numba compiles a loop over a row with a test, each time it is entered, of whether its arrays overlap; for rows of 16 to 64 numbers the test
-costs more than the row. Here LLVM's vectors are written directly: a sum stays in registers while the events of a block pass.
+A vectorised loop of Numba tests at run time whether its arrays overlap. For rows of 16 to 64 numbers, this test costs more than the row.
+These intrinsics emit LLVM vector instructions directly, and a sum stays in registers for all events of a block.
 
-Arrays are flat (1-D) float32; places in them are uint64, in numbers. Nothing is checked.
+Arrays are flat (1-D) float32; offsets are uint64 and count numbers. Nothing is bounds-checked.
 """
 
 import functools
@@ -13,8 +13,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-WORD = 64  # numbers from one column to the next
-STRIP = 32  # columns of a matrix whose sums stay in registers
+WORD = 64  # numbers per column: the stride from one column to the next, and the bits of a mask
+STRIP = 32  # columns of a matrix in one vector, whose sums stay in registers
 _FLOAT, _U64, _I32, _I1 = ir.FloatType(), ir.IntType(64), ir.IntType(32), ir.IntType(1)
 _BYTES = ir.IntType(8).as_pointer()
 
@@ -24,23 +24,23 @@ def _number(value):
 
 
 class _Rows:
-    """Writes LLVM instructions for rows of `width` float32."""
+    """Emits LLVM instructions for rows of `width` float32."""
 
     def __init__(self, context, builder, signature, width, columns):
-        self.context, self.builder, self.signature, self.width, self.together = context, builder, signature, width, columns
+        self.context, self.builder, self.signature, self.width, self.columns_at_once = context, builder, signature, width, columns
         self.vector = ir.VectorType(_FLOAT, width)
 
-    def pointer(self, argument, array, place):
-        """To a number of an array that is an argument of the intrinsic."""
+    def pointer(self, argument, array, offset):
+        """A pointer to the number at `offset` of an array argument of the intrinsic."""
         data = self.context.make_array(self.signature.args[argument])(self.context, self.builder, value=array).data
-        return self.builder.gep(data, [place])
+        return self.builder.gep(data, [offset])
 
     def columns(self, pointer):
-        """Pointers to the same number of all columns that are computed at once."""
-        return [self.builder.gep(pointer, [_number(column * WORD)]) for column in range(self.together)]
+        """Pointers to the same number in each of the columns that are computed together."""
+        return [self.builder.gep(pointer, [_number(column * WORD)]) for column in range(self.columns_at_once)]
 
     def row(self, pointer, s):
-        """To row s of a block that begins there."""
+        """A pointer to row s of a block that begins at `pointer`."""
         return self.builder.gep(pointer, [self.builder.mul(s, _number(self.width))])
 
     def load(self, pointer):
@@ -49,50 +49,50 @@ class _Rows:
     def store(self, row, pointer):
         self.builder.store(row, self.builder.bitcast(pointer, self.vector.as_pointer()), align=4)
 
-    def spread(self, pointer, s):
-        """A row of one number, the s-th from there on."""
-        return self.whole(self.builder.load(self.builder.gep(pointer, [s])))
+    def broadcast_load(self, pointer, s):
+        """Load the s-th number after `pointer` into all SIMD lanes."""
+        return self.broadcast(self.builder.load(self.builder.gep(pointer, [s])))
 
-    def whole(self, value):
-        """A row of one number."""
+    def broadcast(self, value):
+        """A row with `value` in all SIMD lanes."""
         undefined = ir.Constant(self.vector, ir.Undefined)
         first = ir.Constant(ir.VectorType(_I32, self.width), [0] * self.width)
         return self.builder.shuffle_vector(self.builder.insert_element(undefined, value, ir.Constant(_I32, 0)), undefined, first)
 
     def multiply_add(self, a, b, c):
-        """a b + c, fused where the processor can."""
+        """a b + c, as one FMA where the processor has it."""
         kind = ir.FunctionType(self.vector, [self.vector] * 3)
         fused = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.fmuladd.v{self.width}f32")
         return self.builder.call(fused, [a, b, c])
 
     def sum(self, row):
-        """Of the numbers of a row, in an order of the compiler's that is always the same."""
+        """Horizontal sum of a row. The compiler chooses the order; it is the same in every run."""
         kind = ir.FunctionType(_FLOAT, [_FLOAT, self.vector])
         added = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.vector.reduce.fadd.v{self.width}f32")
         return self.builder.call(added, [ir.Constant(_FLOAT, 0.0), row], fastmath=("reassoc",))
 
     def loop(self, first, values, step):
-        """Repeat (count, more, values) = step(count, values) as long as `more`, from count = first on. Returns the last values."""
+        """Emit a loop: (count, more, values) = step(count, values) from count = first, while `more`. Returns the final values."""
         builder = self.builder
         before, body, after = builder.block, builder.append_basic_block("step"), builder.append_basic_block("end")
         builder.branch(body)
         builder.position_at_end(body)
         count, now = builder.phi(_U64), [builder.phi(value.type) for value in values]
         following, more, new = step(count, now)
-        for phi, start, again in zip((count, *now), (first, *values), (following, *new), strict=True):
+        for phi, start, next_value in zip((count, *now), (first, *values), (following, *new), strict=True):
             phi.add_incoming(start, before)
-            phi.add_incoming(again, body)
+            phi.add_incoming(next_value, body)
         builder.cbranch(more, body, after)
         builder.position_at_end(after)
         return new
 
     def for_each(self, events, sums, step):
-        """sums = step(s, sums) for every bit s of events (not 0), lowest first. Returns the last sums."""
+        """Emit a loop: sums = step(s, sums) for every set bit s of events (not 0), lowest first. Returns the final sums."""
         builder = self.builder
 
         def event(left, values):
             new = step(builder.cttz(left, ir.Constant(_I1, 1)), values)
-            remaining = builder.and_(left, builder.sub(left, _number(1)))
+            remaining = builder.and_(left, builder.sub(left, _number(1)))  # clears the lowest set bit
             return remaining, builder.icmp_unsigned("!=", remaining, _number(0)), new
 
         return self.loop(events, sums, event)
@@ -100,25 +100,25 @@ class _Rows:
 
 @functools.cache
 def make_add_product(width: int, columns: int):
-    """`add_product` for rows of `width` numbers, of `columns` columns at once."""
+    """`add_product` for rows of `width` numbers and `columns` columns together."""
 
     @intrinsic
-    def add_product(typing, out, out_at, x, x_at, weight, weight_at, events):
-        """out[out_at + n] += the sum over events s of x[x_at + s] weight[weight_at + s width + n], for n < width.
+    def add_product(typing, out, out_offset, x, x_offset, weight, weight_offset, events):
+        """out[out_offset + n] += sum over events s of x[x_offset + s] weight[weight_offset + s width + n], for n < width.
 
-        events: bits (not 0), of all that are events in any of the columns; x is 0 where it is none. Columns are WORD numbers apart in out
-        and x.
+        events: bit mask (not 0), the union over the columns; x is 0 where a column has no event. Columns are WORD numbers apart in out and
+        x.
         """
 
         def codegen(context, builder, signature, arguments):
-            out_, out_at_, x_, x_at_, weight_, weight_at_, events_ = arguments
+            out_, out_offset_, x_, x_offset_, weight_, weight_offset_, events_ = arguments
             rows = _Rows(context, builder, signature, width, columns)
-            totals, values = rows.columns(rows.pointer(0, out_, out_at_)), rows.columns(rows.pointer(2, x_, x_at_))
-            weights = rows.pointer(4, weight_, weight_at_)
+            totals, values = rows.columns(rows.pointer(0, out_, out_offset_)), rows.columns(rows.pointer(2, x_, x_offset_))
+            weights = rows.pointer(4, weight_, weight_offset_)
 
             def step(s, sums):
                 row = rows.load(rows.row(weights, s))
-                return [rows.multiply_add(rows.spread(value, s), row, total) for value, total in zip(values, sums, strict=True)]
+                return [rows.multiply_add(rows.broadcast_load(value, s), row, total) for value, total in zip(values, sums, strict=True)]
 
             for total, pointer in zip(rows.for_each(events_, [rows.load(total) for total in totals], step), totals, strict=True):
                 rows.store(total, pointer)
@@ -134,23 +134,23 @@ def make_add_outer(width: int, columns: int):
     """`add_outer` for rows of `width` numbers, summed over `columns` columns."""
 
     @intrinsic
-    def add_outer(typing, out, out_at, x, x_at, d, d_at, events):
-        """out[out_at + s width + n] += x[x_at + s] d[d_at + n] for every event s, for n < width.
+    def add_outer(typing, out, out_offset, x, x_offset, d, d_offset, events):
+        """out[out_offset + s width + n] += x[x_offset + s] d[d_offset + n] for every event s, for n < width.
 
         events: as in `add_product`; columns are WORD numbers apart in x and d.
         """
 
         def codegen(context, builder, signature, arguments):
-            out_, out_at_, x_, x_at_, d_, d_at_, events_ = arguments
+            out_, out_offset_, x_, x_offset_, d_, d_offset_, events_ = arguments
             rows = _Rows(context, builder, signature, width, columns)
-            values, totals = rows.columns(rows.pointer(2, x_, x_at_)), rows.pointer(0, out_, out_at_)
-            factors = [rows.load(pointer) for pointer in rows.columns(rows.pointer(4, d_, d_at_))]
+            values, totals = rows.columns(rows.pointer(2, x_, x_offset_)), rows.pointer(0, out_, out_offset_)
+            factors = [rows.load(pointer) for pointer in rows.columns(rows.pointer(4, d_, d_offset_))]
 
             def step(s, state):
                 pointer = rows.row(totals, s)
                 total = rows.load(pointer)
                 for value, factor in zip(values, factors, strict=True):
-                    total = rows.multiply_add(rows.spread(value, s), factor, total)
+                    total = rows.multiply_add(rows.broadcast_load(value, s), factor, total)
                 rows.store(total, pointer)
                 return state
 
@@ -163,8 +163,8 @@ def make_add_outer(width: int, columns: int):
 
 
 @intrinsic
-def nonzero_bits(typing, x, x_at):
-    """A word (uint64) whose bit i says whether x[x_at + i] is not 0, for i < WORD."""
+def nonzero_bits(typing, x, x_offset):
+    """A bit mask (uint64): bit i is set if x[x_offset + i] is not 0, for i < WORD."""
 
     def codegen(context, builder, signature, arguments):
         rows = _Rows(context, builder, signature, WORD, 1)
@@ -175,8 +175,8 @@ def nonzero_bits(typing, x, x_at):
 
 
 @intrinsic
-def prefetch(typing, x, place):
-    """Have x[place], a flat array, brought into the cache; it may lie beyond the array."""
+def prefetch(typing, x, offset):
+    """Prefetch x[offset] of a flat array into the cache. The offset may be beyond the array."""
 
     def codegen(context, builder, signature, arguments):
         pointer = builder.bitcast(_Rows(context, builder, signature, 1, 1).pointer(0, *arguments), _BYTES)
@@ -189,43 +189,47 @@ def prefetch(typing, x, place):
 
 @functools.cache
 def make_step(dots: bool):
-    """`step` of a matrix: with dots, also what its rows come to with another row. Both work on STRIP columns."""
+    """`step` for STRIP columns of a matrix. dots: also the dot product of each row with another row."""
 
     def generate(context, builder, signature, arguments):
-        block, matrix, size, width, keep, x, a, b, y, *more = arguments
+        block, matrix, size, width, lam, x, a, b, y, *more = arguments
         rows = _Rows(context, builder, signature, STRIP, 1)
-        at = functools.partial(rows.pointer, 0, block)
-        row_a, kept = rows.load(at(a)), rows.whole(keep)
-        other = rows.load(at(more[0])) if dots else None
+        pointer_to = functools.partial(rows.pointer, 0, block)
+        row_a, lam_row = rows.load(pointer_to(a)), rows.broadcast(lam)
+        other = rows.load(pointer_to(more[0])) if dots else None
 
         def step(i, sums):
-            pointer = at(builder.add(matrix, builder.mul(i, width)))
-            added = builder.fmul(rows.spread(at(x), i), row_a)
-            row = rows.multiply_add(kept, rows.load(pointer), added)
+            pointer = pointer_to(builder.add(matrix, builder.mul(i, width)))
+            added = builder.fmul(rows.broadcast_load(pointer_to(x), i), row_a)
+            row = rows.multiply_add(lam_row, rows.load(pointer), added)
             rows.store(row, pointer)
             if dots:
-                total = at(builder.add(more[1], i))
+                total = pointer_to(builder.add(more[1], i))
                 builder.store(builder.fadd(builder.load(total), rows.sum(builder.fmul(row, other))), total)
             following = builder.add(i, _number(1))
-            return following, builder.icmp_unsigned("<", following, size), [rows.multiply_add(rows.spread(at(b), i), row, sums[0])]
+            return (
+                following,
+                builder.icmp_unsigned("<", following, size),
+                [rows.multiply_add(rows.broadcast_load(pointer_to(b), i), row, sums[0])],
+            )
 
-        rows.store(rows.loop(_number(0), [ir.Constant(rows.vector, [0.0] * STRIP)], step)[0], at(y))
+        rows.store(rows.loop(_number(0), [ir.Constant(rows.vector, [0.0] * STRIP)], step)[0], pointer_to(y))
         return context.get_dummy_value()
 
     if dots:
 
         @intrinsic
-        def step(typing, block, matrix, size, width, keep, x, a, b, y, c, dot):
-            """As without dots, and block[dot + i] += the product of row i, as it is now, with the row at c, for i < size."""
+        def step(typing, block, matrix, size, width, lam, x, a, b, y, c, dot):
+            """As without dots, and block[dot + i] += the dot product of the updated row i with the row at offset c, for i < size."""
             return types.void(block, *[types.uint64] * 3, types.float32, *[types.uint64] * 6), generate
 
     else:
 
         @intrinsic
-        def step(typing, block, matrix, size, width, keep, x, a, b, y):
-            """M = keep M + x a^T, then the row at y = M^T b, for STRIP columns of a matrix M of `size` (not 0) rows, `width` numbers apart.
+        def step(typing, block, matrix, size, width, lam, x, a, b, y):
+            """M = lam M + x a^T, then y = M^T b, for STRIP columns of a matrix M with `size` (not 0) rows, `width` numbers apart.
 
-            M, x and b (a number for each row of M), a and y (one for each column) are places in block, flat.
+            matrix, x, b (one number per row of M), a and y (one per column) are offsets into `block`, which is flat.
             """
             return types.void(block, *[types.uint64] * 3, types.float32, *[types.uint64] * 4), generate
 

@@ -3,7 +3,8 @@
     f = sigmoid(f_in + retain),   m[t] = f m[t-1] + (1 - f) u_in
 
 (the minimal gated unit; O'Reilly & Frank 2006, Neural Computation 18:283, for gating by the basal ganglia). CUDA kernels take flat arrays.
-A thread is one slot of one sequence, and loops over the tokens; it loads those of the next token before it computes the current one.
+A thread computes one slot of one sequence and loops over the tokens. It loads the next token before it computes the current one, so the
+latency of the load overlaps with arithmetic.
 """
 
 import numba
@@ -22,7 +23,7 @@ _WORD = np.uint64(WORD)
 
 @register_jitable
 def working_memory_step(m, f_in, u_in, retain):
-    """One slot, one token: m after it, from m before it."""
+    """m[t] of one slot from m[t-1]."""
     f = sigmoid(f_in + retain)
     return f * m + (ONE - f) * u_in
 
@@ -36,7 +37,7 @@ def working_memory_step_backward(d, m_prev, f_in, u_in, retain):
 
 @gpu
 def working_memory_forward(m, f_in, u_in, retain, ring, start, first):
-    """Grid (slot blocks, B): one thread per slot and sequence.
+    """Overwrite rows 1 ... C of m [C+1, B, M]. Grid (slot blocks, B): one thread per slot and sequence.
 
     Also writes m into ring [words, rows B, WORD], unless it has size 0: the first token into row start[0] + first.
     """
@@ -60,7 +61,8 @@ def working_memory_forward(m, f_in, u_in, retain, ring, start, first):
 
 @gpu
 def working_memory_backward(df_in, du_in, dm_carry, dm, m, f_in, u_in, retain):
-    """Grid (slot blocks, B): one thread per slot and sequence."""
+    """Backward pass of `working_memory_forward`: overwrite df_in, du_in; dm_carry comes from the token after the chunk and returns for the
+    token before it. Grid (slot blocks, B): one thread per slot and sequence."""
     M, row, size = np.uint64(retain.size), np.uint64(dm_carry.size), np.uint64(dm.size)
     k, b = np.uint64(cuda.grid(1)), np.uint64(cuda.blockIdx.y)
     if k >= M:
@@ -79,7 +81,7 @@ def working_memory_backward(df_in, du_in, dm_carry, dm, m, f_in, u_in, retain):
 
 @cpu()
 def working_memory_forward_cpu(m, f_in, u_in, retain):
-    """Fill m[1:]."""
+    """Overwrite m[1:]."""
     C, B, M = f_in.shape
     for b in numba.prange(B):
         for t in range(C):
@@ -89,8 +91,8 @@ def working_memory_forward_cpu(m, f_in, u_in, retain):
 
 @cpu()
 def working_memory_backward_cpu(df_in, du_in, dm_carry, dm, m, f_in, u_in, retain):
-    """Overwrites df_in and du_in [C, B, M]; carries dm_carry [B, M]. The gradient of `retain` is the sum of df_in over tokens and
-    sequences."""
+    """Overwrite df_in and du_in [C, B, M]; dm_carry [B, M] comes from the token after the chunk and returns for the token before it. The
+    gradient of `retain` is the sum of df_in over tokens and sequences."""
     C, B, M = f_in.shape
     for b in numba.prange(B):
         for back in range(C):

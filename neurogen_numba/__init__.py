@@ -45,7 +45,7 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {  # public name -> its module: imported when it is first asked for, since Numba takes a while
+_HOMES = {  # public name -> its module, imported at the first access, because importing Numba takes long
     "Config": "config",
     "Learned": "neurons",
     "Neuron": "neurons",

@@ -1,4 +1,4 @@
-"""`neurogen bench ablate`: train a recipe and the same with one change at a time, several seeds each, and compare."""
+"""`neurogen bench ablate`: train a recipe, and the recipe with one change at a time, several seeds each, and compare."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from .configure import add_config_flags, config_of
 from .errors import ConfigError, NeuroGenError
 from .text.sources import absolute
 
-QUIET = {"keep_checkpoints": 1, "viz_interval": 0}  # of a run that nobody looks at
+QUIET = {"keep_checkpoints": 1, "viz_interval": 0}  # settings of runs without a viewer
 
 
 def parser() -> Parser:
     flags = Parser("bench")
     flags.prog += " ablate"
     flags.description = (
-        "Train a recipe, the same with one change at a time, and compare their losses on held-out text. A study that was interrupted goes "
+        "Train a recipe, the same with one change at a time, and compare their losses on held-out text. An interrupted study goes "
         "on when the command is given again."
     )
     add_config_flags(flags)
     flags.add_argument("--data", default=None, help="text to learn, named as for `neurogen train` (default: the preset's)")
     flags.add_argument("--steps", type=int, default=None, help="updates of each run")
-    changes = 'TOML file with a table for each change, such as ["no dropout"] training.dropout = 0 (default: one part of the brain less)'
+    changes = (
+        'TOML file with a table for each change, for example ["no dropout"] training.dropout = 0 (default: one part of the brain less)'
+    )
     flags.add_argument("--changes", type=Path, default=None, metavar="FILE", help=changes)
     flags.add_argument("--seeds", type=int, default=3, help="runs of each, with seeds 1, 2, ...")
     flags.add_argument("--jobs", type=int, default=1, help="runs at a time: several small ones share a GPU well")
@@ -36,7 +38,7 @@ def parser() -> Parser:
 
 
 def changes_of(args, base):
-    """The recipe and its changes. Raises ConfigError for a file that cannot be read, or a setting that is wrong."""
+    """The recipe and its changes. Raises ConfigError for a file that cannot be read, or a wrong setting."""
     from .benchmarks.ablation import BASE, COMPONENTS, Change
 
     tables, source = (configure.read(args.changes, "--changes"), str(args.changes)) if args.changes else (COMPONENTS, "")
@@ -44,13 +46,13 @@ def changes_of(args, base):
     for name, settings in tables.items():
         if not isinstance(settings, dict):
             raise ConfigError(
-                f'{source}: {name}: a table of settings is needed for each change, such as ["no dropout"] training.dropout = 0'
+                f'{source}: {name}: a table of settings is needed for each change, for example ["no dropout"] training.dropout = 0'
             )
         config = configure.overlay(base, settings, f"{source}: {name}" if source else name)
         if config != base:
             changes.append(Change(name, config, settings))
     if len(changes) == 1:
-        raise ConfigError(f"--changes {source}: no change in it makes a difference to the recipe")
+        raise ConfigError(f"--changes {source}: no change in it differs from the recipe")
     return changes
 
 
@@ -80,16 +82,16 @@ def main(argv=None):
         if rows:
             _tell(args, rows, base)
     if study.failed:
-        run, said = next(iter(study.failed.items()))
+        run, last_line = next(iter(study.failed.items()))
         others = f", and {len(study.failed) - 1} more" if len(study.failed) > 1 else ""
-        raise NeuroGenError(f"{run.folder.name} did not end{others}: {said}")
+        raise NeuroGenError(f"{run.folder.name} did not end{others}: {last_line}")
     if args.json != STDOUT:
         print(f"Every result is in {args.out / LOG}, the figure in {args.out / 'ablation.png'}")
     return 0
 
 
 def _watch(under_way, study, done):
-    """A bar over all updates of the study, until it has ended."""
+    """Show a bar over all updates of the study, until it has ended."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -1,4 +1,4 @@
-"""`neurogen bench`: how fast it is here, and how near to what the machine can do."""
+"""`neurogen bench`: speed on this machine, compared with the limits of the machine."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def main(argv=None):
         return importlib.import_module(f".{words[0]}", __package__).main(words[1:])
     args = parser().parse_args(argv)
     if args.what in ("ablate", "tasks"):
-        raise ConfigError(f"{args.what} has flags of its own, and comes first: neurogen bench {args.what} ...")
+        raise ConfigError(f"{args.what} has its own flags, and must come first: neurogen bench {args.what} ...")
     for name in ("batch_size", "seq_length", "vocab_size", "repeats"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')}: at least 1, not {getattr(args, name)}")
     if args.text and args.what not in ("train", "kernels"):
-        raise ConfigError(f"--text: {args.what} learns nothing; leave it out, or measure train or kernels")
+        raise ConfigError(f"--text: {args.what} does not train; drop it, or measure train or kernels")
     if args.after < 0 or (args.after and not args.text):
         raise ConfigError(f"--after {args.after}: a number of updates, at least 0, and a --text to learn from")
     config = config_of(args)
@@ -85,7 +85,7 @@ def _bytes_of(path, vocabulary):
     except OSError as error:
         raise ConfigError(f"--text {path}: {error.strerror}") from None
     if not text:
-        raise ConfigError(f"--text {path}: there is nothing in it")
+        raise ConfigError(f"--text {path}: the file is empty")
     if max(text) >= vocabulary:
         raise ConfigError(f"--text {path}: bytes as tokens need --vocab-size {max(text) + 1} or more, not {vocabulary}")
     return text

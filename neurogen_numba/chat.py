@@ -42,7 +42,7 @@ def main(argv=None):
     from .storage.run_folder import find_checkpoint
     from .ui import can_draw
 
-    folder, passed_over = find_checkpoint(args.run, args.out)  # what is wrong with the name is said before the screen opens
+    folder, passed_over = find_checkpoint(args.run, args.out)  # raises for a wrong name before the screen opens
     for sentence in passed_over:
         print(f"neurogen: {sentence}", file=sys.stderr)
     if args.prompt is None and not args.plain and sys.stdin.isatty() and can_draw():
@@ -61,7 +61,7 @@ def _conversation(args, folder: Path, watched: bool):
 
 
 def _another(args, view, conversation, word: str):
-    """A conversation with the run that a word names, drawn as the one before."""
+    """A conversation with the run that a word names, with the settings of the current one."""
     from .inference.conversation import Conversation, examples
     from .show import load
     from .storage.run_folder import find_checkpoint
@@ -101,7 +101,7 @@ def _as_lines(args, folder):
         try:
             if not dispatcher.take(line):
                 break
-        except NeuroGenError as error:  # a word that the model cannot read, a setting out of range: the conversation goes on
+        except NeuroGenError as error:  # unknown characters, a setting out of range: the conversation continues
             refused = True
             view.refuse(" ".join(str(error).splitlines()))
     return 2 if refused and not view.typed else 0
@@ -126,14 +126,14 @@ def _on_a_screen(args, folder):
     finally:
         if len(screen.entries) > 1:
             screen.print_transcript(Console())
-    if screen.worker.is_alive():  # a kernel is being compiled, which nobody can interrupt
+    if screen.worker.is_alive():  # a kernel is being compiled, which cannot be interrupted
         sys.stdout.flush()
         os._exit(0)
     return 0
 
 
 def title(conversation, examples: list[str] = ()) -> str:
-    """What there is to say of a model at first: name, facts and lines to try."""
+    """The header of a chat: the name of the model, facts about it and lines to try."""
     from .show import summary_of
     from .ui.plain import item
 

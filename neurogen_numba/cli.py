@@ -1,4 +1,4 @@
-"""The command line: `neurogen COMMAND ...`, and what every command shares.
+"""The command line: `neurogen COMMAND ...`, and the code that all commands share.
 
 A command is a row of COMMANDS and a module of that name (or the one in FILES), in which
 
@@ -11,9 +11,9 @@ A command is a row of COMMANDS and a module of that name (or the one in FILES), 
         args = parser.parse_args(argv)
         ...  # imports that take time come here, so that --help is quick
 
-`main` may raise any NeuroGenError: `command` prints it in one line, "neurogen train: ...", and returns 2; so it does for an OSError, for a
-MemoryError, and for a GPU that runs out of memory; where memory is short it names those flags of the command that ask for less.
-Exit codes: 0 done, 2 something that the user can mend, 130 interrupted, 141 the reader of a pipe has gone.
+`main` may raise any NeuroGenError: `command` prints it in one line, "neurogen train: ...", and returns 2. It treats OSError, MemoryError
+and a GPU without free memory alike; if memory runs out, it names the flags of the command that reduce it.
+Exit codes: 0 done, 2 an error that the user can fix, 130 interrupted, 141 the reader of a pipe has exited.
 A bug keeps its traceback.
 """
 
@@ -45,22 +45,22 @@ COMMANDS = {
     "figures": "draw the figures of a run once more",
     "tokenize": "turn text into a token file, to train on it at the speed of the disk",
     "config": "print every setting of a preset, to edit and train with",
-    "migrate": "take a trained model over into a brain of another size",
-    "plan": "say what a training run will need of a GPU's memory",
-    "bench": "measure how fast it is here",
+    "migrate": "transfer a trained model into a brain of another size",
+    "plan": "estimate the GPU memory of a training run",
+    "bench": "measure the speed on this machine",
     "sim": "run the neurons alone, driven by noise",
-    "doctor": "say what of this machine can be used, and how to mend the rest",
+    "doctor": "check this machine, and print a fix for everything that does not work",
 }
 FILES = {"config": "configure"}  # commands whose module has another name
-RETRY = 0.05  # seconds until a Ctrl-C comes again that Python has dropped
-LONGEST = 300  # characters of a word of the command line that messages repeat as it is
-STDOUT = "-"  # what --json is without a file
-FEWEST, MOST = -(2**63), 2**64 - 1  # what a number of 64 bits holds, with a sign or without
+RETRY = 0.05  # seconds after which a Ctrl-C that Python has dropped is raised again
+LONGEST = 300  # characters up to which messages repeat an argument in full
+STDOUT = "-"  # value of --json without a file
+LOWEST, HIGHEST = -(2**63), 2**64 - 1  # range of signed and unsigned 64-bit integers
 METAVARS = {int: "N", float: "X", "--memory-limit": "SIZE", "--text-field": "FIELD", "--out": "FOLDER"}  # of a type, or of a flag
 
 
 def command(name: str):
-    """Decorator: makes `main(argv=None)` the command `neurogen name`, which returns an exit code (see above) for what happens in it."""
+    """Decorator: makes `main(argv=None)` the command `neurogen name`, which returns an exit code (see above)."""
 
     def decorate(body):
         @functools.wraps(body)
@@ -80,7 +80,7 @@ def command(name: str):
 
 @contextlib.contextmanager
 def _interruptible():
-    """In this context a Ctrl-C that Python drops, in a callback or a destructor, comes again a moment later, without a traceback."""
+    """In this context, a Ctrl-C that Python drops in a callback or a destructor is raised again a moment later, without a traceback."""
     before, waiting = sys.unraisablehook, []
 
     def hook(dropped):
@@ -101,21 +101,21 @@ def _interruptible():
 
 
 def _outcome(name, body, argv) -> int | SystemExit:
-    """The exit code of a command, after the sentence that explains it."""
+    """Print the sentence that explains an exception; return the exit code."""
     try:
         return body(argv) or 0
     except SystemExit as ended:
-        return 141 if ended.code == 1 else ended  # Rich ends so where the reader of a pipe has gone
+        return 141 if ended.code == 1 else ended  # Rich exits with 1 if the reader of a pipe has exited
     except NeuroGenError as error:
         advice = f"; {_smaller(name)}" if isinstance(error, OutOfMemory) else ""
         streams.complain(f"{_prog(name)}: {_shortened(' '.join(str(error).splitlines()), argv)}{advice}")
         return 2
     except MemoryError as error:
-        what = " ".join(str(error).split()) or "no more of it"
+        what = " ".join(str(error).split()) or "the host has none left"
         streams.complain(f"{_prog(name)}: out of memory: {what}; {_smaller(name)}")
         return 2
     except KeyboardInterrupt:
-        exec("")  # `python -m` ends by SIGINT, whatever the exit code, where the last text that Python executed was interrupted
+        exec("")  # otherwise `python -m` exits by SIGINT instead of the exit code, if the last executed source was interrupted
         streams.complain(f"\n{_prog(name)}: interrupted")
         return 130
     except OSError as error:
@@ -130,27 +130,27 @@ def _outcome(name, body, argv) -> int | SystemExit:
 
 
 def _shortened(sentence, argv):
-    """A sentence without its middle, where that is a word that was typed and is so long that nobody would find the rest."""
+    """A sentence without its middle, if it repeats a very long argument."""
     long = any(len(word) > LONGEST for word in (sys.argv[1:] if argv is None else argv))
     return f"{sentence[:LONGEST]} ... {sentence[-LONGEST:]}" if long and len(sentence) > 2 * LONGEST else sentence
 
 
 def _refused(name, error: OSError, argv) -> int:
-    """What the system refused, in a sentence, unless a reader has gone, who needs none."""
+    """Print an OSError as a sentence, unless the reader of a pipe has exited; return the exit code."""
     if isinstance(error, BrokenPipeError):
         return 141
     why = error.strerror or error
     if error.filename:
         streams.complain(f"{_prog(name)}: {_shortened(str(error.filename), argv)}: {why}; change that, or name another file or folder")
     else:
-        streams.complain(f"{_prog(name)}: the output cannot be written: {why}; make room, or send it elsewhere")
+        streams.complain(f"{_prog(name)}: the output cannot be written: {why}; make room, or redirect it")
     return 2
 
 
 class Parser(argparse.ArgumentParser):
     """The flags of `neurogen name`: help with defaults, no abbreviations, mistakes as ConfigError in one line.
 
-    more: what its --help says after the row of COMMANDS.
+    more: further text of its --help, after the row of COMMANDS.
     """
 
     def __init__(self, name: str, more: str = ""):
@@ -159,7 +159,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=_prog(name), description=description, formatter_class=_Help, allow_abbrev=False)
 
     def add_argument(self, *names, **how):
-        """As argparse's; the same flag is shown with the same METAVARS in every command, wherever its value goes."""
+        """As argparse's method; a flag has the same metavar (METAVARS) in every command."""
         if metavar := METAVARS.get(names[0]) or METAVARS.get(how.get("type")):
             how = {"metavar": metavar, **how}
         if (kind := how.get("type", str)) is int:
@@ -183,11 +183,11 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
     def _print_message(self, message, file=None):
-        (file or sys.stderr).write(message)  # argparse's own lets a failure pass
+        (file or sys.stderr).write(message)  # argparse's method ignores failures
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Names a default only where there is one, and once."""
+    """Appends the default to a help text, if there is one and the text does not contain it."""
 
     def _get_help_string(self, action):
         empty = action.default is None or action.default is False or action.default in ("", [])
@@ -195,44 +195,44 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def add_backend_flag(parser: argparse.ArgumentParser) -> None:
-    """The flags of every command that computes; `backend_of` says what they mean."""
+    """Add the flags of every command that computes; `backend_of` interprets them."""
     from .backends import MODES, NAMES, PRECISIONS
 
-    where = "where it runs; auto takes the GPU if there is one, else the CPU, and never the CPU in place of a GPU that fails"
+    where = "where it runs; auto uses the GPU if there is one, else the CPU; it never replaces a GPU that fails by the CPU"
     parser.add_argument("--backend", choices=NAMES, default="auto", help=where)
     add_gpu_flag(parser)
-    factors = "of what the GPU multiplies: decoder, and with bf16 synapses too; sums and learned numbers are fp32; auto: bf16 where it can"
+    factors = "of the factors that the GPU multiplies: decoder and synapses; sums and parameters are fp32; auto: bf16 if the GPU has it"
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help=factors)
     parser.add_argument("--mode", choices=MODES, default="sequential", help="whether modules may overlap on the GPU; the bits are the same")
 
 
 def _number(text):
     digits = text.strip().lstrip("+-").lstrip("0")
-    value = int(text) if len(digits) < 100 or not digits.isdecimal() else MOST + 1  # Python refuses to read thousands of digits
-    if not FEWEST <= value <= MOST:
+    value = int(text) if len(digits) < 100 or not digits.isdecimal() else HIGHEST + 1  # Python refuses to parse thousands of digits
+    if not LOWEST <= value <= HIGHEST:
         raise argparse.ArgumentTypeError(f"{text[:30]}{'...' * (len(text) > 30)} is beyond 64 bits")
     return value
 
 
-_number.__name__ = "int"  # as argparse calls it in "invalid int value"
+_number.__name__ = "int"  # for argparse's message "invalid int value"
 
 
 def _name(kind, text):
-    """A name or a path. An empty one is a variable of a shell that was not set, not a wish for the default."""
+    """A name or a path. An empty one is an error, usually an unset shell variable."""
     if not text:
-        raise argparse.ArgumentTypeError("an empty name; give one, or leave it out")
+        raise argparse.ArgumentTypeError("an empty name; give one, or drop the flag")
     return kind(text)
 
 
 def typed(text: str) -> str:
-    """The type of a flag whose value is text for a model: its bytes count as UTF-8, whatever the locale."""
+    """The type of a flag whose value is text for a model: its bytes are decoded as UTF-8 in every locale."""
     try:
         return text.encode(errors="surrogateescape").decode()
     except UnicodeDecodeError as error:
-        wrong = f"byte {error.start} of it is {error.object[error.start]:#04x}, which is no UTF-8; type it as UTF-8"
+        wrong = f"byte {error.start} is {error.object[error.start]:#04x}, which is not UTF-8; type it as UTF-8"
         raise argparse.ArgumentTypeError(wrong) from None
     except UnicodeEncodeError:
-        return text  # half of a surrogate pair: no byte is behind it, and a tokenizer refuses it
+        return text  # half of a surrogate pair, not from a byte; the tokenizer raises for it
 
 
 def add_gpu_flag(parser: argparse.ArgumentParser) -> None:
@@ -246,23 +246,23 @@ def _gpu_number(text):
 
 
 def backend_of(args):
-    """The backend that the flags ask for. Raises BackendError where it cannot run."""
+    """The backend that the flags choose. Raises BackendError if it cannot run."""
     from . import backends
 
     return backends.get(args.backend, args.gpu_device, args.precision, args.mode)
 
 
 def add_json_flag(parser: argparse.ArgumentParser, *names: str) -> None:
-    """--json [FILE]: `args.json` is STDOUT, where the command prints one JSON object and nothing else there; or a file, which `tell_json`
-    writes besides what is printed; or None. names: entries by which the command knows a file of its own, which it may replace."""
-    said = "print one JSON object and nothing else; with FILE (.json), print as usual and write it there"
+    """Add --json [FILE]. `args.json` is None; STDOUT, if the command shall print only one JSON object; or a file, which `tell_json` writes
+    in addition to the normal output. names: entries that identify a file of this command, which it may replace."""
+    meaning = "print one JSON object and nothing else; with FILE (.json), print as usual and write it there"
     parser.add_argument(
-        "--json", nargs="?", const=STDOUT, default=None, type=functools.partial(_json_file, names), metavar="FILE", help=said
+        "--json", nargs="?", const=STDOUT, default=None, type=functools.partial(_json_file, names), metavar="FILE", help=meaning
     )
 
 
 def tell_json(where: str | None, values: dict) -> None:
-    """What --json asks for, printed or written. Raises ConfigError where it cannot be written."""
+    """Print or write the result for --json. Raises ConfigError if the file cannot be written."""
     from .storage.run_folder import write_whole
 
     text = json.dumps(values, indent=2) + "\n"
@@ -276,15 +276,16 @@ def tell_json(where: str | None, values: dict) -> None:
 
 
 def _json_file(names, file):
-    """Refused before anything is computed. The ending tells a file from a word that is meant for the command, such as a run."""
+    """The type of --json, checked before anything is computed. The suffix .json distinguishes a file from a positional argument, for
+    example a run."""
     if file == STDOUT:
         return file
     if not file.endswith(".json"):
-        raise argparse.ArgumentTypeError(f"{file}: a name that ends with .json is wanted, or none, to print")
+        raise argparse.ArgumentTypeError(f"{file}: the name must end with .json; without a name the object is printed")
     if not (folder := Path(file).absolute().parent).is_dir():
         raise argparse.ArgumentTypeError(f"{file}: there is no folder {folder}")
     if os.path.lexists(file) and not _has(file, names):
-        raise argparse.ArgumentTypeError(f"{file}: this command did not write what is there, and leaves it alone; choose another name")
+        raise argparse.ArgumentTypeError(f"{file}: exists, and is not an output of this command; choose another name")
     return file
 
 
@@ -298,10 +299,10 @@ def _has(file, names):
 
 
 def _smaller(name):
-    """What to do where memory is short: the flags of the command that ask for less of it."""
+    """Advice if memory runs out: the flags of the command that reduce it."""
     flags = _module(name).parser()._option_string_actions
     lower = " or ".join(flag for flag in ("--batch-size", "--seq-length") if flag in flags)
-    take = "take a smaller --preset" if "--preset" in flags else "take a smaller model"
+    take = "use a smaller --preset" if "--preset" in flags else "use a smaller model"
     return f"lower {lower}, or {take}" if lower else take
 
 
@@ -315,12 +316,12 @@ def _prog(name):
 
 def _overview():
     rows = "\n".join(f"  {name:10}{line}" for name, line in COMMANDS.items())
-    return f"usage: neurogen COMMAND ...\n\n{rows}\n\nneurogen COMMAND --help lists its flags; neurogen --version tells the version."
+    return f"usage: neurogen COMMAND ...\n\n{rows}\n\nneurogen COMMAND --help lists its flags; neurogen --version prints the version."
 
 
 @command("")
 def main(argv=None):
-    """The console script: hands over to the command that the first word names."""
+    """The console script: calls the command that the first argument names."""
     words = sys.argv[1:] if argv is None else list(argv)
     if not words:
         streams.complain(_overview())

@@ -1,6 +1,6 @@
-"""What a run is made of: frozen dataclasses, from which flags, presets and checkpoints are all derived.
+"""The configuration of a run: frozen dataclasses, from which flags, presets and checkpoints are derived.
 
-Time is counted in tokens; a field that is a time says so. Nothing here imports anything heavy.
+Times are in tokens. This module imports nothing slow.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from dataclasses import dataclass, field
 from .errors import ConfigError
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-LEAST_BYTES = 1_000_000  # of a size that is told without a unit
-MOST = 1_000_000  # sequences, tokens of a segment
-MAX_HYPERCOLUMN = 1024  # neurons: a GPU's block has a thread for each, and no more threads
+MIN_BYTES = 1_000_000  # smallest size that is accepted without a unit
+MAX_SEQUENCES = 1_000_000  # sequences, tokens of a segment
+MAX_HYPERCOLUMN = 1024  # neurons: a CUDA block has one thread for each, and at most 1,024 threads
 FLOAT32 = 3.4028234663852886e38  # the largest number of float32
-STREAMS = 16  # a held-out text is read by so many read heads at once, at most, each with its state from its own beginning to its end
-MOST_WORKERS = 61  # processes that Windows can wait for at once
+STREAMS = 16  # pieces of held-out text that are evaluated in parallel, at most, each from a zero state
+MAX_WORKERS = 61  # Windows can wait for at most this number of processes
 REWIRE = ("rigl", "set", "deep_r")  # learning/rewiring.py
 ACTIVATION_MEMORY = ("full", "half", "recompute")
 OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
 BUNDLE_SIZES = (16, 32, 64)
-NEURONS = ("lif_a", "lif", "adlif", "resonate_and_fire", "izhikevich")  # that ship with NeuroGen, in neurons/; the first is the default
+NEURONS = ("lif_a", "lif", "adlif", "resonate_and_fire", "izhikevich")  # included in NeuroGen, in neurons/; the first is the default
 SURROGATES = ("triangle", "fast_sigmoid", "arctan")  # kernels/surrogate.py
 MODULES = ("thalamus", "wernicke", "hippocampus", "pfc", "basal_ganglia", "broca")  # in the order a token passes them
 
@@ -39,15 +39,15 @@ class Module:
     neurons: int
     outputs: int = 0  # size of its population readout (PFC: slots of the working memory); 0: as many as neurons
     lateral: int = 16  # lateral synapses per neuron
-    neuron: str = NEURONS[0]  # what it is made of: one of NEURONS, or MODULE:NAME of a neuron that Python code defines
+    neuron: str = NEURONS[0]  # type of its neurons: one of NEURONS, or MODULE:NAME of a neuron that Python code defines
 
     def __post_init__(self):
-        object.__setattr__(self, "neuron", getattr(self.neuron, "reference", self.neuron))  # of a Neuron (neurons/definition.py)
+        object.__setattr__(self, "neuron", getattr(self.neuron, "reference", self.neuron))  # from a Neuron (neurons/definition.py)
         plain_types(self, "module.")
         if self.neuron not in NEURONS and not all(self.neuron.partition(":")):
             known = did_you_mean(self.neuron, NEURONS)
             raise ConfigError(
-                f"neuron: unknown {self.neuron!r}; {known}; a neuron of your own is named MODULE:NAME, such as mine:resonator"
+                f"neuron: unknown {self.neuron!r}; {known}; a neuron of your own is named MODULE:NAME, for example mine:resonator"
             )
 
     @property
@@ -66,25 +66,25 @@ class Brain:
     basal_ganglia: Module
     broca: Module
     embedding: int = 512
-    tied: bool = False  # a token's embedding is its row of the decoder, so that both learn from it; as large as what the decoder reads
+    tied: bool = False  # weight tying: a token's embedding is its row of the decoder; `embedding` must be the decoder's input size
     vocabulary: int = 50257  # tokens
     fan_in: int = 128  # synapses per target neuron and projection, rounded to whole bundles
     bundle: int = 32  # neurons on a side of a bundle of synapses, 16, 32 or 64; the largest up to this that divides the fan-in
     memory_bundle: int = 16  # the same for projections into the associative memory: small, so that a head reads many different sources
     feedback: int = 16  # synapses per target of a feedback projection
-    late_delays: int = 8  # how many different delays lateral synapses have, from a chunk on, and feedback
+    late_delays: int = 8  # number of delays of lateral synapses, from one chunk on, and of feedback
     feedback_chunks: int = 1  # shortest delay of feedback, in chunks; the longer, the further modules may overlap in --mode pipelined
-    delays: int = 24  # how many different delays, from 0 tokens on, the long arcs (from the Thalamus) have
+    delays: int = 24  # number of delays of the long arcs (from the Thalamus), from 0 tokens on
     hypercolumn: int = 256  # neurons normalised together; at most 1,024
     memory_heads: int = 8
     memory_width: int = 64
     memory_fan_in: int = 96
-    memory_context: int = 3  # tokens under which the associative memory files what comes next
+    memory_context: int = 3  # tokens that form the key under which the associative memory stores the next token
     events: str = "graded"  # graded: an event carries its membrane potential; binary: it carries 1
-    surrogate: str = SURROGATES[0]  # slope that stands in for the derivative of an event
-    surrogate_width: float = 1.0  # of the slope, in units of the threshold
-    without: str = ""  # projections that are left out, by their names, with * for any letters: "go_broca lateral_*"; for experiments
-    chunk: int = 16  # tokens processed together; the shortest lateral delay, and what feedback is late by is a multiple of it
+    surrogate: str = SURROGATES[0]  # surrogate gradient: replaces the derivative of an event
+    surrogate_width: float = 1.0  # of the surrogate, in units of the threshold
+    without: str = ""  # names of projections to omit, with * for any letters: "go_broca lateral_*"; for experiments
+    chunk: int = 16  # tokens processed together; the shortest lateral delay; the delay of feedback is a multiple
 
     def __post_init__(self):
         plain_types(self, "brain.")
@@ -137,35 +137,35 @@ class Brain:
 
 @dataclass(frozen=True)
 class Training:
-    """How it learns."""
+    """Training."""
 
     steps: int = 1000
     batch: int = 16  # sequences trained side by side
-    segment: int = 64  # tokens that the gradient flows back through
+    segment: int = 64  # tokens of truncated back-propagation through time
     learning_rate: float = 4e-3
     warmup: int = 100  # steps
-    final_rate: float = 0.05  # of learning_rate, where the cosine ends
+    final_rate: float = 0.05  # fraction of learning_rate at the end of the cosine
     weight_decay: float = 0.1  # on synapses and decoder
     clip: float = 1.0  # global norm of the gradient
     dropout: float = 0.0  # on embedding and readout
     axon_dropout: float = 0.0  # on axons
-    weight_drop: float = 0.0  # share of the synapses that a segment is learned without
-    word_dropout: float = 0.0  # share of the vocabulary whose embeddings a segment is learned without
-    average: int = 0  # updates that the weights are averaged over, for evaluation and use; 0: they are used as they are
+    weight_drop: float = 0.0  # fraction of the synapses dropped for a segment
+    word_dropout: float = 0.0  # fraction of the vocabulary whose embeddings are dropped for a segment
+    average: int = 0  # updates over which the weights are averaged, for evaluation and use; 0: no average
     rewire_interval: int = 0  # updates between two rewirings; 0: the wiring stays
     rewire: str = REWIRE[0]  # rigl, set, deep_r: what is removed, and what grows
     rewire_share: float = 0.3  # of the bundles that the first rewiring removes; it falls to 0 at three quarters of the run
-    fresh: float = 0.02  # probability that a sequence is reset before a segment: a conversation begins with a zero state
+    reset_prob: float = 0.02  # probability that a sequence is reset before a segment, because a conversation begins with a zero state
     optimizer: str = "adamw"  # adamw; with less memory: adamw8bit, adafactor
     activation_memory: str = "full"  # of a segment, for the backward pass: full, half (16 bits), recompute
-    memory_limit: str = ""  # of a GPU, such as 3.2GB; empty: what is free there
+    memory_limit: str = ""  # of GPU memory, for example 3.2GB; empty: all free memory
     seed: int = 0
-    max_minutes: float = 0.0  # of training; 0: no limit; otherwise fewer steps are made where `steps` do not fit
+    max_minutes: float = 0.0  # of training; 0: no limit; otherwise fewer steps are made if `steps` do not fit
     eval_interval: int = 250  # steps
     eval_tokens: int = 20000  # held-out tokens for validation during training
     final_eval_tokens: int = 0  # held-out tokens for the final evaluation; 0: all
     checkpoint_interval: int = 2000  # steps
-    keep_checkpoints: int = 5  # the newest ones, and the best by validation besides
+    keep_checkpoints: int = 5  # the newest ones, and the best by validation
     sample_interval: int = 100  # steps
     log_interval: int = 10  # steps
     viz_interval: int = 500  # steps between figures; 0: none
@@ -181,8 +181,8 @@ class Training:
         for name in ("average", "rewire_interval"):
             _at_least(self, "training", name, 0)
         for name in ("batch", "segment"):
-            if getattr(self, name) > MOST:
-                raise ConfigError(f"training.{name}: at most {MOST:,}, not {getattr(self, name)}")
+            if getattr(self, name) > MAX_SEQUENCES:
+                raise ConfigError(f"training.{name}: at most {MAX_SEQUENCES:,}, not {getattr(self, name)}")
         if self.seed >= 2**64:
             raise ConfigError(f"training.seed: below 2^64, not {self.seed}")
         for name in ("learning_rate", "weight_decay", "final_rate"):
@@ -190,8 +190,8 @@ class Training:
                 raise ConfigError(f"training.{name}: at most {FLOAT32:.2g}, the largest float32, not {getattr(self, name)}")
         if not self.clip > 0:
             raise ConfigError(f"training.clip: a positive norm, not {self.clip}")
-        if not 0 <= self.fresh <= 1:
-            raise ConfigError(f"training.fresh: a share from 0 to 1, not {self.fresh}")
+        if not 0 <= self.reset_prob <= 1:
+            raise ConfigError(f"training.reset_prob: a share from 0 to 1, not {self.reset_prob}")
         for name in ("dropout", "axon_dropout", "weight_drop", "word_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"training.{name}: at least 0 and below 1, not {getattr(self, name)}")
@@ -210,24 +210,24 @@ class Training:
 
 @dataclass(frozen=True)
 class Text:
-    """What it reads."""
+    """Text and tokenizer."""
 
     data: str = ""  # file, folder, glob, URL, hf:NAME[:CONFIG][@SPLIT], token file, or - for standard input; empty: the built-in stories
     field: str = "text"  # name of the text in JSON lines, parquet and data sets of the hub
     tokenizer: str = "sentencepiece"  # sentencepiece, char, byte, word, or the path of a SentencePiece .model
     vocabulary: int = 1024  # pieces, for a SentencePiece tokenizer trained on the corpus; words known, for words
-    validation: float = 0.1  # share of the text that is held out: the end of files, of what is streamed the first documents
-    chunk_tokens: int = 1_000_000  # tokens of a chunk: what is streamed is read and shuffled by chunks, and max_chunks counts in them
-    max_chunks: int = 0  # chunks to train on, where that is less than `training.steps`; 0: no such limit
-    workers: int = 0  # processes that turn what is streamed into tokens; 0: a thread of the training process does
-    reset_at_documents: bool = False  # whether each document begins a segment of its own, after a reset
+    validation: float = 0.1  # fraction of the text that is held out: the end of files, the first documents of streamed text
+    chunk_tokens: int = 1_000_000  # tokens of a chunk: streamed text is read and shuffled by chunks; the unit of max_chunks
+    max_chunks: int = 0  # chunks to train on, if that is less than `training.steps`; 0: no such limit
+    workers: int = 0  # processes that tokenize streamed text; 0: a thread of the training process
+    reset_at_documents: bool = False  # whether each document begins a new segment, after a reset
 
     def __post_init__(self):
         plain_types(self, "text.")
         for name, low in (("vocabulary", 1), ("chunk_tokens", 1), ("max_chunks", 0), ("workers", 0)):
             _at_least(self, "text", name, low)
-        if self.workers > MOST_WORKERS:
-            raise ConfigError(f"text.workers: at most {MOST_WORKERS}, not {self.workers}")
+        if self.workers > MAX_WORKERS:
+            raise ConfigError(f"text.workers: at most {MAX_WORKERS}, not {self.workers}")
         if not 0 < self.validation < 1:
             raise ConfigError(f"text.validation: a share between 0 and 1, not {self.validation}")
 
@@ -250,15 +250,15 @@ class Config:
 
     def replace(self, **sections: dict[str, typing.Any]) -> Config:
         """A copy with fields replaced: `config.replace(training={"steps": 5}, brain={"vocabulary": 65, "pfc": {"neurons": 128}})`. Raises
-        ConfigError for a field that there is not."""
+        ConfigError for an unknown field."""
         for section in sections:
             if section not in ("brain", "training", "text"):
                 raise ConfigError(f"unknown section {section!r}; {did_you_mean(section, ('brain', 'training', 'text'))}")
         return _replaced(self, "", sections)
 
     def with_neuron(self, neuron, *modules: str) -> Config:
-        """A copy in which these modules (all, if none is named) are made of a neuron: its name, or a Neuron (neurons/definition.py).
-        Raises ConfigError for a module that there is not."""
+        """A copy in which these modules (all, if none is named) have another type of neuron: its name, or a Neuron (neurons/definition.py).
+        Raises ConfigError for an unknown module."""
         for name in modules:
             if name not in MODULES:
                 raise ConfigError(f"unknown module {name!r}; {did_you_mean(name, MODULES)}")
@@ -272,38 +272,41 @@ class Config:
     def from_dict(cls, values: dict) -> Config:
         """Inverse of `to_dict`. Raises ConfigError for a missing, unknown or mistyped field."""
         training = values.get("training") if isinstance(values, dict) else None
-        if isinstance(training, dict) and "axon_dropout" not in training:  # written when there was one rate for all
-            values = {**values, "training": {**training, "axon_dropout": training.get("dropout", 0.0)}}
+        if isinstance(training, dict):  # of earlier versions: one dropout rate for all, and another name of reset_prob
+            training = {**training, "axon_dropout": training.get("axon_dropout", training.get("dropout", 0.0))}
+            if "reset_prob" not in training and "fresh" in training:
+                training["reset_prob"] = training.pop("fresh")
+            values = {**values, "training": training}
         return _build(cls, values, "config")
 
 
 def size_of(text: str, what: str = "--memory-limit") -> int:
-    """Bytes of a size such as 3.2GB, 500 MiB or 4000000000. Raises ConfigError for anything else; `what` begins the sentence.
+    """Bytes of a size, for example 3.2GB, 500 MiB or 4000000000. Raises ConfigError for anything else; `what` begins the sentence.
 
-    A number below LEAST_BYTES has lost its unit.
+    A number below MIN_BYTES is assumed to lack its unit.
     """
     match = re.fullmatch(r"([0-9]+(?:[.][0-9]+)?)\s*([A-Za-z]*)", text.strip())
     if not match or match[2].upper() not in UNITS or float(match[1]) == 0:
-        raise ConfigError(f"{what} {text}: a size is wanted, such as 3.2GB or 500MiB")
-    if not match[2] and float(match[1]) < LEAST_BYTES:
+        raise ConfigError(f"{what} {text}: not a size; write for example 3.2GB or 500MiB")
+    if not match[2] and float(match[1]) < MIN_BYTES:
         raise ConfigError(f"{what} {text}: a unit is missing, as in {text.strip()}GB or {text.strip()}MB")
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 
 def size_in_words(size: int) -> str:
-    """Bytes as a person reads them: 3.20 GB."""
+    """Bytes for display: 3.20 GB."""
     from rich.filesize import decimal
 
     return decimal(size, precision=2)
 
 
 def counted(number: int, what: str) -> str:
-    """How many of `what`, which takes an s where there are more or none: 1 token, 2,000 tokens."""
+    """A number with its noun, plural unless the number is 1: 1 token, 2,000 tokens."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def did_you_mean(word: str, known) -> str:
-    """A tail for an error message: names the nearest known word, or lists them all."""
+    """The end of an error message: the nearest known word, or the list of all."""
     near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(known)
 
@@ -319,9 +322,9 @@ def _at_least(section, prefix, name, low):
 
 
 def plain_types(section, where: str) -> None:
-    """Turn numbers of NumPy, which JSON does not know, into Python's; in the fields of a frozen dataclass that are int, float, bool or str.
+    """Convert NumPy scalars, which JSON does not support, to Python's, in the int, float, bool and str fields of a frozen dataclass.
 
-    Raises ConfigError for a value of another type; `where` stands before the name of the field.
+    Raises ConfigError for a value of another type; `where` is the prefix of the field's name.
     """
     for field_ in dataclasses.fields(section):
         value = getattr(section, field_.name)
@@ -367,11 +370,11 @@ def _replaced(part, where, fields):
     for name, value in fields.items():
         if name not in known:
             raise ConfigError(f"{where}: unknown setting {name!r}; {did_you_mean(str(name), known)}")
-        before, place = getattr(part, name), f"{where}.{name}".lstrip(".")
+        before, path = getattr(part, name), f"{where}.{name}".lstrip(".")
         if dataclasses.is_dataclass(before) and isinstance(value, dict):
-            fields = fields | {name: _replaced(before, place, value)}
+            fields = fields | {name: _replaced(before, path, value)}
         elif dataclasses.is_dataclass(before) and not isinstance(value, type(before)):
-            raise ConfigError(f"{place}: a dictionary of its settings is needed, not {value!r}")
+            raise ConfigError(f"{path}: a dictionary of its settings is needed, not {value!r}")
     return dataclasses.replace(part, **fields)
 
 

@@ -1,4 +1,4 @@
-"""`neurogen config`, and how preset, file and flags become one configuration: each of them overrules the one before."""
+"""`neurogen config`; and one configuration from preset, file and flags, of which each overrides the previous one."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .errors import ConfigError
 from .presets import PRESETS, get_preset
 from .system import streams
 
-UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how a file begins that PowerShell wrote
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks of files written by PowerShell
 
 
 def add_config_flags(flags: argparse.ArgumentParser, preset: str = "nano") -> None:
-    """The flags of every command that builds a model; `config_of` says what they mean, and is given the default `preset` as its base."""
+    """Add the flags of every command that builds a model; `config_of` interprets them, with the default `preset` as its base."""
     flags.add_argument("--preset", default=None, help=f"{', '.join(PRESETS)} (default: {preset})")
     flags.add_argument("--config", type=Path, default=None, metavar="FILE", help="settings in TOML, as `neurogen config` prints them")
     flags.add_argument(
@@ -26,40 +26,40 @@ def add_config_flags(flags: argparse.ArgumentParser, preset: str = "nano") -> No
         action="append",
         default=[],
         metavar="SECTION.KEY=VALUE",
-        help="a single setting, such as brain.pfc.neurons=2048; may be repeated",
+        help="a single setting, for example brain.pfc.neurons=2048; may be repeated",
     )
 
 
 def add_neuron_flag(flags: argparse.ArgumentParser) -> None:
-    """--set, for the commands that load what was trained: `named_neurons` says what it means there."""
-    what = "a neuron of your own that it was trained with, such as brain.pfc.neuron=mine:resonator; may be repeated"
+    """Add --set for the commands that load a trained model; `named_neurons` interprets it."""
+    what = "your own neuron with which it was trained, for example brain.pfc.neuron=mine:resonator; may be repeated"
     flags.add_argument("--set", dest="assignments", action="append", default=[], metavar="SECTION.KEY=VALUE", help=what)
 
 
 def named_neurons(assignments: list[str]) -> dict[str, str]:
-    """Module of the brain -> the neuron that --set names, whose Python module is imported. Raises ConfigError for any other setting: what
-    was trained keeps its own."""
+    """Module of the brain -> the neuron that --set names, whose Python module is imported. Raises ConfigError for any other setting,
+    because a trained model keeps its settings."""
     named = {}
     for assignment in assignments:
         values = assigned(assignment)
         found = list(_neurons(values))
         if not found:
-            raise ConfigError(f"--set {assignment}: what was trained keeps its settings; only brain.MODULE.neuron=NAME names its neurons")
+            raise ConfigError(f"--set {assignment}: a trained model keeps its settings; only brain.MODULE.neuron=NAME names its neurons")
         named |= dict(found)
         import_neurons(values, f"--set {assignment}")
     return named
 
 
 def check_neurons(config: Config, named: dict[str, str]) -> None:
-    """Raises ConfigError where a module of a trained brain has another neuron than is named."""
+    """Raises ConfigError if a module of a trained brain has another neuron than the given one."""
     for module, neuron in named.items():
         if getattr(config.brain, module).neuron != neuron:
             trained = getattr(config.brain, module).neuron
-            raise ConfigError(f"--set brain.{module}.neuron={neuron}: it was trained with {trained}; leave this out, or train anew")
+            raise ConfigError(f"--set brain.{module}.neuron={neuron}: it was trained with {trained}; drop this, or train a new model")
 
 
 def _neurons(values: dict):
-    """(module, neuron) of those that settings name."""
+    """(module, neuron) of the neurons in settings."""
     brain = values.get("brain")
     for module, fields in brain.items() if isinstance(brain, dict) else ():
         if module in MODULES and isinstance(fields, dict) and isinstance(fields.get("neuron"), str):
@@ -67,7 +67,7 @@ def _neurons(values: dict):
 
 
 def import_neurons(values: dict, source: str) -> None:
-    """Import the Python modules of the neurons that settings name. source: where they stand, for messages."""
+    """Import the Python modules of the neurons in settings. source: their origin, for messages."""
     for _, neuron in _neurons(values):
         if all(neuron.partition(":")):
             from .neurons.loading import import_named
@@ -76,24 +76,24 @@ def import_neurons(values: dict, source: str) -> None:
 
 
 def config_of(args, flags: dict | None = None, base: Config | None = None) -> Config:
-    """The preset, or the one that the file names, else `base` if there is one, else nano; then what the file sets, what --set does, and
-    what `flags` do: {section: {field: value}}.
+    """The configuration of a command. Base: --preset, else the preset that the file names, else `base`, else nano. Then the settings of the
+    file, of --set, and of `flags`, {section: {field: value}}, in this order.
 
-    Whoever asks for so many steps is held to no time limit but one of their own: not to the preset's, nor to a file's who asks on the
-    command line. Raises ConfigError for a file that cannot be read, and for a setting that is unknown, mistyped or out of range: it names
-    where it stands.
+    A number of steps removes a time limit that has lower priority: that of the preset, and if the steps are given on the command line, that
+    of the file. Raises ConfigError for a file that cannot be read, and for a setting that is unknown, mistyped or out of range, with its
+    origin.
     """
     values = read(args.config) if args.config else {}
     name = args.preset or values.get("preset", "nano")
     if args.preset and "preset" in values and values["preset"] != args.preset:
-        raise ConfigError(f"--preset {args.preset}: {args.config} has the settings of preset {values['preset']!r}; leave one of them out")
+        raise ConfigError(f"--preset {args.preset}: {args.config} has the settings of preset {values['preset']!r}; drop one of them")
     if not isinstance(name, str):
-        raise ConfigError(f"{args.config}: preset: the name of one is wanted, not {name!r}")
+        raise ConfigError(f"{args.config}: preset: a name is needed, not {name!r}")
     try:
         config = base if base and not (args.preset or args.config) else get_preset(name)
     except ConfigError as error:
         raise (error if args.preset else ConfigError(f"{args.config}: {error}")) from None
-    asked = [(0, values.get("training"))]  # in the file (0) or on the command line (1), and what was named there
+    asked = [(0, values.get("training"))]  # (0 for the file or 1 for the command line, its settings)
     if args.config:
         config = overlay(config, values | {"preset": name}, str(args.config))
     given = [(f"--set {assignment}", assigned(assignment)) for assignment in args.assignments]
@@ -106,15 +106,15 @@ def config_of(args, flags: dict | None = None, base: Config | None = None) -> Co
 
 
 def assigned(assignment: str) -> dict:
-    """SECTION.KEY=VALUE as tables."""
+    """SECTION.KEY=VALUE as nested dictionaries."""
     setting, equals, value = assignment.partition("=")
     if not equals or "." not in setting:
-        raise ConfigError(f"--set {assignment}: SECTION.KEY=VALUE is wanted, such as training.steps=500")
+        raise ConfigError(f"--set {assignment}: write SECTION.KEY=VALUE, for example training.steps=500")
     return _nested(setting.strip(), _value(value.strip()))
 
 
 def _together(config: Config, given: list[dict], flags: dict) -> Config | None:
-    """All that was asked for at once, since one setting may need another; None where something is wrong with it."""
+    """All settings applied together, because one may need another; None if something is wrong."""
     if any("vocabulary" in values["brain"] for values in given if isinstance(values.get("brain"), dict)):
         return None
     try:
@@ -124,7 +124,7 @@ def _together(config: Config, given: list[dict], flags: dict) -> Config | None:
 
 
 def _one_by_one(config: Config, given: list[tuple[str, dict]], flags: dict) -> Config:
-    """The same in its order. Raises ConfigError, which names what is wrong."""
+    """All settings applied one after another. Raises ConfigError that names the first wrong one."""
     for source, values in given:
         config = overlay(config, values, source)
     return config.replace(**flags)
@@ -141,7 +141,7 @@ def read(path: Path, flag: str = "--config") -> dict:
     except OSError as error:
         raise ConfigError(f"{flag} {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{flag} {path}: no text; a TOML file is wanted, with settings as `neurogen config` prints them") from None
+        raise ConfigError(f"{flag} {path}: not text; it must be a TOML file with settings, as `neurogen config` prints them") from None
     except _toml().TOMLDecodeError as error:
         raise ConfigError(f"{flag} {path}: not TOML: {error}") from None
     except RecursionError:

@@ -1,4 +1,4 @@
-"""`neurogen doctor`: what of this machine can be used, and what mends the rest. Each check stands alone: one that fails stops no other."""
+"""`neurogen doctor`: checks of this machine, and fixes for everything that does not work. A failed check does not stop the others."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .errors import BackendError, ConfigError
 from .storage.run_folder import in_the_way
 from .system import environment
 
-ROOM = 1_000_000_000  # bytes of disk: five checkpoints of up to a hundred MB, the best one, and one on its way
-KERNEL = 2**18  # bytes, more than a compiled kernel has
+ROOM = 1_000_000_000  # bytes of disk: five checkpoints of up to 100 MB, the best one, and one being written
+KERNEL = 2**18  # bytes, more than any compiled kernel
 MARKS = {True: "ok", False: "fails", None: "-"}
 
 
 @dataclass(frozen=True)
 class Check:
-    """What a check found. ok: None where there is nothing to be right or wrong. mend: a command or a hint, where it fails."""
+    """The result of a check. ok: None if the check does not apply. mend: a command or a hint if it fails."""
 
     ok: bool | None
     value: str
@@ -39,7 +39,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the checks are about."""
+    """The subject of the checks."""
 
     found: probe.Found
     device: int
@@ -47,7 +47,7 @@ class Machine:
 
     @property
     def reachable(self) -> bool:
-        """Whether the driver counts the GPU that was asked for."""
+        """Whether the driver finds the requested GPU."""
         return 0 <= self.device < len(self.found.gpus)
 
 
@@ -75,7 +75,7 @@ def examine(machine: Machine) -> Iterator[Check]:
     for name, check in CHECKS.items():
         try:
             done = check(machine)
-        except ConfigError as error:  # it says what to do
+        except ConfigError as error:  # its message contains the fix
             what, _, mend = str(error).rpartition("; ")
             done = Check(False, what, mend)
         except Exception as error:  # of any library, in any state
@@ -91,7 +91,7 @@ def verdict(checks: list[Check]) -> bool:
 
 
 def show(checks: list[Check]) -> None:
-    """A table for a terminal, else lines; then what mends each failure."""
+    """Print a table on a terminal, else lines; then a fix for each failure."""
     from .ui import can_draw
     from .ui.plain import forgiving, printable
 
@@ -105,7 +105,7 @@ def show(checks: list[Check]) -> None:
     if failures := [check for check in checks if check.ok is False]:
         print()
         for check in failures:
-            print(f"To mend {check.name}: {printable(check.mend)}")
+            print(f"To fix {check.name}: {printable(check.mend)}")
 
 
 def _table(rows):
@@ -143,14 +143,14 @@ def numba(machine):
 
 
 def kernel_cache(machine):
-    """Where compiled kernels are kept."""
+    """The folder of compiled kernels."""
     from .kernels import cache
 
-    mend = "name a folder on a disk with room, that may be written to: export NUMBA_CACHE_DIR=/path/to/folder"
+    mend = "name a writable folder on a disk with room: export NUMBA_CACHE_DIR=/path/to/folder"
     try:
         folder = cache.folder()
     except RuntimeError:
-        return Check(False, "no folder can be written to, so each start compiles the kernels", mend)
+        return Check(False, "no folder is writable, so each start compiles the kernels", mend)
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(KERNEL))
@@ -198,20 +198,20 @@ def gpu_memory(machine):
 def piece(machine, name):
     """A library of the CUDA toolkit."""
     try:
-        there = probe.find_piece(name)
+        location = probe.find_piece(name)
     except LookupError:
         return _library(machine, "")
-    return _library(machine, f"{there.version or 'version not told'}, {there.path}")
+    return _library(machine, f"{location.version or 'version not told'}, {location.path}")
 
 
 def cuda_headers(machine):
-    """CuPy needs them for kernels of its own."""
+    """CuPy needs the headers to compile its own kernels."""
     try:
         from cuda import pathfinder
     except ImportError:  # it comes with CuPy and numba-cuda
         return _library(machine, "")
-    there = pathfinder.locate_nvidia_header_directory("cudart")
-    return _library(machine, there.abs_path if there else "")
+    location = pathfinder.locate_nvidia_header_directory("cudart")
+    return _library(machine, location.abs_path if location else "")
 
 
 def kernel(machine):
@@ -229,15 +229,15 @@ def host_memory(machine):
         rows = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         free, total = (1024 * int(rows[name].split()[0]) for name in ("MemAvailable", "MemTotal"))
     except (OSError, KeyError, ValueError):  # not Linux
-        return Check(None, "not known on this system")
+        return Check(None, "unknown on this system")
     return Check(True, f"{size_in_words(free)} free of {size_in_words(total)}")
 
 
 def disk(machine):
-    if there := in_the_way(machine.out):
-        return Check(False, f"no run can be kept in {machine.out}: {there}", "name another folder with --out")
+    if location := in_the_way(machine.out):
+        return Check(False, f"no run can be written to {machine.out}: {location}", "name another folder with --out")
     folder = machine.out.absolute()
-    folder = next(place for place in (folder, *folder.parents) if place.exists())
+    folder = next(each for each in (folder, *folder.parents) if each.exists())
     free = shutil.disk_usage(folder).free
     value = f"{size_in_words(free)} free for {machine.out}"
     if not os.access(folder, os.W_OK):
@@ -246,15 +246,15 @@ def disk(machine):
 
 
 def backend(machine):
-    """Makes the one that `--backend auto` takes."""
+    """The backend that `--backend auto` chooses."""
     try:
         made = backends.get("auto", machine.device)
     except BackendError as error:
-        return Check(False, f"auto takes none: {error}", "mend the rest, or pass --backend cpu")
+        return Check(False, f"auto fails: {error}", "fix the failures above, or pass --backend cpu")
     if made.name != "cpu":
-        return Check(True, f"auto takes {made.name}, on GPU {machine.device}")
+        return Check(True, f"auto chooses {made.name}, on GPU {machine.device}")
     reason = "NUMBA_ENABLE_CUDASIM is set" if probe.simulated() else "there is no GPU to use, and none is needed"
-    return Check(True, f"auto takes cpu: {reason}")
+    return Check(True, f"auto chooses cpu: {reason}")
 
 
 CHECKS: dict[str, Callable[[Machine], Check]] = {
@@ -277,7 +277,7 @@ CHECKS: dict[str, Callable[[Machine], Check]] = {
 }
 
 
-# What they share
+# Shared
 
 
 def _failure(problem):
@@ -285,14 +285,14 @@ def _failure(problem):
 
 
 def _library(machine, value):
-    """A library that is needed only where there is a GPU."""
+    """A library that is needed only with a GPU."""
     if not machine.found.present:
         return Check(None, value or "not installed, and not needed without a GPU")
     return Check(bool(value), value or "missing", probe.install_libraries())
 
 
 def _try(machine, works, needed):
-    """None if `works(device)`; else what came of it. needed: the libraries that it uses."""
+    """None if `works(device)`; else the failed check. needed: the libraries that it uses."""
     if probe.simulated():
         return Check(None, "not tried: NUMBA_ENABLE_CUDASIM is set")
     if not machine.reachable:
@@ -304,11 +304,11 @@ def _try(machine, works, needed):
             return None
     except Exception as error:
         return _failure(probe.explain(error, machine.device))
-    return Check(False, "gives a wrong answer", f"see that nvidia-smi finds no fault; {probe.install_libraries('--force-reinstall')}")
+    return Check(False, "gives a wrong answer", f"check nvidia-smi for errors; {probe.install_libraries('--force-reinstall')}")
 
 
 def _memory(device):
-    """Bytes free and in all. Opens the GPU, which takes a few hundred MB of it."""
+    """(free, total) bytes. It opens the GPU, which takes a few hundred MB of GPU memory."""
     import cupy
 
     return cupy.cuda.Device(device).mem_info
@@ -329,15 +329,15 @@ def _doubles(device):
 
     x = numpy.arange(50, dtype=numpy.float32)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that so small a kernel leaves most of the GPU idle
+        warnings.simplefilter("ignore")  # about the small grid
         cuda.select_device(device)
-        there = cuda.to_device(x)
-        double[2, 32](there)
-        return bool((there.copy_to_host() == x + x).all())
+        location = cuda.to_device(x)
+        double[2, 32](location)
+        return bool((location.copy_to_host() == x + x).all())
 
 
 def _multiplies(device):
-    """Whether a product of matrices of small whole numbers, which no rounding touches, is exact: by the way that training takes."""
+    """Whether a product of matrices of small integers is exact; it uses the same functions as training."""
     import cupy
     import numpy
 

@@ -1,4 +1,4 @@
-"""What can go wrong in a way that a user can mend. Commands print the message and exit with code 2."""
+"""Errors that a user can fix. Commands print the message and exit with code 2."""
 
 
 class NeuroGenError(Exception):
@@ -14,15 +14,15 @@ class DataError(NeuroGenError, ValueError):
 
 
 class MissingText(DataError):
-    """There is no text where it is said to be."""
+    """The named text does not exist."""
 
 
 class BackendError(NeuroGenError, RuntimeError):
-    """The machine cannot do what was asked of it."""
+    """The machine cannot run the request."""
 
 
 class OutOfMemory(BackendError):
-    """A GPU has no room for an array. What to do about it depends on who asked: a command adds which of its flags would ask for less."""
+    """A GPU has no memory left for an array. A command adds which of its flags reduce the memory."""
 
 
 class CheckpointError(NeuroGenError, RuntimeError):
@@ -30,4 +30,4 @@ class CheckpointError(NeuroGenError, RuntimeError):
 
 
 class TrainingError(NeuroGenError, RuntimeError):
-    """A run that cannot go on, such as one whose loss is no number any more."""
+    """A run that cannot continue, for example because its loss is NaN."""

@@ -1,4 +1,4 @@
-"""`neurogen evaluate`: what a trained model makes of held-out text."""
+"""`neurogen evaluate`: the loss of a trained model on held-out text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .config import STREAMS, Text
 from .configure import add_neuron_flag, named_neurons
 from .errors import ConfigError, DataError, MissingText
 
-MOST_NATS = 700  # of which exp is a number
+MAX_NATS = 700  # beyond it, exp overflows
 
 
 def parser() -> Parser:
@@ -20,8 +20,8 @@ def parser() -> Parser:
     flags.add_argument("--data", default=None, help="text to score, named as for `neurogen train` (default: what the run held out)")
     flags.add_argument("--text-field", default="text", help="name of the text in JSON lines, parquet and data sets of the hub")
     flags.add_argument("--max-tokens", type=int, default=0, metavar="N", help="score no more than the first N tokens; 0: all")
-    # whatever the model was trained with: the same weights have the same score
-    side_by_side = f"pieces that the text is cut into, each read from a zero state; fewer where they would be short (default: {STREAMS})"
+    # independent of the training batch, so that the same weights have the same score
+    side_by_side = f"pieces into which the text is split, each read from a zero state; fewer if they would be short (default: {STREAMS})"
     flags.add_argument("--streams", type=int, default=STREAMS, metavar="N", help=side_by_side)
     add_json_flag(flags, "checkpoint", "method")
     add_neuron_flag(flags)
@@ -30,7 +30,7 @@ def parser() -> Parser:
 
 
 def method(validation, text: str, streams: int, factors: str) -> str:
-    """How a score of a `text`, named in a word or two, came about, in a sentence. factors: dtype of what was multiplied."""
+    """A sentence that describes the measurement. text: its name, in a word or two; factors: dtype of the factors of products."""
     read = "one stream" if streams == 1 else f"{streams} streams side by side, each"
     scored = f"all of the {text}" if validation.whole else f"the beginning of the {text}"
     lost = ", as many as a token of the file has on average, which has lost its words" if validation.estimated else ""
@@ -41,8 +41,8 @@ def method(validation, text: str, streams: int, factors: str) -> str:
 
 
 def perplexity(nats_per_word: float) -> float | None:
-    """None where it is beyond what a number holds, as in languages that put no space between words."""
-    return math.exp(nats_per_word) if nats_per_word < MOST_NATS else None
+    """exp of the loss; None if it overflows, as in languages without spaces between words."""
+    return math.exp(nats_per_word) if nats_per_word < MAX_NATS else None
 
 
 @command("evaluate")
@@ -67,7 +67,7 @@ def main(argv=None):
         try:
             validation = open_corpus(model.config, model.tokenizer).validation(args.max_tokens or None)
         except MissingText as error:
-            raise DataError(f"{error}; put the text of the run back, or name another one to score by --data") from None
+            raise DataError(f"{error}; restore the text of the run, or name another one with --data") from None
     with Waiting("scoring", len(validation.tokens) - 1, "tokens") as waiting:
         score = evaluate(model, validation, most_streams=args.streams, tell=waiting.show)
     targets, tokenizer = validation.tokens[1:], model.tokenizer

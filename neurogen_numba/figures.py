@@ -1,4 +1,4 @@
-"""`neurogen figures`: the figures of a run once more, from what it has written."""
+"""`neurogen figures`: redraw the figures of a run from its files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def parser() -> Parser:
 
 
 def snapshot_of(run: Path, backend):
-    """A BrainReport of a run's last sound checkpoint, fresh, after the text of the run's last sample; None where either is missing
+    """A BrainReport of a run's last sound checkpoint, from a zero state, after the text of the run's last sample; None if either is missing
     or damaged."""
     import numpy as np
 
@@ -58,7 +58,7 @@ def main(argv=None):
         raise BackendError(f"no figures can be written in {run}: {error.strerror}; make room or change its permissions") from None
     print("\n".join(map(str, files)))
     if brain is None:
-        print("No figure of the brain: the run has no checkpoint yet, or no text that it could be shown reading.")
+        print("No figure of the brain: the run has no checkpoint yet, or no sample of text.")
     return 0
 
 

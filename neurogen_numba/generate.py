@@ -37,7 +37,7 @@ def main(argv=None):
 
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed)
     model = load(find(args.run, args.out), backend_of(args), named_neurons(args.assignments))
-    model.tokenizer.encode(args.prompt)  # refuses what it cannot read before anything is printed
+    model.tokenizer.encode(args.prompt)  # raises for unknown characters before anything is printed
     pieces = stream(Session(model, sampling), model.tokenizer, args.prompt, args.length)
     forgiving(sys.stdout).write(args.prompt)
     for piece in pieces if args.stream else ["".join(pieces)]:

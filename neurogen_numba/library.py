@@ -57,7 +57,7 @@ def train(
     on_step: called with the report of every step that is logged; if it returns False, training ends, with everything kept.
     progress: show a bar, the loss and what was evaluated: in a notebook as one output that changes, else on standard error.
 
-    An interrupt (Ctrl-C, or a notebook's stop button) ends training with a checkpoint, too. `Run.resume` goes on. Raises ConfigError,
+    An interrupt (Ctrl-C, or a notebook's stop button) also ends training with a checkpoint; `Run.resume` continues. Raises ConfigError,
     DataError, BackendError or TrainingError, in one sentence each; what `on_step` raises, after a checkpoint.
     """
     from .learning.trainer import Trainer
@@ -93,17 +93,17 @@ def load(run: str | os.PathLike[str] = "latest", *, out: str | os.PathLike[str] 
 
 
 class Run:
-    """A training run: its folder, what was measured, and its model."""
+    """A training run: its folder, its measurements, and its model."""
 
     def __init__(self, folder: str | os.PathLike[str], model: NeuroGenModel | None = None):
         """Raises ConfigError if the folder is not that of a run."""
         self.folder, self._model = Path(folder), model
         if not run_folder.is_run(self.folder):
-            raise ConfigError(f"{self.folder} is not the folder of a run; name one, such as runs/nano-1")
+            raise ConfigError(f"{self.folder} is not the folder of a run; name one, for example runs/nano-1")
 
     @property
     def history(self) -> History:
-        """What was measured: `history.training["loss"]` and the like, float64 [reports]; `history.validation`; `history.samples`."""
+        """The measurements: `history.training["loss"]` and the like, float64 [reports]; `history.validation`; `history.samples`."""
         from .ui.history import read_history
 
         return read_history(self.folder)
@@ -134,7 +134,7 @@ class Run:
         return training_page(self.history, self.folder.name)
 
     def brain(self, backend: str | Backend = "auto") -> Figure:
-        """A figure of the brain of the newest checkpoint: raster, time constants, weights, memories. Raises ConfigError where nothing was
+        """A figure of the brain of the newest checkpoint: raster, time constants, weights, memories. Raises ConfigError if nothing was
         saved yet."""
         from .figures import snapshot_of
         from .ui.brain_page import brain_page
@@ -152,7 +152,7 @@ class Run:
         on_step: Callable[[StepReport], object] | None = None,
         progress: bool = True,
     ) -> Run:
-        """Go on training, bit for bit, from the newest checkpoint; to `steps` in all if given. Otherwise as `train`."""
+        """Continue training, bit for bit, from the newest checkpoint; to a total of `steps` if given. Otherwise as `train`."""
         from .learning.trainer import Trainer
 
         with Signals() as signals, run_folder.lock(self.folder):
@@ -169,12 +169,12 @@ class Run:
 
 
 def _configured(config, data, sections):
-    """(configuration, texts or None) that the arguments of `train` ask for."""
+    """(configuration, texts or None) for the arguments of `train`."""
     config = get_preset(config) if isinstance(config, str) else config
     if not isinstance(config, Config):
         raise ConfigError(f"config: the name of a preset, or a Config, is needed, not {config!r}")
     if "steps" in (sections["training"] or {}) and "max_minutes" not in sections["training"]:
-        sections["training"] = {**sections["training"], "max_minutes": 0.0}  # whoever asks for so many steps gets them
+        sections["training"] = {**sections["training"], "max_minutes": 0.0}  # an explicit number of steps has no time limit
     config = config.replace(**{section: fields for section, fields in sections.items() if fields})
     if isinstance(data, (str, os.PathLike)):
         name = os.fspath(data) or config.text.data
@@ -185,7 +185,7 @@ def _configured(config, data, sections):
 
 
 def _write_texts(texts, path):
-    """Write texts as JSON lines. Returns the path. Raises ConfigError for what is no text."""
+    """Write texts as JSON lines. Returns the path. Raises ConfigError for a value that is not a str."""
     try:
         with open(path, "w", encoding="ascii") as file:
             for number, text in enumerate(texts):

@@ -1,4 +1,4 @@
-"""`neurogen migrate`: a trained model into a brain of another size, as a new run that can be trained on."""
+"""`neurogen migrate`: transfer a trained model into a brain of another size, as a new run for further training."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from .text.sources import absolute
 
 def parser() -> Parser:
     what = (
-        "Neurons, synapses and decoder take after the old ones, repeated in their order; schedule, optimiser and neuron state begin anew."
+        "Neurons, synapses and decoder are copies of the old ones, repeated in their order; schedule, optimiser and neuron state start new."
     )
     flags = Parser("migrate", what)
     flags.add_argument("old", metavar="OLD", help="a run, RUN@best, or a checkpoint")
-    flags.add_argument("new", metavar="NEW", type=Path, help="folder of the new run, such as runs/larger")
-    flags.add_argument("--out", type=Path, default=Path("runs"), help="where OLD is looked for, if it is the name of a run")
+    flags.add_argument("new", metavar="NEW", type=Path, help="folder of the new run, for example runs/larger")
+    flags.add_argument("--out", type=Path, default=Path("runs"), help="folder of the runs, if OLD is the name of a run")
     add_config_flags(flags)
     return flags
 
 
 def configure(args, old: Config, same: bool = False) -> Config:
-    """Preset or file, else the old configuration, and --set; the text is the old one's, apart from what was asked for, and so are the
-    tokens.
+    """The configuration of the new run: preset or file, else the old configuration, and --set. The text is the old one, unless changed; the
+    tokens are always the old ones.
 
-    Raises ConfigError where the brain would be the old one, unless `same` says that it may, or another tokenizer is asked for.
+    Raises ConfigError if the brain would be the old one, unless `same` allows it, or if another tokenizer is requested.
     """
     config = config_of(args, base=old)
     default = (get_preset(config.preset) if args.preset or args.config else old).text
-    said = {word.partition("=")[0].strip().removeprefix("text.") for word in args.assignments}
-    text = {name: value for name, value in dataclasses.asdict(config.text).items() if name in said or value != getattr(default, name)}
+    given = {word.partition("=")[0].strip().removeprefix("text.") for word in args.assignments}
+    text = {name: value for name, value in dataclasses.asdict(config.text).items() if name in given or value != getattr(default, name)}
     for name in ("tokenizer", "vocabulary"):
         if name in text:
-            raise ConfigError(f"text.{name}: the tokens are those that the old model has learned; leave it out")
+            raise ConfigError(f"text.{name}: the new model keeps the tokens of the old one; drop it")
     if "data" in text:
         text["data"] = absolute(text["data"])  # a resumed run may start in another folder
     config = dataclasses.replace(config, text=dataclasses.replace(old.text, **text))
@@ -65,7 +65,7 @@ def main(argv=None):
     from .storage import checkpoint, run_folder
 
     folder = find(args.old, args.out)
-    for assignment in args.assignments:  # before a checkpoint that is made of them is loaded
+    for assignment in args.assignments:  # before loading a checkpoint with these neurons
         import_neurons(assigned(assignment), f"--set {assignment}")
     old = NeuroGenModel.load_to_migrate(folder)
     if old.tokenizer is None:
@@ -75,7 +75,7 @@ def main(argv=None):
     new = NeuroGenModel.from_config(config, old.tokenizer, backend="cpu")
     rows = carry_over(old.brain, new.brain)
     with run_folder.lock(run), contextlib.ExitStack() as undo:
-        _new_folder(run)  # another process may have had it meanwhile
+        _new_folder(run)  # another process may have used it meanwhile
         saved = checkpoint.step_folder(run, 0)
         undo.callback(shutil.rmtree, saved.parent, ignore_errors=True)
         state = new.activity(1, config.training.batch).state()
@@ -90,7 +90,7 @@ def main(argv=None):
 
 
 def _new_folder(run):
-    """The folder of a new run, made, with nothing in it but perhaps its lock."""
+    """Create the folder of the new run; it may contain a lock, and nothing else."""
     from .storage.run_folder import check_name, is_lock, make_folder
 
     check_name(run.name)
@@ -104,12 +104,12 @@ def _new_folder(run):
 
 
 def _show(rows):
-    """Tensors under what became of them, in lines that fit into 80 columns."""
-    told = {}
+    """Print the tensors, grouped by what was done with them, in lines of up to 80 columns."""
+    groups = {}
     for row in rows:
-        told.setdefault(row.how, []).append((row.name, _shape(row.old), _shape(row.new)))
-    names, old, new = (max(map(len, column)) for column in zip(*itertools.chain(*told.values()), strict=True))
-    for how, tensors in told.items():
+        groups.setdefault(row.how, []).append((row.name, _shape(row.old), _shape(row.new)))
+    names, old, new = (max(map(len, column)) for column in zip(*itertools.chain(*groups.values()), strict=True))
+    for how, tensors in groups.items():
         print(textwrap.fill(f"{how}:", 80, initial_indent="\n"))
         for name, before, after in tensors:
             print(f"  {name:{names}}  {before:>{old}} -> {after:>{new}}")

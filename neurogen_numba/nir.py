@@ -139,8 +139,8 @@ class Circuit:
             nodes[f"{name}.out"] = nir.Output({"output": np.array(one.tau.shape)})
             edges.append((name, f"{name}.out"))
         for number, p in enumerate(self.projections):
-            place = p.target if self.populations[p.target].reset == "zero" else f"{p.target}.membrane"
-            row = [p.source, f"synapses.{number}", place]
+            target_node = p.target if self.populations[p.target].reset == "zero" else f"{p.target}.membrane"
+            row = [p.source, f"synapses.{number}", target_node]
             nodes[row[1]] = nir.Linear(np.asarray(p.weight, np.float64))
             if p.delay:
                 row.insert(1, f"delay.{number}")
@@ -264,8 +264,8 @@ class _Reader:
                     scale = np.asarray(node.scale, np.float64).ravel()
                     yield source, scale[:, None] * weight, delay, scale * bias
                 else:
-                    own = np.asarray(getattr(node, "bias", 0.0), np.float64)
-                    yield source, node.weight @ weight, delay, node.weight @ bias + own
+                    node_bias = np.asarray(getattr(node, "bias", 0.0), np.float64)
+                    yield source, node.weight @ weight, delay, node.weight @ bias + node_bias
 
 
 def _library():

@@ -1,4 +1,4 @@
-"""`neurogen plan`: what a training run will need of a GPU's memory, before anything is allocated."""
+"""`neurogen plan`: the GPU memory that a training run will need, before anything is allocated."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def parser() -> Parser:
     flags.add_argument("--optimizer", default=None, help=f"{', '.join(OPTIMIZERS)} (default: the preset's)")
     flags.add_argument("--activation-memory", default=None, help=f"{', '.join(ACTIVATION_MEMORY)} (default: the preset's)")
     flags.add_argument("--vocab-size", type=int, default=None, help="tokens known (default: the preset's)")
-    limit = "such as 3.2GB: exit code 2 if the run needs more, and what would fit"
+    limit = "for example 3.2GB: exit code 2 if the run needs more, with changes that would fit"
     flags.add_argument("--memory-limit", default=None, help=limit)
     flags.add_argument("--fit", action="store_true", help="make the first change that makes it fit into the limit, or into the GPU")
-    precision = "of what is multiplied; auto: the card's; without a GPU fp32 for a card of 4 GiB or less, else bf16"
+    precision = "of the factors of products; auto: the card's; without a GPU fp32 for a card of 4 GiB or less, else bf16"
     flags.add_argument("--precision", choices=PRECISIONS, default="auto", help=precision)
     flags.add_argument("--backend", choices=NAMES, default="auto", help="cpu: do not look for a GPU, plan for any")
     add_gpu_flag(flags)
@@ -53,11 +53,11 @@ def main(argv=None):
     card = budget.Card.of(backend, limit) if memory else budget.Card.assumed(config, limit)
     if DTYPES[args.precision]:
         card = dataclasses.replace(card, product_dtype=DTYPES[args.precision])
-    given = limit or (memory[0] if memory else None)  # bytes that it has to fit into
+    given = limit or (memory[0] if memory else None)  # bytes into which it must fit
     words = sys.stderr if args.json == STDOUT else sys.stdout
     if args.fit:
         if not given:
-            raise ConfigError("--fit: into what? there is no GPU here; give a --memory-limit")
+            raise ConfigError("--fit: there is no GPU; give a --memory-limit")
         config, change = budget.fit(config, card, given)
         print(change, file=words)
     rows = budget.plan(config, card)
@@ -72,19 +72,19 @@ def main(argv=None):
         file=words,
     )
     if not memory:
-        print("No GPU was asked: --memory-limit and --precision say what to plan for.", file=words)
+        print("There is no GPU to plan for: --memory-limit and --precision describe the card.", file=words)
     if rounded := budget.rounded_fan_ins(config.brain):
         print(f"Synapses come in bundles, so some fan-ins are rounded: {', '.join(rounded)}.", file=words)
     room = given or card.memory
     fits = total <= room
     size = size_in_words(room)
     where = f"the limit of {size}" if limit else f"the {size} that are free" if memory else f"the {size} of such a card"
-    said = f"{size_in_words(total)} in {precision} {'fit' if fits else 'do not fit'} into {where}"
+    verdict = f"{size_in_words(total)} in {precision} {'fit' if fits else 'do not fit'} into {where}"
     if not fits:
-        said += f"; {budget.advice(config, card, room)}"
+        verdict += f"; {budget.advice(config, card, room)}"
     if given and not fits:
-        raise BackendError(said)
-    print(f"{said}.", file=words)
+        raise BackendError(verdict)
+    print(f"{verdict}.", file=words)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The sizes that people use. A row holds only what differs from the defaults in config.py."""
+"""The presets. A row contains only the fields that differ from the defaults in config.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .errors import ConfigError
 
 
 def _four_gb(preset: str, thalamus: int, broca: Module, embedding: int, segment: int) -> Config:
-    """A preset for a card of 4 GB: many neurons with few synapses, in proportion to the Thalamus, and what trains them in little memory."""
+    """A preset for a card of 4 GB: many neurons with few synapses, in proportion to the Thalamus, and settings that save memory."""
     return Config(
         preset=preset,
         brain=Brain(
@@ -133,7 +133,7 @@ PRESETS = {
             weight_decay=1.6,
             average=500,
             final_rate=0.01,
-            fresh=0.005,
+            reset_prob=0.005,
             eval_interval=1000,
             sample_interval=2000,
             log_interval=100,
@@ -202,7 +202,7 @@ FOUR_GB = "scale-4gb", "gtx1650", "gtx1650-conservative", "gtx1650-aggressive"  
 
 
 def get_preset(name: str) -> Config:
-    """The preset called `name`. Raises ConfigError, naming the nearest, where there is none."""
+    """The preset called `name`. Raises ConfigError, with the nearest name, if there is none."""
     if name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}; {did_you_mean(name, PRESETS)}")
     return PRESETS[name]

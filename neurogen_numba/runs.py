@@ -1,4 +1,4 @@
-"""`neurogen runs`: the runs in a folder, and what can be done with them."""
+"""`neurogen runs`: the runs in a folder, with the commands for each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .errors import NeuroGenError
 from .storage import checkpoint
 from .storage.run_folder import CONFIG, METRICS, SUMMARY, in_use, is_run, read_config
 
-TAIL = 1_000_000  # bytes at the end of metrics.jsonl in which the latest evaluation is looked for
+TAIL = 1_000_000  # bytes at the end of metrics.jsonl that are searched for the latest evaluation
 
 
 def parser() -> Parser:
@@ -37,7 +37,7 @@ def main(argv=None):
 
 
 def folders(out: Path) -> list[Path]:
-    """The runs under `out`, the one that was changed last first."""
+    """The runs under `out`, latest change first."""
     try:
         with os.scandir(out) as entries:
             runs = [Path(entry.path) for entry in entries if entry.is_dir() and is_run(entry.path)]
@@ -47,7 +47,7 @@ def folders(out: Path) -> list[Path]:
 
 
 def names(out: Path) -> list[str]:
-    """The names of the runs under `out` that have saved something, newest first."""
+    """The names of the runs under `out` with a checkpoint, newest first."""
     return [run.name for run in folders(out) if _saved(run)]
 
 
@@ -59,18 +59,18 @@ def _saved(run):
 
 
 def _changed(run):
-    """When a run wrote something last, in seconds since 1970."""
+    """The time of a run's last output, in seconds since 1970."""
     written = [run / name for name in (METRICS, SUMMARY, CONFIG)] + [folder / checkpoint.MANIFEST for folder in _saved(run)[-1:]]
     return max((path.stat().st_mtime for path in written if path.is_file()), default=0.0)
 
 
 def about(run: Path) -> dict:
-    """What there is to say of a run: name, folder, preset, steps, steps_planned, validation_loss (nats per token), bytes, checkpoints,
-    changed (local time, ISO 8601), training (whether a process trains it now), commands (what can be done). None for what is not known."""
+    """A row about a run: name, folder, preset, steps, steps_planned, validation_loss (nats per token), bytes, checkpoints, changed (local
+    time, ISO 8601), training (whether a process trains it now), commands (name -> command line). Unknown values are None."""
     try:
         config = read_config(run)
         preset, planned = config.preset, config.training.steps
-    except NeuroGenError:  # a checkpoint has a copy, but to read it takes long
+    except NeuroGenError:  # a checkpoint has a copy, but reading it takes long
         preset = planned = None
     saved = _saved(run)
     steps = checkpoint.step_of(saved[-1]) if saved else 0

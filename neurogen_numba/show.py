@@ -1,4 +1,4 @@
-"""What the commands that take a trained model share: loading it, and naming it to a person."""
+"""Shared code of the commands for trained models: loading a model, and describing it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .storage.run_folder import SUMMARY, find_checkpoint
 
 
 def find(path: str | None, out: Path) -> Path:
-    """`run_folder.find_checkpoint`, which says on standard error what it passed over."""
+    """`run_folder.find_checkpoint`, with its sentences about skipped checkpoints on standard error."""
     folder, passed_over = find_checkpoint(path, out)
     for sentence in passed_over:
         print(f"neurogen: {sentence}", file=sys.stderr)
@@ -23,7 +23,8 @@ def find(path: str | None, out: Path) -> Path:
 def load(folder: Path, backend="auto", neurons: dict[str, str] | None = None) -> NeuroGenModel:
     """The model of a checkpoint, with its tokenizer. neurons: module -> neuron, as `configure.named_neurons` has them.
 
-    Raises CheckpointError where there is no tokenizer: it cannot read or write text; ConfigError where a module has another neuron.
+    Raises CheckpointError if there is no tokenizer, because the model then cannot read or write text; ConfigError if a module has another
+    neuron.
     """
     model = NeuroGenModel.load(folder, backend=backend)
     check_neurons(model.config, neurons or {})
@@ -33,7 +34,7 @@ def load(folder: Path, backend="auto", neurons: dict[str, str] | None = None) ->
 
 
 def summary_of(model: NeuroGenModel, folder: Path) -> dict:
-    """What to show of it: preset, parameters, updates, and the figures of its run's end, where it is that."""
+    """Facts about a model: preset, parameters, updates, and the results of its run, if it is the final model."""
     facts = {"preset": model.config.preset, "parameters": model.parameters, "steps": model.optimizer.steps}
     try:
         summary = json.loads((folder.parent.parent / SUMMARY).read_bytes())
@@ -41,5 +42,5 @@ def summary_of(model: NeuroGenModel, folder: Path) -> dict:
             shown = ("val_bits_per_byte", "entropy_floor_bits_per_byte", "question_accuracy")
             facts |= {name: float(summary[name]) for name in shown if name in summary}
     except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
-        pass  # not there or damaged; it is for show only
+        pass  # missing or damaged; it is for display only
     return facts

@@ -9,14 +9,14 @@ from .config import MODULES
 from .configure import add_config_flags, config_of
 from .errors import ConfigError
 
-STRONGEST = 1e6  # its square, and a few of them, are still numbers
+STRONGEST = 1e6  # sums of its square do not overflow
 
 
 def parser() -> Parser:
     flags = Parser("sim")
     add_config_flags(flags)
     flags.add_argument("--steps", type=int, default=10_000, help="ticks at least; whole segments are run")
-    flags.add_argument("--batch-size", type=int, default=1, help="copies of the brain, with noise of their own")
+    flags.add_argument("--batch-size", type=int, default=1, help="copies of the brain, each with its own noise")
     flags.add_argument("--rate", type=float, default=0.1, help="share of the Thalamus' neurons that are hit in a tick")
     flags.add_argument("--strength", type=float, default=3.0, help="of a hit, before normalisation")
     flags.add_argument("--seed", type=int, default=None, help="of wiring and noise (default: training.seed)")

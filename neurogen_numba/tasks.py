@@ -1,4 +1,4 @@
-"""`neurogen bench tasks`: train a preset on a task with a right answer, and say how often it is right."""
+"""`neurogen bench tasks`: train a preset on a task with a known answer, and print its accuracy."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def parser() -> Parser:
 def main(argv=None):
     args = parser().parse_args(argv)
     if args.out.suffix.lower() != ".bin":
-        raise ConfigError(f"--out {args.out}: a name that ends with .bin is wanted")
+        raise ConfigError(f"--out {args.out}: the name must end with .bin")
     from .text.tokenfile import refuse_foreign, write
 
     refuse_foreign(args.out)  # before the text is read
@@ -44,11 +44,11 @@ def main(argv=None):
     began = time.monotonic()
     read = watched(source.read(), f"tokenizing {source.name}", source.size if source.plain else None)
     tokenizer, pieces = tokenizer_for(text, source, read, 1 - text.validation)
-    said = write(args.out, encoded(pieces, tokenizer, not source.single, workers), tokenizer)
+    written = write(args.out, encoded(pieces, tokenizer, not source.single, workers), tokenizer)
     seconds = time.monotonic() - began
     print(
-        f"{args.out}: {counted(said['tokens'], 'token')} of {counted(tokenizer.vocabulary, 'kind')} ({said['dtype']}), "
-        f"{counted(said['documents'], 'document')}, {counted(said['bytes'], 'byte')} of text, in {seconds:.1f} s. "
+        f"{args.out}: {counted(written['tokens'], 'token')} of {counted(tokenizer.vocabulary, 'kind')} ({written['dtype']}), "
+        f"{counted(written['documents'], 'document')}, {counted(written['bytes'], 'byte')} of text, in {seconds:.1f} s. "
         f"To train on it: neurogen train --data {args.out}"
     )
     return 0

@@ -1,4 +1,4 @@
-"""`neurogen train`: flags -> configuration -> trainer -> a view of it."""
+"""`neurogen train`: flags -> configuration -> trainer -> view."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from .system import streams
 from .text.sources import absolute, is_token_file, open_source
 
 TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
-    "--steps": ("steps", int, "updates, and no time limit but --max-minutes; with --resume, the new total"),
-    "--max-minutes": ("max_minutes", float, "fewer updates, where no more fit into so many minutes"),
+    "--steps": ("steps", int, "updates, and no time limit except --max-minutes; with --resume, the new total"),
+    "--max-minutes": ("max_minutes", float, "limit of the training time; reduces the number of updates if necessary"),
     "--batch-size": ("batch", int, "sequences trained side by side"),
-    "--seq-length": ("segment", int, "tokens that the gradient flows back through"),
+    "--seq-length": ("segment", int, "tokens of truncated back-propagation through time"),
     "--learning-rate": ("learning_rate", float, "peak rate"),
     "--optimizer": ("optimizer", str, "adamw; with less memory adamw8bit, with the least adafactor"),
     "--activation-memory": ("activation_memory", str, "kept for the backward pass: full; half, in 16 bits; recompute, least memory"),
     "--weight-decay": ("weight_decay", float, "on synapses, decoder and the projection of the embedding"),
     "--dropout": ("dropout", float, "share of embedding and readout that is dropped"),
     "--axon-dropout": ("axon_dropout", float, "share of axon values dropped"),
-    "--weight-drop": ("weight_drop", float, "share of the synapses that a segment is learned without"),
-    "--word-dropout": ("word_dropout", float, "share of the vocabulary whose embeddings a segment is learned without"),
+    "--weight-drop": ("weight_drop", float, "fraction of the synapses dropped for a segment"),
+    "--word-dropout": ("word_dropout", float, "fraction of the vocabulary whose embeddings are dropped for a segment"),
     "--rewire-interval": ("rewire_interval", int, "updates between two rewirings of the synapses; 0: the wiring stays"),
     "--rewire": ("rewire", str, "rigl, set or deep_r: which bundles of synapses are removed, and which grow"),
-    "--average": ("average", int, "updates that the weights are averaged over, for evaluation and use; 0: no average"),
-    "--memory-limit": ("memory_limit", str, "of a GPU, such as 3.2GB: a run that needs more does not begin, and none takes more"),
+    "--average": ("average", int, "updates over which the weights are averaged, for evaluation and use; 0: no average"),
+    "--memory-limit": ("memory_limit", str, "of GPU memory, for example 3.2GB: a run that needs more does not start"),
     "--seed": ("seed", int, "wiring, first weights, order of the text"),
-    "--eval-interval": ("eval_interval", int, "updates between looks at held-out text"),
+    "--eval-interval": ("eval_interval", int, "updates between evaluations on held-out text"),
     "--sample-interval": ("sample_interval", int, "updates between samples"),
     "--checkpoint-interval": ("checkpoint_interval", int, "updates between checkpoints"),
-    "--keep-checkpoints": ("keep_checkpoints", int, "how many of the newest ones are kept, and besides them the best by validation"),
+    "--keep-checkpoints": ("keep_checkpoints", int, "number of the newest ones that are kept, in addition to the best by validation"),
     "--viz-interval": ("viz_interval", int, "updates between figures in RUN/training_viz; 0: none"),
 }
-# what may change in the middle of a run: nothing else is learned because of it, and a text that has moved must still be the same
+# Flags that may change at --resume: they do not affect learning, and moved text must have the same content.
 ON_RESUME = ("--steps", "--checkpoint-interval", "--keep-checkpoints", "--sample-interval", "--viz-interval", "--data", "--workers")
 TEXT_FLAGS = {
     "--data": (
@@ -52,37 +52,37 @@ TEXT_FLAGS = {
     ),
     "--text-field": ("field", str, "name of the text in JSON lines, parquet and data sets of the hub"),
     "--tokenizer": ("tokenizer", str, "sentencepiece, char, byte, word, or the path of a SentencePiece .model"),
-    "--vocab-size": ("vocabulary", int, "pieces of a SentencePiece tokenizer trained on the text, or most frequent words that are known"),
-    "--max-chunks": ("max_chunks", int, "train on no more than so many chunks; 0: no such limit"),
-    "--tokens-per-chunk": ("chunk_tokens", int, "tokens of a chunk: what is streamed is read and shuffled by chunks"),
-    "--workers": ("workers", int, "processes that turn what is streamed into tokens; 0: a thread does"),
+    "--vocab-size": ("vocabulary", int, "pieces of a SentencePiece tokenizer trained on the text, or number of known words"),
+    "--max-chunks": ("max_chunks", int, "maximum number of chunks to train on; 0: no such limit"),
+    "--tokens-per-chunk": ("chunk_tokens", int, "tokens of a chunk: streamed text is read and shuffled by chunks"),
+    "--workers": ("workers", int, "processes that tokenize streamed text; 0: a thread"),
 }
 TEST_STEPS = 20  # updates of --test, in TEST_CHUNKS chunks
 TEST_CHUNKS = 2
-TEST_LOOK = 2000  # held-out tokens that each of its evaluations takes
+TEST_EVAL_TOKENS = 2000  # held-out tokens of each evaluation of --test
 
 
 def parser() -> Parser:
-    order = "What is left out comes from --set, --config or the preset, in this order."
+    order = "Other settings come from --set, --config or the preset, in this order."
     flags = Parser("train", order)
     add_config_flags(flags)
     for flag, (field, kind, text) in (TEXT_FLAGS | TRAINING_FLAGS).items():
         flags.add_argument(flag, dest=field, type=kind, default=None, help=text)
     fit = "make the first change that lets the run fit into --memory-limit, or into the GPU (`neurogen plan` says which)"
     flags.add_argument("--fit", action="store_const", const=True, default=None, help=fit)
-    begins = "let each document begin a segment of its own, after a reset"
+    begins = "begin a new segment for each document, after a reset"
     flags.add_argument("--reset-at-documents", action="store_const", const=True, default=None, help=begins)
     quick = (
         f"a quick run to see that everything works: {TEST_CHUNKS} chunks in {TEST_STEPS} updates, samples, checkpoints, "
-        f"and evaluations on {TEST_LOOK:,} tokens"
+        f"and evaluations on {TEST_EVAL_TOKENS:,} tokens"
     )
     flags.add_argument("--test", action="store_const", const=True, default=None, help=quick)
     flags.add_argument("--name", default=None, help="name of the run (default: PRESET-1, PRESET-2, ...); with --resume, which run")
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
-    resume = "go on with a run, or from RUN@best, or from one checkpoint of a run; without PATH, with the latest run"
+    resume = "continue a run, or from RUN@best, or from one checkpoint of a run; without PATH, the latest run"
     flags.add_argument("--resume", nargs="?", const="latest", default=None, metavar="PATH|latest", help=resume)
     flags.add_argument(
-        "--tensorboard", action="store_true", help="event files for TensorBoard in RUN/tensorboard; a resumed run goes on with them"
+        "--tensorboard", action="store_true", help="event files for TensorBoard in RUN/tensorboard; a resumed run continues them"
     )
     flags.add_argument("--plain", action="store_true", help="plain lines instead of the live view")
     add_backend_flag(flags)
@@ -90,7 +90,7 @@ def parser() -> Parser:
 
 
 def configure(args) -> Config:
-    """Preset, file and --set, with the flags that were given."""
+    """The configuration from preset, file, --set and flags."""
     sections = {}
     for section, table in (("training", TRAINING_FLAGS), ("text", TEXT_FLAGS)):
         fields = [field for field, _, _ in table.values()]
@@ -103,7 +103,7 @@ def configure(args) -> Config:
     data = config.text.data
     given = [flag for flag in ("--tokenizer", "--vocab-size") if getattr(args, TEXT_FLAGS[flag][0]) is not None]
     if given and is_token_file(data) and Path(data).with_suffix(".json").is_file():
-        raise ConfigError(f"{', '.join(given)}: the tokens of {data} are those of the tokenizer that wrote it; leave it out")
+        raise ConfigError(f"{', '.join(given)}: the tokens of {data} are those of the tokenizer that wrote it; drop it")
     try:
         return config.replace(text={"data": absolute(data)})  # a resumed run may start in another folder
     except ValueError as error:
@@ -111,11 +111,11 @@ def configure(args) -> Config:
 
 
 def _quick(config, sections):
-    """The flags of --test, under those that were given."""
+    """The settings of --test, which explicit flags override."""
     steps = sections["training"].get("steps", TEST_STEPS)
     half = max(1, steps // 2)
     training = {"steps": steps, "eval_interval": half, "sample_interval": half, "checkpoint_interval": half}
-    training |= {"eval_tokens": TEST_LOOK, "final_eval_tokens": TEST_LOOK}
+    training |= {"eval_tokens": TEST_EVAL_TOKENS, "final_eval_tokens": TEST_EVAL_TOKENS}
     tokens = steps * config.training.batch * config.training.segment
     chunks = sections["text"].get("max_chunks", TEST_CHUNKS)
     text = {"max_chunks": chunks, "chunk_tokens": -(-tokens // max(1, chunks))}
@@ -123,16 +123,16 @@ def _quick(config, sections):
 
 
 def _to_resume(args) -> tuple[Path, Path | None]:
-    """(run, checkpoint to go on from); checkpoint None: the newest sound one."""
+    """(run, checkpoint to resume from); checkpoint None: the newest sound one."""
     fixed = {flag: field for flag, (field, _, _) in (TEXT_FLAGS | TRAINING_FLAGS).items() if flag not in ON_RESUME}
     fixed |= {"--preset": "preset", "--config": "config", "--fit": "fit"}
     fixed |= {"--reset-at-documents": "reset_at_documents", "--test": "test"}
     given = [flag for flag, field in fixed.items() if getattr(args, field) not in (None, [])]
     if given:
-        raise ConfigError(f"--resume goes on with the settings of the run; leave out {', '.join(given)}")
+        raise ConfigError(f"--resume keeps the settings of the run; drop {', '.join(given)}")
     if args.name and args.resume != "latest":
-        raise ConfigError("--resume RUN and --name both name a run; leave one out")
-    named_neurons(args.assignments)  # refuses all else, which is the run's
+        raise ConfigError("--resume RUN and --name both name a run; drop one of them")
+    named_neurons(args.assignments)  # raises for all other settings
     run, folder, passed_over = run_folder.find_resumable(args.name or args.resume, args.out)
     for sentence in passed_over:
         print(f"neurogen train: {sentence}", file=sys.stderr)
@@ -154,7 +154,7 @@ def _resume(args, run, folder, backend):
         check_neurons(trainer.config, named_neurons(args.assignments))
         return trainer
     except MissingText as error:
-        raise DataError(f"{error}; where the text lies elsewhere now, say where: --resume {shlex.quote(str(run))} --data PATH") from None
+        raise DataError(f"{error}; if the text has moved, name its new location: --resume {shlex.quote(str(run))} --data PATH") from None
 
 
 def _watch(trainer, title: str, plain: bool, tensorboard: bool):
@@ -197,7 +197,7 @@ def main(argv=None):
 
                 backend = backend_of(args)
                 if new and config.text.data.startswith(("hf:", "http:", "https:")):
-                    open_source(config.text.data, config.text.field)  # refuses what can be no name; the rest may take a while
+                    open_source(config.text.data, config.text.field)  # raises for an invalid name; reading may take long
                     print(f"reading {config.text.data}", file=sys.stderr, flush=True)
                 trainer = Trainer(config, run, backend, bool(args.fit)) if new else _resume(args, run, folder, backend)
                 signals.hand_over(trainer.stop)
@@ -209,7 +209,7 @@ def main(argv=None):
             _watch(trainer, title, args.plain, args.tensorboard or (run / "tensorboard").is_dir())
             if trainer.step < trainer.steps:
                 going_on = f"neurogen train --resume {shlex.quote(str(run))}"
-                print(f"Stopped after {trainer.step:,} of {trainer.steps:,} steps; everything is kept. To go on: {going_on}")
+                print(f"Stopped after {trainer.step:,} of {trainer.steps:,} steps; everything is saved. To continue: {going_on}")
                 return 130
             print(f"To talk to it: neurogen chat {shlex.quote(str(run))}")
     return 0
@@ -217,12 +217,13 @@ def main(argv=None):
 
 def _lost(run, error):
     why = getattr(error, "strerror", None) or error
-    kept = run / run_folder.METRICS
-    return f"neurogen train: the output cannot be written: {why}; training goes on and is recorded in {kept}; Ctrl-C saves and ends"
+    metrics = run / run_folder.METRICS
+    return f"neurogen train: the output cannot be written: {why}; training continues and is recorded in {metrics}; Ctrl-C saves and ends"
 
 
 class _Callable(types.ModuleType):
-    """This module, which `neurogen_numba.train` names once it is imported, can be called as the function `train` of the library."""
+    """Makes this module callable as the library's function `train`, because after its import the name `neurogen_numba.train` refers to
+    it."""
 
     def __call__(self, *arguments, **named):
         from .library import train

@@ -50,13 +50,13 @@ def compile_all(which: str, capabilities: list[str]) -> dict[str, dict[str, dict
         bounds = kernel.targetoptions.get("launch_bounds")
         ptx, _ = cuda.compile(kernel.py_func, signature, device=False, abi="numba", cc=of_card, launch_bounds=bounds)
         for each in capabilities:
-            said = assemble(label, ptx, each, kernel.targetoptions.get("max_registers"))
-            found[each][f"{label}({', '.join(map(str, signature))})"] = {"kernel": name, **_read(said), **_look(ptx)}
+            output = assemble(label, ptx, each, kernel.targetoptions.get("max_registers"))
+            found[each][f"{label}({', '.join(map(str, signature))})"] = {"kernel": name, **_read(output), **_look(ptx)}
     return found
 
 
 def assemble(label: str, ptx: str, capability: str, registers: int | None) -> str:
-    """What ptxas says of a kernel for a card."""
+    """The report of ptxas on a kernel for a card."""
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "kernel.ptx"
         text.write_text(ptx)
@@ -67,12 +67,12 @@ def assemble(label: str, ptx: str, capability: str, registers: int | None) -> st
     return done.stderr
 
 
-def _read(said: str) -> dict:
-    """What ptxas says of a kernel."""
+def _read(output: str) -> dict:
+    """The report of ptxas on a kernel, parsed."""
     registers, stack, *spilled = (
         int(number)
         for pattern in (r"Used (\d+) registers", r"(\d+) bytes stack frame", r"(\d+) bytes spill stores", r"(\d+) bytes spill loads")
-        for number in [max(re.findall(pattern, said), key=int)]
+        for number in [max(re.findall(pattern, output), key=int)]
     )
     return {"registers": registers, "stack": stack, "spilled": sum(spilled)}
 

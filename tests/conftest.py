@@ -44,9 +44,9 @@ def pytest_configure(config):
     # Numba's compiler makes millions of objects that stay. To look for garbage among them takes a tenth of the time.
     gc.set_threshold(100_000, 20, 20)
     if SIMULATED:
-        # Whoever waits at a barrier runs in a circle for so long before others may come. Kernels with barriers are 8 times as fast.
+        # A thread that waits at a barrier spins for so long before others may come. Kernels with barriers are 8 times as fast.
         sys.setswitchinterval(1e-4)
-        # NumPy warns of whole numbers that wrap around, as random numbers and rings are meant to, and of NaN where a kernel looks for it.
+        # NumPy warns of integers that wrap around, as random numbers and rings are meant to, and of NaN where a kernel looks for it.
         for what in ("overflow", "invalid value"):
             config.addinivalue_line("filterwarnings", f"ignore:{what} encountered in scalar:RuntimeWarning")
 
@@ -74,14 +74,14 @@ def backend(request):
 @pytest.fixture(scope="session")
 def op(backend):
     """`op("lif_forward", ...)` runs an operation of the backend on NumPy arrays, in place: they go to the device and come back.
-    Nobody reads the axon NO_AXON."""
+    No synapse reads the axon NO_AXON."""
 
     def call(name, *arguments):
         there = [backend.asarray(x) if isinstance(x, np.ndarray) else backend.no_axon if x is NO_AXON else x for x in arguments]
         getattr(backend, name)(*there)
-        for here, moved in zip(arguments, there, strict=True):
-            if isinstance(here, np.ndarray) and here.flags.writeable:
-                here[...] = backend.to_numpy(moved)
+        for original, moved in zip(arguments, there, strict=True):
+            if isinstance(original, np.ndarray) and original.flags.writeable:
+                original[...] = backend.to_numpy(moved)
 
     return call
 

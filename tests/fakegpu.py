@@ -52,7 +52,8 @@ class FakeDriver:
 
 
 class Machine:
-    """What one machine has, to be changed at any time. At first all is well but there is no GPU; `trace` is a file that tells of one."""
+    """The hardware of one machine, which a test may change at any time. At first all is well but there is no GPU; `trace` is a file that
+    tells of one."""
 
     def __init__(self):
         self.driver = None

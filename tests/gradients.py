@@ -13,4 +13,4 @@ def single(values):
 def gradient(loss, inputs, name):
     """d loss(inputs) / d inputs[name], one central difference in float64 for every entry."""
     places = list(np.ndindex(np.shape(inputs[name])))
-    return np.reshape([ref.finite_difference(loss, inputs, name, place) for place in places], np.shape(inputs[name]))
+    return np.reshape([ref.finite_difference(loss, inputs, name, index) for index in places], np.shape(inputs[name]))

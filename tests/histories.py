@@ -23,7 +23,7 @@ def step(number, **changes):
         "gradient_norm": 1.0 + number,
         "tokens_per_second": 1000.0 + number,
         "seconds": 0.5 * number,
-        "activity": {name: (place + 1) / 100 for place, name in enumerate(MODULES)},
+        "activity": {name: (rank + 1) / 100 for rank, name in enumerate(MODULES)},
     }
     return StepReport(**values | changes)
 
@@ -40,7 +40,7 @@ def brain(number, tokens=20, text="the cat sat"):
         levels={name: level * number for name, level in LEVELS.items()},
         text=text,
         events=dict.fromkeys(MODULES, events),
-        membrane={name: np.full(50, np.log(place + 1)) for place, name in enumerate(MODULES)},
+        membrane={name: np.full(50, np.log(rank + 1)) for rank, name in enumerate(MODULES)},
         adaptation={name: np.full(50, np.log(10.0)) for name in MODULES},
         weights={"wernicke_pfc": np.arange(101) / 100, "lateral_pfc": np.full(5, -1.0)},
         memory=np.arange(tokens * 12).reshape(tokens, 12) / 100,
@@ -58,7 +58,7 @@ def write(run, reports):
 
 
 def life(steps=40, samples=3):
-    """The reports of a run: steps, an evaluation each 10, a sample each 10 up to `samples` of them, a look into the brain each 20."""
+    """The reports of a run: steps, an evaluation each 10, a sample each 10 up to `samples` of them, a brain snapshot each 20."""
     reports = []
     for number in range(1, steps + 1):
         reports.append(step(number))

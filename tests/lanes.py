@@ -83,10 +83,10 @@ class Cuda:
 
     threadIdx = property(lambda self: SimpleNamespace(x=self.me.thread))
     blockDim = property(lambda self: SimpleNamespace(x=self.block.threads))
-    blockIdx = property(lambda self: self.me.place)
+    blockIdx = property(lambda self: self.me.block_index)
 
     def grid(self, dimensions):
-        return self.me.place.x * self.block.threads + self.me.thread
+        return self.me.block_index.x * self.block.threads + self.me.thread
 
     def multiply(self, *arguments):
         warp, lane = divmod(self.me.thread, WARP)
@@ -119,7 +119,7 @@ def store_pair(array, index, a, b):
     array[int(index)], array[int(index) + 1] = a, b
 
 
-def pair(kind, a, b):
+def pack_pair(kind, a, b):
     if kind != mma.BFLOAT16:
         return np.array([a, b], np.float16).view(np.uint32)[0]
     return np.array([half.to_bfloat16(x) for x in (a, b)], np.uint16).view(np.uint32)[0]
@@ -138,8 +138,8 @@ def run(kernel, grid, threads, *arguments):
     halves = {name: python(getattr(mma, name)) for name in ("low", "high", "first_halves", "second_halves")}
     width, height = (grid, 1) if isinstance(grid, int) else grid
 
-    def thread(function, cuda, number, place):
-        cuda.me.thread, cuda.me.place = number, place
+    def thread(function, cuda, number, block_index):
+        cuda.me.thread, cuda.me.block_index = number, block_index
         try:
             with np.errstate(over="ignore"):  # unsigned numbers wrap around
                 function(*arguments)
@@ -149,15 +149,19 @@ def run(kernel, grid, threads, *arguments):
                 warp.everyone.abort()
         cuda.block.leave()
 
-    for place in (SimpleNamespace(x=x, y=y) for x in range(width) for y in range(height)):
+    for block_index in (SimpleNamespace(x=x, y=y) for x in range(width) for y in range(height)):
         cuda = Cuda(Block(threads))
-        scope = code.__globals__ | halves | {"cuda": cuda, "multiply": cuda.multiply, "copy": copy, "pair": pair, "store_pair": store_pair}
+        scope = (
+            code.__globals__
+            | halves
+            | {"cuda": cuda, "multiply": cuda.multiply, "copy": copy, "pack_pair": pack_pair, "store_pair": store_pair}
+        )
         scope |= {"end_of_copies": end_of_copies, "wait_for_copies": wait_for_copies}
         for name, called in code.__globals__.items():  # device functions of the kernel's file
             if name in code.__code__.co_names and python(called) is not called and called.__module__ == code.__module__:
                 scope[name] = FunctionType(python(called).__code__, scope, name)
         function = FunctionType(code.__code__, scope, code.__name__, None, closure)
-        all_threads = [threading.Thread(target=thread, args=(function, cuda, number, place)) for number in range(threads)]
+        all_threads = [threading.Thread(target=thread, args=(function, cuda, number, block_index)) for number in range(threads)]
         for each in all_threads:
             each.start()
         for each in all_threads:

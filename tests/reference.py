@@ -146,17 +146,17 @@ def izhikevich(state, i, k, z):
 NEURONS = {"lif": lif, "lif_a": lif_a, "adlif": adlif, "resonate_and_fire": resonate_and_fire, "izhikevich": izhikevich}
 
 
-def neurons(name, c, own, state, *, event, graded, hypercolumn, gain_scale, factors):
+def neurons(name, c, parameters_of, state, *, event, graded, hypercolumn, gain_scale, factors):
     """Neurons under the current c [T, B, N]: s, y and v, [T, B, N]. own: their constants, gain, bias and gamma, [N]; state: name -> [B, N],
     with y last; event: of v; factors: constant -> what neuromodulators multiply it with, [B]."""
-    drive = normalise(c, hypercolumn) * own["gain"] * gain_scale[:, None] + own["bias"]
-    k = own | {name: own[name] * factor[:, None] for name, factor in factors.items()}
+    drive = normalise(c, hypercolumn) * parameters_of["gain"] * gain_scale[:, None] + parameters_of["bias"]
+    k = parameters_of | {name: parameters_of[name] * factor[:, None] for name, factor in factors.items()}
     *values, y = state.values()
     record = {"s": [], "y": [], "v": []}
     for i in drive:
         values = NEURONS[name](tuple(values), i, k, event)
         s = event(values[0]) * (values[0] if graded else 1)
-        y = own["gamma"] * y + (1 - own["gamma"]) * s
+        y = parameters_of["gamma"] * y + (1 - parameters_of["gamma"]) * s
         for what, row in (("s", s), ("y", y), ("v", values[0])):
             record[what].append(row)
     return {what: np.array(rows) for what, rows in record.items()}
@@ -170,7 +170,7 @@ def synapses(s_with_history, H, block, delay, weight, N):
 
     s_with_history: [H + T, B, M], whose first H rows are the tokens before the segment, H at least the longest delay.
     block, delay: [tiles, K], of the K bundles of a tile; weight [tiles * K, BS, BT]: bundle (tile, k) leads from the BS sources from
-    block * BS on to the BT targets from tile * BT on. What leads beyond the last source or the last target is padding, and is 0.
+    block * BS on to the BT targets from tile * BT on. Weights beyond the last source or the last target are padding, and are 0.
     Raises ValueError where H is too short, a block lies beyond the sources, there are fewer targets than tiles, or padding is not 0.
     """
     T, B, M = s_with_history.shape[0] - H, *s_with_history.shape[1:]
@@ -237,7 +237,7 @@ def working_memory(f_in, u_in, retain, m0):
 
 
 def embedding(tokens, weight, projection=None, mask=None):
-    """What the Thalamus hears of the tokens [T, B]: rows [T, B, E] of weight [V, E], times the mask [T, B, E] where one is given,
+    """Input of the Thalamus for the tokens [T, B]: rows [T, B, E] of weight [V, E], times the mask [T, B, E] where one is given,
     through projection [E, N] where one is given."""
     rows = np.asarray(weight, np.float64)[tokens]
     rows = rows if mask is None else rows * mask
@@ -494,7 +494,7 @@ def model_forward(config, params, structure, tokens, state=None, *, smooth=False
     H = {source: 0 for source in size} | history_lengths(config)
     incoming = {target: [p for p in projections(config) if p.target == target] for target in size}
 
-    # Every signal with its past in front. What has not happened yet is NaN: whoever reads it, shows.
+    # Every signal with its past in front. Future values are NaN, so that reading one shows.
     signals = {source: np.full((H[source] + T, B, size[source]), np.nan) for source in size}
     for source in history_lengths(config):
         past = np.asarray(state[history_key(source)])
@@ -502,7 +502,7 @@ def model_forward(config, params, structure, tokens, state=None, *, smooth=False
             raise ValueError(f"state {history_key(source)!r}: {(H[source], B, size[source])} expected, not {past.shape}")
         signals[source][: H[source]] = past
 
-    def hear(target, t):
+    def current_of(target, t):
         """The current [1, B, N] that the projections bring to a target at token t."""
         current = np.zeros((1, B, size[target]))
         for p in incoming[target]:
@@ -514,11 +514,11 @@ def model_forward(config, params, structure, tokens, state=None, *, smooth=False
     S, key, m = state["memory.S"], state["memory.key"], state["working_memory.m"]
     for module in MODULES:
         fields = [name.split(".")[1] for name in params if name.startswith(f"{module}.")]
-        own = {field: np.asarray(params[f"{module}.{field}"], np.float64) for field in fields}
-        own["input_scale"] = np.asarray(structure[f"{module}.input_scale"], np.float64)
+        parameters_of = {field: np.asarray(params[f"{module}.{field}"], np.float64) for field in fields}
+        parameters_of["input_scale"] = np.asarray(structure[f"{module}.input_scale"], np.float64)
         start = {letter: np.asarray(state[f"{module}.{letter}"], np.float64) for letter in ("v", "a", "y") if f"{module}.{letter}" in state}
         record = {name: np.empty((T, B, size[module])) for name in ("v", "z", "a", "s", *(["y"] if has_trace(config, module) else []))}
-        neurons[module] = {"params": own, "state": start, "record": record}
+        neurons[module] = {"params": parameters_of, "state": start, "record": record}
     tied = np.sqrt(3 * config["embedding"]) * np.asarray(params["decoder.weight"], np.float64) if config["tied"] else None
     rows = params["embedding.weight"] if tied is None else tied
     sensed = embedding(tokens, rows, params.get("embedding_thalamus.weight"), masks.get("embedding"))
@@ -527,39 +527,39 @@ def model_forward(config, params, structure, tokens, state=None, *, smooth=False
     for t in range(T):
         for module in MODULES:
             if module == "hippocampus":
-                q, v, w = (hear(f"memory.{name}", t) for name in ("query", "value", "write"))
+                q, v, w = (current_of(f"memory.{name}", t) for name in ("query", "value", "write"))
                 write_bias, decay = params["memory.write_bias"], params["memory.decay"]
                 recalled, S, key = delta_memory(q, v, w, write_bias, decay, S, key, state["dopamine"], config["memory_heads"])
                 signals["memory"][t] = recalled[0]
             if module == "pfc":
-                f_in, u_in = hear("working_memory.retain", t), hear("working_memory.store", t)
+                f_in, u_in = current_of("working_memory.retain", t), current_of("working_memory.store", t)
                 m = working_memory(f_in, u_in, params["working_memory.retain"], m)[0]
                 signals["working_memory"][t] = m
 
-            c = hear(module, t)
+            c = current_of(module, t)
             if module == "thalamus":
                 c = c + sensed[t]
             if module == "broca":
-                c = gate(c, hear("broca.gate", t))
-            own = neurons[module]
+                c = gate(c, current_of("broca.gate", t))
+            parameters_of = neurons[module]
             step = population(
                 c,
-                own["params"],
-                own["state"],
+                parameters_of["params"],
+                parameters_of["state"],
                 smooth=smooth,
                 graded=config["events"] == "graded",
                 hypercolumn=config["hypercolumn"],
                 norepinephrine=state["norepinephrine"],
                 serotonin=state["serotonin"],
             )
-            own["state"] = step["state"]
-            for name, values in own["record"].items():
+            parameters_of["state"] = step["state"]
+            for name, values in parameters_of["record"].items():
                 values[t] = step[name][0]
             signals[module][H[module] + t] = step["s"][0] * masks[module][t] if module in masks else step["s"][0]
             if has_trace(config, module):
                 signals[f"{module}.y"][t] = step["y"][0]
             if has_readout(config, module):
-                signals[f"{module}.out"][H[f"{module}.out"] + t] = hear(f"{module}.out", t)[0]
+                signals[f"{module}.out"][H[f"{module}.out"] + t] = current_of(f"{module}.out", t)[0]
 
         read = signals["broca.out" if has_readout(config, "broca") else "broca.y"][t]  # no delay reads these: t is their row
         read = read * masks["decoder"][t] if "decoder" in masks else read
@@ -581,7 +581,7 @@ def model_forward(config, params, structure, tokens, state=None, *, smooth=False
 
 
 def draw_bundles(rng, tiles, K, blocks, first_delay, delays):
-    """Structure of a projection of so many tiles, each of which hears K different (delay, block) pairs.
+    """Structure of a projection with a number of tiles, each of which reads K different (delay, block) pairs.
 
     Short delays are the likelier: probability ~ exp(-0.1 delay). Returns the dict that `model_forward` wants in its structure.
     """

@@ -1,4 +1,4 @@
-"""Ablation studies: what they train, what they make of it, and that nothing is trained twice."""
+"""Ablation studies: the runs that they train, their results, and that nothing is trained twice."""
 
 import contextlib
 import json
@@ -110,7 +110,7 @@ def test_a_run_that_fails_stops_no_other(trained, tmp_path):
     trained.broken = ("no-gate-1",)
     study = Study(changes(), 1, tmp_path)
     list(study.train())
-    assert {run.folder.name: said for run, said in study.failed.items()} == {"no-gate-1": "neurogen train: no room"}
+    assert {run.folder.name: output for run, output in study.failed.items()} == {"no-gate-1": "neurogen train: no room"}
     assert [row.name for row in study.rows()] == [BASE, "rate"]
 
 
@@ -123,7 +123,7 @@ def test_runs_with_other_settings_are_left_alone(trained, tmp_path):
 
 def test_changes_need_names_of_their_own(tmp_path):
     for names in (("no gate", "No-Gate"), ("?!",), ("base",)):
-        with pytest.raises(ConfigError, match="a name of its own is needed"):
+        with pytest.raises(ConfigError, match="a unique name is needed"):
             Study([Change(BASE, TINY), *(Change(name, TINY) for name in names)], 1, tmp_path)
 
 
@@ -193,23 +193,23 @@ def test_the_command_trains_compares_and_draws(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "file, said",
+    "file, output",
     [
         (None, "there is no such file"),
         ("x = [", "not TOML"),
         ("steps = 3", "a table of settings is needed for each change"),
         ('["a"]\ntraining.stepps = 3', "a: training: unknown setting 'stepps'; did you mean 'steps'?"),
-        ('["a"]\ntraining.dropout = 0', "no change in it makes a difference to the recipe"),
+        ('["a"]\ntraining.dropout = 0', "no change in it differs from the recipe"),
         ('["a"]\nbrain.vocabulary = 3', "brain.vocabulary is the tokenizer's"),
     ],
 )
-def test_wrong_changes_are_named(file, said, tmp_path, capsys):
+def test_wrong_changes_are_named(file, output, tmp_path, capsys):
     path = tmp_path / "changes.toml"
     if file is not None:
         path.write_text(file)
     assert ablate.main(["--preset", "nano", "--changes", str(path), "--out", str(tmp_path / "study")]) == 2
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
+    assert output in error and error.count("\n") == 1
     assert not (tmp_path / "study").exists()
 
 

@@ -74,9 +74,9 @@ def test_a_matrix_is_of_float32_unless_said_otherwise_and_products_take_it():
 def test_arrays_cross_over_as_copies(move):
     there = np.arange(6, dtype=np.float32)
     there.flags.writeable = False  # as NumPy has what it reads from a file
-    here = move(there)
-    np.testing.assert_array_equal(here, there, strict=True)
-    assert not np.shares_memory(here, there) and here.flags.writeable
+    current = move(there)
+    np.testing.assert_array_equal(current, there, strict=True)
+    assert not np.shares_memory(current, there) and current.flags.writeable
 
 
 def test_asarray_makes_arrays_contiguous_and_of_the_type_wanted():
@@ -98,9 +98,9 @@ def matrices(m, k, n, transposed):
 @pytest.mark.parametrize("transposed", ["", "a", "b", "ab"])
 @pytest.mark.parametrize("add", [False, True], ids=["overwrite", "add"])
 @pytest.mark.parametrize("scale", [1.0, 0.1], ids=["", "scaled"])
-@pytest.mark.parametrize("worth_sharing", [0, 10**9], ids=["shared", "whole"])
-def test_product(m, transposed, add, scale, worth_sharing, monkeypatch):
-    monkeypatch.setattr(cpu, "WORTH_SHARING", worth_sharing)
+@pytest.mark.parametrize("min_parallel", [0, 10**9], ids=["shared", "whole"])
+def test_product(m, transposed, add, scale, min_parallel, monkeypatch):
+    monkeypatch.setattr(cpu, "MIN_PARALLEL_PRODUCT", min_parallel)
     a, b = matrices(m, 37, 53, transposed)
     before = np.full((m, 53), 2.5, np.float32)
     out = before.copy()
@@ -121,7 +121,7 @@ def test_a_product_is_neither_added_nor_scaled_unless_asked_for(add):
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_a_product_overwrites_what_is_no_number(scale):
+def test_a_product_overwrites_nan_and_infinity(scale):
     a, b = matrices(7, 37, 53, "")
     out = np.full((7, 53), np.nan, np.float32)
     backend.product(out, a, b, scale=scale)
@@ -138,7 +138,7 @@ def test_a_large_product_is_shared(monkeypatch):
         plain(out, *rest)
 
     a, b = matrices(600, 200, 300, "b")
-    assert a.shape[0] * a.shape[1] * b.shape[1] > cpu.WORTH_SHARING
+    assert a.shape[0] * a.shape[1] * b.shape[1] > cpu.MIN_PARALLEL_PRODUCT
     monkeypatch.setattr(cpu.CpuBackend, "_rows", staticmethod(watched))
     out = backend.zeros((600, 300))
     backend.product(out, a, b)
@@ -174,26 +174,26 @@ def test_a_norm_is_added_up_in_float64():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_norm_shows_what_is_no_number(value):
+def test_a_norm_shows_nan_and_infinity(value):
     x = np.zeros(10_000, np.float32)
     x[7777] = value
     assert not np.isfinite(norm_of(x)[0])
 
 
-# What is recorded
+# Recorded steps
 
 
 def test_what_is_recorded_does_what_the_step_does():
     """Again and again, with what lies in the arrays by then."""
-    told, heard = backend.zeros(3), backend.zeros(3)
+    written, heard = backend.zeros(3), backend.zeros(3)
 
     def step():
-        np.add(heard, told, out=heard)
+        np.add(heard, written, out=heard)
 
     again = backend.record(step)
     heard[...] = 0  # whether recording does the step once is the backend's affair
     for times in (1, 2, 3):
-        told[...] = np.arange(3) * times
+        written[...] = np.arange(3) * times
         again()
     np.testing.assert_array_equal(heard, [0, 6, 12])
 
@@ -202,14 +202,14 @@ def test_what_is_recorded_does_what_the_step_does():
 def test_calls_on_a_tape_do_what_they_did(work):
     """Loops, and functions between them, with what lies in the arrays by then."""
     x, total, doubled = np.zeros((2, 3), np.float32), backend.zeros(3), backend.zeros((2, 3))
-    tripled, key, place = backend.zeros((2, 3)), np.zeros(1, np.uint64), np.uint64(0)
+    tripled, key, offset = backend.zeros((2, 3)), np.zeros(1, np.uint64), np.uint64(0)
 
     def step():
-        backend.scaled_dropout(doubled, x, 2.0, np.float32(0), key, place)
-        backend.scaled_dropout(tripled, doubled, 1.5, np.float32(0), key, place)
+        backend.scaled_dropout(doubled, x, 2.0, np.float32(0), key, offset)
+        backend.scaled_dropout(tripled, doubled, 1.5, np.float32(0), key, offset)
         backend.add_rows(total, x)
         backend.apply(np.add, total, np.float32(1), out=total)
-        backend.scaled_dropout(x, tripled, 2.0, np.float32(0), key, place)
+        backend.scaled_dropout(x, tripled, 2.0, np.float32(0), key, offset)
 
     with backend.working(work):
         again = backend.record_calls(step)
@@ -292,9 +292,9 @@ def test_a_small_step_has_one_thread_and_the_next_one_all_again(threads):
 def test_what_is_fetched_from_a_gpu_is_a_copy():
     gpu = backends.get("cuda", precision="fp32")
     there = gpu.asarray(np.arange(6), "float32")
-    here, other = gpu.fetch(there), gpu.fetch(there)
+    current, other = gpu.fetch(there), gpu.fetch(there)
     there[...] = 0
-    np.testing.assert_array_equal(here, np.arange(6, dtype=np.float32), strict=True)
-    here[...] = 7
+    np.testing.assert_array_equal(current, np.arange(6, dtype=np.float32), strict=True)
+    current[...] = 7
     np.testing.assert_array_equal(other, np.arange(6))
     np.testing.assert_array_equal(gpu.fetch(there), np.zeros(6))

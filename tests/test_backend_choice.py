@@ -31,10 +31,10 @@ def refused(name, *words, device=0):
     """One sentence that has these words and says how to go on without a GPU."""
     with pytest.raises(BackendError) as raised:
         backends.get(name, device)
-    said = str(raised.value)
-    assert "\n" not in said and said.endswith("; to go on without: --backend cpu")
+    output = str(raised.value)
+    assert "\n" not in output and output.endswith("; to go on without: --backend cpu")
     for word in words:
-        assert word in said, said
+        assert word in output, output
     return True
 
 
@@ -72,13 +72,13 @@ def test_a_backend_for_every_precision_and_mode(machine):
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("name", ["cpu", "auto"])
 def test_the_cpu_has_one_precision(machine, name, precision):
-    with pytest.raises(ConfigError, match=f"^precision {precision}: the CPU computes in fp32; leave it out, or use --backend cuda$"):
+    with pytest.raises(ConfigError, match=f"^precision {precision}: the CPU backend computes in fp32; drop it, or use --backend cuda$"):
         backends.get(name, precision=precision)
 
 
 @pytest.mark.parametrize("name", ["cpu", "auto"])
 def test_the_cpu_has_one_mode(machine, name):
-    with pytest.raises(ConfigError, match="^mode pipelined: the CPU does one thing after the other; leave it out, or use --backend cuda$"):
+    with pytest.raises(ConfigError, match="^mode pipelined: the CPU backend has no streams; drop it, or use --backend cuda$"):
         backends.get(name, mode="pipelined")
 
 
@@ -145,7 +145,7 @@ def test_cuda_without_a_driver(machine):
 def test_a_driver_without_a_gpu(machine, driver):
     machine.driver = driver
     assert backends.get("auto").name == "cpu"
-    assert refused("cuda", "the NVIDIA driver counts no GPU")
+    assert refused("cuda", "the NVIDIA driver finds no GPU")
 
 
 @pytest.mark.parametrize("value", ["", "-1", "-1,0", "NoDevFiles"])
@@ -160,7 +160,7 @@ def test_gpus_hidden_on_purpose(machine, monkeypatch, value):
 def test_who_names_a_gpu_does_not_get_the_cpu(machine):
     assert backends.get("auto", 0).name == "cpu"
     assert refused("auto", "there is no NVIDIA driver", "--backend cpu", device=1)
-    with pytest.raises(ConfigError, match="^GPU 1: the CPU is none"):
+    with pytest.raises(ConfigError, match="^--gpu-device 1 cannot be combined with the CPU backend"):
         backends.get("cpu", 1)
 
 
@@ -174,13 +174,13 @@ def name(request):
 
 def test_a_gpu_without_its_driver_library(machine, name):
     machine.trace.touch()
-    assert refused(name, f"{machine.trace} tells of an NVIDIA GPU", "cannot open shared object file", "--gpus all")
+    assert refused(name, f"{machine.trace} shows an NVIDIA GPU", "cannot open shared object file", "--gpus all")
 
 
 def test_a_gpu_that_the_driver_does_not_count(machine, name):
     machine.trace.touch()
     machine.driver = FakeDriver(cuInit=100)
-    assert refused(name, f"{machine.trace} tells of an NVIDIA GPU, but the driver counts none", "nvidia-smi")
+    assert refused(name, f"{machine.trace} shows an NVIDIA GPU, but the driver finds none", "nvidia-smi")
 
 
 def test_visible_devices_that_match_nothing(machine, name, monkeypatch):
@@ -209,7 +209,7 @@ def test_the_stub_of_the_driver_is_no_gpu(machine):
 @pytest.mark.parametrize("gpus, device", [((H100,), 1), ((H100, H100), 2), ((H100, H100), -1)])
 def test_a_device_out_of_range(machine, name, gpus, device):
     machine.driver = FakeDriver(*gpus)
-    there = "the only one is GPU 0" if len(gpus) == 1 else "they are counted from 0 to 1"
+    there = "the only one is GPU 0" if len(gpus) == 1 else "the GPUs are 0 to 1"
     assert refused(name, f"there is no GPU {device}: {there}", "--gpu-device", device=device)
 
 
@@ -235,13 +235,13 @@ def test_a_gpu_without_bfloat16(machine, name):
 def test_a_library_that_is_missing(machine, name, library):
     machine.driver = FakeDriver(H100)
     machine.missing = {library}
-    assert refused(name, "GPU 0 is there (NVIDIA H100 80GB HBM3)", f"needed to use it: {library};", INSTALL)
+    assert refused(name, "GPU 0 (NVIDIA H100 80GB HBM3) cannot be used", f"{library} cannot be found;", INSTALL)
 
 
 def test_libraries_that_are_missing(machine, name):
     machine.driver = FakeDriver(H100)
     machine.missing = {"cuBLAS", "CuPy", "numba-cuda"}
-    assert refused(name, "needed to use it: numba-cuda, CuPy and cuBLAS;")
+    assert refused(name, "numba-cuda, CuPy and cuBLAS cannot be found;")
 
 
 @pytest.mark.parametrize("library", ["nvJitLink", "CUDA runtime"])
@@ -253,13 +253,13 @@ def test_a_library_that_it_can_do_without(machine, library):
 
 def test_an_old_driver_for_cupy(machine, name):
     machine.driver = FakeDriver(H100, cuda=11040)
-    assert refused(name, "the NVIDIA driver is too old: it runs CUDA up to 11.4, and CuPy is of CUDA 12.9", "for CUDA 12")
+    assert refused(name, "the NVIDIA driver is too old: it supports CUDA up to 11.4, and CuPy needs CUDA 12.9", "for CUDA 12")
 
 
 def test_an_old_driver_for_numba(machine, name):
     machine.driver = FakeDriver(H100, cuda=12090)
     machine.versions["NVRTC"] = "13.0"
-    assert refused(name, "too old: it runs CUDA up to 12.9, and NVRTC is of CUDA 13.0", "for CUDA 13")
+    assert refused(name, "too old: it supports CUDA up to 12.9, and NVRTC needs CUDA 13.0", "for CUDA 13")
 
 
 def test_a_driver_of_an_earlier_minor_version_needs_nvjitlink(machine, name):
@@ -295,10 +295,10 @@ class CUDARuntimeError(RuntimeError):
 @pytest.mark.parametrize(
     "message, mend",
     [
-        ("cudaErrorMemoryAllocation: out of memory", "make room on it"),
-        ("cudaErrorDevicesUnavailable: busy or unavailable", "wait for whoever has it"),
+        ("cudaErrorMemoryAllocation: out of memory", "free memory on it"),
+        ("cudaErrorDevicesUnavailable: busy or unavailable", "wait for the process"),
         ("CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "update the driver, or"),
-        ("cudaErrorLaunchFailure: unspecified\nlaunch failure", "see that nvidia-smi finds no fault"),
+        ("cudaErrorLaunchFailure: unspecified\nlaunch failure", "check nvidia-smi for errors"),
     ],
 )
 def test_a_gpu_that_fails_at_once(machine, name, message, mend):
@@ -307,7 +307,7 @@ def test_a_gpu_that_fails_at_once(machine, name, message, mend):
 
     machine.driver = FakeDriver(H100)
     machine.backend.CudaBackend = fails
-    assert refused(name, f"a try on GPU 0 fails (CUDARuntimeError: {message.splitlines()[0]})", mend)
+    assert refused(name, f"a test on GPU 0 fails (CUDARuntimeError: {message.splitlines()[0]})", mend)
 
 
 def test_a_bug_keeps_its_traceback(machine):
@@ -320,7 +320,7 @@ def test_a_bug_keeps_its_traceback(machine):
         backends.get("cuda")
 
 
-# What is asked of the machine
+# Queries of the machine
 
 
 def test_look_tells_names_and_capabilities(machine):

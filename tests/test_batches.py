@@ -83,8 +83,8 @@ def test_stream_b_reads_every_bth_story(segment):
     inputs, _ = read(corpus.batches(), math.ceil(3000 / segment))
     for stream in range(3):
         expected = b"".join(story(5, stream + 3 * k).text.encode() + b"|" for k in range(40))
-        told = b"".join(b"|" if token == BYTES.end_of_text else bytes([token]) for token in inputs[:, stream])
-        assert expected.startswith(told)
+        documents = b"".join(b"|" if token == BYTES.end_of_text else bytes([token]) for token in inputs[:, stream])
+        assert expected.startswith(documents)
 
 
 def test_the_seed_decides_where_reading_starts(file):
@@ -172,14 +172,14 @@ def test_validation_of_stories_is_whole_held_out_stories_with_their_bits():
     corpus = StoryCorpus(Text(), Training(segment=8, seed=3), BYTES)
     validation = corpus.validation(2000)
     texts = [story(HELD_OUT_SEED, index, "held-out") for index in range(100)]
-    told = bytes(255 if token == BYTES.end_of_text else token for token in validation.tokens).split(b"\xff")
-    assert told[0] == told[-1] == b""  # an end of text first, and one after each story
-    count = len(told) - 2
-    assert [part.decode() for part in told[1:-1]] == [text.text for text in texts[:count]]
+    documents = bytes(255 if token == BYTES.end_of_text else token for token in validation.tokens).split(b"\xff")
+    assert documents[0] == documents[-1] == b""  # an end of text first, and one after each story
+    count = len(documents) - 2
+    assert [part.decode() for part in documents[1:-1]] == [text.text for text in texts[:count]]
     assert validation.floor_bits == pytest.approx(sum(text.bits for text in texts[:count]))
     assert validation.bytes == sum(len(text.text.encode()) for text in texts[:count])
     assert list(validation.questions) == [question for text in texts[:count] for question in text.questions]
-    assert len(validation.tokens) - 1 >= 2000 > len(validation.tokens) - 1 - len(told[-2]) - 1  # one story less would not do
+    assert len(validation.tokens) - 1 >= 2000 > len(validation.tokens) - 1 - len(documents[-2]) - 1  # one story less would not do
     assert len(corpus.validation().tokens) > 50_000
     other_seed = StoryCorpus(Text(), Training(segment=8, seed=4), BYTES)
     assert np.array_equal(other_seed.validation(2000).tokens, validation.tokens)
@@ -231,10 +231,10 @@ def test_a_given_tokenizer_must_know_the_text(file):
 
 
 def test_a_position_of_something_else_is_refused(file):
-    files, told = corpora(file, 3, 8)
+    files, documents = corpora(file, 3, 8)
     other_files, other_told = corpora(file, 4, 8)
-    for corpus, foreign in ((other_files, files), (other_told, told), (told, files), (files, told)):
+    for corpus, foreign in ((other_files, files), (other_told, documents), (documents, files), (files, documents)):
         with pytest.raises(CheckpointError, match="saved place in the text"):
             corpus.batches(foreign.batches().position())
     with pytest.raises(CheckpointError, match="for seed 0, not 1"):
-        corpora(file, 3, 8, seed=1)[1].batches(told.batches().position())
+        corpora(file, 3, 8, seed=1)[1].batches(documents.batches().position())

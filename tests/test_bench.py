@@ -230,13 +230,13 @@ def test_a_text_is_learned_on_and_on(monkeypatch):
         (["sim", "--backend", "cpu", "--precision", "bf16"], ["fp32"]),
         (["sim", "--backend", "cpu", "--mode", "pipelined"], ["pipelined"]),
         (["sim", "--json", "nowhere/figures.json"], ["--json: nowhere/figures.json: there is no folder ", "nowhere"]),
-        (["sim", "--json", "."], ["--json: .: a name that ends with .json is wanted"]),
+        (["sim", "--json", "."], ["--json: .: the name must end with .json"]),
         (["sim", "--json", "figures"], ["--json: figures: a name"]),
         (["decode", "--text", "text"], ["--text: decode learns nothing"]),
         (["train", "--after", "3"], ["--after 3", "--text"]),
         (["train", "--text", "text", "--after", "-1"], ["--after -1", "at least 0"]),
         (["train", "--text", "nowhere"], ["--text nowhere: No such file"]),
-        (["train", "--text", "empty"], ["--text empty: there is nothing in it"]),
+        (["train", "--text", "empty"], ["--text empty: the file is empty"]),
         (["train", "--preset", "tiny", "--text", "text"], ["--text text", "--vocab-size 123"]),
     ],
 )
@@ -245,10 +245,10 @@ def test_bad_flags(flags, words, capsys, monkeypatch, tmp_path):
     (tmp_path / "empty").write_bytes(b"")
     monkeypatch.setattr(speed, "Bench", lambda *_: pytest.fail("measured"))
     assert main(flags) == 2
-    said = capsys.readouterr()
-    assert said.out == "" and said.err.startswith("neurogen bench: ") and said.err.count("\n") == 1
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith("neurogen bench: ") and output.err.count("\n") == 1
     for word in words:
-        assert word in said.err
+        assert word in output.err
 
 
 def test_a_text_too_short_for_the_batch_is_one_sentence(capsys):
@@ -265,8 +265,8 @@ def test_a_file_that_cannot_be_written_is_one_sentence(capsys, monkeypatch):
     monkeypatch.setattr(run_folder, "write_whole", full)
     flags = ["sim", "--backend", "cpu", "--preset", "tiny", "--repeats", "1", "--json", "figures.json"]
     assert main(flags) == 2
-    said = capsys.readouterr()
-    assert "ticks per second" in said.out and said.err.endswith("neurogen bench: --json figures.json: No space left on device\n")
+    output = capsys.readouterr()
+    assert "ticks per second" in output.out and output.err.endswith("neurogen bench: --json figures.json: No space left on device\n")
 
 
 def test_the_figures_alone_go_through_a_pipe(capsys):

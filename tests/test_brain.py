@@ -1,4 +1,4 @@
-"""The whole brain, held to the float64 reference; and what must be true of it whatever its weights are."""
+"""The whole brain, held to the float64 reference; and properties that hold for all weights."""
 
 import dataclasses
 import functools
@@ -114,10 +114,10 @@ class Run:
     masks: dict
 
     def reference(self, params=None):
-        own, structure = in_float64(self.brain)
+        part_ids, structure = in_float64(self.brain)
         state = {name: values.astype(np.float64) for name, values in self.state.items()}
         settings = dataclasses.asdict(self.brain.config)
-        return ref.model_forward(settings, params or own, structure, self.ids, state, smooth=self.act.smooth, masks=self.masks)
+        return ref.model_forward(settings, params or part_ids, structure, self.ids, state, smooth=self.act.smooth, masks=self.masks)
 
 
 def run(brain, seed=0, *, smooth=False, warm=True, rates=(0.0, 0.0), batch=2, learning=False):
@@ -161,7 +161,7 @@ def test_the_brain_is_the_reference(sizes, events, smooth, warm, rates):
 
     near = functools.partial(np.testing.assert_allclose, rtol=0, atol=2e-4)
     for name in MODULES:
-        for letter, rows in (("v", act.v), ("a", {name: own["a"] for name, own in act.neurons.items()}), ("y", act.y)):
+        for letter, rows in (("v", act.v), ("a", {name: part_ids["a"] for name, part_ids in act.neurons.items()}), ("y", act.y)):
             if name in rows:
                 near(rows[name][1:], expected["activity"][name][letter], err_msg=f"{name}.{letter}")
     near(act.m[1:], expected["activity"]["working_memory"]["m"])
@@ -243,7 +243,7 @@ def directions(gradient, real, draw):
 
 def wrong_gradients(loss, params, gradients, eps=1e-7):
     """Lines that name every parameter whose gradient is not the slope of `loss(params)`, or is 0 and so shows nothing."""
-    draw, wrong, here = np.random.default_rng(0), [], loss(params)
+    draw, wrong, current = np.random.default_rng(0), [], loss(params)
     for name, gradient in gradients.items():
         scale = abs(gradient).max()
         if not scale > 1e-4:
@@ -252,7 +252,7 @@ def wrong_gradients(loss, params, gradients, eps=1e-7):
         if gradient[~real].any():
             wrong.append(f"{name}: padding has a gradient")
         for direction in directions(gradient, real, draw):
-            slope = (loss({**params, name: params[name] + eps * direction}) - here) / eps
+            slope = (loss({**params, name: params[name] + eps * direction}) - current) / eps
             claimed = np.sum(gradient * direction, dtype=np.float64)
             if not abs(slope - claimed) <= 1e-3 * scale * np.linalg.norm(direction):
                 wrong.append(f"{name}: {claimed:.6g} where differences give {slope:.6g}, largest entry {scale:.6g}")
@@ -317,8 +317,8 @@ def test_the_gradient_of_a_batch_is_the_sum_of_its_parts():
     together = gradient_of(brain, Activity(brain, T, 7, learning=True), ids, d_logits)
     parts = np.zeros(together.shape)
     for part in (slice(0, 3), slice(3, 7)):
-        own = np.ascontiguousarray(ids[:, part])
-        parts += gradient_of(brain, Activity(brain, T, own.shape[1], learning=True), own, d_logits[:, part])
+        part_ids = np.ascontiguousarray(ids[:, part])
+        parts += gradient_of(brain, Activity(brain, T, part_ids.shape[1], learning=True), part_ids, d_logits[:, part])
     np.testing.assert_allclose(together, parts, rtol=0, atol=1e-5 * abs(parts).max())
 
 
@@ -474,7 +474,7 @@ def test_a_state_that_does_not_fit_is_refused(change):
     with pytest.raises(CheckpointError) as error:
         act.load_state(state)
     assert re.fullmatch(
-        r"state array '[\w.]+': shape \([\d, ]+\) wanted, .+ found; was it saved by another brain or batch size\?", str(error.value)
+        r"state array '[\w.]+': shape \([\d, ]+\) expected, .+ found; is it of another brain or batch size\?", str(error.value)
     )
 
 
@@ -625,7 +625,7 @@ def test_views_and_rings_are_arrays_of_the_card_that_others_can_take():
         assert cupy.from_dlpack(array).data.ptr == cupy.asarray(array).data.ptr == address
 
 
-def test_a_gradient_that_is_no_number_is_found_where_it_began():
+def test_a_gradient_that_is_not_finite_is_found_where_it_began():
     """It may spread to those after it in the backward pass."""
     brain = lively(READOUTS)
     assert brain.non_finite_gradient() == ""
@@ -665,8 +665,10 @@ def test_a_mask_is_a_matter_of_seed_step_and_place():
     dropout, names = Dropout(backends.get("cpu"), 3, 0.2, 0.1, seed=5, step=8), set(Dropout.SITES)
     assert names == {"embedding", "decoder", "synapses", "words", *(f"{name}.axon" for name in MODULES)}
     assert len(names) == len(Dropout.SITES)
-    for (what, first), (rate, key, place) in places_of(dropout).items():
-        assert rate == np.float32(0.1 if what.endswith(".axon") else 0 if what in ("synapses", "words") else 0.2) and place == first * 3 * 7
+    for (what, first), (rate, key, offset) in places_of(dropout).items():
+        assert (
+            rate == np.float32(0.1 if what.endswith(".axon") else 0 if what in ("synapses", "words") else 0.2) and offset == first * 3 * 7
+        )
         assert (key.shape, key.dtype) == ((1,), "uint64")
         assert key[0] == places.key(5, 8, zlib.crc32(what.encode()))
     drawn = [Dropout(backends.get("cpu"), 3, 0.2, 0.1, seed=seed, step=step).keys for seed, step in ((5, 8), (5, 9), (6, 8), (8, 5))]

@@ -1,4 +1,4 @@
-"""What is drawn of a brain is what was in it, on every backend; and the held-out pieces that samples go on from."""
+"""A snapshot shows the values of the brain, on every backend; and the held-out pieces that samples go on from."""
 
 import numpy as np
 import pytest

@@ -138,8 +138,8 @@ def kinds(config, limit):
 def test_what_leaves_the_brain_as_it_is_gives_way_first():
     config = get_preset("llm")
     brain = [f"--set brain.{name}.neurons" for name in ("pfc", "wernicke", "broca")]
-    frugal = ["--activation-memory half", "--optimizer adamw8bit"]
-    assert kinds(config, int(0.95 * total(config))) == [*frugal, "--batch-size", "--seq-length", *brain]
+    little_memory = ["--activation-memory half", "--optimizer adamw8bit"]
+    assert kinds(config, int(0.95 * total(config))) == [*little_memory, "--batch-size", "--seq-length", *brain]
     config = config.replace(training=ALREADY_FRUGAL)
     assert kinds(config, int(0.98 * total(config))) == brain
 
@@ -149,8 +149,8 @@ def test_of_two_frugal_settings_the_milder_one_is_taken_that_suffices():
     single = {"adamw8bit": {"batch": 1, "optimizer": "adamw8bit"}, "adafactor": {"batch": 1, "optimizer": "adafactor"}}
     for name, training in single.items():
         limit = total(config.replace(training=training))
-        fitted, said = budget.fit(config.replace(training={"batch": 1}), CARD, limit)
-        assert fitted == config.replace(training=training) and said.endswith(f": --optimizer {name}")
+        fitted, output = budget.fit(config.replace(training={"batch": 1}), CARD, limit)
+        assert fitted == config.replace(training=training) and output.endswith(f": --optimizer {name}")
     limit = total(config.replace(training={"activation_memory": "recompute"}))
     assert budget.fit(config, CARD, limit)[1].endswith(": --activation-memory recompute")
 
@@ -158,10 +158,10 @@ def test_of_two_frugal_settings_the_milder_one_is_taken_that_suffices():
 def test_of_the_modules_the_prefrontal_cortex_gives_way_first():
     config = get_preset("llm").replace(training=ALREADY_FRUGAL)
     limit = int(0.98 * total(config))
-    fitted, said = budget.fit(config, CARD, limit)
+    fitted, output = budget.fit(config, CARD, limit)
     assert total(fitted) <= limit and config.brain.pfc.neurons / 4 <= fitted.brain.pfc.neurons < config.brain.pfc.neurons
     assert fitted == config.replace(brain={"pfc": fitted.brain.pfc})
-    assert said.endswith(f"--set brain.pfc.neurons={fitted.brain.pfc.neurons}")
+    assert output.endswith(f"--set brain.pfc.neurons={fitted.brain.pfc.neurons}")
     assert budget.fit(fitted, CARD, limit)[0] == fitted
 
 
@@ -169,13 +169,13 @@ def test_of_the_modules_the_prefrontal_cortex_gives_way_first():
 def test_what_is_advised_first_is_what_is_done(preset, limit):
     config = get_preset(preset)
     card = budget.Card.assumed(config, limit)
-    said = budget.advice(config, card, limit)
-    if said == budget.HOPELESS:
-        with pytest.raises(BackendError, match="nor do all together that leave the brain as it is"):
+    output = budget.advice(config, card, limit)
+    if output == budget.HOPELESS:
+        with pytest.raises(BackendError, match="nor do all changes together that keep the brain"):
             budget.fit(config, card, limit)
     else:
         fitted, done = budget.fit(config, card, limit)
-        assert total(fitted, card) <= limit and done.split(": ")[1] == said.split(": ")[1].split(", ")[0]
+        assert total(fitted, card) <= limit and done.split(": ")[1] == output.split(": ")[1].split(", ")[0]
 
 
 @pytest.mark.gpu
@@ -193,8 +193,8 @@ def test_a_run_is_made_to_fit_and_keeps_what_it_was_made(tmp_path, monkeypatch):
         Trainer(config, tmp_path, backend)
     trainer = Trainer(config, tmp_path, backend, fit=True)
     assert total(trainer.config, card) <= limit < needed
-    said = itertools.takewhile(lambda report: report.kind == "notice", trainer.reports())
-    assert any(notice.text.startswith("made to fit into ") for notice in said)
+    output = itertools.takewhile(lambda report: report.kind == "notice", trainer.reports())
+    assert any(notice.text.startswith("made to fit into ") for notice in output)
     assert json.loads((tmp_path / "config.json").read_text())["training"]["batch"] == trainer.config.training.batch < 40
 
 
@@ -206,7 +206,7 @@ def test_the_memory_of_the_cpu_is_not_limited(settings, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, output",
     [
         ([], "in bf16 for a GPU with 25.77 GB, 80 multiprocessors and 98 KiB"),
         (["--preset", "gtx1650"], "in fp32 for a GPU with 4.29 GB, 14 multiprocessors and 63 KiB"),
@@ -216,17 +216,17 @@ def test_the_memory_of_the_cpu_is_not_limited(settings, tmp_path, capsys):
         (["--memory-limit", "2GiB", "--precision", "bf16"], "in bf16 for a GPU with 2.15 GB, 14 "),
     ],
 )
-def test_a_plan_says_for_which_card_it_holds(words, said, capsys):
+def test_a_plan_says_for_which_card_it_holds(words, output, capsys):
     assert main(["plan", "--backend", "cpu", *words]) == 0
     shown = capsys.readouterr().out
-    assert said in shown and "No GPU was asked: --memory-limit and --precision say" in shown
+    assert output in shown and "There is no GPU to plan for: --memory-limit and --precision describe" in shown
 
 
 LARGE = ["--preset", "scale-4gb", "--batch-size", "8", "--seq-length", "256"]
 
 
 @pytest.mark.parametrize(
-    "words, code, said",
+    "words, code, output",
     [
         ([], 0, "MB in fp16 fit into the 25.77 GB of such a card."),
         (LARGE, 0, "do not fit into the 4.29 GB of such a card; any of these makes it fit: --batch-size "),
@@ -236,18 +236,20 @@ LARGE = ["--preset", "scale-4gb", "--batch-size", "8", "--seq-length", "256"]
         (["--set", "training.memory_limit=150MB"], 2, "do not fit into the limit of 150.00 MB; "),
     ],
 )
-def test_a_plan_ends_with_whether_it_fits(words, code, said, capsys):
+def test_a_plan_ends_with_whether_it_fits(words, code, output, capsys):
     assert main(["plan", "--backend", "cpu", "--precision", "fp16", *words]) == code
     shown = capsys.readouterr()
-    assert said in (shown.err if code else shown.out).splitlines()[-1]
+    assert output in (shown.err if code else shown.out).splitlines()[-1]
 
 
-@pytest.mark.parametrize("words, code, said", [([], 0, "fit into the 1.07 GB that are free."), (LARGE, 2, "do not fit into the 1.07 GB ")])
-def test_a_plan_for_a_card_is_held_against_what_is_free_on_it(words, code, said, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "words, code, output", [([], 0, "fit into the 1.07 GB that are free."), (LARGE, 2, "do not fit into the 1.07 GB ")]
+)
+def test_a_plan_for_a_card_is_held_against_what_is_free_on_it(words, code, output, monkeypatch, capsys):
     monkeypatch.setattr(backends, "get", lambda *how: Small())
     assert main(["plan", *words]) == code
     shown = capsys.readouterr()
-    assert said in (shown.err if code else shown.out).splitlines()[-1] and "for a small card with 2.15 GB" in shown.out
+    assert output in (shown.err if code else shown.out).splitlines()[-1] and "for a small card with 2.15 GB" in shown.out
     if code:
         assert main(["plan", "--memory-limit", "2GB", *words]) == code
         assert "do not fit into the limit of 2.00 GB; " in capsys.readouterr().err
@@ -261,7 +263,7 @@ def test_a_plan_is_for_the_card_that_is_named(monkeypatch):
 
 
 def test_nothing_may_help():
-    assert "take a smaller --preset" in budget.advice(get_preset("llm"), CARD, 10**6)
+    assert "use a smaller --preset" in budget.advice(get_preset("llm"), CARD, 10**6)
 
 
 def test_a_sheet_has_the_shape_that_an_array_would_have():
@@ -293,7 +295,7 @@ def test_sizes(text, size):
 
 def test_the_limit_of_a_run_is_a_size():
     assert tiny.config(memory_limit="3.2GB").training.memory_limit == "3.2GB"
-    with pytest.raises(ConfigError, match="training.memory_limit much: a size is wanted, such as 3.2GB"):
+    with pytest.raises(ConfigError, match="training.memory_limit much: not a size; write for example 3.2GB"):
         tiny.config(memory_limit="much")
 
 
@@ -319,25 +321,25 @@ def test_the_command_prints_its_figures_and_nothing_else(capsys):
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, output",
     [
-        (["--memory-limit", "many"], "--memory-limit many: a size is wanted, such as 3.2GB or 500MiB"),
-        (["--memory-limit", "0GB"], "--memory-limit 0GB: a size is wanted"),
+        (["--memory-limit", "many"], "--memory-limit many: not a size; write for example 3.2GB or 500MiB"),
+        (["--memory-limit", "0GB"], "--memory-limit 0GB: not a size"),
         (["--memory-limit", "3.2"], "--memory-limit 3.2: a unit is missing, as in 3.2GB or 3.2MB"),
         (["--memory-limit", "999999"], "--memory-limit 999999: a unit is missing"),
         (["--set", "training.memory_limit='4'"], "training.memory_limit 4: a unit is missing"),
         (["--memory-limit", "-3GB"], "expected one argument"),
         (["--batch-size", "0"], "training.batch: at least 1, not 0"),
         (["--memory-limit", "220MB"], "in fp32 do not fit into the limit of 220.00 MB; any of these makes it fit: --batch-size"),
-        (["--fit"], "--fit: into what? there is no GPU here; give a --memory-limit"),
+        (["--fit"], "--fit: there is no GPU; give a --memory-limit"),
         (["--fit", "--memory-limit", "1MB"], "do not fit into 1.00 MB; no single change makes it fit"),
         (["--json", "/nowhere/plan.json"], "--json: /nowhere/plan.json: there is no folder /nowhere"),
     ],
 )
-def test_mistakes(words, said, capsys):
+def test_mistakes(words, output, capsys):
     assert main(["plan", "--backend", "cpu", *words]) == 2
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
+    assert output in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize("broca", [Module(2048, outputs=768), Module(768)])
@@ -350,6 +352,6 @@ def test_where_no_single_change_suffices_several_are_made_together():
     config = get_preset("llm")
     card, limit = budget.Card(3 * 10**9), 3 * 10**9
     assert not list(budget.what_would_fit(config, card, limit))
-    said = budget.advice(config, card, limit)
-    assert re.search("together these do: --activation-memory recompute --optimizer adafactor --batch-size [0-9]+$", said)
+    output = budget.advice(config, card, limit)
+    assert re.search("together these do: --activation-memory recompute --optimizer adafactor --batch-size [0-9]+$", output)
     assert budget.advice(config, card, 5 * 10**8) == budget.HOPELESS

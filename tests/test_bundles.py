@@ -43,7 +43,7 @@ def short(x):
 
 
 def arcs(a, b, p, q, bundle=16, fan_in=32):
-    """Between modules of so many neurons, and two sources of plain values: several projections into a current, several out of a signal,
+    """Between modules of these sizes, and two sources of plain values: several projections into a current, several out of a signal,
     of two sizes of bundles where `bundle` is more than 16."""
     return (
         Arc("far", "a.axon", "b.current", a, b, fan_in, delays=3, most=bundle),
@@ -154,7 +154,7 @@ def write(made, state, sent, first, last):
             if made.backend.name == "cpu":
                 axon.fired[:, row] = (words(x != 0, np.uint64) * bits).sum(axis=2)
                 if name.endswith(".axon"):
-                    axon.wanted[:, row] = (words(v[t] > 0, np.uint64) * bits).sum(axis=2)
+                    axon.needs_grad[:, row] = (words(v[t] > 0, np.uint64) * bits).sum(axis=2)
 
 
 def forward(made, state, sent, chunk=C):
@@ -171,7 +171,7 @@ def forward(made, state, sent, chunk=C):
 
 def backward(made, state, d_currents, direct=False):
     """Gradients of the signals [T', B, M]; those of the weights are added to the parameters'. In the order in which a brain of `a`, which
-    hears `b` a chunk later, and `b` goes back: what reaches a current only in the next chunk is asked for before this chunk is known.
+    reads `b` a chunk later, and `b` goes back: what reaches a current only in the next chunk is asked for before this chunk is known.
     direct: the gradients of currents are written to where the synapses keep them."""
     backend, (length, batch, _) = made.backend, next(iter(d_currents.values())).shape
     ds = {name: np.full((length, batch, size), np.nan, np.float32) for name, size in made.sizes.items()}
@@ -226,8 +226,8 @@ def check_segment(made, state, past, sent, d_currents):
     for name in made.currents:
         close(currents[name], want_currents[name])
     for name, v in sent.items():
-        own = has_gradient(made, name, v)
-        close(ds[name][own], want_ds[name][own], 10)
+        needed = has_gradient(made, name, v)
+        close(ds[name][needed], want_ds[name][needed], 10)
     for arc in made.arcs:
         close(made.weight_grad(arc.name), want_d_weight[arc.name], 10)
         sources, targets = real_weights(arc, made.projections[arc.name].block)
@@ -412,8 +412,8 @@ def test_factors_are_rounded_to_nearest(backend):
     for name in made.currents:
         assert (abs(currents[name] - want_currents[name]) <= share * size_currents[name]).all(), name
     for name, v in sent.items():
-        own = has_gradient(made, name, v)
-        assert (abs(ds[name] - want_ds[name]) <= share * size_ds[name])[own].all(), name
+        needed = has_gradient(made, name, v)
+        assert (abs(ds[name] - want_ds[name]) <= share * size_ds[name])[needed].all(), name
     for arc in made.arcs:
         assert (abs(made.weight_grad(arc.name) - want_d_weight[arc.name]) <= share * size_d_weight[arc.name]).all(), arc.name
 
@@ -430,13 +430,13 @@ def test_gradients_may_be_small(backend, exponent):
     ds = backward(made, state, d_currents)
     _, want_ds, want_d_weight = expected(made, made.silent_past(2), {name: carried(name, v) for name, v in sent.items()}, d_currents)
     for name, v in sent.items():
-        own = has_gradient(made, name, v)
-        close(ds[name][own], want_ds[name][own], 100 * 2.0**exponent)
+        needed = has_gradient(made, name, v)
+        close(ds[name][needed], want_ds[name][needed], 100 * 2.0**exponent)
     for arc in made.arcs:
         close(made.weight_grad(arc.name), want_d_weight[arc.name], 100 * 2.0**exponent)
 
 
-# What is left behind
+# State after a segment
 
 
 def test_gradients_of_weights_are_added_and_those_of_signals_are_not(backend):
@@ -467,7 +467,7 @@ def test_gradients_of_currents_may_be_written_where_they_are_kept(backend):
 
 
 def test_what_a_longer_segment_left_is_not_heard_in_a_shorter_one(backend):
-    """Rows beyond its end hold numbers of an earlier segment, here NaN, which whoever reads them shows."""
+    """Rows beyond its end hold numbers of an earlier segment, here NaN, so that reading them shows."""
     made = Wired(backend)
     state = made.state(2)
     forward(made, state, {name: np.full_like(v, np.nan) for name, v in made.membranes(0).items()})
@@ -478,7 +478,7 @@ def test_what_a_longer_segment_left_is_not_heard_in_a_shorter_one(backend):
 
 
 def test_a_past_can_be_set_and_some_of_it_forgotten(backend):
-    """And what is left of it is heard, and learned from."""
+    """The rest of it is read, and has a gradient."""
     made = Wired(backend)
     rng, state = np.random.default_rng(8), made.state(3)
     shapes = {name: (made.history[name], 3, made.sizes[name]) for name in made.remembered}
@@ -496,7 +496,7 @@ def test_a_past_can_be_set_and_some_of_it_forgotten(backend):
 
 
 def test_a_past_that_was_set_is_the_same_to_the_bit(backend):
-    """What goes on from it, too."""
+    """Later segments, too."""
     made = Wired(backend)
     state = made.state(2, learning=False)
     for key, length in enumerate(SEGMENTS[:3]):
@@ -526,10 +526,10 @@ def test_a_ring_is_where_it_says(backend):
         np.testing.assert_array_equal(newest, past)
 
 
-# Nothing, and what is no number
+# Nothing, NaN and infinity
 
 
-def test_a_current_that_nobody_brings_and_a_signal_that_nobody_hears_are_zero(backend):
+def test_a_current_without_sources_and_a_signal_without_readers_are_zero(backend):
     made = Wired(backend)
     signals = {name: (size, made.history[name]) for name, size in made.sizes.items()} | {"unread.axon": (9, 0)}  # which has no reader
     state = made.synapses.state(signals, made.currents | {"unheard.current": 9}, T, 2, learning=True, copied={})
@@ -541,7 +541,7 @@ def test_a_current_that_nobody_brings_and_a_signal_that_nobody_hears_are_zero(ba
 
 
 @pytest.mark.parametrize("x", [np.nan, np.inf])
-def test_what_is_no_number_reaches_those_who_hear_it(backend, x):
+def test_nan_and_infinity_reach_every_reader(backend, x):
     """And nobody in another sequence."""
     made = Wired(backend)
     sent = {name: np.zeros_like(v) for name, v in made.membranes(0).items()}
@@ -557,7 +557,7 @@ def test_what_is_no_number_reaches_those_who_hear_it(backend, x):
 
 
 @pytest.mark.parametrize("x", [np.nan, -np.inf])
-def test_a_gradient_that_is_no_number_is_none_for_the_synapses_either(backend, x):
+def test_a_gradient_that_is_not_finite_stays_so_through_the_synapses(backend, x):
     made = Wired(backend)
     sent, state = {name: np.full_like(v, 2) for name, v in made.membranes(0).items()}, made.state(2)
     forward(made, state, sent)

@@ -14,7 +14,7 @@ import talking
 from neurogen_numba.chat import main as chat
 from neurogen_numba.errors import CheckpointError, ConfigError
 from neurogen_numba.inference import chat_commands
-from neurogen_numba.inference.chat_commands import COMMANDS, STOPS, Dispatcher, completions, number, parse, said
+from neurogen_numba.inference.chat_commands import COMMANDS, STOPS, Dispatcher, completions, number, parse, unescaped
 from neurogen_numba.inference.conversation import STOPS as ENDS
 from neurogen_numba.inference.conversation import Conversation, Settings, examples
 from neurogen_numba.inference.generation import Sampling
@@ -39,13 +39,13 @@ class Notes:
     keys = "keys"
 
     def __init__(self):
-        self.said, self.replies, self.turns, self.shown = [], [], [], False
+        self.lines_said, self.replies, self.turns, self.shown = [], [], [], False
 
     def say(self, text):
-        self.said.append(text)
+        self.lines_said.append(text)
 
     def table(self, rows):
-        self.said += [f"{name}: {value}" for name, value in rows.items()]
+        self.lines_said += [f"{name}: {value}" for name, value in rows.items()]
 
     def replay(self, turns):
         self.turns += turns
@@ -187,13 +187,13 @@ def test_every_command_is_obeyed_and_explained(chatting, run, tmp_path, monkeypa
     }  # fmt: skip
     assert take("go")
     for name in COMMANDS:
-        before = len(view.said) + len(view.replies)
+        before = len(view.lines_said) + len(view.replies)
         assert take(f"/{name} {words.get(name, '')}") == (name != "quit")
-        assert len(view.said) + len(view.replies) > before or name == "quit", f"/{name} says nothing"
+        assert len(view.lines_said) + len(view.replies) > before or name == "quit", f"/{name} says nothing"
     take("/help")
-    assert {line.split()[0].rstrip(":") for line in view.said[-len(COMMANDS) - 1 : -1]} == {f"/{name}" for name in COMMANDS}
+    assert {line.split()[0].rstrip(":") for line in view.lines_said[-len(COMMANDS) - 1 : -1]} == {f"/{name}" for name in COMMANDS}
     take("/help save")
-    assert view.said[-1].startswith("/save NAME: ")
+    assert view.lines_said[-1].startswith("/save NAME: ")
 
 
 def test_settings_change_what_is_drawn(chatting):
@@ -204,7 +204,7 @@ def test_settings_change_what_is_drawn(chatting):
     assert settings == Settings(Sampling(0.0, 3, 0.5, 9), 4, "length", 2.5)
     take("/params lively")
     assert view.dispatcher.conversation.settings.sampling == Sampling(0.8, 0, 0.95, 9)
-    assert view.said[-7:] == [
+    assert view.lines_said[-7:] == [
         "temperature: 0.8",
         "top-k: 0 (all)",
         "top-p: 0.95",
@@ -254,7 +254,7 @@ def test_bad_input_gets_one_sentence_and_changes_nothing(chatting, line, sentenc
 
 def test_what_is_no_command():
     assert [parse(line) for line in ("Once upon a time", "and/or", "", "//temperature", "/a\n/b")] == [None] * 5
-    assert said("//temperature") == "/temperature" and said("and//or") == "and//or"
+    assert unescaped("//temperature") == "/temperature" and unescaped("and//or") == "and//or"
     assert [parse(line) for line in ("exit", " quit ", "/exit", "/quit")] == [("quit", "")] * 4
     assert parse(" /help ") == ("help", "") and parse("/load  my talk ") == ("load", "my talk")
     assert number("seed", "7") == 7 and isinstance(number("seed", "7"), int)

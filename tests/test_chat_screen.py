@@ -165,7 +165,7 @@ def ready(stage):
     stage.until("a title", lambda: not stage.screen._state)
 
 
-# What is drawn
+# Drawing
 
 
 SIZES = [(80, 24), (160, 50), (50, 24), (80, 12), (24, 8)]
@@ -469,22 +469,22 @@ def test_history_goes_from_chat_to_chat(run, tmp_path):
 
 def test_a_damaged_history_is_passed_over_and_a_long_one_cut(tmp_path, monkeypatch):
     monkeypatch.setattr("neurogen_numba.ui.chat_history.MAX_ENTRIES", 3)
-    file, told = tmp_path / "history", []
+    file, reports = tmp_path / "history", []
     file.write_bytes(b'"one"\n\xff\xfe\n{"a": 1}\n"two"\n[[\n""\n')
-    assert list(ChatHistory(file, told.append).load_history_strings()) == ["two", "one"]
+    assert list(ChatHistory(file, reports.append).load_history_strings()) == ["two", "one"]
     file.write_text("".join(f'"{n}"\n' for n in range(7)))
-    assert list(ChatHistory(file, told.append).load_history_strings()) == ["6", "5", "4"]
-    assert file.read_text() == '"4"\n"5"\n"6"\n' and not told
+    assert list(ChatHistory(file, reports.append).load_history_strings()) == ["6", "5", "4"]
+    assert file.read_text() == '"4"\n"5"\n"6"\n' and not reports
 
 
 def test_a_history_that_cannot_be_kept_costs_a_sentence(tmp_path):
-    told = []
+    reports = []
     (tmp_path / "file").write_text("")
-    history = ChatHistory(tmp_path / "file" / "history", told.append)
-    assert list(history.load_history_strings()) == [] or told
+    history = ChatHistory(tmp_path / "file" / "history", reports.append)
+    assert list(history.load_history_strings()) == [] or reports
     history.store_string("one")
     history.store_string("two")
-    assert len(told) == 1 and "is not kept for later chats" in told[0]
+    assert len(reports) == 1 and "is not saved for later chats" in reports[0]
 
 
 def test_where_the_history_is(monkeypatch, tmp_path):
@@ -689,8 +689,8 @@ def test_a_signal_leaves_the_terminal_as_it_was(run, tmp_path, number, code):
 
 @pytest.mark.parametrize("words, environment", [((), {"TERM": "dumb"}), (("--plain",), {}), ((), {"PYTHONIOENCODING": "ascii"})])
 def test_a_terminal_that_cannot_draw_gets_lines(run, tmp_path, words, environment):
-    said = ["chat", str(run), "--backend", "cpu", "--max-tokens", "5", *words]
-    with on_a_terminal(said, 80, 24, XDG_STATE_HOME=str(tmp_path), **environment) as (screen, send, until, _, ended):
+    arguments = ["chat", str(run), "--backend", "cpu", "--max-tokens", "5", *words]
+    with on_a_terminal(arguments, 80, 24, XDG_STATE_HOME=str(tmp_path), **environment) as (screen, send, until, _, ended):
         until("tiny-1", "You:")
         send("hello\n")
         until("Neo: ", lambda: "\n".join(screen.display).count("You:") == 2)

@@ -46,7 +46,7 @@ def save(folder, number, loss=None):
 
 
 def number_in(folder):
-    """What `save` was given, from a checkpoint that must be whole and of one piece."""
+    """The number that `save` was given, from a checkpoint that must be whole and of one piece."""
     loaded = checkpoint.load(folder)
     found = {int(x) for group in loaded.tensors.values() for array in group.values() for x in array.flat}
     found |= {loaded.documents["config"]["number"], loaded.documents["trainer"]["step"]}
@@ -151,12 +151,12 @@ def test_a_save_heals_a_damaged_step(tmp_path):
 
 @pytest.mark.parametrize("as_file", [True, False])
 def test_a_save_never_replaces_what_is_not_a_checkpoint(tmp_path, as_file):
-    place = tmp_path / "thesis"
-    precious = place if as_file else place / "chapter.tex"
+    location = tmp_path / "thesis"
+    precious = location if as_file else location / "chapter.tex"
     precious.parent.mkdir(exist_ok=True)
     precious.write_text("years of work")
-    with pytest.raises(CheckpointError, match="thesis was not saved: something that is not a checkpoint"):
-        save(place, 1)
+    with pytest.raises(CheckpointError, match="thesis was not saved: it exists and is not a checkpoint"):
+        save(location, 1)
     assert precious.read_text() == "years of work"
     assert names(tmp_path) == ["thesis"]
 
@@ -167,7 +167,7 @@ def test_files_of_others_in_a_checkpoint_stay(tmp_path):
     save(brain, 1)
     (brain / "notes").mkdir()
     (brain / "notes" / "thesis.txt").write_text("years of work")
-    with pytest.raises(CheckpointError, match="notes in it is no part of a checkpoint"):
+    with pytest.raises(CheckpointError, match="it contains notes, no part of a checkpoint"):
         save(brain, 2)
     assert number_in(brain) == 1
     steps = [checkpoint.step_folder(tmp_path, step) for step in (1, 2, 3)]
@@ -192,7 +192,7 @@ def test_a_link_to_a_checkpoint_stays_one(tmp_path):
 
 def test_a_file_in_the_place_of_checkpoints_is_named(tmp_path):
     (tmp_path / "checkpoints").write_text("mine")
-    with pytest.raises(CheckpointError, match="checkpoints is no folder, and checkpoints go there"):
+    with pytest.raises(CheckpointError, match="checkpoints must be a folder, for checkpoints, and is a file"):
         checkpoint.saved(tmp_path)
 
 
@@ -241,7 +241,7 @@ def test_a_full_disk_leaves_the_former_checkpoint(tmp_path, monkeypatch, nth):
     monkeypatch.undo()
     assert str(caught.value) == (
         f"{tmp_path / 'best'} was not saved: the disk is full, over 120 bytes are needed and 12 are free, so make room; "
-        "what was saved before is intact"
+        "the previous checkpoint is intact"
     )
     assert number_in(tmp_path / "best") == 1
     assert names(tmp_path) == ["best"]
@@ -255,7 +255,7 @@ def test_a_write_that_the_system_refuses_leaves_the_former_checkpoint(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with pytest.raises(CheckpointError, match="best was not saved: File too large; what was saved before is intact"):
+        with pytest.raises(CheckpointError, match="best was not saved: File too large; the previous checkpoint is intact"):
             checkpoint.save(tmp_path / "best", {"brain": {"v": np.zeros(100_000, np.float32)}}, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -292,7 +292,7 @@ def test_an_interrupted_save_leaves_no_litter(tmp_path):
 
 
 # Killed. A process of its own forks a child per kill; the child dies at its k-th touch of the file system, for every k, and then at
-# random times. What a killed process has written stays in the system's cache, so syncing would only make this slow.
+# random times. Data that a killed process has written stays in the system's cache, so syncing would only make this slow.
 
 KILLED = """
 import os, random, shutil, signal, sys, time
@@ -373,8 +373,8 @@ for _ in range(30):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_process_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
-    here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent), *filter(None, sys.path)])}
+    current = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(current), str(current.parent), *filter(None, sys.path)])}
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "run")], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     overwriting, advancing = map(int, done.stdout.split())
@@ -473,7 +473,9 @@ TENSORS = safetensors.numpy.save({"x": np.ones(2, np.float32)})
 def test_safetensors_that_cannot_be_read_are_refused(tmp_path, data):
     save(tmp_path / "saved", 1)
     with_honest_manifest(tmp_path / "saved", "brain.safetensors", data)
-    with pytest.raises(CheckpointError, match="brain.safetensors (is damaged|has tensors of a type that NumPy lacks)") as caught:
+    with pytest.raises(
+        CheckpointError, match="brain.safetensors (is damaged|has tensors of a dtype that NumPy does not support)"
+    ) as caught:
         checkpoint.load(tmp_path / "saved")
     assert caught.value.__suppress_context__ and "\n" not in str(caught.value)
 
@@ -524,9 +526,9 @@ def test_a_manifest_that_says_something_else_than_it_did_is_refused(tmp_path):
 def test_a_foreign_folder_is_refused(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    for place in (tmp_path / "model", tmp_path / "model" / "config.json", tmp_path / "nowhere", Path(".")):
+    for location in (tmp_path / "model", tmp_path / "model" / "config.json", tmp_path / "nowhere", Path(".")):
         with pytest.raises(CheckpointError, match="is not a NeuroGen checkpoint: it has no manifest.json; give a folder like"):
-            checkpoint.load(place)
+            checkpoint.load(location)
 
 
 def test_loading_executes_nothing(tmp_path):
@@ -652,8 +654,8 @@ def test_newest_reads_every_byte_and_says_what_it_passed_over(tmp_path):
     assert "brain.safetensors is damaged: its content" in passed_over[0] and "255 bytes where manifest.json says 256" in passed_over[1]
     for step in (1, 2):
         flip(folder / f"step-0000000{step}" / "state.safetensors")
-    said = r"has no whole checkpoint: step-00000004 is passed over: .*brain.safetensors is damaged.* \(and 3 more\); start anew"
-    with pytest.raises(CheckpointError, match=said):
+    output = r"has no whole checkpoint: step-00000004 is passed over: .*brain.safetensors is damaged.* \(and 3 more\); start anew"
+    with pytest.raises(CheckpointError, match=output):
         checkpoint.newest(tmp_path)
     with pytest.raises(CheckpointError, match="has no whole checkpoint: nothing has been saved there"):
         checkpoint.newest(tmp_path / "nowhere")
@@ -666,7 +668,7 @@ def scored(run, losses):
 
 
 def test_the_best_is_the_one_with_the_lowest_loss(tmp_path):
-    with pytest.raises(CheckpointError, match="no checkpoint whose loss on held-out text is known; leave out @best"):
+    with pytest.raises(CheckpointError, match="no checkpoint whose loss on held-out text is known; drop @best"):
         checkpoint.best(scored(tmp_path, {1: None, 2: math.nan}))
     scored(tmp_path, {3: 2.5, 4: 1.5, 5: 1.75, 6: None})
     assert checkpoint.best(tmp_path) == (checkpoint.step_folder(tmp_path, 4), [])

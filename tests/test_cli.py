@@ -96,17 +96,17 @@ def test_an_error_that_the_user_can_mend_is_one_line(capsys):
 
 def test_too_little_memory_is_one_line(capsys):
     assert raises(MemoryError("Unable to allocate 2.28 PiB"))([]) == 2
-    advice = "lower --batch-size or --seq-length, or take a smaller --preset"
+    advice = "lower --batch-size or --seq-length, or use a smaller --preset"
     assert capsys.readouterr().err == f"neurogen train: out of memory: Unable to allocate 2.28 PiB; {advice}\n"
     assert raises(MemoryError())([]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("said", ["[CUresult.CUDA_ERROR_OUT_OF_MEMORY] Call to cuLaunchKernel", "CUBLAS_STATUS_ALLOC_FAILED"])
-def test_a_gpu_without_room_for_more_than_arrays_is_one_line(capsys, said):
+@pytest.mark.parametrize("output", ["[CUresult.CUDA_ERROR_OUT_OF_MEMORY] Call to cuLaunchKernel", "CUBLAS_STATUS_ALLOC_FAILED"])
+def test_a_gpu_without_room_for_more_than_arrays_is_one_line(capsys, output):
     of_the_driver = type("CudaAPIError", (Exception,), {"__module__": "numba.cuda.cudadrv.driver"})
-    assert raises(of_the_driver(said))([]) == 2
-    assert capsys.readouterr().err.startswith(f"neurogen train: out of memory on the GPU: {said}; lower --batch-size")
+    assert raises(of_the_driver(output))([]) == 2
+    assert capsys.readouterr().err.startswith(f"neurogen train: out of memory on the GPU: {output}; lower --batch-size")
     with pytest.raises(of_the_driver, match="ILLEGAL_ADDRESS"):
         raises(of_the_driver("CUDA_ERROR_ILLEGAL_ADDRESS"))([])
     with pytest.raises(ValueError, match="out of memory"):
@@ -155,16 +155,16 @@ def test_a_bug_keeps_its_traceback():
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "output"),
     [
         (["generate", "--seed", "1" * 5000], f"argument --seed: {'1' * 30}... is beyond 64 bits"),
         (["generate", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
         (["version", "--bogus"], "unexpected '--bogus': version takes nothing more"),
     ],
 )
-def test_a_word_that_says_nothing_is_refused(words, said, capsys):
+def test_a_word_that_says_nothing_is_refused(words, output, capsys):
     assert main(words) == 2
-    assert said in capsys.readouterr().err
+    assert output in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("lines", [1, 100_000], ids=["at the last flush", "in the middle"])
@@ -198,7 +198,7 @@ def example(argv=None):
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, output",
     [
         (["--stps=3"], "unknown flag '--stps'; did you mean '--steps'?"),
         (["--stps", "3"], "unknown flag '--stps'; did you mean '--steps'?"),
@@ -208,9 +208,9 @@ def example(argv=None):
         (["--steps", "many"], "argument --steps: invalid int value: 'many'"),
     ],
 )
-def test_a_wrong_flag_is_one_line(words, said, capsys):
+def test_a_wrong_flag_is_one_line(words, output, capsys):
     assert example(words) == 2
-    assert capsys.readouterr() == ("", f"neurogen generate: {said}\n")
+    assert capsys.readouterr() == ("", f"neurogen generate: {output}\n")
 
 
 def test_right_flags_pass(capsys):
@@ -238,7 +238,7 @@ def test_every_command_says_what_it_does_in_a_sentence():
     for name, parser in helps():
         first = COMMANDS[name][0].upper() + COMMANDS[name][1:] + "."
         assert parser.description.startswith(first) and parser.description.endswith("."), name
-    assert "of a GPU's memory" in dict(helps())["plan"].description
+    assert "the GPU memory" in dict(helps())["plan"].description
 
 
 def test_help_shows_no_empty_default_and_no_default_twice():

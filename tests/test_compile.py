@@ -36,8 +36,8 @@ def compiled():
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     runs = [subprocess.Popen([sys.executable, root / "compile_kernels.py", *words], env=environment, **pipes) for words in work]
     found = {capability: {} for capability in CAPABILITIES}
-    for words, run, (out, said) in zip(work, runs, [run.communicate() for run in runs], strict=True):
-        assert run.returncode == 0, f"{words}: {said}"
+    for words, run, (out, output) in zip(work, runs, [run.communicate() for run in runs], strict=True):
+        assert run.returncode == 0, f"{words}: {output}"
         for capability, of_kernels in json.loads(out).items():
             found[capability] |= of_kernels
     return found
@@ -85,7 +85,7 @@ def test_a_block_of_any_size_can_be_launched(compiled, capability):
 def test_kernels_compute_in_single_precision(compiled, capability):
     in_double = {of["kernel"]: of["doubles"] for of in compiled[capability].values() if of["doubles"]}
     assert set(in_double) <= IN_DOUBLE, in_double
-    assert set(in_double) == IN_DOUBLE  # or whoever looks for them is blind
+    assert set(in_double) == IN_DOUBLE  # or the search does not find them
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

@@ -36,7 +36,7 @@ def step():
     def triple(x):
         x += 2 * x
 
-    first, second = (cache.keep(numba.njit(loop)) for loop in (double, triple))
+    first, second = (cache.cached(numba.njit(loop)) for loop in (double, triple))
     x, y = np.ones(3, np.float32), np.ones(3)
 
     def run():
@@ -47,11 +47,11 @@ def step():
 
 
 def shown(run):
-    """What is shown while something runs: [(done, total)]."""
-    told = []
-    with compiling.shown_by(lambda *numbers: told.append(numbers)):
+    """The progress shown while something runs: [(done, total)]."""
+    notices = []
+    with compiling.shown_by(lambda *numbers: notices.append(numbers)):
         run()
-    return told
+    return notices
 
 
 def test_a_cold_cache_is_counted_to_its_end_and_a_warm_one_says_nothing(folder):
@@ -73,9 +73,9 @@ def test_what_is_on_disk_is_not_counted(folder):
     def third(x):
         x /= 3
 
-    first = cache.keep(numba.njit(half))
+    first = cache.cached(numba.njit(half))
     first(np.ones(2))
-    first, second = (cache.keep(numba.njit(loop)) for loop in (half, third))
+    first, second = (cache.cached(numba.njit(loop)) for loop in (half, third))
     assert shown(CPU.record(run)) == [(0, 1), (1, 1)]
 
 

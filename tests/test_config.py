@@ -40,13 +40,13 @@ def changed(path, value):
     return values
 
 
-def test_a_whole_number_is_welcome_where_a_fraction_is_wanted():
+def test_a_whole_number_is_welcome_in_place_of_a_fraction():
     rate = Config.from_dict(changed("training.learning_rate", 1)).training.learning_rate
     assert (rate, type(rate)) == (1.0, float)
 
 
 @pytest.mark.parametrize(
-    "path, value, said",
+    "path, value, output",
     [
         ("training.stps", 1, "config.training: unknown setting 'stps'; did you mean 'steps'?"),
         ("brain.pfc.neurns", 1, "config.brain.pfc: unknown setting 'neurns'; did you mean 'neurons'?"),
@@ -61,10 +61,10 @@ def test_a_whole_number_is_welcome_where_a_fraction_is_wanted():
         ("training", [], "config.training: a table of settings was expected, not list"),
     ],
 )
-def test_a_wrong_setting_is_named(path, value, said):
+def test_a_wrong_setting_is_named(path, value, output):
     with pytest.raises(ConfigError) as error:
         Config.from_dict(changed(path, value))
-    assert str(error.value) == said
+    assert str(error.value) == output
 
 
 def test_missing_settings_are_named():
@@ -118,8 +118,8 @@ def test_a_bundle_has_one_of_three_sizes(name):
 
 
 def test_every_number_is_checked():
-    """A number that nobody looks at would only show where it is used, if at all."""
-    elsewhere = {"bundle", "memory_bundle", "clip", "dropout", "axon_dropout", "fresh", "validation"}  # the tests below
+    """Without a check, a wrong number would only show where it is used, if at all."""
+    elsewhere = {"bundle", "memory_bundle", "clip", "dropout", "axon_dropout", "reset_prob", "validation"}  # the tests below
     elsewhere |= {"weight_drop", "word_dropout", "surrogate_width", "rewire_share"}  # test_regularisation, test_neurons, test_rewiring
     numbers = {field.name for section in (Brain, Training, Text) for field in dataclasses.fields(section) if field.type in ("int", "float")}
     assert numbers == {name for _, name, _, _ in LOWEST} | elsewhere
@@ -129,6 +129,12 @@ def test_a_config_from_when_dropout_had_one_rate_keeps_it():
     old = CONFIG.to_dict()
     del old["training"]["axon_dropout"]
     assert Config.from_dict(old).training.axon_dropout == old["training"]["dropout"] == 0.25
+
+
+def test_a_config_with_an_earlier_name_of_a_field_is_read():
+    old = CONFIG.replace(training={"reset_prob": 0.125}).to_dict()
+    old["training"]["fresh"] = old["training"].pop("reset_prob")
+    assert Config.from_dict(old).training.reset_prob == 0.125
 
 
 @pytest.mark.parametrize(
@@ -142,9 +148,9 @@ def test_a_config_from_when_dropout_had_one_rate_keeps_it():
         (Training, {"axon_dropout": 1.0}),
         (Training, {"axon_dropout": -0.1}),
         (Training, {"axon_dropout": float("nan")}),
-        (Training, {"fresh": -0.1}),
-        (Training, {"fresh": 1.1}),
-        (Training, {"fresh": float("nan")}),
+        (Training, {"reset_prob": -0.1}),
+        (Training, {"reset_prob": 1.1}),
+        (Training, {"reset_prob": float("nan")}),
         (Training, {"learning_rate": float("nan")}),
         (Training, {"learning_rate": float("inf")}),
         (Training, {"seed": 2**64}),
@@ -169,7 +175,7 @@ def test_what_cannot_work_is_refused_by_name(section, fields):
 def test_the_edges_of_what_can_work():
     assert brain(pfc=Module(1, outputs=1, lateral=0), events="binary").pfc.output_size == 1
     assert (Training(dropout=0.0).dropout, Training(dropout=0.999).dropout) == (0.0, 0.999)
-    assert (Training(fresh=0.0).fresh, Training(fresh=1.0).fresh) == (0.0, 1.0)
+    assert (Training(reset_prob=0.0).reset_prob, Training(reset_prob=1.0).reset_prob) == (0.0, 1.0)
 
 
 def test_sizes_that_follow_from_others():

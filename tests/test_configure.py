@@ -52,7 +52,7 @@ def test_a_file_of_one_preset_under_the_name_of_another_is_refused(tmp_path, cap
     file = tmp_path / "settings.toml"
     file.write_text(printed(capsys, "nano"))
     assert main(["train", "--config", str(file), "--preset", "llm"]) == 2
-    assert f"--preset llm: {file} has the settings of preset 'nano'; leave one of them out" in capsys.readouterr().err
+    assert f"--preset llm: {file} has the settings of preset 'nano'; drop one of them" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -93,15 +93,15 @@ def test_numbers_are_numbers():
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, output",
     [
         (["--set", "training.stps=4"], "--set training.stps=4: training: unknown setting 'stps'; did you mean 'steps'?"),
         (["--set", "training.steps=many"], "--set training.steps=many: training.steps: int expected, not 'many'"),
         (["--set", "training.steps=0"], "--set training.steps=0: training.steps: at least 1, not 0"),
         (["--set", "brain.pfc=3"], "--set brain.pfc=3: brain.pfc: a table of settings was expected, not int"),
         (["--set", "training.steps.more=3"], "--set training.steps.more=3: training.steps: int expected, not {'more': 3}"),
-        (["--set", "training.steps"], "--set training.steps: SECTION.KEY=VALUE is wanted, such as training.steps=500"),
-        (["--set", "preset=llm"], "--set preset=llm: SECTION.KEY=VALUE is wanted, such as training.steps=500"),
+        (["--set", "training.steps"], "--set training.steps: write SECTION.KEY=VALUE, for example training.steps=500"),
+        (["--set", "preset=llm"], "--set preset=llm: write SECTION.KEY=VALUE, for example training.steps=500"),
         (["--set", "brain.vocabulary=9"], "brain.vocabulary is the tokenizer's; leave it out, and set text.vocabulary"),
         (["--set", "training.batch=99999999999999999999"], "training.batch: a number of at most 64 bits, not 99999999999999999999"),
         (["--preset", "nanno"], "unknown preset 'nanno'; did you mean 'nano'?"),
@@ -109,17 +109,17 @@ def test_numbers_are_numbers():
         (["--config", "nowhere.toml"], "--config nowhere.toml: there is no such file; `neurogen config nano > FILE` makes one"),
     ],
 )
-def test_mistakes_in_flags(words, said, capsys):
+def test_mistakes_in_flags(words, output, capsys):
     assert main(["config", *words]) == 2
-    assert said in capsys.readouterr().err
+    assert output in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "content, said",
+    "content, output",
     [
         (b"steps = ", "not TOML: Invalid value"),
-        (b"\xff\xfe\x00", "no text; a TOML file is wanted"),
-        (b"preset = 3", "preset: the name of one is wanted, not 3"),
+        (b"\xff\xfe\x00", "not text; it must be a TOML file"),
+        (b"preset = 3", "preset: a name is needed, not 3"),
         (b'preset = "nanno"', "unknown preset 'nanno'"),
         (b"[trainning]\nsteps = 3", "unknown setting 'trainning'; did you mean 'training'?"),
         (b"[brain]\nvocabulary = 3", "brain.vocabulary is the tokenizer's"),
@@ -127,12 +127,12 @@ def test_mistakes_in_flags(words, said, capsys):
         (b"brain = 3", "brain: a table of settings was expected, not int"),
     ],
 )
-def test_mistakes_in_a_file(content, said, tmp_path, capsys):
+def test_mistakes_in_a_file(content, output, tmp_path, capsys):
     file = tmp_path / "settings.toml"
     file.write_bytes(content)
     assert main(["config", "--config", str(file)]) == 2
-    told = capsys.readouterr().err
-    assert said in told and str(file) in told and told.count("\n") == 1
+    reports = capsys.readouterr().err
+    assert output in reports and str(file) in reports and reports.count("\n") == 1
 
 
 def test_a_folder_is_no_file(tmp_path, capsys):

@@ -67,11 +67,11 @@ def test_no_arc_leads_back_within_a_chunk(outputs):
     brain = small(outputs)
     order = ["thalamus", "wernicke", "memory", "hippocampus", "working_memory", "pfc", "basal_ganglia", "broca"]
 
-    def place(name):
+    def position(name):
         return order.index(re.sub(r"^readout_", "", name).split(".")[0])
 
     for arc in arcs(brain):
-        if place(arc.source) >= place(arc.target) and not arc.name.startswith("readout_"):
+        if position(arc.source) >= position(arc.target) and not arc.name.startswith("readout_"):
             assert arc.first_delay >= brain.chunk, arc
 
 
@@ -104,7 +104,7 @@ def test_how_many_bundles_a_tile_reads():
 
 @pytest.mark.parametrize("delays", [9, 8], ids=["one by one", "ranked"])
 def test_short_delays_are_the_likelier(delays):
-    """With two draws out of so many delays of one block, the chance of each delay can be written down."""
+    """With two draws out of the delays of one block, the chance of each delay can be written down."""
     arc = Arc("skewed", "a.axon", "b.current", 16, 16 * 20_000, 32, first_delay=5, delays=delays, most=16)
     assert (arc.bundles_per_tile, arc.tiles) == (2, 20_000)
     _, delay = draw_bundles(arc, 0)
@@ -140,16 +140,16 @@ def test_weights_that_stand_for_a_synapse():
 
 
 @pytest.mark.parametrize(
-    "what, place, value",
+    "what, position, value",
     [("block", (1, 1), 13), ("block", (0, 0), -1), ("delay", (2, 0), 1), ("delay", (2, 1), 7), ("both", (3, 0), (3, 1))],
 )
-def test_bundles_that_lead_to_nowhere_or_are_there_twice_are_refused(what, place, value):
+def test_bundles_that_lead_to_nowhere_or_are_there_twice_are_refused(what, position, value):
     block, delay = draw_bundles(SPARSE, 0)
     check_bundles(SPARSE, block, delay)
     if what == "both":
-        block[place], delay[place] = block[value], delay[value]
+        block[position], delay[position] = block[value], delay[value]
     else:
-        {"block": block, "delay": delay}[what][place] = value
+        {"block": block, "delay": delay}[what][position] = value
     with pytest.raises(CheckpointError, match="sparse: its bundles lead out of the brain or are there twice"):
         check_bundles(SPARSE, block, delay)
 

@@ -55,12 +55,12 @@ def update(request):
 def run(call, changed=None):
     """(what an operation might be given, the same as it leaves it), as `Call.arguments`; argument `changed` is another one than usual."""
     draw, given = np.random.default_rng(0), {}
-    for place, x in call.arguments().items():
+    for argument, x in call.arguments().items():
         if isinstance(x, np.ndarray):
             x = x + draw.random(x.shape, np.float32) / 100 if x.dtype == np.float32 else x.copy()  # what was used up is there again
-            x -= x.dtype.type(place == changed)
-        given[place] = x
-    left = {place: x.copy() if isinstance(x, np.ndarray) else x for place, x in given.items()}
+            x -= x.dtype.type(argument == changed)
+        given[argument] = x
+    left = {argument: x.copy() if isinstance(x, np.ndarray) else x for argument, x in given.items()}
 
     def again(name, usual):
         if isinstance(usual, Axon):
@@ -91,16 +91,16 @@ def test_what_is_read_and_written_counts_twice(update):
             continue
         seen.add(call.name)
         given, left = run(call)
-        for place, x in call.arguments().items():
-            if not isinstance(x, np.ndarray) or x.size < 2 or OF_ROWS.get(call.name) == place[0]:
+        for argument, x in call.arguments().items():
+            if not isinstance(x, np.ndarray) or x.size < 2 or OF_ROWS.get(call.name) == argument[0]:
                 continue
-            if (call.name, place[0]) in (("population_forward", "state"), ("working_memory_forward", 0)):
+            if (call.name, argument[0]) in (("population_forward", "state"), ("working_memory_forward", 0)):
                 continue  # the row of the token before the chunk is read, the others are written; of an axon only some are
-            other_given, other_left = run(call, place)
-            written = not (same(left[place], given[place]) and same(other_left[place], other_given[place]))
+            other_given, other_left = run(call, argument)
+            written = not (same(left[argument], given[argument]) and same(other_left[argument], other_given[argument]))
             outputs = [p for p, y in given.items() if not same(left[p], y)]
             read = any(not same(left[p], other_left[p]) for p in outputs)
-            assert (place[0] in READ_AND_WRITTEN.get(call.name, ())) == (written and read), (call.name, place)
+            assert (argument[0] in READ_AND_WRITTEN.get(call.name, ())) == (written and read), (call.name, argument)
     assert len(seen) > 15
 
 

@@ -13,7 +13,7 @@ STREAM = SimpleNamespace(ptr=5)
 
 
 class Array:
-    """What of a CuPy array is looked at."""
+    """The attributes of a CuPy array that are read."""
 
     def __init__(self, values, dtype=None):
         self.values, self.dtype = values, dtype or values.dtype

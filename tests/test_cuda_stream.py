@@ -91,7 +91,7 @@ class Capturing:
     """A stream that captures: what a step asks of `queue` meanwhile is a graph, which does it when it is launched."""
 
     def __init__(self):
-        self.captured, self.done, self.spoilt = None, [], False
+        self.captured, self.done, self.broken = None, [], False
 
     def queue(self, what):
         (self.done if self.captured is None else self.captured).append(what)
@@ -102,7 +102,7 @@ class Capturing:
 
     def end_capture(self):
         graph, self.captured = self.captured, None
-        if self.spoilt:
+        if self.broken:
             raise RuntimeError("cudaErrorStreamCaptureInvalidated")
         return SimpleNamespace(launch=lambda stream: stream.done.extend(graph))
 
@@ -131,18 +131,18 @@ def test_a_step_is_run_and_captured_once_and_repeated_from_then_on(recorded):
             failures.append(AssertionError("the step was run again"))
 
 
-@pytest.mark.parametrize("spoilt", [False, True])
+@pytest.mark.parametrize("broken", [False, True])
 @pytest.mark.parametrize("failure", [ValueError("why"), KeyboardInterrupt()])
-def test_of_a_step_that_fails_while_it_is_captured_nothing_is_kept(recorded, failure, spoilt):
+def test_of_a_step_that_fails_while_it_is_captured_nothing_is_kept(recorded, failure, broken):
     stream, run, failures = recorded
     run()
     failures.append(failure)
-    stream.spoilt = spoilt
+    stream.broken = broken
     with pytest.raises(type(failure)) as raised:
         run()
     assert raised.value is failure
     assert stream.captured is None and stream.done == ["a", "b"]
-    stream.spoilt = False
+    stream.broken = False
     run()
     run()
     assert stream.done == 3 * ["a", "b"]
@@ -151,15 +151,15 @@ def test_of_a_step_that_fails_while_it_is_captured_nothing_is_kept(recorded, fai
 def test_a_capture_that_cannot_be_ended_is_not_kept(recorded):
     stream, run, _ = recorded
     run()
-    stream.spoilt = True
+    stream.broken = True
     with pytest.raises(RuntimeError, match="Invalidated"):
         run()
-    stream.spoilt = False
+    stream.broken = False
     run()
     assert stream.done == 2 * ["a", "b"]
 
 
-# What comes after what in pipelined mode
+# The order of work in pipelined mode
 
 
 class Stream:
@@ -226,16 +226,21 @@ def test_a_reader_comes_after_what_it_reads(pipelined):
     pipelined.brain.forward(pipelined.act)
     names, chunk = {component.stream for component in pipelined.brain.components}, pipelined.chunk
     assert len(pipelined.done) == 3 * len(pipelined.brain.components) and len(names) == 6
-    for component, own, before in pipelined.done:
+    for component, stream_name, before in pipelined.done:
         assert "the beginning" in before
-        last = min((own + 1) * chunk, pipelined.tokens) - 1
+        last = min((stream_name + 1) * chunk, pipelined.tokens) - 1
         for arc in pipelined.brain.arcs:
             for source in pipelined.brain.components:
                 if arc.target in component.inputs and arc.source in source.outputs:
                     for read in range(max(0, (last - arc.first_delay) // chunk + 1)):
                         assert (source, read) in before, arc.name
     assert pipelined.main.before == pipelined.everything()
-    assert any((component, own) not in before for component, own, _ in pipelined.done for _, later, before in pipelined.done if later > own)
+    assert any(
+        (component, stream_name) not in before
+        for component, stream_name, _ in pipelined.done
+        for _, later, before in pipelined.done
+        if later > stream_name
+    )
 
 
 def test_a_source_gradient_comes_after_the_current_gradients_that_it_sums(pipelined):
@@ -246,15 +251,20 @@ def test_a_source_gradient_comes_after_the_current_gradients_that_it_sums(pipeli
         stream.before.clear()
     pipelined.brain.backward(pipelined.act)
     assert len(pipelined.done) == 3 * len(pipelined.brain.components)
-    for component, own, before in pipelined.done:
+    for component, stream_name, before in pipelined.done:
         assert "the beginning" in before
         for arc in pipelined.brain.arcs:
             for target in pipelined.brain.components:
                 if arc.source in component.outputs and arc.target in target.inputs:
-                    for late in range((own * pipelined.chunk + arc.first_delay) // pipelined.chunk, 3):
+                    for late in range((stream_name * pipelined.chunk + arc.first_delay) // pipelined.chunk, 3):
                         assert (target, late) in before, arc.name
     assert pipelined.main.before == pipelined.everything()
-    assert any((component, own) not in before for component, own, _ in pipelined.done for _, later, before in pipelined.done if later < own)
+    assert any(
+        (component, stream_name) not in before
+        for component, stream_name, _ in pipelined.done
+        for _, later, before in pipelined.done
+        if later < stream_name
+    )
 
 
 @pytest.mark.parametrize("chunks", [1, 2])
@@ -263,9 +273,11 @@ def test_the_later_feedback_the_further_ahead_the_thalamus_may_be(monkeypatch, c
     pipelined.brain.forward(pipelined.act)
     thalamus, pfc = (next(p for p in pipelined.brain.populations if p.name == name) for name in ("thalamus", "pfc"))
     seen = {
-        own: {(pfc, chunk) for chunk in pipelined.chunks} & before for component, own, before in pipelined.done if component is thalamus
+        stream_name: {(pfc, chunk) for chunk in pipelined.chunks} & before
+        for component, stream_name, before in pipelined.done
+        if component is thalamus
     }
-    assert seen == {own: {(pfc, chunk) for chunk in range(own - chunks + 1)} for own in pipelined.chunks}
+    assert seen == {stream_name: {(pfc, chunk) for chunk in range(stream_name - chunks + 1)} for stream_name in pipelined.chunks}
 
 
 def test_each_of_two_cards_is_made_current_before_it_is_used(backend, runtime, asked):
@@ -309,7 +321,7 @@ def full(*_):
 )
 def test_an_array_without_room_is_named(backend, make, what, monkeypatch):
     backend._xp.zeros = backend._xp.array = full
-    backend._kept, backend._current.ptr = {}, 5
+    backend._scratch_arrays, backend._current.ptr = {}, 5
     monkeypatch.setattr(backend, "memory", lambda: (2**28, 2**30))
     words = f"^out of GPU memory: activity, {what}, 268.44 MB of 1.07 GB are free$"
     with pytest.raises(OutOfMemory, match=words), backend.part("activity"), backend.part("decoder"):
@@ -320,9 +332,9 @@ def test_an_array_without_room_is_named(backend, make, what, monkeypatch):
 @pytest.mark.parametrize(
     "name, advice",
     [
-        ("train", "lower --batch-size or --seq-length, or take a smaller --preset"),
-        ("sim", "lower --batch-size, or take a smaller --preset"),
-        ("chat", "take a smaller model"),
+        ("train", "lower --batch-size or --seq-length, or use a smaller --preset"),
+        ("sim", "lower --batch-size, or use a smaller --preset"),
+        ("chat", "use a smaller model"),
     ],
 )
 def test_the_advice_names_flags_that_the_command_has(name, advice, capsys):

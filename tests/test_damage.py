@@ -66,11 +66,11 @@ def used(run, name):
     streams, sys.stdin, sys.stdout, sys.stderr = (sys.stdin, sys.stdout, sys.stderr), io.StringIO("1\n"), io.StringIO(), io.StringIO()
     try:
         code = main([*words, *([] if name == "migrate" else ["--backend", "cpu"])])
-        said = sys.stderr.getvalue()
+        output = sys.stderr.getvalue()
     finally:
         sys.stdin, sys.stdout, sys.stderr = streams
-    assert code in (0, 2) and "Traceback" not in said, said
-    assert code == 0 or said.startswith(f"neurogen {words[0]}: ") or said.startswith("neurogen: "), said
+    assert code in (0, 2) and "Traceback" not in output, output
+    assert code == 0 or output.startswith(f"neurogen {words[0]}: ") or output.startswith("neurogen: "), output
     return code
 
 
@@ -100,8 +100,8 @@ def harm(draw, path):
     if kind == "json" and path.suffix == ".jsonl":
         lines = data.splitlines()
         for _ in range(draw(st.integers(1, 3)) if lines else 0):
-            at = draw(st.integers(0, len(lines) - 1))
-            lines[at] = damaged_json(draw, lines[at]) if lines[at].startswith(b"{") else b""
+            index = draw(st.integers(0, len(lines) - 1))
+            lines[index] = damaged_json(draw, lines[index]) if lines[index].startswith(b"{") else b""
         path.write_bytes(b"\n".join(lines))
     elif kind == "json" and path.suffix == ".json":
         path.write_bytes(damaged_json(draw, data))
@@ -112,8 +112,8 @@ def harm(draw, path):
         if kind == "folder":
             path.mkdir()
     else:
-        at = draw(st.integers(0, len(data)))
-        path.write_bytes(data[:at] + draw(st.binary(max_size=20)) + data[at + 5 :])
+        index = draw(st.integers(0, len(data)))
+        path.write_bytes(data[:index] + draw(st.binary(max_size=20)) + data[index + 5 :])
     return kind
 
 
@@ -131,39 +131,39 @@ def copied(run, work):
 @given(data=st.data())
 @examples(12)
 def test_a_damaged_side_file_stops_nothing(run, work, data):
-    here = copied(run, work)
-    kinds = {name: harm(data.draw, here / name) for name in data.draw(st.sets(st.sampled_from(SIDE), min_size=1, max_size=2))}
+    copy_of_run = copied(run, work)
+    kinds = {name: harm(data.draw, copy_of_run / name) for name in data.draw(st.sets(st.sampled_from(SIDE), min_size=1, max_size=2))}
     name = data.draw(st.sampled_from(QUICK))
-    code = used(here, name)
+    code = used(copy_of_run, name)
     if "folder" not in kinds.values() or name not in ("resume", "migrate"):  # what lies where a file goes is the user's
         assert code == 0, (kinds, name)
     if kinds.get("metrics.jsonl") not in ("gone", "folder"):
-        read_history(here).columns()
+        read_history(copy_of_run).columns()
 
 
 @given(data=st.data())
 @examples(1)
 def test_figures_of_a_damaged_log_are_drawn(run, work, data):
-    here = copied(run, work)
-    if harm(data.draw, here / "metrics.jsonl") not in ("gone", "folder"):
-        assert used(here, "figures") == 0
+    copy_of_run = copied(run, work)
+    if harm(data.draw, copy_of_run / "metrics.jsonl") not in ("gone", "folder"):
+        assert used(copy_of_run, "figures") == 0
 
 
 @given(data=st.data())
 @examples(20)
 def test_any_damaged_file_costs_a_sentence_at_most(run, work, data):
-    here = copied(run, work)
+    copy_of_run = copied(run, work)
     for _ in range(data.draw(st.integers(1, 3))):
-        harm(data.draw, data.draw(st.sampled_from(sorted(path for path in here.rglob("*") if path.is_file()))))
-    used(here, data.draw(st.sampled_from(QUICK)))
+        harm(data.draw, data.draw(st.sampled_from(sorted(path for path in copy_of_run.rglob("*") if path.is_file()))))
+    used(copy_of_run, data.draw(st.sampled_from(QUICK)))
 
 
 def test_the_newest_checkpoint_without_a_sound_manifest_is_passed_over(run, work):
     for content in (b"", b"null", b"[]", b"{}", b'{"format": "neurogen-checkpoint", "version": 2, "files": null}', b"\xff\xfe"):
-        here = copied(run, work)
-        (checkpoint.saved(here)[-1] / "manifest.json").write_bytes(content)
+        copy_of_run = copied(run, work)
+        (checkpoint.saved(copy_of_run)[-1] / "manifest.json").write_bytes(content)
         for name in ("chat", "generate", "resume"):
-            assert used(here, name) == 0
+            assert used(copy_of_run, name) == 0
 
 
 OTHER_JSON = [b"", b"[]", b"null", b"7", b"\xff\xfe", b"[" * 100_000]
@@ -171,9 +171,9 @@ OTHER_JSON = [b"", b"[]", b"null", b"7", b"\xff\xfe", b"[" * 100_000]
 
 @pytest.mark.parametrize("content", [*OTHER_JSON, b"{}", b'{"steps": 4}', b'{"steps": 4, "val_bits_per_byte": [1]}'], ids=range(9))
 def test_a_damaged_summary_is_not_shown(run, work, content):
-    here = copied(run, work)
-    (here / "summary.json").write_bytes(content)
-    assert used(here, "chat") == 0
+    copy_of_run = copied(run, work)
+    (copy_of_run / "summary.json").write_bytes(content)
+    assert used(copy_of_run, "chat") == 0
 
     class Model:
         class config:
@@ -184,7 +184,7 @@ def test_a_damaged_summary_is_not_shown(run, work, content):
 
         parameters = 5
 
-    facts = summary_of(Model, checkpoint.saved(here)[-1])
+    facts = summary_of(Model, checkpoint.saved(copy_of_run)[-1])
     assert facts == {"preset": "nano", "parameters": 5, "steps": 4}
 
 

@@ -26,7 +26,7 @@ def machine(monkeypatch, tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def place(machine, monkeypatch, tmp_path):
+def prepared(machine, monkeypatch, tmp_path):
     """A folder to run in, libraries that are all there, and tries that succeed."""
     monkeypatch.chdir(tmp_path)
     versions = {"numba-cuda": "0.30.4", "cupy-cuda12x": "14.2.0", "neurogen-numba": "0.1.0"}
@@ -69,7 +69,7 @@ def test_all_is_well(machine):
     assert found["GPU memory"].value == "70.00 GB free of 85.00 GB"
     assert found["NVRTC"].value == "12.9, /cuda/libNVRTC.so"
     assert found["CuPy"].value == "14.2.0 (cupy-cuda12x)"
-    assert found["backend"].value == "auto takes cuda, on GPU 0"
+    assert found["backend"].value == "auto chooses cuda, on GPU 0"
     assert verdict(list(found.values()))
 
 
@@ -79,7 +79,7 @@ def test_a_machine_without_gpu_is_fine(machine):
     assert not [check for check in found.values() if check.ok is False]
     assert found["driver"].value.startswith("there is no NVIDIA driver")
     assert found["cuBLAS"].value == "not installed, and not needed without a GPU"
-    assert found["backend"].value == "auto takes cpu: there is no GPU to use, and none is needed"
+    assert found["backend"].value == "auto chooses cpu: there is no GPU to use, and none is needed"
     assert run([]) == 0
 
 
@@ -88,7 +88,7 @@ def test_the_simulator(machine, monkeypatch):
     machine.driver = FakeDriver(H100)
     found = checks()
     assert found["kernel"].ok is found["cuBLAS product"].ok is None
-    assert found["backend"] == Check(True, "auto takes cpu: NUMBA_ENABLE_CUDASIM is set", name="backend")
+    assert found["backend"] == Check(True, "auto chooses cpu: NUMBA_ENABLE_CUDASIM is set", name="backend")
 
 
 @pytest.mark.parametrize("missing", [*probe.PIECES, "numba-cuda", "CuPy"])
@@ -126,8 +126,8 @@ def test_a_gpu_out_of_reach(machine):
     machine.missing = {"cuBLAS"}
     machine.trace.touch()
     found = checks()
-    assert fails(found, "driver", "tells of an NVIDIA GPU") and fails(found, "cuBLAS", "missing")
-    assert fails(found, "backend", "tells of an NVIDIA GPU", "--backend cpu")
+    assert fails(found, "driver", "shows an NVIDIA GPU") and fails(found, "cuBLAS", "missing")
+    assert fails(found, "backend", "shows an NVIDIA GPU", "--backend cpu")
     assert found["GPU"].value == "none within reach" and found["kernel"].ok is None
     assert run([]) == 2
 
@@ -161,7 +161,7 @@ def test_numba_cuda_and_cupy_that_do_not_work(machine, monkeypatch):
     monkeypatch.setattr(probe, "numba_problem", lambda: problem)
     monkeypatch.setattr(probe, "cupy_problem", lambda: problem)
     found = checks()
-    assert found["numba-cuda"].ok is found["CuPy"].ok is None  # nobody needs them
+    assert found["numba-cuda"].ok is found["CuPy"].ok is None  # not needed
     machine.driver = FakeDriver(H100)
     found = checks()
     assert fails(found, "numba-cuda", "is broken", "repair it") and fails(found, "CuPy", "is broken") and fails(found, "backend")
@@ -225,7 +225,7 @@ def test_lines_without_a_terminal(machine, capsys):
     lines = shown.out.splitlines()
     assert lines[: len(CHECKS)] == [line for line in lines if line.startswith(("ok ", "fails ", "- "))]
     assert "fails  cuBLAS           missing" in lines
-    assert [line.split(":")[0] for line in lines[len(CHECKS) + 1 :]] == ["To mend cuBLAS", "To mend backend"]
+    assert [line.split(":")[0] for line in lines[len(CHECKS) + 1 :]] == ["To fix cuBLAS", "To fix backend"]
     assert lines[-2].endswith('pip install "neurogen-numba[cuda]"')
     assert "\x1b" not in shown.out and not shown.err
 
@@ -241,16 +241,16 @@ def test_a_table_in_a_terminal(machine, monkeypatch, capsys):
     machine.missing = {"NVVM"}
     assert run([]) == 2
     shown = capsys.readouterr().out
-    assert "A [bold]GPU[/bold]\ufffd[2J" in " ".join(shown.split()) and "To mend NVVM: " in shown
+    assert "A [bold]GPU[/bold]\ufffd[2J" in " ".join(shown.split()) and "To fix NVVM: " in shown
 
 
 def test_json(machine, capsys):
     machine.driver = FakeDriver(H100)
     machine.missing = {"NVVM"}
     assert run(["--json"]) == 2
-    said = json.loads(capsys.readouterr().out)
-    assert said["ok"] is False and [check["name"] for check in said["checks"]] == list(CHECKS)
-    (nvvm,) = (check for check in said["checks"] if check["name"] == "NVVM")
+    output = json.loads(capsys.readouterr().out)
+    assert output["ok"] is False and [check["name"] for check in output["checks"]] == list(CHECKS)
+    (nvvm,) = (check for check in output["checks"] if check["name"] == "NVVM")
     assert set(nvvm) == {"name", "ok", "value", "mend"}
     assert (nvvm["ok"], nvvm["value"]) == (False, "missing") and nvvm["mend"].endswith('install "neurogen-numba[cuda]"')
 

@@ -114,13 +114,13 @@ def test_who_knows_the_answers_is_right():
     assert chance == pytest.approx((1 / 2 + 1 / 3) / 2)
 
 
-@pytest.mark.parametrize("at", [0, 5, -1])
-def test_one_wrong_letter_makes_an_answer_wrong(at):
+@pytest.mark.parametrize("index", [0, 5, -1])
+def test_one_wrong_letter_makes_an_answer_wrong(index):
     texts = []
     for k, question in enumerate(QUESTIONS):
         letters = list(question.answer)
         if k % 4 == 0:
-            letters[at] = "z"
+            letters[index] = "z"
         texts.append(question.prompt + "".join(letters))
     assert answer_questions(Knowing(texts), QUESTIONS)[0] == 0.75
 
@@ -131,18 +131,18 @@ def test_who_knows_nothing_is_wrong():
 
 
 def test_an_answer_is_right_if_greedy_generation_says_it(model):
-    said = []
+    output = []
     for prompt in ("tom? ", "where does anna live? neo:", "a"):
         ids = model.tokenizer.encode(prompt)
         text = model.tokenizer.decode(model.generate(ids, len(ids) + 6, temperature=0))
-        said.append(Question(prompt, text[len(prompt) :], 0.5))
-    assert answer_questions(model, said) == (1, 0.5)
-    other = [Question(q.prompt, q.answer[:-1] + ("b" if q.answer[-1] == "a" else "a"), 0.5) for q in said[:1]] + said[1:]
+        output.append(Question(prompt, text[len(prompt) :], 0.5))
+    assert answer_questions(model, output) == (1, 0.5)
+    other = [Question(q.prompt, q.answer[:-1] + ("b" if q.answer[-1] == "a" else "a"), 0.5) for q in output[:1]] + output[1:]
     assert answer_questions(model, other)[0] == pytest.approx(2 / 3)
 
 
 def test_a_score_may_be_asked_for_with_other_streams_than_those_of_training(model):
-    """What a model was trained with is then no part of its score."""
+    """The training settings of a model then do not affect its score."""
     ids = np.random.default_rng(1).integers(0, len(LETTERS), 2049).astype(np.int32)
     few = NeuroGenModel.from_config(CONFIG.replace(training={"batch": 1}), model.tokenizer)
     few.brain.parameters.value.update(model.brain.parameters.value)
@@ -166,14 +166,14 @@ def test_words_are_what_stands_between_white_space_in_each_document():
 
 
 def test_the_method_of_a_score_is_a_sentence():
-    said = method(Validation(np.zeros(9, np.int32), 8), "text", 16, "float32")
-    assert said.startswith("nats per token over all of the text") and "16 streams side by side, each from a zero state" in said
-    assert said.endswith("bytes of the text in UTF-8; factors of products float32")
-    said = method(Validation(np.zeros(9, np.int32), 8, whole=False, estimated=True), "text", 1, "bfloat16")
-    assert "the beginning of the text" in said and "; one stream from a zero state" in said and "on average" in said
+    output = method(Validation(np.zeros(9, np.int32), 8), "text", 16, "float32")
+    assert output.startswith("nats per token over all of the text") and "16 streams side by side, each from a zero state" in output
+    assert output.endswith("bytes of the text in UTF-8; factors of products float32")
+    output = method(Validation(np.zeros(9, np.int32), 8, whole=False, estimated=True), "text", 1, "bfloat16")
+    assert "the beginning of the text" in output and "; one stream from a zero state" in output and "on average" in output
 
 
-def test_perplexity_is_no_number_where_words_have_no_end():
+def test_perplexity_is_none_where_words_have_no_end():
     assert perplexity(math.log(97.7)) == pytest.approx(97.7) and perplexity(2000.0) is perplexity(math.inf) is None
 
 

@@ -50,7 +50,7 @@ def words(figure):
     return [text.get_text() for axes in figure.axes for text in axes.texts] + [text.get_text() for text in figure.texts]
 
 
-# What is read from metrics.jsonl
+# Reading metrics.jsonl
 
 
 def test_a_history_has_every_number_of_the_log(tmp_path):
@@ -124,7 +124,7 @@ def test_the_panels_of_the_training_page(tmp_path):
     assert "nano-1" in words(figure) and any("step 600 of 100" in text and "(floor 0.500)" in text for text in words(figure))
 
 
-def test_the_last_look_is_no_point_of_the_curve_of_those_before(tmp_path):
+def test_the_final_is_no_point_of_the_curve_of_those_before(tmp_path):
     last = dataclasses.replace(histories.evaluation(40), loss=9.0, bits_per_byte=4.5, last=True)
     history = history_of(tmp_path, [*histories.life(40), last])
     figure = training_page(history)
@@ -163,7 +163,7 @@ def test_a_page_can_be_drawn_when_there_is_little_to_show(tmp_path, reports):
     assert png(figure).startswith(b"\x89PNG") and png(brain_page(histories.brain(1), history)).startswith(b"\x89PNG")
 
 
-def test_the_moving_average_follows_and_ignores_what_is_no_number():
+def test_the_moving_average_follows_and_ignores_nan_and_infinity():
     assert moving_average(np.array([])).tolist() == []
     few = np.array([3.0, 1.0, 2.0])
     np.testing.assert_array_equal(moving_average(few), few)
@@ -236,10 +236,10 @@ def test_the_panels_of_the_brain_page(tmp_path):
     activity = lines(shown["activity"])
     assert [label.rsplit(" ", 2)[0] for label in activity] == ["thalamus", "wernicke", "hippocampus", "PFC", "basal ganglia", "broca"]
     np.testing.assert_array_equal(activity["PFC 4.0 %"], np.stack([history.training["step"], np.full(40, 4.0)], 1))
-    for place, events in enumerate(shown["raster"].collections):
+    for row_, events in enumerate(shown["raster"].collections):
         token, neuron = np.nonzero(brain.events[events.get_label()])
-        assert events.get_label() == MODULES[place]
-        np.testing.assert_array_equal(events.get_offsets(), np.stack([token, 8 * place + neuron], 1))
+        assert events.get_label() == MODULES[row_]
+        np.testing.assert_array_equal(events.get_offsets(), np.stack([token, 8 * row_ + neuron], 1))
     assert "the cat sat" in shown["raster"].get_xlabel()
     boxes = shown["weights"]
     assert [text.get_text() for text in boxes.get_yticklabels()] == ["lateral PFC", "wernicke PFC"]

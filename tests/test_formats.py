@@ -44,8 +44,8 @@ def test_scattered_synapses_are_refused_with_the_command_that_helps(version):
 def test_migrate_takes_over_all_but_the_synapses(version, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(FIXTURES)  # where its text is
     assert migrate([str(fixture(version)), str(tmp_path / "new")]) == 0
-    said = capsys.readouterr().out
-    assert "drawn anew: its synapses were not in bundles as they are now:\n" in said
+    output = capsys.readouterr().out
+    assert "drawn anew: its synapses were not in bundles as they are now:\n" in output
     new, tensors = NeuroGenModel.load(checkpoint.latest(tmp_path / "new"), backend="cpu"), checkpoint.load(fixture(version)).tensors
     value = new.brain.parameters.value
     for group in ("brain", "embeddings", "decoder"):

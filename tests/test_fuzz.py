@@ -1,6 +1,6 @@
 """Any words after a command and any bytes in a file: exit code 0 or 2, one sentence, no traceback.
 
-A few examples in every run of the tests; NEUROGEN_FUZZ=5000 tries so many of each.
+A few examples in every run of the tests; NEUROGEN_FUZZ=5000 tries 5,000 of each.
 """
 
 import bz2
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def place(tmp_path_factory):
+def location(tmp_path_factory):
     """A folder with a text, a run, and what people have in theirs."""
     folder = tmp_path_factory.mktemp("fuzz")
     with pytest.MonkeyPatch.context() as patch:
@@ -65,8 +65,8 @@ def ends_well(words, given=b""):
             code = cli.main(words)
         except SystemExit as ended:
             code = ended.code or 0
-        said = err.getvalue()
-        assert code in (0, 2) and "Traceback" not in said and (code == 0 or said.strip()), (words, code, said)
+        output = err.getvalue()
+        assert code in (0, 2) and "Traceback" not in output and (code == 0 or output.strip()), (words, code, output)
 
 
 NAMES = ["sheep.txt", "rows.jsonl", "folder", "empty", "itself", "run", "run@best", "latest", "tokens.bin", "nowhere", ".", "-"]
@@ -127,7 +127,7 @@ SETTINGS = [
     "training.batch",
     "training.seed",
     "training.learning_rate",
-    "training.fresh",
+    "training.reset_prob",
     "training.optimizer",
     "training",
 ]
@@ -231,8 +231,8 @@ def contents(draw):
     """What a file might hold: something real, with a part of it changed, cut or repeated; or anything."""
     content = draw(st.one_of(st.sampled_from(CONTENTS), st.binary(max_size=100)))
     for _ in range(draw(st.integers(0, 2))):
-        at, size = draw(st.integers(0, len(content))), draw(st.sampled_from([0, 1, 8, 10**6]))
-        content = content[:at] + draw(st.one_of(st.just(b""), st.binary(max_size=5), st.just(content[at:]))) + content[at + size :]
+        index, size = draw(st.integers(0, len(content))), draw(st.sampled_from([0, 1, 8, 10**6]))
+        content = content[:index] + draw(st.one_of(st.just(b""), st.binary(max_size=5), st.just(content[index:]))) + content[index + size :]
     return content
 
 

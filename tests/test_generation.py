@@ -36,7 +36,7 @@ class Script:
         return np.array([self.tokens[self.drawn - 1]], np.int32)
 
 
-def said(text, length=99, stop="", prompt="p"):
+def written(text, length=99, stop="", prompt="p"):
     """(pieces, session) of a stream over a session that says the text, as bytes, and then ends it."""
     session = Script([*(text.encode() if isinstance(text, str) else text), END])
     return list(stream(session, BYTES, prompt, length, stop)), session
@@ -46,7 +46,7 @@ def said(text, length=99, stop="", prompt="p"):
 
 
 def test_a_prompt_is_read_once_and_not_repeated():
-    pieces, session = said("abc", prompt="xy")
+    pieces, session = written("abc", prompt="xy")
     assert "".join(pieces) == "abc"
     assert session.fed == [END, *b"xy"]
 
@@ -77,13 +77,13 @@ def test_a_session_continues_from_what_it_has_read(prompt):
 
 
 def test_it_ends_after_its_length():
-    pieces, session = said("abcdef", length=3)
+    pieces, session = written("abcdef", length=3)
     assert ("".join(pieces), session.drawn) == ("abc", 3)
-    assert "".join(said("abc", length=0)[0]) == ""
+    assert "".join(written("abc", length=0)[0]) == ""
 
 
 def test_it_ends_at_the_end_of_text():
-    pieces, session = said([*b"ab", END, *b"cd"])
+    pieces, session = written([*b"ab", END, *b"cd"])
     assert ("".join(pieces), session.drawn) == ("ab", 3)
 
 
@@ -95,7 +95,7 @@ def test_a_token_is_drawn_only_when_it_is_asked_for():
 
 
 def test_it_ends_before_the_stop_and_draws_no_further():
-    pieces, session = said("Hello.\nYou: no", stop="\nYou:")
+    pieces, session = written("Hello.\nYou: no", stop="\nYou:")
     assert ("".join(pieces), session.drawn) == ("Hello.", len("Hello.\nYou:"))
 
 
@@ -112,7 +112,7 @@ def test_what_may_begin_the_stop_is_held_back_until_it_does_not():
 @example("abab", "abb")
 @example("ababaa", "abaa")
 def test_the_text_ends_before_the_first_stop(text, stop):
-    pieces, session = said(text, stop=stop)
+    pieces, session = written(text, stop=stop)
     assert "".join(pieces) == text.split(stop)[0]
     assert session.drawn == (text.index(stop) + len(stop) if stop in text else len(text) + 1)
 
@@ -120,7 +120,7 @@ def test_the_text_ends_before_the_first_stop(text, stop):
 @given(st.text(max_size=12), st.text(min_size=1, max_size=3))
 @example("grün 🙂 ok", "🙂")
 def test_a_character_is_never_split(text, stop):
-    pieces, _ = said(text, stop=stop)
+    pieces, _ = written(text, stop=stop)
     whole = text.encode().decode()
     assert "".join(pieces) == whole.split(stop)[0]
     assert "�" in text or not any("�" in piece for piece in pieces)
@@ -128,8 +128,8 @@ def test_a_character_is_never_split(text, stop):
 
 def test_a_character_that_never_becomes_whole_is_shown_as_such():
     euro = "€".encode()
-    assert "".join(said([*b"a", *euro[:2], END])[0]) == "a�"
-    assert "".join(said([*b"a", *euro], length=3)[0]) == "a�"
+    assert "".join(written([*b"a", *euro[:2], END])[0]) == "a�"
+    assert "".join(written([*b"a", *euro], length=3)[0]) == "a�"
 
 
 def test_a_tokenizer_without_end_of_text_speaks_to_the_last_token():
@@ -141,7 +141,7 @@ def test_a_tokenizer_without_end_of_text_speaks_to_the_last_token():
 
 
 @pytest.mark.parametrize(
-    "settings, said",
+    "settings, written",
     [
         ({"temperature": -0.1}, "temperature: 0 or more, not -0.1"),
         ({"temperature": float("nan")}, "temperature: 0 or more, not nan"),
@@ -154,10 +154,10 @@ def test_a_tokenizer_without_end_of_text_speaks_to_the_last_token():
         ({"seed": 2**64}, f"seed: a number of at most 64 bits, not {2**64}"),
     ],
 )
-def test_sampling_refuses_what_it_cannot_do(settings, said):
+def test_sampling_refuses_what_it_cannot_do(settings, written):
     with pytest.raises(ConfigError) as error:
         Sampling(**settings)
-    assert str(error.value) == said
+    assert str(error.value) == written
 
 
 def test_the_edges_of_what_sampling_can_do():
@@ -209,9 +209,9 @@ def test_a_session_reads_what_it_draws(model):
 def test_feed_may_come_between_draws(model):
     session, other = (Session(model, Sampling(temperature=0)) for _ in range(2))
     session.feed(heard("once upon"))
-    said = session.draw()
+    written = session.draw()
     session.feed(heard(" and then"))
-    other.feed(np.concatenate([heard("once upon"), said[None], heard(" and then")]))
+    other.feed(np.concatenate([heard("once upon"), written[None], heard(" and then")]))
     assert drawn(session, 5) == drawn(other, 5)
 
 
@@ -257,11 +257,11 @@ def test_many_written_at_once_are_those_drawn_one_by_one(model, settings):
 def test_what_was_written_stays_as_it_was(model):
     session = Session(model, Sampling(seed=3))
     session.feed(heard("once"))
-    first, said = session.write(4), session.draw()
-    kept = first.copy(), said.copy()
+    first, written = session.write(4), session.draw()
+    kept = first.copy(), written.copy()
     session.write(4)
     np.testing.assert_array_equal(first, kept[0])
-    np.testing.assert_array_equal(said, kept[1])
+    np.testing.assert_array_equal(written, kept[1])
 
 
 def test_every_draw_counts_in_every_sequence_and_nothing_else_does(model):
@@ -301,8 +301,8 @@ def test_last_tokens_are_those_read_last(model):
     assert list(session.last_tokens) == []
     session.feed(np.concatenate([heard("ab"), heard("cd")], axis=1))
     assert list(session.last_tokens) == list(b"ab")
-    said = session.draw()
-    assert list(session.last_tokens) == [said[0]]
+    written = session.draw()
+    assert list(session.last_tokens) == [written[0]]
     session.reset()
     assert list(session.last_tokens) == []
 
@@ -329,14 +329,14 @@ def test_rows_that_only_fill_up_the_decoder_are_never_drawn(monkeypatch):
 
 
 def test_a_session_reads_the_wiring_that_was_loaded_last(model):
-    """What is recorded reads the tables where they are."""
+    """A recording reads the tables at their addresses."""
     other = NeuroGenModel.from_config(model.config.replace(training={"seed": 9}), backend="cpu")
-    own = NeuroGenModel.from_config(model.config, backend="cpu")
-    session = Session(own, Sampling(seed=3))
+    local = NeuroGenModel.from_config(model.config, backend="cpu")
+    session = Session(local, Sampling(seed=3))
     session.feed(np.ones((3, 1), np.int32))
     session.write(2 * TOGETHER)
-    own._fill(other.snapshot()[0], 0, "the other one")
-    for fresh in (Session(own, Sampling(seed=3)), Session(other, Sampling(seed=3))):
+    local._fill(other.snapshot()[0], 0, "the other one")
+    for fresh in (Session(local, Sampling(seed=3)), Session(other, Sampling(seed=3))):
         session.reset()
         for each in (session, fresh):
             each.feed(np.ones((3, 1), np.int32))

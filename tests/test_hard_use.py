@@ -44,7 +44,7 @@ BYTES = build("byte", [], 0, True)
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def location(tmp_path, monkeypatch):
     """An empty folder to work in, with a text and a preset that trains in a moment."""
     monkeypatch.setitem(presets.PRESETS, "tiny", tiny.config(steps=4, checkpoint_interval=2, eval_interval=2, sample_interval=3))
     monkeypatch.chdir(tmp_path)
@@ -58,10 +58,10 @@ def trained(*flags):
 
 def refused(code, capsys, *words):
     """A command ended with exit code 2 and one line that has these words."""
-    said = capsys.readouterr().err
-    assert code == 2 and said.count("\n") == 1 and "Traceback" not in said, said
+    output = capsys.readouterr().err
+    assert code == 2 and output.count("\n") == 1 and "Traceback" not in output, output
     for word in words:
-        assert word in said, said
+        assert word in output, output
     return True
 
 
@@ -86,14 +86,14 @@ def shares(corpus):
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.txt.bz2", "a.txt.xz", "one.jsonl", "large-first.jsonl", "large-last.jsonl"])
-def test_the_share_that_is_held_out_is_the_one_asked_for(place, name):
+def test_the_share_that_is_held_out_is_the_one_asked_for(location, name):
     text = "".join(f"{number} sheep went home, and slept.\n" for number in range(15_000))  # of several pieces, with one of a megabyte
     content = text.encode() * 2
     rows = {"one.jsonl": [text], "large-first.jsonl": [text[:480_001], text[:40_000]], "large-last.jsonl": [text[:40_000], text[:480_001]]}
     if name in rows:
         content = "".join(json.dumps({"text": row}) + "\n" for row in rows[name]).encode()
     pack = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}.get(name.rpartition(".")[2], bytes)
-    (place / name).write_bytes(pack(content))
+    (location / name).write_bytes(pack(content))
     total = sum(map(len, rows[name])) if name in rows else len(content)
     for share in (0.1, 0.02):
         corpus = open_corpus(tiny.config({"data": name, "tokenizer": "byte", "validation": share}))
@@ -102,22 +102,22 @@ def test_the_share_that_is_held_out_is_the_one_asked_for(place, name):
         assert f"{kept:,} bytes of text to train on, {held:,} held out" in corpus.shares
 
 
-def test_the_shares_are_said_and_a_cut_document_is_resumed_bit_for_bit(place, capsys):
-    (place / "a.jsonl").write_text("".join(json.dumps({"text": TEXT[: 2000 * number]}) + "\n" for number in (3, 1, 2)))
+def test_the_shares_are_said_and_a_cut_document_is_resumed_bit_for_bit(location, capsys):
+    (location / "a.jsonl").write_text("".join(json.dumps({"text": TEXT[: 2000 * number]}) + "\n" for number in (3, 1, 2)))
     flags = ["--data", "a.jsonl", "--tokenizer", "byte"]
     assert trained("--name", "whole", *flags) == 0
     assert re.search(r"^10,\d{3} bytes of text to train on, 1,\d{3} held out$", capsys.readouterr().out, re.M)
     assert trained("--name", "cut", "--steps", "2", *flags) == 0 and train(["--resume", "cut", "--steps", "4", "--plain"]) == 0
     positions = [
-        json.loads((run_folder.checkpoint.latest(place / "runs" / run) / "trainer.json").read_text())["position"]
+        json.loads((run_folder.checkpoint.latest(location / "runs" / run) / "trainer.json").read_text())["position"]
         for run in ("whole", "cut")
     ]
     assert positions[0] == positions[1] and positions[0]["held_out"] > 1000
-    for data, said in (("", "built-in stories without end"), ("sheep.txt", "5,571 bytes of text to train on, 619 held out")):
-        assert said in open_corpus(tiny.config({"data": data, "tokenizer": "byte"}), None if data else BYTES).shares
+    for data, output in (("", "built-in stories without end"), ("sheep.txt", "5,571 bytes of text to train on, 619 held out")):
+        assert output in open_corpus(tiny.config({"data": data, "tokenizer": "byte"}), None if data else BYTES).shares
 
 
-def test_text_on_a_server_is_held_out_and_scored(place):
+def test_text_on_a_server_is_held_out_and_scored(location):
     with DroppingServer({"/a.txt": TEXT.encode()}, lambda request: 10**9) as server:
         named = {"data": f"{server.url}/a.txt", "tokenizer": "byte"}
         assert shares(open_corpus(tiny.config(named))) == (len(TEXT) - len(TEXT) // 10, len(TEXT) // 10)
@@ -125,7 +125,7 @@ def test_text_on_a_server_is_held_out_and_scored(place):
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "pipe", "server"])
-def test_windows_line_ends_are_one_byte_of_the_shares_from_every_source(place, name):
+def test_windows_line_ends_are_one_byte_of_the_shares_from_every_source(location, name):
     content = codecs.BOM_UTF8 + TEXT.replace("\n", "\r\n").encode()
     with DroppingServer({"/a.txt": content}, lambda request: 10**9) as server:
         data = f"{server.url}/a.txt" if name == "server" else name
@@ -136,15 +136,15 @@ def test_windows_line_ends_are_one_byte_of_the_shares_from_every_source(place, n
             Path(name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
         corpus = open_corpus(tiny.config({"data": data, "tokenizer": "byte"}))
         assert shares(corpus) == (len(TEXT) - len(TEXT) // 10, len(TEXT) // 10)
-    (place / "a.jsonl").write_text(json.dumps({"text": "sheep\r\n"}))
+    (location / "a.jsonl").write_text(json.dumps({"text": "sheep\r\n"}))
     assert texts("a.jsonl") == ["sheep\r\n"]  # a document as it stands
 
 
 # What lies in a folder
 
 
-def test_a_run_may_lie_in_its_data_folder(place, capsys):
-    elsewhere = place.parent / f"{place.name}-tokens"
+def test_a_run_may_lie_in_its_data_folder(location, capsys):
+    elsewhere = location.parent / f"{location.name}-tokens"
     for number, flags in enumerate((["--data", "."], ["--data", "**/*"], ["--data", "*"])):
         name = f"run{number}"
         assert trained("--name", name, "--steps", "2", *flags) == 0
@@ -156,21 +156,21 @@ def test_a_run_may_lie_in_its_data_folder(place, capsys):
     assert refused(trained("--data", "runs/run1"), capsys, "a run, whose files are no text")
 
 
-def test_hidden_files_and_copies_of_notebooks_are_no_text(place):
+def test_hidden_files_and_copies_of_notebooks_are_no_text(location):
     for name in (".hidden.txt", ".git/a.txt", ".ipynb_checkpoints/sheep-checkpoint.txt", "deep/.cache/b.md", "._sheep.txt"):
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_text("secret")
+        (location / name).parent.mkdir(parents=True, exist_ok=True)
+        (location / name).write_text("secret")
     assert find(".") == ["./sheep.txt"] and texts(".") == [TEXT]
-    assert texts(".ipynb_checkpoints") == ["secret"]  # who names it means it
+    assert texts(".ipynb_checkpoints") == ["secret"]  # naming it explicitly works
 
 
-def test_links_are_followed_and_nothing_is_read_twice(place):
-    (place / "far").mkdir()
-    (place / "far/b.txt").write_text("far away")
-    folder = place / "texts"
+def test_links_are_followed_and_nothing_is_read_twice(location):
+    (location / "far").mkdir()
+    (location / "far/b.txt").write_text("far away")
+    folder = location / "texts"
     (folder / "deep").mkdir(parents=True)
     (folder / "deep/a.txt").write_text("near")
-    (folder / "linked").symlink_to(place / "far")
+    (folder / "linked").symlink_to(location / "far")
     (folder / "again").symlink_to("deep")
     (folder / "deep/up").symlink_to("..")
     (folder / "copy.txt").symlink_to("deep/a.txt")
@@ -179,12 +179,12 @@ def test_links_are_followed_and_nothing_is_read_twice(place):
     assert texts(f"{folder}/d*/a.txt") == texts(f"{folder}/*") == ["near"]
 
 
-def test_what_is_in_a_folder_and_cannot_be_read_is_named(place, monkeypatch):
-    (place / "deep").mkdir()
-    (place / "deep/lost.txt").symlink_to("nowhere")
-    with pytest.raises(DataError, match=r"lost\.txt: a link that leads nowhere"):
+def test_what_is_in_a_folder_and_cannot_be_read_is_named(location, monkeypatch):
+    (location / "deep").mkdir()
+    (location / "deep/lost.txt").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"lost\.txt: a broken link"):
         find(".")
-    (place / "deep/lost.txt").unlink()
+    (location / "deep/lost.txt").unlink()
     listed = os.scandir
 
     def scandir(path):
@@ -248,26 +248,26 @@ LONG = "a long story " * 400
         (train, ["--data", "sheep.txt", "--name=-run"]),
     ],
 )
-def test_every_string_is_survived(place, capsys, command, words):
-    (place / "itself").symlink_to("itself")
-    code, said = command(words), capsys.readouterr().err
-    assert code == 2 and said.count("\n") == 1 and "Traceback" not in said and len(said) < 800, said
-    assert not (place / "runs").exists() or not os.listdir(place / "runs")
+def test_every_string_is_survived(location, capsys, command, words):
+    (location / "itself").symlink_to("itself")
+    code, output = command(words), capsys.readouterr().err
+    assert code == 2 and output.count("\n") == 1 and "Traceback" not in output and len(output) < 800, output
+    assert not (location / "runs").exists() or not os.listdir(location / "runs")
 
 
-def test_brackets_in_the_name_of_a_folder(place, monkeypatch):
-    folder = place / "books [2024]"
+def test_brackets_in_the_name_of_a_folder(location, monkeypatch):
+    folder = location / "books [2024]"
     folder.mkdir()
     for name in ("a.txt", "b.txt"):
         (folder / name).write_text(name)
     assert texts("books [2024]/*.txt") == ["a.txt", "b.txt"]
     monkeypatch.chdir(folder)
     named = sources.absolute("*.txt")
-    monkeypatch.chdir(place)
+    monkeypatch.chdir(location)
     assert texts(named) == ["a.txt", "b.txt"]
 
 
-def test_a_pipe_by_its_name(place):
+def test_a_pipe_by_its_name(location):
     os.mkfifo("pipe")
 
     def fill():
@@ -286,9 +286,9 @@ def test_a_pipe_by_its_name(place):
     assert done.returncode == 0 and Path("b.bin").read_bytes() == Path("a.bin").read_bytes(), done.stderr
 
 
-def test_a_folder_of_the_name_of_a_run_does_not_hide_it(place):
-    (place / "books").mkdir()
-    (place / "books/a.txt").write_text(TEXT)
+def test_a_folder_of_the_name_of_a_run_does_not_hide_it(location):
+    (location / "books").mkdir()
+    (location / "books/a.txt").write_text(TEXT)
     assert trained("--data", "books", "--name", "books") == 0
     assert generate(["books", "--length", "3"]) == 0 and train(["--resume", "books", "--steps", "5", "--plain"]) == 0
 
@@ -296,7 +296,7 @@ def test_a_folder_of_the_name_of_a_run_does_not_hide_it(place):
 # First contact
 
 
-def test_words_that_come_to_mind_are_understood(place, capsys):
+def test_words_that_come_to_mind_are_understood(location, capsys):
     assert refused(train(["book.txt"]), capsys, "unexpected 'book.txt'; text is named by --data: neurogen train --data book.txt")
     assert refused(chat(["sheep.txt"]), capsys, "sheep.txt is a file")
     assert cli.main(["help"]) == 0 and "neurogen COMMAND" in capsys.readouterr().out
@@ -307,48 +307,48 @@ def test_words_that_come_to_mind_are_understood(place, capsys):
     assert refused(cli.main(["help", "trian"]), capsys, "did you mean 'train'?")
 
 
-def test_a_row_without_the_text_is_said_and_left_out(place, caplog):
-    (place / "a.jsonl").write_text('{"id": 1}\n{"text": "one"}\n\n{"body": "two"}\n{"text": "three"}\n')
-    source = open_source(str(place / "a.jsonl"), "text")
+def test_a_row_without_the_text_is_said_and_left_out(location, caplog):
+    (location / "a.jsonl").write_text('{"id": 1}\n{"text": "one"}\n\n{"body": "two"}\n{"text": "three"}\n')
+    source = open_source(str(location / "a.jsonl"), "text")
     for _ in range(2):
         first, second = source.read()
         assert (first.text, second.text) == ("one", "three")
         assert [piece.text for piece in source.read(first.after)] == ["three"]  # whose rows are known by their bytes
     assert len(caplog.messages) == 1 and "a.jsonl: line 1 has no field 'text'" in caplog.messages[0]
-    (place / "b.jsonl").write_text('{"body": "one"}\n' * 500)
+    (location / "b.jsonl").write_text('{"body": "one"}\n' * 500)
     with pytest.raises(DataError, match=r"b\.jsonl: there is no field 'text', but body"):
         texts("b.jsonl")
 
 
-def test_a_row_with_null_for_its_text_is_said_and_left_out(place, caplog, monkeypatch):
+def test_a_row_with_null_for_its_text_is_said_and_left_out(location, caplog, monkeypatch):
     monkeypatch.setattr(sources, "_told", set())  # another test may have told of files of these names
-    (place / "a.jsonl").write_text('{"text": "one"}\n{"text": null}\n{"id": 1}\n{"text": "two"}\n{"text": null}\n')
-    pyarrow.parquet.write_table(pyarrow.table({"text": ["one", "", None, "two", None]}), place / "b.parquet")
-    for name, row in (("a.jsonl", "line 2"), ("b.parquet", "row 3"), (f"hf:{place / 'hub'}", "a row")):
+    (location / "a.jsonl").write_text('{"text": "one"}\n{"text": null}\n{"id": 1}\n{"text": "two"}\n{"text": null}\n')
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["one", "", None, "two", None]}), location / "b.parquet")
+    for name, row in (("a.jsonl", "line 2"), ("b.parquet", "row 3"), (f"hf:{location / 'hub'}", "a row")):
         if name.startswith("hf:"):
-            (place / "hub").mkdir()
-            (place / "b.parquet").rename(place / "hub/train.parquet")
+            (location / "hub").mkdir()
+            (location / "b.parquet").rename(location / "hub/train.parquet")
         assert texts(name) == ["one", "two"]
         assert caplog.messages == [
-            f"{name}: {row} has null in the field 'text', and is left out, as all rows without text; --text-field names another field"
+            f"{name}: {row} has null in the field 'text', and is skipped, as all rows without text; --text-field names another field"
         ]
         caplog.clear()
 
 
-def test_a_character_without_a_token_is_found(place, capsys):
+def test_a_character_without_a_token_is_found(location, capsys):
     assert trained("--tokenizer", "char") == 0
-    (place / "folder").mkdir()
-    (place / "folder/a.txt").write_text("sheep")
-    (place / "folder/b.txt").write_text("sheep\nwent\nhome é\n")
-    (place / "c.jsonl").write_text('{"text": "sheep"}\n{"text": "went\\nhöme"}\n')
+    (location / "folder").mkdir()
+    (location / "folder/a.txt").write_text("sheep")
+    (location / "folder/b.txt").write_text("sheep\nwent\nhome é\n")
+    (location / "c.jsonl").write_text('{"text": "sheep"}\n{"text": "went\\nhöme"}\n')
     capsys.readouterr()
     assert refused(evaluate(["--data", "folder"]), capsys, "folder/b.txt, line 3: the character 'é' does not occur", "take it out")
     assert refused(evaluate(["--data", "c.jsonl"]), capsys, "c.jsonl: line 2, line 2: the character 'ö'")
 
 
-def test_text_that_moved_is_asked_for(place, capsys):
+def test_text_that_moved_is_asked_for(location, capsys):
     assert trained("--steps", "2") == 0
-    (place / "sheep.txt").rename(place / "flock.txt")
+    (location / "sheep.txt").rename(location / "flock.txt")
     capsys.readouterr()
     assert refused(train(["--resume", "--steps", "4"]), capsys, "sheep.txt: no such file", "--resume runs/tiny-1 --data PATH")
     assert refused(evaluate([]), capsys, "sheep.txt: no such file", "by --data")
@@ -359,7 +359,7 @@ def test_text_that_moved_is_asked_for(place, capsys):
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "output"),
     [
         ("http://", "there is no such server"),
         ("http:///a.txt", "there is no such server"),
@@ -369,18 +369,18 @@ def test_text_that_moved_is_asked_for(place, capsys):
         ("http://[::1/a.txt", "cannot be read"),
         ("http://no-such-host.invalid/a.txt", "there is no such server|the connection failed"),  # where names cannot be asked for at all
         ("hf:./missing", "there is no such folder; hf: is for data sets of the hub"),
-        ("hf:./sheep.txt", "is a file here"),
+        ("hf:./sheep.txt", "is a local file"),
         ("hf:./empty", "is a folder"),
         ("hf:a b", "cannot be read"),
         ("s3://bucket/a.txt", "only http://, https:// and hf: are read"),
         ("file:///sheep.txt", "only http://, https:// and hf: are read"),
     ],
 )
-def test_a_wrong_name_says_so_at_once(place, monkeypatch, data, said):
+def test_a_wrong_name_says_so_at_once(location, monkeypatch, data, output):
     waits = []
     monkeypatch.setattr(remote.time, "sleep", waits.append)
-    (place / "empty").mkdir()
-    with pytest.raises(DataError, match=said) as refused:
+    (location / "empty").mkdir()
+    with pytest.raises(DataError, match=output) as refused:
         texts(data)
     assert "\n" not in str(refused.value) and (not waits or "the connection failed" in str(refused.value))
 
@@ -390,7 +390,7 @@ class OfflineModeIsEnabled(ConnectionError):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "output"),
     [
         (ModuleNotFoundError("No module named 'datasets'", name="datasets"), "without the package datasets"),
         (PermissionError(errno.EACCES, "Permission denied", "/cache"), "/cache: Permission denied.*HF_HOME"),
@@ -400,13 +400,13 @@ class OfflineModeIsEnabled(ConnectionError):
         (OfflineModeIsEnabled("Cannot reach https://hub: offline mode is enabled."), "HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set"),
     ],
 )
-def test_what_this_machine_lacks_is_said_at_once(place, monkeypatch, error, said):
+def test_what_this_machine_lacks_is_said_at_once(location, monkeypatch, error, output):
     def rows(self, state):
         raise error
 
     monkeypatch.setattr(sources.Hub, "_rows", rows)
     monkeypatch.setattr(remote.time, "sleep", lambda seconds: pytest.fail("waited"))
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=output):
         texts("hf:some/name")
 
 
@@ -415,7 +415,7 @@ def test_what_this_machine_lacks_is_said_at_once(place, monkeypatch, error, said
 
 @pytest.mark.parametrize("dtype", ["<u2", "<u4", "<i4"])
 @pytest.mark.parametrize(("vocabulary", "kind"), [(256, "byte"), (50257, None), (100_277, None)])
-def test_the_format_of_a_token_file_is_found_out(place, dtype, vocabulary, kind):
+def test_the_format_of_a_token_file_is_found_out(location, dtype, vocabulary, kind):
     tokens = np.random.default_rng(0).integers(0, vocabulary, 5000)
     if vocabulary > 2**16 and dtype == "<u2":
         return
@@ -424,25 +424,25 @@ def test_the_format_of_a_token_file_is_found_out(place, dtype, vocabulary, kind)
     assert np.array_equal(TokenFile.open("a.bin", known).part(0, 10**9), tokens)
 
 
-def test_other_formats_of_tokens_are_refused(place):
+def test_other_formats_of_tokens_are_refused(location):
     known = type("Known", (), {"vocabulary": 256})
     tokens = np.random.default_rng(0).integers(1, 256, 5000)
-    for content, said in (
+    for content, output in (
         (tokens.astype("<i8").tobytes(), "64 bits"),
         (np.array([20240520, 1] + [0] * 254, "<i4").tobytes() + tokens.astype("<u2").tobytes(), "header of llm.c"),
     ):
         Path("a.bin").write_bytes(content)
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=output):
             TokenFile.open("a.bin", known)
-    (place / "b.bin").mkdir()
-    (place / "b.bin/a.txt").write_text(TEXT)
+    (location / "b.bin").mkdir()
+    (location / "b.bin/a.txt").write_text(TEXT)
     assert isinstance(open_corpus(tiny.config({"data": "b.bin", "tokenizer": "byte"})), FileCorpus)
     assert tokenize(["sheep.txt", "--out", "c.BIN", "--tokenizer", "byte"]) == 0
     assert isinstance(open_corpus(tiny.config({"data": "c.BIN"})), TokenFileCorpus)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "output"),
     [
         ("a.txt", codecs.BOM_UTF16_LE + "text".encode("utf-16-le"), "UTF-16 text"),
         ("a.txt", codecs.BOM_UTF32_LE + "text".encode("utf-32-le"), "UTF-32 text"),
@@ -454,24 +454,24 @@ def test_other_formats_of_tokens_are_refused(place):
         ("a.jsonl", gzip.compress(b"{}", mtime=0), "compressed by gzip"),
     ],
 )
-def test_files_of_other_formats_are_named(place, name, content, said):
-    (place / name).write_bytes(content)
-    with pytest.raises(DataError, match=f"{name}: {said}.*; "):
+def test_files_of_other_formats_are_named(location, name, content, output):
+    (location / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name}: {output}.*; "):
         texts(name)
 
 
 # Long texts
 
 
-def test_text_is_read_and_encoded_in_little_memory(place):
-    """What is held at once does not grow with the text."""
+def test_text_is_read_and_encoded_in_little_memory(location):
+    """The memory in use does not grow with the text."""
     text = TEXT * 300
-    (place / "large.txt").write_text(text)
+    (location / "large.txt").write_text(text)
     for kind in ("byte", "char", "sentencepiece", "word"):
         named = Text(data="large.txt", tokenizer=kind, vocabulary=300)
         build_first = FileCorpus(Text(data="sheep.txt", tokenizer=kind, vocabulary=300), Training()).tokenizer
         tracemalloc.start()
-        corpus = FileCorpus(named, Training(), None if kind == "byte" else build_first, place / "run")
+        corpus = FileCorpus(named, Training(), None if kind == "byte" else build_first, location / "run")
         corpus.batches()
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -481,10 +481,10 @@ def test_text_is_read_and_encoded_in_little_memory(place):
         assert np.array_equal(corpus._tokens.part(0, 10**9), whole._tokens)
 
 
-def test_a_run_on_a_long_text_takes_little_memory(place):
+def test_a_run_on_a_long_text_takes_little_memory(location):
     """As a command does it; its tokens are on the disk."""
     text = TEXT * 2500
-    (place / "large.txt").write_text(text)
+    (location / "large.txt").write_text(text)
     words = ["--tokenizer", "byte", "--set", "text.validation=0.001", "--steps", "1"]
     assert trained("--set", "training.final_eval_tokens=50", "--steps", "1") == 0  # kernels are compiled now
     tracemalloc.start()
@@ -492,12 +492,12 @@ def test_a_run_on_a_long_text_takes_little_memory(place):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert code == 0 and peak < 3 * len(text)
-    assert (place / "runs/a/encoded/tokens.bin").stat().st_size == 2 * int(0.999 * len(text))
+    assert (location / "runs/a/encoded/tokens.bin").stat().st_size == 2 * int(0.999 * len(text))
 
 
-def test_a_text_is_encoded_once(place, monkeypatch, capsys):
+def test_a_text_is_encoded_once(location, monkeypatch, capsys):
     assert trained("--name", "a", "--steps", "2") == 0
-    kept = place / "runs/a" / run_folder.TOKENS
+    kept = location / "runs/a" / run_folder.TOKENS
     first = kept.stat().st_mtime_ns
 
     def encoded(*given):
@@ -516,18 +516,18 @@ def test_a_text_is_encoded_once(place, monkeypatch, capsys):
     kept.mkdir()
     assert train(["--resume", "a", "--steps", "7", "--plain"]) == 2 and "move that away" in capsys.readouterr().err
     kept.rmdir()
-    (place / "sheep.txt").write_text(TEXT.replace("home", "hmoe"))  # another text of the same size
+    (location / "sheep.txt").write_text(TEXT.replace("home", "hmoe"))  # another text of the same size
     assert train(["--resume", "a", "--steps", "7", "--plain"]) == 0
     assert len(kept.read_bytes()) == len(before) and kept.read_bytes() != before
 
 
-def test_what_takes_long_shows_progress_and_hears_ctrl_c(place):
-    (place / "large.txt").write_text(TEXT * 5000)
+def test_what_takes_long_shows_progress_and_obeys_ctrl_c(location):
+    (location / "large.txt").write_text(TEXT * 5000)
     command = [sys.executable, "-m", "neurogen_numba", "train", "--data", "large.txt", "--tokenizer", "word", "--name", "a"]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=ENVIRONMENT, text=True)
-    said = running.stderr.readline()
-    assert "large.txt: " in said and "%" in said
+    output = running.stderr.readline()
+    assert "large.txt: " in output and "%" in output
     running.send_signal(signal.SIGINT)
     rest = running.stderr.read()
     assert running.wait(60) == 130 and "interrupted" in rest and "Traceback" not in rest
-    assert not (place / "runs/a").exists()
+    assert not (location / "runs/a").exists()

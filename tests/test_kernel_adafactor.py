@@ -18,13 +18,13 @@ def reference(p, g, row, column, where, step, decay):
     mean = column.mean()
     spread = np.sqrt(np.maximum(0.01, column / mean)) if mean else np.ones(len(column))
     total = np.zeros(len(column))
-    for own, i in enumerate(where):
+    for local, i in enumerate(where):
         if i < 0:
             continue
-        row[i] = BETA2 * row[i] + (1 - BETA2) * (g[own] ** 2).mean()
-        u = g[own] / (np.sqrt(row[i] / (1 - BETA2**step)) * spread + 1e-8)
+        row[i] = BETA2 * row[i] + (1 - BETA2) * (g[local] ** 2).mean()
+        u = g[local] / (np.sqrt(row[i] / (1 - BETA2**step)) * spread + 1e-8)
         p[i] = p[i] * (1 - RATE * decay) - RATE * u / max(1, np.sqrt((u**2).mean()))
-        total += g[own] ** 2
+        total += g[local] ** 2
     return BETA2 * column + (1 - BETA2) * total
 
 

@@ -7,7 +7,7 @@ import reference as ref
 from gradients import single
 from neurogen_numba.kernels import rng
 from neurogen_numba.kernels.adamw import BETA1, BETA2, BLOCK
-from neurogen_numba.kernels.adamw8bit import SHARE
+from neurogen_numba.kernels.adamw8bit import GROUP_SIZE
 
 RATE, DECAY = 0.01, 0.1
 
@@ -18,7 +18,7 @@ class Moments:
     def __init__(self, blocks=1):
         size = blocks * BLOCK
         self.m, self.v = np.zeros(size, np.int8), np.zeros(size, np.uint8)
-        self.m_top, self.r_top = np.zeros(size // SHARE, np.float32), np.zeros(size // SHARE, np.float32)
+        self.m_top, self.r_top = np.zeros(size // GROUP_SIZE, np.float32), np.zeros(size // GROUP_SIZE, np.float32)
 
     def arrays(self):
         return self.m, self.v, self.m_top, self.r_top
@@ -26,7 +26,7 @@ class Moments:
     def decoded(self):
         """(m, v) in float64, as the docstring of the kernel's file has it."""
         m, v = self.m.astype(np.float64), self.v.astype(np.float64)
-        m_top, r_top = (np.repeat(top.astype(np.float64), SHARE) for top in (self.m_top, self.r_top))
+        m_top, r_top = (np.repeat(top.astype(np.float64), GROUP_SIZE) for top in (self.m_top, self.r_top))
         return m_top * np.sign(m) * (m / 127) ** 2, (r_top * (v / 255) ** 2) ** 2
 
     def update(self, op, p, g, step, seed=0, decay=DECAY, low=-np.inf, high=np.inf, norm=1.0, clip=np.inf, first=0):
@@ -47,9 +47,9 @@ def test_an_update_is_that_of_the_moments_that_the_bytes_stand_for(op, blocks):
         moments.update(op, p, g, step)
         np.testing.assert_allclose(p, expected, rtol=1e-4, atol=1e-6)
         for x, codes, found in ((np.abs(m), 127, np.abs(moments.decoded()[0])), (np.sqrt(v), 255, np.sqrt(moments.decoded()[1]))):
-            top = np.repeat(x.reshape(-1, SHARE).max(1), SHARE)
-            place = codes * np.sqrt(x / top)
-            below, above = (np.clip(edge, 0, codes) for edge in (np.floor(place - 0.01), np.ceil(place + 0.01)))
+            top = np.repeat(x.reshape(-1, GROUP_SIZE).max(1), GROUP_SIZE)
+            position = codes * np.sqrt(x / top)
+            below, above = (np.clip(edge, 0, codes) for edge in (np.floor(position - 0.01), np.ceil(position + 0.01)))
             least = 0 if codes == 127 else 1  # v does not become 0
             assert (found >= top * (below / codes) ** 2 * (1 - 1e-4)).all()
             assert (found <= top * (np.maximum(above, least) / codes) ** 2 * (1 + 1e-4)).all()
@@ -65,13 +65,13 @@ def test_the_bytes_are_right_on_average(op, full_size):
         m, v = moments.decoded()
         sums += m, np.sqrt(v)
     for mean, exact, codes in ((sums[0] / times, 0.1 * g, 127), (sums[1] / times, 0.1 * np.abs(g), 255)):
-        top = np.repeat(np.abs(exact).reshape(-1, SHARE).max(1), SHARE)
+        top = np.repeat(np.abs(exact).reshape(-1, GROUP_SIZE).max(1), GROUP_SIZE)
         spread = top * (2 * codes * np.sqrt(np.abs(exact) / top) + 1) / codes**2 / 2  # half a step: at most this from draw to draw
         floor = top / codes**2 if codes == 255 else 0
         assert (np.abs(mean - exact) < 5 * spread / np.sqrt(times) + floor).all()
 
 
-def test_what_hears_nothing_any_more_forgets(op, full_size):
+def test_moments_without_gradients_decay(op, full_size):
     """The root of v shrinks by half a per cent an update, less than a step of its code."""
     moments, p = Moments(), np.zeros(BLOCK, np.float32)
     g = single(np.random.default_rng(4).uniform(0.5, 1, BLOCK))
@@ -97,17 +97,17 @@ def test_where_and_when_decide_how_a_byte_is_rounded(op):
 def test_every_parameter_has_a_random_number_of_its_own(op):
     """Of each share one parameter is at the top and the others are alike: what tells their codes apart is their place, and nothing else."""
     g = np.full(BLOCK, 0.3, np.float32)
-    g[::SHARE] = 1
+    g[::GROUP_SIZE] = 1
 
     def codes(first):
         moments = Moments()
         moments.update(op, np.zeros(BLOCK, np.float32), g, 1, first=first)
-        return [x.reshape(-1, SHARE)[:, 1:] for x in (moments.m, moments.v)]
+        return [x.reshape(-1, GROUP_SIZE)[:, 1:] for x in (moments.m, moments.v)]
 
-    for here, later in zip(codes(0), codes(SHARE), strict=True):
-        assert all(len(set(share)) == 2 for share in here)  # the two codes next to the same number
-        assert len({share.tobytes() for share in here}) == BLOCK // SHARE
-        np.testing.assert_array_equal(here[1:], later[:-1])
+    for current, later in zip(codes(0), codes(GROUP_SIZE), strict=True):
+        assert all(len(set(share)) == 2 for share in current)  # the two codes next to the same number
+        assert len({share.tobytes() for share in current}) == BLOCK // GROUP_SIZE
+        np.testing.assert_array_equal(current[1:], later[:-1])
 
 
 def test_a_gradient_is_clipped_to_a_norm(op):

@@ -28,7 +28,7 @@ def folder(tmp_path, monkeypatch):
     """Where kernels are kept in this test."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))  # Numba reads its variables again whenever one has changed
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    cache._tell_once.cache_clear()
+    cache._warn_once.cache_clear()
     return tmp_path
 
 
@@ -42,7 +42,7 @@ def kernel():
     def double(x):
         return x + x
 
-    return cache.keep(numba.njit(double))
+    return cache.cached(numba.njit(double))
 
 
 def compiled_anew(dispatcher):
@@ -74,8 +74,8 @@ def test_a_damaged_file_is_dropped(folder, harm, monkeypatch, capsys):
 def test_a_full_disk_costs_a_notice(folder, monkeypatch, capsys):
     monkeypatch.setattr(cache.os, "replace", full)
     assert compiled_anew(kernel()) and compiled_anew(kernel())
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "No space left on device" in said and "NUMBA_CACHE_DIR" in said
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1 and "No space left on device" in output and "NUMBA_CACHE_DIR" in output
     assert not [path for path in folder.rglob("*") if path.is_file()]
 
 
@@ -86,8 +86,8 @@ def no_place(folder, monkeypatch):
 
 def test_without_a_folder_kernels_are_compiled_in_memory_with_one_notice(no_place, capsys):
     assert compiled_anew(kernel()) and compiled_anew(kernel())
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "no folder for them can be written" in said
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1 and "no folder is writable" in output
 
 
 def test_doctor_looks_at_the_folder(folder, monkeypatch):
@@ -116,11 +116,11 @@ print(x.sum())
 @pytest.mark.parametrize("harm", ["truncated", "empty", "full disk", "no place"])
 def test_a_kernel_is_right_whatever_became_of_the_folder(harm, tmp_path):
     """A loop of the package, in processes of their own."""
-    package, place = tmp_path / "package", tmp_path / "kept"
+    package, location = tmp_path / "package", tmp_path / "kept"
     for folder in ("kernels", "neurogen_numba"):
         shutil.copytree(ROOT / folder, package / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    place.mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(package), "NUMBA_CACHE_DIR": str(place), "PYTHONDONTWRITEBYTECODE": "1"}
+    location.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(package), "NUMBA_CACHE_DIR": str(location), "PYTHONDONTWRITEBYTECODE": "1"}
     use = f"{shlex.quote(sys.executable)} -c {shlex.quote(USE)}"
     if harm == "no place":
         (package / "kernels/__pycache__").write_text("")  # the superuser may write everywhere else
@@ -129,7 +129,7 @@ def test_a_kernel_is_right_whatever_became_of_the_folder(harm, tmp_path):
         use = f"ulimit -f 1; {use}"
     else:
         subprocess.run(use, shell=True, cwd=tmp_path, env=environment, check=True, stdout=subprocess.DEVNULL)
-        for file in (path for path in place.rglob("*") if path.is_file()):
+        for file in (path for path in location.rglob("*") if path.is_file()):
             os.truncate(file, file.stat().st_size - 20 if harm == "truncated" else 0)
     done = subprocess.run(use, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout == "3.0\n" and done.stderr.count("\n") == (harm in ("full disk", "no place")), done.stderr
@@ -197,15 +197,15 @@ def test_what_was_compiled_in_this_process_before_a_patch_is_compiled_anew(folde
         return how(numba.njit(call))
 
     assert make(lambda plain: plain)(21) == 42  # by a kernel that is not kept, too
-    assert make(cache.keep)(21) == 42
+    assert make(cache.cached)(21) == 42
     scope["inner"] = numba.extending.register_jitable(lambda x: x * x)
-    assert make(cache.keep)(21) == 441 and make(cache.keep)(2) == 4
+    assert make(cache.cached)(21) == 441 and make(cache.cached)(2) == 4
 
 
 def kernel_of(source, **scope):
     """The kernel `f` of a user, kept."""
     exec(compile(source, __file__, "exec"), scope)
-    return cache.keep(numba.njit(scope["f"]))
+    return cache.cached(numba.njit(scope["f"]))
 
 
 def digest(source, **scope):
@@ -305,11 +305,11 @@ for name, kernel in found.items():
     print(name, fingerprint.Walk(kernel).digest)
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_ENABLE_CUDASIM": "0"}
-    said = [
+    output = [
         subprocess.run([sys.executable, "-c", code], env=environment | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True)
         for seed in "12"
     ]
-    assert said[0].stdout == said[1].stdout and said[0].stdout.count("\n") > 40 and " None" not in said[0].stdout
+    assert output[0].stdout == output[1].stdout and output[0].stdout.count("\n") > 40 and " None" not in output[0].stdout
 
 
 # Variables of the environment

@@ -12,9 +12,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered")  # random
 KEY, PLACE = np.array([key(4, 5)]), np.uint64(1000)
 
 
-def dropped(op, x, rate, key=KEY, place=PLACE):
+def dropped(op, x, rate, key=KEY, offset=PLACE):
     x = single(x)
-    op("dropout", x, np.float32(rate), key, place)
+    op("dropout", x, np.float32(rate), key, offset)
     return x
 
 
@@ -59,6 +59,6 @@ def test_rate_zero_changes_nothing(op):
 
 def test_some_rows_are_masked_as_they_are_among_all(op):
     whole = dropped(op, np.ones((9, 13)), 0.5)
-    part = dropped(op, np.ones((4, 13)), 0.5, place=PLACE + np.uint64(3 * 13))
+    part = dropped(op, np.ones((4, 13)), 0.5, offset=PLACE + np.uint64(3 * 13))
     np.testing.assert_array_equal(part, whole[3:7])
     assert (dropped(op, np.ones((9, 13)), 0.5, key=np.array([key(4, 6)])) != whole).any()

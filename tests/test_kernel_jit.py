@@ -33,12 +33,12 @@ PHYSICS = {  # argument types of every function that all backends share
     "gate.gate_step_backward": (NUMBER,) * 3,
     "working_memory.working_memory_step": (NUMBER,) * 4,
     "working_memory.working_memory_step_backward": (NUMBER,) * 5,
-    "dropout.kept": (NUMBER, BITS, BITS),
+    "dropout.dropout_factor": (NUMBER, BITS, BITS),
     "rng.mix": (BITS, BITS),
     "rng.uniform": (BITS, BITS),
-    **{f"bundles_cpu._pass_{width}": PASS for width in (16, 32, 64)},
-    **{f"bundles_cpu._learn_{width}": LEARN for width in (16, 32, 64)},
-    "bundles_cpu.any_of": (MASKS, BITS, types.int64),
+    **{f"bundles_cpu._add_{width}": PASS for width in (16, 32, 64)},
+    **{f"bundles_cpu._add_gradient_{width}": LEARN for width in (16, 32, 64)},
+    "bundles_cpu.union_of_masks": (MASKS, BITS, types.int64),
     "population.fetch_row": (types.float32[:, :, ::1], *[types.int64] * 4),
     "population.axon_value": (NUMBER, NUMBER, BITS, BITS),
     "memory.sigmoid": (NUMBER,),
@@ -61,10 +61,10 @@ PHYSICS = {  # argument types of every function that all backends share
     "half.load": (SQUARE, BITS, BITS),
     "half.store": (SQUARE, BITS, BITS, NUMBER),
     "sampling.weight_of": (NUMBER,),
-    "sampling.share": (types.int64, types.int64),
-    "sampling.enough": (types.int64, NUMBER),
+    "sampling.fraction_of": (types.int64, types.int64),
+    "sampling.least_weight": (types.int64, NUMBER),
     "sampling.distance_of": (NUMBER,) * 3,
-    "sampling.cuts": (types.int64, NUMBER, BITS),
+    "sampling.limits": (types.int64, NUMBER, BITS),
     "sampling.random_part": (BITS, BITS, types.int64, types.int64),
     "sampling.order_of": (NUMBER, BITS),
     "sampling.bin_of": (NUMBER,),
@@ -81,24 +81,24 @@ PHYSICS = {  # argument types of every function that all backends share
 
 def test_every_function_of_physics_is_in_the_table():
     others = {
-        "jit._kept",
+        "jit._compile",
         "jit.made",
         "population.flat",
-        "cache.keep",
+        "cache.cached",
         "cache.folder",
         "cache._sealed",
-        "cache._tell",
+        "cache._warn",
         "rng.key",
     }  # of the host
-    others |= {"cache._look", "cache._forget", "cache.rebuild"}
-    others |= {f"fingerprint.{name}" for name in ("overloads", "templates", "_library", "_told_by_name", "_canonical")}
+    others |= {"cache._fingerprint", "cache._forget", "cache.rebuild"}
+    others |= {f"fingerprint.{name}" for name in ("overloads", "templates", "_library", "_identified_by_name", "_canonical")}
     others |= {"exponential.exp_cpu", "exponential.exp_cuda"}  # what exp stands for
     others |= {"launch.gpu", "launch.blocks", "launch.allow_shared"}
     numpy = "reduce.norm_cpu", "reduce.add_rows_cpu", "adafactor.spread_columns_cpu", "adafactor.column_step_cpu"
     others |= {*numpy, "tape._compile", "tape._words"}
     compiler = ("_mma", "_pair", "_statement", "_bfloat16", "_float16", "_float16_turing")
     others |= {f"mma.{name}" for name in compiler} | {"vector._number"}
-    others |= {"bundles.of_block", "bundles.threads_of"}
+    others |= {"bundles.bundles_per_block", "bundles.threads_of"}
     others |= {f"tuples.{name}" for name in ("load", "save", "rows", "add", "zeros", "_written_out")}  # of Python, for the simulator
     others |= {f"surrogate.{name}" for name in ("make_surrogate", "_triangle", "_fast_sigmoid", "_arctan")}
     for name, module in (("bundles", bundles), ("bundles_cpu", bundles_cpu), ("population", population), ("vector", vector)):

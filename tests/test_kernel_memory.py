@@ -10,7 +10,7 @@ from conftest import NO_AXON, SIMULATED
 from gradients import gradient, single
 from neurogen_numba import backends
 from neurogen_numba.errors import ConfigError
-from neurogen_numba.kernels.memory import TOKENS, WIDTH
+from neurogen_numba.kernels.memory import BLOCK_DIM, MAX_TOKENS
 
 
 def draw(C, B, heads, width, seed=1):
@@ -62,7 +62,7 @@ def test_forward(op, C, B, heads, width, seed):
     check_forward(op, C, B, heads, width, seed)
 
 
-@pytest.mark.parametrize("C, B, heads, width", [(2, 1, 1, 64), (2, 1, 1, 33), (TOKENS, 1, 1, 8), (TOKENS + 2, 1, 2, 4)])
+@pytest.mark.parametrize("C, B, heads, width", [(2, 1, 1, 64), (2, 1, 1, 33), (MAX_TOKENS, 1, 1, 8), (MAX_TOKENS + 2, 1, 2, 4)])
 def test_forward_of_wide_memories_and_long_chunks(op, C, B, heads, width):
     check_forward(op, C, B, heads, width)
 
@@ -88,20 +88,20 @@ def gradients(op, inputs, to_out, to_S, to_key):
     return {"q_in": dq, "v_in": dv, "w_in": dw, **per_head, "S0": dS, "key0": d_key}
 
 
-@pytest.mark.parametrize("C, B, heads, width", [(1, 1, 1, 1), (1, 1, 2, 3), (4, 2, 2, 3), (2, 1, 1, 8), (2 * TOKENS + 2, 1, 1, 2)])
+@pytest.mark.parametrize("C, B, heads, width", [(1, 1, 1, 1), (1, 1, 2, 3), (4, 2, 2, 3), (2, 1, 1, 8), (2 * MAX_TOKENS + 2, 1, 1, 2)])
 def test_gradient(op, C, B, heads, width):
     inputs, (loss, *to) = draw(C, B, heads, width), draw_loss(C, B, heads, width)
     for name, ours in gradients(op, inputs, *to).items():
         np.testing.assert_allclose(ours, gradient(loss, inputs, name), rtol=1e-3, atol=1e-3, err_msg=name)
 
 
-@pytest.mark.parametrize("C, B, heads, width", [(2, 1, 1, 64), (1, 1, 1, 64), (3, 1, 2, 33), (TOKENS, 1, 1, 8)])
+@pytest.mark.parametrize("C, B, heads, width", [(2, 1, 1, 64), (1, 1, 1, 64), (3, 1, 2, 33), (MAX_TOKENS, 1, 1, 8)])
 def test_gradient_along_a_line(op, C, B, heads, width):
     check_gradient_along_a_line(op, C, B, heads, width)
 
 
 def test_gradient_of_large_memories(op, full_size):
-    check_gradient_along_a_line(op, TOKENS, 17, 5, 64)
+    check_gradient_along_a_line(op, MAX_TOKENS, 17, 5, 64)
 
 
 def check_gradient_along_a_line(op, C, B, heads, width):
@@ -121,8 +121,8 @@ def test_the_same_run_gives_the_same_bits(op):
         assert values.tobytes() == again[name].tobytes(), name
 
 
-def test_what_is_recalled_is_written_for_whoever_reads_it(op, written):
-    C, B, heads, width = TOKENS + 3, 2, 2, 5  # a chunk in two parts
+def test_what_is_recalled_is_written_into_the_ring(op, written):
+    C, B, heads, width = MAX_TOKENS + 3, 2, 2, 5  # a chunk in two parts
     inputs = draw(C, B, heads, width)
     out = np.full_like(inputs["q_in"], np.nan)
     run = partial(op, "memory_forward", out, inputs["S0"].copy(), inputs["key0"].copy(), *arguments(inputs))
@@ -133,8 +133,8 @@ def test_what_is_recalled_is_written_for_whoever_reads_it(op, written):
 
 @pytest.mark.gpu
 def test_a_memory_wider_than_a_block_is_refused():
-    inputs, gpu = draw(1, 1, 1, WIDTH + 1), backends.get("cuda")
-    with pytest.raises(ConfigError, match=f"brain.memory_width: at most {WIDTH}"):
+    inputs, gpu = draw(1, 1, 1, BLOCK_DIM + 1), backends.get("cuda")
+    with pytest.raises(ConfigError, match=f"brain.memory_width: at most {BLOCK_DIM}"):
         gpu.memory_forward(inputs["q_in"], inputs["S0"], inputs["key0"], *arguments(inputs), gpu.no_axon, 0)
 
 
@@ -189,9 +189,9 @@ def test_what_follows_the_same_words_is_recalled_and_replaced_when_told_again(op
     S, key = np.zeros((1, 1, 8, 8), np.float32), np.zeros((1, 8), np.float32)
     recalled = [forward(op, inputs, S, key, slice(t, t + 1))[0, 0] for t in (0, 1, 2, 3, 2)]
 
-    def told(value):
+    def recalled_value(value):
         return value / np.sqrt(np.mean(value**2))
 
     assert not recalled[0].any()
-    np.testing.assert_allclose(recalled[2], told(first), atol=1e-2)
-    np.testing.assert_allclose(recalled[4], told(second), atol=1e-2)
+    np.testing.assert_allclose(recalled[2], recalled_value(first), atol=1e-2)
+    np.testing.assert_allclose(recalled[4], recalled_value(second), atol=1e-2)

@@ -11,7 +11,7 @@ ROWS, SIZE, WEIGHT = 6, 23, 0.25
 
 
 def run(op, logits, targets, block, bias=None):
-    """(loss, hit, d_logits) of blocks of so many tokens, each in an array of whole rows."""
+    """(loss, hit, d_logits) of blocks of `size` tokens, each in an array of whole rows."""
     bias = np.zeros(SIZE, np.float32) if bias is None else bias
     top, best, total, picked = np.full(ROWS, LOWEST, np.float32), np.zeros(ROWS, np.int32), *(np.zeros(ROWS, np.float32) for _ in range(2))
     loss, hit, factor, weight = np.full(ROWS, 9, np.float32), np.full(ROWS, 9, np.uint8), np.zeros(ROWS, np.float32), single([WEIGHT])
@@ -69,7 +69,7 @@ def test_of_equals_only_the_first_is_a_hit(op):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
-def test_where_the_loss_is_no_number_the_gradient_is_none(op, value):
+def test_where_the_loss_is_not_finite_the_gradient_is_none(op, value):
     logits, targets = single(np.random.default_rng(1).normal(0, 1, (ROWS, SIZE))), np.full(ROWS, 12, np.int32)
     logits[2, 12] = value
     loss, _, d_logits = run(op, logits, targets, 5)

@@ -61,26 +61,26 @@ class Case:
 
     def inputs(self):
         """Everything that a gradient is known for, by name."""
-        own = {"c": self.c, "gate": self.gate} | self.parameters | self.before
-        return {name: own[name] for name in own if (self.traced or name not in ("gamma", "y")) and (self.gated or name != "gate")}
+        arrays = {"c": self.c, "gate": self.gate} | self.parameters | self.before
+        return {name: arrays[name] for name in arrays if (self.traced or name not in ("gamma", "y")) and (self.gated or name != "gate")}
 
     def mask(self):
         """What dropout multiplies the axons [C, B, N] with."""
-        place = PLACE + np.arange(self.c.size, dtype=np.uint64).reshape(self.c.shape)
+        index = PLACE + np.arange(self.c.size, dtype=np.uint64).reshape(self.c.shape)
         with np.errstate(over="ignore"):
-            return (random.uniform(KEY[0], place) >= np.float32(self.rate)) / (1 - self.rate)
+            return (random.uniform(KEY[0], index) >= np.float32(self.rate)) / (1 - self.rate)
 
     def reference(self, inputs=None):
         """v, a, s, and y where there is one, [C, B, N] float64."""
-        own = self.inputs() | (inputs or {})
-        c = ref.gate(own["c"], own["gate"]) if self.gated else own["c"]
-        params = {name: own[name] for name in ("beta", "gain", "bias")} | {"input_scale": 1.0}
+        arrays = self.inputs() | (inputs or {})
+        c = ref.gate(arrays["c"], arrays["gate"]) if self.gated else arrays["c"]
+        params = {name: arrays[name] for name in ("beta", "gain", "bias")} | {"input_scale": 1.0}
         for letter, name in (("v", "alpha"), ("a", "rho"), *((("y", "gamma"),) if self.traced else ())):
-            params[f"log_tau_{letter}"] = -np.log(-np.log(np.asarray(own[name], np.float64)))
+            params[f"log_tau_{letter}"] = -np.log(-np.log(np.asarray(arrays[name], np.float64)))
         return ref.population(
             c,
             params,
-            own,
+            arrays,
             smooth=self.smooth,
             graded=self.graded,
             hypercolumn=self.hypercolumn,
@@ -112,7 +112,7 @@ class Case:
         self.trace = backend.to_numpy(trace.ring)
         if trace is not backend.no_axon:
             self.trace = np.roll(np.moveaxis(self.trace, 0, 2).reshape(rows + 1, B, -1), -1 if on_cpu else -rows, 0)
-        left = [backend.to_numpy(x) for x in (*state.values, state.y, r, axon.ring, axon.fired, axon.wanted)]
+        left = [backend.to_numpy(x) for x in (*state.values, state.y, r, axon.ring, axon.fired, axon.needs_grad)]
         if rows:
             left[4:] = [np.moveaxis(x, 0, 2).reshape(rows, B, -1) for x in left[4:]]
             left[4:] = [np.roll(x, -axon_start, 0) for x in left[4:]]
@@ -153,8 +153,8 @@ class Case:
     def _rest(self, backend, tokens):
         there = backend.asarray
         parameters = self._parameters(there, self.parameters)
-        place = PLACE + np.uint64(self._first(tokens) * self.B * self.N)
-        dropout = np.float32(self.rate), there(KEY), place
+        index = PLACE + np.uint64(self._first(tokens) * self.B * self.N)
+        dropout = np.float32(self.rate), there(KEY), index
         physics = LIF_A.physics(smooth=self.smooth)
         return parameters, there(self.gain_scale), there(self.beta_scale), self.hypercolumn, dropout, self.graded, physics
 
@@ -195,9 +195,9 @@ class Case:
             found["gain"] += (gv * x * self.gain_scale[:, None]).sum(0)
             found["bias"] += gv.sum(0)
             for first in range(0, self.N, self.hypercolumn):
-                own = np.s_[:, first : first + self.hypercolumn]
+                arrays = np.s_[:, first : first + self.hypercolumn]
                 factor = r[t - 1, :, first // self.hypercolumn, None]
-                found["c"][t - 1][own] = factor * (dx[own] - x[own] * np.mean(dx[own] * x[own], axis=1, keepdims=True))
+                found["c"][t - 1][arrays] = factor * (dx[arrays] - x[arrays] * np.mean(dx[arrays] * x[arrays], axis=1, keepdims=True))
             if self.gated:
                 p_t, d = ref.sigmoid(self.gate[t - 1]), 2 * found["c"][t - 1]
                 found["gate"][t - 1], found["c"][t - 1] = d * c * p_t * (1 - p_t), d * p_t
@@ -239,7 +239,7 @@ def test_forward(backend, shape, graded, smooth, traced, gated, rate):
 
 @pytest.mark.parametrize("shape", LARGE, ids=str)
 def test_forward_as_large_as_in_a_brain(backend, full_size, shape):
-    """Token by token from the state that the kernel left before it: so many neurons have some that rounding decides about."""
+    """Token by token from the state that the kernel left before it: among many neurons rounding decides some about."""
     case = Case(shape, (True, False, True, True, 0.25))
     v, a, y, _, ring, _, _ = (x.astype(np.float64) for x in case.run(backend))
     p, z = case.parameters, ref.event(v)
@@ -269,7 +269,7 @@ def test_gradient(backend, shape, graded):
     np.testing.assert_allclose(d_gate, expected["gate"], rtol=1e-3, atol=1e-4)
     for name in case.parameters:  # added to what was there
         np.testing.assert_allclose(grads[name] - 0.5, expected[name], rtol=1e-3, atol=1e-4, err_msg=name)
-    # What is carried out of the chunk, with the step that the token before it still has to add.
+    # The carry out of the chunk, with the step that the token before it still has to add.
     p = case.parameters
     np.testing.assert_allclose((p["alpha"] - ref.psi(case.before["v"])) * grads["v"], expected["v"], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(grads["a"], expected["a"], rtol=1e-3, atol=1e-4)
@@ -344,7 +344,7 @@ def test_axons_and_gradients_in_16_bits(backend, dtype):
 
     np.testing.assert_allclose(values(case.run(backend, dtype=dtype)[4]), exact[4], rtol=2**-8)
     np.testing.assert_allclose(values(case.trace)[:3, :, :21], exact[2][1:], rtol=2**-8)
-    grads = [case.run_back(backend, exact, grads=case.no_grads(), dtype=own) for own in ("float32", dtype)]
+    grads = [case.run_back(backend, exact, grads=case.no_grads(), dtype=arrays) for arrays in ("float32", dtype)]
     for exact, rounded in zip(*grads, strict=True):
         np.testing.assert_allclose(values(rounded), exact, rtol=2**-8, atol=1e-7)
 

@@ -25,7 +25,7 @@ def test_keys_and_numbers_stay_what_they_were():
 
 def test_compiled_code_draws_the_same():
     compiled = numba.njit(uniform)
-    assert [compiled(KEY, np.uint64(place)) for place in range(50)] == draws(KEY, 0, 50).tolist()
+    assert [compiled(KEY, np.uint64(index)) for index in range(50)] == draws(KEY, 0, 50).tolist()
 
 
 def test_numbers_fill_the_unit_interval_evenly():
@@ -45,9 +45,9 @@ def test_the_largest_number_is_below_one():
     x = unmultiplied(x ^ x >> 31 ^ x >> 62, 0x94D049BB133111EB)
     x = unmultiplied(x ^ x >> 27 ^ x >> 54, 0xBF58476D1CE4E5B9)
     x = x ^ x >> 30 ^ x >> 60
-    place = np.array([unmultiplied(x - int(KEY), 0x9E3779B97F4A7C15) - 1], np.uint64)
-    assert mix(KEY, place) == 2**64 - 1
-    assert uniform(KEY, place) == np.nextafter(np.float32(1), np.float32(0))
+    index = np.array([unmultiplied(x - int(KEY), 0x9E3779B97F4A7C15) - 1], np.uint64)
+    assert mix(KEY, index) == 2**64 - 1
+    assert uniform(KEY, index) == np.nextafter(np.float32(1), np.float32(0))
 
 
 @pytest.mark.parametrize("other, first", [(KEY, 1), (KEY, 2**40), (key(1, 2, 4), 0), (key(1, 3, 2), 0), (key(2, 2, 3), 0)])

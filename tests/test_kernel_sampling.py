@@ -6,7 +6,7 @@ from gradients import single
 from neurogen_numba import backends
 from neurogen_numba.errors import BackendError
 from neurogen_numba.kernels.rng import key, mix
-from neurogen_numba.kernels.sampling import enough, share, weight_of
+from neurogen_numba.kernels.sampling import fraction_of, least_weight, weight_of
 from test_kernel_softmax import whole_rows
 
 KEY = key(6, 7)
@@ -175,11 +175,16 @@ def test_more_tokens_than_a_gpu_can_count(backend):
             backend.sample(tokens, logits, logits[0], np.float32(1), 0, np.float32(1), KEY, steps, 2**17)
 
 
-def test_whole_numbers():
+def test_integers():
     assert [weight_of(np.float32(nats)) for nats in (0, 21.9, 22, 1e9, np.inf, np.nan)] == [2**30, 0, 0, 0, 0, 0]
     for nats in (0.3, 1, 9, 20):
         assert weight_of(np.float32(nats)) == pytest.approx(2**30 * np.exp(-nats), rel=1e-6, abs=1)
     for total in (0, 1, 12345, 2**30, 2**47 + 54321, 2**61 - 1):
         for part in (0, 1, 98765432, 2**31 - 1, 2**31):
-            assert share(np.int64(total), np.int64(part)) == total * part >> 31
-    assert [enough(np.int64(total), np.float32(p)) for total, p in ((1000, 0.5), (1000, 1e-9), (0, 0.5), (2**40, 1))] == [500, 1, 1, 2**40]
+            assert fraction_of(np.int64(total), np.int64(part)) == total * part >> 31
+    assert [least_weight(np.int64(total), np.float32(p)) for total, p in ((1000, 0.5), (1000, 1e-9), (0, 0.5), (2**40, 1))] == [
+        500,
+        1,
+        1,
+        2**40,
+    ]

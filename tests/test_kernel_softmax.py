@@ -90,11 +90,11 @@ def test_large_logits_do_not_overflow(op):
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")  # the simulator's NumPy wonders
-@pytest.mark.parametrize("place", [0, 1, 8, 16])
+@pytest.mark.parametrize("position", [0, 1, 8, 16])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_broken_logit_breaks_the_loss_of_its_row(op, place, value):
+def test_a_broken_logit_breaks_the_loss_of_its_row(op, position, value):
     logits = np.zeros((2, 17))
-    logits[0, place] = value
+    logits[0, position] = value
     loss, _, d_logits = scored(op, logits, [1, 1])
     assert np.isnan(loss[0])  # an update is refused by this
     np.testing.assert_allclose(loss[1], np.log(17), rtol=1e-6)
@@ -102,14 +102,14 @@ def test_a_broken_logit_breaks_the_loss_of_its_row(op, place, value):
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value")  # the simulator's NumPy wonders
-@pytest.mark.parametrize("place", [0, 8, 16])
+@pytest.mark.parametrize("position", [0, 8, 16])
 @pytest.mark.parametrize("value", [-np.inf, -3e38], ids=["-inf", "too large a difference"])
-def test_an_infinite_loss_has_no_gradient(op, place, value):
+def test_an_infinite_loss_has_no_gradient(op, position, value):
     """Without the others' being NaN, the row's gradient would be finite: an update would be made of it."""
     logits = np.zeros((3, 17))
-    logits[:2, place] = value
-    logits[0, (place + 1) % 17] = 3e38
-    loss, hit, d_logits = scored(op, logits, [place, (place + 2) % 17, place])
+    logits[:2, position] = value
+    logits[0, (position + 1) % 17] = 3e38
+    loss, hit, d_logits = scored(op, logits, [position, (position + 2) % 17, position])
     assert np.isinf(loss[0]) and loss[0] > 0 and not hit[0]
     assert np.isnan(d_logits[0]).all()
     assert np.isfinite(loss[1:]).all() and np.isfinite(d_logits[1:]).all()
@@ -136,8 +136,8 @@ def test_a_gradient_in_place_and_rows_of_whole_tiles(backend, op, V, in_place):
     there = backend.zeros(128), backend.asarray(targets), backend.asarray(single([0.5]))
     backend.cross_entropy(loss, hit, d_logits, logits, *there, V)
     ours = (backend.to_numpy(x) for x in (loss, hit, d_logits[:, :V]))
-    for own, expected in zip(ours, scored(op, values, targets, 0.5), strict=True):
-        np.testing.assert_array_equal(own, expected)
+    for local, expected in zip(ours, scored(op, values, targets, 0.5), strict=True):
+        np.testing.assert_array_equal(local, expected)
     assert not backend.to_numpy(d_logits)[:, V:].any()
 
 

@@ -34,7 +34,7 @@ def loss_of(to_m, to_last):
     return loss
 
 
-def test_slots_are_written_for_whoever_reads_them(op, written):
+def test_slots_are_written_into_the_ring(op, written):
     C, B, M = 4, 3, 70
     inputs, m = draw(C, B, M), np.full((C + 1, B, M), np.nan, np.float32)
     m[0] = inputs["m0"]

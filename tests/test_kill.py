@@ -33,7 +33,7 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def location(tmp_path_factory):
     """A folder with a text, and the settings of a run that takes a second or two."""
     folder = tmp_path_factory.mktemp("kill")
     (folder / "sheep.txt").write_text("".join(f"{number} sheep, " for number in range(400)))
@@ -65,34 +65,34 @@ class Said:
         return getattr(self.file, name)
 
 
-def run_to_its_end(words, said, pause):
-    """What a process does."""
-    with open(said, "w", encoding="utf-8") as file:
+def run_to_its_end(words, output, pause):
+    """Run a process, and return its behaviour."""
+    with open(output, "w", encoding="utf-8") as file:
         sys.stdout = sys.stderr = Said(file, pause)
         numba.set_num_threads(1)
         sys.exit(train(words))
 
 
-def start(place, run, pause=None):
+def start(location, run, pause=None):
     """(a process that trains, the file with what it says)."""
-    said = run.with_suffix(".said")
-    process = PROCESSES.Process(target=run_to_its_end, args=(flags(place, run), said, pause))
+    output = run.with_suffix(".said")
+    process = PROCESSES.Process(target=run_to_its_end, args=(flags(location, run), output, pause))
     process.start()
-    return process, said
+    return process, output
 
 
-def flags(place, run):
-    return ["--backend", "cpu", "--plain", "--out", str(run.parent), "--name", run.name, "--config", str(place / "tiny.toml")]
+def flags(location, run):
+    return ["--backend", "cpu", "--plain", "--out", str(run.parent), "--name", run.name, "--config", str(location / "tiny.toml")]
 
 
 @pytest.fixture(scope="module")
-def whole(place):
+def whole(location):
     """A run that nobody disturbs, and the seconds from its process's begin to its end."""
-    for run in (place / "warm", place / "whole"):  # the first one may have to compile
+    for run in (location / "warm", location / "whole"):  # the first one may have to compile
         began = time.monotonic()
-        process, said = start(place, run)
+        process, output = start(location, run)
         process.join()
-        assert process.exitcode == 0, said.read_text()
+        assert process.exitcode == 0, output.read_text()
     return run, time.monotonic() - began
 
 
@@ -123,28 +123,28 @@ def damage(run, harm, draw):
     return False  # one space became another
 
 
-def go_on(place, run, capsys):
+def go_on(location, run, capsys):
     """Resume a run to its end; one that was killed before it had begun is begun. Returns what it said."""
     begun = (run / "config.json").exists()
-    code = train(["--backend", "cpu", "--plain", "--resume", str(run)] if begun else flags(place, run))
-    said = capsys.readouterr()
-    assert code == 0, said.err
-    return said.out
+    code = train(["--backend", "cpu", "--plain", "--resume", str(run)] if begun else flags(location, run))
+    output = capsys.readouterr()
+    assert code == 0, output.err
+    return output.out
 
 
 @pytest.mark.parametrize("harm", [None, flip, cut], ids=["killed", "killed, then a byte flipped", "killed, then a tail cut off"])
-def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(place, whole, kill, harm, request, capsys):
+def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(location, whole, kill, harm, request, capsys):
     kills, (undisturbed, life) = request.config.getoption("kills"), whole
     name = getattr(harm, "__name__", "killed")
-    draw, run = random.Random(f"{name} {kill}"), place / f"{name}-{kill}"
-    process, _ = start(place, run)
+    draw, run = random.Random(f"{name} {kill}"), location / f"{name}-{kill}"
+    process, _ = start(location, run)
     process.join((kill + draw.random()) / kills * life)  # each kill has a part of a run's life of its own
     process.kill()
     process.join()
     damaged = harm is not None and damage(run, harm, draw)
     if damaged or not (run / "summary.json").exists():
-        said = go_on(place, run, capsys)
-        assert ("is passed over" in said) == damaged
+        output = go_on(location, run, capsys)
+        assert ("is passed over" in output) == damaged
     assert_equal_runs(run, undisturbed)
 
 
@@ -152,25 +152,25 @@ SIGNALS = ("SIGHUP", "SIGTERM", "SIGPIPE")  # the last one is ignored by Python:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGHUP")
-def test_a_run_that_is_told_to_end_at_any_moment_loses_no_step(place, whole, kill, request, capsys):
+def test_a_run_that_is_told_to_end_at_any_moment_loses_no_step(location, whole, kill, request, capsys):
     kills, (undisturbed, life) = request.config.getoption("kills"), whole
     name = SIGNALS[kill % len(SIGNALS)]
-    draw, run = random.Random(f"{name} {kill}"), place / f"{name}-{kill}"
-    process, said = start(place, run)
+    draw, run = random.Random(f"{name} {kill}"), location / f"{name}-{kill}"
+    process, output = start(location, run)
     process.join((kill + draw.random()) / kills * life)
     if process.is_alive():
         os.kill(process.pid, getattr(signal, name))
     process.join()
-    said = said.read_text() if said.exists() else ""
+    output = output.read_text() if output.exists() else ""
     early = process.exitcode == -getattr(signal, name)  # the run was not there yet, or was leaving
-    assert early or process.exitcode in ((0,) if name == "SIGPIPE" else (0, 130)), said
-    assert "Traceback" not in said
+    assert early or process.exitcode in ((0,) if name == "SIGPIPE" else (0, 130)), output
+    assert "Traceback" not in output
     saved = checkpoint.saved(run)
     assert (checkpoint.step_of(saved[-1]) if saved else 0) == last_step(run)
-    if stopped := re.search(r"Stopped after (\d+) of 50 steps; everything is kept", said):
+    if stopped := re.search(r"Stopped after (\d+) of 50 steps; everything is saved", output):
         assert int(stopped[1]) == last_step(run)
     if not (run / "summary.json").exists():
-        go_on(place, run, capsys)
+        go_on(location, run, capsys)
     assert_equal_runs(run, undisturbed)
 
 
@@ -183,19 +183,19 @@ def last_step(run):
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGHUP")
 @pytest.mark.parametrize("number", [signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
-def test_a_run_that_is_told_to_end_twice_ends_with_a_checkpoint(place, whole, capsys, number):
-    run = place / f"terminated-{number}"
-    process, said = start(place, run, pause="step 15/")
-    while not said.exists() or "step 15/" not in said.read_text():
+def test_a_run_that_is_told_to_end_twice_ends_with_a_checkpoint(location, whole, capsys, number):
+    run = location / f"terminated-{number}"
+    process, output = start(location, run, pause="step 15/")
+    while not output.exists() or "step 15/" not in output.read_text():
         assert process.is_alive()
         time.sleep(0.01)
     os.kill(process.pid, number)
     time.sleep(0.002)
     os.kill(process.pid, number)  # as `timeout` and systemd do
     process.join()
-    said = said.read_text()
-    assert process.exitcode == 130, said
-    step = int(re.search(r"Stopped after (\d+) of 50 steps; everything is kept", said)[1])
+    output = output.read_text()
+    assert process.exitcode == 130, output
+    step = int(re.search(r"Stopped after (\d+) of 50 steps; everything is saved", output)[1])
     assert checkpoint.newest(run) == (checkpoint.step_folder(run, step), [])
-    assert f"going on from step {step}\n" in go_on(place, run, capsys)
+    assert f"resuming from step {step}\n" in go_on(location, run, capsys)
     assert_equal_runs(run, whole[0])

@@ -94,7 +94,7 @@ X, WIRES = np.zeros((4, 2, 40)), lab.wiring(40, 50, fan_in=32, delays=3, bundle=
 
 
 @pytest.mark.parametrize(
-    "call, said",
+    "call, message",
     [
         (lambda: lab.lif(np.zeros((3, 4, 5))), "lif: x must be numbers [T, N]; given: x [3, 4, 5] float64"),
         (lambda: lab.lif(np.zeros((3, 4)), tau_v=[1, 2]), "tau_v must be numbers [N = 4]; given: x [3, 4] float64, tau_v [2] int64"),
@@ -119,10 +119,10 @@ X, WIRES = np.zeros((4, 2, 40)), lab.wiring(40, 50, fan_in=32, delays=3, bundle=
         (lambda: lab.dropout(np.zeros((2, 5)), 1), "below 1, not 1"),
     ],
 )
-def test_an_array_that_does_not_fit_is_named(call, said):
+def test_an_array_that_does_not_fit_is_named(call, message):
     with pytest.raises(ConfigError) as error:
         call()
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 # Kernels of a user

@@ -64,19 +64,19 @@ def test_a_lesion_is_a_brain_without_these_synapses(model):
     assert same(intact, arrays(model))
 
 
-def test_a_silent_memory_is_one_that_nobody_reads(on_cpu):
+def test_a_silent_memory_equals_one_without_readers(on_cpu):
     expected = made(without="memory_broca memory_hippocampus").logits(IDS)
     with on_cpu.lesion("memory"):
         np.testing.assert_allclose(on_cpu.logits(IDS), expected, atol=2e-3)
 
 
-def test_a_silent_module_has_no_events_and_nobody_hears_it(on_cpu):
+def test_a_silent_module_has_no_events_and_no_readers(on_cpu):
     for module in MODULES:
         with on_cpu.lesion(module):
             recording = on_cpu.listen("a bad cab")
         assert recording.rates.mean[module] == 0
         silent = {name for name, rate in recording.rates.mean.items() if not rate}
-        # all that the brain hears comes from the Thalamus, and all that the basal ganglia hear from PFC
+        # all input of the brain comes from the Thalamus, and all that the basal ganglia hear from PFC
         assert {"thalamus": set(MODULES), "pfc": {"pfc", "basal_ganglia"}}.get(module, {module}) <= silent
         assert ("thalamus" in silent) == (module == "thalamus")
     with on_cpu.lesion("broca"):
@@ -199,23 +199,23 @@ def test_a_copy_keeps_the_lesion(on_cpu):
 
 
 def test_another_thread_is_refused_meanwhile(on_cpu):
-    said = []
+    output = []
 
     def other():
         try:
             on_cpu.logits(IDS)
         except ConfigError as error:
-            said.append(str(error))
+            output.append(str(error))
 
     with on_cpu.lesion("memory"):
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
-    assert "another thread" in said[0]
+    assert "another thread" in output[0]
 
 
 @pytest.mark.parametrize(
-    "names, said",
+    "names, output",
     [
         (["memry_broca"], "nothing in this brain is called 'memry_broca'; did you mean 'memory_broca'"),
         (["memory", "wernike"], "nothing in this brain is called 'wernike'; did you mean 'wernicke'"),
@@ -224,8 +224,8 @@ def test_another_thread_is_refused_meanwhile(on_cpu):
         ([3], "is needed, not 3"),
     ],
 )
-def test_an_unknown_name_is_one_sentence_and_changes_nothing(on_cpu, names, said):
+def test_an_unknown_name_is_one_sentence_and_changes_nothing(on_cpu, names, output):
     before = arrays(on_cpu)
-    with pytest.raises(ConfigError, match=said), on_cpu.lesion(*names):
+    with pytest.raises(ConfigError, match=output), on_cpu.lesion(*names):
         pass
     assert same(before, arrays(on_cpu)) and not on_cpu.brain.lesions

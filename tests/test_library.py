@@ -47,7 +47,7 @@ def test_numbers_of_numpy_train_and_save(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, np.float64(50), "50", True, [50], 2**31, 2**70])
-def test_a_vocabulary_that_is_no_number_of_tokens_is_refused(size):
+def test_an_invalid_size_of_the_vocabulary_is_refused(size):
     with pytest.raises(ConfigError, match="brain.vocabulary"):
         NeuroGenModel.from_preset("nano", vocab_size=size, backend="cpu")
 
@@ -62,7 +62,7 @@ def test_a_learning_rate_that_is_none_changes_nothing(rate):
     assert model.optimizer.steps == 0
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "final_rate", "clip", "dropout", "max_minutes", "fresh"])
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "final_rate", "clip", "dropout", "max_minutes", "reset_prob"])
 @pytest.mark.parametrize("value", [math.nan, "1", None, 10**400], ids=str)
 def test_settings_that_are_no_numbers_are_refused(name, value):
     with pytest.raises(ConfigError, match=f"training.{name}"):
@@ -103,17 +103,17 @@ def test_a_path_that_is_none_is_refused(path):
 
 
 def test_a_model_at_work_is_not_for_another_thread(monkeypatch):
-    model, said, columns = model_of(), [], NeuroGenModel._columns
+    model, output, columns = model_of(), [], NeuroGenModel._columns
 
     def meanwhile(*_):
         monkeypatch.undo()  # the other thread's call is an ordinary one
-        other = threading.Thread(target=lambda: said.append(pytest.raises(ConfigError, model.logits, [1, 2])))
+        other = threading.Thread(target=lambda: output.append(pytest.raises(ConfigError, model.logits, [1, 2])))
         other.start()
         other.join()
 
     monkeypatch.setattr(model, "_columns", lambda ids, *_: meanwhile() or columns(model, ids, "input_ids"))
     assert model.logits([1, 2]).shape[0] == 2
-    assert "at work in another thread" in str(said[0].value)
+    assert "at work in another thread" in str(output[0].value)
 
 
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "deep", "pickle"])
@@ -131,7 +131,7 @@ def test_a_copy_learns_as_the_model_does_and_apart_from_it(way):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def location(tmp_path_factory):
     folder = tmp_path_factory.mktemp("library")
     (folder / "sheep.txt").write_text("".join(f"{number} sheep, " for number in range(400)))
     settings = tiny.config({"data": str(folder / "sheep.txt")}, steps=4, viz_interval=4).to_dict() | {"preset": "nano"}
@@ -149,21 +149,21 @@ print("code", main(["tokenize", "sheep.txt", "--out", {name!r} + ".bin", "--toke
 
 
 @pytest.mark.parametrize("way", ["a file", "standard input", "-c"])
-def test_a_script_without_a_main_guard_runs_once(place, way):
+def test_a_script_without_a_main_guard_runs_once(location, way):
     name = way.strip("-").replace(" ", "-")
-    script = place / f"{name}.py"
+    script = location / f"{name}.py"
     script.write_text(SCRIPT.format(name=name))
     words = {"a file": [str(script)], "standard input": ["-"], "-c": ["-c", script.read_text()]}[way]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_NUM_THREADS": "1"}
     with script.open() as file:
-        done = subprocess.run([sys.executable, *words], cwd=place, env=environment, stdin=file, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, *words], cwd=location, env=environment, stdin=file, capture_output=True, text=True)
     assert done.stderr == "" and done.stdout.count("script") == 1 and done.stdout.count("code 0") == 2, done.stdout + done.stderr
-    assert "no figures" not in done.stdout and (place / "runs" / name / "training_viz/training_latest.png").exists()
-    assert [path.name for path in (place / "runs").iterdir() if path.name.startswith("nano")] == []
+    assert "no figures" not in done.stdout and (location / "runs" / name / "training_viz/training_latest.png").exists()
+    assert [path.name for path in (location / "runs").iterdir() if path.name.startswith("nano")] == []
 
 
-def test_a_run_in_a_thread(place, monkeypatch, capsys):
-    monkeypatch.chdir(place)
+def test_a_run_in_a_thread(location, monkeypatch, capsys):
+    monkeypatch.chdir(location)
     codes = []
     words = ["--config", "tiny.toml", "--backend", "cpu", "--plain", "--name", "thread"]
     thread = threading.Thread(target=lambda: codes.append(train(words)))

@@ -105,7 +105,7 @@ def test_a_saved_model_learns_on_bit_for_bit(optimizer, tmp_path):
 
 @pytest.mark.parametrize("optimizer", FRUGAL)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_where_the_loss_is_no_number_nothing_is_updated(optimizer, value):
+def test_where_the_loss_is_not_finite_nothing_is_updated(optimizer, value):
     made = model(optimizer)
     inputs, targets = text()
     made.learn(made.activity(TOKENS, BATCH, learning=True), inputs, targets, 0.01)

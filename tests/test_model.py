@@ -127,7 +127,7 @@ def test_logits_start_from_a_zero_state_every_time():
 
 
 @pytest.mark.parametrize("kind", [list, np.int64, np.uint8, np.asfortranarray])
-def test_ids_may_be_any_whole_numbers(kind):
+def test_ids_may_be_of_any_integer_type(kind):
     made, ids = model(), text(3, 6)
     given = ids.tolist() if kind is list else kind(ids)
     np.testing.assert_array_equal(made.logits(given), made.logits(ids))
@@ -147,16 +147,16 @@ WRONG_IDS = [
 ]
 
 
-@pytest.mark.parametrize("ids, said", WRONG_IDS, ids=lambda value: "" if isinstance(value, str) else str(value))
-def test_wrong_ids_are_named(ids, said):
+@pytest.mark.parametrize("ids, output", WRONG_IDS, ids=lambda value: "" if isinstance(value, str) else str(value))
+def test_wrong_ids_are_named(ids, output):
     made = model()
     for method, what in ((made.logits, "input_ids"), (lambda ids: made.train_step(ids, ids), "input_ids")):
         with pytest.raises(ConfigError) as error:
             method(ids)
-        assert one_sentence(error) == f"{what}: {said}"
+        assert one_sentence(error) == f"{what}: {output}"
     with pytest.raises(ConfigError) as error:
         made.generate(ids, 9)
-    assert one_sentence(error) == f"prompt_ids: {said}"
+    assert one_sentence(error) == f"prompt_ids: {output}"
 
 
 # Learning
@@ -198,14 +198,14 @@ def test_targets_below_zero_count_for_nothing():
 
 
 def test_the_learning_rate_is_the_configuration_s_unless_it_is_given():
-    own, given, none = model(learning_rate=0.003), model(), model()
+    local, given, none = model(learning_rate=0.003), model(), model()
     before = values(none)
-    own.train_step(text(6), text(6))
+    local.train_step(text(6), text(6))
     given.train_step(text(6), text(6), learning_rate=0.003)
     none.train_step(text(6), text(6), learning_rate=0.0)
-    np.testing.assert_array_equal(values(own), values(given))
+    np.testing.assert_array_equal(values(local), values(given))
     np.testing.assert_array_equal(values(none), before)
-    assert (values(own) != before).any()
+    assert (values(local) != before).any()
 
 
 def test_state_is_carried_when_asked_for_and_only_then():
@@ -232,7 +232,7 @@ def test_dropout_is_for_learning_only():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_where_the_loss_is_no_number_nothing_is_updated(value):
+def test_where_the_loss_is_not_finite_nothing_is_updated(value):
     made = model()
     made.brain.parameters.value["decoder.bias"][text(6)[2]] = value  # of a target
     before = values(made)
@@ -242,7 +242,7 @@ def test_where_the_loss_is_no_number_nothing_is_updated(value):
     assert made.optimizer.steps == 0
 
 
-def test_where_the_gradient_is_no_number_nothing_is_updated(monkeypatch):
+def test_where_the_gradient_is_not_finite_nothing_is_updated(monkeypatch):
     made, twin = model(dropout=0.2, axon_dropout=0.2), model(dropout=0.2, axon_dropout=0.2)
     before, back = values(made), made.brain.backward
 
@@ -379,7 +379,7 @@ def test_an_activity_drops_the_training_s_share_while_learning_and_only_then():
 
 
 @pytest.mark.parametrize(
-    "inputs, targets, said",
+    "inputs, targets, output",
     [
         (text(6), text(5), "input_ids and target_ids: one shape is needed, got (6,) and (5,)"),
         (text(2, 6), text(3, 6), "input_ids and target_ids: one shape is needed, got (2, 6) and (3, 6)"),
@@ -387,12 +387,12 @@ def test_an_activity_drops_the_training_s_share_while_learning_and_only_then():
         (text(6), [0.5] * 6, "target_ids: integers of shape [T] or [B, T] are needed, at least one; got float64 (6,)"),
     ],
 )
-def test_targets_that_do_not_fit_are_refused(inputs, targets, said):
+def test_targets_that_do_not_fit_are_refused(inputs, targets, output):
     made = model()
     before = values(made)
     with pytest.raises(ConfigError) as error:
         made.train_step(inputs, targets)
-    assert one_sentence(error) == said
+    assert one_sentence(error) == output
     np.testing.assert_array_equal(values(made), before)
 
 
@@ -515,7 +515,7 @@ def set_in(section, name, value):
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, output",
     [
         (set_in("brain", "embedding", 11), "tensor 'embedding.weight' is float32 [19, 10], needed is float32 [19, 11]"),
         (set_in("brain", "memory_width", 9), "tensor 'memory_query.block' is int32 [1, 1], needed is int32 [2, 1]"),
@@ -530,12 +530,12 @@ def set_in(section, name, value):
         (lambda tensors, documents: tensors["brain"].update(more=np.zeros(3)), "tensor 'more', float64 [3], is not part of the model"),
     ],
 )
-def test_a_checkpoint_of_another_model_is_refused(change, said, trained, tmp_path):
+def test_a_checkpoint_of_another_model_is_refused(change, output, trained, tmp_path):
     forge(trained, tmp_path / "saved", change)
     with pytest.raises(CheckpointError) as error:
         NeuroGenModel.load(tmp_path / "saved")
     message = one_sentence(error)
-    assert said in message and message.startswith(str(tmp_path / "saved"))
+    assert output in message and message.startswith(str(tmp_path / "saved"))
 
 
 @pytest.mark.parametrize("what, value", [("block", 99), ("block", -1), ("delay", 4), ("delay", -1)])
@@ -575,7 +575,7 @@ def foreign_tensors(folder):
 
 
 @pytest.mark.parametrize(
-    "harm, said",
+    "harm, output",
     [
         (truncated, "brain.safetensors is damaged"),
         (turned_bit, "optimizer.safetensors is damaged"),
@@ -585,12 +585,12 @@ def foreign_tensors(folder):
     ],
     ids=["truncated", "turned bit", "foreign tensors", "file missing", "foreign"],
 )
-def test_a_damaged_checkpoint_is_refused(harm, said, trained, tmp_path):
+def test_a_damaged_checkpoint_is_refused(harm, output, trained, tmp_path):
     trained.save(tmp_path / "saved")
     harm(tmp_path / "saved")
     with pytest.raises(CheckpointError) as error:
         NeuroGenModel.load(tmp_path / "saved")
-    assert said in one_sentence(error)
+    assert output in one_sentence(error)
 
 
 def test_a_checkpoint_that_is_not_there_is_refused(tmp_path):

@@ -59,8 +59,8 @@ def test_an_adjoint_is_that_of_the_step(one, surrogate, width):
 
 def test_the_adjoint_by_hand_is_the_one_that_is_derived():
     rng, one = np.random.default_rng(3), get("lif_a")
-    own = one.physics("arctan").surrogate
-    meanings = {definition.event: own.event, definition.slope: own.slope}
+    arctan = one.physics("arctan").surrogate
+    meanings = {definition.event: arctan.event, definition.slope: arctan.slope}
     derived, given = one.derived.compile(meanings, np.float64), one._adjoint.compile(meanings, np.float64)
     gradient_of = one._gradient.compile(meanings, np.float64)
     for graded in (True, False):
@@ -79,25 +79,27 @@ class Scan:
         self.C, self.B, self.N = shape
         rng = np.random.default_rng(2)
         self.c, self.ds, self.dy = (single(rng.normal(0, 1, shape)) for _ in range(3))
-        self.own = {name: single(what.example(rng, self.N)) for name, what in one.learned.items()}
-        self.own |= {"gain": single(rng.uniform(0.3, 1, self.N)), "bias": single(rng.normal(0.3, 0.3, self.N))}
-        self.own |= {"gamma": single(rng.uniform(0.1, 0.8, self.N))}
+        self.given_arrays = {name: single(what.example(rng, self.N)) for name, what in one.learned.items()}
+        self.given_arrays |= {"gain": single(rng.uniform(0.3, 1, self.N)), "bias": single(rng.normal(0.3, 0.3, self.N))}
+        self.given_arrays |= {"gamma": single(rng.uniform(0.1, 0.8, self.N))}
         self.state = {name: single(rng.normal(0.5, 0.4, shape[1:])) for name in (*one.state, "y")}
         self.gain_scale, self.factor = single(rng.uniform(0.5, 1.5, (2, self.B)))
 
     def reference(self, changed=None):
-        own = {"current": self.c, **self.own, **{f"state {name}": value for name, value in self.state.items()}}
-        own = {name: np.asarray(value, np.float64) for name, value in (own | (changed or {})).items()}
-        state = {name: own[f"state {name}"] for name in self.state}
+        given_arrays = {"current": self.c, **self.given_arrays, **{f"state {name}": value for name, value in self.state.items()}}
+        given_arrays = {name: np.asarray(value, np.float64) for name, value in (given_arrays | (changed or {})).items()}
+        state = {name: given_arrays[f"state {name}"] for name in self.state}
         factors = {name: self.factor.astype(np.float64) for name, what in self.one.learned.items() if what.serotonin}
         how = {"graded": self.graded, "hypercolumn": self.hypercolumn, "gain_scale": self.gain_scale, "factors": factors}
-        return ref.neurons(self.one.name, own["current"], own, state, event=lambda v: ref.event(v, self.smooth, *self.surrogate), **how)
+        return ref.neurons(
+            self.one.name, given_arrays["current"], given_arrays, state, event=lambda v: ref.event(v, self.smooth, *self.surrogate), **how
+        )
 
     def arguments(self, backend, tokens):
         """What both passes share."""
         there, none = backend.asarray, backend.zeros((1, 1, 1))[:0]
-        constants = tuple(there(self.own[name]) for name in self.one.learned)
-        parameters = NeuronParameters(constants, *(there(self.own[name]) for name in ("gain", "bias", "gamma")))
+        constants = tuple(there(self.given_arrays[name]) for name in self.one.learned)
+        parameters = NeuronParameters(constants, *(there(self.given_arrays[name]) for name in ("gain", "bias", "gamma")))
         dropout = np.float32(0), there(np.zeros(1, np.uint64)), np.uint64(0)
         scales = there(self.gain_scale), there(self.factor), self.hypercolumn, dropout, self.graded
         return there(self.c[tokens]), none, parameters, *scales, self.one.physics(*self.surrogate, self.smooth)
@@ -136,7 +138,7 @@ class Scan:
         first = self.run(backend, cut[0])
         second = self.run(backend, cut[1], dict(zip(self.state, (rows[-1] for rows in first), strict=False)))
         carry = {name: np.zeros((self.B, self.N), np.float32) for name in self.state}
-        grads = {name: np.zeros(self.N, np.float32) for name in self.own}
+        grads = {name: np.zeros(self.N, np.float32) for name in self.given_arrays}
         late = self.run_back(backend, second, cut[1], carry, grads)
         early = self.run_back(backend, first, cut[0], carry, grads)
         return grads | {"current": np.concatenate([early, late])}, carry
@@ -160,12 +162,15 @@ def test_gradients_of_a_scan_are_those_of_finite_differences(backend, name):
         return np.sum(case.ds * record["s"]) + np.sum(case.dy * record["y"])
 
     found, carry = case.gradients(backend)
-    inputs = {"current": case.c, **case.own, **{f"state {name}": value for name, value in case.state.items()}}
+    inputs = {"current": case.c, **case.given_arrays, **{f"state {name}": value for name, value in case.state.items()}}
     for what in found:
         np.testing.assert_allclose(found[what], gradient(loss, inputs, what), rtol=2e-3, atol=3e-4, err_msg=what)
-    own = case.one.physics(smooth=True).surrogate
-    _, _, gradient_of = case.one.functions(own)
-    k = {name: value * (case.factor[:, None] if case.one.learned[name].serotonin else 1) for name, value in list(case.own.items())[:-3]}
+    smooth_surrogate = case.one.physics(smooth=True).surrogate
+    _, _, gradient_of = case.one.functions(smooth_surrogate)
+    k = {
+        name: value * (case.factor[:, None] if case.one.learned[name].serotonin else 1)
+        for name, value in list(case.given_arrays.items())[:-3]
+    }
     for b, n in np.ndindex(case.B, case.N):
         states = [case.state[state][b, n] for state in case.one.state]
         constants = [np.broadcast_to(value, (case.B, case.N))[b, n] for value in k.values()]
@@ -218,7 +223,7 @@ def test_a_wide_surrogate_has_the_whole_gradient_alone_and_in_a_batch(surrogate,
         brain.parameters.clear_gradient()
         logits = brain.forward_logits(act, ids[:, :batch]).reshape(16, batch, -1)
         for name in MODULES if all_blocks else ():
-            act.synapses.axon(f"{name}.axon").wanted[...] = 2**64 - 1
+            act.synapses.axon(f"{name}.axon").needs_grad[...] = 2**64 - 1
         d = np.zeros_like(logits)
         d[:, 0] = np.random.default_rng(6).normal(0, 1, logits[:, 0].shape)
         brain.backward_logits(act, d.reshape(16 * batch, -1))
@@ -259,8 +264,8 @@ def test_a_derived_adjoint_can_be_read(capsys):
     assert "slope(v_after)" in resonator.adjoint_source and "cos(omega)" in resonator.adjoint_source
     assert resonator(0.5, 0.0, 0.25, 1.0, 0.0) == (0.75, 0.0)  # a step in plain Python
     ng.check_gradient(resonator)
-    said = capsys.readouterr().out
-    assert all(f"│ {name} " in said for name in ("v", "u", "i", "alpha", "omega")) and "WRONG" not in said
+    output = capsys.readouterr().out
+    assert all(f"│ {name} " in output for name in ("v", "u", "i", "alpha", "omega")) and "WRONG" not in output
 
 
 def test_a_wrong_adjoint_is_found_and_named(capsys):
@@ -281,9 +286,9 @@ def test_a_wrong_adjoint_is_found_and_named(capsys):
 def step_of(text, **names):
     """A function of a text, in a file of its own as a user would have it."""
     scope = {"__name__": "a_test", "event": ng.event, "math": math, "np": np, **names}
-    place = linecache.cache
-    name = f"<step {len(place)}>"
-    place[name] = len(text), None, text.splitlines(True), name
+    folder = linecache.cache
+    name = f"<step {len(folder)}>"
+    folder[name] = len(text), None, text.splitlines(True), name
     exec(compile(text, name, "exec"), scope)
     return scope["step"]
 
@@ -392,7 +397,7 @@ MINE = """
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     """A folder with a text, a tiny preset and a module `mine` with a neuron, which is forgotten afterwards."""
     monkeypatch.setitem(presets.PRESETS, "tiny", tiny.config(steps=4, checkpoint_interval=2, eval_interval=4, sample_interval=4))
     monkeypatch.chdir(tmp_path)
@@ -413,23 +418,23 @@ NAMED = ["--set", "brain.pfc.neuron=mine:leaky"]
 
 
 def refused(code, capsys, *words):
-    said = capsys.readouterr()
-    assert code == 2 and said.err.count("\n") == 1 and "Traceback" not in said.err, said.err
-    assert all(word in said.err for word in words), said.err
-    return said
+    output = capsys.readouterr()
+    assert code == 2 and output.err.count("\n") == 1 and "Traceback" not in output.err, output.err
+    assert all(word in output.err for word in words), output.err
+    return output
 
 
-def test_a_run_with_a_neuron_of_ones_own(place, capsys, monkeypatch):
+def test_a_run_with_a_neuron_of_ones_own(folder, capsys, monkeypatch):
     assert train(["--preset", "tiny", "--data", "sheep.txt", *NAMED]) == 0
-    saved = json.loads(next(place.glob("runs/tiny-1/checkpoints/*/neurons.json")).read_text())
+    saved = json.loads(next(folder.glob("runs/tiny-1/checkpoints/*/neurons.json")).read_text())
     assert saved["pfc"] == {"neuron": "mine:leaky", "sha256": get("mine:leaky").source_hash} and saved["broca"]["neuron"] == "lif_a"
     monkeypatch.setattr("builtins.input", lambda prompt="": "/quit")
     commands = (generate, ["--length", "3"]), (evaluate, ["--max-tokens", "50"]), (chat, []), (train, ["--resume", "--steps", "6"])
     for command, flags in commands:
         forget()
         capsys.readouterr()
-        said = refused(command(flags), capsys, "pfc is made of the neuron mine:leaky", "--set brain.pfc.neuron=mine:leaky")
-        assert "imported" not in said.out  # a checkpoint runs nothing
+        output = refused(command(flags), capsys, "pfc is made of the neuron mine:leaky", "--set brain.pfc.neuron=mine:leaky")
+        assert "imported" not in output.out  # a checkpoint runs nothing
         assert command([*flags, *NAMED]) == 0
         assert "mine is imported" in capsys.readouterr().out
     forget()
@@ -438,18 +443,18 @@ def test_a_run_with_a_neuron_of_ones_own(place, capsys, monkeypatch):
     assert generate(["more", "--length", "3"]) == 0  # by now it is defined
 
 
-def test_another_neuron_than_it_was_trained_with_is_refused(place, capsys):
+def test_another_neuron_than_it_was_trained_with_is_refused(folder, capsys):
     assert train(["--preset", "tiny", "--data", "sheep.txt", *NAMED]) == 0
     forget()
-    (place / "mine.py").write_text((place / "mine.py").read_text().replace("1.5", "1.6"))
+    (folder / "mine.py").write_text((folder / "mine.py").read_text().replace("1.5", "1.6"))
     capsys.readouterr()
     assert refused(generate(["--length", "3", *NAMED]), capsys, "trained with another source of the neuron mine:leaky")
     assert refused(generate(["--set", "brain.broca.neuron=mine:leaky"]), capsys, "trained with another source")
-    (place / "mine.py").write_text((place / "mine.py").read_text().replace("1.6", "1.5"))
+    (folder / "mine.py").write_text((folder / "mine.py").read_text().replace("1.6", "1.5"))
     forget()
     assert refused(generate(["--set", "brain.broca.neuron=mine:leaky"]), capsys, "brain.broca.neuron=mine:leaky: it was trained with lif_a")
     assert refused(generate(["--set", "brain.pfc.neuron=lif"]), capsys, "it was trained with mine:leaky")
-    assert refused(generate(["--set", "brain.pfc.neurons=9"]), capsys, "what was trained keeps its settings")
+    assert refused(generate(["--set", "brain.pfc.neurons=9"]), capsys, "a trained model keeps its settings")
     assert generate(["--length", "3", *NAMED]) == 0
 
 
@@ -463,16 +468,16 @@ def test_another_neuron_than_it_was_trained_with_is_refused(place, capsys):
         ("wrong:leaky", "leaky: every neuron has a 'y' already"),
     ],
 )
-def test_a_neuron_that_there_is_not_is_told(place, capsys, named, words):
-    (place / "wrong.py").write_text(
+def test_a_neuron_that_there_is_not_is_told(folder, capsys, named, words):
+    (folder / "wrong.py").write_text(
         textwrap.dedent(MINE).replace('state=("v",)', 'state=("v", "y")').replace("leaky(v, i", "leaky(v, y, i")
     )
     assert refused(train(["--preset", "tiny", "--data", "sheep.txt", "--set", f"brain.pfc.neuron={named}"]), capsys, words)
-    assert not (place / "runs").exists() or not list((place / "runs").iterdir())
+    assert not (folder / "runs").exists() or not list((folder / "runs").iterdir())
 
 
-def test_a_neuron_in_a_file_of_settings(place, capsys):
-    (place / "mine.toml").write_text('[brain.pfc]\nneuron = "mine:leaky"\n[brain.broca]\nneuron = "adlif"\n')
+def test_a_neuron_in_a_file_of_settings(folder, capsys):
+    (folder / "mine.toml").write_text('[brain.pfc]\nneuron = "mine:leaky"\n[brain.broca]\nneuron = "adlif"\n')
     assert train(["--preset", "tiny", "--data", "sheep.txt", "--config", "mine.toml"]) == 0
 
 

@@ -1,4 +1,4 @@
-"""What is installed is what is in the folders, and it imports from anywhere."""
+"""The installed package has the content of the folders, and it imports from anywhere."""
 
 import configparser
 import shutil

@@ -1,4 +1,4 @@
-"""Figures drawn beside the training: which are drawn, that nobody waits for them, and that nothing there can end a run."""
+"""Figures drawn beside the training: which are drawn, that training does not wait for them, and that nothing there can end a run."""
 
 import errno
 import json
@@ -61,7 +61,7 @@ def with_hand(run, hand, tell=None):
     return view
 
 
-# What is written
+# Files
 
 
 @pytest.mark.parametrize("name", ["training_latest.png", "metrics_history.json"])
@@ -70,7 +70,7 @@ def test_a_file_of_somebody_else_is_not_replaced(run, name, no_pixels):
     draw(run)  # its own files are
     file = run / "training_viz" / name
     file.write_text('{"my": "notes"}')
-    with pytest.raises(ConfigError, match=f"{name} is no figure or table of a run, and would be replaced; move it away"):
+    with pytest.raises(ConfigError, match=f"{name} would be replaced, and is not a figure or table of a run; move it away"):
         draw(run)
     assert file.read_text() == '{"my": "notes"}'
 
@@ -168,22 +168,22 @@ def test_a_run_that_ends_before_its_first_figure_has_one_of_what_it_measured(run
 
 
 def test_each_cause_is_told_once(run):
-    hand, told = Hand("the disk is full", "the disk is full", "something else"), []
-    with with_hand(run, hand, told.append) as view:
+    hand, reports = Hand("the disk is full", "the disk is full", "something else"), []
+    with with_hand(run, hand, reports.append) as view:
         for number in (1, 2, 3):
             view.show(histories.brain(number))
             hand.begun.acquire()
             hand.let_go.release()
-    assert [notice.text.split(";")[0] for notice in told] == ["warning: the disk is full", "warning: something else"]
-    assert f"`neurogen figures {run}` draws them later" in told[0].text
+    assert [notice.text.split(";")[0] for notice in reports] == ["warning: the disk is full", "warning: something else"]
+    assert f"`neurogen figures {run}` draws them later" in reports[0].text
 
 
 def test_the_end_of_a_run_does_not_wait_for_ever(run, monkeypatch):
     monkeypatch.setattr(pictures, "PATIENCE", 0.0)
-    hand, told = Hand(), []
-    with with_hand(run, hand, told.append) as view:
+    hand, reports = Hand(), []
+    with with_hand(run, hand, reports.append) as view:
         view.show(histories.brain(1))
-    assert "the last figures were not drawn within" in told[0].text
+    assert "the last figures were not drawn within" in reports[0].text
     hand.let_go.release(2)
 
 
@@ -216,10 +216,10 @@ def test_a_process_outlives_ctrl_c_and_one_that_dies_is_replaced(run):
 
 def test_a_process_that_dies_at_every_figure_costs_a_warning(run, monkeypatch):
     monkeypatch.setattr(pictures, "_work", die)
-    told = []
-    with Pictures(run, told.append) as view:
+    reports = []
+    with Pictures(run, reports.append) as view:
         view.show(histories.brain(1))
-    (notice,) = told
+    (notice,) = reports
     assert notice.text.startswith("warning: there is no process that draws figures (exit code 7); training goes on")
 
 
@@ -228,18 +228,18 @@ def test_a_process_that_cannot_be_started_costs_a_warning(run, monkeypatch):
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     monkeypatch.setattr(pictures, "Context", refuse)
-    told = []
-    with Pictures(run, told.append) as view:
+    reports = []
+    with Pictures(run, reports.append) as view:
         view.show(histories.brain(1))
-    (notice,) = told
+    (notice,) = reports
     assert "Resource temporarily unavailable" in notice.text
 
 
 def test_a_folder_that_cannot_be_written_costs_a_warning(run):
     (run / "training_viz").write_text("in the way")
-    told = []
-    with Pictures(run, told.append) as view:
+    reports = []
+    with Pictures(run, reports.append) as view:
         for number in (1, 2):
             view.show(histories.brain(number))
-    (notice,) = told
+    (notice,) = reports
     assert notice.text.startswith(f"warning: figures cannot be written to {Path(run) / 'training_viz'}: File exists; training goes on")

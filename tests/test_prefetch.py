@@ -54,12 +54,12 @@ def test_segments_come_in_order_with_their_own_position(counting):
         assert inputs[0, 0] == number == -targets[0, 0] and ready.position() == {"made": number}
 
 
-def test_so_many_are_ready_and_no_more(counting):
+def test_a_limited_number_is_ready(counting):
     batches, ready = counting
     ready.next()
-    until(lambda: batches.made >= prefetch.AHEAD)
+    until(lambda: batches.made >= prefetch.PREFETCH)
     time.sleep(0.05)
-    assert prefetch.AHEAD <= batches.made <= prefetch.AHEAD + 2 and ready.position() == {"made": 1}
+    assert prefetch.PREFETCH <= batches.made <= prefetch.PREFETCH + 2 and ready.position() == {"made": 1}
 
 
 @pytest.mark.parametrize("counting", [(3,)], indirect=True)
@@ -76,7 +76,7 @@ def test_what_goes_wrong_arrives_in_its_place_and_can_be_tried_again(counting):
 def test_waiting_is_measured_and_can_be_stopped(counting):
     batches, ready = counting
     ready.next()
-    until(lambda: batches.made >= prefetch.AHEAD)
+    until(lambda: batches.made >= prefetch.PREFETCH)
     before = ready.waited
     ready.next()
     assert ready.waited - before < 0.05

@@ -1,4 +1,4 @@
-"""What README and docs say of the presets is what they are, and links lead somewhere."""
+"""README and docs describe the presets correctly, and links lead somewhere."""
 
 import math
 import re
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def rows(file, columns):
-    """Those of the table with so many columns, by the preset that each is about."""
+    """Rows of the table with this number of columns, by preset."""
     lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     cells = (re.split(r" *\| *", line[2:-2]) for line in lines if line.startswith("| `") and line.count("|") == columns + 1)
     return {name: rest for name, *rest in cells}

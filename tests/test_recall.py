@@ -1,4 +1,4 @@
-"""What the associative memory recalls: that its split into earlier tokens is exact, and what the monitor says of it."""
+"""What the associative memory recalls: that its split into earlier tokens is exact, and so is the monitor's summary."""
 
 import numpy as np
 import pytest
@@ -74,9 +74,9 @@ def test_the_split_is_that_of_the_memory_a_token_at_a_time(tokens):
         trace.write(query[part], value[part], write[part], write_scale=0.7)
     expected = np.zeros((tokens, tokens))
     for h in range(heads):
-        own = slice(h * W, (h + 1) * W)
+        local = slice(h * W, (h + 1) * W)
         after, readings, contributions = step_by_step(
-            S[h], key[h], sigmoid(decay[h]), query[:, own], value[:, own], 0.7 * sigmoid(write[:, h] + bias[h])
+            S[h], key[h], sigmoid(decay[h]), query[:, local], value[:, local], 0.7 * sigmoid(write[:, h] + bias[h])
         )
         np.testing.assert_allclose(trace.S[h], after, atol=2e-5)
         square = (readings * readings).sum(1) + OUT_FLOOR * W

@@ -228,7 +228,7 @@ def test_what_it_returns_plots_itself(on_cpu):
 
 
 @pytest.mark.parametrize(
-    "ask, said",
+    "ask, output",
     [
         (lambda model: model.listen(TEXT).raster("wernike"), "there is no module 'wernike'; did you mean 'wernicke'"),
         (lambda model: model.listen(TEXT).rates["cortex"], "there is no module 'cortex'"),
@@ -248,8 +248,8 @@ def test_what_it_returns_plots_itself(on_cpu):
         (lambda model: model.listen(TEXT).recalled().plot(head=2), "heads are numbered from 0 to 1; there is no head 2"),
     ],
 )
-def test_what_does_not_fit_costs_a_sentence(on_cpu, ask, said):
-    with pytest.raises(ConfigError, match=said):
+def test_what_does_not_fit_costs_a_sentence(on_cpu, ask, output):
+    with pytest.raises(ConfigError, match=output):
         ask(on_cpu)
 
 

@@ -139,7 +139,7 @@ def test_gate_of_zero_is_open_by_half():
 
 def test_synapses_hear_the_past_at_their_own_delay():
     # Bundles of two sources and two targets, delays 1 and 2, history 3. Targets 0 and 1 hear sources 0 and 1 after 1 token; target 2,
-    # alone in its tile, hears source 2, alone in its block, after 2 tokens.
+    # alone in its tile, reads source 2, alone in its block, after 2 tokens.
     s = np.array([[1, 10, 100], [2, 20, 200], [3, 30, 300], [4, 40, 400], [5, 50, 500]], float)[:, None, :]
     wiring = {"block": [[0], [1]], "delay": [[1], [2]], "N": 3}
     weight = np.array([[[2, 3], [5, 7]], [[4, 0], [0, 0]]], float)
@@ -149,9 +149,9 @@ def test_synapses_hear_the_past_at_their_own_delay():
     for other in ({"delay": [[1], [4]]}, {"block": [[0], [2]]}, {"N": 2}, {"N": 5}):
         with pytest.raises(ValueError, match="do not fit"):
             ref.synapses(s, 3, weight=weight, **wiring | other)
-    for place in ((1, 0, 1), (1, 1, 0)):  # to the target after the last one, and from such a source
+    for entry in ((1, 0, 1), (1, 1, 0)):  # to the target after the last one, and from such a source
         padded = weight.copy()
-        padded[place] = 1
+        padded[entry] = 1
         with pytest.raises(ValueError, match="bundle 0 of tile 1: its padding is not 0"):
             ref.synapses(s, 3, weight=padded, **wiring)
 
@@ -163,7 +163,7 @@ def test_a_tile_sums_up_its_bundles():
 
 
 def remember(keys, values, *, decay, dopamine=0.0, write=50.0):
-    """What the memory answers when each value [width] comes after its key [width] and the key is heard again.
+    """The answers of the memory when each value [width] comes after its key [width] and the key is heard again.
 
     Each pair takes two tokens: the key, when nothing is written, and the value, when it is.
     """
@@ -428,8 +428,8 @@ def test_lateral_synapses_act_a_chunk_later_and_feedback_two(projection):
     weight = -10 * np.abs(params[f"{name}.weight"])
 
     def reached(weight, delay):
-        own = structure[name] | {"delay": np.full_like(structure[name]["delay"], delay)}
-        found = ref.model_forward(SPARSE, {**params, f"{name}.weight": weight}, structure | {name: own}, tokens, state)["activity"]
+        local = structure[name] | {"delay": np.full_like(structure[name]["delay"], delay)}
+        found = ref.model_forward(SPARSE, {**params, f"{name}.weight": weight}, structure | {name: local}, tokens, state)["activity"]
         return found["working_memory"]["m"] if name == "go_retain" else found[projection.target]["v"]
 
     shortest = SPARSE["chunk"] if name.startswith("lateral") else 2 * SPARSE["chunk"]

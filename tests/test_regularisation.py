@@ -37,7 +37,7 @@ def weights(made):
 
 
 def kept_share(key, places, rate):
-    """What a dropped value is multiplied by, [K] float32."""
+    """The factor of each value, [K] float32."""
     with np.errstate(over="ignore"):
         return (rng.uniform(key, places) >= np.float32(rate)) / (1 - np.float32(rate))
 
@@ -61,7 +61,7 @@ def test_dropped_synapses_take_no_part_in_a_segment(made):
             np.testing.assert_allclose(others[name], same[name], rtol=1e-4, atol=1e-7, err_msg=name)
 
 
-def test_whoever_does_not_learn_has_all_synapses(made):
+def test_without_learning_all_synapses_are_used(made):
     thinned, ids = made(weight_drop=0.4), text(2, 13)
     thinned.train_step(ids[:, :-1], ids[:, 1:])
     np.testing.assert_array_equal(thinned.logits(ids), copy.copy(thinned).logits(ids))
@@ -71,7 +71,7 @@ def test_each_update_drops_other_synapses_and_again_the_same(made):
     first, second, ids = made(weight_drop=0.4), made(weight_drop=0.4), text(2, 13)
     drawn = []
     for _ in range(3):
-        losses = {own.train_step(ids[:, :-1], ids[:, 1:], learning_rate=0)[0] for own in (first, second)}
+        losses = {trained.train_step(ids[:, :-1], ids[:, 1:], learning_rate=0)[0] for trained in (first, second)}
         assert len(losses) == 1
         drawn += losses
     assert len(set(drawn)) == 3
@@ -79,12 +79,12 @@ def test_each_update_drops_other_synapses_and_again_the_same(made):
 
 
 def test_a_dropped_word_gets_no_gradient(made):
-    own, ids = made(word_dropout=0.5), text(2, 41)
-    own.train_step(ids[:, :-1], ids[:, 1:])
+    trained, ids = made(word_dropout=0.5), text(2, 41)
+    trained.train_step(ids[:, :-1], ids[:, 1:])
     key = rng.key(0, 0, zlib.crc32(b"words"))
     kept = kept_share(key, np.arange(VOCABULARY, dtype=np.uint64), 0.5) > 0
     read = np.isin(np.arange(VOCABULARY), ids[:, :-1])
-    moved = np.abs(gradients(own)["embedding.weight"]).sum(axis=1) > 0
+    moved = np.abs(gradients(trained)["embedding.weight"]).sum(axis=1) > 0
     assert 2 < (kept & read).sum() < read.sum()
     np.testing.assert_array_equal(moved, kept & read)
 
@@ -93,55 +93,55 @@ def test_a_dropped_word_gets_no_gradient(made):
 
 
 def learned(made, steps=5, **training):
-    own, ids = made(average=3, **training), text(2, 13)
+    trained, ids = made(average=3, **training), text(2, 13)
     history = []
     for _ in range(steps):
-        own.train_step(ids[:, :-1], ids[:, 1:])
-        history.append(own.backend.to_numpy(own.brain.parameters.flat_value))
-    return own, history
+        trained.train_step(ids[:, :-1], ids[:, 1:])
+        history.append(trained.backend.to_numpy(trained.brain.parameters.flat_value))
+    return trained, history
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "adafactor"])
 def test_the_average_is_the_mean_of_the_first_weights_and_then_forgets(made, optimizer):
-    own, history = learned(made, optimizer=optimizer)
+    trained, history = learned(made, optimizer=optimizer)
     mean = np.zeros(history[0].shape)
     for step, value in enumerate(history, 1):
         mean += (value - mean) / min(step, 3)
-    np.testing.assert_allclose(own.backend.to_numpy(own.optimizer.average), mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(trained.backend.to_numpy(trained.optimizer.average), mean, rtol=1e-5, atol=1e-6)
 
 
 def test_averaged_weights_are_lent_and_given_back(made):
-    (own, history), ids = learned(made), text(1, 9, seed=4)
-    other = copy.copy(own)
+    (trained, history), ids = learned(made), text(1, 9, seed=4)
+    other = copy.copy(trained)
     other.brain.parameters.flat_value[...] = other.optimizer.average
     other.brain.refresh()
-    before = own.logits(ids)
-    with pytest.raises(KeyError), own.averaged():
-        np.testing.assert_array_equal(own.logits(ids), other.logits(ids))
+    before = trained.logits(ids)
+    with pytest.raises(KeyError), trained.averaged():
+        np.testing.assert_array_equal(trained.logits(ids), other.logits(ids))
         raise KeyError
-    np.testing.assert_array_equal(own.logits(ids), before)
-    np.testing.assert_array_equal(own.backend.to_numpy(own.brain.parameters.flat_value), history[-1])
+    np.testing.assert_array_equal(trained.logits(ids), before)
+    np.testing.assert_array_equal(trained.backend.to_numpy(trained.brain.parameters.flat_value), history[-1])
     assert (before != other.logits(ids)).any()
 
 
 def test_without_an_average_or_an_update_the_weights_stay(made):
-    for own in (made(), made(average=3)):
-        before = own.logits(text(1, 9))
-        with own.averaged():
-            np.testing.assert_array_equal(own.logits(text(1, 9)), before)
+    for trained in (made(), made(average=3)):
+        before = trained.logits(text(1, 9))
+        with trained.averaged():
+            np.testing.assert_array_equal(trained.logits(text(1, 9)), before)
 
 
 def test_a_checkpoint_keeps_both_and_lends_the_average(made, tmp_path):
-    own, ids = learned(made)[0], text(2, 13)
-    own.save(tmp_path / "saved")
-    lent = NeuroGenModel.load(tmp_path / "saved", backend=own.backend)
-    with own.averaged():
-        np.testing.assert_array_equal(lent.logits(ids), own.logits(ids))
-    resumed = NeuroGenModel.restore(tmp_path / "saved", backend=own.backend)[0]
-    for each in (own, resumed):
+    trained, ids = learned(made)[0], text(2, 13)
+    trained.save(tmp_path / "saved")
+    lent = NeuroGenModel.load(tmp_path / "saved", backend=trained.backend)
+    with trained.averaged():
+        np.testing.assert_array_equal(lent.logits(ids), trained.logits(ids))
+    resumed = NeuroGenModel.restore(tmp_path / "saved", backend=trained.backend)[0]
+    for each in (trained, resumed):
         each.train_step(ids[:, :-1], ids[:, 1:])
-    np.testing.assert_array_equal(*(each.backend.to_numpy(each.brain.parameters.flat_value) for each in (own, resumed)))
-    np.testing.assert_array_equal(*(each.backend.to_numpy(each.optimizer.average) for each in (own, resumed)))
+    np.testing.assert_array_equal(*(each.backend.to_numpy(each.brain.parameters.flat_value) for each in (trained, resumed)))
+    np.testing.assert_array_equal(*(each.backend.to_numpy(each.optimizer.average) for each in (trained, resumed)))
 
 
 # Settings

@@ -25,8 +25,10 @@ def brain_of(modules=None, **settings):
     """The tiny brain, its modules multiplied in `modules`, with other settings."""
     brain = BASE
     for name, factor in (modules or {}).items():
-        own = getattr(brain, name)
-        brain = dataclasses.replace(brain, **{name: dataclasses.replace(own, neurons=factor * own.neurons, outputs=factor * own.outputs)})
+        local = getattr(brain, name)
+        brain = dataclasses.replace(
+            brain, **{name: dataclasses.replace(local, neurons=factor * local.neurons, outputs=factor * local.outputs)}
+        )
     return dataclasses.replace(brain, **settings)
 
 
@@ -110,7 +112,7 @@ def test_any_brain_becomes_any_other(learned, brain):
         assert projection.block.shape == (arc.tiles, arc.bundles_per_tile)
     assert rows.keys() == model.brain.parameters.table.keys() | learned.brain.parameters.table.keys()
     shapes = {name: row.new for name, row in rows.items() if row.new}
-    assert shapes == {name: own.shape for name, own in model.brain.parameters.table.items()}
+    assert shapes == {name: local.shape for name, local in model.brain.parameters.table.items()}
     losses = [model.train_step(IDS[:, :-1], IDS[:, 1:], 0.01)[0] for _ in range(30)]
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
 
@@ -132,8 +134,8 @@ def test_what_has_no_counterpart_is_said(learned):
 def synapses(projection):
     """(block, delay in tokens, tile) -> weights, and how many sources and targets there are."""
     arc, weight = projection.arc, projection.weight
-    place = np.repeat(np.arange(arc.tiles), arc.bundles_per_tile)
-    each = (array.tolist() for array in (projection.block.ravel(), projection.delay.ravel(), place))
+    tile_numbers = np.repeat(np.arange(arc.tiles), arc.bundles_per_tile)
+    each = (array.tolist() for array in (projection.block.ravel(), projection.delay.ravel(), tile_numbers))
     return dict(zip(zip(*each, strict=True), weight.tolist(), strict=True)), arc.sources, arc.targets
 
 
@@ -151,14 +153,14 @@ def test_carried_over_is_said_where_the_same_neurons_hear_the_same_ones_as_befor
 
 
 def test_the_table_tells_weights_from_wiring(learned):
-    def told(name, *modules, **settings):
+    def listed(name, *modules, **settings):
         return resized(learned, brain_of(*modules, **settings))[1][f"{name}.weight"].how
 
-    assert told("pfc_broca", {"pfc": 2}) == "repeated, wired anew"
-    assert told("hippocampus_pfc", {"pfc": 2}) == "repeated"  # more of them read the same neurons
-    assert told("lateral_pfc", {"pfc": 2}) == "repeated, wired anew"
-    assert told("lateral_hippocampus", chunk=4).startswith("repeated, ") and "another delay" in told("lateral_hippocampus", chunk=4)
-    assert "50 % of the bundles are new and begin at 0" in told("pfc_broca", fan_in=32)
+    assert listed("pfc_broca", {"pfc": 2}) == "repeated, wired anew"
+    assert listed("hippocampus_pfc", {"pfc": 2}) == "repeated"  # more of them read the same neurons
+    assert listed("lateral_pfc", {"pfc": 2}) == "repeated, wired anew"
+    assert listed("lateral_hippocampus", chunk=4).startswith("repeated, ") and "another delay" in listed("lateral_hippocampus", chunk=4)
+    assert "50 % of the bundles are new and begin at 0" in listed("pfc_broca", fan_in=32)
 
 
 def test_each_takes_after_another():
@@ -185,8 +187,8 @@ def projection_of(sources, targets, fan_in, block, delay, first=0, delays=1):
 def test_bundles_descend_with_delay_and_weight():
     old = projection_of(32, 16, 32, [[1, 0]], [[3, 5]], first=3, delays=4)
     new = projection_of(64, 32, 48, [[0, 1, 2]] * 2, [[4, 4, 4]] * 2, first=4, delays=4)
-    told = descend(old, new, repeated(32, 64), repeated(16, 32))
-    assert told.kept == 1 and told.moved == 0.5 and told.filled == pytest.approx(2 / 3)
+    listed = descend(old, new, repeated(32, 64), repeated(16, 32))
+    assert listed.kept == 1 and listed.moved == 0.5 and listed.filled == pytest.approx(2 / 3)
     for tile in range(2):
         found = {
             (int(delay), int(block) % 2, float(weight[0, 0]))
@@ -199,22 +201,22 @@ def test_bundles_descend_with_delay_and_weight():
 
 def test_of_too_many_bundles_the_strongest_stay():
     old, new = projection_of(64, 16, 64, [[0, 1, 2, 3]], [[0] * 4]), projection_of(64, 16, 32, [[0, 1]], [[0, 0]])
-    told = descend(old, new, Line(np.arange(64), np.arange(64)), repeated(16, 16))
+    listed = descend(old, new, Line(np.arange(64), np.arange(64)), repeated(16, 16))
     assert (new.block.tolist(), new.weight[:, 0, 0].tolist()) == ([[2, 3]], [3, 4])
-    assert told.kept == pytest.approx((9 + 16) / (1 + 4 + 9 + 16))
+    assert listed.kept == pytest.approx((9 + 16) / (1 + 4 + 9 + 16))
 
 
 def test_rows_of_the_decoder_become_embeddings_of_their_own():
     tied = model_of(brain_of(tied=True, embedding=tiny.BRAIN.broca.output_size))
     for _ in range(10):
         tied.train_step(IDS[:, :-1], IDS[:, 1:], 0.01)
-    apart, rows = resized(tied, brain_of(embedding=tiny.BRAIN.broca.output_size))
-    assert np.abs(apart.logits(IDS) - tied.logits(IDS)).max() < 1e-4
+    untied, rows = resized(tied, brain_of(embedding=tiny.BRAIN.broca.output_size))
+    assert np.abs(untied.logits(IDS) - tied.logits(IDS)).max() < 1e-4
     assert (rows["embedding.weight"].old, rows["embedding.weight"].how) == (None, "the decoder's rows, carried over")
     again, rows = resized(tied, tied.config.brain)
     np.testing.assert_array_equal(again.logits(IDS), tied.logits(IDS))
     assert rows.keys() == tied.brain.parameters.table.keys()
-    _, rows = resized(apart, tied.config.brain)
+    _, rows = resized(untied, tied.config.brain)
     assert rows["embedding.weight"].how == "left out: the new brain has none"
     assert rows["embedding_thalamus.weight"].how == "reset: it reads the decoder's rows"
     twice = brain_of(ALL, tied=True, embedding=2 * tiny.BRAIN.broca.output_size)

@@ -60,9 +60,9 @@ def test_bundles_that_grow_are_new_to_their_tile(count):
     pairs = grow_bundles(ARC, block, delay, slots, count, np.random.default_rng(0))
     assert pairs.shape == (count, 5) and (pairs >= 0).all() and (pairs < 80).all()
     for tile in range(5):
-        own = pairs[:, slots // 3 == tile].ravel().tolist()
+        local = pairs[:, slots // 3 == tile].ravel().tolist()
         there = ((delay[tile] - 8) * 20 + block[tile]).tolist()
-        assert len(set(own + there)) == len(own) + 3
+        assert len(set(local + there)) == len(local) + 3
 
 
 def test_a_tile_without_room_keeps_its_bundles():
@@ -112,9 +112,9 @@ def test_the_smallest_bundles_become_others(made, rule):
             assert set(others[name]) <= set(asked)  # a tile may have no room
             moments = model.backend.to_numpy(model.optimizer.of(f"{name}.weight")[0]).reshape(len(norms), -1)
             assert (moments[others[name]] == 0).all() and (np.delete(moments, others[name], axis=0) == 1).all()
-            own, old = (array.reshape(len(norms), -1) for array in (model.backend.to_numpy(p.weight), small[name]))
-            assert (own[others[name]] == 0).all()
-            np.testing.assert_array_equal(np.delete(own, others[name], axis=0), np.delete(old, others[name], axis=0))
+            local, old = (array.reshape(len(norms), -1) for array in (model.backend.to_numpy(p.weight), small[name]))
+            assert (local[others[name]] == 0).all()
+            np.testing.assert_array_equal(np.delete(local, others[name], axis=0), np.delete(old, others[name], axis=0))
         else:
             assert not len(others[name])
     assert grown == total > 10
@@ -243,7 +243,7 @@ def test_a_brain_without_room_is_refused(made):
 
 
 @pytest.mark.parametrize(
-    "setting, said",
+    "setting, output",
     [
         ({"rewire": "riggle"}, "training.rewire: unknown 'riggle'"),
         ({"rewire_share": 0.0}, "training.rewire_share: above 0 and at most 1"),
@@ -251,6 +251,6 @@ def test_a_brain_without_room_is_refused(made):
         ({"rewire_interval": -1}, "training.rewire_interval"),
     ],
 )
-def test_wrong_settings_are_named(setting, said):
-    with pytest.raises(ConfigError, match=said):
+def test_wrong_settings_are_named(setting, output):
+    with pytest.raises(ConfigError, match=output):
         tiny.config(**setting)

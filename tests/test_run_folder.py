@@ -46,7 +46,7 @@ def test_a_named_run_is_made_once(tmp_path):
     (run / "config.json.saving").write_text('{"pre')  # a kill in its first moment leaves that
     assert run_folder.create(tmp_path, "mine", "nano") == run
     run_folder.write_json(run / "config.json", {})
-    with pytest.raises(ConfigError, match="mine already holds a run; go on with it by --resume, or choose another --name"):
+    with pytest.raises(ConfigError, match="mine already contains a run; continue it with --resume, or choose another --name"):
         run_folder.create(tmp_path, "mine", "nano")
     assert names(run) == ["config.json", "lock"]
 
@@ -66,23 +66,23 @@ def test_a_run_that_cannot_be_made_is_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "out, name, said",
+    "out, name, output",
     [
         ("file", None, "file is a file; "),
         ("runs", "file", "file is a file; "),
         ("itself", None, "itself is a link to itself; "),
         ("itself/below", None, "below lies in a link to itself; "),
         ("runs", "itself", "itself is a link to itself; "),
-        ("nowhere", None, "nowhere is a link that leads nowhere; "),
+        ("nowhere", None, "nowhere is a broken link; "),
     ],
 )
-def test_what_is_in_the_way_of_a_run_is_said(tmp_path, out, name, said):
+def test_what_is_in_the_way_of_a_run_is_said(tmp_path, out, name, output):
     (tmp_path / "runs").mkdir()
     for folder in (tmp_path, tmp_path / "runs"):
         (folder / "file").write_text("")
         (folder / "itself").symlink_to("itself")
         (folder / "nowhere").symlink_to("gone")
-    with pytest.raises(ConfigError, match=f"no run can be started under .*{said}"):
+    with pytest.raises(ConfigError, match=f"no run can be started under .*{output}"):
         run_folder.create(tmp_path / out, name, "nano")
 
 
@@ -175,8 +175,8 @@ def test_a_run_that_has_saved_nothing_yet_is_said_to(path, folder, tmp_path, mon
         run_folder.write_json(run / run_folder.CONFIG, {})
     if folder:
         (run / "checkpoints").mkdir()
-    said = "no trained run under runs" if path == "latest" else "^runs/new has saved no checkpoint yet; .* --resume runs/new$"
-    with pytest.raises((CheckpointError, ConfigError), match=said):
+    output = "no trained run under runs" if path == "latest" else "^runs/new has saved no checkpoint yet; .* --resume runs/new$"
+    with pytest.raises((CheckpointError, ConfigError), match=output):
         run_folder.find_checkpoint(path, Path("runs"))
 
 
@@ -194,17 +194,17 @@ def test_what_a_run_goes_on_from(runs, path, run, folder):
 
 
 @pytest.mark.parametrize(
-    "path, said",
+    "path, output",
     [
-        ("b@best", "has no checkpoint whose loss on held-out text is known; leave out @best"),
+        ("b@best", "has no checkpoint whose loss on held-out text is known; drop @best"),
         ("nowhere", "^there is no nowhere: neither a folder, nor a run of that name under "),
         (".", "has no whole checkpoint: nothing has been saved there"),
-        ("alone", "alone is a checkpoint outside a run; make a run of it with `neurogen migrate alone "),
+        ("alone", "alone is a checkpoint outside a run; make it a run with `neurogen migrate alone "),
         ("runs/a/checkpoints/step-00000003", "brain.safetensors is damaged"),
     ],
 )
-def test_what_a_run_cannot_go_on_from(runs, path, said):
-    with pytest.raises((CheckpointError, ConfigError), match=said):
+def test_what_a_run_cannot_go_on_from(runs, path, output):
+    with pytest.raises((CheckpointError, ConfigError), match=output):
         run_folder.find_resumable(path, runs)
 
 
@@ -443,8 +443,8 @@ def test_a_log_that_the_disk_cuts_short_says_so_once_and_waits(tmp_path):
 
     with run_folder.MetricsLog(path) as log:
         assert log.write({"step": 1}) is None
-        said = full(log, 2)
-        assert "metrics.jsonl cannot be written: No space left on device; make room" in said and said.endswith("kept in memory")
+        output = full(log, 2)
+        assert "metrics.jsonl cannot be written: No space left on device; make room" in output and output.endswith("stay in memory")
         assert full(log, 3) is None  # once is enough
         assert [record["step"] for record in records(path)] == [1]  # and no part of a line
         assert log.write({"step": 4}) is None
@@ -473,7 +473,7 @@ def test_what_a_user_has_in_a_folder_is_no_leftover_of_a_run(tmp_path):
         run = tmp_path / f"run{number}"
         (run / name).parent.mkdir(parents=True)
         (run / name).write_text("{}")
-        with pytest.raises(ConfigError, match="already holds a run"):
+        with pytest.raises(ConfigError, match="already contains a run"):
             run_folder.create(tmp_path, run.name, "nano")
         run_folder.discard(run)
         assert (run / name).exists()

@@ -1,4 +1,4 @@
-"""`neurogen sim`: the brain that noise drives, and what the command says of it."""
+"""`neurogen sim`: the brain that noise drives, and the output of the command."""
 
 import dataclasses
 import re
@@ -164,5 +164,5 @@ def test_the_edges_of_what_can_work(flags):
 def test_bad_flags(flags, words, capsys, monkeypatch):
     monkeypatch.setattr(simulation, "Simulation", lambda *_: pytest.fail("simulated"))
     assert run(*flags) == 2
-    said = capsys.readouterr()
-    assert said.out == "" and said.err.startswith("neurogen sim: ") and said.err.count("\n") == 1 and words in said.err
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith("neurogen sim: ") and output.err.count("\n") == 1 and words in output.err

@@ -68,7 +68,7 @@ def test_a_folder_is_its_text_files_sorted_by_path(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "output"),
     [
         (b"text\0text", "byte 4 is NUL"),
         (b"\xef\xbb\xbfcaf\xe9 au lait", "byte 6 is 0xe9"),
@@ -78,10 +78,10 @@ def test_a_folder_is_its_text_files_sorted_by_path(tmp_path):
         (gzip.compress(b"text", mtime=0), "compressed by gzip, not UTF-8 text; give it a name that ends with .gz"),
     ],
 )
-def test_what_is_no_text_is_refused(tmp_path, content, said):
+def test_what_is_no_text_is_refused(tmp_path, content, output):
     path = tmp_path / "data.txt"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=rf"^\S*data\.txt: .*{said}"):
+    with pytest.raises(DataError, match=rf"^\S*data\.txt: .*{output}"):
         documents(path)
 
 
@@ -140,7 +140,7 @@ def texts(source, position=None):
 
 
 def every_kind(folder):
-    """What to give --data, for each kind of source that has ROWS."""
+    """The argument of --data for each kind of source with ROWS."""
     lines = json_lines(ROWS)
     write(folder, a_jsonl=lines, a_ndjson=lines, a_json=lines, a_parquet=parquet(ROWS))
     write(folder, a_jsonl_gz=gzip.compress(lines), a_jsonl_zst=zstd.compress(lines[:9000]) + zstd.compress(lines[9000:]))
@@ -208,15 +208,15 @@ def test_another_field(tmp_path):
         assert texts(open_source(data, "body")) == ROWS
         with pytest.raises(DataError, match=r"there is no field 'text', but id, body; name the one with the text by --text-field"):
             texts(open_source(data, "text"))
-        with pytest.raises(DataError, match=r"has int where text is wanted; name another field by --text-field"):
+        with pytest.raises(DataError, match=r"has int instead of text; name another field with --text-field"):
             texts(open_source(data, "id"))
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "output"),
     [
-        ("a.jsonl", json_lines(ROWS)[:-5], r"a\.jsonl: line 700 is no JSON object; .* the file must be whole"),
-        ("a.jsonl", b'{"text": "a"}\n[1]\n', r"a\.jsonl: line 2 is no JSON object"),
+        ("a.jsonl", json_lines(ROWS)[:-5], r"a\.jsonl: line 700 is not a JSON object; .* the file must be whole"),
+        ("a.jsonl", b'{"text": "a"}\n[1]\n', r"a\.jsonl: line 2 is not a JSON object"),
         ("a.jsonl", b'{"text": "a"}\n{"id": ' + b"9" * 5000 + b"}\n", r"a\.jsonl: line 2 has an integer of more than 4,300 digits"),
         ("a.jsonl", b'{"text": "a"}\n{"id": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", r"a\.jsonl: line 2 has brackets .* too deep"),
         ("a.jsonl", b'{"text": "a"}\n{"text": "\xe9"}\n', r"a\.jsonl: line 2 has the byte 0xe9, which is no UTF-8; convert the file"),
@@ -228,9 +228,9 @@ def test_another_field(tmp_path):
         ("a.txt.gz", gzip.compress(b"text " * 9 + b"\0", mtime=0), r"a\.txt\.gz: not a text file, byte 45 is NUL"),
     ],
 )
-def test_damaged_files_are_one_sentence(tmp_path, name, content, said):
+def test_damaged_files_are_one_sentence(tmp_path, name, content, output):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=output):
         texts(open_source(str(tmp_path / name), "text"))
 
 
@@ -239,7 +239,7 @@ def test_what_no_source_is_named_by_is_refused(tmp_path):
         open_source(str(tmp_path / "*.parquet"), "text")
     with pytest.raises(DataError, match=r"a\.parquet: no such file or folder; "):
         texts(open_source(str(tmp_path / "a.parquet"), "text"))
-    with pytest.raises(DataError, match=r"hf:: hf:NAME\[:CONFIG\]\[@SPLIT\] is wanted"):
+    with pytest.raises(DataError, match=r"hf:: not of the form hf:NAME\[:CONFIG\]\[@SPLIT\]"):
         open_source("hf:", "text")
     (tmp_path / "hub").mkdir()
     write(tmp_path / "hub", train_parquet=parquet(ROWS))
@@ -424,11 +424,11 @@ def of_the_hub(url, folder, name, position=None):
 
 def test_a_hub_that_drops_connections_costs_no_document_and_no_duplicate(tmp_path):
     files = {f"train-{part}.jsonl": json_lines(TOLD[part::2]) for part in range(2)}
-    told = TOLD[0::2] + TOLD[1::2]
+    records = TOLD[0::2] + TOLD[1::2]
     bursts = {1, 3, *range(5, 12), *range(13, 20)}  # the client of the hub tries six times: of seven in a row we hear
     with HubServer("some/set", files, lambda request: request in bursts) as hub:
         read, after = of_the_hub(hub.url, tmp_path, "hf:some/set")
-        assert read == told and hub.broken == len(bursts)
-        assert of_the_hub(hub.url, tmp_path, "hf:some/set", after)[0] == told[1501:]
+        assert read == records and hub.broken == len(bursts)
+        assert of_the_hub(hub.url, tmp_path, "hf:some/set", after)[0] == records[1501:]
         assert "there is no such file or data set" in of_the_hub(hub.url, tmp_path, "hf:another/set")
     assert "the connection failed 7 times in a row" in of_the_hub(hub.url, tmp_path, "hf:some/set")

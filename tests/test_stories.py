@@ -89,13 +89,13 @@ def readings(text):
 
 @pytest.mark.parametrize("split", ["train", "held-out"])
 def test_one_series_of_choices_makes_a_text_and_its_bits_are_those_of_the_story(split):
-    for told in itertools.islice(stories(7, split), 30):
-        assert readings(told.text) == [pytest.approx(told.bits, rel=1e-12)], told.text
+    for document in itertools.islice(stories(7, split), 30):
+        assert readings(document.text) == [pytest.approx(document.bits, rel=1e-12)], document.text
 
 
 def test_a_text_that_no_choices_make_is_not_read():
     """Guards the test above: a reading must not accept anything else."""
-    text = next(told.text for told in SAMPLE if told.text.startswith("One "))
+    text = next(document.text for document in SAMPLE if document.text.startswith("One "))
     assert len(readings(text)) == 1
     assert readings(text[:-1]) == readings(text.replace(" home, ", " home ")) == readings(text + text) == []
 
@@ -124,7 +124,7 @@ def test_choices_come_as_often_as_their_bits_say():
 
 
 def test_same_texts_on_every_machine_and_version():
-    text = "".join(told.text for told in itertools.islice(stories(0), 50)) + story(1, 10**12, "held-out").text
+    text = "".join(document.text for document in itertools.islice(stories(0), 50)) + story(1, 10**12, "held-out").text
     assert hashlib.sha256(text.encode()).hexdigest() == "dd5b9f14be80d1d1e07791bd3add4074ba12b483b489e1452dafa36dc37946a8"
 
 
@@ -134,20 +134,20 @@ def test_any_story_directly():
 
 def test_seeds_and_splits_share_no_text():
     groups = [(0, "train"), (0, "held-out"), (1, "train"), (1, "held-out")]
-    texts = [told.text for seed, split in groups for told in itertools.islice(stories(seed, split), 1000)]
+    texts = [document.text for seed, split in groups for document in itertools.islice(stories(seed, split), 1000)]
     assert len(set(texts)) == len(texts)
 
 
 def test_documents_in_a_row_can_be_told_apart():
-    stream = "".join(told.text for told in SAMPLE)
+    stream = "".join(document.text for document in SAMPLE)
     greetings = "|".join(corpus.GREETINGS)
     starts = rf"^(?=One |You: Tell me a story\.\n|You: (?:{greetings})\.\n)"
-    assert re.split(starts, stream, flags=re.MULTILINE)[1:] == [told.text for told in SAMPLE]
+    assert re.split(starts, stream, flags=re.MULTILINE)[1:] == [document.text for document in SAMPLE]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((0, 0, "test"), "the split is 'train' or 'held-out', not 'test'"), ((0, -1), "there is no number -1")],
+    [((0, 0, "test"), "the split is 'train' or 'held-out', not 'test'"), ((0, -1), "not from -1")],
 )
 def test_refuses_what_is_not_in_the_corpus(arguments, message):
     with pytest.raises(ConfigError, match=message):
@@ -165,16 +165,16 @@ ASKINGS = [re.compile(re.escape(kind.asking).replace(r"\{\}", NAME) + "$") for k
 
 def facts(text):
     """Everything told in a text: {(number of the kind, name): values}."""
-    told = {}
+    document = {}
     for number, telling in enumerate(TELLINGS):
         for name, value in telling.findall(text.replace(", I see", "")):
-            told.setdefault((number, name), set()).add(value)
-    return told
+            document.setdefault((number, name), set()).add(value)
+    return document
 
 
 def test_an_answer_follows_from_what_was_told_before():
-    for told in SAMPLE:
-        for question in told.questions:
+    for document in SAMPLE:
+        for question in document.questions:
             line = question.prompt.removesuffix("\nNeo:").rpartition("\n")[2]
             [(number, name)] = [(number, match[1]) for number, asking in enumerate(ASKINGS) if (match := asking.search(line))]
             values = facts(question.prompt)[number, name]
@@ -186,35 +186,37 @@ def test_an_answer_follows_from_what_was_told_before():
 
 def test_events_are_true_to_the_facts():
     used = 0
-    for told in SAMPLE:
+    for document in SAMPLE:
         for number, using in enumerate(USINGS):
-            for event in using.finditer(told.text):
-                assert facts(told.text[: event.start()])[number, event[1]] == {event[2]}
+            for event in using.finditer(document.text):
+                assert facts(document.text[: event.start()])[number, event[1]] == {event[2]}
                 used += 1
     assert used > 500
 
 
 def test_every_question_of_the_text_is_listed_and_none_is_asked_twice():
-    for told in SAMPLE:
-        assert told.text.count("?") == len(told.questions) >= 1
-        assert len({question.answer for question in told.questions}) == len(told.questions)
-        for question in told.questions:
+    for document in SAMPLE:
+        assert document.text.count("?") == len(document.questions) >= 1
+        assert len({question.answer for question in document.questions}) == len(document.questions)
+        for question in document.questions:
             assert question.prompt.endswith("?\nNeo:")
-            assert told.text.startswith(question.prompt + question.answer + "\n")
+            assert document.text.startswith(question.prompt + question.answer + "\n")
 
 
 def test_a_story_has_three_or_four_questions_about_two_or_three_facts_of_each_character():
     kinds = Counter()
-    for told in SAMPLE:
-        if " At last " in told.text:
-            kinds[len(told.questions)] += 1
-            assert set(Counter(name for _, name in facts(told.text)).values()) <= {2, 3}
+    for document in SAMPLE:
+        if " At last " in document.text:
+            kinds[len(document.questions)] += 1
+            assert set(Counter(name for _, name in facts(document.text)).values()) <= {2, 3}
     assert set(kinds) == {3, 4}
 
 
 def test_questions_reach_back_near_and_far():
     distances = sorted(
-        len(question.prompt[question.prompt.rfind(question.answer.strip(" .")) :].split()) for told in SAMPLE for question in told.questions
+        len(question.prompt[question.prompt.rfind(question.answer.strip(" .")) :].split())
+        for document in SAMPLE
+        for question in document.questions
     )
     assert distances[len(distances) // 10] < 25
     assert 40 < distances[len(distances) // 2] < 60
@@ -234,21 +236,21 @@ def test_a_word_belongs_to_one_list():
 
 
 def test_texts_are_plain_lines_of_sentences():
-    for told in SAMPLE:
-        assert told.text.isascii() and told.text.endswith("\n")
-        for line in told.text[:-1].split("\n"):
+    for document in SAMPLE:
+        assert document.text.isascii() and document.text.endswith("\n")
+        for line in document.text[:-1].split("\n"):
             assert re.fullmatch(r"(\w+: )?[A-Z][\w, ]*[.?]( [A-Z][\w, ]*\.)*", line), line
-        assert "  " not in told.text
-        assert not re.search(r"\ba [aeiou]", told.text)
-        if "Tell me a story" in told.text:
-            assert told.text.startswith("You: Tell me a story.\nNeo: One ")
+        assert "  " not in document.text
+        assert not re.search(r"\ba [aeiou]", document.text)
+        if "Tell me a story" in document.text:
+            assert document.text.startswith("You: Tell me a story.\nNeo: One ")
 
 
 def test_rich_but_learnable():
-    bits_per_byte = sum(told.bits for told in SAMPLE) / sum(len(told.text.encode()) for told in SAMPLE)
+    bits_per_byte = sum(document.bits for document in SAMPLE) / sum(len(document.text.encode()) for document in SAMPLE)
     assert 0.3 < bits_per_byte < 0.7
-    assert 60 < sum(len(told.text.split()) for told in SAMPLE) / len(SAMPLE) < 130
-    assert 200 < len({word for told in SAMPLE for word in re.findall(r"\w+", told.text)}) < 300
+    assert 60 < sum(len(document.text.split()) for document in SAMPLE) / len(SAMPLE) < 130
+    assert 200 < len({word for document in SAMPLE for word in re.findall(r"\w+", document.text)}) < 300
 
 
 # Command ---------------------------------------------------------------------------------------------------------------------------
@@ -257,8 +259,8 @@ def test_rich_but_learnable():
 def test_command_prints_stories_and_their_bits(capsys):
     assert main(["--count", "2", "--seed", "4", "--start", "6"]) == 0
     printed = capsys.readouterr().out
-    for told in (story(4, 6), story(4, 7)):
-        assert f"{told.text}[{told.bits:.1f} bits, {told.bits / len(told.text):.3f} bits per byte]" in printed
+    for document in (story(4, 6), story(4, 7)):
+        assert f"{document.text}[{document.bits:.1f} bits, {document.bits / len(document.text):.3f} bits per byte]" in printed
     assert printed.count("bits per byte") == 2
 
 

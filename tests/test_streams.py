@@ -25,16 +25,16 @@ NEUROGEN = f"{sys.executable} -m neurogen_numba"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_NUM_THREADS": "1"}
 
 
-def shell(line, place, **variables):
+def shell(line, location, **variables):
     done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {line}"], cwd=place, env=ENVIRONMENT | variables, capture_output=True, encoding="utf-8"
+        ["bash", "-c", f"set -o pipefail; {line}"], cwd=location, env=ENVIRONMENT | variables, capture_output=True, encoding="utf-8"
     )
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr, done.stderr
     return done
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def location(tmp_path_factory):
     """A folder with a text, the settings of a run of 30 steps, and such a run."""
     folder = tmp_path_factory.mktemp("streams")
     (folder / "sheep.txt").write_text("".join(f"{number} sheep, " for number in range(400)))
@@ -62,62 +62,62 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("words", COMMANDS)
-def test_a_full_output_costs_a_sentence(place, words):
-    done = shell(f"echo '{COMMANDS[words]}' | {NEUROGEN} {words} > /dev/full", place)
+def test_a_full_output_costs_a_sentence(location, words):
+    done = shell(f"echo '{COMMANDS[words]}' | {NEUROGEN} {words} > /dev/full", location)
     assert done.returncode == 2 and "the output cannot be written: No space left on device" in done.stderr
 
 
 @pytest.mark.parametrize("words", ["config nano", "train --help", "plan --backend cpu"])
-def test_a_reader_that_has_gone_ends_a_command_quietly(place, words):
-    done = shell(f"{{ sleep 0.2; {NEUROGEN} {words}; echo $? >&2; }} | true", place)
+def test_a_reader_that_has_gone_ends_a_command_quietly(location, words):
+    done = shell(f"{{ sleep 0.2; {NEUROGEN} {words}; echo $? >&2; }} | true", location)
     assert done.stderr == "141\n"
 
 
 @pytest.mark.parametrize("words", COMMANDS)
-def test_closed_streams_are_empty(place, words):
-    done = shell(f"{NEUROGEN} {words} <&- >&- 2>&-", place)
+def test_closed_streams_are_empty(location, words):
+    done = shell(f"{NEUROGEN} {words} <&- >&- 2>&-", location)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-"])
-def test_one_closed_stream_leaves_the_others_alone(place, closed):
-    done = shell(f"{NEUROGEN} config nano {closed}", place)
+def test_one_closed_stream_leaves_the_others_alone(location, closed):
+    done = shell(f"{NEUROGEN} config nano {closed}", location)
     assert (done.returncode, done.stderr) == (0, "") and ("[brain" in done.stdout) == (closed != ">&-")
 
 
-def test_a_mistake_is_one_even_where_nobody_can_be_told(place):
+def test_a_mistake_is_one_even_where_nobody_can_be_told(location):
     for closed in ("2>&-", "2> /dev/full", "> /dev/full 2>&1", ">&- 2>&-"):
-        assert shell(f"{NEUROGEN} bogus {closed}", place).returncode == 2
+        assert shell(f"{NEUROGEN} bogus {closed}", location).returncode == 2
 
 
 @pytest.mark.parametrize("encoding", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
-def test_a_name_with_an_accent_where_the_encoding_is_ascii(place, encoding):
-    done = shell(f"cp sheep.txt schäfchen.txt; {NEUROGEN} config --set text.data=schäfchen.txt", place, **encoding)
+def test_a_name_with_an_accent_where_the_encoding_is_ascii(location, encoding):
+    done = shell(f"cp sheep.txt schäfchen.txt; {NEUROGEN} config --set text.data=schäfchen.txt", location, **encoding)
     assert done.returncode == 0 and 'data = "schäfchen.txt"' in done.stdout
-    words = " ".join(flags(place))
+    words = " ".join(flags(location))
     name = f"é-{encoding.get('LC_ALL', 'io')}"
-    assert shell(f"{NEUROGEN} train {words} --name {name} --data schäfchen.txt --steps 2", place, **encoding).returncode == 0
-    refused = shell(f"{NEUROGEN} generate {name} --prompt é --backend cpu", place, **encoding)
+    assert shell(f"{NEUROGEN} train {words} --name {name} --data schäfchen.txt --steps 2", location, **encoding).returncode == 0
+    refused = shell(f"{NEUROGEN} generate {name} --prompt é --backend cpu", location, **encoding)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1  # the text has no such letter
     for line in (f"train --resume runs/{name} --steps 3", f"figures {name}"):
-        assert shell(f"{NEUROGEN} {line} --backend cpu", place, **encoding).returncode == 0
+        assert shell(f"{NEUROGEN} {line} --backend cpu", location, **encoding).returncode == 0
 
 
 @pytest.mark.parametrize("end", ["| head -1", "> /dev/full", "> /dev/full 2>&1", ">&- 2>&- <&-", "2>&1 | true"])
-def test_a_run_whose_output_goes_away_goes_on(place, end):
+def test_a_run_whose_output_goes_away_goes_on(location, end):
     name = re.sub(r"\W+", "-", end)
-    done = shell(f"{NEUROGEN} train {' '.join(flags(place))} --name run{name} {end}", place)
+    done = shell(f"{NEUROGEN} train {' '.join(flags(location))} --name run{name} {end}", location)
     assert done.returncode == 0
-    assert checkpoint.newest(place / f"runs/run{name}")[0].name == "step-00000030"
+    assert checkpoint.newest(location / f"runs/run{name}")[0].name == "step-00000030"
     if "2>" not in end:
         assert "the output cannot be written: " in done.stderr and "metrics.jsonl" in done.stderr
 
 
 @pytest.mark.parametrize("plain", [True, False])
-def test_a_run_whose_terminal_closes_saves(place, plain):
+def test_a_run_whose_terminal_closes_saves(location, plain):
     ours, theirs = pty.openpty()
     name = f"terminal-{plain}"
-    words = [*flags(place), "--steps", "100000", "--name", name, *(["--plain"] if plain else [])]
+    words = [*flags(location), "--steps", "100000", "--name", name, *(["--plain"] if plain else [])]
 
     def begin():  # the terminal is this process's own, as after a login
         import fcntl
@@ -129,7 +129,7 @@ def test_a_run_whose_terminal_closes_saves(place, plain):
     environment = ENVIRONMENT | {"TERM": "xterm", "PYTHONIOENCODING": "utf-8"}
     child = subprocess.Popen(
         [sys.executable, "-m", "neurogen_numba", "train", *words],
-        cwd=place,
+        cwd=location,
         env=environment,
         stdin=theirs,
         stdout=theirs,
@@ -137,20 +137,20 @@ def test_a_run_whose_terminal_closes_saves(place, plain):
         preexec_fn=begin,
     )
     os.close(theirs)
-    said = b""
-    while b"tokens/s" not in said or b"loss" not in said:
-        said += os.read(ours, 4096)
+    output = b""
+    while b"tokens/s" not in output or b"loss" not in output:
+        output += os.read(ours, 4096)
     os.close(ours)  # the kernel sends SIGHUP, and every write fails from now on
     assert child.wait() == 130
-    run = place / "runs" / name
+    run = location / "runs" / name
     steps = max(int(step) for step in re.findall(r'"kind": "step", "step": (\d+)', (run / "metrics.jsonl").read_text()))
     assert checkpoint.newest(run)[0] == checkpoint.step_folder(run, steps)
 
 
-def test_ctrl_c_that_also_ends_the_reader_saves(place):
-    words = f"{NEUROGEN} train {' '.join(flags(place))} --steps 100000 --name tee"
+def test_ctrl_c_that_also_ends_the_reader_saves(location):
+    words = f"{NEUROGEN} train {' '.join(flags(location))} --steps 100000 --name tee"
     pipes = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}
-    child = subprocess.Popen(["bash", "-c", f"set -m; {words} | tee log.txt"], cwd=place, env=ENVIRONMENT, **pipes)
+    child = subprocess.Popen(["bash", "-c", f"set -m; {words} | tee log.txt"], cwd=location, env=ENVIRONMENT, **pipes)
     while "step 5/" not in child.stdout.readline():
         pass
     tee = subprocess.run(["pgrep", "-s", str(child.pid), "-x", "tee"], capture_output=True, text=True)
@@ -159,7 +159,7 @@ def test_ctrl_c_that_also_ends_the_reader_saves(place):
     group = os.getpgid(int(tee.stdout))
     os.killpg(group, signal.SIGINT)
     child.wait()
-    run = place / "runs/tee"
+    run = location / "runs/tee"
     for _ in range(600):  # bash waits for tee only
         if checkpoint.saved(run):
             break
@@ -167,11 +167,11 @@ def test_ctrl_c_that_also_ends_the_reader_saves(place):
     assert checkpoint.step_of(checkpoint.newest(run)[0]) >= 5
 
 
-def test_under_nohup_the_end_of_the_terminal_changes_nothing(place):
-    words = " ".join([*flags(place), "--name", "nohup"])
+def test_under_nohup_the_end_of_the_terminal_changes_nothing(location):
+    words = " ".join([*flags(location), "--name", "nohup"])
     wait = "p=$!; while ! grep -q 'step 1/' nohup.txt; do sleep 0.05; done; kill -HUP $p; wait $p"
-    assert shell(f"nohup {NEUROGEN} train {words} > nohup.txt 2>&1 & {wait}", place).returncode == 0
-    assert checkpoint.newest(place / "runs/nohup")[0].name == "step-00000030"
+    assert shell(f"nohup {NEUROGEN} train {words} > nohup.txt 2>&1 & {wait}", location).returncode == 0
+    assert checkpoint.newest(location / "runs/nohup")[0].name == "step-00000030"
 
 
 def test_a_view_that_fails_costs_itself_and_not_the_run():
@@ -188,14 +188,14 @@ def test_a_view_that_fails_costs_itself_and_not_the_run():
             self.shown += 1
             raise ZeroDivisionError("in a picture")
 
-    view, told = Failing(), []
-    with Unbreakable(lambda: view, told.append) as guarded:
+    view, reports = Failing(), []
+    with Unbreakable(lambda: view, reports.append) as guarded:
         guarded.show(None)
         guarded.show(None)
-    assert view.shown == 1 and len(told) == 1 and "ZeroDivisionError: in a picture" in told[0]
-    with Unbreakable(lambda: 1 / 0, told.append) as guarded:
+    assert view.shown == 1 and len(reports) == 1 and "ZeroDivisionError: in a picture" in reports[0]
+    with Unbreakable(lambda: 1 / 0, reports.append) as guarded:
         guarded.show(None)
-    assert len(told) == 2
+    assert len(reports) == 2
 
 
 def test_what_a_stream_refuses_is_told_once():
@@ -207,9 +207,9 @@ def test_what_a_stream_refuses_is_told_once():
 
         flush = isatty = lambda self: (_ for _ in ()).throw(ValueError("closed"))
 
-    told = []
-    stream = streams.Unfailing(Full(), told.append)
+    reports = []
+    stream = streams.Unfailing(Full(), reports.append)
     assert stream.write("ab") == 2 and stream.encoding == "ascii"
     stream.writelines(["c", "d"])
     stream.flush()
-    assert len(told) == 1
+    assert len(reports) == 1

@@ -31,11 +31,11 @@ def test_recall_asks_for_every_key_once():
     inputs, targets = task.batch(3, 4)
     assert inputs.shape == targets.shape == (20, 4) and inputs.dtype == targets.dtype == np.int32
     for b in range(4):
-        told = dict(zip(inputs[:10:2, b], inputs[1:10:2, b], strict=True))
+        value_of_key = dict(zip(inputs[:10:2, b], inputs[1:10:2, b], strict=True))
         asked = inputs[10::2, b]
-        assert len(told) == 5 and sorted(asked) == sorted(told) and (inputs[11::2, b] == 16).all()
-        assert all(targets[10 + 2 * i, b] == told[key] for i, key in enumerate(asked))
-        assert max(told) < 8 <= min(told.values()) and max(told.values()) < 16
+        assert len(value_of_key) == 5 and sorted(asked) == sorted(value_of_key) and (inputs[11::2, b] == 16).all()
+        assert all(targets[10 + 2 * i, b] == value_of_key[key] for i, key in enumerate(asked))
+        assert max(value_of_key) < 8 <= min(value_of_key.values()) and max(value_of_key.values()) < 16
         assert (targets[:, b] >= 0).sum() == 5
 
 
@@ -81,7 +81,7 @@ def test_a_permutation_is_always_the_same(mnist, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "harm, said",
+    "harm, output",
     [
         (lambda path: path.unlink(), "is missing; give the folder with the four files"),
         (lambda path: path.write_bytes(b"not a gzip file"), "cannot be read"),
@@ -91,11 +91,11 @@ def test_a_permutation_is_always_the_same(mnist, tmp_path):
         (lambda path: path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-1])), "damaged, it has"),
     ],
 )
-def test_files_that_are_not_mnist_are_named(harm, said, mnist, tmp_path):
+def test_files_that_are_not_mnist_are_named(harm, output, mnist, tmp_path):
     for path in mnist.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     harm(tmp_path / "train-images-idx3-ubyte.gz")
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=output):
         Digits(tmp_path)
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes((mnist / "train-images-idx3-ubyte.gz").read_bytes())
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes((mnist / "t10k-labels-idx1-ubyte.gz").read_bytes())
@@ -137,7 +137,7 @@ def test_the_command_learns_to_recall(capsys):
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, output",
     [
         ("recall --pairs 0", "--pairs: from 1 to 128, not 0"),
         ("recall --pairs 129", "--pairs: from 1 to 128, not 129"),
@@ -149,10 +149,10 @@ def test_the_command_learns_to_recall(capsys):
         ("recall --steps 0", "--steps: at least 1, not 0"),
     ],
 )
-def test_wrong_flags_are_named(words, said, capsys):
+def test_wrong_flags_are_named(words, output, capsys):
     assert command.main(words.split()) == 2
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
+    assert output in error and error.count("\n") == 1
 
 
 def test_settings_of_tasks_are_checked():

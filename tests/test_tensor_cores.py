@@ -15,19 +15,19 @@ from neurogen_numba.kernels.bundles import (
     BEGIN,
     BUNDLE_COLUMNS,
     COPY_LENGTH,
-    COPY_PLACE,
+    COPY_OFFSET,
     COPY_RING,
-    D_PLACE,
+    D_OFFSET,
+    DELAY,
     END,
     ENTRY_COLUMNS,
     FIRST,
     LAST,
-    LATE,
     LENGTH,
     LINE,
     NUMBER,
+    OFFSET,
     OUT,
-    PLACE,
     RING,
     SIZE,
     SLICE,
@@ -91,36 +91,36 @@ def test_gather(kind, width, at_once, back, mixed, numbers, batch, slices):
     x, weight = short(rng.standard_normal((ROWS * batch, SOURCES))), short(rng.standard_normal((count, SLICE, width)))
     block, delay = rng.integers(0, SOURCES // SLICE, count), rng.integers(0, 4, count)
     entries = np.zeros((count, ENTRY_COLUMNS), np.int32)
-    entries[:, PLACE], entries[:, LATE] = place_of(SLICE * block, ROWS * batch) // SLICE, delay * batch
+    entries[:, OFFSET], entries[:, DELAY] = place_of(SLICE * block, ROWS * batch) // SLICE, delay * batch
     entries[:, LENGTH], entries[:, RING] = ROWS * batch, 0
     share = np.minimum(width, 16 * 2 ** rng.integers(0, 3, count)) if mixed else np.full(count, width)  # of the tile, for each slice
     first = rng.integers(0, width // share) * share
     entries[:, FIRST], entries[:, LAST] = first // 8, (first + share) // 8
     entries[:, WEIGHT] = np.cumsum([0, *share[:-1]]) * SLICE // WORD
-    own = [weight[e, :, first[e] : first[e] + share[e]] for e in range(count)]
+    inner = [weight[e, :, first[e] : first[e] + share[e]] for e in range(count)]
     start, limit, scale = np.cumsum([0, *slices], dtype=np.int32), 4 * batch, np.float32(0.25)
     tiles = np.zeros((len(slices), TILE_COLUMNS), np.int32)
-    place = [(which, number) for which, size in enumerate(numbers) for number in range(0, size, width)]
-    tiles[:, OUT], tiles[:, NUMBER] = np.transpose(place)
+    tile_of = [(which, number) for which, size in enumerate(numbers) for number in range(0, size, width)]
+    tiles[:, OUT], tiles[:, NUMBER] = np.transpose(tile_of)
     tiles[:, BEGIN], tiles[:, END] = start[:-1], start[1:]
-    tiles[:, SIZE], tiles[:, COPY_PLACE] = np.array(numbers)[tiles[:, OUT]], -1
+    tiles[:, SIZE], tiles[:, COPY_OFFSET] = np.array(numbers)[tiles[:, OUT]], -1
     copies = np.zeros((ROWS * batch, 64), np.float32)  # of the first output, in the same flat array as x, after it
     of_first = tiles[:, OUT] == 0
-    tiles[of_first, COPY_PLACE] = (x.size + place_of(tiles[of_first, NUMBER], ROWS * batch)) // SLICE
+    tiles[of_first, COPY_OFFSET] = (x.size + place_of(tiles[of_first, NUMBER], ROWS * batch)) // SLICE
     tiles[:, COPY_RING], tiles[:, COPY_LENGTH] = 0, ROWS * batch
     outs = [np.full((columns, size), np.nan, np.float32) for size in numbers]
 
     expected = [np.zeros((columns, -(-size // width) * width)) for size in numbers]
-    for tile, (which, number) in enumerate(place):
+    for tile, (which, number) in enumerate(tile_of):
         for e in range(start[tile], start[tile + 1]):
             base = (TOKEN + delay[e]) * batch if back else (START + TOKEN - delay[e]) * batch
             for c in range(columns):
                 read = x[column(base, c, batch, not back), SLICE * block[e] :][:SLICE]
                 if not back or base + c < limit:  # what comes after the segment has no gradient
-                    expected[which][c, number + first[e] :][: share[e]] += read.astype(np.float64) @ own[e] / 4
+                    expected[which][c, number + first[e] :][: share[e]] += read.astype(np.float64) @ inner[e] / 4
 
     kernel, grid = bundles.make_gather(kind, width, at_once, back, mixed), (len(slices), -(-columns // at_once))
-    factors = words(np.concatenate([lines(x).ravel(), copies.ravel()]), kind), np.concatenate([packed(w[None], kind) for w in own])
+    factors = words(np.concatenate([lines(x).ravel(), copies.ravel()]), kind), np.concatenate([packed(w[None], kind) for w in inner])
     tables = tiles, entries, np.array([START], np.int32)
     flat = [out.reshape(-1) for out in outs]
     arrays = *flat, *flat[:1] * (3 - len(flat)), factors[0].view(np.uint32), *factors
@@ -140,18 +140,20 @@ def test_weight_grad(kind, size, batch, count):
     rng, targets, columns = np.random.default_rng(size), 192, 6 * batch
     x, d = (short(rng.standard_normal((rows * batch, numbers))) for rows, numbers in ((ROWS, SOURCES), (6, targets)))
     block, tile, delay = (rng.integers(0, below, count) for below in (SOURCES // size, targets // size, 4))
-    place = rng.permutation(count)  # of its weights
+    tile_of = rng.permutation(count)  # of its weights
     table = np.zeros((count, BUNDLE_COLUMNS), np.int32)
-    table[:, PLACE], table[:, D_PLACE] = (place_of(number * size, matrix) // SLICE for number, matrix in ((block, len(x)), (tile, len(d))))
-    table[:, LATE], table[:, LENGTH], table[:, WEIGHT] = delay * batch, ROWS * batch, place * size * size // WORD
+    table[:, OFFSET], table[:, D_OFFSET] = (
+        place_of(number * size, matrix) // SLICE for number, matrix in ((block, len(x)), (tile, len(d)))
+    )
+    table[:, DELAY], table[:, LENGTH], table[:, WEIGHT] = delay * batch, ROWS * batch, tile_of * size * size // WORD
     gradient = short(rng.standard_normal((count, size, size)))
 
     expected = gradient.astype(np.float64)
     for e in range(count):
         read = x[[column((START - delay[e]) * batch, c, batch, True) for c in range(columns)], size * block[e] :][:, :size]
-        expected[place[e]] += read.astype(np.float64).T @ d[:, size * tile[e] :][:, :size] / 2
+        expected[tile_of[e]] += read.astype(np.float64).T @ d[:, size * tile[e] :][:, :size] / 2
 
-    grid = -(-count // bundles.of_block(size)), 1
+    grid = -(-count // bundles.bundles_per_block(size)), 1
     arguments = words(lines(x), kind), words(lines(d), kind), table, np.array([START], np.int32), columns, batch, np.float32(0.5)
     run(bundles.make_weight_grad(kind, size), grid, THREADS, gradient.reshape(-1), *arguments)
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-4)
@@ -160,7 +162,7 @@ def test_weight_grad(kind, size, batch, count):
 @pytest.mark.parametrize("size, batch, lengths, plenty", [(64, 1, (2, T), 8), (32, 5, (5,), 8), (16, 5, (4,), 0)])
 def test_segments(size, batch, lengths, plenty, monkeypatch):
     """Tables, packed weights, rings and kernels together: numbers that no bundle divides, two sizes of bundles, narrow and wide tiles."""
-    monkeypatch.setattr(cuda_synapses, "PLENTY", plenty)
+    monkeypatch.setattr(cuda_synapses, "MANY_BLOCKS_PER_SM", plenty)
     made = Wired(LaneBackend(), arcs(size - 7, max(37, size + 5), 19, 17, size, size))
     state, past = made.state(batch), made.silent_past(batch)
     for segment, length in enumerate(lengths):
@@ -169,7 +171,7 @@ def test_segments(size, batch, lengths, plenty, monkeypatch):
 
 def test_signals_that_tables_cannot_name_are_refused():
     made = Wired(LaneBackend(), (Arc("one", "a.axon", "b.current", 16, 16, 16, delays=2, most=16),))
-    with pytest.raises(ConfigError, match="134,217,728 sequences: what their synapses read has"):
+    with pytest.raises(ConfigError, match="134,217,728 sequences: the synapses' buffers have"):
         made.state(2**27)
 
 

@@ -53,7 +53,7 @@ def test_what_was_measured_is_in_the_events(tmp_path):
     assert [step for step, _ in kept["training/loss"]] == list(range(1, 21))
     for tag, value in {"training/accuracy": 0.02, "training/tokens_per_second": 1020.0, "activity/pfc": 0.04}.items():
         assert kept[tag][-1] == (20, pytest.approx(value))
-    assert kept["validation/bits_per_byte"] == [(10, 2.0), (20, 2.0)] and kept["last_look/bits_per_byte"] == [(20, 3.0)]
+    assert kept["validation/bits_per_byte"] == [(10, 2.0), (20, 2.0)] and kept["final/bits_per_byte"] == [(20, 3.0)]
     assert kept["neuromodulators/serotonin"] == [(20, pytest.approx(-4.0))]
     texts = [value.tensor.string_val[0].decode() for event in events(tmp_path) for value in event.summary.value if value.HasField("tensor")]
     assert "it wrote:\n\n    wrote 10\n\nthe truth:\n\n    truth 10" in texts[0]
@@ -80,27 +80,27 @@ def test_a_resumed_run_takes_back_what_it_repeats(tmp_path):
 
 def test_a_disk_that_fills_up_costs_a_warning(tmp_path, monkeypatch):
     pytest.importorskip("tensorboardX")
-    told = []
+    reports = []
 
     def full(event):
         raise OSError(28, "No space left on device")
 
-    with TensorBoard(tmp_path, 0, told.append) as view:
+    with TensorBoard(tmp_path, 0, reports.append) as view:
         view.show(histories.step(1))
         monkeypatch.setattr(view._file, "write_event", full)
         for number in (2, 3):
             view.show(histories.step(number))
-    (notice,) = told
+    (notice,) = reports
     assert notice.text.startswith(f"warning: no more events for TensorBoard: {tmp_path / 'tensorboard'} cannot be written: No space left")
 
 
 def test_a_folder_that_cannot_be_made_costs_a_warning(tmp_path):
     pytest.importorskip("tensorboardX")
     (tmp_path / "tensorboard").write_text("in the way")
-    told = []
-    with TensorBoard(tmp_path, 0, told.append) as view:
+    reports = []
+    with TensorBoard(tmp_path, 0, reports.append) as view:
         view.show(histories.step(1))
-    assert "cannot be written: File exists" in told[0].text and len(told) == 1
+    assert "cannot be written: File exists" in reports[0].text and len(reports) == 1
 
 
 def test_where_it_is_missing_the_flag_is_refused_and_a_resumed_run_goes_on(tmp_path, monkeypatch):
@@ -110,7 +110,7 @@ def test_where_it_is_missing_the_flag_is_refused_and_a_resumed_run_goes_on(tmp_p
     for name in [*sys.modules, "tensorboardX"]:
         if name.split(".")[0] == "tensorboardX":
             monkeypatch.setitem(sys.modules, name, None)
-    told = []
-    with TensorBoard(tmp_path, 7, told.append) as view:
+    reports = []
+    with TensorBoard(tmp_path, 7, reports.append) as view:
         view.show(histories.step(8))
-    assert "tensorboardX is not installed" in told[0].text and len(told) == 1
+    assert "tensorboardX is not installed" in reports[0].text and len(reports) == 1

@@ -15,7 +15,7 @@ from neurogen_numba.config import Text, Training
 from neurogen_numba.errors import CheckpointError, ConfigError, DataError
 from neurogen_numba.text.batches import FileBatches, FileCorpus, open_corpus, text_to_score
 from neurogen_numba.text.sources import Piece
-from neurogen_numba.text.tokenfile import MOST, TokenFileCorpus, write
+from neurogen_numba.text.tokenfile import MAX_HELD_OUT, TokenFileCorpus, write
 from neurogen_numba.text.tokenizer import Tokenizer, build
 from neurogen_numba.tokenize import main as tokenize
 
@@ -24,7 +24,7 @@ SHEEP = "".join(f"{number} sheep went home.\n" for number in range(400))
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def location(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sheep.txt").write_text(SHEEP)
     (tmp_path / "sheep.jsonl").write_text("".join(json.dumps({"text": line, "body": "no"}) + "\n" for line in SHEEP.splitlines()))
@@ -32,18 +32,18 @@ def place(tmp_path, monkeypatch):
 
 
 def refused(code, capsys, *words):
-    said = capsys.readouterr().err
-    assert code == 2 and said.count("\n") == 1 and all(word in said for word in words), said
+    output = capsys.readouterr().err
+    assert code == 2 and output.count("\n") == 1 and all(word in output for word in words), output
     return True
 
 
-def test_a_text_becomes_its_tokens(place, capsys):
+def test_a_text_becomes_its_tokens(location, capsys):
     assert tokenize(["sheep.txt", "--out", "deep/tokens.bin", "--tokenizer", "char", "--workers", "0"]) == 0
     tokens = np.fromfile("deep/tokens.bin", "<u2")  # nanoGPT reads it so
     tokenizer = Tokenizer.load("deep/tokens.tokenizer")
     assert tokenizer.decode(tokens) == SHEEP and tokenizer.end_of_text is None
-    said = json.loads(Path("deep/tokens.json").read_text())
-    assert said == {
+    output = json.loads(Path("deep/tokens.json").read_text())
+    assert output == {
         "format": "neurogen-tokens",
         "dtype": "uint16",
         "vocabulary": tokenizer.vocabulary,
@@ -52,12 +52,12 @@ def test_a_text_becomes_its_tokens(place, capsys):
         "bytes": len(SHEEP),
         "crc32": zlib.crc32(Path("deep/tokens.bin").read_bytes()),
     }
-    said = capsys.readouterr().out
-    assert f"deep/tokens.bin: {len(SHEEP):,} tokens" in said and " 1 document, " in said
+    output = capsys.readouterr().out
+    assert f"deep/tokens.bin: {len(SHEEP):,} tokens" in output and " 1 document, " in output
     assert sorted(path.name for path in Path("deep").iterdir()) == ["tokens.bin", "tokens.json", "tokens.tokenizer"]
 
 
-def test_documents_end_with_the_end_of_text_whoever_encodes(place):
+def test_documents_end_with_the_end_of_text_with_any_number_of_workers(location):
     for workers in "02":
         assert tokenize(["sheep.jsonl", "--out", f"{workers}.bin", "--vocab-size", "300", "--workers", workers]) == 0
     tokenizer, tokens = Tokenizer.load("0.tokenizer"), np.fromfile("0.bin", "<u2")
@@ -70,57 +70,57 @@ def test_documents_end_with_the_end_of_text_whoever_encodes(place):
         assert Path(f"0.{name}").read_bytes() == Path(f"2.{name}").read_bytes()
 
 
-def test_the_tokenizer_does_not_see_what_will_be_held_out(place):
-    (place / "a.txt").write_text("abcd " * 360 + "xyz? " * 40)
+def test_the_tokenizer_does_not_see_what_will_be_held_out(location):
+    (location / "a.txt").write_text("abcd " * 360 + "xyz? " * 40)
     assert tokenize(["a.txt", "--out", "a.bin", "--vocab-size", "263", "--workers", "0"]) == 0
     assert not any(b"x" in piece and piece != b"x" for piece in Tokenizer.load("a.tokenizer").pieces)
 
 
-def test_standard_input_and_a_given_model(place, monkeypatch):
+def test_standard_input_and_a_given_model(location, monkeypatch):
     assert tokenize(["sheep.txt", "--out", "a.bin", "--vocab-size", "300", "--workers", "0"]) == 0
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(SHEEP.encode()))))
     assert tokenize(["-", "--out", "b.bin", "--tokenizer", "a.tokenizer/tokenizer.model", "--workers", "0"]) == 0
     assert Path("a.bin").read_bytes() == Path("b.bin").read_bytes()
 
 
-def test_many_kinds_of_tokens_need_32_bits(place):
+def test_many_kinds_of_tokens_need_32_bits(location):
     class Wide:
         vocabulary = 2**16 + 1
 
         def save(self, folder):
             BYTES.save(folder)
 
-    said = write(place / "wide.bin", [(Piece("a", True, {}), np.array([2**16, 1], np.int32))], Wide())
-    assert said["dtype"] == "uint32" and np.fromfile(place / "wide.bin", "<u4").tolist() == [2**16, 1]
+    output = write(location / "wide.bin", [(Piece("a", True, {}), np.array([2**16, 1], np.int32))], Wide())
+    assert output["dtype"] == "uint32" and np.fromfile(location / "wide.bin", "<u4").tolist() == [2**16, 1]
     Wide.vocabulary -= 1
-    assert write(place / "wide.bin", [(Piece("a", True, {}), np.array([2**16 - 1]))], Wide())["dtype"] == "uint16"
-    assert np.fromfile(place / "wide.bin", "<u2").tolist() == [2**16 - 1]
+    assert write(location / "wide.bin", [(Piece("a", True, {}), np.array([2**16 - 1]))], Wide())["dtype"] == "uint16"
+    assert np.fromfile(location / "wide.bin", "<u2").tolist() == [2**16 - 1]
 
 
-def test_a_file_is_whole_or_not_there(place, capsys):
+def test_a_file_is_whole_or_not_there(location, capsys):
     assert tokenize(["sheep.txt", "--out", "a.bin", "--tokenizer", "byte", "--workers", "0"]) == 0
-    before = {path.name: path.read_bytes() for path in place.glob("a.*") if path.is_file()}
-    (place / "bad.jsonl").write_text('{"text": "fine"}\nbroken')
+    before = {path.name: path.read_bytes() for path in location.glob("a.*") if path.is_file()}
+    (location / "bad.jsonl").write_text('{"text": "fine"}\nbroken')
     capsys.readouterr()
     refused(tokenize(["bad.jsonl", "--out", "a.bin", "--tokenizer", "byte"]), capsys, "bad.jsonl: line 2")
     refused(tokenize(["bad.jsonl", "--out", "new.bin", "--tokenizer", "byte"]), capsys, "bad.jsonl: line 2")
-    (place / "empty.jsonl").write_text("\n")
+    (location / "empty.jsonl").write_text("\n")
     refused(tokenize(["empty.jsonl", "--out", "a.bin", "--tokenizer", "byte"]), capsys, "a.bin was not written: there is no text")
-    assert {path.name: path.read_bytes() for path in place.glob("a.*") if path.is_file()} == before
-    assert not list(place.glob("new.*")) and not list(place.glob("*.part"))
+    assert {path.name: path.read_bytes() for path in location.glob("a.*") if path.is_file()} == before
+    assert not list(location.glob("new.*")) and not list(location.glob("*.part"))
 
 
-def test_bad_flags_are_one_sentence(place, capsys):
-    (place / "itself").symlink_to("itself")
-    for folder, said in (("sheep.txt", "sheep.txt is a file"), ("itself", "itself is a link to itself")):
-        refused(tokenize(["sheep.txt", "--out", f"{folder}/a.bin", "--tokenizer", "byte"]), capsys, f"a.bin was not written: {said}; ")
+def test_bad_flags_are_one_sentence(location, capsys):
+    (location / "itself").symlink_to("itself")
+    for folder, output in (("sheep.txt", "sheep.txt is a file"), ("itself", "itself is a link to itself")):
+        refused(tokenize(["sheep.txt", "--out", f"{folder}/a.bin", "--tokenizer", "byte"]), capsys, f"a.bin was not written: {output}; ")
     refused(tokenize(["sheep.txt"]), capsys, "--out")
-    refused(tokenize(["sheep.txt", "--out", "sheep.txt"]), capsys, "--out sheep.txt: a name that ends with .bin is wanted")
+    refused(tokenize(["sheep.txt", "--out", "sheep.txt"]), capsys, "--out sheep.txt: the name must end with .bin")
     refused(tokenize(["sheep.txt", "--out", "a.bin", "--workers", "-1"]), capsys, "workers: at least 0, not -1")
     refused(tokenize(["missing.txt", "--out", "a.bin"]), capsys, "missing.txt: no such file or folder; check the path\n")
     refused(tokenize(["missing*.txt", "--out", "a.bin"]), capsys, "missing*.txt: no file matches; check the pattern\n")
     refused(tokenize(["sheep.jsonl", "--out", "a.bin", "--text-field", "id"]), capsys, "no field 'id', but text, body")
-    refused(tokenize(["-", "--out", "a.bin", "--tokenizer", "char"]), capsys, "all of standard input would have to be known")
+    refused(tokenize(["-", "--out", "a.bin", "--tokenizer", "char"]), capsys, "it would need a pass through all of standard input")
     refused(tokenize(["sheep.txt", "--out", "sheep.txt/a.bin", "--tokenizer", "byte"]), capsys, "a.bin was not written: ")
     assert Path("sheep.txt").read_text() == SHEEP
 
@@ -132,7 +132,7 @@ def training(**settings):
     return Training(**{"batch": 3, "segment": 7, **settings})
 
 
-def test_a_token_file_is_read_as_the_same_tokens_in_memory(place):
+def test_a_token_file_is_read_as_the_same_tokens_in_memory(location):
     assert tokenize(["sheep.jsonl", "--out", "a.bin", "--tokenizer", "byte", "--workers", "0"]) == 0
     corpus = open_corpus(tiny.config({"data": "a.bin"}, batch=3, segment=7))
     assert isinstance(corpus, TokenFileCorpus) and corpus.tokenizer.kind == "byte"
@@ -152,22 +152,22 @@ def test_a_token_file_is_read_as_the_same_tokens_in_memory(place):
     assert np.array_equal(text_to_score(Text(data="a.bin"), BYTES, 9).tokens, tokens[:10])
 
 
-def test_words_of_a_token_file_count_the_bytes_of_its_mean_word(place):
+def test_words_of_a_token_file_count_the_bytes_of_its_mean_word(location):
     """The file has lost what was no known word; how many bytes all of it was, it says."""
-    (place / "words.txt").write_text("a hippopotamus \n" * 99 + "tell me \n" * 100)
+    (location / "words.txt").write_text("a hippopotamus \n" * 99 + "tell me \n" * 100)
     assert tokenize(["words.txt", "--out", "w.bin", "--tokenizer", "word", "--vocab-size", "4", "--workers", "0"]) == 0
     corpus = open_corpus(tiny.config({"data": "w.bin"}, batch=3, segment=7))
-    mean = (place / "words.txt").stat().st_size / (3 * 199)
+    mean = (location / "words.txt").stat().st_size / (3 * 199)
     for validation in (corpus.validation(), text_to_score(Text(data="w.bin"), corpus.tokenizer)):
         assert validation.estimated and validation.bytes == round(mean * (len(validation.tokens) - 1))
-    said = json.loads((place / "w.json").read_text())
-    del said["bytes"]
-    (place / "w.json").write_text(json.dumps(said))
-    with pytest.raises(DataError, match="w.bin: nothing beside it says how many bytes"):
+    output = json.loads((location / "w.json").read_text())
+    del output["bytes"]
+    (location / "w.json").write_text(json.dumps(output))
+    with pytest.raises(DataError, match="w.bin: no .json beside it has the bytes"):
         corpus.validation()
 
 
-def test_a_part_of_a_token_file_says_that_it_is_one(place):
+def test_a_part_of_a_token_file_says_that_it_is_one(location):
     assert tokenize(["sheep.txt", "--out", "a.bin", "--tokenizer", "byte", "--workers", "0"]) == 0
     corpus, tokenizer = open_corpus(tiny.config({"data": "a.bin"}, batch=3, segment=7)), build("byte", [], 0, False)
     n = len(corpus.validation().tokens) - 1
@@ -177,13 +177,13 @@ def test_a_part_of_a_token_file_says_that_it_is_one(place):
     assert not text_to_score(Text(data="a.bin"), tokenizer, len(SHEEP) - 2).whole
 
 
-def test_what_is_held_out_of_a_large_file_has_a_bound(place):
-    np.zeros(30 * MOST, "<u2").tofile("a.bin")
+def test_what_is_held_out_of_a_large_file_has_a_bound(location):
+    np.zeros(30 * MAX_HELD_OUT, "<u2").tofile("a.bin")
     corpus = TokenFileCorpus(Text(data="a.bin", tokenizer="byte"), training())
-    assert len(corpus.validation().tokens) == MOST + 1 == len(corpus.validation(2 * MOST).tokens)
+    assert len(corpus.validation().tokens) == MAX_HELD_OUT + 1 == len(corpus.validation(2 * MAX_HELD_OUT).tokens)
 
 
-def test_a_file_is_not_held_in_memory(place):
+def test_a_file_is_not_held_in_memory(location):
     np.zeros(20_000_000, "<u2").tofile("a.bin")
     tracemalloc.start()
     batches = TokenFileCorpus(Text(data="a.bin", tokenizer="byte"), training()).batches()
@@ -194,7 +194,7 @@ def test_a_file_is_not_held_in_memory(place):
     tracemalloc.stop()
 
 
-def test_nanogpt_train_and_val(place):
+def test_nanogpt_train_and_val(location):
     np.arange(200, dtype="<u2").tofile("train.bin")
     np.arange(30, dtype="<u2").tofile("val.bin")
     corpus = TokenFileCorpus(Text(data="train.bin", tokenizer="byte"), training())
@@ -204,7 +204,7 @@ def test_nanogpt_train_and_val(place):
     assert TokenFileCorpus(Text(data="train.bin", tokenizer="byte"), training()).validation().tokens.tolist() == list(range(180, 200))
 
 
-def test_a_file_of_characters_trains_as_its_text_does(place):
+def test_a_file_of_characters_trains_as_its_text_does(location):
     assert tokenize(["sheep.txt", "--out", "a.bin", "--tokenizer", "char", "--workers", "0"]) == 0
     mapped = TokenFileCorpus(Text(data="a.bin"), training())
     held = FileCorpus(Text(data="sheep.txt", tokenizer="char"), training())
@@ -216,7 +216,7 @@ def opened(path="a.bin", tokenizer=None, **text):
     return TokenFileCorpus(Text(data=path, **text), training(), tokenizer)
 
 
-def test_damaged_token_files_are_one_sentence(place):
+def test_damaged_token_files_are_one_sentence(location):
     with pytest.raises(DataError, match=r"a\.bin: cannot be read \(No such file or directory\); `neurogen tokenize"):
         opened()
     Path("a.bin").write_bytes(b"")
@@ -234,34 +234,34 @@ def test_damaged_token_files_are_one_sentence(place):
         opened(tokenizer=BYTES).validation()
 
 
-def test_what_lies_beside_must_fit(place):
+def test_what_lies_beside_must_fit(location):
     assert tokenize(["sheep.txt", "--out", "a.bin", "--tokenizer", "byte", "--workers", "0"]) == 0
-    whole, said = Path("a.bin").read_bytes(), Path("a.json").read_text()
+    whole, output = Path("a.bin").read_bytes(), Path("a.json").read_text()
     Path("a.bin").write_bytes(whole[:-2])
-    with pytest.raises(DataError, match=r"a\.bin: no whole token file, .* where .* bytes are wanted; write it again"):
+    with pytest.raises(DataError, match=r"a\.bin: no whole token file, .* where .* bytes are expected; write it again"):
         opened()
     Path("a.bin").write_bytes(whole)
     with pytest.raises(DataError, match="another tokenizer wrote it than the model's"):
         opened(tokenizer=build("byte", [], 0, True))
     with pytest.raises(CheckpointError, match="saved place in the text is for tokens"):
         opened().batches({"tokens": 5, "batch": 3, "heads": [0, 0, 0]})
-    Path("a.json").write_text(said.replace("uint16", "uint32"))
+    Path("a.json").write_text(output.replace("uint16", "uint32"))
     with pytest.raises(DataError, match=r"a\.bin: no whole token file"):
         opened()
-    for broken in (said.replace("uint16", "int8"), said[:-9], "[]"):
+    for broken in (output.replace("uint16", "int8"), output[:-9], "[]"):
         Path("a.json").write_text(broken)
-        with pytest.raises(DataError, match=r"a\.json: not what `neurogen tokenize` writes beside a\.bin"):
+        with pytest.raises(DataError, match=r"a\.json: not a description of a\.bin"):
             opened()
-    Path("a.json").write_text(said)
+    Path("a.json").write_text(output)
     Path("a.tokenizer/tokenizer.json").unlink()
     with pytest.raises(DataError, match=r"a\.bin: its tokenizer, a\.tokenizer beside it, is gone or damaged"):
         opened()
 
 
-def test_a_file_that_goes_away_while_it_is_read(place):
+def test_a_file_that_goes_away_while_it_is_read(location):
     np.zeros(1000, "<u2").tofile("a.bin")
     batches = opened(tokenizer=BYTES).batches()
     batches.next()
     Path("a.bin").unlink()
-    with pytest.raises(DataError, match=r"a\.bin: cannot be read any more .*; put it back, then go on with --resume"):
+    with pytest.raises(DataError, match=r"a\.bin: cannot be read any more .*; restore it, then continue with --resume"):
         batches.next()

@@ -92,8 +92,8 @@ def test_the_most_frequent_words_are_known_and_others_are_one():
     for size, known in ((8, "abcd"), (4, "ab"), (3, "a"), (2, "")):
         tokenizer = build("word", corpus, size, False)
         assert tokenizer.vocabulary == len(known) + 2
-        said = tokenizer.decode(tokenizer.encode("a b c d e\n"))
-        assert said == "".join(f" {word}" if word in known else " <unk>" for word in "abcde") + " \n"
+        output = tokenizer.decode(tokenizer.encode("a b c d e\n"))
+        assert output == "".join(f" {word}" if word in known else " <unk>" for word in "abcde") + " \n"
     assert build("word", ["<unk> x x"], 9, True).vocabulary == 4  # the end of a line, x, <unk>, the end of text
 
 
@@ -131,10 +131,10 @@ def test_a_big_corpus_is_sampled_evenly(monkeypatch):
     monkeypatch.setattr(module, "SAMPLE", 2000)
     monkeypatch.setattr(module, "WINDOWS", 10)
     text = "".join(chr(48 + i // 1000) * 1000 for i in range(0, 10_000, 1000))
-    sample = "\n".join(module.stretches([text], len(text)))
-    assert 1990 <= len(sample) <= 2000 and "\n".join(module.stretches([sample], len(sample))) == sample
+    sample = "\n".join(module.excerpts([text], len(text)))
+    assert 1990 <= len(sample) <= 2000 and "\n".join(module.excerpts([sample], len(sample))) == sample
     for size in (7, 999, 4000):  # however it comes
-        assert "\n".join(module.stretches([text[at : at + size] for at in range(0, len(text), size)], len(text))) == sample
+        assert "\n".join(module.excerpts([text[index : index + size] for index in range(0, len(text), size)], len(text))) == sample
     assert all(sample.count(chr(48 + block)) >= 100 for block in range(10))
 
 
@@ -180,9 +180,9 @@ def test_a_foreign_model_shows_what_it_does_not_know(tmp_path):
     assert foreign.end_of_text == 2  # its </s>
 
 
-def refused(error, *said):
+def refused(error, *output):
     """The block below raises `error` in one sentence that contains every one of `said`."""
-    return pytest.raises(error, match="(?s)^(?!.*\n)" + "".join(f"(?=.*{word})" for word in said))
+    return pytest.raises(error, match="(?s)^(?!.*\n)" + "".join(f"(?=.*{word})" for word in output))
 
 
 def test_of_a_text_with_fewer_pieces_than_asked_for_there_are_as_many_as_it_has():

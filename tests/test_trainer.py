@@ -111,7 +111,7 @@ def test_one_seed_one_run_another_seed_another(tmp_path, sheep):
 def test_a_run_can_be_made_longer(tmp_path, sheep):
     run = tmp_path / "run"
     end(begin(run, sheep, steps=4, **LOOKS))
-    with pytest.raises(ConfigError, match="has made 4 steps already; to go on, give a higher --steps"):
+    with pytest.raises(ConfigError, match="has made 4 steps already; to continue, give a higher --steps"):
         Trainer.resume(run)
     with pytest.raises(ConfigError, match="has made 4 steps already"):
         Trainer.resume(run, 3)
@@ -160,7 +160,7 @@ def test_a_run_that_had_saved_nothing_begins_again(tmp_path, sheep):
             break
     resumed = Trainer.resume(tmp_path / "killed")
     assert resumed.step == 0
-    assert "no checkpoint had been saved yet: the run begins again" in [report.text for report in of(Notice, end(resumed))]
+    assert "no checkpoint had been saved yet: the run starts from the beginning" in [report.text for report in of(Notice, end(resumed))]
     assert_equal_runs(tmp_path / "killed", tmp_path / "whole")
     (tmp_path / "whole" / "config.json").write_text("{")
     for folder in checkpoint.saved(tmp_path / "whole"):
@@ -191,10 +191,10 @@ def test_a_damaged_checkpoint_is_passed_over_and_set_aside(tmp_path, sheep):
     harm(checkpoint.step_folder(run, 9))
     resumed = Trainer.resume(run)
     assert resumed.step == 6 and kept(run) == [3, 6, 9, 12]  # until it trains, nothing is touched
-    said = [report.text for report in of(Notice, end(resumed))]
-    assert said[0].startswith("step-00000012 is passed over: ") and "optimizer.safetensors is damaged" in said[0]
-    assert said[1].startswith("step-00000009 is passed over: ")
-    assert said[2:4] == ["going on from step 6", f"the checkpoints after step 6 were moved to {run / 'aside-1'}, with a copy of the log"]
+    output = [report.text for report in of(Notice, end(resumed))]
+    assert output[0].startswith("step-00000012 is passed over: ") and "optimizer.safetensors is damaged" in output[0]
+    assert output[1].startswith("step-00000009 is passed over: ")
+    assert output[2:4] == ["resuming from step 6", f"the checkpoints after step 6 were moved to {run / 'aside-1'}, with a copy of the log"]
     assert kept(run / "aside-1") == [9, 12]
     assert_equal_runs(run, tmp_path / "whole")
 
@@ -319,7 +319,7 @@ def test_a_full_disk_costs_notices_and_not_the_run(tmp_path, sheep, monkeypatch)
     fill_disk(monkeypatch, 6, 9)
     reports = end(begin(run, sheep, **settings))
     failed = [report.text for report in of(Notice, reports) if "was not saved" in report.text]
-    assert len(failed) == 2 and all("what was saved before is intact; training goes on" in text for text in failed)
+    assert len(failed) == 2 and all("the previous checkpoint is intact; training continues" in text for text in failed)
     assert "step-00000006 was not saved: the disk is full" in failed[0] and "step-00000009" in failed[1]
     assert kept(run) == [3, 12]
     assert_equal_runs(run, tmp_path / "whole")
@@ -386,7 +386,7 @@ def test_held_out_stories_are_never_trained_on(tmp_path):
     text = "".join(map(trainer.model.tokenizer.decode, np.concatenate(heard).T))
     held_out = [story(batches.HELD_OUT_SEED, index, "held-out").text for index in range(300)]
     assert len(text) > 60 * 64 * 4 * 0.9 and held_out[0] in trainer.model.tokenizer.decode(trainer.corpus.validation(500).tokens)
-    assert not any(told[:60] in text for told in held_out)
+    assert not any(notices[:60] in text for notices in held_out)
 
 
 def trained_on(trainer):
@@ -405,7 +405,7 @@ def trained_on(trainer):
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_a_share_of_the_sequences_is_reset(tmp_path, sheep, share):
     """Seed and step determine which ones: a resumed run resets the same sequences."""
-    trainer = begin(tmp_path / "run", sheep, steps=40, fresh=share, seed=3, checkpoint_interval=1000)
+    trainer = begin(tmp_path / "run", sheep, steps=40, reset_prob=share, seed=3, checkpoint_interval=1000)
     masks, learn = [], trainer.model.learn
     trainer.model.learn = lambda act, inputs, targets, rate, reset, *rest: masks.append(reset) or learn(act, inputs, targets, rate, reset)
     end(trainer)
@@ -437,12 +437,12 @@ def break_it(brain, what):
 def test_a_rising_validation_loss_is_reported(tmp_path, sheep, monkeypatch):
     rising, score = iter([3.0, 4.0, 5.0, 6.0, 6.0, 6.0, 6.0]), loop.evaluate
     monkeypatch.setattr(loop, "evaluate", lambda *text: dataclasses.replace(score(*text), loss=next(rising)))
-    said = [notice.text for notice in of(Notice, end(begin(tmp_path / "run", sheep, steps=5, eval_interval=1)))]
-    assert any(text.startswith("warning: the loss of held-out text rises: 5.00 nats at step 3, 3.00 before") for text in said)
+    output = [notice.text for notice in of(Notice, end(begin(tmp_path / "run", sheep, steps=5, eval_interval=1)))]
+    assert any(text.startswith("warning: the loss of held-out text rises: 5.00 nats at step 3, 3.00 before") for text in output)
 
 
 @pytest.mark.parametrize("broken", ["weights", "gradient"])
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_checkpoint(tmp_path, sheep, broken):
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoint(tmp_path, sheep, broken):
     run = tmp_path / "run"
     trainer = begin(run, sheep, steps=9, checkpoint_interval=4)
     where = {"weights": "first in the membranes of thalamus", "gradient": "in the backward pass first in the gradient of pfc"}[broken]
@@ -452,7 +452,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_checkpoint(tmp_pat
                 break_it(trainer.model.brain, broken)
     kept = f"what was saved last is kept: {run / 'checkpoints' / 'step-00000004'}; the best of them by held-out text is step-00000004"
     assert str(error.value).endswith(kept)
-    assert broken == "weights" or np.isfinite(trainer.model.brain.parameters.flat_value).all(), "what is no number spreads"
+    assert broken == "weights" or np.isfinite(trainer.model.brain.parameters.flat_value).all(), "NaN spreads"
     resumed = Trainer.resume(run)
     assert resumed.step == 4 and np.isfinite(resumed.model.brain.parameters.flat_value).all()
     assert np.isfinite(losses(end(resumed))).all() and resumed.step == 9
@@ -521,9 +521,9 @@ def test_bits_per_byte_of_a_step_count_the_bytes_of_its_own_targets(tmp_path, mo
     trainer, targets = begin(tmp_path / "run", {"data": str(tmp_path / "a.txt")}, steps=3), []
     learn = trainer.model.learn
     monkeypatch.setattr(trainer.model, "learn", lambda act, x, y, *more: targets.append(y.copy()) or learn(act, x, y, *more))
-    for report, own in zip(of(StepReport, end(trainer)), targets, strict=True):
-        size = len(trainer.model.tokenizer.decode(own.T.ravel()).encode())
-        assert report.bits_per_byte == pytest.approx(report.loss / math.log(2) / (size / own.size)) and size > own.size
+    for report, target_bytes in zip(of(StepReport, end(trainer)), targets, strict=True):
+        size = len(trainer.model.tokenizer.decode(target_bytes.T.ravel()).encode())
+        assert report.bits_per_byte == pytest.approx(report.loss / math.log(2) / (size / target_bytes.size)) and size > target_bytes.size
 
 
 def test_the_update_that_compiles_is_no_measure_of_the_speed(tmp_path, sheep, monkeypatch):
@@ -555,7 +555,7 @@ def test_the_plan_is_kept_over_a_resume(tmp_path, sheep, monkeypatch):
     assert resumed.steps == planned and resumed.seconds == pytest.approx(trainer.seconds)
     reports = end(resumed)
     assert of(StepReport, reports)[-1].step == planned
-    assert [report.text for report in of(Notice, reports)][0] == "going on from step 60" and len(of(Notice, reports)) == 2  # no second plan
+    assert [report.text for report in of(Notice, reports)][0] == "resuming from step 60" and len(of(Notice, reports)) == 2  # no second plan
 
 
 def test_a_run_that_turns_slow_ends_with_its_time(tmp_path, sheep, monkeypatch):
@@ -567,11 +567,11 @@ def test_a_run_that_turns_slow_ends_with_its_time(tmp_path, sheep, monkeypatch):
     assert 15 < trainer.seconds < 17 and trainer.step == trainer.steps < 80
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == trainer.step
     clock.pace = 0.1
-    longer = Trainer.resume(tmp_path / "run", trainer.step + 30)  # asked for in so many words: the time is lifted
+    longer = Trainer.resume(tmp_path / "run", trainer.step + 30)  # asked for explicitly: the time limit is lifted
     assert of(StepReport, end(longer))[-1].step == trainer.step + 30
 
 
-# What a run says of itself
+# Reports of a run
 
 
 def test_reports_come_in_order_and_are_all_in_the_log(tmp_path, sheep):
@@ -662,8 +662,8 @@ def test_the_summary_of_stories(tmp_path, monkeypatch):
     assert summary["question_accuracy"] == 0 < summary["chance_accuracy"] < 0.1
     assert of(EvalReport, reports)[-1].tokens >= 3000
     (sample,) = of(SampleReport, reports)
-    told = [story(batches.HELD_OUT_SEED, index, "held-out").text for index in range(30)]
-    assert any(sample.prompt and text.startswith(sample.prompt + sample.truth) for text in told)
+    notices = [story(batches.HELD_OUT_SEED, index, "held-out").text for index in range(30)]
+    assert any(sample.prompt and text.startswith(sample.prompt + sample.truth) for text in notices)
 
 
 def test_the_final_evaluation_may_be_short(tmp_path, sheep):
@@ -743,8 +743,8 @@ def test_the_watchdog_is_handed_what_it_judges(tmp_path, sheep, monkeypatch):
     monkeypatch.setattr(checkpoint, "save", slow_save)
     monkeypatch.setattr(loop.Saver, "begin", begin_and_wait)
     reports = end(trainer)
-    told = [(number, report.text) for number, report in enumerate(reports) if isinstance(report, Notice)]
-    warnings = [(number, text.split(":")[1]) for number, text in told if text.startswith("warning:")]
+    notices = [(number, report.text) for number, report in enumerate(reports) if isinstance(report, Notice)]
+    warnings = [(number, text.split(":")[1]) for number, text in notices if text.startswith("warning:")]
     assert [text for _, text in warnings] == [" the text comes too slowly", " pfc is silent", " the disk is slow"]
     texts = [report.text for report in of(Notice, reports)]
     assert "40 seconds waited for it, 100 % of the time" in texts[1] and "took 30 seconds, after 100 seconds of training" in texts[3]

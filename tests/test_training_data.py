@@ -53,7 +53,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, data, kind, m
 
 
 def test_a_document_begins_with_a_reset(tmp_path, data):
-    trainer = begin(tmp_path / "run", data["stream"] | {"reset_at_documents": True}, steps=60, fresh=0.1, checkpoint_interval=100)
+    trainer = begin(tmp_path / "run", data["stream"] | {"reset_at_documents": True}, steps=60, reset_prob=0.1, checkpoint_interval=100)
     seen, learn = [], trainer.model.learn
     trainer.model.learn = lambda act, inputs, targets, rate, reset: seen.append((inputs, reset)) or learn(act, inputs, targets, rate, reset)
     end(trainer)
@@ -62,7 +62,7 @@ def test_a_document_begins_with_a_reset(tmp_path, data):
     reset = np.array([mask for _, mask in seen])
     drawn = np.array([np.random.default_rng([0, step]).random(4) < 0.1 for step in range(60)])
     assert begins.sum() > 20 and np.array_equal(reset, begins | drawn)
-    without = begin(tmp_path / "other", data["stream"] | {"reset_at_documents": True}, steps=1, fresh=0.0)
+    without = begin(tmp_path / "other", data["stream"] | {"reset_at_documents": True}, steps=1, reset_prob=0.0)
     assert without._reset_mask(np.full((16, 4), ends)).all() and not without._reset_mask(np.zeros((16, 4), int)).any()
 
 
@@ -93,9 +93,7 @@ def test_a_network_that_fails_for_good_costs_nothing(tmp_path, data, monkeypatch
         end(begin(tmp_path / "whole", text, **settings))
         trainer = begin(tmp_path / "run", text, **settings)
         reports = []
-        with pytest.raises(
-            DataError, match=r"the connection failed 7 times .*; what was learned is kept in .*run, which --resume"
-        ) as error:
+        with pytest.raises(DataError, match=r"the connection failed 7 times .*; a checkpoint is in .*run; continue with --resume") as error:
             for report in trainer.reports():
                 reports.append(report)
                 if isinstance(report, StepReport) and report.step == 20:
@@ -137,7 +135,7 @@ def test_waiting_shows(tmp_path, data):
     assert all(0 < report.waited <= 1 for report in slow) and slow[-1].waited > 0.5
 
 
-def test_a_run_ends_after_so_many_chunks(tmp_path, data):
+def test_a_run_ends_after_its_number_of_chunks(tmp_path, data):
     def steps(**text):
         return Trainer(tiny.config(data["tokens"] | text, steps=50), tmp_path).steps
 

@@ -94,7 +94,7 @@ def test_a_model_writes(ended):
         untold.write("Anna")
 
 
-def test_whoever_watches_can_stop_and_go_on(tmp_path, ended):
+def test_a_callback_can_stop_a_run_that_is_resumed(tmp_path, ended):
     run = ng.train("nano", TEXTS, **SMALL, out=tmp_path, on_step=lambda report: report.step < 6, progress=False)
     assert run.folder.name == "nano-1" and run.model.optimizer.steps == 6 and not run.summary
     assert "not ended" in repr(run)
@@ -112,7 +112,7 @@ def test_what_a_callback_raises_comes_after_a_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, output",
     [
         ({"config": "nanno"}, "unknown preset"),
         ({"config": 3}, "the name of a preset, or a Config, is needed, not 3"),
@@ -123,8 +123,8 @@ def test_what_a_callback_raises_comes_after_a_checkpoint(tmp_path):
         ({"brain": {"vocabulary": 0}}, "brain.vocabulary: at least 1, not 0"),
     ],
 )
-def test_wrong_arguments_leave_no_run_behind(arguments, said, tmp_path):
-    with pytest.raises((ConfigError, DataError), match=said):
+def test_wrong_arguments_leave_no_run_behind(arguments, output, tmp_path):
+    with pytest.raises((ConfigError, DataError), match=output):
         ng.train(**({"config": "nano", "text": {"tokenizer": "byte"}} | arguments), out=tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
 
@@ -158,7 +158,7 @@ def test_a_tokenizer_of_one_s_own_survives(tmp_path, monkeypatch):
     assert isinstance(model.tokenizer, Vowels) and model.tokenizer.letters == "aeiou" and model.config.brain.vocabulary == 7
     assert model.tokenizer.decode(model.tokenizer.encode("Anna")) == "???a"
     monkeypatch.setattr(Vowels, "kind", "forgotten")
-    with pytest.raises(CheckpointError, match="kind 'vowels', a class that is not defined here; import the module"):
+    with pytest.raises(CheckpointError, match="kind 'vowels', a class that is not defined; import the module"):
         ng.load(run.folder)
 
 
@@ -171,7 +171,7 @@ def test_a_given_tokenizer_is_there_before_the_first_checkpoint(tmp_path):
     assert ng.Run(run.folder).resume(progress=False).model.tokenizer.letters == "xyz"
 
 
-# What is shown
+# Display
 
 
 def reports():
@@ -206,8 +206,8 @@ def test_a_notebook_has_one_output_that_changes(monkeypatch):
 
 
 def test_a_view_that_fails_stops_nothing(monkeypatch, tmp_path):
-    said = []
-    monkeypatch.setattr(streams, "complain", said.append)
+    output = []
+    monkeypatch.setattr(streams, "complain", output.append)
     monkeypatch.setattr(progress.ProgressView, "show", lambda *_: 1 / 0)
     run = ng.train("nano", TEXTS, **(SMALL | {"training": SMALL["training"] | {"steps": 3}}), out=tmp_path)
-    assert run.summary["steps"] == 3 and "ZeroDivisionError" in said[0]
+    assert run.summary["steps"] == 3 and "ZeroDivisionError" in output[0]

@@ -168,7 +168,7 @@ def test_live_view_keeps_the_best_validation_in_sight():
     assert "1.300" in row and "best 1.234" in row
 
 
-def test_the_last_look_is_called_so_and_is_not_compared_with_those_before():
+def test_the_final_is_called_so_and_is_not_compared_with_those_before():
     last = EvalReport(2310, 2.4, 0.5, 1.1, 0.48, 50000, last=True)
     assert lines_of(last)[1].startswith("final evaluation at step 2310  loss 2.4000")
     _, picture = live(STEP, EVAL, last)

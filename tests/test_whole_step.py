@@ -214,7 +214,7 @@ def differing(one, other):
 
 
 UPDATES = 5  # the first is done, the second is recorded, the others are repeated
-SIZES = pytest.mark.parametrize("batch", [4, 64])  # a few columns, and so many that every column has a block of its own
+SIZES = pytest.mark.parametrize("batch", [4, 64])  # a few columns, and enough that every column has a block of its own
 MODES = pytest.mark.parametrize("mode", backends.MODES)
 
 
@@ -246,7 +246,7 @@ def test_pipelined_gives_the_bits_of_sequential(batch):
 @on_a_card
 @MODES
 def test_a_recorded_step_writes_into_nothing_that_was_made_later(mode):
-    """What a step makes for a moment has an address in the recording, too, and CuPy gives that address to the next who asks."""
+    """A temporary array of a step has an address in the recording, too, and CuPy gives that address to the next who asks."""
     backend = card(mode=mode)
     run = Run(backend).learn(3)
     later = [backend.asarray(np.full(2**power, 7.0), "float32") for power in range(2, 19) for _ in range(8)]

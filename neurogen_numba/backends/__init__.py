@@ -1,4 +1,4 @@
-"""Where it runs. `get` is the one place that chooses."""
+"""Backends: the CPU, or one NVIDIA GPU. `get` chooses."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _made: dict[tuple, Backend] = {}
 
 
 def get(name: str = "auto", device: int = 0, precision: str = "auto", mode: str = "sequential") -> Backend:
-    """The backend of that name, the same object each time; "auto" is "cuda" if there is a GPU, else "cpu". device: which GPU, from 0 on;
-    precision, mode: see cuda.py.
+    """The backend of that name, the same object at each call. "auto" is "cuda" if the machine has a GPU, else "cpu". device: index of the
+    GPU; precision, mode: see cuda.py.
 
-    Raises BackendError if "cuda" cannot run, or "auto" finds a GPU that cannot be used, or none where another than the first is named: the
-    CPU never takes its place unasked.
+    Raises BackendError if "cuda" cannot run; if "auto" finds a GPU that does not work; or if device is not 0 and there is no GPU. "auto"
+    never falls back to the CPU in these cases.
     """
     if name not in NAMES:
         raise ConfigError(f"unknown backend {name!r}; {did_you_mean(_ALSO_CALLED.get(str(name).lower(), str(name).lower()), NAMES)}")
     for what, value, known in (("precision", precision, PRECISIONS), ("mode", mode, MODES)):
         if value not in known:
             raise ConfigError(f"unknown {what} {value!r}; {did_you_mean(str(value), known)}")
-    with contextlib.suppress(ImportError):  # that is explained below, where there is a GPU
+    with contextlib.suppress(ImportError):  # if there is a GPU, `probe.problem` below explains it
         environment.check()
     settings = device, precision, mode
     if name == "cpu" or (name == "auto" and probe.simulated()):
@@ -48,7 +48,7 @@ def get(name: str = "auto", device: int = 0, precision: str = "auto", mode: str 
 
 
 def arguments_of(backend: Backend) -> tuple:
-    """What `get` made a backend from, in its order. Raises ConfigError for one that it did not make."""
+    """The arguments from which `get` made a backend. Raises ConfigError if `get` did not make it."""
     for arguments, made in _made.items():
         if made is backend:
             return arguments
@@ -57,19 +57,19 @@ def arguments_of(backend: Backend) -> tuple:
 
 def _cpu(device, precision, mode):
     if device:
-        raise ConfigError(f"GPU {device}: the CPU is none; leave the number out, or use --backend cuda")
+        raise ConfigError(f"--gpu-device {device} cannot be combined with the CPU backend; drop it, or use --backend cuda")
     if precision not in ("auto", "fp32"):
-        raise ConfigError(f"precision {precision}: the CPU computes in fp32; leave it out, or use --backend cuda")
+        raise ConfigError(f"precision {precision}: the CPU backend computes in fp32; drop it, or use --backend cuda")
     if mode != "sequential":
-        raise ConfigError(f"mode {mode}: the CPU does one thing after the other; leave it out, or use --backend cuda")
+        raise ConfigError(f"mode {mode}: the CPU backend has no streams; drop it, or use --backend cuda")
     if ("cpu",) not in _made:
         from .cpu import CpuBackend
 
         try:
             _made["cpu",] = CpuBackend()
-        except (ValueError, RuntimeError) as error:  # of Numba, which starts its threads here
-            said = "correct or unset NUMBA_THREADING_LAYER and NUMBA_THREADING_LAYER_PRIORITY"
-            raise BackendError(f"Numba cannot start its threads ({probe.first_line(error)}); {said}") from None
+        except (ValueError, RuntimeError) as error:  # from Numba, which starts its threads here
+            cure = "correct or unset NUMBA_THREADING_LAYER and NUMBA_THREADING_LAYER_PRIORITY"
+            raise BackendError(f"Numba cannot start its threads ({probe.first_line(error)}); {cure}") from None
     return _made["cpu",]
 
 

@@ -1,9 +1,8 @@
-"""The interface of backends: the operations that a brain and its training need of a device.
+"""The interface of backends: all operations that a brain and its training run on a device.
 
-Outputs come first, and are overwritten unless the docstring says accumulated or updated. Equations and their sources are in the docstrings
-of the kernels. Arrays are the backend's own, NumPy on the CPU and CuPy on a GPU; float32 unless stated. C: tokens of a chunk, B: sequences,
-N: neurons. Values that change from step to step (keys of random numbers, rates, counts) come in arrays, so that a recorded step can be
-repeated.
+Outputs come first and are overwritten, unless the docstring says accumulated or updated. Equations and their sources are in the docstrings
+of the kernels. Arrays are NumPy's on the CPU and CuPy's on a GPU; float32 unless stated. C: tokens of a chunk, B: sequences, N: neurons.
+Values that change from step to step (keys of random numbers, rates, counts) are passed in arrays, so that a recorded step can be replayed.
 """
 
 # ruff: noqa: B027  the decorator `kernel` makes methods abstract
@@ -29,22 +28,22 @@ def kernel(method):
 
 
 class Backend(ABC):
-    """The operations of a device. A kernel has the name of its function in `kernels/`; its arguments without a type are arrays."""
+    """The operations of a device. A method for a kernel has the name of its function in `kernels/`; arguments without a type are arrays."""
 
     name: str
-    whole_rows: int  # the decoder has a multiple of this many rows
-    logits: int  # computed at a time, at most
+    whole_rows: int  # the decoder's rows are padded to a multiple of this
+    logits: int  # maximum number of logits held at a time
     product_dtype: str  # of the factors of matrix products; sums are float32
 
     mode = "sequential"  # or pipelined: components on different streams may overlap
-    recording = True  # recorded steps repeat what they recorded; False: they run in Python, step by step, and keep their recording
-    parts = ()  # purpose of the arrays that are being allocated, from the whole to the part
+    recording = True  # recorded steps replay their recording; False: they run in Python, and keep the recording
+    parts = ()  # names of the enclosing `part` contexts, outermost first
 
     # Arrays and memory
 
     @contextlib.contextmanager
     def part(self, name: str):
-        """A context manager: arrays allocated in it are for `name`. Out-of-memory messages and the memory budget tell it."""
+        """A context manager: labels the arrays allocated in it with `name`, for out-of-memory messages and the memory budget."""
         before, self.parts = self.parts, (*self.parts, name)
         try:
             yield
@@ -57,11 +56,11 @@ class Backend(ABC):
 
     @abstractmethod
     def asarray(self, values, dtype=None):
-        """NumPy values as a new array of the device, contiguous and writable."""
+        """A new array on the device from NumPy values, contiguous and writable."""
 
     @abstractmethod
     def to_numpy(self, array):
-        """A copy of a device's array as NumPy."""
+        """A NumPy copy of an array on the device."""
 
     def fetch(self, array):
         """As `to_numpy`, for large arrays that are copied repeatedly: into pinned memory on a GPU, reused once the copy is released."""
@@ -81,11 +80,11 @@ class Backend(ABC):
 
     @abstractmethod
     def memory(self) -> tuple[int, int] | None:
-        """(free, total) bytes that a run has to fit into; None for the host's memory, which is not planned."""
+        """(free, total) bytes of the memory that a run must fit into; None for host memory, which is not planned."""
 
     @abstractmethod
     def limit_memory(self, size: int):
-        """Limit this process to `size` bytes of the planned memory, apart from what the driver takes."""
+        """Limit this process to `size` bytes of that memory, excluding the driver's."""
 
     @abstractmethod
     def memory_used(self) -> int:
@@ -99,7 +98,7 @@ class Backend(ABC):
 
     @contextlib.contextmanager
     def beside(self, work: Callable[[], None]):
-        """A context whose own work may overlap with `work`, on other arrays. Later work waits for both."""
+        """A context whose body may overlap with `work`, which uses other arrays. Later work waits for both."""
         yield
         work()
 
@@ -113,19 +112,19 @@ class Backend(ABC):
 
     @abstractmethod
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
-        """A function that repeats `step`: always the same operations on the same arrays. On a GPU a CUDA graph.
+        """A function that repeats `step`, which always runs the same operations on the same arrays. On a GPU, a CUDA graph.
 
         The first call compiles the kernels, as `compile_kernels` does.
         """
 
     def record_calls(self, step: Callable[[], None]) -> Callable[[], None]:
-        """As `record`, for a step that does nothing to arrays but by this backend's operations, its synapses, and `apply`."""
+        """As `record`, for a step that changes arrays only through this backend's operations, its synapses, and `apply`."""
         return self.record(step)
 
     def compile_kernels(self, step: Callable[[], None]):
         """Compile the kernels that `step` launches, and show the progress.
 
-        The step runs in Python, and no kernel, no product and no `apply` is executed. What else it does to arrays must do no harm: a step
+        The step runs in Python, but no kernel, no product and no `apply` is executed. All other changes of arrays must be harmless; a step
         copies and accumulates state by `apply`.
         """
         if compiling.noted():
@@ -137,13 +136,13 @@ class Backend(ABC):
         launches.compile()
 
     def apply(self, function, *arguments, **how):
-        """Call a function of arrays, NumPy's or of the same form, as part of a step."""
+        """Call a function on arrays, one of NumPy's or with the same signature, as part of a step."""
         if not compiling.noted():
             function(*arguments, **how)
 
     @abstractmethod
     def device_name(self) -> str:
-        """The device's name for people."""
+        """The name of the device, for display."""
 
     # Synapses and dense products
 
@@ -180,16 +179,15 @@ class Backend(ABC):
         graded: bool,
         physics: Physics,
     ):
-        """The neurons of a population over the C tokens of a chunk, from current to axon.
+        """Forward pass of a population over the C tokens of a chunk, from current to axon.
 
-        Overwrites rows 1 ... C of the state's arrays, [C+1, B, N] each; r [C, B, hypercolumns], the normalisation factors; and the rows of
-        the C tokens in the rings of the axon and of the trace, the first of which is token `first` of the segment. A ring of size 0 is left
-        alone.
+        Overwrites rows 1 ... C of the state arrays, [C+1, B, N] each; r [C, B, hypercolumns], the normalisation factors; and in the rings
+        of the axon and the trace the rows of the C tokens, which begin at token `first` of the segment. A ring of size 0 is not written.
 
         c [C, B, N]: current. gate [C, B, N]: gate current. gain_scale, beta_scale [B]: factors of the neuromodulators. hypercolumn: neurons
-        normalised together, at most 1,024. dropout: (rate float32, key [1] uint64, offset uint64) of the axon. graded: an event carries v,
-        else 1. physics: of the neuron (neurons/). Without a gate or a trace, `gate`, or `state.y` and `parameters.gamma`, have
-        size 0 and the usual number of dimensions.
+        normalised together, at most 1,024. dropout: (rate float32, key [1] uint64, offset uint64) of the axon. graded: the axon carries v
+        at an event, else 1. physics: functions of the neuron (neurons/). Without a gate, `gate` has size 0; without a trace, `state.y` and
+        `parameters.gamma` have size 0. Their number of dimensions stays the same.
         """
 
     @kernel
@@ -217,13 +215,13 @@ class Backend(ABC):
     ):
         """Backward pass of `population_forward` over the same chunk; arguments of the same name are the same arrays.
 
-        Overwrites d_current with `scale` times dL/dc, and d_gate, where there is a gate, with that of the gate current. Both [lines,
-        columns, numbers of a line]: neuron n is in line n // numbers, sequence b of the chunk's token t in column offset + t B + b. On the
-        CPU they have one line and no offset; on a GPU they may have 16 bits, and float16 needs a scale. What is beyond N is left alone.
+        Overwrites d_current with `scale` times dL/dc, and d_gate, if there is a gate, with `scale` times the gradient of the gate current.
+        Both [lines, columns, numbers per line]: neuron n is in line n // numbers, token t of sequence b in column offset + t B + b. On the
+        CPU they have one line and no offset. On a GPU they may have 16 bits; float16 needs a scale. Numbers beyond N are not written.
 
-        Rolls carry [B, N] each, what the neuron's adjoint hands on and dL/dy without decay, from the token after the chunk to the one
-        before it. Accumulates into d, the gradients [N] of the parameters. ds, dy [C, B, N]: gradients of the axon, after dropout, and of
-        the trace.
+        carry, arrays [B, N]: d_state of the neuron's adjoint, and dL/dy before its decay. On entry they belong to the token after the
+        chunk, on return to the token before it. Accumulates into d, the gradients [N] of the parameters. ds, dy [C, B, N]: gradients of the
+        axon, after dropout, and of the trace.
         """
 
     @kernel
@@ -242,10 +240,10 @@ class Backend(ABC):
 
     @kernel
     def memory_forward(self, out, S, key, q_in, v, w_in, write_bias, decay, write_scale, axon: Axon, first: int):
-        """The associative memory over the C tokens of a chunk, H heads of width W.
+        """Forward pass of the associative memory over the C tokens of a chunk; H heads of width W.
 
-        Overwrites out [C, B, H W], and with it the rows of the C tokens in the axon's ring; rolls S [B, H, W, W] and key [B, H W] from
-        before the chunk to after it. q_in, v [C, B, H W]; w_in [C, B, H]; write_bias, decay [H]; write_scale [B].
+        Overwrites out [C, B, H W], and writes it into the rows of the C tokens in the axon's ring. Updates S [B, H, W, W] and key [B, H W]
+        in place. q_in, v [C, B, H W]; w_in [C, B, H]; write_bias, decay [H]; write_scale [B].
         """
 
     @kernel
@@ -254,20 +252,21 @@ class Backend(ABC):
     ):
         """Backward pass of `memory_forward`. S_before, key_before: S and key before the chunk.
 
-        Overwrites dq_in, dv, dw_in; accumulates into d_decay [B, H]; rolls dS and d_key from after the chunk to before it. d_out [C, B,
-        H W].
+        Overwrites dq_in, dv, dw_in; accumulates into d_decay [B, H]. dS and d_key: on entry of the token after the chunk, on return of the
+        token before it. d_out [C, B, H W].
         """
 
     @kernel
     def working_memory_forward(self, m, f_in, u_in, retain, axon: Axon, first: int):
-        """Overwrites rows 1 ... C of m [C+1, B, M], and with them the rows of the C tokens in the axon's ring.
+        """Overwrites rows 1 ... C of m [C+1, B, M], and writes them into the rows of the C tokens in the axon's ring.
 
         Row 0 of m is the token before the chunk. f_in, u_in [C, B, M]; retain [M].
         """
 
     @kernel
     def working_memory_backward(self, df_in, du_in, dm_carry, dm, m, f_in, u_in, retain):
-        """Overwrites df_in, du_in [C, B, M]; rolls dm_carry [B, M] from the token after the chunk to the one before it. dm [C, B, M]."""
+        """Overwrites df_in, du_in [C, B, M]. dm_carry [B, M]: on entry of the token after the chunk, on return of the token before it.
+        dm [C, B, M]."""
 
     # Embedding and dropout
 
@@ -281,7 +280,8 @@ class Backend(ABC):
 
     @kernel
     def scale_words(self, x, tokens, scale: float, rate: float, key):
-        """Multiplies x [C, B, E] in place by `scale`, and by the dropout of whole words: one factor per token of tokens [C, B] int32."""
+        """Multiplies x [C, B, E] in place by `scale` and by a dropout factor per token id of tokens [C, B] int32 (whole words are
+        dropped)."""
 
     @kernel
     def scaled_dropout(self, out, x, scale: float, rate: float, key, offset: int):
@@ -292,19 +292,19 @@ class Backend(ABC):
         """Applies dropout to x [R, N] in place, forward and backward."""
         self.scaled_dropout(x, x, 1.0, rate, key, offset)
 
-    # Softmax and sampling. Logits come without their bias [W]; `size` of the W columns are tokens, the rest is padding
+    # Softmax and sampling. Logits come without their bias [W]; the first `size` of the W columns are tokens, the rest is padding
 
     @kernel
     def cross_entropy(self, loss, hit, d_logits, logits, bias, targets, weight, size: int):
         """Overwrites loss [R] in nats, hit [R] uint8, and d_logits [R, W], which is 0 in the padding and may be logits itself.
 
-        targets [R] int32: a negative one has loss, hit and gradient 0. weight [1]: factor of the gradient. d_logits: NaN where the loss is
-        not finite.
+        targets [R] int32: for a negative target, loss, hit and gradient are 0. weight [1]: factor of the gradient. If the loss of a row is
+        not finite, its gradient is NaN.
         """
 
     @kernel
     def softmax_part(self, top, best, total, picked, logits, bias, targets, first: int, size: int):
-        """Updates the statistics of the rows from a block of logits [R, W], the tokens first ... first + size - 1.
+        """Updates the statistics of the rows from a block of logits [R, W], of the tokens first ... first + size - 1.
 
         top, total, picked [R], best [R] int32: see kernels/online_cross_entropy.py. targets [R] int32.
         """
@@ -315,18 +315,18 @@ class Backend(ABC):
 
     @kernel
     def softmax_gradient(self, d_logits, logits, bias, top, factor, targets, weight, first: int, size: int):
-        """Overwrites d_logits [R, W] of a block, as `cross_entropy`."""
+        """Overwrites d_logits [R, W] of a block with the gradient, as `cross_entropy`."""
 
     @kernel
     def sample(self, tokens, logits, bias, temperature: float, top_k: int, top_p: float, key: int, step, size: int):
         """Overwrites tokens [B] int32 with one draw per row of logits [B, W]; adds 1 to step [B] uint64, the offset of the random
         numbers."""
 
-    # Optimisers. norm [1]: of the whole gradient; if it is not finite, nothing is changed. numbers [4]: rate, unbias1, unbias2, clip
+    # Optimisers. norm [1]: of the whole gradient; if it is not finite, nothing changes. numbers [4]: rate, unbias1, unbias2, clip
 
     @kernel
     def average(self, mean, p, share):
-        """Updates mean [K] in place: adds share [1] of its distance to p [K]."""
+        """Updates mean [K] in place: mean += share [1] (p [K] - mean)."""
 
     @kernel
     def exchange(self, x, y):
@@ -338,13 +338,13 @@ class Backend(ABC):
 
     @kernel
     def adamw8bit(self, p, g, m, v, m_top, r_top, decay, low, high, norm, numbers, key, first: int):
-        """Updates p [K], m [K] int8, v [K] uint8 and m_top, r_top [K / SHARE] in place. key [1] uint64, first: key and offset of the random
-        numbers."""
+        """Updates p [K], m [K] int8, v [K] uint8 and m_top, r_top [K / GROUP_SIZE] in place. key [1] uint64, first: key and offset of the
+        random numbers."""
 
     @kernel
     def adafactor(self, p, g, row, spread, where, decay: float, norm, numbers):
-        """Updates some rows of p [R, C] and row [R] in place from their gradient g [P, C]. where [P] int32: their index, each once;
-        negative: none. spread [C]: from `spread_columns`."""
+        """Updates rows where[k] of p [R, C] and row [R] in place from their gradient g[k], g [P, C]. where [P] int32: distinct row indices;
+        negative ones are skipped. spread [C]: from `spread_columns`."""
 
     @kernel
     def spread_columns(self, spread, column):
@@ -376,8 +376,7 @@ class Backend(ABC):
 
     @abstractmethod
     def roll_state(self, x, table, length: int):
-        """Overwrites row 0 of each state array in x with its row `length`. table [A, 2] int64: offset of each array, and size of its
-        rows."""
+        """Overwrites row 0 of each state array in x with its row `length`. table [A, 2] int64: offset of each array, and its row size."""
 
     @abstractmethod
     def reset(self, x, sequences):
@@ -385,9 +384,9 @@ class Backend(ABC):
 
 
 class Streams:
-    """Named queues of work. Work on one stream runs in order, and after the marks of other streams that it waits for.
+    """Named queues of work. Work on one stream runs in order; it may also wait for marks of other streams.
 
-    This class is for a backend that runs all work in the order of the calls.
+    This base class is for a backend that runs all work in the order of the calls.
     """
 
     def on(self, stream: str, after=()):
@@ -403,7 +402,7 @@ class Streams:
 
 
 class Synapses(ABC):
-    """The synapses in bundles of a brain, in the device's layout: structure and weights of its projections (brain/projection.py)."""
+    """All synapses of a brain, in bundles, in the layout of the device: structure and weights of its projections (brain/projection.py)."""
 
     @abstractmethod
     def wire(self):
@@ -411,14 +410,16 @@ class Synapses(ABC):
 
     @abstractmethod
     def rewire(self, gradient_only: bool = False) -> bool:
-        """Build the tables again after projections got as many other bundles, in the arrays that hold them. Returns whether recorded steps
-        may go on: whether every table kept its shape. gradient_only: only that of `accumulate_weight_grad`, until the next call."""
+        """Rebuild the tables in the same arrays, after projections got the same number of other bundles. Returns whether recorded steps
+        stay valid, that is, whether every table kept its shape. gradient_only: only that of `accumulate_weight_grad`, until the next
+        call."""
 
-    weight = gradient = None  # of all synapses, flat, whole blocks of the optimiser's
+    weight = gradient = None  # of all synapses, flat, a multiple of the optimiser's BLOCK
 
     @abstractmethod
     def refresh(self, weight=None):
-        """Compute what kernels read from the weights, after every change of them; or from others that lie as `weight` does."""
+        """Compute the copies of the weights that kernels read. Call it after every change of the weights. weight: other values in the same
+        layout."""
 
     @abstractmethod
     def state(self, signals: dict, currents: dict, tokens: int, batch: int, learning: bool, copied: dict) -> SynapticState:
@@ -431,8 +432,8 @@ class SynapticState(ABC):
 
     `first` and `last` count tokens of the segment. Call order, forward, for each chunk: every signal that a current reads without delay is
     written before `forward` of that current: through its `axon`, or by `forward` itself if it is a copied current.
-    Backward, chunks descending: `set_current_grad` for every current that reads a signal comes before `source_grad(signal, chunk)`;
-    `accumulate_weight_grad` comes after all of them.
+    Backward, chunks descending: call `set_current_grad` for every current that reads a signal before `source_grad(signal, chunk)`. Call
+    `accumulate_weight_grad` after all chunks.
     """
 
     @abstractmethod
@@ -441,32 +442,33 @@ class SynapticState(ABC):
 
     @abstractmethod
     def forward(self, values: dict, first: int, last: int):
-        """Overwrite values, current -> [C, B, N], with the sums of these currents over their synapses; write the copied ones, too."""
+        """Overwrite values, current -> [C, B, N], with the sums of these currents over their synapses. Copied currents are also written
+        into the ring of their signal."""
 
     direct_gradients = False  # whether there is `current_grad`
 
     def current_grad(self, current: str, first: int, last: int):
-        """(array [lines, columns, numbers of a line], first column, scale): where the gradient of a current, times scale, may be written
+        """(array [lines, columns, numbers per line], first column, scale): a caller may write the gradient of a current, times scale, there
         instead of calling `set_current_grad`. None without `direct_gradients`."""
         return None
 
     @abstractmethod
     def set_current_grad(self, current: str, first: int, last: int, gradient):
-        """Take over the gradient [C, B, N] of a current."""
+        """Store the gradient [C, B, N] of a current."""
 
     @abstractmethod
     def source_grad(self, gradients: dict, first: int, last: int, length: int):
         """Overwrite gradients, signal -> [C, B, M], with the sums over all synapses that read these signals, in a segment of `length`
         tokens.
 
-        On the CPU they are undefined for neurons that neither fired nor are near the threshold.
+        On the CPU they are undefined for neurons that need no gradient (`Axon.needs_grad`).
         """
 
     @abstractmethod
     def accumulate_weight_grad(self, length: int):
         """Accumulate the gradient of all weights over a segment of `length` tokens, from events in the segment and in the history.
 
-        Events in the history have no gradient themselves: back-propagation is truncated there.
+        Events in the history get no gradient: back-propagation through time is truncated there.
         """
 
     @abstractmethod

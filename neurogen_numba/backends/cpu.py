@@ -1,4 +1,4 @@
-"""The CPU: NumPy arrays, the kernels' CPU twins, BLAS."""
+"""The CPU backend: NumPy arrays, the CPU loops of kernels/, BLAS."""
 
 from __future__ import annotations
 
@@ -38,13 +38,14 @@ from .base import Backend, Streams
 from .compiling import noted
 from .cpu_synapses import CpuSynapses
 
-WORTH_SHARING = 10_000_000  # multiply-adds
-WORTH_WAKING = 5_000_000  # numbers learned times columns
-SHARE = 512  # rows. How rows are cut must not depend on the number of threads: BLAS rounds a row by its place in the block that it is given
+MIN_PARALLEL_PRODUCT = 10_000_000  # multiply-adds, from which a product runs on several threads
+MIN_PARALLEL_STEP = 5_000_000  # parameters times columns, from which a step runs on several threads
+# Rows of a product per task. It must not depend on the number of threads: BLAS rounds a row differently at another position of its block.
+ROWS_PER_TASK = 512
 
 
 def resident_bytes() -> int:
-    """Most memory that this process has held, in bytes; 0 where the system does not say."""
+    """Peak resident memory of this process in bytes; 0 if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows
@@ -53,7 +54,7 @@ def resident_bytes() -> int:
 
 
 def _operation(function):
-    """The operation that is a loop alone, or a function of NumPy's."""
+    """A method of CpuBackend that is just a compiled loop, or a NumPy function."""
     compiled = hasattr(function, "py_func")
 
     @functools.wraps(function.py_func if compiled else function)
@@ -71,14 +72,14 @@ class CpuBackend(Backend):
     product_dtype = "float32"
 
     def __init__(self):
-        # BLAS threads wait for work in a busy loop, on the cores that the kernels' threads need: half the speed of one BLAS thread.
-        # Large products are shared out by rows instead.
+        # Idle BLAS threads spin on the cores that the kernels' threads need, which halves the speed. So BLAS gets one thread, and this
+        # class splits large products by rows.
         threadpoolctl.threadpool_limits(1, "blas")
         self._pool = ThreadPoolExecutor(numba.get_num_threads())
-        self._recording = threading.local()  # its tape: that of the thread that records
+        self._recording = threading.local()  # `tape`: of the thread that records
 
     def launch(self, loop, *arguments):
-        """Run a loop of kernels/. While a step is recorded it goes on the tape; with one thread, as it is compiled for one."""
+        """Run a loop of kernels/. While a step is recorded, the call goes on the tape; with one thread, in its serial version."""
         tape = getattr(self._recording, "tape", None)
         if tape and numba.get_num_threads() == 1:
             loop = loop.serial
@@ -111,13 +112,13 @@ class CpuBackend(Backend):
     softmax_end = _operation(online_cross_entropy.softmax_end_cpu)
     softmax_gradient = _operation(online_cross_entropy.softmax_gradient_cpu)
     exchange = _operation(average.exchange_cpu)
-    average = _operation(average.average_cpu)  # last: it hides the module
+    average = _operation(average.average_cpu)  # last: it shadows the module
     adamw = _operation(adamw.adamw_cpu)
     adamw8bit = _operation(adamw8bit.adamw8bit_cpu)
     spread_columns = _operation(adafactor.spread_columns_cpu)
     column_squares = _operation(adafactor.column_squares_cpu)
     column_step = _operation(adafactor.column_step_cpu)
-    adafactor = _operation(adafactor.adafactor_cpu)  # last: it hides the module
+    adafactor = _operation(adafactor.adafactor_cpu)  # last: it shadows the module
     sum_of_squares = _operation(reduce.sum_of_squares_cpu)
     norm = _operation(reduce.norm_cpu)
     add_rows = _operation(reduce.add_rows_cpu)
@@ -143,7 +144,7 @@ class CpuBackend(Backend):
         self._write(axon, first, m[1:])
 
     def _write(self, axon, first, x):
-        """Write plain values x [C, B, M] of tokens from `first` on, where somebody reads them."""
+        """Write plain values x [C, B, M] of tokens from `first` on into an axon's ring, if it has one."""
         if axon.ring.size:
             self.launch(bundles_cpu.write_values_cpu, axon.ring, axon.fired, axon.start, first, x)
 
@@ -190,20 +191,20 @@ class CpuBackend(Backend):
         out[...] = x
 
     def product(self, out, a, b, add=False, scale=1.0):
-        if out.size * a.shape[1] < WORTH_SHARING:
+        if out.size * a.shape[1] < MIN_PARALLEL_PRODUCT:
             self.apply(self._rows, out, a, b, add, scale)
             return
-        parts = max(2, len(out) // SHARE)
+        parts = max(2, len(out) // ROWS_PER_TASK)
         bounds = [part * len(out) // parts for part in range(parts + 1)]
-        self.apply(self._share, lambda first, last: self._rows(out[first:last], a[first:last], b, add, scale), bounds)
+        self.apply(self._parallel, lambda first, last: self._rows(out[first:last], a[first:last], b, add, scale), bounds)
 
-    def _share(self, work, bounds):
-        """Do work(first, last) for each part."""
+    def _parallel(self, work, bounds):
+        """Call work(first, last) for each part, in parallel."""
         list(self._pool.map(work, bounds, bounds[1:]))
 
     @staticmethod
     def _rows(out, a, b, add, scale):
-        with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges shows in its loss
+        with np.errstate(over="ignore", invalid="ignore"):  # a diverging run is detected by its loss
             if add:
                 out += a @ b if scale == 1 else np.float32(scale) * (a @ b)
                 return
@@ -224,26 +225,26 @@ class CpuBackend(Backend):
         return None
 
     def limit_memory(self, size):
-        pass  # a run that was begun on a GPU goes on here without its limit
+        pass  # a run that started on a GPU continues here without its limit
 
     def memory_used(self):
         return resident_bytes()
 
     def synchronize(self):
-        pass  # nothing is done later
+        pass  # no work is queued
 
     @contextlib.contextmanager
     def working(self, work):
-        """A small step has one thread: to wake others takes longer, some 20 us for each of its loops."""
+        """A small step runs on one thread: waking others costs some 20 us per loop, more than they save."""
         threads = numba.get_num_threads()
-        numba.set_num_threads(1 if work < WORTH_WAKING else threads)
+        numba.set_num_threads(1 if work < MIN_PARALLEL_STEP else threads)
         try:
             yield
         finally:
             numba.set_num_threads(threads)
 
     def record(self, step):
-        """The step itself, in learning and scoring: to call loops is cheap beside what they do."""
+        """The step itself, after compiling its kernels: for training and scoring, calls from Python are cheap compared with their loops."""
         compiled = False
 
         def run():
@@ -256,7 +257,8 @@ class CpuBackend(Backend):
         return run
 
     def record_calls(self, step):
-        """The first call runs the step and puts its calls on a tape, which the others run. Of a step that raises nothing is kept."""
+        """The first call runs the step and records its calls on a tape; later calls replay it. If the step raises, the recording is
+        dropped."""
         tape = None
 
         def run():

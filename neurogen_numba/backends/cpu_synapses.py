@@ -1,22 +1,22 @@
-"""Synapses in bundles on the CPU: tables, buffers and calls of the event-driven kernels (kernels/bundles_cpu.py)."""
+"""Synapses in bundles on the CPU: tables, buffers and calls of the event-driven loops in kernels/bundles_cpu.py."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ..kernels import bundles_cpu
-from ..kernels.bundles_cpu import DELAY, DEPTH, PLACE, SHIFT, SOURCE, TARGET, WEIGHT, WIDTH, WORD
+from ..kernels.bundles_cpu import DELAY, DEPTH, OUT_SHIFT, OUT_WIDTH, SHIFT, SOURCE, TARGET, WEIGHT, WORD
 from ..kernels.population import Axon
 from .base import Synapses, SynapticState
 
-SPARE = 64  # rows more than a segment needs, where nothing is learned: what is under way is moved only once they are used up
+SPARE_ROWS = 64  # extra rows without learning, so that the history is moved to the front once per 64 tokens instead of at every segment
 
 
 class CpuSynapses(Synapses):
-    """Tables of all projections in bundles, and a copy of the weights in which every bundle is transposed, for the backward pass.
+    """Tables of all bundles, and a copy of the weights with every bundle transposed, for the backward pass.
 
-    forward: current -> (tile_start, entries), a tile being a word of targets; backward: signal -> the same of its words of sources;
-    learned: all bundles. Weights lie at the same places in `weight`, in `gradient` and in the copy.
+    forward: current -> (tile_start, entries), where a tile is a word of targets; backward: signal -> the same for its words of sources;
+    learned: entries of all bundles. A bundle has the same offset in `weight`, in `gradient` and in the copy.
     """
 
     def __init__(self, backend, projections, parameters):
@@ -25,7 +25,7 @@ class CpuSynapses(Synapses):
         offsets = [(parameters.offset[table.name], parameters.numbers(table)) for table in tables]
         first, end = min(offset for offset, _ in offsets), max(offset + size for offset, size in offsets)
         self.weight, self.gradient = (flat[first:end] for flat in (parameters.flat_value, parameters.flat_gradient))
-        self.places = [offset - first for offset, _ in offsets]
+        self.weight_offsets = [offset - first for offset, _ in offsets]
         self.signals = _words({p.arc.source: p.arc.sources for p in projections})
         self.currents = _words({p.arc.target: p.arc.targets for p in projections})
         self.forward, self.backward, self._learned = {}, {}, {}
@@ -33,16 +33,16 @@ class CpuSynapses(Synapses):
 
     def wire(self):
         forward, backward, learned = {}, {}, []
-        for p, place in zip(self.projections, self.places, strict=True):
+        for p, weight_offset in zip(self.projections, self.weight_offsets, strict=True):
             arc, size = p.arc, p.arc.bundle
             source, target = p.block.ravel() * size, np.repeat(np.arange(arc.tiles), arc.bundles_per_tile) * size
             table = np.zeros((p.block.size, 8), np.int64)
             table[:, SOURCE], table[:, SHIFT] = self.signals[arc.source].start + source // WORD, source % WORD
-            table[:, TARGET], table[:, PLACE] = self.currents[arc.target].start + target // WORD, target % WORD
-            table[:, DEPTH], table[:, WIDTH], table[:, DELAY] = size, size, p.delay.ravel()
-            table[:, WEIGHT] = place + np.arange(len(table)) * size * size
+            table[:, TARGET], table[:, OUT_SHIFT] = self.currents[arc.target].start + target // WORD, target % WORD
+            table[:, DEPTH], table[:, OUT_WIDTH], table[:, DELAY] = size, size, p.delay.ravel()
+            table[:, WEIGHT] = weight_offset + np.arange(len(table)) * size * size
             back = table.copy()
-            back[:, [SOURCE, SHIFT, TARGET, PLACE]] = table[:, [TARGET, PLACE, SOURCE, SHIFT]]
+            back[:, [SOURCE, SHIFT, TARGET, OUT_SHIFT]] = table[:, [TARGET, OUT_SHIFT, SOURCE, SHIFT]]
             forward.setdefault(arc.target, []).append(table)
             backward.setdefault(arc.source, []).append(back)
             learned.append(table)
@@ -64,7 +64,7 @@ class CpuSynapses(Synapses):
 
 
 def _words(sizes):
-    """name -> range of its words, one after the other."""
+    """name -> range of its words; the ranges are consecutive."""
     ranges, end = {}, 0
     for name, size in sizes.items():
         ranges[name] = range(end, end - (-size // WORD))
@@ -73,14 +73,14 @@ def _words(sizes):
 
 
 def _fill(tables, new):
-    """Put new tables, name -> arrays, in the place of those of another wiring: a tape reads them where they are."""
+    """Copy new tables, name -> arrays, into the existing arrays, because a tape holds their addresses."""
     for name, arrays in new.items():
         for old, array in zip(tables.setdefault(name, arrays), arrays, strict=True):
             old[...] = array
 
 
 def _by_tile(tables, words):
-    """(tile_start [tiles + 1], entries), sorted by the word that they write; within a word in the order of the tables."""
+    """(tile_start [tiles + 1], entries), sorted by the word that they write; a stable sort, in the order of the tables."""
     entries = np.concatenate(tables)
     tile = entries[:, TARGET] - words.start
     start = np.zeros(len(words) + 1, np.int64)
@@ -89,32 +89,35 @@ def _by_tile(tables, words):
 
 
 class CpuSynapticState(SynapticState):
-    """Of all signals, word after word, x [words, history + T, B, WORD] float32 and the masks `fired` and `wanted` [words, history + T, B];
-    of all currents their gradients d [words, T, B, WORD] and `given`, the masks of what is not 0. history: the longest there is;
-    the segment's first token has row start[0], and the `history` rows before it are the tokens before the segment."""
+    """Buffers of all signals and currents, word after word.
+
+    Signals: x [words, history + T, B, WORD] float32 and the masks `fired` and `needs_grad` [words, history + T, B]. Gradients of currents:
+    d [words, T, B, WORD] and `nonzero`, the masks of the numbers that are not 0. history: the longest of all signals. The segment's first
+    token is in row start[0]; the `history` rows before it are the tokens before the segment.
+    """
 
     def __init__(self, synapses, signals, tokens, batch, learning, copied):
         self.synapses, self.tokens, self.batch, self.signals, self.copied = synapses, tokens, batch, signals, copied
         self.history = max(history for _, history in signals.values())
         self.start, self._segment = np.array([self.history], np.int32), np.zeros(1, np.int32)  # rows of the first token in x, in d
         self._launch = synapses.backend.launch
-        rows = self.history + tokens + (0 if learning else SPARE)
+        rows = self.history + tokens + (0 if learning else SPARE_ROWS)
         shape = synapses.signals[next(reversed(synapses.signals))].stop, rows, batch
         self.x, self.fired = np.zeros((*shape, WORD), np.float32), np.zeros(shape, np.uint64)
-        self.wanted = np.zeros(shape, np.uint64)
+        self.needs_grad = np.zeros(shape, np.uint64)
         shape = synapses.currents[next(reversed(synapses.currents))].stop if learning else 0, tokens, batch
-        self.d, self.given = np.zeros((*shape, WORD), np.float32), np.zeros(shape, np.uint64)
-        self._flat = {what: getattr(self, what).reshape(-1) for what in ("x", "fired", "wanted", "d", "given")}
+        self.d, self.nonzero = np.zeros((*shape, WORD), np.float32), np.zeros(shape, np.uint64)
+        self._flat = {what: getattr(self, what).reshape(-1) for what in ("x", "fired", "needs_grad", "d", "nonzero")}
         self._axons = {}
         for name, words in synapses.signals.items():
-            ring, fired, wanted = (self._own(array, words) for array in (self.x, self.fired, self.wanted))
-            self._axons[name] = Axon(ring, self.start, fired, wanted)
-            if not name.endswith(".axon"):  # a plain value has a gradient wherever it is
-                wanted[...] = 2**64 - 1
+            ring, fired, needs_grad = (self._word_range(array, words) for array in (self.x, self.fired, self.needs_grad))
+            self._axons[name] = Axon(ring, self.start, fired, needs_grad)
+            if not name.endswith(".axon"):  # a plain value always needs a gradient
+                needs_grad[...] = 2**64 - 1
 
     @property
     def row(self):
-        """Of the segment's first token."""
+        """The row of the segment's first token."""
         return int(self.start[0])
 
     @property
@@ -122,7 +125,7 @@ class CpuSynapticState(SynapticState):
         """The rows of the tokens before the segment."""
         return slice(self.row - self.history, self.row)
 
-    def _own(self, array, words):
+    def _word_range(self, array, words):
         return array[words.start : words.stop]
 
     def axon(self, signal):
@@ -135,15 +138,15 @@ class CpuSynapticState(SynapticState):
                 synapses.backend.apply(np.copyto, value, np.float32(0))
                 continue
             read = flat["x"], flat["fired"], rows, synapses.read, *synapses.forward[current]
-            self._launch(bundles_cpu.gather_cpu, value, *read, self.start, first, -1, rows, flat["given"][:0], 0, self.start, 0)
+            self._launch(bundles_cpu.gather_cpu, value, *read, self.start, first, -1, rows, flat["nonzero"][:0], 0, self.start, 0)
             if current in self.copied:
-                own = self._axons[self.copied[current]]
-                self._launch(bundles_cpu.write_values_cpu, own.ring, own.fired, self.start, first, value)
+                axon = self._axons[self.copied[current]]
+                self._launch(bundles_cpu.write_values_cpu, axon.ring, axon.fired, self.start, first, value)
 
     def set_current_grad(self, current, first, last, gradient):
         words = self.synapses.currents[current]
-        own = self._own(self.d, words), self._own(self.given, words)
-        self._launch(bundles_cpu.write_values_cpu, *own, self._segment, first, gradient)
+        buffers = self._word_range(self.d, words), self._word_range(self.nonzero, words)
+        self._launch(bundles_cpu.write_values_cpu, *buffers, self._segment, first, gradient)
 
     def source_grad(self, gradients, first, last, length):
         flat, synapses = self._flat, self.synapses
@@ -151,9 +154,9 @@ class CpuSynapticState(SynapticState):
             if signal not in synapses.backward:
                 gradient[...] = 0
                 continue
-            read = flat["d"], flat["given"], self.tokens, synapses.transposed, *synapses.backward[signal]
-            wanted = flat["wanted"], self.x.shape[1], self.start, synapses.signals[signal].start
-            self._launch(bundles_cpu.gather_cpu, gradient, *read, self._segment, first, 1, length, *wanted)
+            read = flat["d"], flat["nonzero"], self.tokens, synapses.transposed, *synapses.backward[signal]
+            needs_grad = flat["needs_grad"], self.x.shape[1], self.start, synapses.signals[signal].start
+            self._launch(bundles_cpu.gather_cpu, gradient, *read, self._segment, first, 1, length, *needs_grad)
 
     def accumulate_weight_grad(self, length):
         flat, synapses = self._flat, self.synapses
@@ -164,8 +167,8 @@ class CpuSynapticState(SynapticState):
         self._launch(bundles_cpu.advance_cpu, self.x, self.fired, self.start, length, self.history, self.tokens)
 
     def ring(self, signal):
-        own = self._axons[signal]
-        return {"value": own.ring, "fired": own.fired, "start": own.start}
+        axon = self._axons[signal]
+        return {"value": axon.ring, "fired": axon.fired, "start": axon.start}
 
     def past(self, signal):
         size, history = self.signals[signal]
@@ -173,9 +176,9 @@ class CpuSynapticState(SynapticState):
         return np.moveaxis(rows, 0, 2).reshape(history, self.batch, -1)[:, :, :size].copy()
 
     def set_past(self, signal, past):
-        own, history = self._axons[signal], self.signals[signal][1]
+        axon, history = self._axons[signal], self.signals[signal][1]
         values = np.ascontiguousarray(past[:history], np.float32)
-        self._launch(bundles_cpu.write_values_cpu, own.ring, own.fired, self.start, -history, values)
+        self._launch(bundles_cpu.write_values_cpu, axon.ring, axon.fired, self.start, -history, values)
 
     def reset(self, sequences):
         silent = np.flatnonzero(sequences)

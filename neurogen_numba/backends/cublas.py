@@ -1,7 +1,7 @@
-"""Matrix products by cuBLAS, with the handle that CuPy made.
+"""Matrix products by cuBLAS, through CuPy's handle.
 
-CuPy's own wrappers refuse to be captured into a CUDA graph, cuBLAS does not: so the one function that is needed is called directly. Each
-stream has a workspace of its own, as products that overlap must; cuBLAS then gives the same bits run after run.
+CuPy's wrappers cannot be captured into a CUDA graph, so this module calls `cublasGemmEx` directly. Each stream has its own workspace,
+because products on different streams may overlap; cuBLAS then gives the same bits in every run.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import ctypes
 
 TYPES = {"float32": 0, "float16": 2, "bfloat16": 14}  # cudaDataType
-COMPUTE_32F, FAST_TF32, DEFAULT = 68, 77, -1  # cublasComputeType_t twice, cublasGemmAlgo_t
-WORKSPACE = 32 * 2**20  # bytes, what NVIDIA recommends for Hopper
+COMPUTE_32F, FAST_TF32, DEFAULT = 68, 77, -1  # two of cublasComputeType_t, one of cublasGemmAlgo_t
+WORKSPACE = 32 * 2**20  # bytes, NVIDIA's recommendation for Hopper
 
 
 class Cublas:
-    """`room(bytes)` makes a workspace, for the stream of the product that asks for it first. tf32: factors of float32 may be rounded to the
-    11 bits that tensor cores take of them (Ampere or newer)."""
+    """room(bytes) allocates a workspace on the current stream. tf32: tensor cores may round float32 factors to TF32, with 11 significant
+    bits (Ampere or newer)."""
 
     def __init__(self, room, tf32: bool = False):
         from cuda.pathfinder import load_nvidia_dynamic_lib
@@ -26,7 +26,7 @@ class Cublas:
         self._room, self._workspaces, self._tf32 = room, {}, tf32
 
     def product(self, stream, out, a, b, add, scale):
-        """out [m, n] float32 = (or +=, where `add`) scale a [m, k] @ b [k, n] on a CuPy stream. Rows may be spaced out; a and b may be
+        """out [m, n] float32 = scale a [m, k] @ b [k, n] on a CuPy stream; with `add`, +=. Rows may have any stride; a and b may be
         transposed views. Raises ValueError for any other layout."""
         if stream.ptr not in self._workspaces:
             self._workspaces[stream.ptr] = self._room(WORKSPACE)
@@ -35,10 +35,10 @@ class Cublas:
         self._call("cublasSetWorkspace_v2", workspace, ctypes.c_size_t(WORKSPACE))
         (m, k), n = a.shape, b.shape[1]
         alpha, beta = ctypes.c_float(scale), ctypes.c_float(1.0 if add else 0.0)
-        # cuBLAS counts columns first: it is told out.T = b.T @ a.T
+        # cuBLAS is column-major, so it computes out.T = b.T @ a.T.
         (a_turned, *a_matrix), (b_turned, *b_matrix), (out_turned, *out_matrix) = _matrix(a), _matrix(b), _matrix(out)
         if out_turned:
-            raise ValueError("cuBLAS writes no transposed view")
+            raise ValueError("cuBLAS cannot write a transposed view")
         sizes, compute = (n, m, k), FAST_TF32 if self._tf32 and a.dtype == "float32" else COMPUTE_32F
         self._call(
             "cublasGemmEx", b_turned, a_turned, *sizes, ctypes.byref(alpha), *b_matrix, *a_matrix, ctypes.byref(beta), *out_matrix,
@@ -52,13 +52,13 @@ class Cublas:
 
 
 def _matrix(x):
-    """(whether x is a transposed view, its address, type, and the distance of its rows, or columns, in numbers) as cuBLAS wants them."""
+    """(whether x is a transposed view, address, type, leading dimension in numbers), the arguments of cuBLAS for a matrix."""
     (m, n), (rows, columns) = x.shape, (stride // x.itemsize for stride in x.strides)
     turned = n > 1 and columns != 1
     if turned:
         sound, lead = columns >= m and (rows == 1 or m == 1), columns
     else:
-        sound, lead = m == 1 or rows >= n, max(rows, n)  # the distance between rows does not matter where there is one
+        sound, lead = m == 1 or rows >= n, max(rows, n)  # with one row, its stride does not matter
     if not sound:
-        raise ValueError(f"cuBLAS wants a matrix whose rows or columns are contiguous in memory, not one of strides {x.strides}")
+        raise ValueError(f"cuBLAS needs a matrix whose rows or columns are contiguous in memory, not one with strides {x.strides}")
     return int(turned), ctypes.c_void_p(x.data.ptr), TYPES[str(x.dtype)], lead

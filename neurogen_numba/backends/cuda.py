@@ -1,4 +1,4 @@
-"""A GPU: CuPy arrays, kernel launches, streams and graphs, cuBLAS. In Numba's CUDA simulator, NumPy arrays stand in for CuPy's."""
+"""The CUDA backend: CuPy arrays, kernel launches, streams and graphs, cuBLAS. In Numba's CUDA simulator, NumPy arrays replace CuPy's."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ if SIMULATED:
     from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 
 DTYPES = {"auto": None, "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-_MAIN = {}  # device -> the stream that all backends on it share, and that is CuPy's current one
-LOGITS_SHARE = 256  # bytes of the card's memory for each logit that is held at a time
-OUTSIDE = 88 * 2**20  # bytes that cuBLAS and the code of the kernels take without asking CuPy: 86 to 100 MB on an H200
-KEPT_SHARED = 1024  # bytes of a block's shared memory left for what kernels declare themselves, and for the driver
-STATIC = 8 * 2**10  # bytes that a kernel may declare itself
-ALIGN = 64  # numbers: tensor cores want rows that begin at multiples of 16 bytes, and fill whole tiles
+_MAIN = {}  # device -> the stream that all backends on it share, CuPy's current stream
+LOGITS_FRACTION = 256  # bytes of GPU memory per logit that is held at a time
+OUTSIDE = 88 * 2**20  # bytes that cuBLAS and the kernels' code allocate outside CuPy's pool: 86 to 100 MB on an H200
+RESERVED_SHARED = 1024  # bytes of a block's shared memory reserved for static arrays and the driver
+STATIC = 8 * 2**10  # bytes of static shared memory that a kernel may declare
+ALIGN = 64  # numbers: row alignment for tensor cores, which need 16-byte boundaries and whole tiles
 
 
 def tile_product(dtype: str, capability: int) -> int | None:
-    """Which tile product (kernels/mma.py) multiplies factors of a type on a card of this compute capability; None: none, in float32."""
+    """The kind of factors (kernels/mma.py) for a dtype on a card of this compute capability; None: float32, without tensor cores."""
     if dtype == "bfloat16":
         return mma.BFLOAT16
     if dtype == "float16":
@@ -68,18 +68,18 @@ def _dtype(name):
 class CudaBackend(Backend):
     """Every operation of `Backend` as a kernel launch on one card.
 
-    precision: of the factors of the decoder's products: fp32, fp16 or bf16, the last for the weights of synapses too; auto takes bf16 where
-    the card multiplies it fast, else fp32. Sums and learned numbers are float32.
-    mode: sequential, everything on one stream, in order; pipelined, a stream for each module. Both give the same bits.
+    precision: dtype of the factors of the decoder's products and of the synapses' weights: fp32, fp16 or bf16. auto: bf16 on cards of
+    compute capability 8.0 or newer, else fp32. Sums and parameters are float32.
+    mode: sequential, everything on one stream, in order; pipelined, one stream per module. Both give the same bits.
     """
 
     name = "cuda"
     whole_rows = ALIGN
-    shared_memory: int  # bytes that a block can have
+    shared_memory: int  # bytes per block, at most
     multiprocessors: int
 
     def __init__(self, device: int = 0, precision: str = "auto", mode: str = "sequential"):
-        self._kept = {}  # scratch arrays by name
+        self._scratch_arrays = {}  # scratch arrays by name
         self.mode, self._streams = mode, {}
         if SIMULATED:
             self._xp, self._stream, self.product_dtype, self.tile_product = np, 0, "float32", None
@@ -91,9 +91,9 @@ class CudaBackend(Backend):
         cupy.cuda.Device(device).use()
         cuda.select_device(device)
         attributes = cupy.cuda.Device(device).attributes
-        self.shared_memory = attributes["MaxSharedMemoryPerBlockOptin"] - KEPT_SHARED
+        self.shared_memory = attributes["MaxSharedMemoryPerBlockOptin"] - RESERVED_SHARED
         self.multiprocessors = attributes["MultiProcessorCount"]
-        self.logits = self.memory()[1] // LOGITS_SHARE
+        self.logits = self.memory()[1] // LOGITS_FRACTION
         capability = int(cupy.cuda.Device(device).compute_capability)
         self.product_dtype = DTYPES[precision] or ("bfloat16" if capability >= 80 else "float32")
         self.tile_product = tile_product(self.product_dtype, capability)
@@ -104,13 +104,13 @@ class CudaBackend(Backend):
         self._cublas = Cublas(lambda size: self._scratch("cuBLAS", size, "uint8"), tf32=self.product_dtype == "bfloat16")
 
     def _go_to(self, stream):
-        """Queue what follows on a CuPy stream."""
+        """Queue all later work on a CuPy stream."""
         stream.use()
         self._current, self._stream = stream, cuda.external_stream(stream.ptr)
 
     def launch(self, kernel, grid, threads, *arguments, shared=0):
         """grid: a number of blocks or a tuple of up to three; shared: bytes of dynamic shared memory, at most `shared_memory`."""
-        if SIMULATED:  # which otherwise copies every array there and back, and loses what two views of one array share
+        if SIMULATED:  # the simulator would copy each array, and two views of one array would become independent
             arguments = [FakeCUDAArray(x) if isinstance(x, np.ndarray) else x for x in arguments]
         self._on_card()
         if launches := noted():
@@ -121,23 +121,23 @@ class CudaBackend(Backend):
         kernel[grid, threads, self._stream, shared](*arguments)
 
     def _on_card(self):
-        """CuPy and Numba work on this backend's card, whatever another one made current in between. To ask is cheap, to change is not."""
+        """Make this backend's card current for CuPy and Numba, if other code has changed it. The query is cheap, the change is not."""
         if not SIMULATED and self._xp.cuda.runtime.getDevice() != self._device:
             self._xp.cuda.runtime.setDevice(self._device)
 
-    def _mine(self):
-        """CuPy queues its own work on this backend's card and stream, whatever another user of CuPy made current in between."""
+    def _make_current(self):
+        """Make this backend's card and stream current for CuPy, if another user of CuPy has changed them."""
         if not SIMULATED:
             self._on_card()
             self._current.use()
 
     def _pool(self):
-        """CuPy's memory of this card."""
+        """CuPy's memory pool of this card."""
         self._on_card()
         return self._xp.get_default_memory_pool()
 
     def zeros(self, shape, dtype="float32"):
-        self._mine()
+        self._make_current()
         try:
             return self._xp.zeros(shape, _dtype(dtype))
         except MemoryError as error:  # CuPy's OutOfMemoryError is one
@@ -152,7 +152,7 @@ class CudaBackend(Backend):
         return OutOfMemory(f"out of GPU memory: {what} needs {sizes}")
 
     def memory(self) -> tuple[int, int]:
-        """Of the card, or of the limit; memory that CuPy keeps for itself is free."""
+        """(free, total) bytes of the card, or of the limit. Unused blocks in CuPy's pool count as free."""
         if SIMULATED:
             return 2**30, 2**30
         pool = self._pool()
@@ -167,7 +167,7 @@ class CudaBackend(Backend):
         if SIMULATED:
             return
         self._pool().set_limit(size=max(1, size - OUTSIDE))
-        self.logits = min(self.logits, size // LOGITS_SHARE)
+        self.logits = min(self.logits, size // LOGITS_FRACTION)
 
     def device_name(self):
         if SIMULATED:
@@ -178,7 +178,7 @@ class CudaBackend(Backend):
         return 0 if SIMULATED else self._pool().total_bytes()
 
     def asarray(self, values, dtype=None):
-        self._mine()
+        self._make_current()
         values = np.ascontiguousarray(values, dtype)
         try:
             return self._xp.array(values)
@@ -186,7 +186,7 @@ class CudaBackend(Backend):
             raise self._no_room(values.shape, values.dtype) from error
 
     def to_numpy(self, array):
-        self._mine()
+        self._make_current()
         self.synchronize()
         return np.array(array) if SIMULATED else self._xp.asnumpy(array)
 
@@ -195,16 +195,16 @@ class CudaBackend(Backend):
             return self.to_numpy(array)
         import cupyx
 
-        self._mine()
+        self._make_current()
         self.synchronize()
         try:
             room = cupyx.empty_pinned(array.shape, array.dtype)
-        except self._xp.cuda.runtime.CUDARuntimeError:  # the system lets no more memory be locked
+        except self._xp.cuda.runtime.CUDARuntimeError:  # the system allows no more pinned memory
             room = None
         return self._xp.asnumpy(array, out=room)
 
     def bits(self, array):
-        """An array as kernels take it: bfloat16, which Numba does not know, as its bits (kernels/half.py)."""
+        """An array as kernels take it: bfloat16, which Numba does not support, as a view of uint16 (kernels/half.py)."""
         return array.view("uint16") if str(array.dtype) == "bfloat16" else array
 
     def synchronize(self):
@@ -213,12 +213,12 @@ class CudaBackend(Backend):
             self._cupy_stream.synchronize()
 
     def _scratch(self, name, shape, dtype="float32"):
-        """An array for a kernel's own use: the same one whenever it is asked for by this name and shape on the same stream."""
+        """A scratch array for a kernel: the same array for the same name, shape and stream."""
         key = (name, shape, dtype, None if SIMULATED else self._current.ptr)
-        if key not in self._kept:
+        if key not in self._scratch_arrays:
             with self.part(f"workspace, {name}"):
-                self._kept[key] = self.zeros(shape, dtype)
-        return self._kept[key]
+                self._scratch_arrays[key] = self.zeros(shape, dtype)
+        return self._scratch_arrays[key]
 
     def matrix(self, rows, columns, dtype="float32"):
         return self.zeros((rows, -(-columns // ALIGN) * ALIGN), dtype)[:, :columns]
@@ -237,7 +237,7 @@ class CudaBackend(Backend):
             self._cublas.product(self._current, out, a, b, add, scale)
 
     def stream(self, name):
-        """The CUDA stream of this name: the same one each time."""
+        """The CUDA stream of this name, the same at each call."""
         if name not in self._streams:
             self._streams[name] = self._xp.cuda.Stream(non_blocking=True)
         return self._streams[name]
@@ -261,15 +261,15 @@ class CudaBackend(Backend):
             super().compile_kernels(step)
 
     def record(self, step):
-        """The first call runs the step, which compiles its kernels; the second captures it as a CUDA graph; from then on the graph runs.
-        Of a step that raises nothing is kept: the next call captures it anew."""
+        """The first call runs the step, which compiles its kernels. The second captures it as a CUDA graph. Later calls launch the graph.
+        If the step raises during capture, the capture is dropped and the next call captures again."""
         if SIMULATED:
             return step
         graph, warm = None, False
 
         def run():
             nonlocal graph, warm
-            self._mine()
+            self._make_current()
             if not self.recording or noted():
                 step()
                 return
@@ -283,7 +283,7 @@ class CudaBackend(Backend):
                 try:
                     step()
                 except BaseException:
-                    with contextlib.suppress(Exception):  # a capture that was spoilt says so once more when it ends
+                    with contextlib.suppress(Exception):  # ending an invalidated capture raises as well
                         self._cupy_stream.end_capture()
                     raise
                 graph = self._cupy_stream.end_capture()
@@ -295,9 +295,9 @@ class CudaBackend(Backend):
 
     @staticmethod
     def _flat(*arrays):
-        """The arrays as they lie in memory, in one dimension."""
+        """The arrays as 1-D views. Raises ValueError if one is not contiguous."""
         if not all(array.flags.c_contiguous for array in arrays):
-            raise ValueError("a kernel wants arrays that are contiguous in memory")
+            raise ValueError("a kernel needs arrays that are contiguous in memory")
         return [array.reshape(-1) for array in arrays]
 
     def _flat_state(self, state):
@@ -305,12 +305,13 @@ class CudaBackend(Backend):
 
     @staticmethod
     def _across(size):
-        """(blocks, threads) of a launch with a thread for each of `size` neighbours: whole warps."""
+        """(blocks, threads) of a launch with one thread for each of `size` numbers; threads is a multiple of the warp size."""
         threads = min(THREADS, -(-size // WARP) * WARP)
         return blocks(size, threads), threads
 
     def _strided(self, size):
-        """(blocks, threads) of a grid-stride loop over `size` numbers: at most several times what the largest card runs concurrently."""
+        """(blocks, threads) of a grid-stride loop over `size` numbers: at most 4,096 blocks, several times what the largest card runs
+        concurrently."""
         across, threads = self._across(size)
         return min(across, 1 if SIMULATED else 4096), threads
 
@@ -319,7 +320,7 @@ class CudaBackend(Backend):
     ):
         C, B, N = c.shape
         across, threads, columns = self._hypercolumns(N, hypercolumn)
-        tokens = max(1, min(C, population.TILE_BYTES // (4 * threads)))  # whose currents fit into shared memory
+        tokens = max(1, min(C, population.TILE_BYTES // (4 * threads)))  # as many as fit into shared memory
         rows = self._flat_state(state)
         rings = *self._ring(axon, B), *self._ring(trace, B)
         arrays = rows, *self._flat(r), *rings, first, *self._flat(c, gate), parameters, gain_scale, beta_scale
@@ -353,9 +354,9 @@ class CudaBackend(Backend):
         across, threads, columns = self._hypercolumns(N, hypercolumn)
         groups, gradients_of_neurons = self._sequence_groups(B, across, threads), population.flat(d)
         partial = self._scratch("gradients of neurons", (groups * len(gradients_of_neurons), N))
-        tokens = max(1, min(C, population.TILE_BYTES // (8 * threads)))  # whose dx and x fit into shared memory
+        tokens = max(1, min(C, population.TILE_BYTES // (8 * threads)))  # as many as fit into shared memory with dx and x
         rows, carried = self._flat_state(state), self._flat_state(carry)
-        shift = 31 if len(d_current) == 1 else d_current.shape[2].bit_length() - 1  # of a neuron's number to that of its line
+        shift = 31 if len(d_current) == 1 else d_current.shape[2].bit_length() - 1  # neuron n is in line n >> shift
         gradients = self.bits(d_current), shift, offset, self.bits(d_gate if gate.size else d_current)
         arrays = *gradients, carried, partial, *self._flat(ds, dy), rows, *self._flat(r, c, gate)
         how = hypercolumn, columns, tokens, np.float32(scale), *dropout
@@ -366,19 +367,19 @@ class CudaBackend(Backend):
         self.launch(population.add_parameter_gradients, (across, len(gradients_of_neurons)), threads, gradients_of_neurons, partial)
 
     def _sequence_groups(self, batch, across, threads):
-        """The number of groups of sequences, each for `across` blocks, that the card finishes first: waves of blocks times the length of a
-        block, its sequences and about one more to begin and end."""
+        """The number of groups of sequences with the shortest estimated run time. A group has `across` blocks. The estimate is the number
+        of waves of blocks, times the sequences per block plus one for its start and end."""
         wave = self.multiprocessors * max(1, population.RESIDENT // threads)
         return min(range(1, batch + 1), key=lambda groups: blocks(across * groups, wave) * (blocks(batch, groups) + 1))
 
     def _ring(self, axon, batch):
-        """(ring [words, rows B, WORD], start) as kernels take them."""
+        """(ring [words, rows B, WORD], start), the arguments of a kernel for an axon."""
         words, rows, _, word = axon.ring.shape
         return self.bits(axon.ring).reshape(words, rows * batch, word), axon.start
 
     @staticmethod
     def _hypercolumns(neurons, hypercolumn):
-        """(blocks, threads, hypercolumns of a block) of a launch with a thread per neuron, whose blocks have whole hypercolumns."""
+        """(blocks, threads, hypercolumns per block) of a launch with one thread per neuron and whole hypercolumns per block."""
         size = min(hypercolumn, neurons)
         columns = max(1, population.BLOCK_DIM // size)
         return blocks(neurons, columns * hypercolumn), -(-columns * size // WARP) * WARP, columns
@@ -395,13 +396,13 @@ class CudaBackend(Backend):
         ring = self._ring(axon, len(S))
         for part in self._memory_parts(w_in, S):
             arrays = out[part], S, key, q_in[part], v[part], w_in[part], write_bias, decay, write_scale, *ring, first + part.start
-            self.launch(memory.memory_forward, S.shape[1::-1], memory.WIDTH, *arrays)
+            self.launch(memory.memory_forward, S.shape[1::-1], memory.BLOCK_DIM, *arrays)
 
     def memory_backward(
         self, dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_before, q_in, v, w_in, write_bias, decay, write_scale
     ):
         parts, before, inputs = self._memory_parts(w_in, S_before), [(S_before, key_before)], (write_bias, decay, write_scale)
-        for number, part in enumerate(parts[:-1]):  # what stood before the next part, by running this one again
+        for number, part in enumerate(parts[:-1]):  # S and key before the next part, by recomputing this one
             S, key = (self._scratch(f"memory, after part {number}", array.shape) for array in before[0])
             S[...], key[...] = before[-1]
             out, tokens = self._scratch("memory, out", q_in[part].shape), (q_in[part], v[part], w_in[part])
@@ -410,14 +411,14 @@ class CudaBackend(Backend):
         for part, (S, key) in reversed(list(zip(parts, before, strict=True))):
             gradients = dq_in[part], dv[part], dw_in[part], d_decay, dS, d_key, d_out[part]
             tokens = q_in[part], v[part], w_in[part]
-            self.launch(memory.memory_backward, S.shape[1::-1], memory.WIDTH, *gradients, S, key, *tokens, *inputs)
+            self.launch(memory.memory_backward, S.shape[1::-1], memory.BLOCK_DIM, *gradients, S, key, *tokens, *inputs)
 
     @staticmethod
     def _memory_parts(w_in, S):
-        """The tokens of a chunk, as many at a time as a block has room for."""
-        if S.shape[2] > memory.WIDTH:
-            raise ConfigError(f"brain.memory_width: at most {memory.WIDTH} on a GPU, not {S.shape[2]}")
-        return [slice(first, first + memory.TOKENS) for first in range(0, len(w_in), memory.TOKENS)]
+        """The tokens of a chunk, in slices of at most MAX_TOKENS per launch."""
+        if S.shape[2] > memory.BLOCK_DIM:
+            raise ConfigError(f"brain.memory_width: at most {memory.BLOCK_DIM} on a GPU, not {S.shape[2]}")
+        return [slice(first, first + memory.MAX_TOKENS) for first in range(0, len(w_in), memory.MAX_TOKENS)]
 
     def working_memory_forward(self, m, f_in, u_in, retain, axon, first):
         _, B, M = f_in.shape
@@ -434,9 +435,9 @@ class CudaBackend(Backend):
     # kernels/embedding.py, dropout.py, softmax.py, sampling.py
 
     def _whole_rows(self, x):
-        """A matrix with the space between its rows, as kernels take it: contiguous, bfloat16 as bits."""
+        """A matrix as kernels take it: with the padding between its rows, contiguous, bfloat16 as bits."""
         if x.strides[1] != x.itemsize and x.shape[1] > 1:
-            raise ValueError("a kernel wants rows that are contiguous in memory")
+            raise ValueError("a kernel needs rows that are contiguous in memory")
         lead = max(x.strides[0] // x.itemsize, x.shape[1])
         return self._xp.lib.stride_tricks.as_strided(self.bits(x), (len(x), lead), (lead * x.itemsize, x.itemsize))
 
@@ -461,18 +462,20 @@ class CudaBackend(Backend):
         self.launch(dropout.scaled_dropout, *self._strided(x.size), flat_out[None], flat, *how)
 
     def cross_entropy(self, loss, hit, d_logits, logits, bias, targets, weight, size):
-        threads = 8 if SIMULATED else min(softmax.THREADS, -(-size // 256) * 32)  # about eight logits each
+        threads = 8 if SIMULATED else min(softmax.THREADS, -(-size // 256) * 32)  # about eight logits per thread
         rows = self.bits(d_logits), logits
         self.launch(softmax.cross_entropy, len(loss), threads, loss, hit, *rows, bias, targets, weight, size)
 
     def sample(self, tokens, logits, bias, temperature, top_k, top_p, key, step, size):
-        if size > sampling.MOST_TOKENS:
-            raise BackendError(f"sampling on a GPU: a vocabulary of at most {sampling.MOST_TOKENS:,} tokens, not {size:,}")
+        if size > sampling.MAX_TOKENS:
+            raise BackendError(f"sampling on a GPU: a vocabulary of at most {sampling.MAX_TOKENS:,} tokens, not {size:,}")
         rows, groups = len(tokens), sampling.GROUPS
         largest, places = self._scratch("largest logits", (rows, groups)), self._scratch("their tokens", (rows, groups), "int32")
-        self.launch(sampling.find_largest, (groups // sampling.FINDERS, rows), sampling.FINDERS, largest, places, logits, bias, size)
+        self.launch(
+            sampling.find_largest, (groups // sampling.FIND_BLOCK_DIM, rows), sampling.FIND_BLOCK_DIM, largest, places, logits, bias, size
+        )
         how = np.float32(temperature), top_k, np.float32(top_p), np.uint64(key), step
-        self.launch(sampling.sample, rows, sampling.SAMPLERS, tokens, logits, bias, *how, largest, places, size)
+        self.launch(sampling.sample, rows, sampling.BLOCK_DIM, tokens, logits, bias, *how, largest, places, size)
 
     # kernels/online_cross_entropy.py
 
@@ -508,16 +511,16 @@ class CudaBackend(Backend):
 
     def adamw8bit(self, p, g, m, v, m_top, r_top, decay, low, high, norm, numbers, key, first):
         arrays = p, g, m, v, m_top, r_top, decay, low, high, norm, numbers, key
-        self.launch(adamw8bit.adamw8bit, len(m_top), 8 if SIMULATED else adamw8bit.SHARE, *arrays, first)
+        self.launch(adamw8bit.adamw8bit, len(m_top), 8 if SIMULATED else adamw8bit.GROUP_SIZE, *arrays, first)
 
     def adafactor(self, p, g, row, spread, where, decay, norm, numbers):
         self.launch(adafactor.adafactor, len(where), 8 if SIMULATED else THREADS, p, g, row, spread, where, decay, norm, numbers)
 
     def spread_columns(self, spread, column):
-        self.launch(adafactor.spread_columns, 1, 8 if SIMULATED else reduce.MOST, spread, column)
+        self.launch(adafactor.spread_columns, 1, 8 if SIMULATED else reduce.MAX_BLOCK_DIM, spread, column)
 
     def column_squares(self, total, g, where, norm, numbers):
-        threads = (2, 4) if SIMULATED else (32, reduce.MOST // 32)
+        threads = (2, 4) if SIMULATED else (32, reduce.MAX_BLOCK_DIM // 32)
         self.launch(adafactor.column_squares, blocks(total.size, threads[0]), threads, total, g, where, norm, numbers)
 
     def column_step(self, column, total, norm):
@@ -527,11 +530,11 @@ class CudaBackend(Backend):
         self.launch(reduce.sum_of_squares, len(partial), 2 if SIMULATED else THREADS, partial, x)
 
     def norm(self, norm, partial):
-        self.launch(reduce.norm, 1, 8 if SIMULATED else reduce.MOST, norm, partial)
+        self.launch(reduce.norm, 1, 8 if SIMULATED else reduce.MAX_BLOCK_DIM, norm, partial)
 
     def add_rows(self, total, x):
-        # Where there are few columns, many threads share the rows of each.
-        threads = (2, 4) if SIMULATED else (32, 8) if total.size >= 8192 else (8, reduce.MOST // 8)
+        # With few columns, more threads reduce each column.
+        threads = (2, 4) if SIMULATED else (32, 8) if total.size >= 8192 else (8, reduce.MAX_BLOCK_DIM // 8)
         self.launch(reduce.add_rows, blocks(total.size, threads[0]), threads, total, self._whole_rows(x))
 
     def roll_state(self, x, table, length):
@@ -543,7 +546,7 @@ class CudaBackend(Backend):
 
 
 class CudaStreams(Streams):
-    """A CUDA stream for each name. Each begins after the work queued on the main stream so far."""
+    """One CUDA stream per name. Each starts after the work queued on the main stream so far."""
 
     def __init__(self, backend):
         self._backend, self._main, self._streams = backend, backend._cupy_stream, {}

@@ -13,20 +13,20 @@ from ..kernels.bundles import (
     BEGIN,
     BUNDLE_COLUMNS,
     COPY_LENGTH,
-    COPY_PLACE,
+    COPY_OFFSET,
     COPY_RING,
-    D_PLACE,
+    D_OFFSET,
+    DELAY,
     END,
     ENTRY_COLUMNS,
     FIRST,
     LAST,
-    LATE,
     LENGTH,
     LINE,
     NUMBER,
+    OFFSET,
     OUT,
     OUTPUTS,
-    PLACE,
     RING,
     SIZE,
     SLICE,
@@ -38,22 +38,23 @@ from ..kernels.bundles import (
 from ..kernels.launch import SIMULATED, THREADS, blocks
 from .base import Synapses, SynapticState
 
-WRITERS = 8 if SIMULATED else THREADS  # threads of a block that copies
-ENOUGH, PLENTY = 2, 8  # blocks of a launch for each multiprocessor: with fewer, tiles are made smaller; with more, wider
-WIDEST = 64  # numbers of a tile
+COPY_BLOCK_DIM = 8 if SIMULATED else THREADS  # block size of `write_gradient`
+MIN_BLOCKS_PER_SM = 2  # a launch with fewer blocks per multiprocessor gets smaller tiles
+MANY_BLOCKS_PER_SM = 8  # a launch with more gets wider tiles
+MAX_TILE = 64  # numbers of a tile
 
 
-# A bundle where it lies whatever the batch: the number of its projection; its first source and first target in a column, and the first of
-# its weights, in words; its delay in tokens.
+# A bundle, independent of the batch: index of its projection; offsets of its first source and first target in a column, and of its weights,
+# in words; delay in tokens.
 ROW = np.dtype([(name, np.int64) for name in ("projection", "source", "target", "weight", "delay")])
 
 
 class CudaSynapses(Synapses):
-    """The bundles of all projections, and with tensor cores the weights in 16 bits, in the order of either direction.
+    """The bundles of all projections; with tensor cores also two 16-bit copies of the weights, one packed for each direction.
 
-    forward: current -> [(arc, rows)] of the projections that it reads; backward: signal -> the same of those that read it; learned and
-    places: size of a bundle -> rows, and where the weights of each begin. They do so alike in `weight`, `gradient` and `read`: what the
-    kernels forward and backward read, made by `refresh` from `latest`.
+    forward: current -> [(arc, rows)] of the projections into it; backward: signal -> [(arc, rows)] of the projections that read it.
+    learned, weight_offsets: size of a bundle -> its rows, and the offsets of their weights. A bundle has the same offset in `weight`,
+    `gradient` and `read`. read: what the forward and the backward kernel read; `refresh` computes it from `latest`.
     """
 
     def __init__(self, backend, projections, parameters):
@@ -62,7 +63,7 @@ class CudaSynapses(Synapses):
         offsets = [(parameters.offset[table.name], parameters.numbers(table)) for table in tables]
         first, end = min(offset for offset, _ in offsets), max(offset + size for offset, size in offsets)
         self.weight, self.gradient = (flat[first:end] for flat in (parameters.flat_value, parameters.flat_gradient))
-        self.place = {p.arc.name: offset - first for p, (offset, _) in zip(projections, offsets, strict=True)}
+        self.weight_offset = {p.arc.name: offset - first for p, (offset, _) in zip(projections, offsets, strict=True)}
         self.dtype, self.kind = backend.product_dtype, backend.tile_product
         self.currents = list(dict.fromkeys(p.arc.target for p in projections))
         self.signals = list(dict.fromkeys(p.arc.source for p in projections))
@@ -70,7 +71,7 @@ class CudaSynapses(Synapses):
 
     def wire(self):
         self._read_structure()
-        self.places = {size: self.backend.asarray(rows["weight"]) for size, rows in self.learned.items()}
+        self.weight_offsets = {size: self.backend.asarray(rows["weight"]) for size, rows in self.learned.items()}
         if self.kind is None:
             self.read = self.weight, self.weight
         else:
@@ -89,7 +90,7 @@ class CudaSynapses(Synapses):
             rows["projection"], rows["delay"] = number, p.delay.ravel()
             rows["source"] = p.block.ravel() * words
             rows["target"] = np.repeat(np.arange(arc.tiles), arc.bundles_per_tile) * words
-            rows["weight"] = self.place[arc.name] // WORD + np.arange(p.block.size) * arc.bundle * words
+            rows["weight"] = self.weight_offset[arc.name] // WORD + np.arange(p.block.size) * arc.bundle * words
             self.forward.setdefault(arc.target, []).append((arc, rows))
             self.backward.setdefault(arc.source, []).append((arc, rows))
             learned.setdefault(arc.bundle, []).append(rows)
@@ -100,9 +101,9 @@ class CudaSynapses(Synapses):
         if self.kind is None:
             self.read = weight, weight
             return
-        for size, places in self.places.items():
+        for size, weight_offsets in self.weight_offsets.items():
             copies = (self.backend.bits(copy) for copy in self.read)
-            self.backend.launch(bundles.make_pack(size), len(places), THREADS, *copies, weight, places)
+            self.backend.launch(bundles.make_pack(size), len(weight_offsets), THREADS, *copies, weight, weight_offsets)
 
     def state(self, signals, currents, tokens, batch, learning, copied):
         state = CudaSynapticState(self, signals, currents, tokens, batch, learning, copied)
@@ -111,9 +112,11 @@ class CudaSynapses(Synapses):
 
 
 class CudaSynapticState(SynapticState):
-    """Rings x of all signals, [lines, rows, B, LINE] each, rows = history + T: token t of the segment is in row (start + t) % rows. And
-    gradients d of all currents, [lines, T, B, LINE] each. Both of the type that products multiply, one after the other in a flat array
-    each."""
+    """Buffers of all signals and currents, in the dtype of the products.
+
+    x: a flat array of rings, [lines, rows, B, LINE] each, rows = history + T; token t of the segment is in row (start + t) % rows. d: a
+    flat array of the currents' gradients, [lines, T, B, LINE] each.
+    """
 
     direct_gradients = True
 
@@ -121,17 +124,17 @@ class CudaSynapticState(SynapticState):
         self.synapses, self.backend, self.batch, self.sizes, self.copied = synapses, synapses.backend, batch, signals, copied
         self.rows = {name: signals[name][1] + tokens for name in synapses.signals}
         zeros = self.backend.zeros
-        self.x, self._x_places = self._flat(self.rows, {name: size for name, (size, _) in signals.items()})
+        self.x, self._x_regions = self._flat(self.rows, {name: size for name, (size, _) in signals.items()})
         self.start, self._rows = zeros(len(self.rows), "int32"), self.backend.asarray(list(self.rows.values()), "int32")
-        # float16 holds 6e-8 to 65,504: a token's share of the gradient is made so much larger on its way
+        # Loss scaling: float16 represents 6e-8 to 65,504, and the gradient of one token of a mean is small.
         self.scale = np.float32(2.0 ** (4 + math.ceil(math.log2(tokens * batch))) if synapses.dtype == "float16" else 1)
         if learning:
-            self.d, self._d_places = self._flat(dict.fromkeys(synapses.currents, tokens), currents)
+            self.d, self._d_regions = self._flat(dict.fromkeys(synapses.currents, tokens), currents)
         self._tables = {}
 
     def _table(self, make, *how):
-        """What `make` makes of the bundles, a tuple: made when first asked for, and again where they have become others. A recorded step
-        reads the arrays that it was captured with, so their content is replaced if the shapes are the same."""
+        """The table make(*how), a tuple, cached until the synapses are wired again. A recorded step reads the arrays of its capture, so
+        their content is replaced if the shapes are the same."""
         made, table = self._tables.get((make.__name__, how), (None, None))
         if made is not self.synapses.learned:
             new = make(*how)
@@ -144,60 +147,61 @@ class CudaSynapticState(SynapticState):
         return table
 
     def rewire(self):
-        """Build all tables again. Returns whether each is still in its array."""
+        """Rebuild all tables. Returns whether each is still in its array."""
         before = {key: table[0] for key, (_, table) in self._tables.items()}
         return all([self._table(getattr(self, make), *how)[0] is before[make, how] for make, how in before])
 
-    def _read(self, table, rows, side, place):
-        """Fill a column of a table in for rows that read x ("source") or d ("target"); returns the columns of the matrices."""
-        places = self._x_places if side == "source" else self._d_places
-        matrices = np.array([places[getattr(p.arc, side)] for p in self.synapses.projections])[rows["projection"]]
-        table[:, place] = self._place(*matrices.T[:2], WORD * rows[side]) // SLICE
+    def _read(self, table, rows, side, column):
+        """Fill a column of a table with the offsets that rows read in x (side "source") or d ("target"). Returns the matrices' column
+        counts."""
+        regions = self._x_regions if side == "source" else self._d_regions
+        matrices = np.array([regions[getattr(p.arc, side)] for p in self.synapses.projections])[rows["projection"]]
+        table[:, column] = self._offset(*matrices.T[:2], WORD * rows[side]) // SLICE
         return matrices[:, 1]
 
     @staticmethod
-    def _place(first, columns, number):
-        """Index in the flat array of a number of the first column, of a matrix with `columns` columns that begins at index `first`."""
+    def _offset(first, columns, number):
+        """Offset, in the flat array, of a number of the first column of a matrix that begins at `first` and has `columns` columns."""
         return first + number // LINE * LINE * columns + number % LINE
 
     def _common(self, table, rows):
-        """Fill in what tables have alike."""
+        """Fill the columns that all tables share."""
         synapses = self.synapses
-        table[:, WEIGHT], table[:, LATE] = rows["weight"], rows["delay"] * self.batch
+        table[:, WEIGHT], table[:, DELAY] = rows["weight"], rows["delay"] * self.batch
         table[:, RING] = np.array([synapses.signals.index(p.arc.source) for p in synapses.projections])[rows["projection"]]
 
     def _learned(self, size):
-        """The table of the bundles of a size, for `weight_grad`."""
+        """The table of all bundles of a size, for `weight_grad`."""
         rows = self.synapses.learned[size]
         table = np.zeros((len(rows), BUNDLE_COLUMNS), np.int32)
-        table[:, LENGTH] = self._read(table, rows, "source", PLACE)
-        self._read(table, rows, "target", D_PLACE)
+        table[:, LENGTH] = self._read(table, rows, "source", OFFSET)
+        self._read(table, rows, "target", D_OFFSET)
         self._common(table, rows)
-        if bundles.of_block(size) > 1:  # neighbours in a block then share what they have of the same targets
-            table = table[np.argsort(table[:, D_PLACE], kind="stable")]
+        if bundles.bundles_per_block(size) > 1:  # so that bundles of a block often have the same targets and share a copy of d
+            table = table[np.argsort(table[:, D_OFFSET], kind="stable")]
         return (self.backend.asarray(table),)
 
     def _tiles(self, names, back, width, size):
-        """(tiles, entries, whether some do not fill their tile) of a launch of `gather` that writes some currents, or the
-        gradients of some signals, in tiles of `width` numbers; from bundles of one size alone, or of any (None)."""
-        known, read, out = (self.synapses.backward, "target", "source") if back else (self.synapses.forward, "source", "target")
+        """(tiles, entries, whether some bundles are smaller than the tile) for a launch of `gather` that writes the named currents (or,
+        with `back`, the gradients of signals) in tiles of `width` numbers. size: only bundles of this size; None: all."""
+        projections_of, read, out = (self.synapses.backward, "target", "source") if back else (self.synapses.forward, "source", "target")
         tiles, entries, their_tiles = [], [], []
         for number, name in enumerate(names):
             numbers = self._numbers(name, back)
-            own, first_tile = np.zeros((blocks(numbers, width), TILE_COLUMNS), np.int32), sum(map(len, tiles))
-            own[:, OUT], own[:, NUMBER], own[:, SIZE], own[:, COPY_PLACE] = number, np.arange(len(own)) * width, numbers, -1
+            table, first_tile = np.zeros((blocks(numbers, width), TILE_COLUMNS), np.int32), sum(map(len, tiles))
+            table[:, OUT], table[:, NUMBER], table[:, SIZE], table[:, COPY_OFFSET] = number, np.arange(len(table)) * width, numbers, -1
             if not back and name in self.copied:
                 signal = self.copied[name]
-                first, columns, _ = self._x_places[signal]
-                own[:, COPY_PLACE], own[:, COPY_LENGTH] = self._place(first, columns, own[:, NUMBER]) // SLICE, columns
-                own[:, COPY_RING] = self.synapses.signals.index(signal)
-            tiles.append(own)
-            for arc, rows in known[name]:
+                first, columns, _ = self._x_regions[signal]
+                table[:, COPY_OFFSET], table[:, COPY_LENGTH] = self._offset(first, columns, table[:, NUMBER]) // SLICE, columns
+                table[:, COPY_RING] = self.synapses.signals.index(signal)
+            tiles.append(table)
+            for arc, rows in projections_of[name]:
                 if size in (None, arc.bundle):
                     slices, tile = self._slices(arc.bundle, rows, read, out, width)
-                    there = tile < len(own)  # of the last bundle, perhaps not all
-                    entries.append(slices[there])
-                    their_tiles.append(first_tile + tile[there])
+                    inside = tile < len(table)  # the last bundle may extend beyond the output
+                    entries.append(slices[inside])
+                    their_tiles.append(first_tile + tile[inside])
         tiles, entries, tile = np.concatenate(tiles), np.concatenate(entries), np.concatenate(their_tiles)
         tiles[:, END] = np.cumsum(np.bincount(tile, minlength=len(tiles)))
         tiles[1:, BEGIN] = tiles[:-1, END]
@@ -205,31 +209,32 @@ class CudaSynapticState(SynapticState):
         return *map(self.backend.asarray, (tiles, entries[np.argsort(tile, kind="stable")])), mixed
 
     def _slices(self, size, rows, read, out, width):
-        """(entries, the output tile of each) of a projection's bundles. A bundle that is wider than a tile leads to several."""
+        """(entries, output tile of each) for the bundles of a projection. A bundle that is wider than a tile has entries in several
+        tiles."""
         words, parts = size // WORD, max(1, size // width)
         rows = np.repeat(rows, size // SLICE * parts)
         number = np.arange(len(rows)) % (size // SLICE * parts)
         slices, part = number // parts, number % parts
         first_out = WORD * rows[out] + part * width
         rows[read] += slices * SLICE_WORDS
-        # the weights of a slice lie one after the other, but those that are learned where they are read backward
+        # The packed weights of a slice are contiguous. Unpacked weights (float32) read backward are strided.
         learned = self.synapses.kind is None and read == "target"
         rows["weight"] += slices * (SLICE_WORDS if learned else SLICE * words) + part * (width // 8 * 32)
         table = np.zeros((len(rows), ENTRY_COLUMNS), np.int32)
-        table[:, LENGTH] = self._read(table, rows, read, PLACE)
+        table[:, LENGTH] = self._read(table, rows, read, OFFSET)
         self._common(table, rows)
         table[:, FIRST] = first_out % width // 8
         table[:, LAST] = table[:, FIRST] + min(size, width) // 8
         return table, first_out // width
 
     def _flat(self, rows, sizes):
-        """(array, name -> [first, columns, lines]) of matrices [rows B, sizes] one after the other."""
+        """(flat array, name -> [first, columns, lines]) for consecutive matrices [rows B, sizes]."""
         regions, end = {}, 0
         for name in rows:
             regions[name] = [end, rows[name] * self.batch, blocks(sizes[name], LINE)]
             end += math.prod(regions[name][1:]) * LINE
         if end // SLICE >= 2**31:
-            raise ConfigError(f"{self.batch:,} sequences: what their synapses read has {end:,} numbers, more than a GPU's tables can name")
+            raise ConfigError(f"{self.batch:,} sequences: the synapses' buffers have {end:,} numbers, more than 32-bit offsets can address")
         return self.backend.zeros(end, self.synapses.dtype), regions
 
     @staticmethod
@@ -239,9 +244,9 @@ class CudaSynapticState(SynapticState):
         return flat[first : first + lines * columns * LINE].reshape(lines, columns, LINE)
 
     def _ring(self, signal):
-        """(ring [lines, rows B, LINE], start [1], rows) as kernels take them."""
+        """(ring [lines, rows B, LINE], start [1], rows), the arguments of a kernel for a signal."""
         number = self.synapses.signals.index(signal)
-        ring = self.backend.bits(self._matrix(self.x, self._x_places[signal]))
+        ring = self.backend.bits(self._matrix(self.x, self._x_regions[signal]))
         return ring, self.start[number : number + 1], self.rows[signal]
 
     def _words(self, flat, size):
@@ -256,16 +261,16 @@ class CudaSynapticState(SynapticState):
         return no_axon._replace(ring=ring["value"], start=ring["start"])
 
     def _gather(self, outputs, back, first, x, limit, scale):
-        """Overwrite some currents, or gradients of signals, name -> [C, B, N], in as many launches as have room for them."""
-        known, names = (self.synapses.backward if back else self.synapses.forward), []
+        """Overwrite currents, or gradients of signals, name -> [C, B, N], by launches of up to OUTPUTS outputs each."""
+        projections_of, names = (self.synapses.backward if back else self.synapses.forward), []
         for name, out in outputs.items():
-            if name in known:
+            if name in projections_of:
                 names.append(name)
             else:
                 out[...] = 0
         for number in range(0, len(names), OUTPUTS):
             some = tuple(names[number : number + OUTPUTS])
-            sizes = sorted({arc.bundle for name in some for arc, _ in known[name]}, reverse=True)
+            sizes = sorted({arc.bundle for name in some for arc, _ in projections_of[name]}, reverse=True)
             self._launch(some, [outputs[name] for name in some], sizes, back, first, x, limit, scale)
 
     def _launch(self, names, outs, sizes, back, first, x, limit, scale):
@@ -273,41 +278,41 @@ class CudaSynapticState(SynapticState):
         copy, flat = self._words(synapses.read[1 if back else 0].reshape(-1), 64), self.backend._flat(*outs)
         arrays = *flat, *flat[:1] * (OUTPUTS - len(flat)), self._words(x, 32), self._words(x, 64), copy
         numbers = self.start, first, limit, columns, self.batch, np.float32(scale)
-        if synapses.kind is None:  # one launch a size, the largest first; the others add to it
-            at_once = SLICE if columns <= SLICE else bundles.COLUMNS_FP32
+        if synapses.kind is None:  # one launch per bundle size: the largest overwrites, the others accumulate
+            block_columns = SLICE if columns <= SLICE else bundles.COLUMNS_FP32
             for size in sizes:
                 *tables, _ = self._table(self._tiles, names, back, size, size)
-                kernel = bundles.make_gather_fp32(size, at_once, back, size != sizes[0])
-                threads = (size // mma.EDGE) * (at_once // mma.EDGE)
-                self.backend.launch(kernel, (len(tables[0]), blocks(columns, at_once)), threads, *arrays, *tables, *numbers)
+                kernel = bundles.make_gather_fp32(size, block_columns, back, size != sizes[0])
+                threads = (size // mma.EDGE) * (block_columns // mma.EDGE)
+                self.backend.launch(kernel, (len(tables[0]), blocks(columns, block_columns)), threads, *arrays, *tables, *numbers)
             return
-        width, at_once = self._tile_shape(names, back, sizes[0], columns)
+        width, block_columns = self._tile_shape(names, back, sizes[0], columns)
         *tables, mixed = self._table(self._tiles, names, back, width, None)
-        kernel = bundles.make_gather(synapses.kind, width, at_once, back, mixed)
-        grid = len(tables[0]), blocks(columns, at_once)
-        self.backend.launch(kernel, grid, bundles.threads_of(at_once), *arrays, *tables, *numbers)
+        kernel = bundles.make_gather(synapses.kind, width, block_columns, back, mixed)
+        grid = len(tables[0]), blocks(columns, block_columns)
+        self.backend.launch(kernel, grid, bundles.threads_of(block_columns), *arrays, *tables, *numbers)
 
     def _tile_shape(self, names, back, size, columns):
-        """(numbers of a tile, columns of a block) of a launch: the largest that make enough blocks for the card.
+        """(numbers of a tile, columns of a block) of a launch: the largest shape that gives enough blocks to fill the card.
 
-        Bundles that are narrower than a tile share its block; wider ones are cut.
+        Bundles that are narrower than a tile share its block; wider ones are split.
         """
-        few, *many = bundles.COLUMNS
-        if columns <= few:
-            return SLICE, few
+        narrow, *wide = bundles.COLUMNS
+        if columns <= narrow:
+            return SLICE, narrow
         numbers, multiprocessors = [self._numbers(name, back) for name in names], self.backend.multiprocessors
 
-        def blocks_of(width, at_once):
-            return sum(blocks(n, width) for n in numbers) * blocks(columns, at_once)
+        def blocks_of(width, block_columns):
+            return sum(blocks(n, width) for n in numbers) * blocks(columns, block_columns)
 
-        if size == SLICE and blocks_of(WIDEST, many[-1]) >= PLENTY * multiprocessors:
-            return WIDEST, many[-1]  # a block with a few slices of 16 targets spends its time on tables and stores
-        forms = [(size, at_once) for at_once in reversed(many) if at_once == many[0] or columns > many[0]]
-        forms += [(width, many[0]) for width in (size // 2, size // 4) if width >= SLICE]
-        return next((form for form in forms if blocks_of(*form) >= ENOUGH * multiprocessors), forms[-1])
+        if size == SLICE and blocks_of(MAX_TILE, wide[-1]) >= MANY_BLOCKS_PER_SM * multiprocessors:
+            return MAX_TILE, wide[-1]  # blocks with few slices of 16 targets would be limited by tables and stores
+        shapes = [(size, block_columns) for block_columns in reversed(wide) if block_columns == wide[0] or columns > wide[0]]
+        shapes += [(width, wide[0]) for width in (size // 2, size // 4) if width >= SLICE]
+        return next((form for form in shapes if blocks_of(*form) >= MIN_BLOCKS_PER_SM * multiprocessors), shapes[-1])
 
     def _numbers(self, name, back):
-        """Numbers of a column of a current, or of a signal's gradient."""
+        """Numbers in a column of a current, or of a signal's gradient."""
         (arc, _), *_ = (self.synapses.backward if back else self.synapses.forward)[name]
         return arc.sources if back else arc.targets
 
@@ -315,12 +320,12 @@ class CudaSynapticState(SynapticState):
         self._gather(values, False, first, self.x, 0, 1)
 
     def current_grad(self, current, first, last):
-        return self._matrix(self.d, self._d_places[current]), first * self.batch, self.scale
+        return self._matrix(self.d, self._d_regions[current]), first * self.batch, self.scale
 
     def set_current_grad(self, current, first, last, gradient):
-        d, gradient = self.backend.bits(self._matrix(self.d, self._d_places[current])), gradient.reshape(-1, gradient.shape[2])
-        grid = len(gradient), blocks(gradient.shape[1], WRITERS * bundles.OWN)
-        self.backend.launch(bundles.write_gradient, grid, WRITERS, d, first * self.batch, gradient, self.scale)
+        d, gradient = self.backend.bits(self._matrix(self.d, self._d_regions[current])), gradient.reshape(-1, gradient.shape[2])
+        grid = len(gradient), blocks(gradient.shape[1], COPY_BLOCK_DIM * bundles.NUMBERS_PER_THREAD)
+        self.backend.launch(bundles.write_gradient, grid, COPY_BLOCK_DIM, d, first * self.batch, gradient, self.scale)
 
     def source_grad(self, gradients, first, last, length):
         self._gather(gradients, True, first, self.d, length * self.batch, 1 / self.scale)
@@ -330,22 +335,22 @@ class CudaSynapticState(SynapticState):
         for size in synapses.learned:
             (table,) = self._table(self._learned, size)
             if synapses.kind is None:
-                kernel, at_once, threads = bundles.make_weight_grad_fp32(size), 1, (size // mma.EDGE) ** 2
+                kernel, per_block, threads = bundles.make_weight_grad_fp32(size), 1, (size // mma.EDGE) ** 2
             else:
-                kernel, at_once, threads = bundles.make_weight_grad(synapses.kind, size), bundles.of_block(size), bundles.THREADS
+                kernel, per_block, threads = bundles.make_weight_grad(synapses.kind, size), bundles.bundles_per_block(size), bundles.THREADS
             arrays = self._words(self.x, 64), self._words(self.d, 64), table, self.start
             numbers = length * self.batch, self.batch, np.float32(1 / self.scale)
-            self.backend.launch(kernel, blocks(len(table), at_once), threads, synapses.gradient, *arrays, *numbers)
+            self.backend.launch(kernel, blocks(len(table), per_block), threads, synapses.gradient, *arrays, *numbers)
 
     def advance(self, length):
         self.backend.launch(bundles.advance_rings, 1, len(self._rows), self.start, self._rows, length)
 
     def ring(self, signal):
         ring, start, rows = self._ring(signal)
-        return {"value": self._matrix(self.x, self._x_places[signal]).reshape(len(ring), rows, self.batch, LINE), "start": start}
+        return {"value": self._matrix(self.x, self._x_regions[signal]).reshape(len(ring), rows, self.batch, LINE), "start": start}
 
     def _past_rows(self, signal):
-        """Rows of the ring of the tokens before the segment, the oldest first."""
+        """Rows of the ring that hold the tokens before the segment, oldest first."""
         history, rows = self.sizes[signal][1], self.rows[signal]
         start = int(self.backend.to_numpy(self.start)[self.synapses.signals.index(signal)])
         return [(start - history + h) % rows for h in range(history)]
@@ -366,5 +371,5 @@ class CudaSynapticState(SynapticState):
 
     def reset(self, sequences):
         for signal, (_, history) in self.sizes.items():
-            if history:  # then somebody reads it
+            if history:  # otherwise no synapse reads it
                 self.backend.reset(self._ring(signal)[0].reshape(-1, self.batch, LINE), sequences)

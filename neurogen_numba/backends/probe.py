@@ -1,6 +1,6 @@
-"""What there is of a GPU: the driver, asked through ctypes, and the libraries that the CUDA backend needs.
+"""Detection of GPUs: the driver, queried through ctypes, and the libraries that the CUDA backend needs.
 
-`look` is cheap. CuPy and numba-cuda are imported only by the functions that ask about them.
+`look` is cheap. Only the functions that check CuPy and numba-cuda import them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 OLDEST = (7, 5)  # compute capability: Turing, 2018
 DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 MANAGEMENT = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
-TRACES = ("/dev/nvidia0", "/proc/driver/nvidia/version")  # of a GPU whose driver is loaded
+TRACES = ("/dev/nvidia0", "/proc/driver/nvidia/version")  # these exist if a GPU's driver is loaded
 VERSION_FILE = Path("/proc/driver/nvidia/version")
 NO_DEVICE, STUB = 100, 34  # CUresult
 CAPABILITY = (75, 76)  # CUdevice_attribute: compute capability, major and minor
@@ -30,7 +30,7 @@ load = ctypes.CDLL
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong, and the command or the hint that mends it."""
+    """A problem, and the command or hint that fixes it."""
 
     what: str
     mend: str
@@ -47,12 +47,12 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Found:
-    """What `look` found. A GPU may be present and out of reach: then there is a problem and no `gpus`."""
+    """The result of `look`. If a GPU is present but does not work, there is a problem and `gpus` is empty."""
 
     gpus: tuple[Gpu, ...] = ()
-    cuda: tuple[int, int] | None = None  # the newest CUDA that the driver can run
+    cuda: tuple[int, int] | None = None  # newest CUDA version that the driver supports
     present: bool = False
-    problem: Problem | None = None  # why there are no `gpus`
+    problem: Problem | None = None  # why `gpus` is empty
 
 
 def simulated() -> bool:
@@ -64,7 +64,7 @@ def simulated() -> bool:
 
 
 class DriverError(Exception):
-    """A call that the driver refused."""
+    """An error code from the driver."""
 
     def __init__(self, code: int, name: str):
         super().__init__(name)
@@ -72,7 +72,7 @@ class DriverError(Exception):
 
 
 class Driver:
-    """NVIDIA's driver library. Raises OSError where there is none to load, and DriverError where it refuses a call."""
+    """NVIDIA's driver library. Raises OSError if it cannot be loaded, and DriverError if a call fails."""
 
     def __init__(self):
         self._library = load(DRIVER)
@@ -80,7 +80,7 @@ class Driver:
 
     @property
     def version(self) -> tuple[int, int]:
-        """The newest CUDA that it can run."""
+        """The newest CUDA version that the driver supports."""
         return _release(self._integer("cuDriverGetVersion"))
 
     @property
@@ -107,16 +107,16 @@ class Driver:
             raise DriverError(code, (name.value or b"CUDA error").decode() + f" ({code})")
 
 
-REFUSALS = {  # CUresult of cuInit: what mends it
+REFUSALS = {  # CUresult of cuInit -> fix
     STUB: f"take the toolkit's stub of {DRIVER} out of LD_LIBRARY_PATH; the driver brings its own",
     802: "start NVIDIA's fabric manager: systemctl start nvidia-fabricmanager",
-    803: "restart the machine: the driver was updated, and the kernel still has the one before",
+    803: "restart the machine: the driver was updated, and the kernel still runs the old one",
     804: "take cuda-compat out of LD_LIBRARY_PATH: this GPU cannot use it",
 }
 
 
 def look() -> Found:
-    """The GPUs that CUDA may use here, or why there are none."""
+    """The GPUs that CUDA can use on this machine, or why there are none."""
     hiding = os.environ.get("CUDA_VISIBLE_DEVICES")
     if hiding is not None and hiding.split(",")[0].strip().lower() in ("", "-1", "none", "nodevfiles"):
         return Found(problem=Problem(f"CUDA_VISIBLE_DEVICES={hiding!r} hides every GPU", "unset CUDA_VISIBLE_DEVICES"))
@@ -127,7 +127,7 @@ def look() -> Found:
         cuda = driver.version
     except OSError as error:
         if trace:
-            what = f"{trace} tells of an NVIDIA GPU, but its driver library cannot be loaded ({first_line(error)})"
+            what = f"{trace} shows an NVIDIA GPU, but its driver library cannot be loaded ({first_line(error)})"
             return Found(present=True, problem=Problem(what, "install the whole driver, or start the container with the GPU (--gpus all)"))
         return Found(problem=Problem(f"there is no NVIDIA driver ({DRIVER})", "if this machine has an NVIDIA GPU, install its driver"))
     except DriverError as error:
@@ -142,13 +142,13 @@ def look() -> Found:
         what = f"CUDA_VISIBLE_DEVICES={hiding!r} names no GPU of this machine"
         return Found(present=bool(trace), problem=Problem(what, "name one that nvidia-smi -L lists, or unset CUDA_VISIBLE_DEVICES"))
     if trace:
-        what = f"{trace} tells of an NVIDIA GPU, but the driver counts none"
-        return Found(present=True, problem=Problem(what, "see that nvidia-smi lists it and that you may open /dev/nvidia*"))
-    return Found(problem=Problem("the NVIDIA driver counts no GPU", "if there is one, see that nvidia-smi lists it"))
+        what = f"{trace} shows an NVIDIA GPU, but the driver finds none"
+        return Found(present=True, problem=Problem(what, "check that nvidia-smi lists it and that you may open /dev/nvidia*"))
+    return Found(problem=Problem("the NVIDIA driver finds no GPU", "if there is one, check that nvidia-smi lists it"))
 
 
 def driver_release() -> str:
-    """The driver's own version, such as 550.54.15; empty where nobody tells."""
+    """The version of the driver, for example 550.54.15; empty if unknown."""
     try:
         management = load(MANAGEMENT)
         text = ctypes.create_string_buffer(96)
@@ -185,7 +185,7 @@ def _runtime_version(library):
     return dotted(_release(*_integers(library.cudaRuntimeGetVersion, 1)))
 
 
-PIECES = {  # name: how cuda.pathfinder calls it, how it tells its version, whether the backend needs it
+PIECES = {  # name -> (its name in cuda.pathfinder, function that reads its version, whether the backend needs it)
     "NVVM": ("nvvm", lambda library: dotted(_integers(library.nvvmVersion, 2)), True),
     "NVRTC": ("nvrtc", lambda library: dotted(_integers(library.nvrtcVersion, 2)), True),
     "nvJitLink": ("nvJitLink", lambda library: dotted(_integers(library.nvJitLinkVersion, 2)), False),
@@ -199,7 +199,7 @@ def installed(module: str) -> bool:
 
 
 def version_of(distribution: str) -> str:
-    """The version of an installed distribution; empty where there is none."""
+    """The version of an installed distribution; empty if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -207,20 +207,20 @@ def version_of(distribution: str) -> str:
 
 
 def cupy_distributions() -> list[str]:
-    """What brings CuPy, such as cupy-cuda12x. Two of them overwrite each other."""
+    """The installed distributions of CuPy, for example cupy-cuda12x. Two of them overwrite each other."""
     return sorted(set(importlib.metadata.packages_distributions().get("cupy", ())))
 
 
 def find_piece(name: str) -> Piece:
-    """Load a library of the toolkit. Raises LookupError where it is missing."""
+    """Load a library of the toolkit. Raises LookupError if it is missing."""
     try:
         path = _path_of(PIECES[name][0])
         library = load(path)
-    except Exception as error:  # the finder has errors of its own, and imports that may be missing
+    except Exception as error:  # the finder has its own exceptions, and may itself fail to import
         raise LookupError(f"{name}: {first_line(error)}") from error
     try:
         version = PIECES[name][1](library)
-    except AttributeError:  # too old to tell
+    except AttributeError:  # too old to report a version
         version = ""
     return Piece(path, version)
 
@@ -233,7 +233,7 @@ def _path_of(library):
     except pathfinder.DynamicLibNotFoundError:
         if library != "nvvm":
             raise
-        from numba.cuda.cuda_paths import get_cuda_paths  # looks beside NVRTC too
+        from numba.cuda.cuda_paths import get_cuda_paths  # also searches beside NVRTC
 
         return get_cuda_paths()["nvvm"].info
 
@@ -261,10 +261,10 @@ def numba_problem() -> Problem | None:
     try:
         from numba import cuda  # noqa: F401
 
-        importlib.import_module("numba.cuda.np.arrayobj")  # where the first kernel to be compiled would fail
+        importlib.import_module("numba.cuda.np.arrayobj")  # the import at which the first compilation would fail
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("numba.cuda.np"):
-            return None  # another version keeps it elsewhere
+            return None  # in another version the module has another name
         numba_cuda, numba, numpy = (version_of(name) for name in ("numba-cuda", "numba", "numpy"))
         what = f"numba-cuda {numba_cuda} does not work with Numba {numba} and NumPy {numpy} ({type(error).__name__}: {first_line(error)})"
         if "'numpy' has no attribute" in str(error) or "needs NumPy" in str(error):  # NumPy removed something
@@ -274,7 +274,7 @@ def numba_problem() -> Problem | None:
 
 
 def cupy_problem() -> Problem | None:
-    """Why CuPy cannot be imported, or that there are two of it."""
+    """Why CuPy cannot be imported, or that two distributions of it are installed."""
     brought_by = cupy_distributions()
     if len(brought_by) > 1:
         cure = f"{_pip()} uninstall {' '.join(brought_by)}, then {install_libraries()}"
@@ -288,9 +288,9 @@ def cupy_problem() -> Problem | None:
 
 
 def driver_problem(cuda: tuple[int, int]) -> Problem | None:
-    """Whether the driver is too old for the libraries, as far as they are there. cuda: the newest that the driver can run."""
+    """Whether the driver is too old for the installed libraries. cuda: newest version that the driver supports."""
     runtimes = {}
-    with contextlib.suppress(Exception):  # what is missing or broken is told elsewhere
+    with contextlib.suppress(Exception):  # `missing_pieces` and `cupy_problem` report what is missing or broken
         import cupy
 
         runtimes["CuPy"] = _release(cupy.cuda.runtime.runtimeGetVersion())
@@ -298,77 +298,77 @@ def driver_problem(cuda: tuple[int, int]) -> Problem | None:
         runtimes["NVRTC"] = tuple(int(part) for part in find_piece("NVRTC").version.split("."))
     for name, runtime in runtimes.items():
         if cuda[0] < runtime[0]:
-            what = f"the NVIDIA driver is too old: it runs CUDA up to {dotted(cuda)}, and {name} is of CUDA {dotted(runtime)}"
+            what = f"the NVIDIA driver is too old: it supports CUDA up to {dotted(cuda)}, and {name} needs CUDA {dotted(runtime)}"
             return Problem(what, f"update the driver to one for CUDA {runtime[0]}")
     compiler = runtimes.get("NVRTC", (0, 0))
-    if cuda < compiler:  # within a major version nvJitLink makes machine code that the driver need not understand
+    if cuda < compiler:  # within a major version, nvJitLink produces machine code, so that the driver needs no newer PTX
         try:
             find_piece("nvJitLink")
         except LookupError:
-            what = f"the NVIDIA driver runs CUDA up to {dotted(cuda)}, and NVRTC is of CUDA {dotted(compiler)}: nvJitLink is missing"
+            what = f"the NVIDIA driver supports CUDA up to {dotted(cuda)}, NVRTC is of CUDA {dotted(compiler)}, and nvJitLink is missing"
             return Problem(what, install_libraries())
     return None
 
 
-# Together
+# All checks
 
 
 def problem(found: Found, device: int) -> Problem | None:
-    """The first reason for which the CUDA backend cannot run on GPU `device`."""
+    """The first reason why the CUDA backend cannot run on GPU `device`, or None."""
     if not found.gpus:
         return found.problem
     if trouble := device_problem(found, device):
         return trouble
     if missing := missing_pieces():
         names = " and ".join([", ".join(missing[:-1]), missing[-1]] if len(missing) > 1 else missing)
-        what = f"GPU {device} is there ({found.gpus[device].name}), but not what is needed to use it: {names}"
+        what = f"GPU {device} ({found.gpus[device].name}) cannot be used: {names} cannot be found"
         return Problem(what, install_libraries())
     return numba_problem() or cupy_problem() or driver_problem(found.cuda)
 
 
 def device_problem(found: Found, device: int) -> Problem | None:
-    """Why GPU `device` is not one to take."""
+    """Why GPU `device` cannot be used, apart from missing libraries."""
     if not 0 <= device < len(found.gpus):
         last = len(found.gpus) - 1
-        what = f"there is no GPU {device}: {'the only one is GPU 0' if not last else f'they are counted from 0 to {last}'}"
+        what = f"there is no GPU {device}: {'the only one is GPU 0' if not last else f'the GPUs are 0 to {last}'}"
         return Problem(what, "choose another --gpu-device")
     gpu = found.gpus[device]
     if gpu.capability < OLDEST:
         what = f"GPU {device} ({gpu.name}) has the unsupported compute capability {dotted(gpu.capability)}"
-        return Problem(what, f"take a GPU of compute capability {dotted(OLDEST)} or newer")
+        return Problem(what, f"use a GPU of compute capability {dotted(OLDEST)} or newer")
     return None
 
 
 def explain(error: BaseException, device: int) -> Problem:
-    """A failure of the GPU, the driver or its libraries."""
+    """The problem behind an exception of the GPU, the driver or its libraries."""
     update = install_libraries("--upgrade")
     hints = {
-        "out.?of.?memory|MemoryAllocation": "make room on it: nvidia-smi lists who holds its memory",
-        "unavailable": "wait for whoever has it to itself: nvidia-smi lists them",
+        "out.?of.?memory|MemoryAllocation": "free memory on it: nvidia-smi lists the processes that use it",
+        "unavailable": "wait for the process that has exclusive access: nvidia-smi lists it",
         "PTX_VERSION|UnsupportedPtx|toolchain|insufficient": f"update the driver, or {update}",
-        "": f"see that nvidia-smi finds no fault; {update}",
+        "": f"check nvidia-smi for errors; {update}",
     }
     mend = next(hint for pattern, hint in hints.items() if re.search(pattern, str(error), re.IGNORECASE))
-    return Problem(f"a try on GPU {device} fails ({type(error).__name__}: {first_line(error)})", mend)
+    return Problem(f"a test on GPU {device} fails ({type(error).__name__}: {first_line(error)})", mend)
 
 
 def is_of_the_gpu(error: BaseException) -> bool:
-    """Whether an exception comes from the driver or its libraries, and not from our code."""
+    """Whether an exception comes from the driver or its libraries, and not from this package."""
     return type(error).__module__.startswith(("cupy.", "cupy_backends.", "cuda.", "numba.cuda.cudadrv."))
 
 
 def is_short_of_memory(error: BaseException) -> bool:
-    """Whether the driver or its libraries found no room for what they need besides arrays: a kernel's code, a graph, a workspace."""
+    """Whether the driver or its libraries ran out of GPU memory for something other than an array: kernel code, a graph, a workspace."""
     return is_of_the_gpu(error) and any(word in str(error).lower() for word in ("out of memory", "out_of_memory", "alloc_failed"))
 
 
 def install_libraries(*flags: str) -> str:
-    """The command that installs all that a GPU needs but its driver."""
+    """The command that installs everything for a GPU except its driver."""
     return pip(*flags, "neurogen-numba[cuda]") if version_of("neurogen-numba") else pip(*flags, "-e", ".[cuda]")
 
 
 def pip(*words: str) -> str:
-    """A command of pip that installs here and not into another environment."""
+    """A pip command that installs into the environment of this process."""
     return " ".join([_pip(), "install", *(word if re.fullmatch(r"[\w.-]+", word) else f'"{word}"' for word in words)])
 
 
@@ -382,7 +382,7 @@ def dotted(version) -> str:
 
 
 def first_line(text) -> str:
-    """The first line that says something."""
+    """The first line that is not blank."""
     return next((line.strip() for line in str(text).splitlines() if line.strip()), "no reason given")
 
 

@@ -1,1 +1,1 @@
-"""What `neurogen bench` measures: speed, tasks with a known answer, and a preset with one component changed at a time."""
+"""The measurements of `neurogen bench`: speed, tasks with a known answer, ablation studies."""

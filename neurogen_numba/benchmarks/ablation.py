@@ -1,7 +1,6 @@
-"""An ablation study: a recipe, the same with one change at a time, several seeds each, and what the changes made of the loss.
+"""An ablation study: a recipe, and the recipe with one change at a time, several seeds each; the effect of each change on the loss.
 
-Every run is a process of `neurogen train`. A study that was interrupted goes on where it was. Results are appended to a log, and stay
-there.
+Every run is a process of `neurogen train`. An interrupted study resumes. Results are appended to a log.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from ..storage.run_folder import METRICS, SUMMARY, make_folder, write_whole
 
 BASE = "base"  # name of the recipe without a change
 LOG = "log.jsonl"
-POLL = 0.5  # seconds between two looks at the runs
-SURE = 2.0  # standard errors from which on a difference is called one
-COMPONENTS = {  # name of a change -> settings: one part of the brain less
+POLL = 0.5  # seconds between checks of the runs
+SURE = 2.0  # standard errors from which a difference is reported as better or worse
+COMPONENTS = {  # name of a change -> settings without one part of the brain
     "binary events": {"brain": {"events": "binary"}},
     "no delays": {"brain": {"delays": 1}},
     "no arcs straight to Broca": {"brain": {"without": "thalamus_broca wernicke_broca hippocampus_broca"}},
@@ -48,14 +47,14 @@ class Change:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One training run of a study: a change with a seed, in a folder of its own."""
+    """One training run of a study: a change with a seed, in its own folder."""
 
     change: Change
     seed: int
     folder: Path
 
     def result(self) -> dict | None:
-        """Its summary; None before its end."""
+        """The summary of the run; None before its end."""
         try:
             summary = json.loads((self.folder / SUMMARY).read_bytes())
         except (OSError, ValueError):
@@ -63,7 +62,7 @@ class Run:
         return summary if isinstance(summary, dict) and isinstance(summary.get("val_loss"), float) else None
 
     def step(self) -> int:
-        """The last update that its log knows."""
+        """The last update in the log of the run."""
         try:
             lines = (self.folder / METRICS).read_bytes().splitlines()
         except OSError:
@@ -74,7 +73,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """A change over all seeds that have ended. loss: nats per token; spread: standard deviation over the seeds, None for one of them.
+    """Statistics of a change over all seeds that have ended. loss: nats per token; spread: standard deviation over seeds, None for one
+    seed.
 
     difference: mean over the seeds of its loss minus the recipe's with the same seed, None for the recipe itself; error: standard error of
     this mean.
@@ -92,7 +92,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """better, worse, no difference; empty where the seeds are too few to tell."""
+        """better, worse, no difference; empty if there are too few seeds."""
         if self.difference is None or self.error is None:
             return ""
         if abs(self.difference) < SURE * self.error:
@@ -101,16 +101,17 @@ class Row:
 
 
 class Study:
-    """Runs of a recipe and its changes under `out`, `jobs` of them at a time.
+    """Runs of a recipe and its changes under `out`, `jobs` at a time.
 
-    flags: those of `neurogen train` that every run is given, such as --backend. Raises ConfigError if two changes have one name, or none.
+    flags: flags of `neurogen train` for every run, for example --backend. Raises ConfigError if a change has no name, or the name of
+    another.
     """
 
     def __init__(self, changes: Sequence[Change], seeds: int, out: Path, flags: Sequence[str] = (), jobs: int = 1):
         names = [_slug(change.name) for change in changes]
         for change, name in zip(changes, names, strict=True):
             if not name or names.count(name) > 1:
-                raise ConfigError(f"change {change.name!r}: a name of its own is needed, with letters or digits")
+                raise ConfigError(f"change {change.name!r}: a unique name is needed, with letters or digits")
         self.changes, self.out, self.flags, self.jobs, self.failed = changes, out, list(flags), jobs, {}
         self.runs = [
             Run(change, seed, out / "runs" / f"{name}-{seed}")
@@ -119,10 +120,9 @@ class Study:
         ]
 
     def train(self) -> Iterator[list[Run]]:
-        """Train what is left. Yields the runs under way, again and again; ends the processes when it is closed.
+        """Train the remaining runs. Yields the list of active runs at intervals; closing the generator ends the processes.
 
-        `failed` tells, for each run that did not end well, the last line that it said. Raises ConfigError if `out` holds runs with other
-        settings.
+        `failed`: for each failed run, the last line of its output. Raises ConfigError if `out` contains runs with other settings.
         """
         make_folder(self.out / "runs")
         for run in self.runs:
@@ -141,7 +141,7 @@ class Study:
                         del under_way[run]
         finally:
             for process in under_way.values():
-                process.terminate()  # a run saves where it is
+                process.terminate()  # a run then saves a checkpoint
             for process in under_way.values():
                 process.wait()
 
@@ -151,17 +151,17 @@ class Study:
             command += ["--resume", str(run.folder)]
         else:
             command += ["--name", run.folder.name, "--config", str(run.folder.with_suffix(".toml"))]
-        with open(self._said(run), "wb") as said:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT)
+        with open(self._outputs(run), "wb") as output:
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
 
-    def _said(self, run):
+    def _outputs(self, run):
         return run.folder.with_suffix(".txt")
 
     def _write_settings(self, run):
         import tomli_w
 
         values = run.change.config.replace(training={"seed": run.seed}).to_dict()
-        del values["brain"]["vocabulary"]  # it is the tokenizer's
+        del values["brain"]["vocabulary"]  # the tokenizer determines it
         path, settings = run.folder.with_suffix(".toml"), tomli_w.dumps(values).encode()
         if run.folder.exists() and path.exists() and path.read_bytes() != settings:
             raise ConfigError(f"{self.out}: {run.folder.name} was trained with other settings; name another folder by --out")
@@ -170,8 +170,8 @@ class Study:
     def _end(self, run, process):
         summary = run.result()
         if summary is None:
-            said = self._said(run).read_text("utf-8", "replace").split("\n")
-            self.failed[run] = next((line for line in reversed(said) if line.strip()), f"ended with exit code {process.returncode}")
+            output = self._outputs(run).read_text("utf-8", "replace").split("\n")
+            self.failed[run] = next((line for line in reversed(output) if line.strip()), f"ended with exit code {process.returncode}")
             return
         record = {"date": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M}", "change": run.change.name, "seed": run.seed}
         record |= {"settings": run.change.settings, **summary}
@@ -179,7 +179,7 @@ class Study:
             log.write(json.dumps(record) + "\n")
 
     def rows(self) -> list[Row]:
-        """The changes of which a seed has ended, in their order."""
+        """The changes with at least one finished seed, in order."""
         results = {name: {run.seed: run.result() for run in self.runs if run.change.name == name} for name in self._names()}
         results = {name: {seed: summary for seed, summary in of.items() if summary} for name, of in results.items()}
         return [_row(name, of, results.get(BASE, {})) for name, of in results.items() if of]
@@ -206,5 +206,5 @@ def _row(name, results, base):
 
 
 def _slug(name: str) -> str:
-    """A folder's name for a change."""
+    """The name of a folder for a change."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

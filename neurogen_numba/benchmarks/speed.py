@@ -1,6 +1,6 @@
-"""What `neurogen bench` measures. Every figure is the median of several measurements after three that warm up, and stands beside what the
-machine can do: a copy in its memory and a large matrix product, measured in the same breath. What fits into a cache may be faster than the
-copy, which does not."""
+"""Speed measurements of `neurogen bench`. Every figure is the median of several measurements after three warm-up runs. It is compared with
+two limits of the machine, measured alternately with it: a copy in memory and a large matrix product. Data that fits into a cache may exceed
+the limit of the copy, which does not fit."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ..learning.schedule import learning_rate
 from ..planning.costs import SYNAPTIC, SynapseCosts, cost, recorded
 from ..text.batches import file_batches
 
-SHORTEST = 0.02  # seconds: shorter work is done several times between two looks at the clock
+SHORTEST = 0.02  # seconds: shorter work is repeated within one measurement
 COPY = 2**28  # numbers, 1 GiB
-SQUARE = 8192  # rows of the matrices whose product is the measure of all products
-SMALL = 16  # how much smaller both are where there is no GPU
-WIDEST = 160  # characters of a table of kernels: rather lines that a terminal breaks than figures cut off
+SQUARE = 8192  # rows of the matrices of the reference product
+SMALL = 16  # both are smaller by this factor without a GPU
+WIDEST = 160  # characters of a table of kernels: a terminal may break lines, but no figure is cut off
 SAMPLING = Sampling(temperature=0.8, top_k=40, top_p=0.9)
 
 
 class Bench:
     """Measurements of a configuration on a backend; each returns a table {what: figure}.
 
-    text: whose bytes are learned, before measurements by `after` updates; without it tokens are random, and nothing is learned.
+    text: trained on for `after` updates before the measurements; without it, tokens are random and there is no training before.
     """
 
     def __init__(self, config, backend, repeats: int, batch: int, text: bytes = b"", after: int = 0):
@@ -39,7 +39,7 @@ class Bench:
         model, training = self._model(), self.config.training
         act, update = self._update(model)
         with recorded(self.backend, act.synapses) as calls:
-            update()  # the first one: later ones may be repeated as a whole
+            update()  # the first one; later ones may be replayed from a recording
         for _ in range(self.after):
             update()
         times = self._times(update)
@@ -47,7 +47,7 @@ class Bench:
         return self._report("tokens", training.segment * training.batch, times, *costs)
 
     def decode(self):
-        """Tokens drawn one after the other, each heard before the next."""
+        """Generation: tokens are drawn one after another, each fed back before the next."""
         model, count = self._model(), 100
         session = Session(model, SAMPLING, self.batch)
         session.feed(np.zeros((1, self.batch), np.int32))
@@ -75,8 +75,8 @@ class Bench:
         return self._report("tokens", self.batch, self._times(self.backend.record(draw)), moved, operations)
 
     def kernels(self):
-        """The synapses by current (forward over a chunk) and by signal (backward over a chunk), the gradient of all weights over a segment,
-        every other operation as often as an update asks for it, and a draw."""
+        """The synapses per current (forward over a chunk) and per signal (backward over a chunk), the gradient of all weights over a
+        segment, every other operation as often as an update calls it, and a draw."""
         model, training, bandwidth, matrix = self._model(), self.config.training, self._bandwidth(), self._matrix_rate()
         act, update = self._update(model)
         with recorded(self.backend, act.synapses) as calls:
@@ -118,7 +118,7 @@ class Bench:
         return self._machine() | rates | totals | {"currents": currents, "signals": signals, "weights": weights, "operations": operations}
 
     def _update(self, model):
-        """(activity, a function that makes an update on random tokens, always the same, or on the next ones of the text)."""
+        """(activity, a function that makes one update, on fixed random tokens or on the next tokens of the text)."""
         training = self.config.training
         act, shape = model.activity(training.segment, training.batch, learning=True), (training.segment + 1, training.batch)
         if not self.text:
@@ -152,7 +152,7 @@ class Bench:
 
     @staticmethod
     def _spread(which, times):
-        """Their median in microseconds, and how far they lie apart as a share of it."""
+        """The median of the times in microseconds, and their relative spread."""
         middle = float(np.median(times))
         return {f"{which}us": middle * 1e6, f"{which}spread": (max(times) - min(times)) / middle}
 
@@ -160,7 +160,7 @@ class Bench:
         return copy_bandwidth(self.backend, self.repeats)
 
     def _matrix_rate(self):
-        """Operations in a second in a product of large matrices of the decoder's type."""
+        """Operations per second of a product of large matrices of the decoder's dtype."""
         rows = SQUARE // (1 if self.backend.memory() else SMALL)
         a, out = self.backend.matrix(rows, rows, self.backend.product_dtype), self.backend.matrix(rows, rows)
         a[...] = self.backend.asarray(np.random.default_rng(0).standard_normal((rows, rows), np.float32))
@@ -175,7 +175,7 @@ class Bench:
         }
 
     def _report(self, unit, count, times, moved, operations):
-        middle, held = float(np.median(times)), self.backend.memory_used()  # before anything is measured that is not asked for
+        middle, held = float(np.median(times)), self.backend.memory_used()  # before the reference measurements allocate memory
         bandwidth, matrix = self._bandwidth(), self._matrix_rate()
         return self._machine() | {
             f"{unit}_per_second": count / middle,
@@ -194,15 +194,15 @@ class Bench:
 
 
 def times(backend, work, repeats: int) -> list[float]:
-    """Seconds of `work`, a function, in each of so many measurements."""
+    """Seconds of `work`, a function, in each of `repeat` measurements."""
     return times_in_turn(backend, [work], repeats)[0]
 
 
 def times_in_turn(backend, works, repeats: int) -> list[list[float]]:
-    """Seconds of several functions in each of so many measurements. They take turns: a busy moment of the machine meets all of them."""
+    """Seconds of several functions in each of `repeat` measurements. The functions alternate, so that other load affects all of them."""
     counts = []
     for work in works:
-        for _ in range(2):  # the first compiles; a GPU records the second, which takes long, too
+        for _ in range(2):  # the first compiles; on a GPU the second is recorded, which is also slow
             _seconds(backend, work, 1)
         counts.append(max(1, round(SHORTEST / max(_seconds(backend, work, 1), 1e-9))))
     rounds = [[_seconds(backend, work, n) / n for work, n in zip(works, counts, strict=True)] for _ in range(repeats)]
@@ -219,9 +219,9 @@ def _seconds(backend, work, count):
 
 
 def copy_bandwidth(backend, repeats: int) -> float:
-    """Bytes that a copy reads and writes in a second."""
+    """Bytes per second that a copy reads and writes."""
     memory = backend.memory()
-    size = min(COPY, memory[0] // 32) if memory else COPY // SMALL  # numbers; two such arrays take a quarter of what is free
+    size = min(COPY, memory[0] // 32) if memory else COPY // SMALL  # numbers; two such arrays take a quarter of the free memory
     a, b = backend.zeros(size), backend.zeros(size)
 
     def copy():
@@ -236,7 +236,7 @@ def _repeat(calls):
 
 
 def show(result: dict):
-    """Print a result as tables: its figures, and each of its lists."""
+    """Print a result as tables: one of its figures, and one per list."""
     from rich.console import Console
     from rich.table import Column, Table
 

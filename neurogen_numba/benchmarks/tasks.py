@@ -1,7 +1,7 @@
-"""Tasks with a right answer: recall of pairs, copying after a delay, digits read pixel by pixel.
+"""Tasks with a known answer: recall of pairs, copying after a delay, digits read pixel by pixel.
 
-A task makes batches of inputs and targets [T, B] int32, as `NeuroGenModel.learn` takes them; a target is -1 where nothing is asked.
-Training and test batches never share a random number, or an image.
+A task generates batches of inputs and targets [T, B] int32 for `NeuroGenModel.learn`; a target is -1 at positions without a question.
+Training and test batches share neither random numbers nor images.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..errors import ConfigError, DataError
 
 TEST_SEED = 2**32  # training seeds are smaller
 PIXELS, DIGITS = 784, 10
-FILES = {  # of the standard split: name -> (magic number, shape of an entry)
+FILES = {  # the standard split: name -> (magic number, shape of an entry)
     "train-images-idx3-ubyte.gz": (2051, (28, 28)),
     "train-labels-idx1-ubyte.gz": (2049, ()),
     "t10k-images-idx3-ubyte.gz": (2051, (28, 28)),
@@ -42,7 +42,7 @@ class Task(ABC):
 
 
 class Generated(Task):
-    """A task whose sequences are drawn, without end."""
+    """A task with an unlimited number of random sequences."""
 
     def batch(self, step, batch, seed=0):
         return self.draw(np.random.default_rng([seed, step]), batch)
@@ -98,8 +98,7 @@ class Copy(Generated):
 
 class Digits(Task):
     """Sequential MNIST (Le et al. 2015, "A simple way to initialize recurrent networks of rectified linear units"): the 784 pixels of a
-    digit one by one, each a token of `levels` of grey, and the digit as the last target. permuted: in an order that is random and always
-    the same."""
+    digit one by one, each a token of `levels` grey levels, and the digit as the last target. permuted: in a fixed random order."""
 
     def __init__(self, folder: str | Path, permuted: bool = False, levels: int = 64):
         images, labels = (_read(Path(folder), name) for name in list(FILES)[:2])
@@ -109,12 +108,12 @@ class Digits(Task):
         self._train, self._test = ((self._tokens(x)[:, order], y) for x, y in ((images, labels), (test_images, test_labels)))
         for x, y in (self._train, self._test):
             if len(x) != len(y):
-                raise DataError(f"{folder}: {len(x):,} images and {len(y):,} labels; take both files from one copy of MNIST")
+                raise DataError(f"{folder}: {len(x):,} images and {len(y):,} labels; use both files from one copy of MNIST")
         self.vocabulary, self.length, self.chance = levels + DIGITS, PIXELS, 1 / DIGITS
 
     @property
     def tests(self) -> int:
-        """Images to test on."""
+        """The number of test images."""
         return len(self._test[1])
 
     def batch(self, step, batch, seed=0):
@@ -151,22 +150,22 @@ def _read(folder: Path, name: str) -> np.ndarray:
         raise DataError(f"{path}: cannot be read ({error}); get it again") from None
     header = np.frombuffer(content[: 4 * (2 + len(shape))], ">i4")
     if header.size < 2 + len(shape) or header[0] != magic or tuple(header[2:]) != shape:
-        raise DataError(f"{path}: not the file of MNIST with this name; get it again")
+        raise DataError(f"{path}: not the file of MNIST with this name; download it again")
     data = np.frombuffer(content, np.uint8, offset=4 * header.size)
     if data.size != header[1] * int(np.prod(shape)):
         raise DataError(
-            f"{path}: damaged, it has {data.size:,} bytes of data where {header[1] * int(np.prod(shape)):,} belong; get it again"
+            f"{path}: damaged, it has {data.size:,} bytes of data where {header[1] * int(np.prod(shape)):,} are expected; download it again"
         )
     return data.reshape(header[1], *shape)
 
 
 def accuracy(model, act, task: Task, sequences: int) -> float:
-    """The share of test targets predicted right, of the first `sequences` test sequences."""
+    """The fraction of test targets that are predicted correctly, over the first `sequences` test sequences."""
     right = asked = 0
     for number in range(-(-sequences // act.batch)):
         inputs, targets = task.test(act.batch, number)
         given = inputs.shape[1]
-        if given < act.batch:  # the last of a data set
+        if given < act.batch:  # the last batch of a data set may be smaller
             pad = ((0, 0), (0, act.batch - given))
             inputs, targets = np.pad(inputs, pad), np.pad(targets, pad, constant_values=-1)
         act.reset()

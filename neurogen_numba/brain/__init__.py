@@ -1,1 +1,1 @@
-"""What exists, and how a token flows through it."""
+"""The brain: components, wiring, and the model around them."""

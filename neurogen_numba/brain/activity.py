@@ -72,7 +72,7 @@ class Activity:
         self.reset_mask = backend.zeros(batch, "uint8")  # sequences to reset before the segment
         self.neurons = {}  # module -> {name of a state: its rows}, the membrane potential first
         self.v, self.y, self.r = {}, {}, {}  # per module: membrane potential, trace, normalisation factor
-        self.carries = {}  # per module: what the adjoint hands on from chunk to chunk, NeuronState
+        self.carries = {}  # per module: NeuronState, passed by the adjoint from chunk to chunk
         self.levels = {name: backend.zeros(batch) for name in neuromodulation.NAMES}
         self.gain_scale, self.beta_scale, self.write_scale = (backend.zeros(batch) for _ in range(3))
         currents, signals = brain.current_sizes, brain.signal_sizes
@@ -150,7 +150,7 @@ class Activity:
         self.synapses.advance(length)
 
     def rates(self, length: int) -> dict[str, float]:
-        """Share of each module's neurons that fire per token of the last segment, 0 to 1; with checkpointing, of one chunk of it."""
+        """Fraction of each module's neurons that fire per token of the last segment, 0 to 1; with checkpointing, over one chunk only."""
         length = min(length, self.buffered_tokens)
         return {name: float((self.v[name][1 : length + 1] > 1).mean()) for name in MODULES}
 
@@ -209,7 +209,7 @@ class Activity:
             found = state[name].shape if name in state else None
             if found != shape:
                 raise CheckpointError(
-                    f"state array {name!r}: shape {shape} wanted, {found or 'nothing'} found; was it saved by another brain or batch size?"
+                    f"state array {name!r}: shape {shape} expected, {found or 'nothing'} found; is it of another brain or batch size?"
                 )
         for name, array in carried.items():
             array[...] = self.brain.backend.asarray(state[name], "float32")

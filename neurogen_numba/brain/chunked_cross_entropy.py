@@ -13,7 +13,7 @@ import math
 from ..kernels.adamw import BLOCK
 from ..kernels.softmax import LOWEST
 
-FRACTION = 4  # a block holds at most `backend.logits` / FRACTION logits: whoever trains this way has little memory
+FRACTION = 4  # a block holds at most `backend.logits` / FRACTION logits, because this mode is for little memory
 
 
 class DecoderBlocks:

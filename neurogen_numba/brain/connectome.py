@@ -184,7 +184,7 @@ def draw_bundles(arc: Arc, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def grow_bundles(arc: Arc, block: np.ndarray, delay: np.ndarray, slots: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """`count` pairs of a delay and a block, [count, K] int64, for each of the K bundles `slots` that is to be another one: a pair is
     (delay - first delay) * blocks + block. Delays are drawn as by `draw_bundles`; a pair that its tile has, or had, is never drawn, and
-    none is twice. -1 where a tile has no other pair left, or none was found in TRIES draws.
+    none is twice. -1 if a tile has no other pair left, or TRIES draws found none.
     """
     size, tiles = arc.blocks * arc.delays, np.tile(slots // arc.bundles_per_tile, count)
     known = (np.arange(len(block))[:, None] * size + (delay.astype(np.int64) - arc.first_delay) * arc.blocks + block).reshape(-1)

@@ -147,7 +147,7 @@ class NeuroGenModel:
         """A context in which projections, modules or memories are silent: `with model.lesion("memory_broca"): ...`.
 
         names: of projections (`model.connectome` lists them; shell patterns name several), of modules, "memory" (the associative one) or
-        "working_memory". A silent module fires no events; a silent memory is still written, and nobody reads it. Whatever the model
+        "working_memory". A silent module fires no events; a silent memory is still written, but not read. Everything that the model
         does inside is done with the lesion, also by sessions that exist already; `save` and copies keep it. Contexts nest and overlap. At
         the end, also after an exception, the weights are the same again, bit for bit.
 

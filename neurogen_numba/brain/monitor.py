@@ -1,4 +1,4 @@
-"""What a brain does while it reads and writes: events, surprise and recall of one sequence, token by token."""
+"""A monitor of a brain while it reads and writes: events, surprise and recall of one sequence, token by token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from ..config import MODULES
 from .recall import RecallTrace
 
-BUFFERED = 64  # tokens whose values stay on the device until somebody looks
+BUFFERED = 64  # tokens whose values stay on the device until they are fetched
 SAMPLED = 4096  # neurons of a module at most, evenly taken, of which its rate is the mean
 RASTER = 32  # of these, neurons in the raster
 SHOWN = 256  # tokens of the raster
@@ -79,7 +79,7 @@ class BrainMonitor:
         self._recall.forget()
 
     def record(self, tokens: int, drawn: bool):
-        """The session has read so many tokens, at most its chunk; drawn: it drew them itself, and act.losses has their surprise."""
+        """The session has read `tokens` tokens, at most its chunk; drawn: it drew them itself, and act.losses has their surprise."""
         if self._buffered + tokens > BUFFERED:
             self._drain()
         offset = self._buffered

@@ -62,10 +62,10 @@ class Population(Component):
 
     def bind(self, parameters: Parameters):
         def arrays(table, derived):
-            own = {what: table[self._parameter(what)] for what in self.learned} | derived
-            constants = tuple(own[what] for what in self.neuron.learned)
-            gamma = own[TRACE] if self.traced else self.none[:, 0, 0]
-            return NeuronParameters(constants, own[GAIN], table[f"{self.name}.bias"], gamma)
+            values_of = {what: table[self._parameter(what)] for what in self.learned} | derived
+            constants = tuple(values_of[what] for what in self.neuron.learned)
+            gamma = values_of[TRACE] if self.traced else self.none[:, 0, 0]
+            return NeuronParameters(constants, values_of[GAIN], table[f"{self.name}.bias"], gamma)
 
         self.logs = {what: (parameters.value[self._parameter(what)], parameters.gradient[self._parameter(what)]) for what in self.derived}
         self.gain, self.d_gain = (table[f"{self.name}.gain"] for table in (parameters.value, parameters.gradient))

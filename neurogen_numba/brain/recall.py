@@ -1,4 +1,4 @@
-"""What the associative memory recalls at a token, split into what each earlier token has written there.
+"""Readings of the associative memory, split into the contributions of the earlier tokens that were written.
 
 Per head, the memory (kernels/memory.py) is a sum over the tokens i that were written, with the correction u[i] of the gated delta rule:
 

@@ -1,4 +1,4 @@
-"""The commands of the chat: what they are called, what they take, and what they do to a conversation."""
+"""The commands of the chat: their names, arguments and effects."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ COMMANDS = {
     "pace": Command("X", "write X tokens per second at most, to watch the brain; 0 is no limit", REAL, "20", ("0", "5", "20")),
     "retry": Command("", "answer the last message again, from the state before it, with the next seed"),
     "reset": Command("", "forget the whole conversation: every neuron and every memory"),
-    "forget": Command("", "wipe the associative memory only; the neurons go on"),
-    "save": Command("NAME", "keep this conversation: the state of the neurons, and what was said"),
-    "load": Command("NAME", "go on with a conversation that was saved"),
+    "forget": Command("", "wipe the associative memory only; the neurons keep their state"),
+    "save": Command("NAME", "save this conversation: the state of the neurons, and the text"),
+    "load": Command("NAME", "continue a saved conversation"),
     "model": Command("[RUN]", "talk to another run, to RUN@best or to a checkpoint; alone: say which one this is"),
-    "brain": Command("[on|off]", "show or hide what the brain does", values=("on", "off")),
+    "brain": Command("[on|off]", "show or hide the brain", values=("on", "off")),
     "stats": Command("", "tokens read and written, speed, surprise, rate of each module"),
     "quit": Command("", "leave, as do exit, quit and Ctrl-D"),
 }
@@ -88,8 +88,8 @@ def parse(line: str) -> tuple[str, str] | None:
     return name, argument
 
 
-def said(line: str) -> str:
-    """The message that a line is; a line that begins with "//" is said with one slash."""
+def unescaped(line: str) -> str:
+    """The message of a line: a line that begins with "//" loses one slash."""
     return line[1:] if line.startswith("//") else line
 
 
@@ -141,17 +141,17 @@ def values_of(name: str, conversation, out: Path) -> list[str]:
 class Dispatcher:
     """Takes the lines of a person: says them to the conversation, or obeys them.
 
-    view: shows what comes of it (`ui.chat_lines`, `ui.chat_screen`). open_run: the conversation with the run that a word names.
+    view: shows replies and results (`ui.chat_lines`, `ui.chat_screen`). open_run: opens the conversation with the run that a word names.
     """
 
     def __init__(self, conversation, view, open_run: Callable[[str], object]):
         self.conversation, self.view, self.open_run = conversation, view, open_run
 
     def take(self, line: str) -> bool:
-        """Answer or obey a line; False for one that leaves. Raises ConfigError for what cannot be done; the conversation goes on."""
+        """Answer a message or run a command; False to leave. Raises ConfigError for a wrong command; the conversation continues."""
         if (asked := parse(line)) is None:
             if line.strip():
-                self.view.stream(self.conversation, self.conversation.reply(said(line)))
+                self.view.stream(self.conversation, self.conversation.reply(unescaped(line)))
             return True
         name, argument = asked
         if name == "quit":
@@ -232,7 +232,7 @@ def params(conversation) -> dict[str, str]:
 
 
 def stats(conversation) -> dict[str, str]:
-    """What there is to say of a conversation in numbers."""
+    """Statistics of a conversation: name -> value."""
     from ..ui.plain import label, percent
 
     rows = {"tokens read": f"{conversation.read:,}", "tokens written": f"{conversation.written:,}"}

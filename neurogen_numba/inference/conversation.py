@@ -1,4 +1,4 @@
-"""A conversation with a model: turns, how replies are drawn, and the state of the neurons, in which what was said lives."""
+"""A conversation with a model: its turns, the settings of replies, and the state of the neurons, which holds the memory of the turns."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ..storage.run_folder import METRICS
 from ..text import stories
 from .generation import Sampling, Session, stream
 
-STOPS = {  # where a reply ends, if no end of text comes first -> the string before which it ends
+STOPS = {  # end of a reply, unless an end of text comes first -> the string before which it ends
     "turn": "\n",
     "paragraph": "\n\n",
     "sentence": "",
     "length": "",
 }
-SENTENCE = re.compile(r"(?<!\d)[.!?…]+[\"'”’)]*$")  # a text that ends with a sentence; 3.14 may still go on
-SAVED = "conversations"  # folder of a run with what /save has written
+SENTENCE = re.compile(r"(?<!\d)[.!?…]+[\"'”’)]*$")  # a text that ends with a sentence; 3.14 does not end one
+SAVED = "conversations"  # folder of a run with the conversations that /save has written
 DOCUMENT, TENSORS = "conversation", "state"
 EXAMPLES = 3
 LONGEST_EXAMPLE = 48  # characters
@@ -81,7 +81,7 @@ class Conversation:
         self.last: Counts | None = None  # of the latest reply
         self.read = self.written = 0  # tokens
         self._before: tuple[dict, str] | None = None  # the state before the latest message, and the message
-        self._own_folder: Path | None = None  # what was saved or loaded last, which may be replaced
+        self._own_folder: Path | None = None  # the folder that was saved or loaded last, which may be replaced
         self.watch(watched)
 
     @property
@@ -101,7 +101,7 @@ class Conversation:
         return self.settings.stop or ("turn" if self.scripted else "paragraph")
 
     def watch(self, watched: bool):
-        """Record what the brain does from now on, or no longer."""
+        """Start or stop recording the activity of the brain."""
         self.session.monitor = BrainMonitor(self.model, self.session.act) if watched else None
 
     @property
@@ -153,21 +153,21 @@ class Conversation:
         return self._line_end + prompt if before and not before.endswith("\n") else prompt  # the last reply was cut off before its end
 
     def _speak(self, prompt):
-        session, stop, said, start = self.session, self.stop, "", time.perf_counter()
+        session, stop, reply_text, start = self.session, self.stop, "", time.perf_counter()
         drawn, first, measured = session.written, None, self.monitor and self.monitor.drawn
         pieces = stream(session, self.model.tokenizer, prompt, self.settings.max_tokens, STOPS[stop])
         try:
             for piece in pieces:
                 first = time.perf_counter() - start if first is None else first
-                said += piece
+                reply_text += piece
                 yield piece
-                if stop == "sentence" and SENTENCE.search(said):
+                if stop == "sentence" and SENTENCE.search(reply_text):
                     break
         finally:  # also where Ctrl-C closes the reply
             pieces.close()
             tokens, seconds = session.written - drawn, time.perf_counter() - start
             nats = self.monitor.surprise(measured) if self.monitor and measured is not None else []
-            self.turns[-1] = (self.turns[-1][0], said)
+            self.turns[-1] = (self.turns[-1][0], reply_text)
             self.read += len(self.model.tokenizer.encode(prompt))
             self.written += tokens
             self.last = Counts(tokens, first or seconds, seconds, float(np.mean(nats)) if len(nats) else None)
@@ -181,7 +181,7 @@ class Conversation:
         self._restart()
 
     def forget(self):
-        """Wipe the associative memory; membranes, axons and the working memory go on."""
+        """Wipe the associative memory; membranes, axons and the working memory keep their state."""
         self.session.act.S[...] = 0
         if self.monitor:
             self.monitor.forget()
@@ -196,11 +196,11 @@ class Conversation:
         return sorted(path.parent.name for path in (self.run / SAVED).glob(f"*/{DOCUMENT}.json"))
 
     def save(self, name: str) -> Path:
-        """Write the state and the turns into a folder, whole or not at all: conversations/NAME of the run, or where a path leads.
+        """Write the state and the turns atomically into a folder: conversations/NAME of the run, or the folder of a path.
 
         Raises ConfigError where something else is in its place, CheckpointError where it cannot be written.
         """
-        folder = self._place(name)
+        folder = self._folder_of(name)
         if folder.exists() and folder != self._own_folder:
             what = "a conversation" if (folder / f"{DOCUMENT}.json").is_file() else "something that is not a conversation"
             raise ConfigError(f"{folder} holds {what} already; choose another name")
@@ -211,9 +211,9 @@ class Conversation:
         return folder
 
     def load(self, name: str) -> Path:
-        """Go on with a conversation that `save` wrote, by the same brain. Raises CheckpointError where it is damaged or of another brain;
-        then the present conversation goes on."""
-        folder = self._place(name)
+        """Continue a conversation that `save` wrote, of the same brain. Raises CheckpointError if it is damaged or of another brain; then
+        the present conversation continues."""
+        folder = self._folder_of(name)
         if not folder.is_dir():
             known = ", ".join(self.saved_names) or "none yet; /save NAME keeps one"
             raise ConfigError(f"there is no conversation {folder}; known: {known}")
@@ -237,7 +237,7 @@ class Conversation:
         self._restart()
         return folder
 
-    def _place(self, name):
+    def _folder_of(self, name):
         return Path(name) if Path(name).name != name else self.run / SAVED / name
 
 

@@ -39,7 +39,7 @@ class Sampling:
 class Session:
     """Generation of a batch of B sequences. Their past is in the state of the neurons, not in a growing context.
 
-    monitor: records what the brain does at each token of the first sequence (brain/monitor.py), or None.
+    monitor: records the activity of the brain at each token of the first sequence (brain/monitor.py), or None.
     """
 
     def __init__(self, model, sampling: Sampling, batch: int = 1):

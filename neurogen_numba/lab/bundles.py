@@ -146,10 +146,10 @@ def read_gradient(state, current: str, size: int, first: int, last: int, length:
 def read_weight(synapses, projection):
     """The weights [tiles J, BS, BT] float32 of a projection that our kernels compute with; some are dropped while a brain learns."""
     if synapses.backend.name == "cpu":
-        flat, place = synapses.read, synapses.places[synapses.projections.index(projection)]
+        flat, offset = synapses.read, synapses.weight_offsets[synapses.projections.index(projection)]
     else:
-        flat, place = synapses.latest, synapses.place[projection.arc.name]
-    return flat[place : place + projection.weight.size].reshape(projection.weight.shape)
+        flat, offset = synapses.latest, synapses.weight_offset[projection.arc.name]
+    return flat[offset : offset + projection.weight.size].reshape(projection.weight.shape)
 
 
 def _plain(rows, size):

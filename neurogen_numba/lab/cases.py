@@ -1,4 +1,4 @@
-"""Made-up inputs for a kernel, and what it must compute from them: the equations once more, slow and obvious, in float64 NumPy.
+"""Made-up inputs for kernels, and reference results: the equations once more, slow and obvious, in float64 NumPy.
 
 The references share no code with the kernels. A test holds them to those of the tests, which were written apart.
 """
@@ -169,14 +169,14 @@ def make_cross_entropy(rng, rows, vocabulary):
 
 
 def cross_entropy(loss, hit, d_logits, logits, bias, targets, weight, size):
-    z, here = (np.float64(logits) + bias)[:, :size], targets >= 0
+    z, counted = (np.float64(logits) + bias)[:, :size], targets >= 0
     z -= z.max(axis=1, keepdims=True)
     log_p = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
     rows, gradient = np.arange(len(z)), np.zeros(d_logits.shape)
     gradient[:, :size] = np.exp(log_p) * weight[0]
     gradient[rows, targets] -= weight[0]
     found = {"loss": -log_p[rows, targets], "hit": z.argmax(axis=1) == targets, "d_logits": gradient}
-    return {name: value * (here if value.ndim == 1 else here[:, None]) for name, value in found.items()}
+    return {name: value * (counted if value.ndim == 1 else counted[:, None]) for name, value in found.items()}
 
 
 def make_embedding(rng, tokens, batch, vocabulary, width):

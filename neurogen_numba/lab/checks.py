@@ -10,7 +10,7 @@ from ..errors import ConfigError
 def fit(where: str, sizes: dict[str, int] | None = None, **given) -> tuple[list[np.ndarray], dict[str, int]]:
     """The arrays as kernels take them, contiguous float32 or int32, and the sizes by name.
 
-    given: name=(values, "float" or "int", names of the sizes, such as "T B N"). A size has one value in all arrays, and the value in
+    given: name=(values, "float" or "int", names of the sizes, for example "T B N"). A size has one value in all arrays, and the value in
     `sizes` if it is there. Raises ConfigError, which names every array with its shape and dtype, if one does not fit.
     """
     known, arrays = dict(sizes or {}), []

@@ -1,4 +1,4 @@
-"""A kernel of your own beside ours: is it right, how fast is it, and how near does either come to what the memory allows?"""
+"""Comparison of a user's kernel with ours: errors, times, and the fraction of the memory bandwidth of each."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ class Comparison:
 
 
 def compare(kernel, name: str, *, given=None, reference=None, backend="auto", tolerance=1e-4, repeats=10, seed=0, **sizes) -> Comparison:
-    """Hold a kernel of your own to the float64 reference of our kernel `name`, and measure both.
+    """Check a user's kernel against the float64 reference of our kernel `name`, and measure both.
 
     kernel: as `swap` takes it. On the CPU a compiled loop first runs with checks of its indices: an error there is said, and not a
-    segmentation fault. sizes: of the made-up inputs, such as `tokens=64`. given, reference: inputs of your own, for kernels that have none
-    here or others: name -> NumPy array or number of every argument, and a function (**given) -> name -> what an output must hold
+    segmentation fault. sizes: of the made-up inputs, for example `tokens=64`. given, reference: inputs of your own, for kernels that have
+    none here or others: name -> NumPy array or number of every argument, and a function (**given) -> name -> what an output must hold
     afterwards. backend: "auto" is the one that the kernel was compiled for; else a name or a backend. By name, a GPU multiplies float32.
 
     Raises ConfigError for an unknown name, a kernel that does not take our arguments, an unknown size, and indices beyond an array.

@@ -20,7 +20,7 @@ step, event = lif_a.step, lif_a.surrogate.event
 
 
 class Trace(NamedTuple):
-    """What neurons did, arrays [T, N] or [T], NumPy float32: membrane potential v, adaptation a, events z."""
+    """The traces of neurons, arrays [T, N] or [T], NumPy float32: membrane potential v, adaptation a, events z."""
 
     v: np.ndarray
     a: np.ndarray

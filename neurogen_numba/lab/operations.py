@@ -79,7 +79,7 @@ def working_memory(f_in, u_in, retain, backend="auto") -> np.ndarray:
 
 
 def memory(q_in, v, w_in, decay=6.0, write_bias=0.0, backend="auto") -> np.ndarray:
-    """What the associative memory recalls, [T, B, H W], from queries q_in and values v [T, B, H W] and write gates w_in [T, B, H], empty at
+    """Outputs of the associative memory, [T, B, H W], from queries q_in and values v [T, B, H W] and write gates w_in [T, B, H], empty at
     first (docs/model.md, section 3). decay, write_bias: before the sigmoid, numbers or arrays [H]."""
     given = {"q_in": (q_in, "float", "T B HW"), "v": (v, "float", "T B HW"), "w_in": (w_in, "float", "T B H")}
     (q_in, v, w_in), size = fit("memory", **given)

@@ -1,4 +1,4 @@
-"""A kernel of your own in the place of one of ours, in every model, for as long as a context lasts."""
+"""`swap`: a context in which a user's kernel replaces one of ours in every model."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _classes(which):
 
 @contextlib.contextmanager
 def _attribute(owner, name, value):
-    """Set an attribute of a class, and put back what was there."""
+    """A context in which an attribute of a class has another value."""
     before = vars(owner).get(name)
     setattr(owner, name, value)
     try:

@@ -1,1 +1,1 @@
-"""How the model changes."""
+"""Training: the loop, evaluation, reports, and rules for ending a run."""

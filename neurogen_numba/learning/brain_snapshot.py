@@ -12,7 +12,7 @@ SAMPLE = 4096  # time constants of a module, weights of a projection; neuromodul
 
 
 def brain_snapshot(model, act, step: int) -> BrainReport:
-    """The brain after an update on the segment of `act`; activity of the first sequence."""
+    """The brain after an update on the segment of `act`; the activity is that of the first sequence."""
     value, numpy = model.brain.parameters.value, model.backend.to_numpy
     length = min(act.length, act.chunk) if act.checkpointing else act.length  # with checkpointing, the backward pass leaves the first chunk
     ids = numpy(act.ids[:length, 0])

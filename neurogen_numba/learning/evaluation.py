@@ -33,7 +33,7 @@ def streams_of(training: Training) -> int:
 
 
 def streams_for(tokens: int, most: int) -> int:
-    """Pieces that a text is cut into: `most`, or fewer so that each has at least SHORTEST targets."""
+    """The number of pieces into which a text is split: `most`, or fewer, so that each has at least SHORTEST targets."""
     return min(most, max(1, tokens // SHORTEST))
 
 
@@ -47,7 +47,7 @@ def evaluate(
     """Score held-out tokens. Every token but the first is a target, and the mean is over all of them. None if `stopping()` became true.
 
     The text is cut into `streams_for` pieces, read in parallel, each from a zero state with the state carried to its end.
-    most_streams: `streams_of` training, if None. tell: called now and then with the number of targets scored.
+    most_streams: `streams_of` training, if None. tell: called at intervals with the number of targets scored.
     """
     ids, n = validation.tokens, len(validation.tokens) - 1
     streams = streams_for(n, most_streams or streams_of(model.config.training))
@@ -85,8 +85,8 @@ def unknown_share(tokens: np.ndarray, tokenizer: Tokenizer) -> float:
 def answer_questions(model, questions: Sequence[Question], streams: int | None = None) -> tuple[float, float]:
     """(share of questions answered right, expected share by chance), 0 to 1.
 
-    An answer is right if each of its tokens is the most probable one: exactly then greedy generation writes it. Every question follows the
-    text that it is about, from a zero state. streams: questions in parallel; `streams_of` training, if None.
+    An answer is right if each of its tokens is the most probable one, that is, if greedy generation writes it. Each question is read after
+    the text that it is about, from a zero state. streams: questions in parallel; `streams_of` training, if None.
     """
     encode, right, streams = model.tokenizer.encode, 0, streams or streams_of(model.config.training)
     for first in range(0, len(questions), streams):

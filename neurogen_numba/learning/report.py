@@ -32,7 +32,7 @@ class StepReport(Report):
     kind: ClassVar[str] = "step"
     step: int  # done so far, over the run's life
     steps: int  # planned in all
-    tokens: int  # trained on so far, without padding
+    tokens: int  # training tokens so far, without padding
     loss: float  # nats per token
     accuracy: float  # share of tokens predicted right, 0 to 1
     bits_per_byte: float
@@ -62,7 +62,7 @@ class EvalReport(Report):
     bits_per_byte: float
     floor_bits_per_byte: float | None  # entropy of the built-in corpus; None for other text
     tokens: int  # scored
-    last: bool = False  # the final evaluation, on other text than those before it: not comparable
+    last: bool = False  # the final evaluation, on other text, so not comparable with the others
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ class SampleReport(Report):
     step: int
     prompt: str
     text: str  # the continuation, without the prompt
-    truth: str | None = None  # how held-out text went on after the prompt
+    truth: str | None = None  # the true continuation in the held-out text
 
 
-@dataclass(frozen=True, eq=False)  # arrays have no one answer to ==
+@dataclass(frozen=True, eq=False)  # comparing arrays gives an array
 class BrainReport(Report):
     """Snapshot of a brain after a segment of T tokens, for figures. Its record has step and levels only."""
 

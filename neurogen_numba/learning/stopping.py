@@ -1,4 +1,4 @@
-"""What ends a training run early: Ctrl-C and the signals of a terminal or a scheduler."""
+"""Early end of a training run: Ctrl-C, and the signals of a terminal or a scheduler."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import threading
 import time
 from collections.abc import Callable
 
-AGAIN = 1.0  # seconds after which another Ctrl-C is a second one
+AGAIN = 1.0  # seconds after which another Ctrl-C counts as a second one
 
 
 class Signals:
-    """What Ctrl-C, SIGTERM and SIGHUP do in `with Signals() as signals: ...`.
+    """Handlers for Ctrl-C, SIGTERM and SIGHUP: `with Signals() as signals: ...`.
 
-    Before there is a trainer they raise KeyboardInterrupt; after `signals.hand_over(trainer.stop)` the run ends with a checkpoint. Then a
-    second Ctrl-C ends it at once, unless it follows so soon that a program between terminal and run has passed the first one on as well.
-    Under nohup SIGHUP stays ignored. Outside the main thread Python allows no handlers: there are none.
+    Before `signals.hand_over(trainer.stop)` they raise KeyboardInterrupt; afterwards the run ends with a checkpoint. A second Ctrl-C then
+    ends it at once. One that follows within AGAIN seconds is ignored, because a program between terminal and run may forward the first one
+    again. Under nohup, SIGHUP stays ignored. Outside the main thread, Python allows no handlers, so none are set.
     """
 
     def __init__(self):

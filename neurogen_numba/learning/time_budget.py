@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-LAST = 10  # updates that the throughput is measured over
+LAST = 10  # updates over which the throughput is measured
 
 
 class Mark(NamedTuple):
@@ -25,7 +25,7 @@ class Throughput:
     def add(self, mark: Mark) -> None:
         self._marks = [*self._marks[-LAST:], mark]
         if len(self._marks) == 3 and self._marks[0].step == self._start:
-            del self._marks[0]  # the first update loads or compiles the kernels: drop it as soon as there is another
+            del self._marks[0]  # the first update loads or compiles the kernels, so it is dropped once there is another
 
     def pause(self, seconds: float) -> None:
         """Exclude this much time: evaluation, samples and checkpoints do not count."""

@@ -36,7 +36,7 @@ from .watchdog import Watchdog
 
 PLAN_AT = 50  # updates after which the throughput is stable enough to plan a run of `max_minutes`
 MARGIN = 0.03  # of the time limit, reserved
-POLL_SECONDS = 1.0  # between two checks how long training has waited for text
+POLL_SECONDS = 1.0  # interval at which the wait for text is checked
 QUESTIONS = 300  # asked at the end about the held-out stories, at most
 SAMPLING = Sampling(temperature=0.7, top_p=0.95)
 
@@ -56,9 +56,8 @@ class Trainer:
     def __init__(
         self, config: Config, run: Path, backend="auto", fit: bool = False, begun: bool = False, tokenizer: Tokenizer | None = None
     ):
-        """fit: make the first change that lets the run fit into the memory there is. begun: it has begun before, perhaps on another
-        backend. tokenizer: one that was given, not built from the text; it is kept in the folder. Raises BackendError where it does not
-        fit."""
+        """fit: make the first change that lets the run fit into memory. begun: the run has begun before, perhaps on another backend.
+        tokenizer: given by the caller, not built from the text; it is saved in the folder. Raises BackendError if the run does not fit."""
         if tokenizer:
             tokenizer.save(run / TOKENIZER)
         elif (run / TOKENIZER).is_dir():
@@ -66,32 +65,32 @@ class Trainer:
         if tokenizer:
             config = config.replace(brain={"vocabulary": tokenizer.vocabulary})
         corpus = open_corpus(config, tokenizer, run)
-        corpus.batches()  # refuses a text that is too short before the brain is drawn, which may take a while
+        corpus.batches()  # raises for a text that is too short, before the brain is built, which may take long
         config = config.replace(brain={"vocabulary": corpus.tokenizer.vocabulary})
         backend = backend if isinstance(backend, Backend) else backends.get(backend)
         self._fitted = None
         if backend.memory():
             config, self._fitted = budget.settle(config, backend, fit)
         elif fit or (config.training.memory_limit and not begun):
-            raise ConfigError("--fit and --memory-limit are about a GPU's memory, and this run is on the CPU; leave them out")
+            raise ConfigError("--fit and --memory-limit are about a GPU's memory, and this run is on the CPU; drop them")
         model = NeuroGenModel.from_config(config, corpus.tokenizer, backend=backend)
         self._setup(model, corpus, run, beginning(config))
 
     @classmethod
     def resume(cls, run: Path, steps: int | None = None, backend="auto", folder: Path | None = None, **changes: dict) -> Trainer:
-        """Go on from the newest sound checkpoint, or from `folder`, one of the run's; from the beginning, where none was saved yet.
+        """Resume from the newest sound checkpoint, or from `folder`, one of the run's; without any checkpoint, from the beginning.
 
-        steps: a new number of steps in all, for a run that is to go on longer; it also lifts a time limit. changes: settings that are no
-        part of learning, as `Config.replace` takes them: of saving and showing, or where the text lies now. Checkpoints after the one taken
-        are set aside when training begins.
-        Raises CheckpointError where there is no sound checkpoint or its text has changed since, ConfigError where nothing is left to do.
+        steps: a new total number of steps, for a longer run; it also removes a time limit. changes: settings that do not affect learning,
+        in the form of `Config.replace`: of saving and display, or the new location of the text. Checkpoints after the chosen one are set
+        aside when training begins.
+        Raises CheckpointError if there is no sound checkpoint or its text has changed; ConfigError if no steps are left.
         """
         if steps is not None:
             changes["training"] = changes.get("training", {}) | {"steps": steps, "max_minutes": 0.0}
         if folder is None and not checkpoint.saved(run) and (run / CONFIG).is_file():
             trainer = cls(read_config(run).replace(**changes), run, backend, begun=True)
-            trainer.steps = steps or trainer.steps  # `text.max_chunks` does not hold back whoever asks for more
-            trainer._notices = ["no checkpoint had been saved yet: the run begins again"]
+            trainer.steps = steps or trainer.steps  # an explicit number overrides `text.max_chunks`
+            trainer._notices = ["no checkpoint had been saved yet: the run starts from the beginning"]
             return trainer
         folder, passed_over = (folder, []) if folder else checkpoint.newest(run)
         backend = backend if isinstance(backend, Backend) else backends.get(backend)
@@ -109,12 +108,12 @@ class Trainer:
         except KeyError as missing:
             raise CheckpointError(f"{folder}: trainer.json lacks {missing.args[0]!r}; use another checkpoint") from None
         trainer.act.load_state(state)
-        trainer._notices = [*passed_over, f"going on from step {trainer.step:,}"]
+        trainer._notices = [*passed_over, f"resuming from step {trainer.step:,}"]
         if steps is not None:
             trainer.steps, trainer.planned = steps, True
         ended = trainer.step == trainer.steps and (run / SUMMARY).is_file()
         if trainer.step > trainer.steps or ended:
-            raise ConfigError(f"{run} has made {trainer.step} steps already; to go on, give a higher --steps")
+            raise ConfigError(f"{run} has made {trainer.step} steps already; to continue, give a higher --steps")
         return trainer
 
     def _setup(self, model, corpus, run, saved):
@@ -127,7 +126,7 @@ class Trainer:
         self._pieces = pieces(self._val_subset.tokens, corpus.tokenizer.end_of_text)
         self.act: Activity = model.activity(training.segment, training.batch, learning=True)
         self.step = saved["step"]
-        # targets so far; older checkpoints do not say how many, and their runs counted padding with them
+        # targets so far; older checkpoints lack it, and their runs counted padding
         self.tokens = saved.get("tokens", self.step * training.batch * training.segment)
         self.steps = saved["steps"]
         self.planned = saved["planned"]  # whether `steps` is final; with a time limit it is after PLAN_AT updates
@@ -140,15 +139,15 @@ class Trainer:
         self._stopping = False
 
     def stop(self):
-        """End the run after the update under way, with a checkpoint. May be called from a signal handler."""
+        """End the run after the current update, with a checkpoint. May be called from a signal handler."""
         self._stopping = True
 
     def reports(self) -> Iterator[Report]:
         """Train to the end, or until `stop`. Yields reports, and appends them to metrics.jsonl.
 
-        A full disk costs notices, until the end. Raises TrainingError, which names step, module and last checkpoint, if loss or gradient
-        are NaN or infinite; DataError, after a checkpoint, if the text fails; CheckpointError or BackendError if the last checkpoint or
-        the summary cannot be written.
+        A full disk causes notices, and an error only at the end. Raises TrainingError, which names step, module and last checkpoint, if
+        loss or gradient are NaN or infinite; DataError, after a checkpoint, if the text fails; CheckpointError or BackendError if the last
+        checkpoint or the summary cannot be written.
         """
         aside = set_aside(self.run, self.step)
         if aside:
@@ -270,7 +269,7 @@ class Trainer:
                 return None
             yield from saver.wait()
             yield self.save()
-            raise DataError(f"{error}; what was learned is kept in {self.run}, which --resume goes on with") from None
+            raise DataError(f"{error}; a checkpoint is in {self.run}; continue with --resume") from None
 
     def _evaluate_and_save(self, saver, watchdog):
         """Do what is due after a step: evaluation, sample, brain snapshot, checkpoint."""
@@ -317,8 +316,8 @@ class Trainer:
     def _reset_mask(self, inputs):
         """Mask [B] bool of the sequences to reset before inputs [T, B], or None: a random share, and those at a document if configured."""
         training, mask = self.config.training, None
-        if training.fresh:
-            mask = np.random.default_rng([training.seed, self.step]).random(training.batch) < training.fresh
+        if training.reset_prob:
+            mask = np.random.default_rng([training.seed, self.step]).random(training.batch) < training.reset_prob
         if self._reset_token is None:
             return mask
         begins = inputs[0] == self._reset_token

@@ -24,10 +24,10 @@ SAVING = 0.2  # share of the time from one checkpoint to the next
 
 
 class Watchdog:
-    """Rules that take numbers and return notices, none while all is well."""
+    """Rules that take measurements and return notices; an empty list while all is well."""
 
     def __init__(self):
-        self._told = set()  # causes already reported
+        self._reported = set()  # causes already reported
         self._silent, self._saturated = {}, {}  # module -> reports in a row
         self._norms, self._losses, self._lowest = deque(maxlen=NORMS), deque(maxlen=PATIENCE), math.inf
         self._moves = deque(maxlen=MOVES)  # of the loss, from report to report
@@ -56,7 +56,7 @@ class Watchdog:
             return []
         return self._once(
             "stalled",
-            f"no text for {seconds:.0f} seconds: training waits for what --data names; look at the disk or the network that it comes from. "
+            f"no text for {seconds:.0f} seconds: training waits for what --data names; check the disk or the network that it comes from. "
             "Ctrl-C stops with a checkpoint",
         )
 
@@ -72,7 +72,7 @@ class Watchdog:
         return self._once(
             "loader",
             f"the text comes too slowly: {seconds:.0f} seconds waited for it, {100 * share:.0f} % of the time; "
-            "look at the disk or the network that it comes from, or keep the text on a local disk",
+            "check the disk or the network that it comes from, or keep the text on a local disk",
         )
 
     def saved(self, seconds: float, since: float) -> list[Notice]:
@@ -128,11 +128,11 @@ class Watchdog:
         return self._once(
             "loss",
             f"the loss rises: {mean:.2f} nats in the last {PATIENCE} reports, up to step {report.step}, {risen:.2f} more than it was; "
-            "if it stays so, start again with a lower --learning-rate, or go on from an older checkpoint",
+            "if it stays so, start again with a lower --learning-rate, or resume from an older checkpoint",
         )
 
     def _once(self, cause, text):
-        if cause in self._told:
+        if cause in self._reported:
             return []
-        self._told.add(cause)
+        self._reported.add(cause)
         return [Notice("warning: " + text)]

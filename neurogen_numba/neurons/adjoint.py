@@ -48,7 +48,7 @@ def derive(neuron: Neuron) -> Source:
 
 
 def _functions(sympy):
-    """(event, slope, what stands for the functions of a step) as SymPy's."""
+    """(event, slope, replacements of the functions of a step) for SymPy."""
 
     class Slope(sympy.Function):
         pass
@@ -57,9 +57,9 @@ def _functions(sympy):
         def fdiff(self, argindex=1):
             return Slope(self.args[0])
 
-    own = {getattr(module, name): getattr(sympy, name) for module in (math, np) for name in KNOWN if hasattr(module, name)}
-    own |= {event: Event, surrogate.event: Event, exponential.exp: sympy.exp, np.arctan: sympy.atan, np.float32: sympy.sympify}
-    return Event, Slope, own | {"min": sympy.Min, "max": sympy.Max, "abs": sympy.Abs}
+    replacements = {getattr(module, name): getattr(sympy, name) for module in (math, np) for name in KNOWN if hasattr(module, name)}
+    replacements |= {event: Event, surrogate.event: Event, exponential.exp: sympy.exp, np.arctan: sympy.atan, np.float32: sympy.sympify}
+    return Event, Slope, replacements | {"min": sympy.Min, "max": sympy.Max, "abs": sympy.Abs}
 
 
 def _printer(sympy, Event, Slope):

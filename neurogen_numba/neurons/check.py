@@ -39,8 +39,8 @@ def _inputs(neuron):
 def _errors(neuron, surrogate, width, graded):
     """Input of the step -> worst error of the adjoint."""
     rng, names, S = np.random.default_rng(0), _inputs(neuron), len(neuron.state)
-    own = Surrogate(*SURROGATES[surrogate](np.float64(width)))  # its event is the smooth one
-    step, adjoint, gradient = neuron.functions(own, np.float64)
+    smooth_surrogate = Surrogate(*SURROGATES[surrogate](np.float64(width)))  # its event is the smooth one
+    step, adjoint, gradient = neuron.functions(smooth_surrogate, np.float64)
     inputs = {name: rng.normal(0.7, 0.7, POINTS) for name in neuron.state} | {"i": rng.normal(0, 1, POINTS)}
     inputs |= {name: what.example(rng, POINTS) for name, what in neuron.learned.items()}
     found, expected = np.zeros((2, len(names), POINTS))
@@ -52,7 +52,9 @@ def _errors(neuron, surrogate, width, graded):
 
         def loss(*changed, ds=ds, d_after=d_after):
             state = step(*changed)
-            return sum(d * value for d, value in zip(d_after, state, strict=True)) + ds * own.event(state[0]) * (state[0] if graded else 1)
+            return sum(d * value for d, value in zip(d_after, state, strict=True)) + ds * smooth_surrogate.event(state[0]) * (
+                state[0] if graded else 1
+            )
 
         *d_state, d_i = (result := adjoint(ds, *carried, *x[:S], *after, x[S], *learned, graded))[: S + 1]
         found[:, point] = [*gradient(*d_state, *x[:S], *learned), d_i, *result[S + 1 :]]

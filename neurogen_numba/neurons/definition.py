@@ -1,4 +1,4 @@
-"""What a neuron is: a scalar step over one token, its adjoint, and what of it is learned.
+"""Neurons: a scalar step over one token, its adjoint, and the learned constants.
 
     @neuron(state=("v", "u"), learned={"alpha": TimeConstant("of the membrane", (2, 20)), "omega": Learned("angle per token", (0.1, 1))})
     def resonator(v, u, i, alpha, omega):
@@ -158,12 +158,12 @@ class Source:
         return scope[self.name]
 
     def _typed(self):
-        """(the tree to compile, what the names in it stand for)."""
+        """(the tree to compile, name -> value of the names in it)."""
         function, tree = self._function, ast.parse(self.text).body[0]
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         names = {**function.__globals__, **{name: cell.cell_contents for name, cell in cells if cell != types.CellType()}}
-        own = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-        typed = _Typed({name: value for name, value in names.items() if name not in {*own, *self.arguments}}, self._results)
+        assigned = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        typed = _Typed({name: value for name, value in names.items() if name not in {*assigned, *self.arguments}}, self._results)
         return ast.fix_missing_locations(typed.visit(tree)), typed.used
 
 
@@ -241,7 +241,7 @@ class Neuron:
     def _check(self):
         name, states, needed = self.name, self.state, [*self.state, "i", *self.learned]
         if not states or not all(isinstance(state, str) and state.isidentifier() for state in states):
-            raise ConfigError(f"{name}: state: the names of its states are needed, such as ('v', 'a'), not {states!r}")
+            raise ConfigError(f"{name}: state: the names of its states are needed, for example ('v', 'a'), not {states!r}")
         for argument, what in self.learned.items():
             if not isinstance(what, Learned):
                 raise ConfigError(f"{name}: learned[{argument!r}]: a Learned or a TimeConstant is needed, not {what!r}")
@@ -251,10 +251,10 @@ class Neuron:
                     raise ConfigError(f"{name}: {argument} starts in {start}, which is not within its bounds; change one of them")
         parameters = [what.parameter(argument) for argument, what in self.learned.items()]
         for known, taken in ((self.adjoint_arguments, ()), (states, STATES), (parameters, COMMON)):
-            for place, each in enumerate(known):
+            for index, each in enumerate(known):
                 if each in taken:
                     raise ConfigError(f"{name}: every neuron has a {each!r} already; choose another name")
-                if each in known[:place]:
+                if each in known[:index]:
                     raise ConfigError(f"{name}: {each!r} names two things: a step's adjoint takes ({', '.join(known)}); rename one")
         if self.step.arguments != needed:
             missing = [f"{each!r} is not an argument" for each in needed if each not in self.step.arguments]
@@ -316,26 +316,26 @@ class Neuron:
 
     @property
     def source_hash(self) -> str:
-        """SHA-256 of all that decides what it computes, apart from the surrogate."""
+        """SHA-256 of everything that defines its equations, except the surrogate."""
         given = [source.all() for source in (self.step, self._adjoint) if source]
         values = [(name, repr(what)) for name, what in self.learned.items()]
         return hashlib.sha256("\n".join([*given, repr((self.state, values, self.input_scale))]).encode()).hexdigest()
 
-    def functions(self, own: surrogate.Surrogate, number: Callable = np.float32) -> tuple[Callable, Callable, Callable]:
+    def functions(self, made_surrogate: surrogate.Surrogate, number: Callable = np.float32) -> tuple[Callable, Callable, Callable]:
         """(step, adjoint, gradient of the state) with this surrogate; `number` makes the numbers in them."""
-        meanings = {event: own.event, slope: own.slope, math.exp: exponential.exp, np.exp: exponential.exp}
+        meanings = {event: made_surrogate.event, slope: made_surrogate.slope, math.exp: exponential.exp, np.exp: exponential.exp}
         gradient = self._gradient.compile(meanings, number) if self._gradient else lambda *given: given[: len(self.state)]
         return self.step.compile(meanings, number), (self._adjoint or self.derived).compile(meanings, number), gradient
 
     def physics(self, kind: str = "triangle", width: float = 1.0, smooth: bool = False) -> Physics:
-        """What the loops call. Raises ConfigError where a function cannot be compiled, or leaves float32."""
+        """The functions that the loops call. Raises ConfigError if a function cannot be compiled, or leaves float32."""
         return _physics(self, self.source_hash, kind, float(width), smooth)
 
 
 @functools.cache
 def _physics(one: Neuron, source: str, kind: str, width: float, smooth: bool) -> Physics:
-    own = surrogate.make_surrogate(kind, width, smooth)
-    step, adjoint, _ = one.functions(own)
+    made_surrogate = surrogate.make_surrogate(kind, width, smooth)
+    step, adjoint, _ = one.functions(made_surrogate)
     names = ", ".join(one.learned)
     scaled = ", ".join(f"{name} * factor" if what.serotonin else name for name, what in one.learned.items())
     scope = {}
@@ -346,7 +346,7 @@ def _physics(one: Neuron, source: str, kind: str, width: float, smooth: bool) ->
     )
     if one.reference not in NEURONS:
         _check_types(one, step, adjoint)
-    return Physics(step, adjoint, modulate, own, len(one.state))
+    return Physics(step, adjoint, modulate, made_surrogate, len(one.state))
 
 
 NO_CONSTANTS = "def modulate(constants, factor): return constants"

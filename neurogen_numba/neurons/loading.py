@@ -1,6 +1,6 @@
 """Which neurons a process has: importing those that its user names, and holding a checkpoint to the source that it was trained with.
 
-A checkpoint names its neurons, but never has them imported: that would be code that nobody asked for.
+A checkpoint names its neurons but never imports them: that would run code without the user's request.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def check_sources(brain: Brain, saved: dict, where: str) -> None:
         if reference in NEURONS:
             continue
         try:
-            own = get(reference).source_hash
+            current_hash = get(reference).source_hash
         except ConfigError:
             raise CheckpointError(
                 f"{where}: {module} is made of the neuron {reference}, which no checkpoint may import by itself; name it: "
                 f"--set brain.{module}.neuron={reference}, or import {reference.partition(':')[0]} before"
             ) from None
-        if saved.get(module) != {"neuron": reference, "sha256": own}:
+        if saved.get(module) != {"neuron": reference, "sha256": current_hash}:
             raise CheckpointError(
                 f"{where}: {module} was trained with another source of the neuron {reference} than is defined now; restore that source, "
-                "or train anew"
+                "or train a new model"
             )

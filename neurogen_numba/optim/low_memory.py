@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..kernels import rng
-from ..kernels.adamw8bit import SHARE
+from ..kernels.adamw8bit import GROUP_SIZE
 from ..kernels.reduce import BLOCK
 from .optimizer import AdamW, Optimizer
 from .parameters import Parameters, Rows
@@ -32,7 +32,7 @@ class AdamW8bit(Optimizer):
         self.whole = parameters.flat_gradient.size  # numbers of parameters with a whole gradient
         size = parameters.flat_value.size if self.byte_moments else self.whole
         self.m, self.v = backend.zeros(size, "int8"), backend.zeros(size, "uint8")
-        self.m_top, self.r_top = backend.zeros(size // SHARE), backend.zeros(size // SHARE)
+        self.m_top, self.r_top = backend.zeros(size // GROUP_SIZE), backend.zeros(size // GROUP_SIZE)
         self.norm_before = backend.zeros(1)  # of the previous update
         self._clipping = backend.zeros(1)  # the norm that clips the decoder; not finite if the loss is not
         self._key = backend.zeros(1, "uint64")  # of the random numbers
@@ -45,9 +45,9 @@ class AdamW8bit(Optimizer):
             tensors |= {f"{letter}.{name}": x for name, x in self.parameters.views(flat).items()}
         for letter, flat in (("m_top", self.m_top), ("r_top", self.r_top)):
             for name, parameter in self.parameters.table.items():
-                first = self.parameters.offset[name] // SHARE
+                first = self.parameters.offset[name] // GROUP_SIZE
                 if first < len(flat):
-                    tensors[f"{letter}.{name}"] = flat[first : first + -(-parameter.size // SHARE)]
+                    tensors[f"{letter}.{name}"] = flat[first : first + -(-parameter.size // GROUP_SIZE)]
         return tensors
 
     def prepare(self, rate):
@@ -71,7 +71,7 @@ class AdamW8bit(Optimizer):
 
     def _bytes(self, begin, end, gradient, norm):
         """Update the numbers begin ... end - 1 of the flat array of parameters."""
-        part, shares, blocks = slice(begin, end), slice(begin // SHARE, end // SHARE), slice(begin // BLOCK, end // BLOCK)
+        part, shares, blocks = slice(begin, end), slice(begin // GROUP_SIZE, end // GROUP_SIZE), slice(begin // BLOCK, end // BLOCK)
         moments = self.m[part], self.v[part], self.m_top[shares], self.r_top[shares]
         bounds = self.decay[blocks], self.low[blocks], self.high[blocks]
         how = norm, self._numbers, self._key, np.uint64(begin)

@@ -34,7 +34,7 @@ class Optimizer(ABC):
         return {f"average.{name}": x for name, x in self.parameters.views(self.average).items()} if self.horizon else {}
 
     def of(self, name: str) -> list:
-        """The arrays of a checkpoint that belong to one parameter, such as its moments and its average."""
+        """The arrays of a checkpoint that belong to one parameter, for example its moments and its average."""
         return [array for key, array in self.tensors().items() if key.partition(".")[2] == name]
 
     def prepare(self, rate: float):
@@ -61,7 +61,7 @@ class Optimizer(ABC):
         return norm
 
     def update(self, rate: float) -> float:
-        """`prepare`, `apply` and `finish`: returns the gradient norm before clipping; if it is not finite, nothing is changed."""
+        """`prepare`, `apply` and `finish`. Returns the gradient norm before clipping; if it is not finite, nothing changes."""
         self.prepare(rate)
         self.apply()
         self.accumulate_average()

@@ -16,7 +16,7 @@ from ..kernels.adamw import BLOCK
 class Parameter:
     """One learned array, float32."""
 
-    name: str  # component.what, such as "pfc.gain" or "wernicke_pfc.weight"
+    name: str  # component.array, for example "pfc.gain" or "wernicke_pfc.weight"
     shape: tuple[int, ...]
     meaning: str
     file: str = "brain"  # of the checkpoint: brain, embeddings or decoder
@@ -32,7 +32,7 @@ class Parameter:
 
     @property
     def blocks(self) -> int:
-        """How many blocks of BLOCK numbers it takes."""
+        """The number of blocks of BLOCK numbers that it occupies."""
         return -(-max(self.size, self.room) // BLOCK)
 
 

@@ -1,1 +1,1 @@
-"""What a run needs before it starts: memory on a GPU (budget.py), bytes and operations of each kernel (costs.py)."""
+"""Estimates before a run starts: GPU memory (budget.py), bytes and operations of each kernel (costs.py)."""

@@ -1,4 +1,4 @@
-"""The memory budget: bytes that a training run takes on a GPU, by component, before it allocates anything (meta.py counts them)."""
+"""The memory budget: bytes of GPU memory that a training run needs, by component, computed before it allocates anything (meta.py)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ..learning.evaluation import streams_of
 from ..presets import FOUR_GB
 from .meta import MetaBackend
 
-HOPELESS = "no single change makes it fit, nor do all together that leave the brain as it is; take a smaller --preset or --vocab-size"
-SMALL, LARGE = 4 * 2**30, 24 * 2**30  # bytes of a card that is assumed
-TRIED = 64  # numbers that a knob may be turned down to, at most
+HOPELESS = "no single change makes it fit, nor do all changes together that keep the brain; use a smaller --preset or --vocab-size"
+SMALL, LARGE = 4 * 2**30, 24 * 2**30  # bytes of an assumed card
+TRIED = 64  # values of a knob that are tried, at most
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Count:
     field: str
 
     def less(self, config: Config) -> Sequence[int]:
-        # a segment below a chunk is not faster, and lateral synapses get no gradient
+        # a segment shorter than a chunk is not faster, and gives lateral synapses no gradient
         return _down(getattr(config.training, self.field), config.brain.chunk if self.field == "segment" else 1)
 
     def turned(self, config: Config, value: int) -> Change:
@@ -118,7 +118,7 @@ def _down(now, least):
     return (*range(now - step, least, -step), least) if now > least else ()
 
 
-# What can be changed, in order of its effect on training: first what costs time, then the batch, then the brain.
+# Possible changes, in order of their effect on training: first those that cost time, then the batch, then the brain.
 TRAINING = (
     Choice("--activation-memory", "activation_memory", ACTIVATION_MEMORY),
     Optimizer("--optimizer", "optimizer", OPTIMIZERS),
@@ -128,7 +128,7 @@ TRAINING = (
 KNOBS = (*TRAINING, Neurons("pfc"), Neurons("wernicke"), Neurons("broca"))
 
 
-@functools.cache  # advice and fitting ask for the same ones
+@functools.cache  # advice and fitting evaluate the same configurations
 def plan(config: Config, card: Card) -> Mapping[str, int]:
     """Bytes of a training run with this configuration, by component, with `--mode sequential`; brain.vocabulary must be the tokenizer's."""
     meta, training = MetaBackend(**asdict(card)), config.training

@@ -11,7 +11,7 @@ from collections import Counter
 import numpy as np
 
 from ..backends.base import Backend, Streams
-from ..backends.cuda import LOGITS_SHARE, CudaBackend, tile_product
+from ..backends.cuda import LOGITS_FRACTION, CudaBackend, tile_product
 from ..backends.cuda_synapses import CudaSynapses
 
 
@@ -20,7 +20,7 @@ class MetaArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __init__(self, shape, dtype="float32"):
         self.shape = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(map(int, shape))
-        named = isinstance(dtype, str) and dtype == "bfloat16"  # which NumPy lacks; uint16 is as wide
+        named = isinstance(dtype, str) and dtype == "bfloat16"  # NumPy has no bfloat16; uint16 has the same size
         self.dtype = np.dtype("uint16" if named else dtype)
         self.size, self.ndim, self.itemsize = math.prod(self.shape), len(self.shape), self.dtype.itemsize
         self.nbytes = self.size * self.itemsize
@@ -63,12 +63,12 @@ class MetaArray(np.lib.mixins.NDArrayOperatorsMixin):
 class MetaBackend(CudaBackend):
     """A CudaBackend that allocates and launches nothing.
 
-    memory: bytes of the card; shared_memory: bytes per block. `used` counts the bytes asked for, by the outermost of the backend's `parts`.
+    memory: bytes of the card; shared_memory: bytes per block. `used`: bytes allocated, by the outermost of the backend's `parts`.
     """
 
     def __init__(self, memory: int, product_dtype: str, shared_memory: int, multiprocessors: int):
-        self._kept, self.mode, self.product_dtype = {}, "sequential", product_dtype
-        self.shared_memory, self.multiprocessors, self.logits = shared_memory, multiprocessors, memory // LOGITS_SHARE
+        self._scratch_arrays, self.mode, self.product_dtype = {}, "sequential", product_dtype
+        self.shared_memory, self.multiprocessors, self.logits = shared_memory, multiprocessors, memory // LOGITS_FRACTION
         self.tile_product = tile_product(product_dtype, 80)
         self._memory, self.used = memory, Counter()
 
@@ -93,10 +93,10 @@ class MetaBackend(CudaBackend):
         pass
 
     def _scratch(self, name, shape, dtype="float32"):
-        if (name, shape, dtype) not in self._kept:
-            self._kept[name, shape, dtype] = array = MetaArray(shape, dtype)
+        if (name, shape, dtype) not in self._scratch_arrays:
+            self._scratch_arrays[name, shape, dtype] = array = MetaArray(shape, dtype)
             self.used["workspace"] += array.nbytes
-        return self._kept[name, shape, dtype]
+        return self._scratch_arrays[name, shape, dtype]
 
     def _whole_rows(self, x):
         return x

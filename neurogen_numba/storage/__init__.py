@@ -1,1 +1,1 @@
-"""Saved to disk: folders of runs (run_folder.py), checkpoints (checkpoint.py), saving beside training (saver.py)."""
+"""Files on disk: folders of runs (run_folder.py), checkpoints (checkpoint.py), saving in the background (saver.py)."""

@@ -1,16 +1,17 @@
-"""Checkpoints: a folder of safetensors and JSON that is either whole or not there.
+"""Checkpoints: a folder of safetensors and JSON, written atomically.
 
     step-00000100/
         brain.safetensors ...      one file per group of tensors
         config.json ...            one file per document
-        tokenizer/                 what the tokenizer saved
+        tokenizer/                 files of the tokenizer
         manifest.json              versions, loss on held-out text, size and SHA-256 of every file above and of itself; written last
 
-Saving fills `step-00000100.saving`, syncs it to the disk and renames it. A checkpoint already there is first renamed to
-`step-00000100.old` and removed afterwards; a reader that finds only the `.old` one takes that. So a process killed at any
-moment leaves a whole checkpoint behind. Loading runs no code from the files: safetensors hold numbers, JSON holds text.
+Saving fills `step-00000100.saving`, syncs it to the disk and renames it. An existing checkpoint is first renamed to `step-00000100.old` and
+removed afterwards; a reader that finds only the `.old` folder uses it. A process that is killed at any moment therefore leaves a whole
+checkpoint. Loading runs no code from the files: safetensors contain numbers, JSON contains text.
 
-"Whole" is what has all its files in full; "sound" is what also has the content that was saved, for which every byte is read.
+A checkpoint is "whole" if all its files have their full size. It is "sound" if their content also matches the saved hashes, for which every
+byte is read.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..errors import CheckpointError, ConfigError
 
-if TYPE_CHECKING:  # NumPy and safetensors are imported where they are used: a command's --help needs neither
+if TYPE_CHECKING:  # NumPy and safetensors are imported where they are used, so that --help stays fast
     import numpy as np
 
 FORMAT = "neurogen-checkpoint"
-VERSION = 2  # of the format; raised when an older program could no longer read it. 1: CRC-32 in place of SHA-256, and no loss
-SUMS = {1: ("crc32", int), 2: ("sha256", str)}  # version of the format -> how the content of a file is summed up, and as what
+VERSION = 2  # of the format; raised when older programs cannot read it. Version 1 has CRC-32 instead of SHA-256, and no loss
+SUMS = {1: ("crc32", int), 2: ("sha256", str)}  # version of the format -> (checksum of a file, its type)
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
 STEP = re.compile(r"(step-(\d{8,}))(\.old)?")  # name, step
@@ -48,7 +49,7 @@ ANOTHER = "use another checkpoint"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was loaded: `tensors[group][name]` are arrays of their own, writable; `documents[name]` are JSON objects."""
+    """A loaded checkpoint: `tensors[group][name]` are new, writable arrays; `documents[name]` are JSON objects."""
 
     tensors: dict[str, dict[str, np.ndarray]]
     documents: dict[str, dict]
@@ -56,13 +57,13 @@ class Checkpoint:
 
     @property
     def tokenizer_folder(self) -> Path | None:
-        """Where the tokenizer was saved; None if there was none."""
+        """The folder of the tokenizer; None if the checkpoint has none."""
         folder = self.folder / TOKENIZER
         return folder if folder.is_dir() else None
 
 
 def step_folder(run: Path, step: int) -> Path:
-    """Where the checkpoint of a training step goes: run/checkpoints/step-00000100."""
+    """The folder of the checkpoint of a training step: run/checkpoints/step-00000100."""
     return Path(run) / "checkpoints" / f"step-{step:08d}"
 
 
@@ -70,15 +71,15 @@ def step_folder(run: Path, step: int) -> Path:
 
 
 def save(folder: Path, tensors: dict[str, dict[str, np.ndarray]], documents: dict[str, dict], tokenizer=None, loss=None) -> int:
-    """Write a checkpoint, whole or not at all, in place of one that `folder` may hold. Returns its size in bytes.
+    """Write a checkpoint atomically; it replaces one that `folder` may contain. Returns its size in bytes.
 
-    `tensors[group][name]` are arrays of any shape, of a bool, integer, float or complex64 dtype; `documents[name]` is what JSON
-    can hold; `tokenizer` has a method `save(folder)`; `loss`, on held-out text, is what `best` goes by, None where it was not measured.
-    Memory: once more the bytes of the largest group.
-    Raises CheckpointError if the disk is full, writing is not permitted, or `folder` holds something else.
+    `tensors[group][name]`: arrays of any shape and a bool, integer, float or complex64 dtype. `documents[name]`: JSON values. `tokenizer`:
+    has a method `save(folder)`. `loss`: on held-out text, by which `best` chooses; None if it was not measured.
+    Memory: a second copy of the largest group.
+    Raises CheckpointError if the disk is full, writing is not permitted, or `folder` contains something else.
     """
     folder = Path(folder)
-    if folder.is_symlink():  # it stays: what it leads to is replaced
+    if folder.is_symlink():  # the link stays; its target is replaced
         folder = Path(os.path.realpath(folder))
     needed = sum(array.nbytes for arrays in tensors.values() for array in arrays.values())
     saving, old = _beside(folder, ".saving"), _beside(folder, ".old")
@@ -87,20 +88,20 @@ def save(folder: Path, tensors: dict[str, dict[str, np.ndarray]], documents: dic
         try:
             size = _fill(saving, tensors, documents, tokenizer, loss)
             _replace(folder, saving, old)
-        finally:  # nothing to do unless something went wrong
+        finally:  # clean up after a failure
             _remove(saving)
             if replaced and old.exists() and not folder.exists():
                 old.rename(folder)
     except OSError as error:
-        raise CheckpointError(f"{folder} was not saved: {_reason(error, folder, needed)}; what was saved before is intact") from None
+        raise CheckpointError(f"{folder} was not saved: {_reason(error, folder, needed)}; the previous checkpoint is intact") from None
     if replaced:
-        _remove(old)  # what cannot be removed now is removed by `prune`
+        _remove(old)  # if this fails, `prune` removes it later
     return size
 
 
 def _remove(folder):
-    """Remove the files of a checkpoint, whole or not, and its folder. What somebody else has put there stays, and the folder with it."""
-    for name in _own(folder):
+    """Remove the files of a checkpoint, whole or not, and its folder. Other files stay, and then the folder stays, too."""
+    for name in _files_of(folder):
         with contextlib.suppress(OSError):
             (folder / name).unlink()
     for path in (folder / TOKENIZER, folder):
@@ -109,13 +110,13 @@ def _remove(folder):
 
 
 def _inside(folder):
-    """What lies in a checkpoint's folder and in that of its tokenizer, by names as the manifest has them."""
+    """The paths in a checkpoint's folder and in its tokenizer's folder, in the form that the manifest uses."""
     return sorted(path.relative_to(folder).as_posix() for path in [*folder.glob("*"), *folder.glob(f"{TOKENIZER}/*")])
 
 
-def _own(folder):
-    """The files there that are a checkpoint's: those that the manifest names, and in the end itself; where it cannot be read, all that look
-    like it."""
+def _files_of(folder):
+    """The files in a folder that belong to the checkpoint: those in the manifest, and the manifest last. If the manifest cannot be read:
+    all files with the names of a checkpoint's files."""
     try:
         named = _parse(folder / MANIFEST, (folder / MANIFEST).read_bytes())["files"]
         return [name for name in _inside(folder) if name in named] + [MANIFEST]
@@ -124,25 +125,25 @@ def _own(folder):
 
 
 def _foreign(folder):
-    """The first file or folder there that is not the checkpoint's; None if there is none."""
-    own = {TOKENIZER, *_own(folder)}
-    return next((name for name in _inside(folder) if name not in own), None)
+    """The first file or folder that does not belong to the checkpoint, or None."""
+    of_checkpoint = {TOKENIZER, *_files_of(folder)}
+    return next((name for name in _inside(folder) if name not in of_checkpoint), None)
 
 
 def _fill(folder, tensors, documents, tokenizer, loss):
-    """Write all the files of a checkpoint into a new folder, and wait until the disk has them."""
+    """Write all files of a checkpoint into a new folder and sync them to the disk."""
     import platform
     from importlib import metadata
 
     import numpy as np
     import safetensors.numpy
 
-    assert "manifest" not in documents, "the manifest is not a document of the caller's"
+    assert "manifest" not in documents, "`manifest` is a reserved name"
     _remove(folder)
     folder.mkdir(parents=True)
     files = {}
     for group, arrays in tensors.items():
-        # safetensors writes memory as it lies: without order="C" a transposed array would come back scrambled.
+        # safetensors writes the raw memory: without order="C" a transposed array would be scrambled after loading.
         arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         files[f"{group}.safetensors"] = _write(folder / f"{group}.safetensors", safetensors.numpy.save(arrays))
     for name, values in documents.items():
@@ -162,9 +163,9 @@ def _fill(folder, tensors, documents, tokenizer, loss):
 
 
 def seal(manifest: dict) -> str:
-    """The SHA-256 of all that a manifest says, but for the seal itself."""
-    said = {name: value for name, value in manifest.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    """The SHA-256 of the content of a manifest, without the seal itself."""
+    content = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _bytes(files):
@@ -172,10 +173,10 @@ def _bytes(files):
 
 
 def _replace(folder, saving, old):
-    """Put a filled folder in the place of the one before, which stays readable as `old` until then."""
+    """Replace `folder` by the filled folder `saving`; the previous one stays readable as `old` until then."""
     if folder.exists():
         _remove(old)
-        if old.exists():  # with files of others
+        if old.exists():  # it contains other files
             number = next(n for n in itertools.count(1) if not os.path.lexists(_beside(old, f"-{n}")))
             old.rename(_beside(old, f"-{number}"))
         folder.rename(old)
@@ -184,21 +185,25 @@ def _replace(folder, saving, old):
 
 
 def _refuse_foreign(folder, old):
-    """Replacing removes what was there, so it must be a checkpoint, if need be a damaged one, or an empty folder.
+    """Raise CheckpointError unless `folder` is a checkpoint (possibly damaged) or empty, because saving removes its content.
 
-    Beside a folder of another name than a run gives, `old` may be a copy that somebody keeps. Returns whether `old` will be what this save
-    has replaced, and may be removed.
+    If the folder does not have a name that runs use, `old` may be a copy that the user keeps. Returns whether `old` will be the folder that
+    this save replaces, and may be removed.
     """
     if STEP.fullmatch(folder.name):
         return True
     if not os.path.lexists(folder):
         return False
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).exists()):
-        raise CheckpointError(f"{folder} was not saved: something that is not a checkpoint is in its place; choose another name")
+        raise CheckpointError(f"{folder} was not saved: it exists and is not a checkpoint; choose another name")
     if foreign := _foreign(folder):
-        raise CheckpointError(f"{folder} was not saved: {foreign} in it is no part of a checkpoint; move that away, or choose another name")
+        raise CheckpointError(
+            f"{folder} was not saved: it contains {foreign}, no part of a checkpoint; move that away, or choose another name"
+        )
     if os.path.lexists(old):
-        raise CheckpointError(f"{folder} was not saved: {old} is where the one before would go; move that away, or choose another name")
+        raise CheckpointError(
+            f"{folder} was not saved: the previous one would be moved to {old}, which exists; move that away, or choose another name"
+        )
     return True
 
 
@@ -216,11 +221,11 @@ def _beside(folder, suffix):
 
 
 def _json(values):
-    return (json.dumps(values, indent=2, default=lambda number: number.item()) + "\n").encode()  # NumPy's become Python's
+    return (json.dumps(values, indent=2, default=lambda number: number.item()) + "\n").encode()  # NumPy scalars
 
 
 def _write(path, data):
-    """Write a file and wait until the disk has it. Returns what the manifest says of it."""
+    """Write a file and sync it to the disk. Returns its entry in the manifest."""
     with open(path, "wb") as file:
         file.write(data)
         file.flush()
@@ -229,7 +234,7 @@ def _write(path, data):
 
 
 def _sync_folder(folder):
-    """Wait until the disk has the names in a folder. Windows has no such call, and needs none for NTFS."""
+    """Sync the directory entries of a folder to the disk. Windows has no such call, and NTFS needs none."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -260,23 +265,23 @@ def load(folder: Path, groups: list[str] | None = None) -> Checkpoint:
 
 
 def fingerprint(folder: Path) -> str:
-    """The SHA-256 of what the manifest of a checkpoint says of the files of its brain: weights and wiring, embeddings, decoder.
+    """The SHA-256 of the manifest's entries for the files of the brain: weights and wiring, embeddings, decoder.
 
     Raises CheckpointError if the checkpoint is not whole.
     """
     files = _check(_readable(Path(folder)))
-    said = {name: files.get(f"{name}.safetensors") for name in ("brain", "embeddings", "decoder")}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    content = {name: files.get(f"{name}.safetensors") for name in ("brain", "embeddings", "decoder")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _readable(folder):
-    """The folder itself, or what it was renamed to by a save that was killed between its two renames."""
+    """The folder itself, or its `.old` name if a save was killed between its two renames."""
     old = _beside(folder, ".old")
     return old if os.path.exists(old) and not os.path.exists(folder) else folder
 
 
 def _check(folder):
-    """The manifest's table of files, name -> {"bytes", "sha256"}, after a look whether each is there in full."""
+    """The manifest's table of files, name -> {"bytes", "sha256"}, after checking that each file exists with its full size."""
     return _manifest(folder)["files"]
 
 
@@ -317,7 +322,7 @@ def _is_entry(entry, sum_, kind):
 
 
 def _read(folder, name, files):
-    """The bytes of one file, if they are the ones that were saved."""
+    """The bytes of one file, after checking their hash."""
     path = folder / name
     try:
         data = path.read_bytes()
@@ -352,11 +357,11 @@ def _tensors(folder, group, files):
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{folder / name} is damaged: {error}; {ANOTHER}") from None
     except KeyError as error:
-        raise CheckpointError(f"{folder / name} has tensors of a type that NumPy lacks, {error}; {ANOTHER}") from None
+        raise CheckpointError(f"{folder / name} has tensors of a dtype that NumPy does not support, {error}; {ANOTHER}") from None
 
 
 def check_shapes(expected: dict[str, tuple], found: dict[str, np.ndarray], where: str) -> None:
-    """Compare tensors with what the configuration asks for, `expected[name] = (shape, dtype)`.
+    """Check tensors against the configuration, `expected[name] = (shape, dtype)`.
 
     Raises CheckpointError naming the first tensor that is missing, of another shape or dtype, or unexpected. `where` starts the sentence.
     """
@@ -369,7 +374,7 @@ def check_shapes(expected: dict[str, tuple], found: dict[str, np.ndarray], where
             raise CheckpointError(f"{where}: tensor {name!r}, {needed}, is missing; {remedy}")
         array = found[name]
         if array.shape != tuple(shape) or array.dtype != dtype:
-            raise CheckpointError(f"{where}: tensor {name!r} is {array.dtype} {list(array.shape)}, needed is {needed}; {remedy}")
+            raise CheckpointError(f"{where}: tensor {name!r} is {array.dtype} {list(array.shape)} instead of {needed}; {remedy}")
     for name, array in found.items():
         if name not in expected:
             raise CheckpointError(f"{where}: tensor {name!r}, {array.dtype} {list(array.shape)}, is not part of the model; {remedy}")
@@ -379,7 +384,7 @@ def check_shapes(expected: dict[str, tuple], found: dict[str, np.ndarray], where
 
 
 def latest(run: Path) -> Path:
-    """The whole checkpoint of the highest step under run/checkpoints; what is not whole is passed over, content is not looked at.
+    """The whole checkpoint of the highest step under run/checkpoints. Incomplete ones are skipped; hashes are not checked.
 
     Raises CheckpointError if there is none.
     """
@@ -394,7 +399,7 @@ def latest(run: Path) -> Path:
 
 
 def newest(run: Path) -> tuple[Path, list[str]]:
-    """The sound checkpoint of the highest step, and for each one of a higher step a sentence that says why it was passed over.
+    """The sound checkpoint of the highest step, and for each checkpoint of a higher step a sentence that says why it was skipped.
 
     Raises CheckpointError if there is none.
     """
@@ -405,7 +410,7 @@ def best(run: Path) -> tuple[Path, list[str]]:
     """As `newest`: the sound checkpoint with the lowest loss on held-out text. Raises CheckpointError if there is none with a loss."""
     ranked = sorted((loss, folder) for folder in saved(run) if (loss := _loss(folder)) is not None)
     if not ranked:
-        raise CheckpointError(f"{run} has no checkpoint whose loss on held-out text is known; leave out @best")
+        raise CheckpointError(f"{run} has no checkpoint whose loss on held-out text is known; drop @best")
     return _first_sound(run, (folder for _, folder in ranked))
 
 
@@ -424,11 +429,11 @@ def _first_sound(run, folders: Iterable[Path]):
             verify(folder)
             return folder, passed_over
         except CheckpointError as error:
-            passed_over.append(f"{folder.name} is passed over: {error}")
+            passed_over.append(f"{folder.name} is skipped: {error}")
     if not passed_over:
         raise CheckpointError(f"{run} has no whole checkpoint: nothing has been saved there")
-    others = f" (and {len(passed_over) - 1} more)" if len(passed_over) > 1 else ""
-    raise CheckpointError(f"{run} has no whole checkpoint: {passed_over[0]}{others}; start anew under another --name")
+    more = f" (and {len(passed_over) - 1} more)" if len(passed_over) > 1 else ""
+    raise CheckpointError(f"{run} has no whole checkpoint: {passed_over[0]}{more}; start anew under another --name")
 
 
 def _loss(folder):
@@ -441,9 +446,9 @@ def _loss(folder):
 
 
 def prune(run: Path, keep: int) -> list[tuple[Path, int]]:
-    """Remove all but the `keep` newest whole checkpoints of a run and the best one, and what killed saves left behind.
+    """Remove the checkpoints of a run except the `keep` newest whole ones and the best, and remove leftovers of killed saves.
 
-    Returns those that are kept, newest first, each with its size in bytes. A damaged checkpoint newer than those stays until a save
+    Returns the remaining ones, newest first, each with its size in bytes. A damaged checkpoint that is newer than those stays until a save
     replaces it. Only the process that writes the run may call this.
     Raises ConfigError if `keep` is below 1, CheckpointError if the folder cannot be read or changed.
     """
@@ -460,18 +465,18 @@ def prune(run: Path, keep: int) -> list[tuple[Path, int]]:
     folders = saved(run)
     known = [(loss, folder) for folder in folders if (loss := _loss(folder)) is not None]
     chosen = min(known)[1] if known else None
-    kept, counted = [], 0
+    remaining, numbered = [], 0
     for folder in reversed(folders):
-        if counted == keep and folder != chosen:
-            _remove(folder)  # half removed is damaged, hence passed over, and removed the next time
+        if numbered == keep and folder != chosen:
+            _remove(folder)  # a partly removed checkpoint is damaged, so it is skipped, and removed the next time
         elif (size := _size(folder)) is not None:
-            kept.append((folder, size))
-            counted += counted < keep
-    return kept
+            remaining.append((folder, size))
+            numbered += numbered < keep
+    return remaining
 
 
 def step_of(folder: Path) -> int | None:
-    """The step of a checkpoint folder of a run, by its name; None if it is no such folder."""
+    """The step of a checkpoint folder of a run, from its name; None for any other name."""
     match = STEP.fullmatch(Path(folder).name)
     return int(match[2]) if match else None
 
@@ -485,7 +490,7 @@ def saved(run: Path) -> list[Path]:
         found = []
     except NotADirectoryError:
         if checkpoints.exists():
-            raise CheckpointError(f"{checkpoints} is no folder, and checkpoints go there; move it away") from None
+            raise CheckpointError(f"{checkpoints} must be a folder, for checkpoints, and is a file; move it away") from None
         found = []
     except OSError as error:
         raise CheckpointError(f"{checkpoints} cannot be read: {error.strerror}; change its permissions") from None

@@ -4,11 +4,11 @@ nano-1/
     lock               held by the process that trains
     config.json        every setting, written when training begins
     metrics.jsonl      one record per line
-    summary.json       what came out of it, written at the end
-    encoded/           the text that is trained on as tokens: see text/batches.py
+    summary.json       the results, written at the end
+    encoded/           the training text as tokens: see text/batches.py
     checkpoints/       step-00000100, ...: see checkpoint.py
-    conversations/     what /save of the chat has written: see conversation.py
-    aside-1/           what came after a checkpoint that the run went on from: its checkpoints, and metrics.jsonl as it was
+    conversations/     files that /save of the chat has written: see conversation.py
+    aside-1/           after a resume from an earlier checkpoint: the later checkpoints, and the previous metrics.jsonl
     training_viz/      figures: see ui/pictures.py
     tensorboard/       event files, with --tensorboard: see ui/tensorboard.py
 """
@@ -32,16 +32,16 @@ from ..errors import BackendError, CheckpointError, ConfigError
 from . import checkpoint
 
 LOCK, CONFIG, METRICS, SUMMARY = "lock", "config.json", "metrics.jsonl", "summary.json"
-TOKENIZER = "tokenizer"  # one that the run was given, in files
-TOKENS = "encoded/tokens.bin"  # made before the run begins, and made again where it is gone
-SAVING = ".saving"  # ends the name of a file until it is whole
-LATEST, BEST = "latest", "@best"  # how a command may be told which run, and which checkpoint of it
+TOKENIZER = "tokenizer"  # files of a tokenizer that the caller gave
+TOKENS = "encoded/tokens.bin"  # written before the run begins, and again if it is missing
+SAVING = ".saving"  # suffix of a file until it is complete
+LATEST, BEST = "latest", "@best"  # names by which commands choose a run, and a checkpoint
 
 
 def create(out: Path, name: str | None, preset: str) -> Path:
-    """Make the directory of a new run, `out/name`; without a name PRESET-1, PRESET-2, ..., the first that is free.
+    """Create the directory of a new run, `out/name`; without a name, the first free one of PRESET-1, PRESET-2, ...
 
-    Raises ConfigError if the name is not a plain folder name, the directory holds a run already, or it cannot be made.
+    Raises ConfigError if the name is not a plain folder name, the directory already contains a run, or it cannot be created.
     """
     out = Path(out)
     try:
@@ -49,19 +49,19 @@ def create(out: Path, name: str | None, preset: str) -> Path:
         if name is None:
             return _next_free(out, preset)
         if name in ("", ".", "..") or not _printable(name) or any(character in name for character in "/\\"):
-            raise ConfigError(f"--name {name!r}: a plain folder name is needed; the folder that it goes in is --out")
+            raise ConfigError(f"--name {name!r}: a plain folder name is needed; --out names the folder around it")
         check_name(name)
         run = out / name
         make_folder(run)
         if _begun(run):
-            raise ConfigError(f"{run} already holds a run; go on with it by --resume, or choose another --name")
+            raise ConfigError(f"{run} already contains a run; continue it with --resume, or choose another --name")
         return run
     except OSError as error:
         raise ConfigError(f"no run can be started under {out}: {error.strerror}; choose another --out or --name") from None
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those that it lies in, where there is none. Raises OSError that says what is in the way."""
+    """Create a folder and its parents if they do not exist. Raises OSError that names an obstacle."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -69,17 +69,17 @@ def make_folder(folder: Path) -> None:
 
 
 def in_the_way(folder: Path) -> str | None:
-    """What is there in place of a folder, of which the system says "File exists", or None."""
+    """The obstacle where a folder cannot be created (a file, a broken link), as a clause; None if there is none."""
     try:
         return None if stat.S_ISDIR(os.stat(folder).st_mode) else f"{folder} is a file"
     except OSError as error:
         if error.errno == errno.ELOOP:
             return f"{folder} {'is' if os.path.islink(folder) else 'lies in'} a link to itself"
-    return f"{folder} is a link that leads nowhere" if os.path.islink(folder) else None
+    return f"{folder} is a broken link" if os.path.islink(folder) else None
 
 
 def _printable(name: str) -> bool:
-    """Whether a name can be shown, and typed again. Where the locale is ASCII, its bytes count as UTF-8."""
+    """Whether a name can be displayed and typed. In an ASCII locale, its bytes are decoded as UTF-8."""
     try:
         return os.fsencode(name).decode("utf-8").isprintable()
     except UnicodeError:
@@ -87,19 +87,19 @@ def _printable(name: str) -> bool:
 
 
 def check_name(name: str) -> None:
-    """Raises ConfigError for the name of a new run that commands would take for something else."""
+    """Raises ConfigError if commands would interpret the name of a new run as something else."""
     taken = {LATEST: "the newest run"}.get(name) or (name.endswith(BEST) and "a checkpoint of a run") or (name.startswith("-") and "a flag")
     if taken:
         raise ConfigError(f"{name!r} cannot name a run: commands would take it for {taken}; choose another name")
 
 
 def _begun(run):
-    """Whether anything of a run is there. The first that is written is its configuration; a kill may leave it half done."""
+    """Whether a folder contains any file of a run. The configuration is written first; a kill may leave it incomplete."""
     return any(path.name != CONFIG + SAVING and not is_lock(path) and not _encoded(path) for path in Path(run).iterdir())
 
 
 def is_lock(path: Path) -> bool:
-    """Whether a file is the lock of a run, which holds at most the id of a process."""
+    """Whether a file is the lock of a run, which contains the id of a process or nothing."""
     if path.name != LOCK or not path.is_file():
         return False
     with open(path, "rb") as file:
@@ -107,7 +107,7 @@ def is_lock(path: Path) -> bool:
 
 
 def _encoded(folder):
-    """Whether a folder holds the tokens that a run has made before it began, and nothing else."""
+    """Whether a folder contains only the tokens that a run writes before it begins."""
     from ..text.tokenfile import PART
 
     made = Path(TOKENS)
@@ -117,15 +117,15 @@ def _encoded(folder):
     if names <= {made.name + PART}:
         return True
     try:
-        said = json.loads((folder / made.with_suffix(".json").name).read_bytes())
+        description = json.loads((folder / made.with_suffix(".json").name).read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
     ours = {made.name, *(made.with_suffix(suffix).name for suffix in (".json", ".tokenizer"))}
-    return names <= ours and isinstance(said, dict) and "made_of" in said
+    return names <= ours and isinstance(description, dict) and "made_of" in description
 
 
 def is_run(folder: str | Path) -> bool:
-    """Whether a run writes into a folder, or is about to."""
+    """Whether a folder is that of a run, or of one that is starting."""
     lock, config, metrics, checkpoints = (os.path.exists(Path(folder) / name) for name in (LOCK, CONFIG, METRICS, "checkpoints"))
     return (config and (lock or metrics or checkpoints)) or (lock and not _begun(folder))
 
@@ -134,20 +134,21 @@ def _next_free(out, preset):
     for number in itertools.count(1):
         run = out / f"{preset}-{number}"
         try:
-            run.mkdir()  # fails if another process was quicker, which a look beforehand would not see
+            run.mkdir()  # atomic: it fails if another process was faster
             return run
         except FileExistsError:
             continue
 
 
 def discard(run: Path) -> None:
-    """Remove a run directory in which nothing has been written yet; any other is left alone."""
+    """Remove a run directory if nothing has been written into it yet."""
     if not _begun(run):
         shutil.rmtree(run, ignore_errors=True)
 
 
 def latest_run(out: Path, begun: bool = False) -> Path:
-    """The run under `out` whose newest whole checkpoint was saved last; begun: or that began training last, saved or not.
+    """The run under `out` whose newest whole checkpoint was saved last. begun: a run that began later counts, too, with or without
+    checkpoints.
 
     Raises ConfigError if there is none.
     """
@@ -162,23 +163,23 @@ def latest_run(out: Path, begun: bool = False) -> Path:
 
 
 def _when(run, begun):
-    """When a run last saved, in ns; begun: or began, whichever was later. 0 where that never happened."""
+    """The time in ns at which a run last saved a checkpoint; begun: or began, whichever is later. 0 if it never did."""
     try:
         saved = (checkpoint.latest(run) / checkpoint.MANIFEST).stat().st_mtime_ns
-    except CheckpointError:  # not a run, or one that has saved nothing yet
+    except CheckpointError:  # not a run, or a run without checkpoints
         saved = 0
     return max(saved, (run / CONFIG).stat().st_mtime_ns if begun and (run / CONFIG).is_file() else 0)
 
 
 def find_run(path: str, out: Path) -> Path:
-    """The run meant by `path`: a folder, or the name of a run under `out`. Raises ConfigError if there is neither."""
+    """The run that `path` names: a folder, or the name of a run under `out`. Raises ConfigError if neither exists."""
     folder, named = Path(path), Path(out) / path
     if not (os.path.exists(named) or os.path.exists(folder)):
         raise ConfigError(f"there is no {path}: neither a folder, nor a run of that name under {out}")
     if _resumable(named) and not (_resumable(folder) or os.path.isfile(folder / checkpoint.MANIFEST)):
         return named
     if os.path.isfile(folder):
-        raise ConfigError(f"{path} is a file; the folder of a run is wanted, and text is named by --data")
+        raise ConfigError(f"{path} is a file; give the folder of a run, and name text by --data")
     return folder
 
 
@@ -187,8 +188,8 @@ def _resumable(folder):
 
 
 def find_checkpoint(path: str | None, out: Path) -> tuple[Path, list[str]]:
-    """The checkpoint meant by `path`: a checkpoint folder, a run (its newest sound one), RUN@best, or None or "latest" for the newest run
-    under `out`; and for each damaged one that would have come before it a sentence that says so.
+    """The checkpoint that `path` names: a checkpoint folder, a run (its newest sound one), RUN@best; None or "latest" is the newest run
+    under `out`. And one sentence for each damaged checkpoint that was skipped.
 
     Raises ConfigError if there is no run, CheckpointError if it has no such checkpoint.
     """
@@ -202,7 +203,7 @@ def find_checkpoint(path: str | None, out: Path) -> tuple[Path, list[str]]:
 
 
 def find_resumable(path: str | None, out: Path) -> tuple[Path, Path | None, list[str]]:
-    """(run, checkpoint, sentences) to go on from, as `path` says in the words of `find_checkpoint`; checkpoint None: the newest sound one.
+    """(run, checkpoint, sentences) from which training resumes; `path` as in `find_checkpoint`. checkpoint None: the newest sound one.
 
     Raises ConfigError if there is no run, CheckpointError if it has no such checkpoint, or one that is not in a run.
     """
@@ -212,18 +213,18 @@ def find_resumable(path: str | None, out: Path) -> tuple[Path, Path | None, list
     run = latest_run(out, begun=True) if path in (None, LATEST) else find_run(path, out)
     if not (run / checkpoint.MANIFEST).exists():
         if not (run / CONFIG).is_file():
-            checkpoint.latest(run)  # says that this is no run, before a lock is put into it
-        checkpoint.saved(run)  # says where they cannot be, before it is trained for hours
+            checkpoint.latest(run)  # raises for a folder that is not a run, before a lock is written into it
+        checkpoint.saved(run)  # raises if checkpoints cannot be written, before hours of training
         return run, None, []
     if checkpoint.step_of(run.absolute()) is None or run.absolute().parent.name != "checkpoints":
-        raise CheckpointError(f"{run} is a checkpoint outside a run; make a run of it with `neurogen migrate {run} runs/NAME --preset ...`")
+        raise CheckpointError(f"{run} is a checkpoint outside a run; make it a run with `neurogen migrate {run} runs/NAME --preset ...`")
     checkpoint.verify(run)
     return run.absolute().parent.parent, run, []
 
 
 def set_aside(run: Path, step: int) -> Path | None:
-    """Move the checkpoints after `step` into a folder of their own, run/aside-1 or the first that is free, itself a run with a copy of the
-    log. Returns that folder, or None where there are none. Raises BackendError if they cannot be moved."""
+    """Move the checkpoints after `step` into a new folder, run/aside-1 or the first free number, which is a run with a copy of the log.
+    Returns that folder, or None if there are no later checkpoints. Raises BackendError if they cannot be moved."""
     run = Path(run)
     later = [folder for folder in checkpoint.saved(run) if checkpoint.step_of(folder) > step]
     if not later:
@@ -233,15 +234,17 @@ def set_aside(run: Path, step: int) -> Path | None:
         (aside / "checkpoints").mkdir()
         if (run / METRICS).is_file():
             shutil.copy2(run / METRICS, aside / METRICS)
-        for folder in reversed(later):  # killed half-way, what is left is what came before
+        for folder in reversed(later):  # newest first: if killed half-way, the run still has a gapless history
             folder.rename(aside / "checkpoints" / folder.name.removesuffix(".old"))
     except OSError as error:
-        raise BackendError(f"{run}: checkpoints after step {step} cannot be moved: {error.strerror}; make room, or allow it") from None
+        raise BackendError(
+            f"{run}: checkpoints after step {step} cannot be moved: {error.strerror}; make room, or change the permissions"
+        ) from None
     return aside
 
 
 def read_config(run: Path) -> Config:
-    """The settings that a run began with. Raises CheckpointError if they cannot be read."""
+    """The settings with which a run began. Raises CheckpointError if they cannot be read."""
     path = Path(run) / CONFIG
     try:
         return Config.from_dict(json.loads(path.read_bytes()))
@@ -251,12 +254,12 @@ def read_config(run: Path) -> Config:
 
 # The lock
 
-PATIENCE = 0.5  # seconds: a process killed in the moment in which it starts another leaves its lock to that one until that one runs
+PATIENCE = 0.5  # seconds: if a process is killed while it starts a child, the child inherits the lock until it executes its program
 
 if os.name == "nt":
     import msvcrt
 
-    _FAR = 1 << 30  # Windows forbids others to read a locked byte, so it is one far behind the process id
+    _FAR = 1 << 30  # Windows forbids reading a locked byte, so the lock is on a byte far behind the process id
 
     def _acquire(descriptor):
         os.lseek(descriptor, _FAR, os.SEEK_SET)
@@ -281,18 +284,18 @@ else:
         return True
 
     def _release(descriptor):
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough while a forked child still has the file open
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough if a forked child still has the file open
 
 
 @contextlib.contextmanager
 def lock(run: Path):
-    """Keep a run to this process: `with lock(run): ...`. The system lets go of it when the process ends, however it ends.
+    """Lock a run for this process: `with lock(run): ...`. The system releases the lock when the process ends, for any reason.
 
-    Raises ConfigError if another process has it, BackendError if the file system has no locks.
+    Raises ConfigError if another process holds it, BackendError if the file system has no locks.
     """
     path = Path(run) / LOCK
     try:
-        # Never removed: whoever opened it before the removal would hold a lock that nobody else can see.
+        # The file is never removed: a process that opened it before the removal would lock an unlinked file, invisible to others.
         file = open(path, "a+b", buffering=0)  # noqa: SIM115  closed by the `with` below
     except OSError as error:
         raise ConfigError(f"{path} cannot be opened: {error.strerror}; choose another run or change its permissions") from None
@@ -317,22 +320,22 @@ def lock(run: Path):
 
 
 def in_use(run: Path) -> bool:
-    """Whether a process keeps a run to itself now."""
+    """Whether a process holds the lock of a run now."""
     try:
         with open(Path(run) / LOCK, "r+b", buffering=0) as file:
             if not _acquire(file.fileno()):
                 return True
             _release(file.fileno())
-    except OSError:  # no lock was ever taken, or this person may not take one
+    except OSError:  # there is no lock file, or this user may not open it
         pass
     return False
 
 
-# Files that are whole or not there
+# Files that are written atomically
 
 
 def write_json(path: Path, values: dict) -> None:
-    """Write a JSON file, or leave the one before as it was. Raises BackendError if it cannot be written."""
+    """Write a JSON file atomically: on failure the previous file stays. Raises BackendError if it cannot be written."""
     try:
         write_whole(Path(path), (json.dumps(values, indent=2) + "\n").encode())
     except OSError as error:
@@ -340,7 +343,7 @@ def write_json(path: Path, values: dict) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file, or leave the one before as it was. Raises OSError if it cannot be written."""
+    """Write a file atomically: on failure the previous file stays. Raises OSError if it cannot be written."""
     temporary = path.with_name(path.name + SAVING)
     try:
         with open(temporary, "wb") as file:
@@ -353,19 +356,19 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def _cannot_write(path, error):
-    return BackendError(f"{path} cannot be written: {error.strerror}; make room or change its permissions, then go on with --resume")
+    return BackendError(f"{path} cannot be written: {error.strerror}; make room or change its permissions, then continue with --resume")
 
 
 class MetricsLog:
     """The measurements of a run, one JSON object per line, each flushed as it is written.
 
-    Opened at `step`, the log is first cut back to what was known then: a run that goes on from a checkpoint repeats the later steps.
-    A line torn by a kill goes too. Both happen at once or not at all. Raises BackendError if the log cannot be read or written.
+    Opening at `step` removes the records of later steps, because a resumed run repeats them, and lines torn by a kill. The file is
+    rewritten atomically. Raises BackendError if the log cannot be read or written.
     """
 
     def __init__(self, path: Path, step: int = 0):
         self.path = Path(path)
-        self._waiting = b""  # records that the disk has not taken yet
+        self._waiting = b""  # records that are not on the disk yet
         try:
             if self.path.exists():
                 write_whole(self.path, _until(step, self.path.read_bytes()))
@@ -374,17 +377,17 @@ class MetricsLog:
             raise _cannot_write(self.path, error) from None
 
     def write(self, record: dict) -> str | None:
-        """Append one record; its "step", if it has one, is what a later resume cuts by.
+        """Append one record. A later resume removes it if its "step" is later than the checkpoint.
 
-        A record that the disk refuses waits, in memory, for the next one. Returns a sentence that says so when that begins, otherwise None.
+        If the disk refuses a record, it stays in memory until the next write. Returns a sentence about it at the first refusal, else None.
         """
         refused = bool(self._waiting)
         self._waiting += json.dumps(record).encode() + b"\n"
         error = self._flush()
-        return f"{_cannot_write(self.path, error)}; until then it is kept in memory" if error and not refused else None
+        return f"{_cannot_write(self.path, error)}; until then records stay in memory" if error and not refused else None
 
     def _flush(self):
-        """Write what waits, all of it or nothing: the error, or None."""
+        """Write all waiting records or none. Returns the error, or None."""
         try:
             size = os.fstat(self._file.fileno()).st_size
             if self._file.write(self._waiting) < len(self._waiting):
@@ -396,7 +399,7 @@ class MetricsLog:
         return None
 
     def close(self) -> None:
-        """Raises BackendError if records are left that the disk does not take."""
+        """Raises BackendError if the disk refuses the remaining records."""
         error = self._flush()
         self._file.close()
         if error:
@@ -406,13 +409,13 @@ class MetricsLog:
         return self
 
     def __exit__(self, kind, *_) -> None:
-        with contextlib.suppress(BackendError) if kind else contextlib.nullcontext():  # what went wrong first is what is told
+        with contextlib.suppress(BackendError) if kind else contextlib.nullcontext():  # the first exception wins
             self.close()
 
 
 def _until(step, data):
-    """The lines before the first record of a step after `step`, without those that are not JSON objects, or whose step is no number."""
-    kept = []
+    """The lines before the first record of a step after `step`, without lines that are not JSON objects or whose step is not a number."""
+    lines = []
     for line in data.split(b"\n"):
         try:
             record = json.loads(line)
@@ -420,10 +423,10 @@ def _until(step, data):
             continue
         if not isinstance(record, dict):
             continue
-        at = record.get("step", 0)
-        if not isinstance(at, (int, float)):
+        record_step = record.get("step", 0)
+        if not isinstance(record_step, (int, float)):
             continue
-        if at > step:
+        if record_step > step:
             break
-        kept.append(line + b"\n")
-    return b"".join(kept)
+        lines.append(line + b"\n")
+    return b"".join(lines)

@@ -25,18 +25,18 @@ class Snapshot:
 
 
 def save(run: Path, take: Callable[[], Snapshot], keep: int) -> CheckpointReport:
-    """Take a snapshot and write it while the caller waits; keeps the `keep` newest and the best. Raises CheckpointError."""
+    """Take a snapshot and write it before returning; keep the `keep` newest checkpoints and the best. Raises CheckpointError."""
     began = time.monotonic()
     return _write(run, take(), keep, began)
 
 
-def _write(run, snapshot, keep, began, held=None):
+def _write(run, snapshot, keep, began, blocked=None):
     folder = checkpoint.step_folder(run, snapshot.step)
     size = checkpoint.save(folder, snapshot.tensors, snapshot.documents, snapshot.tokenizer, snapshot.loss)
-    kept = checkpoint.prune(run, keep)
+    remaining = checkpoint.prune(run, keep)
     seconds = time.monotonic() - began
-    total = sum(bytes_ for _, bytes_ in kept)
-    return CheckpointReport(snapshot.step, str(folder), size, seconds, seconds if held is None else held, len(kept), total)
+    total = sum(bytes_ for _, bytes_ in remaining)
+    return CheckpointReport(snapshot.step, str(folder), size, seconds, seconds if blocked is None else blocked, len(remaining), total)
 
 
 class Saver:
@@ -68,7 +68,7 @@ class Saver:
         try:
             return [writing.result()] if writing else []
         except CheckpointError as error:
-            return [Notice(f"{error}; training goes on, and the next checkpoint will be tried again")]
+            return [Notice(f"{error}; training continues, and the next checkpoint will be tried again")]
 
     def __enter__(self) -> Saver:
         return self

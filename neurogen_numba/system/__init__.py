@@ -1,1 +1,1 @@
-"""The machine around a command: standard streams, helper processes, environment variables, progress before there is a view."""
+"""The environment of a command: standard streams, helper processes, environment variables, progress of preparations."""

@@ -1,4 +1,4 @@
-"""Variables NUMBA_... of the environment that stop Numba or make it useless, found before it is used."""
+"""Checks of environment variables NUMBA_... that prevent Numba from working, before it is used."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import warnings
 from ..errors import ConfigError
 
 LAYERS = ("default", "safe", "forksafe", "threadsafe", "tbb", "omp", "workqueue")
-UNREADABLE = r"Environment variable '(\w+)' is defined but its associated value '(.*)' could not be parsed"  # what Numba warns of
-MOST_THREADS = 1024, 4  # at most so many, or so many for each core
+UNREADABLE = r"Environment variable '(\w+)' is defined but its associated value '(.*)' could not be parsed"  # Numba's warning
+MAX_THREADS = 1024, 4  # in all, and per core; the larger limit applies
 
 
 def check() -> None:
-    """Import Numba. Raises ConfigError for a variable that it cannot use; ImportError is its own."""
+    """Import Numba. Raises ConfigError for a variable that it cannot use, and Numba's own ImportError."""
     threads = os.environ.get("NUMBA_NUM_THREADS")
-    most = max(MOST_THREADS[0], MOST_THREADS[1] * (os.cpu_count() or 1))
+    most = max(MAX_THREADS[0], MAX_THREADS[1] * (os.cpu_count() or 1))
     if threads is not None and not (re.fullmatch(r"\s*[0-9]{1,9}\s*", threads) and 1 <= int(threads) <= most):
         raise ConfigError(f"NUMBA_NUM_THREADS={threads}: a number of threads from 1 to {most} is needed; correct NUMBA_NUM_THREADS")
     layer = os.environ.get("NUMBA_THREADING_LAYER", "default")
     if layer.lower() not in LAYERS:
-        raise ConfigError(f"NUMBA_THREADING_LAYER={layer}: there is no such layer; take one of {', '.join(LAYERS)}")
+        raise ConfigError(f"NUMBA_THREADING_LAYER={layer}: there is no such layer; use one of {', '.join(LAYERS)}")
     if os.environ.get("NUMBA_DISABLE_JIT", "0").strip() not in ("0", ""):
         raise ConfigError("NUMBA_DISABLE_JIT is set: without compilation an update would take hours; unset NUMBA_DISABLE_JIT")
     features = os.environ.get("NUMBA_CPU_FEATURES", "")
@@ -32,7 +32,7 @@ def check() -> None:
     if os.environ["NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS"].strip() == "0":
         warnings.filterwarnings("ignore", message=r".*Grid size \d+ will likely result in GPU under-utilization")
     names = ", ".join(name for name in sorted(os.environ) if name.startswith("NUMBA_"))
-    # Numba and numba-cuda warn of the same variable one after the other, with a traceback in the warning; it is said once, below.
+    # Numba and numba-cuda both warn about the same variable, with a traceback; one message below replaces these warnings.
     warnings.filterwarnings("ignore", message="Environment variable 'NUMBA_", category=RuntimeWarning)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -1,4 +1,4 @@
-"""Processes that help this one: they import this package, and never the script that called it."""
+"""Helper processes: they import this package, and never the user's script."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ class _Process(SpawnProcess):
 
 
 class Context(SpawnContext):
-    """`multiprocessing.get_context("spawn")` whose processes leave the caller's script alone.
+    """`multiprocessing.get_context("spawn")` whose processes do not import the user's script.
 
-    Spawned, not forked: a forked process would inherit locks, threads and a GPU in whatever state they are in.
+    Spawned, not forked: a forked process would inherit locks, threads and the GPU context in an undefined state.
     """
 
     Process = _Process
 
 
 def _of_a_terminal():
-    """The signals that a terminal sends to all of its processes; what they mean is decided by the one that trains."""
+    """The signals that a terminal sends to all of its processes; only the training process handles them."""
     return {getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)}
 
 
 def ignore_terminal() -> None:
-    """Hear neither Ctrl-C nor the end of the terminal from now on; in a process that helps."""
+    """Ignore Ctrl-C and the end of the terminal from now on, in a helper process."""
     for number in _of_a_terminal():
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def terminal_blocked():
-    """A process that is started in this context hears neither Ctrl-C nor the end of the terminal, from its first moment on."""
+    """A process that is started in this context ignores Ctrl-C and the end of the terminal from its start."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

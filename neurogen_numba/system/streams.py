@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full, broken or cannot hold a character: commands go on, and lose nothing but the output itself."""
+"""Standard streams that are closed, full, broken or cannot encode a character: commands continue and lose only the output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def usable() -> Iterator[None]:
     A closed stream is the null device. Standard output and input replace a character that their encoding does not have.
     """
     with contextlib.ExitStack() as undo:
-        # In this order: a file takes the lowest free descriptor, so a closed stream gets its own back and no other file gets it.
+        # In this order: a file gets the lowest free descriptor, so a closed stream gets its own descriptor back.
         for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
             stream = getattr(sys, name)
             if stream is None or getattr(stream, "closed", False):
@@ -29,13 +29,13 @@ def usable() -> Iterator[None]:
 
 
 def _reconfigure(stream, errors):
-    with contextlib.suppress(OSError):  # it writes what waits first
+    with contextlib.suppress(OSError):  # it flushes first
         stream.reconfigure(errors=errors)
 
 
 @contextlib.contextmanager
 def utf_8() -> Iterator[None]:
-    """In this context what is printed into a file or a pipe is UTF-8, whatever the locale; file names come out as the bytes they are."""
+    """In this context, output into a file or a pipe is UTF-8 in every locale; file names are printed as their raw bytes."""
     stream = sys.stdout
     if not isinstance(stream, io.TextIOWrapper) or stream.isatty():
         yield
@@ -50,9 +50,9 @@ def utf_8() -> Iterator[None]:
 
 
 def flush() -> OSError | None:
-    """Write what waits in standard output and standard error. Returns the error of standard output, or None.
+    """Flush standard output and standard error. Returns the error of standard output, or None.
 
-    What a stream refuses is dropped: Python would try again when it ends, and turn the exit code into 120.
+    Output that a stream refuses is dropped; otherwise Python would flush again at exit and change the exit code to 120.
     """
     errors = []
     for stream in (sys.stdout, sys.stderr):
@@ -66,14 +66,14 @@ def flush() -> OSError | None:
 
 
 def complain(sentence: str) -> None:
-    """Print a sentence on standard error, if anything can be printed there."""
+    """Print a sentence on standard error, if that is possible."""
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr is not None:
             print(sentence, file=sys.stderr, flush=True)
 
 
 def _drop(stream):
-    """Let the text that a standard stream still holds go to the null device, and what is written from now on."""
+    """Redirect a standard stream to the null device, including its buffered text."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         if (descriptor := stream.fileno()) in (1, 2):
             null = os.open(os.devnull, os.O_WRONLY)
@@ -85,7 +85,7 @@ def _drop(stream):
 class Unfailing:
     """A text stream whose `write` and `flush` never fail: text that cannot be written is lost.
 
-    lost: called with the first error. Everything else is the stream's own.
+    lost: called with the first error. All other attributes are those of the stream.
     """
 
     def __init__(self, stream, lost: Callable[[Exception], None] = lambda error: None):
@@ -116,10 +116,10 @@ class Unfailing:
 
 @contextlib.contextmanager
 def unfailing(say: Callable[[Exception], str]) -> Iterator[None]:
-    """In this context nothing that is printed can fail. say: the sentence for standard error at the first error of standard output."""
+    """In this context, printing never raises. say: returns the sentence for standard error at the first error of standard output."""
     stdout, stderr = sys.stdout, sys.stderr
-    sys.stderr = told = Unfailing(stderr)
-    sys.stdout = Unfailing(stdout, lambda error: print(say(error), file=told, flush=True))
+    sys.stderr = reported = Unfailing(stderr)
+    sys.stdout = Unfailing(stdout, lambda error: print(say(error), file=reported, flush=True))
     try:
         yield
     finally:

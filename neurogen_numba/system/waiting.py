@@ -1,4 +1,4 @@
-"""Progress of what has to be done before there is anything to show: on standard error, once it has taken a moment."""
+"""Progress of preparations, on standard error, if they take longer than a second."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-PATIENCE = 1.0  # seconds without a word
-INTERVAL = 10.0  # seconds between two lines where there is no terminal
+PATIENCE = 1.0  # seconds before the first output
+INTERVAL = 10.0  # seconds between two lines without a terminal
 
 
 class Waiting:
     """Progress through `total` of something: `with Waiting("reading a.txt", total) as waiting: ... waiting.show(done)`.
 
-    A bar on a terminal, which goes when it is done; elsewhere a line now and then, and one at the end. total: None where nobody knows.
+    A bar on a terminal, removed at the end; otherwise a line every INTERVAL seconds, and one at the end. total: None if unknown.
     unit: "bytes" or another plural. words: the progress as a sentence, from (done, total). patience: seconds until it is shown.
     """
 
-    _shown: list[Waiting] = []  # whose bars are on the terminal, the latest last: only that one is drawn
+    _shown: list[Waiting] = []  # bars on the terminal, latest last; only that one is drawn
 
     def __init__(
         self,
@@ -29,19 +29,19 @@ class Waiting:
         patience: float = PATIENCE,
     ):
         self._what, self._total, self._unit, self._words, self._patience = what, total or None, unit, words, patience
-        self._began, self._told, self._bar = time.monotonic(), None, None
+        self._began, self._last_output, self._bar = time.monotonic(), None, None
         self._terminal = sys.stderr is not None and sys.stderr.isatty()
 
     def show(self, done: int) -> None:
-        """Say that so many are done, where it is time to say anything."""
+        """Report that `done` are done, if enough time has passed."""
         now = time.monotonic()
         if now - self._began < self._patience:
             return
         if self._terminal:
             self._draw(done)
-        elif self._told is None or now - self._told >= INTERVAL or done == self._total:
-            self._told = now
-            with contextlib.suppress(OSError, ValueError, AttributeError):  # a stream that has gone ends nothing
+        elif self._last_output is None or now - self._last_output >= INTERVAL or done == self._total:
+            self._last_output = now
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # a closed stream must not stop the work
                 print(self._words(done, self._total) if self._words else f"{self._what}: {self._amount(done)}", file=sys.stderr, flush=True)
 
     def _amount(self, done):
@@ -84,7 +84,7 @@ class Waiting:
 
 
 def watched(pieces: Iterable, what: str, total: int | None = None) -> Iterator:
-    """The pieces of a source as they are, with the progress through their `total` bytes."""
+    """Iterate over the pieces of a source and show progress through `total` bytes."""
     with Waiting(what, total) as waiting:
         done = 0
         for piece in pieces:

@@ -1,1 +1,1 @@
-"""What comes in: sources -> documents -> token ids -> [T, B] segments."""
+"""The input pipeline: sources -> documents -> token ids -> [T, B] segments."""

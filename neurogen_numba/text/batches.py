@@ -1,8 +1,8 @@
-"""Documents -> segments [T tokens, B sequences], in streams that carry on where they stopped and whose position can be saved.
+"""Documents -> segments [T tokens, B sequences], in streams whose position can be saved and resumed.
 
-Sequence b of a segment continues sequence b of the segment before, so that the state of a network may be carried over. Where
-`text.reset_at_documents` is set, a sequence ends with its document: what is left of the segment behind an end of text holds no targets,
-and the next segment begins with that end of text, from which the first token of the next document is predicted.
+Sequence b of a segment continues sequence b of the previous segment, so that the state of the network can be carried over. With
+`text.reset_at_documents`, a sequence ends with its document: the rest of the segment after an end of text has no targets. The next segment
+begins with that end of text, from which the first token of the next document is predicted.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from ..system.waiting import watched
 from . import sources
 from .encoding import encoded, joined, measured
 from .stories import Question, stories, story
-from .tokenizer import Tokenizer, build, stretches
+from .tokenizer import Tokenizer, build, excerpts
 
 STORIES_FOR_TOKENIZER = 2000
-HELD_OUT_SEED = 0  # the same held-out stories whatever seed a run trains with, so that runs can be compared
-HELD_OUT_TOKENS = 50_000  # what "all" means where the text has no end
+HELD_OUT_SEED = 0  # the same held-out stories for every training seed, so that runs can be compared
+HELD_OUT_TOKENS = 50_000  # the meaning of "all" for a text without end
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Held-out text: predict tokens[1:] from what comes before each.
+    """Held-out text: predict tokens[1:], each from the tokens before it.
 
     tokens: [n + 1] int32.
     bytes: UTF-8 bytes of the text of the n targets, counted in the text itself.
-    floor_bits: entropy of the n targets in bits, where the process that wrote them is known: no model can need fewer on average.
-    questions: about what it tells, where it consists of stories.
-    whole: whether it is all of the text that there was to score.
-    estimated: whether `bytes` is a mean, since the text itself is lost: words in a token file.
+    floor_bits: entropy of the n targets in bits, if the process that generates them is known: no model needs fewer bits on average.
+    questions: about the content, if it consists of stories.
+    whole: whether it is all of the text that was to be scored.
+    estimated: whether `bytes` is estimated from a mean, because the text is not available (a token file of words).
     """
 
     tokens: np.ndarray
@@ -55,7 +55,7 @@ class Validation:
 class Batches(ABC):
     """B streams of tokens in segments of `length`, without end.
 
-    end: the end of text, where each document is to begin a segment of its own; None where a segment may hold several.
+    end: the end-of-text token, if each document begins a new segment; None if a segment may contain several documents.
     """
 
     def __init__(self, length: int, end: int | None = None):
@@ -64,7 +64,7 @@ class Batches(ABC):
     def next(self) -> tuple[np.ndarray, np.ndarray]:
         """(inputs, targets), each [T, B] int32; targets are the inputs one token on, or -1 for none.
 
-        Raises DataError where the text cannot be read any more.
+        Raises DataError if the text can no longer be read.
         """
         block = self._look()
         inputs, targets = block[:-1], block[1:]
@@ -79,7 +79,7 @@ class Batches(ABC):
 
     @abstractmethod
     def position(self) -> dict:
-        """Where the next segment starts, JSON-able; `batches` of the corpus goes on from it."""
+        """The start of the next segment, JSON-able; `batches` of the corpus resumes from it."""
 
     @abstractmethod
     def _look(self) -> np.ndarray:
@@ -87,18 +87,18 @@ class Batches(ABC):
 
     @abstractmethod
     def _move(self, moves: np.ndarray) -> None:
-        """Go on by so many tokens [B] in each stream, at most `length`."""
+        """Advance the streams by `taken` tokens [B], each at most `length`."""
 
 
 class FileCorpus:
-    """The text of files, turned into tokens once; the end of it, `text.validation` of its characters, is held out and never trained on.
+    """The text of files, tokenized once. Its end, the fraction `text.validation` of its characters, is held out and never trained on.
 
-    Documents of a folder each end with the tokenizer's end of text, where it has one.
-    A tokenizer is trained on the training part only; a char tokenizer has to know the characters of the whole, and the vocabulary of a
-    word-level text is that of the whole file.
-    folder: where the tokens are kept in a token file, which is used again as long as the text is the same; without it, in memory.
+    Documents of a folder each end with the tokenizer's end of text, if it has one.
+    A tokenizer is trained on the training part only. A char tokenizer knows the characters of the whole text, and a word tokenizer has the
+    vocabulary of the whole file.
+    folder: for a token file, which is reused as long as the text does not change; without a folder, the tokens stay in memory.
 
-    The text is read from its files piece by piece, so that what is held in memory does not grow with it.
+    The text is read piece by piece, so memory does not grow with its size.
     Raises DataError if the text cannot be used, ConfigError if the tokenizer cannot.
     """
 
@@ -108,12 +108,12 @@ class FileCorpus:
         self._source = sources.Spooled(source) if isinstance(source, sources.Pipe) else source
         self._survey()
         self._cut = int(self._characters * (1 - text.validation))
-        self._kept_bytes = self._bytes_before(self._cut)
+        self._training_bytes = self._bytes_before(self._cut)
         self.tokenizer = tokenizer or self._build()
         self._end = end_to_stop_at(text, self.tokenizer)
 
     def batches(self, position: dict | None = None) -> FileBatches:
-        """The training part, endlessly, from its start or from a saved position.
+        """The training part, repeated without end, from its start or from a saved position.
 
         Raises DataError if it is too short, CheckpointError if the position is of another text or batch.
         """
@@ -131,16 +131,16 @@ class FileCorpus:
 
     @property
     def shares(self) -> str:
-        """How much is trained on and how much held out, in a sentence."""
-        return f"{counted(self._kept_bytes, 'byte')} of text to train on, {self._bytes - self._kept_bytes:,} held out"
+        """The sizes of the training and the held-out part, in a sentence."""
+        return f"{counted(self._training_bytes, 'byte')} of text to train on, {self._bytes - self._training_bytes:,} held out"
 
     def _survey(self):
-        """Count characters, bytes and documents, and find the places of the pieces."""
-        self._places = []  # (characters before a piece, its position, bytes before it)
+        """Count characters, bytes and documents, and index the pieces."""
+        self._piece_starts = []  # (characters before a piece, its position, bytes before it)
         self._characters = self._bytes = documents = 0
         before = None
         for piece in watched(self._source.read(), f"reading {self._source.name}", self._source.size):
-            self._places.append((self._characters, before, self._bytes))
+            self._piece_starts.append((self._characters, before, self._bytes))
             self._characters += len(piece.text)
             self._bytes += len(piece.text.encode())
             documents += piece.ends
@@ -150,21 +150,21 @@ class FileCorpus:
         self._several = documents > 1
 
     def _between(self, first, last):
-        """Pieces of the characters `first` to `last`; a document that the cut goes through ends there."""
-        at, position, _ = self._place(first)
+        """The pieces of the characters `first` to `last`; a document that is cut ends at the cut."""
+        piece_start, position, _ = self._find_piece(first)
         for piece in self._source.read(position):
-            part, at = piece.part(max(0, first - at), last - at), at + len(piece.text)
+            part, piece_start = piece.part(max(0, first - piece_start), last - piece_start), piece_start + len(piece.text)
             if part.text:
-                yield part._replace(ends=piece.ends or at >= last)
-            if at >= last:
+                yield part._replace(ends=piece.ends or piece_start >= last)
+            if piece_start >= last:
                 return
 
-    def _place(self, character):
-        """Of the piece that a character is in."""
-        return self._places[bisect.bisect_right(self._places, character, key=lambda place: place[0]) - 1]
+    def _find_piece(self, character):
+        """The entry of the index for the piece that contains a character."""
+        return self._piece_starts[bisect.bisect_right(self._piece_starts, character, key=lambda piece_index: piece_index[0]) - 1]
 
     def _bytes_before(self, character):
-        first, _, size = self._place(character)
+        first, _, size = self._find_piece(character)
         return size + sum(len(piece.text.encode()) for piece in self._between(first, character))
 
     def _build(self):
@@ -173,15 +173,15 @@ class FileCorpus:
         last = self._characters if whole else self._cut
         texts = (piece.text + "\n" * (piece.ends and not whole) for piece in self._watched("a tokenizer is made of", last))
         if kind == "sentencepiece":
-            texts = stretches(texts, last + len(self._places))
+            texts = excerpts(texts, last + len(self._piece_starts))
         return build(kind, texts, self._text.vocabulary, self._several)
 
     def _watched(self, what, last):
-        total = self._kept_bytes if last == self._cut else self._bytes
+        total = self._training_bytes if last == self._cut else self._bytes
         return watched(self._between(0, last), f"{what} {self._source.name}", total)
 
     def _pieces(self):
-        """The training part with its tokens."""
+        """The tokens of the training part."""
         pieces = self._watched("encoding", self._cut)
         return encoded(pieces, self.tokenizer, self._several, self._text.workers)
 
@@ -189,14 +189,14 @@ class FileCorpus:
         return np.concatenate([np.empty(0, np.int32), *(ids for _, ids in self._pieces())])
 
     def _encoded(self):
-        """The token file of the training part: the one there where it is intact and of this text, or a new one."""
+        """The token file of the training part: the existing one if it is intact and of this text, else a new one."""
         from .tokenfile import TokenFile, description_of, intact, refuse_foreign, write
 
         path = self._folder / TOKENS
         made_of = {"text": self._source.fingerprint(), "characters": self._cut}
         with contextlib.suppress(DataError, OSError):
-            said = description_of(path) or {}
-            if said.get("made_of") == made_of and intact(path, said):
+            description = description_of(path) or {}
+            if description.get("made_of") == made_of and intact(path, description):
                 return TokenFile.open(path, self.tokenizer)
         refuse_foreign(path, "move that away")
         write(path, self._pieces(), self.tokenizer, made_of)
@@ -216,13 +216,13 @@ def file_batches(path: str, tokens, training: Training, position: dict | None, e
 
 
 def held_out_part(
-    path: str, parts: Iterable[tuple[np.ndarray, np.ndarray]], training: Training, wanted: int | None, estimated: bool = False
+    path: str, parts: Iterable[tuple[np.ndarray, np.ndarray]], training: Training, limit: int | None, estimated: bool = False
 ) -> Validation:
-    """The first `wanted` targets (at least a segment) of held-out text, or all. Raises DataError if there are too few.
+    """The first `limit` targets (at least a segment) of held-out text, or all. Raises DataError if there are too few.
 
-    parts: its tokens [n] int32 and the UTF-8 bytes of text that each stands for [n]; a mean where it is `estimated`.
+    parts: its tokens [n] int32 and the UTF-8 bytes of text of each [n]; a mean if `estimated`.
     """
-    held_out = _first(parts, sys.maxsize if wanted is None else max(wanted, training.segment), estimated)
+    held_out = _first(parts, sys.maxsize if limit is None else max(limit, training.segment), estimated)
     needed = training.segment + 1
     if len(held_out.tokens) < needed:
         many = counted(len(held_out.tokens), "token")
@@ -230,51 +230,51 @@ def held_out_part(
     return held_out
 
 
-def _first(parts, most, estimated=False):
-    """The first `most` targets of tokens, which come in parts; no more parts are taken than that needs."""
+def _first(parts, limit, estimated=False):
+    """The first `limit` targets of tokens that arrive in parts; reads no more parts than necessary."""
     taken, count, size = [np.empty(0, np.int32)], 0, 0.0
     for ids, byte_counts in parts:
-        size += byte_counts[count == 0 : most + 1 - count].sum(dtype=np.float64)  # the very first token is no target
-        taken.append(ids[: most + 1 - count])
+        size += byte_counts[count == 0 : limit + 1 - count].sum(dtype=np.float64)  # the very first token is no target
+        taken.append(ids[: limit + 1 - count])
         count += len(ids)
-        if count > most + 1:
+        if count > limit + 1:
             break
-    return Validation(np.concatenate(taken), round(size), whole=count <= most + 1, estimated=estimated)
+    return Validation(np.concatenate(taken), round(size), whole=count <= limit + 1, estimated=estimated)
 
 
-def text_to_score(text: Text, tokenizer: Tokenizer, most: int = 0) -> Validation:
-    """What `text.data` names, as text to score: all of it, or its first `most` targets.
+def text_to_score(text: Text, tokenizer: Tokenizer, limit: int = 0) -> Validation:
+    """The text that `text.data` names, for scoring: all of it, or its first `limit` targets.
 
-    Raises DataError if it cannot be read or has fewer than two tokens, ConfigError for a data set of the hub without `most`: it may have
-    no end.
+    Raises DataError if it cannot be read or has fewer than two tokens; ConfigError for a data set of the hub without a limit, because it
+    may have no end.
     """
     from . import tokenfile
 
-    if text.data.startswith("hf:") and not most:
-        raise ConfigError(f"--data {text.data}: a data set of the hub may have no end; say by --max-tokens how much of it to score")
+    if text.data.startswith("hf:") and not limit:
+        raise ConfigError(f"--data {text.data}: a data set of the hub may have no end; limit it with --max-tokens")
     estimated = False
     if sources.is_token_file(text.data):
         file = tokenfile.TokenFile.open(text.data, tokenizer)
-        tokens = file.part(0, most + 2 if most else len(file))  # one more than is scored tells whether there are more
+        tokens = file.part(0, limit + 2 if limit else len(file))  # one more than is scored, to see whether the text goes on
         byte_counts, estimated = tokenfile.byte_counts(file.path, tokens, tokenizer)
         parts = [(tokens, byte_counts)]
     else:
         source = sources.open_source(text.data, text.field)
         several = not source.single
         if several and sources.encoded_once(text.data):
-            several = sum(piece.ends for piece in source.read()) > 1  # as for training: files that are empty are none
+            several = sum(piece.ends for piece in source.read()) > 1  # as in training, empty files do not count
         pieces = watched(source.read(), f"reading {source.name}", source.size if source.plain else None)
         parts = (measured(tokenizer, piece, several) for piece in pieces)
-    score = _first(parts, most or sys.maxsize, estimated)
+    score = _first(parts, limit or sys.maxsize, estimated)
     if len(score.tokens) < 2:
         raise DataError(f"{text.data}: {counted(len(score.tokens), 'token')}; scoring needs at least 2")
     return score
 
 
 class FileBatches(Batches):
-    """B read heads that move through a text [n tokens]. Each starts at a random place in its own B-th of it.
+    """B read heads that move through a text [n tokens]. Head b starts at a random position in the b-th of B equal parts.
 
-    They wrap round: after the last token comes the first, as a target too.
+    They wrap around: the first token follows the last, also as a target.
 
     Raises CheckpointError if the position is of another text or batch.
     """
@@ -301,9 +301,9 @@ class FileBatches(Batches):
 
 
 class StoryCorpus:
-    """The built-in stories: training never sees one twice, and held-out ones come from a split of their own.
+    """The built-in stories: training never repeats one, and held-out stories come from a separate split.
 
-    Raises ConfigError if the tokenizer does not fit: it must have an end of text, which ends each story.
+    Raises ConfigError if the tokenizer has no end of text, which ends each story.
     """
 
     shares = "built-in stories without end to train on, and others held out"
@@ -312,22 +312,22 @@ class StoryCorpus:
         self._training = training
         self.tokenizer = tokenizer or build(text.tokenizer, self._sample(), text.vocabulary, True)
         if self.tokenizer.end_of_text is None:
-            raise ConfigError("the built-in stories need a tokenizer with an end of text, which this one has not; use --data")
+            raise ConfigError("the built-in stories need a tokenizer with an end of text, and this one has none; use --data")
         self._end = end_to_stop_at(text, self.tokenizer)
 
     def batches(self, position: dict | None = None) -> StoryBatches:
-        """Training stories, endlessly, from the first or from a saved position. Raises CheckpointError if that is of another run."""
+        """Training stories without end, from the first or from a saved position. Raises CheckpointError if that is of another run."""
         return StoryBatches(self._read, self._training, position, self._end)
 
     def validation(self, tokens_wanted: int | None = None) -> Validation:
-        """Held-out stories, whole ones, until there are `tokens_wanted` targets (at least a segment; 50,000 where None).
+        """Whole held-out stories, until there are `tokens_wanted` targets (at least a segment; 50,000 for None).
 
         The first token is an end of text, so that every token of every story is a target.
         """
-        wanted = max(self._training.segment, HELD_OUT_TOKENS if tokens_wanted is None else tokens_wanted)
+        limit = max(self._training.segment, HELD_OUT_TOKENS if tokens_wanted is None else tokens_wanted)
         parts, bits, targets, questions = [], 0.0, 0, []
         for held_out in stories(HELD_OUT_SEED, split="held-out"):
-            if targets >= wanted:
+            if targets >= limit:
                 break
             parts.append(self.tokenizer.measured(held_out.text, ends=True))
             bits += held_out.bits
@@ -344,8 +344,8 @@ class StoryCorpus:
         return np.append(self.tokenizer.encode(text), np.int32(self.tokenizer.end_of_text))
 
     def _sample(self) -> list[str]:
-        """Enough stories to meet every word that they use."""
-        return [told.text for told in islice(stories(self._training.seed), STORIES_FOR_TOKENIZER)]
+        """Enough stories to contain every word of the vocabulary."""
+        return [mentioned.text for mentioned in islice(stories(self._training.seed), STORIES_FOR_TOKENIZER)]
 
 
 class StoryBatches(Batches):
@@ -359,7 +359,9 @@ class StoryBatches(Batches):
             position = {"story": list(range(batch)), "token": [0] * batch}
         else:
             check_position(position, {"seed": training.seed, "batch": batch})
-        self._streams = [_Stream(read, at, token, batch) for at, token in zip(position["story"], position["token"], strict=True)]
+        self._streams = [
+            _Stream(read, piece_start, token, batch) for piece_start, token in zip(position["story"], position["token"], strict=True)
+        ]
 
     def position(self):
         return {
@@ -378,31 +380,32 @@ class StoryBatches(Batches):
 
 
 class _Stream:
-    """The tokens of the stories `story`, `story + step` ... one after the other, from `token` of the first on."""
+    """The concatenated tokens of the stories `story`, `story + step` ..., from token `token` of the first on."""
 
     def __init__(self, read, story: int, token: int, step: int):
         self._read, self._step = read, step
         self.story, self.token = story, token
-        self._told = []  # tokens of the stories from `story` on, as far as they were needed
+        self._story_tokens = []  # tokens of the stories from `story` on, as far as needed
 
     def look(self, length: int) -> np.ndarray:
         """The next `length` tokens, [length]."""
-        while sum(map(len, self._told)) < self.token + length:
-            self._told.append(self._read(self.story + len(self._told) * self._step))
-        return np.concatenate(self._told)[self.token : self.token + length]
+        while sum(map(len, self._story_tokens)) < self.token + length:
+            self._story_tokens.append(self._read(self.story + len(self._story_tokens) * self._step))
+        return np.concatenate(self._story_tokens)[self.token : self.token + length]
 
     def move(self, tokens: int) -> None:
-        """Go on by so many of the tokens that were looked at."""
+        """Advance by `taken` of the tokens that `next` returned."""
         self.token += tokens
-        while self.token >= len(self._told[0]):
-            self.token -= len(self._told.pop(0))
+        while self.token >= len(self._story_tokens[0]):
+            self.token -= len(self._story_tokens.pop(0))
             self.story += self._step
 
 
 def open_corpus(config: Config, tokenizer: Tokenizer | None = None, folder: Path | None = None):
-    """What `config.text` names, with a tokenizer built for it or the given one, whose tokens the brain must then know.
+    """The corpus that `config.text` names, with a tokenizer built for it, or the given one, which must then match the brain's vocabulary.
 
-    Token files are mapped, text files of up to sources.ENCODED_ONCE bytes become one in `folder`, anything else is streamed.
+    Token files are memory-mapped. Text files of up to sources.ENCODED_ONCE bytes are tokenized once, into a file in `folder`. Anything else
+    is streamed.
     Raises DataError if the text cannot be used, ConfigError if the tokenizer cannot.
     """
     if tokenizer and tokenizer.vocabulary > config.brain.vocabulary:
@@ -421,14 +424,14 @@ def open_corpus(config: Config, tokenizer: Tokenizer | None = None, folder: Path
 
 
 def end_to_stop_at(text: Text, tokenizer: Tokenizer) -> int | None:
-    """The end of text where `text.reset_at_documents` asks to stop there, else None. Raises ConfigError where there is none to stop at."""
+    """The end-of-text token if `text.reset_at_documents` is set, else None. Raises ConfigError if the tokenizer has none."""
     if text.reset_at_documents and tokenizer.end_of_text is None:
-        raise ConfigError("--reset-at-documents: nothing ends a document in this text, which is a single one; leave the flag out")
+        raise ConfigError("--reset-at-documents: this text is a single document without an end; drop the flag")
     return tokenizer.end_of_text if text.reset_at_documents else None
 
 
 def split(documents: list[str], share: float) -> tuple[list[str], list[str]]:
-    """The first `share` of all characters and the rest; the document that the cut goes through is in both, in part."""
+    """The first fraction `share` of all characters, and the rest; a document at the cut is split."""
     left = int(sum(map(len, documents)) * share)
     first, rest = [], []
     for document in documents:
@@ -438,9 +441,9 @@ def split(documents: list[str], share: float) -> tuple[list[str], list[str]]:
     return [part for part in first if part], [part for part in rest if part]
 
 
-def check_position(position: dict, here: dict) -> None:
-    """Raises CheckpointError if a saved position was of something else than what is `here`."""
-    for name, value in here.items():
+def check_position(position: dict, expected: dict) -> None:
+    """Raises CheckpointError if a saved position does not match the `expected` values."""
+    for name, value in expected.items():
         if position.get(name) != value:
             raise CheckpointError(
                 f"the saved place in the text is for {name} {position.get(name)}, not {value}; resume with the same text and settings"

@@ -1,4 +1,4 @@
-"""Pieces of documents -> token ids, here or in several processes, in the same order."""
+"""Pieces of documents -> token ids, in this process or in several, in the same order."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ..system.processes import Context, ignore_terminal
 from .sources import Piece
 from .tokenizer import Tokenizer, UnknownCharacter
 
-PARCEL = 2**18  # characters that a worker gets at once
-AHEAD = 2  # parcels under way per worker
+PARCEL = 2**18  # characters per work item
+PARCELS_PER_WORKER = 2  # work items in flight
 
 _tokenizer = None  # of a worker
 
 
 def encoded(pieces: Iterable[Piece], tokenizer: Tokenizer, ends: bool, workers: int = 0) -> Iterator[tuple[Piece, np.ndarray]]:
-    """Each piece with its token ids [tokens] int32, with the end of text behind each document if `ends` and there is one.
+    """Each piece with its token ids [tokens] int32; if `ends`, with the end of text, if there is one, after each document.
 
     workers: processes that encode; 0: this one does. The ids and their order are the same.
-    Raises ConfigError for a character that has no token, which says where it is, DataError if somebody kills one of the processes.
+    Raises ConfigError for a character that has no token, with its position; DataError if one of the processes is killed.
     """
     if not workers:
         yield from ((piece, encode(tokenizer, piece, ends)) for piece in pieces)
@@ -37,14 +37,14 @@ def encoded(pieces: Iterable[Piece], tokenizer: Tokenizer, ends: bool, workers: 
         under_way: deque = deque()
         for parcel in _parcels(pieces):
             under_way.append((parcel, pool.submit(_encode_all, parcel, ends)))
-            if len(under_way) > AHEAD * workers:
+            if len(under_way) > PARCELS_PER_WORKER * workers:
                 yield from _result(under_way)
         while under_way:
             yield from _result(under_way)
     except BrokenProcessPool:
-        raise DataError("a process that encodes text was killed, perhaps for want of memory; use fewer --workers, or none") from None
+        raise DataError("a process that encodes text was killed, perhaps because memory ran out; use fewer --workers, or 0") from None
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # whichever thread drops this iterator, possibly one of the pool's own
+        pool.shutdown(wait=False, cancel_futures=True)  # without waiting: a thread of the pool itself may drop this iterator
 
 
 def encode(tokenizer: Tokenizer, piece: Piece, ends: bool) -> np.ndarray:
@@ -63,15 +63,15 @@ def _read(step, piece):
     try:
         return step(piece.text)
     except UnknownCharacter as error:
-        line = piece.line + piece.text.count("\n", 0, error.at)
+        line = piece.line + piece.text.count("\n", 0, error.offset)
         raise ConfigError(
-            f"{piece.where or 'the text'}, line {line:,}: the character {piece.text[error.at]!r} does not occur in the training text; "
+            f"{piece.where or 'the text'}, line {line:,}: the character {piece.text[error.index]!r} does not occur in the training text; "
             "take it out, or train with --tokenizer sentencepiece or byte"
         ) from None
 
 
 def joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """What `Tokenizer.measured` gave of texts that follow each other, as of one text."""
+    """The results of `Tokenizer.measured` for consecutive texts, joined as for one text."""
     empty = np.empty(0, np.int32)
     ids, counts = zip((empty, empty), *parts, strict=True)
     return np.concatenate(ids), np.concatenate(counts)
@@ -102,7 +102,7 @@ def _begin(tokenizer):
 
 
 def _end_with(parent):
-    parent.join()  # one that was killed cannot tell its workers
+    parent.join()  # a killed parent cannot stop its workers, so they watch it
     os._exit(1)
 
 

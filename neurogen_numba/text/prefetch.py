@@ -1,4 +1,4 @@
-"""Segments prepared in the background, so that whoever trains need not wait for them."""
+"""Prefetching of segments in a background thread, so that training does not wait for text."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy as np
 
 from .batches import Batches
 
-AHEAD = 64  # segments that are kept ready
-GLANCE = 0.2  # seconds between two looks whether to stop
-PATIENCE = 1.0  # seconds that the end waits for the segment under way
+PREFETCH = 64  # segments that are prepared in advance
+POLL_INTERVAL = 0.2  # seconds between checks for a stop
+PATIENCE = 1.0  # seconds that `close` waits for the segment in progress
 
 
 class Prefetch:
-    """The segments of `batches` in their order, prepared by a thread that `next` starts and `close` ends.
+    """The segments of `batches`, in order, prepared by a thread. `next` starts the thread, `close` ends it.
 
     waited: seconds that `next` had to wait for a segment.
     """
 
     def __init__(self, batches: Batches):
         self._batches = batches
-        self._ready: deque = deque()  # (inputs, targets, position behind them), or the exception that took their place
+        self._ready: deque = deque()  # (inputs, targets, position after them), or an exception
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closing = False
@@ -32,9 +32,9 @@ class Prefetch:
         self.waited = 0.0
 
     def next(self, stopping: Callable[[], bool] = lambda: False) -> tuple[np.ndarray, np.ndarray] | None:
-        """The next segment as `Batches.next` gives it; None if there is none yet and `stopping()` has become true.
+        """The next segment, as from `Batches.next`; None if none is ready and `stopping()` has become true.
 
-        Raises what went wrong while it was prepared.
+        Raises the exception that occurred during its preparation.
         """
         began = time.monotonic()
         with self._changed:
@@ -42,7 +42,7 @@ class Prefetch:
                 if stopping():
                     return None
                 self._go()
-                self._changed.wait(GLANCE)
+                self._changed.wait(POLL_INTERVAL)
             self.waited += time.monotonic() - began
             made = self._ready.popleft()
             self._changed.notify()
@@ -52,28 +52,27 @@ class Prefetch:
         return inputs, targets
 
     def wait(self, seconds: float, stopping: Callable[[], bool] = lambda: False) -> bool:
-        """Whether `next` would find a segment, or what went wrong, at once. Waits for that, but at most so many seconds, or until
-        `stopping()`."""
+        """Whether `next` would return, or raise, without waiting. Waits for that up to `seconds`, or until `stopping()`."""
         began = now = time.monotonic()
         with self._changed:
             while not self._ready and now - began < seconds and not stopping():
                 self._go()
-                self._changed.wait(GLANCE)
+                self._changed.wait(POLL_INTERVAL)
                 now = time.monotonic()
             self.waited += now - began
             return bool(self._ready)
 
     def position(self) -> dict:
-        """Where the segment after the last one handed out starts, as `Batches.position`: what was prepared since does not count."""
+        """The start of the segment after the last one returned, as `Batches.position`; segments in the queue do not count."""
         return self._position
 
     def close(self) -> None:
-        """End the thread; what is ready stays so."""
+        """End the thread; segments in the queue stay available."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         if self._thread:
-            self._thread.join(PATIENCE)  # one that waits for a network is left behind: it ends with the process
+            self._thread.join(PATIENCE)  # if it waits for a network, it is abandoned and ends with the process
 
     def _go(self):
         if self._thread is None or not self._thread.is_alive():
@@ -89,7 +88,7 @@ class Prefetch:
             with self._changed:
                 self._ready.append(made)
                 self._changed.notify()
-                while len(self._ready) >= AHEAD and not self._closing:
+                while len(self._ready) >= PREFETCH and not self._closing:
                     self._changed.wait()
                 if self._closing or isinstance(made, BaseException):
                     return

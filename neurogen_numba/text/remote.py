@@ -1,4 +1,4 @@
-"""Files on a server, read through connections that may break: what was read stays read, and the rest is asked for again."""
+"""Files on a server. If a connection breaks, reading resumes at the next byte."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ LOCAL = {
     errno.EISDIR,
     errno.ENAMETOOLONG,
 }
-LOG = logging.getLogger(__name__)  # who sets nothing up has its warnings on standard error
+LOG = logging.getLogger(__name__)  # without a logging configuration, its warnings go to standard error
 SILENCE = 60  # seconds without a byte after which a connection counts as broken
 
 
 def pause(name: str, failures: int, error: Exception, begun: bool = True) -> int:
-    """Wait before the next try, longer after each failure in a row; returns how many there were.
+    """Wait before the next try, longer after each consecutive failure. Returns the number of failures.
 
-    begun: whether anything has arrived yet: until then a host that nobody knows is a wrong name, later a network that is down.
-    Raises DataError after one more than WAITS has, and at once where the same request would fail again.
+    begun: whether any data has arrived. Before that, an unknown host is a wrong name; later, it is a network that is down.
+    Raises DataError after len(WAITS) + 1 failures, and at once for an error that would recur.
     """
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     status = getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
     causes = list(_causes(error))
     if unwritable := next((cause for cause in causes if isinstance(cause, OSError) and cause.errno in LOCAL and cause.filename), None):
         why = f"{unwritable.filename}: {unwritable.strerror}"
-        raise DataError(f"{name}: cannot be read ({why}); make room or allow it; for the files of the hub HF_HOME names a folder") from None
+        raise DataError(f"{name}: cannot be read ({why}); make room, or allow it; HF_HOME names the folder for files of the hub") from None
     if any(type(cause).__name__ == "OfflineModeIsEnabled" for cause in causes):
         raise DataError(f"{name}: not read, since HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set; unset it, or give a local copy") from None
     if isinstance(error, ImportError):
@@ -53,10 +53,10 @@ def pause(name: str, failures: int, error: Exception, begun: bool = True) -> int
     unknown = not begun and any(isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME for cause in causes)
     if unknown or any(isinstance(cause, http.client.InvalidURL) for cause in causes) or "no host given" in reason:
         raise DataError(f"{name}: there is no such server ({reason}); check the name, and the network") from None
-    own = (error, getattr(error, "reason", None))
+    causes_to_check = (error, getattr(error, "reason", None))
     refused = isinstance(status, int) and (300 <= status < 500 or status == 501) and status not in (408, 429)  # too slow, too many: again
     bugs = (ValueError, TypeError, AttributeError, LookupError, NotImplementedError, ssl.SSLCertVerificationError, PermissionError)
-    if refused or any(isinstance(cause, bugs) for cause in own):
+    if refused or any(isinstance(cause, bugs) for cause in causes_to_check):
         raise DataError(f"{name}: cannot be read ({reason}); check the name, and whether access is granted") from None
     if failures == len(WAITS):
         raise DataError(
@@ -69,7 +69,7 @@ def pause(name: str, failures: int, error: Exception, begun: bool = True) -> int
 
 
 def _causes(error):
-    """The error, and what it was made from."""
+    """The error and its causes."""
     seen = []
     while isinstance(error, BaseException) and error not in seen:
         seen.append(error)
@@ -79,17 +79,17 @@ def _causes(error):
 
 
 class RemoteFile(io.RawIOBase):
-    """A file behind an http or https URL, from which one can read anywhere.
+    """A seekable file behind an http or https URL.
 
-    A connection that breaks or ends early is made anew from the byte after the last one that came. (The file of `fsspec` counts on a
-    block being whole, and mixes up what follows one that is not.)
-    Reading raises DataError as `pause`, and where the file has changed meanwhile.
+    If a connection breaks or ends early, a new one starts at the byte after the last one received. (The file of `fsspec` assumes complete
+    blocks, and returns wrong data after an incomplete one.)
+    Reading raises DataError as `pause`, and if the file has changed meanwhile.
     """
 
     def __init__(self, url: str):
         self._url = url
-        self._at = 0
-        self._size: int | None = None  # as far as the server has said
+        self._offset = 0
+        self._size: int | None = None  # None until the server has reported it
         self._answer = None
         self._failures = 0  # in a row
 
@@ -100,18 +100,18 @@ class RemoteFile(io.RawIOBase):
         return True
 
     def tell(self):
-        return self._at
+        return self._offset
 
     def seek(self, offset, whence=io.SEEK_SET):
         if whence == io.SEEK_END:
             self._retrying(self._connected)
             if self._size is None:
                 raise DataError(f"{self._url}: the server does not say how large it is, which reading parquet needs; give a local copy")
-        at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        if at != self._at:
+        position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._offset, io.SEEK_END: self._size}[whence]
+        if position != self._offset:
             self._hang_up()
-            self._at = at
-        return at
+            self._offset = position
+        return position
 
     def readinto(self, buffer):
         return self._retrying(lambda: self._read(buffer)) if len(buffer) else 0
@@ -121,30 +121,30 @@ class RemoteFile(io.RawIOBase):
         super().close()
 
     def _read(self, buffer):
-        if self._size is not None and self._at >= self._size:
+        if self._size is not None and self._offset >= self._size:
             return 0
         count = self._connected().readinto(buffer)
-        if not count and self._size is not None and self._at < self._size:
-            raise ConnectionError(f"it ended after {self._at:,} of {self._size:,} bytes")
-        self._at += count
+        if not count and self._size is not None and self._offset < self._size:
+            raise ConnectionError(f"it ended after {self._offset:,} of {self._size:,} bytes")
+        self._offset += count
         return count
 
     def _connected(self):
-        """The server's answer, which is at the byte that comes next."""
+        """The server's response, positioned at the next byte."""
         if self._answer is None:
-            headers = {"Range": f"bytes={self._at}-", "Accept-Encoding": "identity", "User-Agent": "neurogen"}
+            headers = {"Range": f"bytes={self._offset}-", "Accept-Encoding": "identity", "User-Agent": "neurogen"}
             try:
                 answer = urllib.request.urlopen(urllib.request.Request(self._url, headers=headers), timeout=SILENCE)
             except urllib.error.HTTPError as error:
                 if error.code != 416:
                     raise
-                answer = io.BytesIO()  # nothing lies beyond this byte: the file is empty
-                answer.status, answer.headers = 206, {"Content-Range": f"bytes */{self._at}"}
+                answer = io.BytesIO()  # the file is empty
+                answer.status, answer.headers = 206, {"Content-Range": f"bytes */{self._offset}"}
             self._answer = answer
             if answer.status == 206:
-                said = re.search(r"/(\d+)$", answer.headers.get("Content-Range", ""))
-                size = int(said[1]) if said else None
-            else:  # the whole file, from a server that knows no ranges
+                total = re.search(r"/(\d+)$", answer.headers.get("Content-Range", ""))
+                size = int(total[1]) if total else None
+            else:  # a server without range requests sends the whole file
                 size = int(answer.headers["Content-Length"]) if answer.headers.get("Content-Length") else None
                 self._skip(answer)
             if size != (self._size or size):
@@ -153,11 +153,11 @@ class RemoteFile(io.RawIOBase):
         return self._answer
 
     def _skip(self, answer):
-        left = self._at
+        left = self._offset
         while left:
             count = len(answer.read(min(left, 2**20)))
             if not count:
-                raise ConnectionError(f"it ended before byte {self._at:,}")
+                raise ConnectionError(f"it ended before byte {self._offset:,}")
             left -= count
 
     def _retrying(self, step):
@@ -168,7 +168,7 @@ class RemoteFile(io.RawIOBase):
                 return result
             except NeuroGenError:
                 raise
-            except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: what is no URL
+            except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: not a URL
                 self._hang_up()
                 self._failures = pause(self._url, self._failures, error, self._size is not None)
 

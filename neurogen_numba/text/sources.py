@@ -1,7 +1,7 @@
-"""Where text comes from: files here or on a server, a data set of the Hugging Face hub, a pipe -> pieces of documents.
+"""Sources of text: local files, files on a server, data sets of the Hugging Face hub, pipes -> pieces of documents.
 
-A source can be read from the position of any of its pieces on, which JSON can hold. What comes over a network is asked for again where
-the connection breaks, from the piece after the last one that arrived, so that none is lost and none comes twice.
+A source can be read from the position of any of its pieces; positions are JSON-able. If a network connection breaks, reading resumes after
+the last piece received, so that no piece is lost or repeated.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ LINES = (".jsonl", ".ndjson", ".json")  # one JSON object per line
 TOKENS = ".bin"
 PARQUET = (".parquet",)
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
-SUFFIXES = (*TEXT, ".jsonl", ".ndjson", *PARQUET)  # of what is taken from a folder, compressed or not
-PIECE = 2**20  # bytes of a text file that are read at once
-ROWS = 256  # of a parquet file that are read at once
-ENCODED_ONCE = 100_000_000  # bytes of text files that are turned into tokens before training; larger ones are streamed
-LONGEST = 200  # characters of the name of a data set: the hub has none of more than 193
-WITHOUT_FIELD = 100  # JSON lines in a row that may lack the text, at the beginning of a file
-FORMATS = {  # how files begin that are no UTF-8 text: what they are, and what to do
+SUFFIXES = (*TEXT, ".jsonl", ".ndjson", *PARQUET)  # of the files that a folder contributes, compressed or not
+PIECE = 2**20  # bytes per read of a text file
+ROWS = 256  # rows per read of a parquet file
+ENCODED_ONCE = 100_000_000  # bytes of text files up to which they are tokenized before training; larger ones are streamed
+LONGEST = 200  # characters of the name of a data set; the hub allows at most 193
+WITHOUT_FIELD = 100  # JSON lines without the text field, at the beginning of a file, after which reading fails
+FORMATS = {  # first bytes of files that are not UTF-8 text -> (what they are, what to do)
     b"\xff\xfe\0\0": ("UTF-32 text", "convert it: iconv -f UTF-32 -t UTF-8"),
     b"\xff\xfe": ("UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8"),
     b"\xfe\xff": ("UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8"),
@@ -58,9 +58,9 @@ FORMATS = {  # how files begin that are no UTF-8 text: what they are, and what t
 
 
 class Piece(NamedTuple):
-    """text: of a document, or of a part of one; ends: whether the document ends with it; after: the position behind it, JSON-able.
+    """text: a document, or a part of one; ends: whether the document ends with it; after: the position after it, JSON-able.
 
-    where: the file, and the place in it, that `line` is counted from, for messages.
+    where, line: for messages: the file, with the position in it from which lines are counted, and the number of the first line.
     """
 
     text: str
@@ -70,15 +70,15 @@ class Piece(NamedTuple):
     line: int = 1
 
     def part(self, first: int, last: int | None = None) -> Piece:
-        """The characters `first` to `last` of it."""
+        """The part with the characters `first` to `last`."""
         line = self.line + self.text.count("\n", 0, first)
         return self._replace(text=self.text[first:last], line=line)
 
 
 class Source(ABC):
-    """name: for messages; single: whether it is one document, which nothing has to end.
+    """name: for messages; single: whether it is one document, without an end of text.
 
-    size: bytes of its files, where all are here and can be read as often as one likes, else None; plain: whether they are text only.
+    size: bytes of its files, if all are local and can be read repeatedly, else None; plain: whether all are text files.
     """
 
     name: str
@@ -88,20 +88,20 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, position: dict | None = None) -> Iterator[Piece]:
-        """Its pieces in order, from the first or from a position on; blank documents are left out.
+        """Its pieces in order, from the first or from a position on; blank documents are skipped.
 
-        Raises DataError for what cannot be read, or is no text.
+        Raises DataError if it cannot be read, or is not text.
         """
 
     def identity(self) -> dict:
-        """What tells a changed source from the one that a position was saved for, JSON-able."""
+        """Values that change when the source changes, JSON-able; saved with a position."""
         return {"source": self.name}
 
 
 def open_source(data: str, field: str) -> Source:
     """The source that `data` names: a file, folder, glob or URL, "hf:NAME[:CONFIG][@SPLIT]", a pipe, or "-" for standard input.
 
-    field: the name of the text in JSON lines, parquet and on the hub. Raises DataError where there is nothing of that name.
+    field: the name of the text in JSON lines, parquet and on the hub. Raises DataError if it does not exist.
     """
     if data.startswith("hf:"):
         return Hub(data, field)
@@ -109,7 +109,7 @@ def open_source(data: str, field: str) -> Source:
 
 
 def absolute(data: str) -> str:
-    """The same source, for a process in another folder. Raises ValueError for what is no path."""
+    """The same source, named by an absolute path. Raises ValueError for an invalid path."""
     if "\0" in data:
         raise ValueError("a NUL character in it")
     if data.startswith("hf:"):
@@ -118,25 +118,25 @@ def absolute(data: str) -> str:
     if data in ("", "-") or _remote(data):
         return data
     if os.path.isfile(data) and data.startswith(("/dev/", "/proc/")):
-        return os.path.realpath(data)  # /dev/stdin, where that is a file, is another one later
+        return os.path.realpath(data)  # /dev/stdin may be another file later
     return str(Path(data).absolute())
 
 
 def is_token_file(data: str) -> bool:
-    """Whether it names a token file: see tokenfile.py."""
+    """Whether `data` names a token file (tokenfile.py)."""
     return data.lower().endswith(TOKENS) and not data.startswith("hf:") and not _remote(data) and not os.path.isdir(data)
 
 
 def is_pipe(data: str) -> bool:
-    """Whether it can be read once: standard input, or a pipe or a device by its name, such as /dev/stdin."""
+    """Whether `data` can be read only once: standard input, a named pipe or a device, for example /dev/stdin."""
     return data == "-" or (os.path.exists(data) and not os.path.isfile(data) and not os.path.isdir(data))
 
 
 def find(data: str) -> list[str]:
-    """The files that a path, a folder, a glob or a URL stands for; those of a folder and of a glob sorted by path, each once.
+    """The files of a path, a folder, a glob or a URL; those of a folder and of a glob sorted by path, each once.
 
-    Hidden files and folders are left out of a folder, and so is what a run has written. Links are followed.
-    Raises DataError if there are none, or what is in a folder cannot be read.
+    In a folder, hidden files and folders and the folders of runs are skipped. Links are followed.
+    Raises DataError if there are none, or if a folder cannot be read.
     """
     if _remote(data):
         return [data]
@@ -163,7 +163,7 @@ def _in_folder(folder):
 
 
 def _in_pattern(data):
-    """The files that a glob matches. Folders that are there by the very names in it stand for themselves, brackets and all."""
+    """The files that a glob matches. If a leading folder of the pattern exists literally, brackets included, it is taken literally."""
     pattern, fixed = list(Path(data).parts), ""
     while len(pattern) > 1 and os.path.lexists(os.path.join(fixed, pattern[0])):
         fixed = os.path.join(fixed, pattern.pop(0))
@@ -172,12 +172,12 @@ def _in_pattern(data):
     def names(path):
         return Path(path).relative_to(folder).parts
 
-    found = (file for file in _walk(folder, lambda place: _matches(names(place), pattern, begins=True)) if _matches(names(file), pattern))
+    found = (file for file in _walk(folder, lambda path: _matches(names(path), pattern, begins=True)) if _matches(names(file), pattern))
     return [file if fixed else file[2:] for file in _each_once(found)]
 
 
 def _matches(names, pattern, begins=False):
-    """Whether the names of a path match a glob; begins: or those of a path into it would."""
+    """Whether the parts of a path match a glob. begins: whether a path below it could match."""
     if not names or not pattern:
         return not names and (begins or not pattern)
     if pattern[0] == "**":
@@ -185,38 +185,38 @@ def _matches(names, pattern, begins=False):
     return fnmatch.fnmatch(names[0], pattern[0]) and _matches(names[1:], pattern[1:], begins)
 
 
-def _walk(folder, wanted=lambda place: True):
-    """The files in a folder and in those folders in it that are wanted, hidden ones and runs left out; each folder once.
+def _walk(folder, selected=lambda path: True):
+    """The files in a folder and, recursively, in the selected folders; hidden ones and runs are skipped, and each folder is visited once.
 
-    (`glob` follows links in circles.) Raises DataError for what cannot be read.
+    (`glob` would follow circular links.) Raises DataError for a folder that cannot be read.
     """
 
     def refuse(error):
         raise DataError(f"{error.filename}: cannot be read ({error.strerror}); allow it, or move it out of {folder}")
 
     seen = {os.path.realpath(folder)}
-    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        inside = [os.path.join(place, name) for name in folders if not name.startswith(".")]
+    for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        inside = [os.path.join(parent, name) for name in folders if not name.startswith(".")]
         folders.clear()
         for path in sorted(inside, key=lambda path: (os.path.islink(path), path)):
-            if wanted(path) and (real := os.path.realpath(path)) not in seen and not run_folder.is_run(path):
+            if selected(path) and (real := os.path.realpath(path)) not in seen and not run_folder.is_run(path):
                 seen.add(real)
                 folders.append(os.path.basename(path))
-        for path in (os.path.join(place, name) for name in files if not name.startswith(".")):
+        for path in (os.path.join(parent, name) for name in files if not name.startswith(".")):
             if os.path.isfile(path):
                 yield path
             elif os.path.islink(path) and _stem(path.lower()).endswith(SUFFIXES) and not os.path.exists(path):
-                raise DataError(f"{path}: a link that leads nowhere; mend it, or remove it")
+                raise DataError(f"{path}: a broken link; fix it, or remove it")
 
 
 def _each_once(files):
-    """The files without those that are links to others of them."""
+    """The files, without links to other files of the list."""
     real = {os.path.realpath(file): file for file in sorted(files, key=lambda file: (file == os.path.realpath(file), -len(file), file))}
     return list(real.values())
 
 
 def encoded_once(data: str) -> bool:
-    """Whether it is plain text, and little enough to be turned into tokens before training begins."""
+    """Whether it is plain text and small enough to be tokenized before training."""
     if data.startswith("hf:") or _remote(data):
         return False
     if is_pipe(data):
@@ -226,18 +226,18 @@ def encoded_once(data: str) -> bool:
 
 
 def nothing_in(data: str, size: int | None) -> DataError:
-    """What to say of text files without text, which have `size` bytes together."""
+    """The error for text files without text, which have `size` bytes together."""
     why = "has only white space" if size else "is empty"
     if data == "-":
         return DataError(f"-: standard input {why}; give the text again: neurogen ... < FILE")
-    what = "every text file in the folder" if os.path.isdir(data) else "the file" if os.path.exists(data) else "what is there"
+    what = "every text file in the folder" if os.path.isdir(data) else "the file" if os.path.exists(data) else "it"
     return DataError(f"{data}: {what} {why}; give one with text in it")
 
 
 class Files(Source):
     """Text, JSON lines and parquet, in the order of the list; text files of any length, in pieces that end with a line.
 
-    A position is the number of a file and a place in it: the byte where the next piece begins, in a parquet file the row.
+    A position is the number of a file and an offset: the byte where the next piece begins, or the row in a parquet file.
     """
 
     def __init__(self, files: list[str], field: str):
@@ -247,18 +247,18 @@ class Files(Source):
         self.size, self.plain = None if any(map(_remote, files)) else _size(files), _plain(files)
 
     def read(self, position=None):
-        first, at = (position["file"], position["at"]) if position else (0, 0)
+        first, offset = (position["file"], position["at"]) if position else (0, 0)
         for number in range(first, len(self.files)):
             path = self.files[number]
             try:
-                for text, ends, behind, *place in _kind(path)(path, at if number == first else 0, self._field):
-                    yield Piece(text, ends, {"file": number, "at": behind}, *place)
+                for text, ends, behind, *location in _kind(path)(path, offset if number == first else 0, self._field):
+                    yield Piece(text, ends, {"file": number, "at": behind}, *location)
             except NeuroGenError:
                 raise
             except FileNotFoundError:
                 what = "only http://, https:// and hf: are read; fetch it, and name the file" if "://" in str(path) else None
                 raise MissingText(f"{path}: {what or 'no such file or folder; check the path'}") from None
-            except Exception as error:  # of file systems and decoders: each has its own
+            except Exception as error:  # file systems and decoders have their own exceptions
                 reason = getattr(error, "strerror", None) or " ".join(f"{type(error).__name__}: {error}".split())
                 raise DataError(f"{path}: cannot be read ({reason}); check that it is whole and its permissions, or give another") from None
 
@@ -271,9 +271,9 @@ class Files(Source):
 
 
 class Hub(Source):
-    """A data set of the Hugging Face hub, or a folder in the form of one, streamed by `datasets`: "hf:NAME[:CONFIG][@SPLIT]".
+    """A data set of the Hugging Face hub, or a local folder in its form, streamed by `datasets`: "hf:NAME[:CONFIG][@SPLIT]".
 
-    A position is what `datasets` says of its own.
+    A position is the state of `datasets`.
     """
 
     def __init__(self, data: str, field: str):
@@ -282,13 +282,13 @@ class Hub(Source):
         self._repository, _, config = rest.partition(":")
         self._config, self._split = config or None, split or "train"
         if not self._repository:
-            raise DataError(f"{data}: hf:NAME[:CONFIG][@SPLIT] is wanted, such as hf:cerebras/SlimPajama-627B")
+            raise DataError(f"{data}: not of the form hf:NAME[:CONFIG][@SPLIT], for example hf:cerebras/SlimPajama-627B")
         self._local = os.path.exists(self._repository)
         if len(self._repository) > LONGEST and not self._local:
             raise MissingText(f"hf:{self._repository[:LONGEST]}...: no data set has so long a name; check the name")
         if os.path.isfile(self._repository) or (not self._local and self._repository.startswith((".", "/", "~"))):
-            what = "is a file here" if self._local else "there is no such folder"
-            raise MissingText(f"{data}: {what}; hf: is for data sets of the hub, and a file or folder is named without it")
+            what = "is a local file" if self._local else "there is no such folder"
+            raise MissingText(f"{data}: {what}; hf: is for data sets of the hub; name a file or folder without it")
 
     def read(self, position=None):
         failures = 0
@@ -300,7 +300,7 @@ class Hub(Source):
                 return
             except NeuroGenError:
                 raise
-            except Exception as error:  # of sockets, file systems and decoders: each has its own
+            except Exception as error:  # sockets, file systems and decoders have their own exceptions
                 try:
                     failures = pause(self.name, failures, error)
                 except DataError as refused:
@@ -312,11 +312,11 @@ class Hub(Source):
         import datasets
         import huggingface_hub
 
-        huggingface_hub.logging.set_verbosity_error()  # what they have to say would break into the live view
+        huggingface_hub.logging.set_verbosity_error()  # its messages would disturb the live view
         datasets.disable_progress_bars()
         datasets.logging.set_verbosity_error()
         for patience in ("STREAMING_READ_MAX_RETRIES", "STREAMING_OPEN_MAX_RETRIES"):
-            setattr(datasets.config, patience, 1)  # `pause` says when to give up: 20 tries for each of its own would take hours
+            setattr(datasets.config, patience, 1)  # `pause` limits the tries; 20 tries of `datasets` for each of them would take hours
         stream = datasets.load_dataset(self._repository, self._config, split=self._split, streaming=True)
         if stream.column_names:
             _check_field(self._field, stream.column_names, self.name)
@@ -341,19 +341,19 @@ class Pipe(Source):
     def read(self, position=None):
         try:
             with self.opened() as file:
-                for number, (text, ends, at, *place) in enumerate(_pieces(file, 0, self.name)):
+                for number, (text, ends, offset, *location) in enumerate(_pieces(file, 0, self.name)):
                     if number == 0 and _is_object(text.partition("\n")[0]):
                         LOG.warning(
-                            "%s looks like JSON lines, and is read as one text, braces and all; for its documents name a .jsonl file",
+                            "%s looks like JSON lines, and is read as one text with its braces; to read its documents, name a .jsonl file",
                             self.name,
                         )
-                    yield Piece(text, ends, {"at": at}, *place)
+                    yield Piece(text, ends, {"at": offset}, *location)
         except OSError as error:
             raise DataError(f"{self.name}: cannot be read ({error.strerror}); give a file, or pipe the text in") from None
 
     @contextlib.contextmanager
     def opened(self):
-        """The pipe as a binary file. Raises DataError where somebody would have to type the text, OSError where it cannot be opened."""
+        """The pipe as a binary file. Raises DataError if it is a terminal, OSError if it cannot be opened."""
         if self._path == "-" and (sys.stdin is None or sys.stdin.closed):
             raise DataError(f"{self.name} is closed; pipe the text in: neurogen ... < FILE")
         with contextlib.nullcontext(sys.stdin.buffer) if self._path == "-" else open(self._path, "rb") as file:
@@ -363,7 +363,7 @@ class Pipe(Source):
 
 
 class Spooled(Source):
-    """What a pipe had to say, kept in a temporary file for as long as this lives, to be read again from anywhere."""
+    """The content of a pipe in a temporary file, which exists as long as this object, so that it can be read again from any position."""
 
     single = plain = True
 
@@ -377,38 +377,38 @@ class Spooled(Source):
                     self._file.write(block)
             self.size = self._file.tell()
         except OSError as error:
-            raise DataError(f"{self.name}: cannot be read and kept ({error.strerror}); make room, or write it to a file first") from None
+            raise DataError(f"{self.name}: cannot be read and stored ({error.strerror}); make room, or write it to a file first") from None
         self._hash = hashed.hexdigest()
 
     def read(self, position=None):
-        at = position["at"] if position else 0
-        self._file.seek(at)
-        for text, ends, behind, *place in _pieces(self._file, at, self.name):
-            yield Piece(text, ends, {"at": behind}, *place)
+        offset = position["at"] if position else 0
+        self._file.seek(offset)
+        for text, ends, behind, *location in _pieces(self._file, offset, self.name):
+            yield Piece(text, ends, {"at": behind}, *location)
 
     def fingerprint(self):
         return self._hash
 
 
-# How each kind of file is read: (path, where in it, name of the text) -> (text, whether a document ends, where the next one begins, where
-# its lines are counted from, number of the first)
+# A reader per kind of file: (path, offset, name of the text field) -> (text, whether a document ends, offset of the next one, where its
+# lines are counted from, number of the first line)
 
 
-def _text(path, at, field):
-    with _opened(path, at) as file:
-        yield from _pieces(file, at, path)
+def _text(path, offset, field):
+    with _opened(path, offset) as file:
+        yield from _pieces(file, offset, path)
 
 
-def _pieces(file, at, name):
-    """A text in pieces of PIECE bytes and the rest of a line, or of PIECE bytes where a line has no end."""
-    first, block = at == 0, _block(file)
-    where, line = name if first else f"{name} from byte {at:,} on", 1
+def _pieces(file, offset, name):
+    """A text in pieces of PIECE bytes, extended to the end of a line if there is one."""
+    first, block = offset == 0, _block(file)
+    where, line = name if first else f"{name} from byte {offset:,} on", 1
     while block:
-        behind, following = at + len(block), _block(file)
-        text = _decoded(block, name, at)
+        behind, following = offset + len(block), _block(file)
+        text = _decoded(block, name, offset)
         if text.strip() or following or not first:
             yield text, not following, behind, where, line
-        first, at, block, line = False, behind, following, line + text.count("\n")
+        first, offset, block, line = False, behind, following, line + text.count("\n")
 
 
 def _block(file):
@@ -416,35 +416,35 @@ def _block(file):
     if len(block) == PIECE:
         block += file.readline(PIECE)
         while not block.endswith(b"\n") and (byte := file.peek(1)[:1]) and (byte == b"\n" or byte[0] & 0xC0 == 0x80):
-            block += file.read(1)  # no character is cut, nor a Windows line end
+            block += file.read(1)  # so that neither a character nor a Windows line end is split
     return block
 
 
-def _json_lines(path, at, field):
-    number, rows, without, counted = 0, 0, 0, at == 0
-    with _opened(path, at) as file:
+def _json_lines(path, offset, field):
+    number, rows, without, counted = 0, 0, 0, offset == 0
+    with _opened(path, offset) as file:
         for line in file:
             number += 1
-            place, at = f"line {number:,}" if counted else f"the line at byte {at:,}", at + len(line)
+            location, offset = f"line {number:,}" if counted else f"the line at byte {offset:,}", offset + len(line)
             if not line.strip():
                 continue
-            row = _json_object(line, path, place, number == 1 and counted)
+            row = _json_object(line, path, location, number == 1 and counted)
             if field not in row:
                 if counted and not rows and without == WITHOUT_FIELD:
                     _check_field(field, row, path)
-                _tell_left_out(path, place, f"no field {field!r}", field)
+                _tell_left_out(path, location, f"no field {field!r}", field)
                 without, lacking = without + 1, row
                 continue
             rows += 1
-            if (text := _text_of(row[field], path, place, field)) is not None:
-                yield text, True, at, f"{path}: {place}"
+            if (text := _text_of(row[field], path, location, field)) is not None:
+                yield text, True, offset, f"{path}: {location}"
     if counted and without and not rows:
         _check_field(field, lacking, path)
 
 
-def _json_object(line, path, place, first):
-    """The object in a line; first: whether that is the first of the file."""
-    wrong = "is no JSON object; one on each line is wanted, and the file must be whole"
+def _json_object(line, path, location, first):
+    """The object in a line; first: whether it is the first line of the file."""
+    wrong = "is not a JSON object; every line must be one, and the file must be whole"
     try:
         if isinstance(row := json.loads(line.removeprefix(codecs.BOM_UTF8).decode(errors="surrogatepass")), dict):
             return row
@@ -452,23 +452,23 @@ def _json_object(line, path, place, first):
         pass
     except UnicodeDecodeError as error:
         wrong = f"has the byte {error.object[error.start]:#04x}, which is no UTF-8; convert the file to UTF-8"
-    except ValueError:  # Python limits how long reading one number takes
+    except ValueError:  # Python limits the digits of an integer
         wrong = f"has an integer of more than {sys.get_int_max_str_digits():,} digits, too long to read; shorten it, or put it in quotes"
     except RecursionError:
         wrong = "has brackets that are nested too deep to read; flatten them, or take the line out"
     if first and (known := _format(line)):
         raise DataError(f"{path}: {known[0]}, no JSON lines; {known[1]}")
-    raise DataError(f"{path}: {place} {wrong}")
+    raise DataError(f"{path}: {location} {wrong}")
 
 
-_told: set[tuple[str, str]] = set()  # files of which it was said that rows are left out, and the field that these lack
+_reported: set[tuple[str, str]] = set()  # (file, missing field) of warnings about skipped rows
 
 
-def _tell_left_out(where, place, what, field):
-    """Say once for each file that rows are left out: it may be read many times, from another position each."""
-    if (where, field) not in _told:
-        _told.add((where, field))
-        LOG.warning("%s: %s has %s, and is left out, as all rows without text; --text-field names another field", where, place, what)
+def _tell_left_out(where, location, what, field):
+    """Warn once per file that rows are skipped; a file may be read many times."""
+    if (where, field) not in _reported:
+        _reported.add((where, field))
+        LOG.warning("%s: %s has %s, and is skipped, as all rows without text; --text-field names another field", where, location, what)
 
 
 def _is_object(line):
@@ -479,26 +479,26 @@ def _is_object(line):
         return False
 
 
-def _parquet(path, at, field):
+def _parquet(path, offset, field):
     import pyarrow.parquet
 
     with _opened(path) as file:
         table = pyarrow.parquet.ParquetFile(file)
         _check_field(field, table.schema_arrow.names, path)
-        group = row = 0  # the group of rows that the position lies in, and its first row
-        while group < table.num_row_groups and row + table.metadata.row_group(group).num_rows <= at:
+        group = row = 0  # the group of rows that contains the position, and its first row
+        while group < table.num_row_groups and row + table.metadata.row_group(group).num_rows <= offset:
             row += table.metadata.row_group(group).num_rows
             group += 1
         for batch in table.iter_batches(ROWS, row_groups=list(range(group, table.num_row_groups)), columns=[field]):
             for value in batch.column(0).to_pylist():
                 row += 1
-                if row > at and (text := _text_of(value, path, f"row {row:,}", field)) is not None:
+                if row > offset and (text := _text_of(value, path, f"row {row:,}", field)) is not None:
                     yield text, True, row, f"{path}: row {row:,}"
 
 
-def _opened(path, at=0):
-    """A file, or what a compressed one holds, from its byte `at` on."""
-    file = io.BufferedReader(RemoteFile(path), PIECE) if _remote(path) else open(path, "rb")  # noqa: SIM115  closed by who asked for it
+def _opened(path, offset=0):
+    """A file, decompressed if necessary, from byte `offset` on."""
+    file = io.BufferedReader(RemoteFile(path), PIECE) if _remote(path) else open(path, "rb")  # noqa: SIM115  closed by the caller
     name = _name(path)
     if name.endswith(".gz"):
         file = io.BufferedReader(gzip.GzipFile(fileobj=file), PIECE)
@@ -512,7 +512,7 @@ def _opened(path, at=0):
         file = io.BufferedReader(bz2.BZ2File(file), PIECE)
     elif name.endswith(".xz"):
         file = io.BufferedReader(lzma.LZMAFile(file), PIECE)  # noqa: SIM115
-    file.seek(at)
+    file.seek(offset)
     return file
 
 
@@ -549,32 +549,32 @@ def _check_field(field, names, where):
         )
 
 
-def _text_of(value, where, place, field):
-    """The text of a field; None for an empty one, and for null, which is told."""
+def _text_of(value, where, location, field):
+    """The text of a field; None if it is empty, or null, which is reported."""
     if value is None:
-        _tell_left_out(where, place, f"null in the field {field!r}", field)
+        _tell_left_out(where, location, f"null in the field {field!r}", field)
         return None
     if not isinstance(value, str):
-        raise DataError(f"{where}: {place} has {type(value).__name__} where text is wanted; name another field by --text-field")
+        raise DataError(f"{where}: {location} has {type(value).__name__} instead of text; name another field with --text-field")
     return value.encode(errors="replace").decode() if value.strip() else None  # half a surrogate pair becomes "?"
 
 
-def _decoded(content: bytes, name, at: int = 0) -> str:
-    """Bytes of a text from its byte `at` on, as text."""
+def _decoded(content: bytes, name, offset: int = 0) -> str:
+    """Decode the bytes of a text that begin at byte `offset`."""
     try:
         if (zero := content.find(0)) < 0:
             text = content.decode()
-            return (text if at else text.removeprefix("\ufeff")).replace("\r\n", "\n")
-        wrong = f"a text file, byte {at + zero} is NUL; give a UTF-8 text file"
+            return (text if offset else text.removeprefix("\ufeff")).replace("\r\n", "\n")
+        wrong = f"a text file, byte {offset + zero} is NUL; give a UTF-8 text file"
     except UnicodeDecodeError as error:
-        wrong = f"UTF-8 text, byte {at + error.start} is {content[error.start]:#04x}; convert the file to UTF-8"
-    if not at and (known := _format(content)):
+        wrong = f"UTF-8 text, byte {offset + error.start} is {content[error.start]:#04x}; convert the file to UTF-8"
+    if not offset and (known := _format(content)):
         raise DataError(f"{name}: {known[0]}, not UTF-8 text; {known[1]}")
     raise DataError(f"{name}: not {wrong}")
 
 
 def _format(content: bytes) -> tuple[str, str] | None:
-    """What a file that begins with this is, and what to do with it, where that can be told."""
+    """(format, advice) for a file that begins with these bytes; None if the format is unknown."""
     if content[257:262] == b"ustar":
         return "a tar archive", "unpack it, and give the text in it"
-    return next((told for magic, told in FORMATS.items() if content.startswith(magic)), None)
+    return next((kind for magic, kind in FORMATS.items() if content.startswith(magic)), None)

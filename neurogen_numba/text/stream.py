@@ -1,4 +1,4 @@
-"""Text of any length -> segments, tokenized as it comes: large files, parquet, JSON lines, data sets of the hub."""
+"""Text of any length -> segments, tokenized while it is read: large files, parquet, JSON lines, data sets of the hub."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .encoding import encoded, measured
 from .sources import Piece, Source, open_source
 from .tokenizer import SAMPLE, Tokenizer, build
 
-HELD_OUT_BYTES = 200_000  # of text that are held out, where the source has many times as much
+HELD_OUT_BYTES = 200_000  # of held-out text, at most
 
 
 class StreamCorpus:
-    """A source that is read while it is trained on, by chunks of `text.chunk_tokens`, and from its beginning again where it ends.
+    """A source that is read during training, in chunks of `text.chunk_tokens`, and repeated from its beginning after its end.
 
-    Its beginning is held out and never trained on: `text.validation` of it, up to HELD_OUT_BYTES. A SentencePiece tokenizer is trained on
-    the documents after it, as many as it can use.
+    Its beginning is held out and never trained on: the fraction `text.validation`, up to HELD_OUT_BYTES. A SentencePiece tokenizer is
+    trained on the documents after it, as many as it can use.
     Raises DataError if the text cannot be used, ConfigError if the tokenizer cannot.
     """
 
@@ -37,31 +37,32 @@ class StreamCorpus:
         ends = not self._source.single
         self._held_out = [measured(self.tokenizer, piece, ends) for piece in held_out]
         self._held_bytes = _bytes(held_out)
-        self._kept_bytes = _bytes(ahead) if ended else None
+        self._training_bytes = _bytes(ahead) if ended else None
 
     @property
     def shares(self) -> str:
-        """How much is trained on and how much held out, in a sentence."""
-        kept = "what follows" if self._kept_bytes is None else f"{counted(self._kept_bytes, 'byte')} of text"
-        return f"{kept} to train on, {self._held_bytes:,}{' bytes of text' if self._kept_bytes is None else ''} held out"
+        """The sizes of the training and the held-out part, in a sentence."""
+        training = "the rest" if self._training_bytes is None else f"{counted(self._training_bytes, 'byte')} of text"
+        return f"{training} to train on, {self._held_bytes:,}{' bytes of text' if self._training_bytes is None else ''} held out"
 
     def batches(self, position: dict | None = None) -> StreamBatches:
-        """The training part, endlessly, from its start or from a saved position. Raises CheckpointError if that is of another source."""
+        """The training part, repeated without end, from its start or from a saved position. Raises CheckpointError if that is of another
+        source."""
         identity = {"held_out": self._held_bytes}
         return StreamBatches(self._source, self._start, self.tokenizer, self._text, self._training, position, self._end, identity)
 
     def validation(self, tokens_wanted: int | None = None) -> Validation:
         """The first `tokens_wanted` held-out targets (at least a segment), or 50,000. Raises DataError if there are too few."""
-        wanted = HELD_OUT_TOKENS if tokens_wanted is None else tokens_wanted
-        return held_out_part(self._source.name, self._held_out, self._training, wanted)
+        limit = HELD_OUT_TOKENS if tokens_wanted is None else tokens_wanted
+        return held_out_part(self._source.name, self._held_out, self._training, limit)
 
 
 class StreamBatches(Batches):
-    """B streams of documents: whichever comes to the end of its own takes the next.
+    """B streams of documents. A stream that reaches the end of its document takes the next one.
 
-    Documents come in chunks of at least `text.chunk_tokens` tokens, each chunk in an order drawn with the seed; numbers count them as they
-    come. A position names the oldest chunk that is still read from, and the documents of every stream by their numbers: to go on, the
-    source is read from that chunk on. identity: what else must be as it was when the position was saved.
+    Documents arrive in chunks of at least `text.chunk_tokens` tokens, each shuffled with the seed, and are numbered in that order. A
+    position contains the oldest chunk in use and the numbers of the documents of every stream; resuming reads the source from that chunk
+    on. identity: further values that must match those of the saved position.
     Raises CheckpointError if a position is of another source or other settings.
     """
 
@@ -84,8 +85,10 @@ class StreamBatches(Batches):
         if position is None:
             position = {"after": start, "first": 0, "next": 0, "streams": [[[], 0]] * training.batch}
         else:
-            check_position((identity or {}) | position, self._identity)  # an older one held out more, and does not say how much
-        self._chunks = deque([(position["first"], position["after"])])  # in use: number of the first document, place before it
+            check_position(
+                (identity or {}) | position, self._identity
+            )  # positions of older versions held out more, and do not record how much
+        self._chunks = deque([(position["first"], position["after"])])  # chunks in use: (number of the first document, position before it)
         self._next = position["first"]  # number of the next document
         self._documents = self._read(position["after"], position["first"])
         self._resume(position["next"], position["streams"])
@@ -126,7 +129,7 @@ class StreamBatches(Batches):
             self._chunks.popleft()
 
     def _take(self):
-        """The next document: its number and its ids."""
+        """(number, ids) of the next document."""
         number, ids = next(self._documents)
         self._next = number + 1
         return number, ids
@@ -145,7 +148,7 @@ class StreamBatches(Batches):
                 chunk, tokens, after = [], 0, piece.after
 
     def _pieces(self, after):
-        """The pieces behind a position; behind the last one comes the first, and the last one says so."""
+        """The pieces after a position, repeated without end; the last piece of the source is marked."""
         while True:
             last = None
             for piece in _behind(self._source, after):
@@ -153,20 +156,20 @@ class StreamBatches(Batches):
                     yield last
                 last = piece
             if last is None:
-                raise DataError(f"{self._source.name}: there is no text any more behind {after}; put it back, then go on with --resume")
+                raise DataError(f"{self._source.name}: there is no more text after {after}; restore it, then continue with --resume")
             yield last._replace(after=self._start)
             after = self._start
 
 
 def tokenizer_for(text: Text, source: Source, pieces: Iterator[Piece], share: float) -> tuple[Tokenizer, Iterator[Piece]]:
-    """The tokenizer that `text` asks for, and the pieces once more, those included that it was trained on.
+    """The tokenizer for `text`, and all pieces again, including those on which it was trained.
 
-    share: of these it sees the first part only, where the source ends with them.
-    Raises ConfigError for characters or words as tokens where it would take another way through the source, else as `tokenizer.build`.
+    share: if the source ends with these pieces, the tokenizer is trained on this fraction of them only.
+    Raises ConfigError for a char or word tokenizer that would need a separate pass through the source, else as `tokenizer.build`.
     """
     if text.tokenizer in ("char", "word"):
         if source.size is None:
-            raise ConfigError(f"--tokenizer {text.tokenizer}: all of {source.name} would have to be known; use sentencepiece or byte")
+            raise ConfigError(f"--tokenizer {text.tokenizer}: it would need a pass through all of {source.name}; use sentencepiece or byte")
         everything = watched(source.read(), f"reading {source.name} for its {text.tokenizer}s", source.size if source.plain else None)
         return build(text.tokenizer, (piece.text for piece in everything), text.vocabulary, not source.single), pieces
     sample, size = [], 0
@@ -182,7 +185,7 @@ def tokenizer_for(text: Text, source: Source, pieces: Iterator[Piece], share: fl
 
 
 def _hold_out(source, pieces, share):
-    """(held-out pieces, those read beyond them, position where the latter begin, whether these are all); one piece may be cut in two."""
+    """(held-out pieces, further pieces read, position where the latter begin, whether the source ends with them). A piece may be split."""
     ahead, size, ended = [], 0, True
     for piece in pieces:
         ahead.append(piece)

@@ -1,8 +1,8 @@
 """Text <-> token ids: SentencePiece, single characters, UTF-8 bytes, or words.
 
-Every tokenizer is a table of pieces: `pieces[id]` are the UTF-8 bytes that a token stands for, so that decoding is joining them.
-With the tokenizers built here, but for "word", `decode(encode(text)) == text`, exactly: spaces, tabs, newlines and, but for "char",
-characters never seen in training included. A SentencePiece model from elsewhere keeps its own normalisation, which may lose some of that.
+A tokenizer is a table of pieces: `pieces[id]` are the UTF-8 bytes of a token, and decoding concatenates them. For the tokenizers built
+here, except "word", `decode(encode(text)) == text` exactly. This includes spaces, tabs, newlines and, except for "char", characters that
+were not in the training text. A SentencePiece model from another source has its own normalisation, which may lose some of these.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from ..config import did_you_mean
 from ..errors import CheckpointError, ConfigError, DataError
 
 KINDS = ("sentencepiece", "char", "byte", "word")
-SAMPLE = 5_000_000  # characters that a SentencePiece model is trained on, at most
-WINDOWS = 100  # evenly spaced stretches that such a sample is made of
+SAMPLE = 5_000_000  # characters on which a SentencePiece model is trained, at most
+WINDOWS = 100  # evenly spaced excerpts that make up such a sample
 LINE = 4000  # bytes; SentencePiece silently skips training lines longer than 4192
-UNKNOWN = "<unk>"  # the word that stands for all that are not known
+UNKNOWN = "<unk>"  # replaces every unknown word
 FEWEST = 259  # tokens of a SentencePiece model: 256 bytes, the unknown, the end of text and one piece
-SPACE = "▁"  # U+2581, what SentencePiece writes for a space
+SPACE = "▁"  # U+2581, SentencePiece's symbol for a space
 
 
 class UnknownCharacter(ConfigError):
-    """A character of a text that has no token; at: its index."""
+    """A character of a text that has no token; index: its position."""
 
-    def __init__(self, text: str, at: int):
-        super().__init__(f"character {at} of the text, {text[at]!r}, does not occur in the training text; leave it out")
-        self.at = at
+    def __init__(self, text: str, index: int):
+        super().__init__(f"character {index} of the text, {text[index]!r}, does not occur in the training text; leave it out")
+        self.index = index
 
 
 class Tokenizer(ABC):
-    """A table of pieces and a way to cut text into them.
+    """A table of pieces and a method that splits text into them.
 
-    One of your own is a subclass with a `kind` of its own, `encode`, and, if it has settings, `settings` and `from_settings`. It is saved
-    with every checkpoint as plain JSON; loading finds the class by its kind, so it must have been defined before.
+    To write your own, subclass it with a new `kind`, `encode`, and, if it has settings, `settings` and `from_settings`. Checkpoints save it
+    as plain JSON. Loading finds the class by its kind, so the class must be defined before.
 
-    kind: sentencepiece, char, byte, word, or that of a class of your own.
+    kind: sentencepiece, char, byte, word, or the kind of your own class.
     vocabulary: number of tokens.
-    end_of_text: the id that ends a document and decodes to "", or None where nothing separates documents.
+    end_of_text: the id that ends a document and decodes to ""; None without one.
     byte_lengths: UTF-8 bytes of each piece [vocabulary] int32.
-    unknown: the id of every word that is not known, or None where tokens are not words.
+    unknown: the id of all unknown words; None if tokens are not words.
     """
 
     kind: str
@@ -67,16 +67,16 @@ class Tokenizer(ABC):
         """Token ids of a text, [tokens] int32. Raises ConfigError for a character that has no token."""
 
     def decode(self, ids) -> str:
-        """The text of token ids [tokens]. Bytes that are no UTF-8 become U+FFFD. Raises ConfigError for an id outside the vocabulary."""
+        """The text of token ids [tokens]. Invalid UTF-8 becomes U+FFFD. Raises ConfigError for an id outside the vocabulary."""
         return b"".join(self.pieces[i] for i in self._checked(ids)).decode("utf-8", errors="replace")
 
     def byte_count(self, ids) -> int:
-        """UTF-8 bytes of what ids [tokens] decode to; the end of a document counts none. Raises ConfigError as `decode`."""
+        """UTF-8 bytes of the decoded ids [tokens]; an end of text has 0. Raises ConfigError as `decode`."""
         return int(self.byte_lengths[self._checked(ids)].sum())
 
     def measured(self, text: str, ends: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """(token ids of a text, UTF-8 bytes of the text that each stands for), both [tokens] int32; with the end of text behind them, of no
-        bytes, if `ends` and there is one. Raises ConfigError as `encode`."""
+        """(token ids of a text, UTF-8 bytes of the text of each), both [tokens] int32. If `ends`, the end of text follows, with 0 bytes, if
+        the tokenizer has one. Raises ConfigError as `encode`."""
         ids = self.encode(text)
         counts = self._byte_counts(text, ids)
         if ends and self.end_of_text is not None:
@@ -91,7 +91,7 @@ class Tokenizer(ABC):
         return Stream(self)
 
     def save(self, folder: str | Path) -> None:
-        """Writes tokenizer.json, and tokenizer.model for SentencePiece. Raises CheckpointError where the folder cannot be written."""
+        """Writes tokenizer.json, and tokenizer.model for SentencePiece. Raises CheckpointError if the folder cannot be written."""
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ class Tokenizer(ABC):
                 tokenizer = found.from_settings(saved)
             elif isinstance(kind, str):
                 raise CheckpointError(
-                    f"{path}: its tokenizer is of the kind {kind!r}, a class that is not defined here; import the module that defines it, "
+                    f"{path}: its tokenizer is of the kind {kind!r}, a class that is not defined; import the module that defines it, "
                     "then load again"
                 )
             else:
@@ -127,19 +127,19 @@ class Tokenizer(ABC):
             raise
         except OSError as error:
             raise CheckpointError(f"{path}: the saved tokenizer cannot be read ({error.strerror}); it belongs to the checkpoint") from None
-        except (ValueError, KeyError, TypeError, RuntimeError):  # RuntimeError: SentencePiece's word for a damaged model
+        except (ValueError, KeyError, TypeError, RuntimeError):  # RuntimeError: SentencePiece, for a damaged model
             raise CheckpointError(f"{path}: not a tokenizer that this program saved, or damaged; restore it from a copy") from None
         return tokenizer
 
     def _files(self) -> dict[str, bytes]:
-        """Content by file name; the last one makes the others valid."""
+        """File name -> content; the last file is written last and makes the others valid."""
         return {"tokenizer.json": json.dumps(self._settings(), indent=1).encode()}
 
     def _settings(self) -> dict:
         return {"kind": self.kind, "documents": self.end_of_text is not None, "vocabulary": self.vocabulary} | self.settings()
 
     def settings(self) -> dict:
-        """What `from_settings` needs to make this tokenizer again, JSON-able, besides `documents`."""
+        """The arguments of `from_settings` that recreate this tokenizer, JSON-able, except `documents`."""
         return {}
 
     @classmethod
@@ -151,8 +151,8 @@ class Tokenizer(ABC):
         ids = np.asarray(ids, np.int64)
         outside = np.flatnonzero((ids < 0) | (ids >= self.vocabulary))
         if outside.size:
-            at = int(outside[0])
-            raise ConfigError(f"token {at}: id {ids[at]} is outside the vocabulary; use 0 to {self.vocabulary - 1}")
+            index = int(outside[0])
+            raise ConfigError(f"token {index}: id {ids[index]} is outside the vocabulary; use 0 to {self.vocabulary - 1}")
         return ids
 
 
@@ -163,19 +163,19 @@ def _subclasses(cls):
 
 
 class Stream:
-    """Decodes tokens as they come and never lets half a character out."""
+    """Decodes a stream of tokens; it never returns part of a character."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token: int) -> str:
-        """The text that this token completes, often all of its own, "" inside a character. Raises ConfigError as `Tokenizer.decode`."""
+        """The text that this token completes, usually its whole text; "" inside a character. Raises ConfigError as `Tokenizer.decode`."""
         self._tokenizer._checked([token])
         return self._decoder.decode(self._tokenizer.pieces[token])
 
     def finish(self) -> str:
-        """U+FFFD if the last character never became whole, else "". Everything pushed plus this is what `decode` returns."""
+        """U+FFFD if the last character is incomplete, else "". The texts of all pushes plus this equal the result of `decode`."""
         return self._decoder.decode(b"", final=True)
 
 
@@ -220,10 +220,10 @@ class CharTokenizer(Tokenizer):
 
 
 class WordTokenizer(Tokenizer):
-    """Words, which is whatever stands between spaces, and the ends of lines: token 0. For texts that are cut into words already, as those
-    of word-level benchmarks are (Merity et al. 2016, "Pointer sentinel mixture models"). A word that is not known becomes <unk>.
+    """One token per word, where words are separated by spaces, and token 0 for the end of a line. For texts that are already split into
+    words, as in word-level benchmarks (Merity et al. 2016, "Pointer sentinel mixture models"). An unknown word becomes <unk>.
 
-    Each piece is a space and a word, or a space and a newline: how such texts are written. Other white space is not kept.
+    Each piece is a space and a word, or a space and a newline, as such texts are written. Other white space is lost.
     """
 
     kind = "word"
@@ -232,14 +232,14 @@ class WordTokenizer(Tokenizer):
         self._words = list(words)
         self._ids = {word: i for i, word in enumerate(self._words, 1)}
         if len(self._ids) < len(self._words) or not all(self._words) or UNKNOWN not in self._ids:
-            raise ValueError("words that are empty, or there twice, or without <unk>")
+            raise ValueError("words that are empty, repeated, or lack <unk>")
         self.unknown = self._ids[UNKNOWN]
         pieces = [b" \n"] + [b" " + _utf8(word) for word in self._words]
         super().__init__(pieces + [b""] * documents, len(pieces) if documents else None)
 
     @classmethod
     def of(cls, texts: Iterable[str], vocabulary: int, documents: bool) -> WordTokenizer:
-        """The most frequent words of the texts, the first of equals first, so many that there are `vocabulary` tokens at most."""
+        """A tokenizer of the most frequent words of the texts, with at most `vocabulary` tokens; ties go to the word that occurs first."""
         counted = Counter(word for text in texts for word in text.split())
         counted.setdefault(UNKNOWN, 0)
         known = max(1, vocabulary - 1 - documents)
@@ -257,7 +257,7 @@ class WordTokenizer(Tokenizer):
         return np.array(ids, np.int32)
 
     def _byte_counts(self, text, ids):
-        """Those of the text, unlike the pieces': a word that is not known has its own length, and white space that of the text."""
+        """Byte lengths from the text, not from the pieces: an unknown word has its own length, and white space that of the text."""
         ends = [token.end() for token in re.finditer(r"\n|\S+", text)]
         ends[-1:] = [len(text)] * bool(ends)
         return np.array([len(text[first:last].encode()) for first, last in pairwise([0, *ends])], np.int32)
@@ -273,8 +273,8 @@ class WordTokenizer(Tokenizer):
 class SentencePieceTokenizer(Tokenizer):
     """Sub-word pieces (Kudo & Richardson 2018, "SentencePiece"), from the bytes of a `.model` file.
 
-    The model's own end-of-sentence token ends a document; one without it gets an id more where `documents` asks for one.
-    Raises RuntimeError, as SentencePiece does, if the bytes are no model.
+    The model's end-of-sentence token ends a document; without one, an id is added if `documents` is set.
+    Raises RuntimeError, as SentencePiece does, if the bytes are not a model.
     """
 
     kind = "sentencepiece"
@@ -282,7 +282,7 @@ class SentencePieceTokenizer(Tokenizer):
     def __init__(self, model: bytes, documents: bool):
         import sentencepiece
 
-        if not model:  # SentencePiece takes no bytes at all for "nothing to load yet"
+        if not model:  # SentencePiece accepts empty bytes and loads nothing
             raise RuntimeError("no model")
         self._model = model
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -292,7 +292,7 @@ class SentencePieceTokenizer(Tokenizer):
             end_of_text = len(pieces) if documents else None
             pieces += [b""] * documents
         super().__init__(pieces, end_of_text)
-        # A U+2581 in the text itself would come back as a space: it goes through as its three bytes.
+        # A U+2581 in the text itself would be decoded as a space, so it is encoded as its three bytes.
         spelled = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
         self._space_symbol = spelled if all(map(self._processor.is_byte, spelled)) else None
 
@@ -314,7 +314,7 @@ class SentencePieceTokenizer(Tokenizer):
         if self._processor.is_control(token) or self._processor.is_unused(token):
             return b""
         if self._processor.is_unknown(token):
-            return "⁇".encode()  # as SentencePiece shows it; only models without byte fallback use it
+            return "⁇".encode()  # SentencePiece's symbol; only models without byte fallback use it
         return name.replace(SPACE, " ").encode()
 
 
@@ -322,19 +322,20 @@ def build(kind: str, texts: Iterable[str], vocabulary: int, documents: bool) -> 
     """A tokenizer for these texts.
 
     kind: sentencepiece (trained on the texts), char, byte, word, or the path of a SentencePiece `.model`.
-    vocabulary: tokens of a SentencePiece model trained here, bytes and end of text included, or of words, at most; the other kinds have the
-    size they have.
-    documents: whether a token is needed that ends a document.
+    vocabulary: maximum number of tokens of a SentencePiece model that is trained here, including bytes and end of text, or of words. Other
+    kinds have a fixed size.
+    documents: whether a token that ends a document is needed.
 
-    SentencePiece is trained on all of the texts up to 5 million characters; of more, on 100 evenly spaced stretches of that size together.
-    The same texts give the same model, byte for byte. `stretches` makes such a sample of texts that do not fit into memory together.
-    Raises ConfigError for an unknown kind, a path that is no model, or a vocabulary that does not fit; DataError for texts without words.
+    SentencePiece is trained on all text up to 5 million characters; of a longer text, on 100 evenly spaced excerpts of that total length.
+    The same texts give the same model, byte for byte. `excerpts` makes such a sample of texts that do not fit into memory.
+    Raises ConfigError for an unknown kind, a path that is not a model, or a vocabulary that does not fit; DataError for texts without
+    words.
     """
     if kind == "byte":
         return ByteTokenizer(documents)
     if kind == "char":
         characters = set()
-        for text in texts:  # one at a time: they need not fit into memory together
+        for text in texts:  # one at a time: together they may exceed the memory
             characters.update(text)
         if not characters:
             raise DataError("the text is empty: a char tokenizer needs at least one character; give a file with text in it")
@@ -360,14 +361,14 @@ def _given(path: str, documents: bool) -> Tokenizer:
 
 
 def _train(texts: Iterable[str], vocabulary: int, documents: bool) -> bytes:
-    """The bytes of a byte-pair model. Unigram models take 20 times as long and cut 1.1 MB of plays into 2 % more pieces, not fewer."""
+    """The bytes of a byte-pair model. Unigram models take 20 times as long to train, and split 1.1 MB of plays into 2 % more pieces."""
     import sentencepiece
 
     if vocabulary < FEWEST:
         raise ConfigError(f"--vocab-size {vocabulary}: too few for SentencePiece; use --vocab-size {FEWEST} or more, or --tokenizer byte")
-    # Newlines, tabs and U+2581 are left to the byte pieces, so that no piece spans two lines and a prompt may end anywhere in one.
+    # Newlines, tabs and U+2581 are encoded as bytes, so that no piece spans two lines and a prompt may end anywhere in a line.
     text = "\n".join(texts)
-    sample = "\n".join(stretches([text], len(text)))
+    sample = "\n".join(excerpts([text], len(text)))
     lines = [line for line in re.split(f"[\n\t{SPACE}]", sample) if line]
     if not sample:
         raise DataError("there is no text to train a tokenizer on; give one with text in it")
@@ -379,9 +380,11 @@ def _train(texts: Iterable[str], vocabulary: int, documents: bool) -> bytes:
             sentence_iterator=(part for line in lines for part in _cut(line)),
             model_writer=model,
             model_type="bpe",
-            vocab_size=min(vocabulary, 2 * len(sample) + FEWEST),  # room is made for them all; the text has fewer characters and merges
+            vocab_size=min(
+                vocabulary, 2 * len(sample) + FEWEST
+            ),  # SentencePiece allocates this; a short text has fewer characters and merges
             hard_vocab_limit=False,  # a small text has fewer pieces
-            character_coverage=0.9995,  # the rarest characters are left to the bytes
+            character_coverage=0.9995,  # the rarest characters are encoded as bytes
             byte_fallback=True,
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
@@ -391,8 +394,8 @@ def _train(texts: Iterable[str], vocabulary: int, documents: bool) -> bytes:
             bos_id=-1,
             eos_id=1 if documents else -1,
             pad_id=-1,
-            num_threads=1,  # stored in the model, and the order of work depends on it
-            minloglevel=3,  # what goes wrong comes back as an exception
+            num_threads=1,  # it is stored in the model, and the result depends on it
+            minloglevel=3,  # errors are exceptions
         )
     except (RuntimeError, OSError, ValueError) as error:
         if needed := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
@@ -403,24 +406,25 @@ def _train(texts: Iterable[str], vocabulary: int, documents: bool) -> bytes:
     return model.getvalue()
 
 
-def stretches(parts: Iterable[str], length: int) -> list[str]:
-    """What a SentencePiece model is trained on of a text that comes in parts, `length` characters together: all of it up to SAMPLE."""
+def excerpts(parts: Iterable[str], length: int) -> list[str]:
+    """The sample of a text on which a SentencePiece model is trained. The text arrives in parts, `length` characters in total; up to SAMPLE
+    characters, the sample is the whole text."""
     if length <= SAMPLE:
         return ["".join(parts)]
     size = SAMPLE // WINDOWS - 1  # and the newline between two
     starts = np.linspace(0, length - size, WINDOWS).astype(int).tolist()
-    found, at = [""] * WINDOWS, 0
+    found, index = [""] * WINDOWS, 0
     for part in parts:
         for number, start in enumerate(starts):
-            if at < start + size and start < at + len(part):
-                found[number] += part[max(0, start - at) : start + size - at]
-        at += len(part)
+            if index < start + size and start < index + len(part):
+                found[number] += part[max(0, start - index) : start + size - index]
+        index += len(part)
     return found
 
 
 def _cut(line: str) -> list[str]:
     size = LINE if line.isascii() else LINE // 4  # a character has up to 4 bytes
-    return [line[at : at + size] for at in range(0, len(line), size)]
+    return [line[index : index + size] for index in range(0, len(line), size)]
 
 
 def _code_points(text: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Who watches. A view is fed the reports of `learning.report` and draws them; it steers nothing."""
+"""Views: they receive the reports of `learning.report` and display them. A view never influences the run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..learning.report import Report
 
 
 class View(Protocol):
-    """What watches a training run: `with view: view.show(report)` for each report, in order."""
+    """A view of a training run: `with view: view.show(report)` for each report, in order."""
 
     def __enter__(self) -> View: ...
 
@@ -20,7 +20,7 @@ class View(Protocol):
 
 
 class Unbreakable:
-    """The view that `make()` gives, in a wrapper: a view that fails costs a sentence, given to `tell`, and itself, never the run."""
+    """A wrapper around the view from `make()`. If the view fails, `tell` gets one sentence, the view is closed, and the run continues."""
 
     def __init__(self, make: Callable[[], View], tell: Callable[[str], None]):
         self._make, self._tell, self._view = make, tell, None
@@ -47,14 +47,14 @@ class Unbreakable:
         except Exception as error:
             view, self._view = self._view, None
             with contextlib.suppress(Exception):
-                view.__exit__(None, None, None)  # gives the cursor back
-            self._tell(f"neurogen train: a view of the run failed ({type(error).__name__}: {error}); training goes on without it")
+                view.__exit__(None, None, None)  # restores the cursor
+            self._tell(f"neurogen train: a view of the run failed ({type(error).__name__}: {error}); training continues without it")
 
 
 def open_view(title: str, plain: bool | None = None) -> View:
-    """The view that suits where standard output goes: the live one for a terminal that can draw it, else lines of text.
+    """The live view if standard output is a terminal that can draw it, else lines of text.
 
-    plain: True or False decides instead.
+    plain: True or False overrides the choice.
     """
     if plain is None:
         plain = not can_draw()

@@ -1,4 +1,4 @@
-"""The figure of an ablation study: what each change makes of the loss, a dot per seed."""
+"""The figure of an ablation study: the loss with each change, one dot per seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page on the brain: what its modules do, and what has become of its neurons and synapses."""
+"""The page on the brain: activity of its modules, and the state of its neurons and synapses."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def brain_page(brain: BrainReport, history: History, title: str = ""):
         "memory read": lower[0, 2],
         "working memory": lower[1, 2],
     }
-    panels = {name: figure.add_subplot(place, label=name) for name, place in places.items()}
+    panels = {name: figure.add_subplot(position, label=name) for name, position in places.items()}
     figure.text(0.075, 0.97, printable(title), fontsize=16, weight="bold", va="center")
     figure.text(0.965, 0.97, f"the brain at step {brain.step:,}", fontsize=11, ha="right", va="center")
     _activity(panels["activity"], history)
@@ -154,7 +154,8 @@ def _neuromodulators(axes, history):
 
 
 def _heat(figure, axes, values, title, group, groups):
-    """values [T, cells] as a picture; the cells belong to so many groups, counted from 1, with a line between them where they are few."""
+    """values [T, cells] as a heat map; the cells belong to `groups` groups, counted from 1, with lines between the groups if they are
+    few."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_title(title)

@@ -1,4 +1,4 @@
-"""The brain while it speaks, drawn in the cells of a terminal: rates, rasters, neuromodulators, recall and the legend of surprise."""
+"""The brain during a reply, in the cells of a terminal: rates, rasters, neuromodulators, recall and the legend of surprise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..config import MODULES
 from .plain import label, percent, printable
 from .surprise import legend
 
-if TYPE_CHECKING:  # Numba comes with it, which the screen can open without
+if TYPE_CHECKING:  # it imports Numba, and the screen opens before that
     from ..brain.monitor import BrainFrame, Recalled
 
 BUSIEST = 0.2  # share of neurons with an event per token at the right end of a bar
@@ -20,19 +20,19 @@ EIGHTHS = " ▏▎▍▌▋▊▉█"
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a Braille character: 4 neurons x 2 tokens
 COLORS = dict(zip(MODULES, ("blue", "cyan", "green", "magenta", "yellow", "red"), strict=True))
 MAX_MODULE_ROWS = 6  # at most, of a module's raster
-FEW_RECALLS, RECALL_ROWS = 2, 12  # readings that a low panel shows, and rows that a high one leaves for them
+FEW_RECALLS, RECALL_ROWS = 2, 12  # readings in a low panel, and rows for them in a high one
 MIN_ROWS = len(MODULES) + 1  # rows: a title and a row per module
 
 
 def height_for(rows: int) -> int:
-    """The height of the panel below a text, in a terminal of `rows` rows: 0 where there is no room for it."""
+    """The height of the panel below a text, in a terminal of `rows` rows; 0 if there is no room."""
     if rows < MIN_ROWS + 9:
         return 0
     return MIN_ROWS + min(1 + FEW_RECALLS, rows - MIN_ROWS - 9)
 
 
 def draw(frame: BrainFrame | None, width: int, height: int, nats: float | None = None, colors: bool = True) -> list[Text]:
-    """The panel, at most `height` lines of at most `width` cells. nats: mean surprise of the reply; None: not known."""
+    """The panel, at most `height` lines of at most `width` cells. nats: mean surprise of the reply; None: unknown."""
     if height < MIN_ROWS or width < 24:
         return []
     spare = height - 1
@@ -49,9 +49,9 @@ def draw(frame: BrainFrame | None, width: int, height: int, nats: float | None =
 
 
 def _title(frame, width, nats):
-    said = " brain" + (f", after {frame.tokens:,} tokens" if frame and width >= 40 else "")
+    title = " brain" + (f", after {frame.tokens:,} tokens" if frame and width >= 40 else "")
     mean = f" {nats:.2f} nats/token " if nats is not None else ""
-    line = "─" + said + " "
+    line = "─" + title + " "
     return _fitted(Text(line + "─" * max(0, width - len(line) - len(mean) - 1) + mean + "─", "dim"), width)
 
 
@@ -86,7 +86,7 @@ def _bar(share, width):
 def braille(events: np.ndarray, width: int, rows: int) -> list[str]:
     """Events [T, neurons] bool as `rows` lines of `width` Braille characters: a column per 2 tokens, the newest at the right.
 
-    A line has 4 dots per token, each for as many neurons in a row as there are for it: it is there where one of them has an event.
+    A line has 4 dots per token. A dot represents several neighbouring neurons, and is set if one of them has an event.
     """
     lines, tokens = 4 * rows, 2 * max(0, width)
     grid = np.zeros((tokens, lines), bool)
@@ -103,12 +103,12 @@ def braille(events: np.ndarray, width: int, rows: int) -> list[str]:
 def _levels(frame, width):
     if not frame or not frame.levels:
         return []
-    said = "  ".join(f"{name} {level:+.2f}" for name, level in frame.levels.items())
-    return [_fitted(Text(said, "dim"), width)]
+    title = "  ".join(f"{name} {level:+.2f}" for name, level in frame.levels.items())
+    return [_fitted(Text(title, "dim"), width)]
 
 
 def _recalls(frame, width, rows):
-    """The latest readings of the associative memory, newest last; of a few, those at words."""
+    """The latest readings of the associative memory, newest last; if there is room for few, those at words."""
     if rows < 1:
         return []
     lines = []

@@ -1,4 +1,4 @@
-"""What a person typed in earlier chats, in a file of their own."""
+"""The input history of earlier chats, in a file per user."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prompt_toolkit.history import History
 
 from ..storage.run_folder import write_whole
 
-MAX_ENTRIES = 1000  # entries; the file is cut back to as many at the first chat that finds twice as many
+MAX_ENTRIES = 1000  # entries; a chat that finds more than twice this number shortens the file
 MAX_LENGTH = 100_000  # characters; a longer entry is not stored
 
 
@@ -31,8 +31,7 @@ def path() -> Path | None:
 class ChatHistory(History):
     """Lines across sessions: a JSON string per line, each appended in one write, readable by its owner alone.
 
-    A line that is damaged is passed over. Where the file cannot be read or written, `tell` gets one sentence, and the history is that of
-    this session.
+    A damaged line is skipped. If the file cannot be read or written, `tell` gets one sentence, and the history is that of this session.
     """
 
     def __init__(self, file: Path | None, tell: Callable[[str], None]):
@@ -79,5 +78,5 @@ class ChatHistory(History):
             self._give_up(error)
 
     def _give_up(self, error):
-        self._tell(f"{self._file}: {error.strerror}; what is typed now is not kept for later chats")
+        self._tell(f"{self._file}: {error.strerror}; this session's input is not saved for later chats")
         self._file = None

@@ -15,14 +15,14 @@ YOU, NEO = "You: ", "Neo: "
 class ChatLines:
     """Reads lines from standard input and prints the replies.
 
-    Where a person types, on a terminal that cannot draw, lines are prompted for and commands answer on standard output. Else standard
-    output has the replies alone, one after the other, and all that the program itself says goes to standard error.
+    On a terminal that cannot draw, the user is prompted and commands answer on standard output. Otherwise standard output contains only the
+    replies, and all messages of the program go to standard error.
     """
 
     keys = "Ctrl-C stops a reply; Ctrl-D leaves; a line that begins with // is said with one slash"
 
     def __init__(self, typed: bool = True):
-        """typed: whether a person may type."""
+        """typed: whether the input is a terminal."""
         forgiving(sys.stdin)
         forgiving(sys.stdout)
         self.typed = typed and sys.stdin.isatty() and sys.stdout.isatty()
@@ -33,7 +33,7 @@ class ChatLines:
                 import readline  # noqa: F401  gives input() arrow keys
 
     def read(self) -> Iterator[str]:
-        """The lines, until the input ends. Ctrl-C clears the line that a person types, and ends a pipe."""
+        """The lines, until the input ends. Ctrl-C clears the line on a terminal, and ends a pipe."""
         while True:
             try:
                 yield input(YOU if self.typed else "")
@@ -47,13 +47,13 @@ class ChatLines:
                 print()
 
     def stream(self, conversation, pieces: Iterator[str]) -> None:
-        """Print a reply as it comes. Where a person types, Ctrl-C ends this reply only."""
+        """Print a reply while it is generated. On a terminal, Ctrl-C ends this reply only."""
         self._write(NEO if self.typed else "")
-        said = ""
+        written = ""
         try:
             for piece in paced(pieces, conversation.settings.pace):
-                self._write(piece if said.strip() else piece.lstrip())
-                said += piece
+                self._write(piece if written.strip() else piece.lstrip())
+                written += piece
         except KeyboardInterrupt:
             if not self.typed:
                 raise
@@ -64,7 +64,7 @@ class ChatLines:
             self.show_frame(conversation)
 
     def show_frame(self, conversation) -> None:
-        """Print what the brain does."""
+        """Print the activity of the brain."""
         from .brain_panel import FEW_RECALLS, MIN_ROWS, draw
 
         last = conversation.last
@@ -73,28 +73,28 @@ class ChatLines:
             self.say(line.plain.rstrip())
 
     def show_brain(self, conversation, shown: bool | None) -> bool:
-        """Draw the brain after each reply, or no longer; None: the other way round."""
+        """Turn drawing of the brain after each reply on or off; None: toggle."""
         self.drawn = not self.drawn if shown is None else shown
         if self.drawn != bool(conversation.monitor):
             conversation.watch(self.drawn)
         return self.drawn
 
     def say(self, text: str) -> None:
-        """A line from the program itself."""
+        """Print a message of the program."""
         print(printable(text), file=sys.stdout if self.typed else sys.stderr, flush=True)
 
     def refuse(self, sentence: str) -> None:
-        """Why something was not done."""
+        """Print an error message."""
         self.say(sentence if self.typed else f"neurogen chat: {sentence}")
 
     def table(self, rows: dict[str, str]) -> None:
-        """Names and values."""
+        """Print a table of names and values."""
         width = max(map(len, rows))
         for name, value in rows.items():
             self.say(f"{name:{width}}  {value}")
 
     def replay(self, turns: list[tuple[str, str]]) -> None:
-        """What was said before."""
+        """Print earlier turns of the conversation."""
         for message, reply in turns:
             self.say(f"{YOU}{message}\n{NEO}{reply.strip()}")
 
@@ -103,7 +103,7 @@ class ChatLines:
 
 
 def paced(pieces: Iterator[str], pace: float, wait=None) -> Iterator[str]:
-    """The pieces, at most `pace` a second; 0: as they come. wait: sleeps for some seconds."""
+    """The pieces, at most `pace` per second; 0: without a limit. wait: function that sleeps for a number of seconds."""
     wait, due = wait or time.sleep, time.perf_counter()
     for piece in pieces:
         yield piece

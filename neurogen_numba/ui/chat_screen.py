@@ -1,7 +1,7 @@
-"""The chat on a whole terminal: what was said, the brain beside or below it, and a line to type in.
+"""The full-screen chat: transcript, the brain beside or below it, and an input line.
 
-The screen is drawn by prompt_toolkit in the main thread, from what Rich lays out for the width of the moment; all work on the model is done
-by one other thread. So every key is read at once, also while a reply is written, and a terminal that changes its size is drawn anew.
+prompt_toolkit draws the screen in the main thread, from lines that Rich formats for the current width. A second thread does all work on the
+model. Keys are therefore handled at once, also during a reply, and a change of the terminal's size redraws the screen.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from .surprise import style_of
 from .word_wrap import Line, WordWrap
 
 MAX_FPS = 15  # of the brain per second, at most
-DRAW_SHARE = 0.1  # share of the time that drawing takes, at most: a slow terminal gets fewer frames
+DRAW_SHARE = 0.1  # fraction of the time for drawing, at most: a slow terminal gets fewer frames
 SIDE_BY_SIDE = 110  # columns from which on the brain is beside the text
 PANEL_WIDTH = 0.45, 56, 90  # width of the brain beside the text: share, least, most
 MAX_INPUT_ROWS = 6  # of the input, at most
 INDENT = len(NEO)
-KINDS = {  # of entries -> what their first line begins with, and its style
+KINDS = {  # kind of an entry -> (prefix of its first line, style of the prefix)
     "you": (YOU, Style.parse("bold cyan")),
     "neo": (NEO, Style.parse("bold green")),
     "note": (" " * INDENT, Style.null()),
@@ -60,23 +60,23 @@ PATIENCE = 2.0  # seconds that a model may take to stop when a person leaves
 
 
 class Entry:
-    """Something in the transcript, of `kind` you, neo, note, error or header, which pieces of text may be added to."""
+    """An entry of the transcript, of `kind` you, neo, note, error or header; pieces of text can be appended."""
 
     def __init__(self, kind: str, text: str = ""):
         self.kind, self._pieces, self._begun = kind, [], False
-        self._wrap: WordWrap | None = None  # what has been drawn of it, for ...
-        self._drawn: tuple = ()  # ... this width and these colours, and so many of its pieces
+        self._wrap: WordWrap | None = None  # the lines drawn so far
+        self._drawn: tuple = ()  # (width, colours, number of pieces) of these lines
         if text:
             self.add(text)
 
     def add(self, piece: str, nats: float | None = None) -> None:
-        """Go on with a piece. nats: its surprise, of a reply."""
+        """Append a piece. nats: its surprise, for a reply."""
         shown = printable(piece if self._begun or self.kind == "header" else piece.lstrip())
         self._begun = self._begun or bool(shown)
         self._pieces.append((shown, nats))
 
     def lines(self, width: int, colors: bool) -> list[Line]:
-        """It in lines of at most `width` cells."""
+        """The entry in lines of at most `width` cells."""
         if self._drawn[:2] != (width, colors):
             lead, style = KINDS[self.kind]
             self._wrap, self._drawn = WordWrap(width, lead, style if colors else Style(bold=style.bold)), (width, colors, 0)
@@ -89,7 +89,7 @@ class Entry:
 
 
 class Rows(Entry):
-    """Names and values, one below the other."""
+    """A table of names and values."""
 
     def __init__(self, rows: dict[str, str]):
         super().__init__("note")
@@ -116,7 +116,7 @@ class Lines(UIControl):
 
 
 class Completions(Completer):
-    """What Tab offers: commands and what they take; on an empty line the examples."""
+    """Tab completion: commands and their arguments; on an empty line the examples."""
 
     def __init__(self, screen: ChatScreen):
         self._screen = screen
@@ -131,8 +131,8 @@ class Completions(Completer):
 class ChatScreen:
     """The chat in a terminal that can move its cursor.
 
-    open_chat: makes what takes the lines (`chat_commands.Dispatcher`) and a title, facts and examples to show; runs in the thread of the
-    model, as all that works on it. out: where runs are kept. history: a file, or None.
+    open_chat: returns the handler of lines (`chat_commands.Dispatcher`), a title, facts and examples; it runs in the thread of the model.
+    out: the folder of the runs. history: a file, or None.
     """
 
     keys = (
@@ -146,7 +146,7 @@ class ChatScreen:
         self.examples: list[str] = []
         self.entries: list[Entry] = [Entry("header", name)]
         self.frame, self.nats = None, None
-        self.shown = True  # the brain
+        self.shown = True  # whether the brain is visible
         self._open, self._name = open_chat, name
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._stop, self._speaking, self._leaving = threading.Event(), False, False
@@ -172,37 +172,37 @@ class ChatScreen:
             after_render=self._after_render,
         )
 
-    # What the thread of the model calls
+    # Called from the thread of the model
 
     def say(self, text: str) -> None:
-        """A line from the program itself."""
+        """Show a message of the program."""
         self._add("note", text)
 
     def refuse(self, sentence: str) -> None:
-        """Why something was not done."""
+        """Show an error message."""
         self._add("error", sentence)
 
     def table(self, rows: dict[str, str]) -> None:
-        """Names and values."""
+        """Show a table of names and values."""
         with self._changing():
             self.entries.append(Rows(rows))
             self._scroll = 0
 
     def replay(self, turns: list[tuple[str, str]]) -> None:
-        """What was said before."""
+        """Show earlier turns of the conversation."""
         for message, reply in turns:
             self._add("you", message)
             self._add("neo", reply)
 
     def show_brain(self, conversation, shown: bool | None) -> bool:
-        """Show the brain, or hide it, which makes replies a little faster; None: the other way round."""
+        """Show or hide the brain; None: toggle. Replies are a little faster without it."""
         self.shown = not self.shown if shown is None else shown
         if self.shown != bool(conversation.monitor):
             conversation.watch(self.shown)
         return self.shown
 
     def stream(self, conversation, pieces: Iterator[str]) -> None:
-        """Show a reply as it comes, and the brain that makes it; Ctrl-C ends this reply only."""
+        """Show a reply while it is generated, and the brain; Ctrl-C ends this reply only."""
         reply = _Reply(conversation)
         with self._changing():
             self.entries.append(reply.entry)
@@ -230,7 +230,7 @@ class ChatScreen:
                     self._add("note", "stopped")
 
     def _work(self):
-        """The thread of the model."""
+        """Main function of the thread of the model."""
         try:
             with compiling.shown_by(self._show_compiled):
                 self._converse()
@@ -268,7 +268,7 @@ class ChatScreen:
 
     @property
     def waiting(self) -> bool:
-        """Whether a line is being answered, or waits for that."""
+        """Whether a line is being answered or is waiting."""
         return self._lines.unfinished_tasks > 0
 
     def _add(self, kind, text):
@@ -277,7 +277,7 @@ class ChatScreen:
             self._scroll = 0
 
     def _changing(self):
-        """A context for a change of what is shown, which draws it afterwards."""
+        """A context for a change of the display; the screen is redrawn afterwards."""
         return _Changing(self.app)
 
     def _call(self, function):
@@ -288,7 +288,7 @@ class ChatScreen:
     # Keys
 
     def _accept(self, buffer):
-        """Enter: hand the line over. Returns whether the text stays."""
+        """Enter: submit the line. Returns whether the text stays in the input."""
         if buffer.text.strip():
             if not self.waiting:
                 self._stop.clear()
@@ -302,7 +302,7 @@ class ChatScreen:
         def send(event):
             buffer = event.current_buffer
             if buffer.complete_state and buffer.complete_state.current_completion:
-                buffer.complete_state = None  # taken as it stands
+                buffer.complete_state = None  # accept the text as it is
                 return
             if buffer.document.is_cursor_at_the_end and buffer.text.endswith("\\"):
                 buffer.delete_before_cursor()
@@ -319,7 +319,7 @@ class ChatScreen:
         def stop(event):
             if self.waiting:
                 self._stop.set()
-                if waiting := self._take_waiting():  # they go back to where they were typed
+                if waiting := self._take_waiting():  # back into the input line
                     self.typed.text = "\n".join([*waiting, self.typed.text]).rstrip("\n")
                     self.typed.cursor_position = len(self.typed.text)
             elif self.typed.text:
@@ -349,7 +349,7 @@ class ChatScreen:
         return keys
 
     def _take_waiting(self):
-        """The lines that nobody has begun to answer, and that nobody will."""
+        """Remove and return the lines that wait for an answer."""
         waiting = []
         with contextlib.suppress(queue.Empty):
             while True:
@@ -357,7 +357,7 @@ class ChatScreen:
                 self._lines.task_done()
         return waiting
 
-    # The picture
+    # Drawing
 
     def _layout(self):
         shown = Condition(lambda: self.shown)
@@ -388,7 +388,7 @@ class ChatScreen:
         return Dimension.exact(int(min(most, max(least, share * self._columns))))
 
     def _transcript(self, width, height):
-        """The end of what was said, or what comes `_scroll` lines before it."""
+        """The last lines of the transcript, or those `_scroll` lines further up."""
         lines, wanted = [], height + self._scroll
         for entry in reversed(list(self.entries)):
             lines = entry.lines(width - 1, self.colors) + lines
@@ -427,10 +427,10 @@ class ChatScreen:
     def _after_render(self, app):
         self._drew = time.thread_time() - self._started
 
-    # Beginning and end
+    # Start and end
 
     def run(self) -> None:
-        """Chat until the person leaves. Raises what has failed in the thread of the model."""
+        """Run the chat until the user leaves. Raises the exception that ended the thread of the model."""
         self.app.run(pre_run=self._begin)
         self._leaving = True
         self._stop.set()
@@ -451,7 +451,7 @@ class ChatScreen:
         self.worker.start()
 
     async def _tick(self):
-        """Draw the seconds while the model gets ready."""
+        """Update the elapsed seconds while the model is loading."""
         while self._state:
             self.app.invalidate()
             await asyncio.sleep(0.5)
@@ -465,27 +465,27 @@ class ChatScreen:
             self.app.exit()
 
     def print_transcript(self, console: Console) -> None:
-        """Print all that was said, for the terminal to keep after the screen has gone."""
+        """Print the transcript, so that it stays in the terminal after the screen closes."""
         for entry in self.entries:
             for line in entry.lines(max(20, console.width - 1), self.colors):
                 console.print(Text.assemble(*((text, style) for style, text in line)), soft_wrap=True)
 
 
 class _Reply:
-    """A reply on its way to its entry: pieces wait until the surprise of their tokens is fetched."""
+    """Adds a reply to its entry: pieces wait until the surprise of their tokens is fetched."""
 
     def __init__(self, conversation):
         self.entry, self.monitor, self._session = Entry("neo"), conversation.monitor, conversation.session
         self._first = self.monitor.drawn if self.monitor else 0
         self._written = self._session.written
-        self._waiting: list[tuple[str, int]] = []  # pieces, and how many tokens of the reply were drawn by then
-        self._shown = 0  # tokens of the pieces before them
+        self._waiting: list[tuple[str, int]] = []  # (piece, tokens of the reply drawn up to it)
+        self._shown = 0  # tokens of the pieces already added
 
     def add(self, piece: str) -> None:
         self._waiting.append((piece, self._session.written - self._written))
 
     def show(self) -> None:
-        """Hand over what waits. The surprise of a piece is the sum over its tokens."""
+        """Add the waiting pieces. The surprise of a piece is the sum over its tokens."""
         nats = self.monitor.surprise(self._first + self._shown) if self.monitor else []
         for piece, tokens in self._waiting:
             count, self._shown = tokens - self._shown, tokens
@@ -511,13 +511,13 @@ def _console():
 
 
 def runs(line: Text) -> Line:
-    """A line of Rich's as (style, text) pairs."""
+    """A line from Rich as (style, text) pairs."""
     return [(segment.style or Style.null(), segment.text) for segment in line.render(_console()) if segment.text]
 
 
 @functools.lru_cache(maxsize=256)
 def screen_style(style: Style, colors: bool) -> str:
-    """A style of Rich's in the words of prompt_toolkit."""
+    """A style of Rich, translated for prompt_toolkit."""
     words = [name for name in ("bold", "dim", "italic", "underline", "reverse") if getattr(style, name)]
     if colors and style.color is not None and not style.color.is_default:
         words.append(f"fg:ansi{style.color.name.replace('bright_', 'bright')}")

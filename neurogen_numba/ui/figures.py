@@ -1,4 +1,4 @@
-"""What the figures share: their look, and how they become files. `training_page` and `brain_page` draw; nothing here needs a screen."""
+"""Shared code of the figures: style, and conversion to files. `training_page` and `brain_page` draw; no display is needed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import logging
 import warnings
 
 DPI = 100
-DOTS = 60  # so few points of a curve are marked
+DOTS = 60  # a curve with at most this number of points has markers
 WIDTH = 16.0  # inches: 1,600 pixels
 COLORS = {  # module -> color, those of Okabe and Ito (2008), which most of the colour-blind can tell apart
     "thalamus": "#009e73",
@@ -51,9 +51,9 @@ OTHER_SCRIPTS = (
 
 
 def styled(draw):
-    """Decorator: `draw` makes a figure in this style, whatever style the caller has set, and leaves that as it was.
+    """Decorator: `draw` makes a figure in this style, independent of the caller's style, which it restores.
 
-    A notebook shows the figure where pyplot has not been imported, too.
+    A notebook shows the figure even if pyplot has not been imported.
     """
 
     @functools.wraps(draw)
@@ -70,7 +70,7 @@ def styled(draw):
 
 @functools.cache
 def fonts(first: str) -> list[str]:
-    """A font and those to fall back on, as far as they are installed."""
+    """A font and its installed fallbacks."""
     from matplotlib import font_manager
 
     installed = set(font_manager.get_font_names())
@@ -79,7 +79,7 @@ def fonts(first: str) -> list[str]:
 
 @contextlib.contextmanager
 def quiet():
-    """No warnings while drawing, above all not of characters that no font has: they would end up in somebody's terminal."""
+    """A context without warnings, above all of missing characters: they would appear in the user's terminal."""
     logger = logging.getLogger("matplotlib")
     before = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -100,7 +100,7 @@ def png(figure) -> bytes:
 
 
 def over_steps(axes, title: str):
-    """Make a panel one over the steps of the run."""
+    """Give a panel the steps of the run as its x axis."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_title(title)
@@ -110,12 +110,12 @@ def over_steps(axes, title: str):
 
 
 def marker(x) -> str:
-    """A few points are drawn as points, too: a single one has no line."""
+    """Add markers to a curve with few points: a single point has no line."""
     return "." if len(x) <= DOTS else ""
 
 
 def no_data(axes, text: str):
-    """Say in an empty panel why it is empty."""
+    """Write into an empty panel why it is empty."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=FAINT, gid="no data")
     axes.grid(False)
     axes.set_xticks([])

@@ -1,4 +1,4 @@
-"""A run's metrics.jsonl as columns of numbers, for figures, notebooks and whoever plots elsewhere."""
+"""A run's metrics.jsonl as columns of numbers, for figures, notebooks and other programs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..errors import ConfigError
 from ..learning.report import EvalReport, SampleReport, StepReport
 from ..storage.run_folder import METRICS
 
-LARGEST = 1e30  # what is larger was not measured
+LARGEST = 1e30  # a larger number is not a measurement
 
 
 @dataclass(frozen=True)
 class History:
-    """What was measured in the whole life of a run. Columns are float64 [reports], NaN where a number is missing."""
+    """All measurements of a run. Columns are float64 [reports], NaN where a number is missing."""
 
-    training: dict[str, np.ndarray]  # the fields of StepReport but for the activity
+    training: dict[str, np.ndarray]  # the fields of StepReport, except the activity
     activity: dict[str, np.ndarray]  # module -> share of its neurons with an event per token
     validation: dict[str, np.ndarray]  # the fields of EvalReport
     levels: dict[str, np.ndarray]  # "step", and neuromodulator -> level
@@ -33,26 +33,25 @@ class History:
         return int(self.training["step"][-1]) if len(self.training["step"]) else 0
 
     def columns(self) -> dict:
-        """Everything but the samples as lists for JSON: the columns of training, and "activity" and "validation" with theirs."""
+        """All columns except the samples, as lists for JSON: those of training, and under "activity" and "validation" the others."""
         tables = {"activity": self.activity, "validation": self.validation}
         return _lists(self.training) | {name: _lists(columns) for name, columns in tables.items()}
 
     def texts(self) -> list[dict]:
-        """The samples for JSON: step, prompt, continuation, truth (None where a run has not kept it)."""
+        """The samples for JSON: step, prompt, continuation, truth (None if the run has not saved it)."""
         return [{"step": s.step, "prompt": s.prompt, "continuation": s.text, "truth": s.truth} for s in self.samples]
 
 
 def read_history(run: str | Path, until: float = math.inf) -> History:
-    """The history of a run directory up to the step `until`. Lines that are not whole yet, or
-    damaged, are passed over.
+    """The history of a run directory up to the step `until`. Incomplete and damaged lines are skipped.
 
-    Raises ConfigError where there is none.
+    Raises ConfigError if there is none.
     """
     path = Path(run) / METRICS
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}; give the folder of a run, such as runs/nano-1") from None
+        raise ConfigError(f"{path} cannot be read: {error.strerror}; give the folder of a run, for example runs/nano-1") from None
     records = {"step": [], "evaluation": [], "sample": [], "brain": []}
     for line in lines:
         try:

@@ -1,4 +1,4 @@
-"""Training as a live picture in the terminal: progress, learning curve, activity of the modules, what the model writes."""
+"""The live view of training in a terminal: progress, learning curve, activity of the modules, samples of text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 class LiveView:
-    """Draws the latest of each report, four times a second, in the terminal of `console`; the last picture stays, the summary below it.
+    """Draws the latest report of each kind, four times a second, in the terminal of `console`. The last picture stays, with the summary
+    below.
 
     Until the first step there is only a bar, of the kernels that are compiled, and the notices. Then everything that fits is shown: a low
     terminal has shorter panels, then fewer; a narrow one has no activity.
@@ -79,7 +80,7 @@ class LiveView:
                 case CheckpointReport() | Notice():
                     self.notices.append(line(report))
                 case BrainReport():
-                    pass  # pictures are for another place
+                    pass  # this view shows no pictures
                 case _:
                     raise TypeError(f"not a report: {report!r}")
 
@@ -90,7 +91,7 @@ class LiveView:
     def _picture(self) -> RenderableType:
         with self._lock:
             width, height = self.console.size
-            room = height - 1  # a picture as high as the terminal would push its own first line out
+            room = height - 1  # one line less, because a picture of full height would scroll its first line out
             parts = [Rule(Text(printable(self.title), "bold"), style="cyan"), self._progress()]
             room -= 2
             if self.step:
@@ -195,20 +196,20 @@ class LiveView:
             title = f"it writes, at step {self.sample.step:,}"
             text = Text.assemble((printable(self.sample.prompt), "dim"), (printable(self.sample.text), "bright_white"))
             inner = max(1, width - 4)
-            lines = text[-rows * inner :].wrap(self.console, inner)  # no more than these characters can be in sight
+            lines = text[-rows * inner :].wrap(self.console, inner)  # at most this number of characters is visible
             body = Text("\n").join(lines[-rows:])
         return Panel(body, title=title, title_align="left", border_style="magenta", height=rows + 2)
 
 
 class MovingAverage:
-    """Exponential moving average without the pull of its start at 0 (Kingma & Ba 2015, "Adam", section 3)."""
+    """Exponential moving average with bias correction for its start at 0 (Kingma & Ba 2015, "Adam", section 3)."""
 
     def __init__(self, memory: float):
         self.memory = memory
         self.sum = self.weight = 0.0
 
     def add(self, value: float) -> None:
-        """A value that is not finite leaves no trace: it would never fade."""
+        """Add a value. One that is not finite is ignored, because it would never decay."""
         if not math.isfinite(value):
             return
         self.sum = self.memory * self.sum + (1 - self.memory) * value
@@ -220,16 +221,16 @@ class MovingAverage:
 
 
 class Curve:
-    """A history of any length in at most `size` means of equally many values each: full, it merges neighbours."""
+    """A history of any length, as at most `size` means of equally many values. When it is full, neighbours are merged."""
 
     def __init__(self, size: int = 1024):
         self.size = size
         self.merged = 1  # values in each mean
         self.means: list[float] = []
-        self.open: list[float] = []  # values of the mean that is not full yet
+        self.open: list[float] = []  # values of the incomplete last mean
 
     def add(self, value: float) -> None:
-        """Values that are not finite leave no trace."""
+        """Add a value; one that is not finite is ignored."""
         if not math.isfinite(value):
             return
         self.open.append(value)
@@ -249,7 +250,7 @@ class Curve:
 
 
 def bars(values: list[float], rows: int, low: float, high: float) -> list[str]:
-    """`rows` lines, the top one first, one bar of eighths of a line per value, on a log scale: late progress is in small steps."""
+    """A bar chart of `rows` lines, top line first, in eighths of a line, on a log scale, because late progress is slow."""
     tiny = 1e-3
     bottom = math.log(max(low, tiny))
     span = math.log(max(high, tiny)) - bottom

@@ -1,12 +1,12 @@
-"""Figures of a run while it trains, drawn by a process of its own.
+"""Figures of a run during training, drawn by a separate process.
 
 RUN/training_viz/
     training_step_000100.png training_latest.png    learning: training_page
     brain_step_000100.png brain_latest.png          the brain: brain_page
-    metrics_history.json                            what was measured, as columns
-    text_samples.json                               what was written, beside the truth
+    metrics_history.json                            the measurements, as columns
+    text_samples.json                               the samples, with the true continuations
 
-All of them show the run's whole life, from metrics.jsonl, and each file is whole or not there.
+All of them cover the whole run, from metrics.jsonl, and each file is written atomically.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from ..system.processes import Context, ignore_terminal, terminal_blocked
 
 FOLDER = "training_viz"
 PATIENCE = 120.0  # seconds that the end of a run waits for its last figures
-GOODBYE = 20.0  # seconds that a process without work is given to end by itself, which takes a fraction of one
+GOODBYE = 20.0  # seconds that an idle process gets to exit; normally a fraction of one
 
 
 def draw(run: Path, brain: BrainReport | None = None, step: int | None = None) -> list[Path]:
-    """Draw the figures of a run at `step`, or now, and write its tables, from metrics.jsonl; that of the brain where there is one.
+    """Draw the figures of a run at `step`, or at its end, and write its tables, from metrics.jsonl. brain: draw the brain, too.
 
-    Returns the files. Raises ConfigError where there is no metrics.jsonl, or a file of somebody else would be replaced; OSError where one
-    cannot be written.
+    Returns the files. Raises ConfigError if there is no metrics.jsonl, or if a foreign file would be replaced; OSError if a file cannot be
+    written.
     """
     from .brain_page import brain_page
     from .figures import png
@@ -49,14 +49,14 @@ def draw(run: Path, brain: BrainReport | None = None, step: int | None = None) -
         files |= {f"{name}_step_{step:06d}.png": content, f"{name}_latest.png": content}
     for name in files:
         if not _ours(folder / name):
-            raise ConfigError(f"{folder / name} is no figure or table of a run, and would be replaced; move it away")
+            raise ConfigError(f"{folder / name} would be replaced, and is not a figure or table of a run; move it away")
     for name, content in files.items():
         write_whole(folder / name, content)
     return [folder / name for name in files]
 
 
 def _ours(path):
-    """Whether `draw` may replace a file: a picture of Matplotlib's, one of its own tables, if need be a damaged one, or nothing at all."""
+    """Whether `draw` may replace a file: it does not exist, is a picture by Matplotlib, or one of the tables, possibly damaged."""
     try:
         found = path.read_bytes()
         table = path.suffix != ".png" and json.loads(found)
@@ -74,17 +74,17 @@ def _json(values):
 
 
 class Pictures:
-    """A view that has the figures drawn at each BrainReport, and at the end: `with Pictures(run, tell) as view: view.show(report)`.
+    """A view that draws the figures at each BrainReport, and at the end: `with Pictures(run, tell) as view: view.show(report)`.
 
-    Drawing takes seconds, so a process of its own does it and nobody waits for it: of the figures asked for while it is busy only the
-    newest are drawn. What goes wrong there costs a Notice, given to `tell` once per cause, and the figures.
+    Drawing takes seconds, so a separate process does it in the background. While it is busy, a new request replaces a waiting one. On an
+    error there are no figures, and `tell` gets a Notice, once per cause.
     """
 
     def __init__(self, run: Path, tell):
         self.run, self.tell = Path(run), tell
         self._brain, self._step = None, 0  # the last ones shown
-        self._fresh = False  # whether something has been reported since the last request
-        self._problems, self._told = queue.SimpleQueue(), set()
+        self._has_news = False  # whether something has been reported since the last request
+        self._problems, self._reported = queue.SimpleQueue(), set()
         self._waiting, self._closing = None, False  # the newest request; guarded by the condition
         self._changed = threading.Condition()
         self._artist = _Artist()
@@ -95,16 +95,16 @@ class Pictures:
         return self
 
     def show(self, report: Report) -> None:
-        """Take note of a report; a BrainReport is a request for figures."""
+        """Receive a report; a BrainReport is a request for figures."""
         if isinstance(report, (StepReport, EvalReport, SampleReport, BrainReport)):
-            self._step, self._fresh = report.step, True
+            self._step, self._has_news = report.step, True
         if isinstance(report, BrainReport):
             self._brain = report
             self._request()
         self._tell()
 
     def __exit__(self, *failure) -> None:
-        if self._fresh:
+        if self._has_news:
             self._request()
         with self._changed:
             self._closing = True
@@ -120,17 +120,17 @@ class Pictures:
         with self._changed:
             self._waiting = (self.run, self._brain, self._step)
             self._changed.notify()
-        self._fresh = False
+        self._has_news = False
 
     def _tell(self):
         while not self._problems.empty():
             problem = self._problems.get()
-            if problem not in self._told:
-                self._told.add(problem)
-                self.tell(Notice(f"warning: {problem}; training goes on without them, `neurogen figures {self.run}` draws them later"))
+            if problem not in self._reported:
+                self._reported.add(problem)
+                self.tell(Notice(f"warning: {problem}; training continues without them, `neurogen figures {self.run}` draws them later"))
 
     def _serve(self):
-        """Hand the newest request to the artist, one after the other, until all is done; in a thread."""
+        """Pass requests to the artist, newest first, until closing; runs in a thread."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closing)
@@ -142,14 +142,14 @@ class Pictures:
 
 
 class _Artist:
-    """The process that draws. It is started when it is first needed, and again where it has died."""
+    """The process that draws. It is started at the first request, and again if it has died."""
 
     def __init__(self):
         self._process = self._pipe = None
 
     def draw(self, request) -> str:
-        """Have it drawn, and wait; returns what went wrong, "" if nothing did."""
-        for _ in range(2):  # one that died idle, before this request, is replaced
+        """Draw and wait. Returns the error as a sentence, "" without one."""
+        for _ in range(2):  # a process that died while idle is replaced
             idle = self._process is not None
             try:
                 if not idle:
@@ -173,10 +173,10 @@ class _Artist:
         self._pipe, self._process = ours, process
 
     def dismiss(self):
-        """End the process, if there is one. Returns its exit code where it had ended by itself, else None."""
+        """End the process, if there is one. Returns its exit code if it had ended before, else None."""
         if self._process is None:
             return None
-        self._pipe.close()  # which ends it, where it is idle
+        self._pipe.close()  # an idle process then exits
         self._process.join(GOODBYE)
         code = self._process.exitcode
         if code is None:
@@ -187,14 +187,14 @@ class _Artist:
 
 
 def _work(pipe):
-    """Draw what is asked for until the pipe is closed; in a process of its own."""
+    """Main function of the process: draw each request, until the pipe is closed."""
     ignore_terminal()
     if hasattr(os, "nice"):
-        os.nice(10)  # training goes first
+        os.nice(10)  # training has priority
     while True:
         try:
             pipe.send(_attempt(*pipe.recv()))
-        except (EOFError, OSError):  # whoever asks has ended
+        except (EOFError, OSError):  # the training process has ended
             return
 
 
@@ -208,5 +208,5 @@ def _attempt(run, brain, step) -> str:
         return f"no figures: {error}"
     except ImportError as error:
         return f"no figures: {error}; pip install matplotlib"
-    except Exception as error:  # a mistake in a figure must not be the end of a run
+    except Exception as error:  # an error in a figure must not end a run
         return f"no figures: {type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""Training as lines of text, for pipes, log files and terminals that cannot draw; and the wording that all views share."""
+"""The plain view: training as lines of text, for pipes, log files and terminals that cannot draw; and formatting for all views."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rich.filesize import decimal
 
 from ..learning.report import BrainReport, CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
 
-# What a terminal would obey instead of show: C0 and C1 controls but newline and tab, line separators and writing-direction
-# overrides, and lone surrogates, which no encoding can hold.
+# Characters that a terminal would interpret instead of displaying: C0 and C1 controls except newline and tab, line separators,
+# writing-direction overrides, and lone surrogates, which cannot be encoded.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class PlainView:
-    """One line for each report but those that are there to be drawn, flushed as it comes, without escape codes.
+    """One line per report, except those for figures, flushed at once, without escape codes.
 
-    stream: where to, standard output if None.
+    stream: standard output if None.
     """
 
     def __init__(self, title: str, stream=None):
@@ -75,29 +75,29 @@ def line(report: Report) -> str:
 
 
 def printable(text: str) -> str:
-    """Text that may have come from anywhere, made safe to print: what a terminal would obey becomes a replacement character."""
+    """Text from any source, made safe to print: control characters become a replacement character."""
     return _OBEYED.sub("\ufffd", text.replace("\r\n", "\n")).expandtabs(4)
 
 
 def forgiving(stream):
-    """The stream itself, told to replace a character that its encoding cannot hold rather than fail half way."""
+    """The same stream, set to replace characters that its encoding lacks instead of raising."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")
     return stream
 
 
 def words(name: str) -> str:
-    """A field's name as read by people."""
+    """The display name of a field."""
     return name.replace("_", " ")
 
 
 def label(name: str) -> str:
-    """A module's or a projection's name as read by people."""
+    """The display name of a module or a projection."""
     return words(name).replace("pfc", "PFC")
 
 
 def item(name: str, value) -> tuple[str, str]:
-    """A named result as read by people: shares in percent and losses with their unit, which files keep as fractions and plain numbers."""
+    """A named result for display: fractions in percent, losses with their unit."""
     if isinstance(value, float) and (name.endswith("accuracy") or name == "unknown_words"):
         return words(name), percent(value)
     unit = " nats/token" if name == "loss" or name.endswith("_loss") else ""
@@ -105,7 +105,7 @@ def item(name: str, value) -> tuple[str, str]:
 
 
 def figure(value) -> str:
-    """A number as read by people, four figures for a fraction; text as it is; a question mark for what is not known."""
+    """A number for display, four digits for a fraction; text unchanged; a question mark for None."""
     if value is None:
         return "?"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -120,7 +120,7 @@ def percent(share: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss; a question mark where they are not known."""
+    """Seconds as m:ss or h:mm:ss; a question mark if unknown."""
     if not math.isfinite(seconds):
         return "?"
     minutes, seconds = divmod(round(seconds), 60)
@@ -129,7 +129,7 @@ def duration(seconds: float) -> str:
 
 
 def _span(activity):
-    """From the quietest module to the busiest: a dead or a screaming one shows, where a mean would hide it."""
+    """The range from the quietest module to the busiest: it reveals a silent or saturated module, which a mean would hide."""
     if not activity:
         return "?"
     return f"{100 * min(activity.values()):.1f}-{percent(max(activity.values()))}"

@@ -1,5 +1,4 @@
-"""How training from Python is shown: a bar, the loss and what was evaluated; in a notebook one output that changes, else on standard
-error."""
+"""Progress of training from Python: a bar, the loss and evaluations. In a notebook one output that is updated, else standard error."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from ..learning.report import EvalReport, FinalReport, Notice, Report, StepRepor
 from ..system import compiling
 from .plain import duration, printable
 
-EVERY = 0.25  # seconds between two changes
+EVERY = 0.25  # seconds between two updates
 POINTS = 240  # of the curve
 WIDTH, HEIGHT = 480, 90  # pixels of the curve
 TRAINED, HELD_OUT = "#0072b2", "#d55e00"
@@ -24,7 +23,7 @@ class ProgressView:
 
     def __init__(self, title: str):
         self._title, self._screen = title, _Notebook() if in_notebook() else _Terminal()
-        self._losses, self._evaluations, self._said = [], [], ""
+        self._losses, self._evaluations, self._notice = [], [], ""
         self._latest: StepReport | None = None
         self._shown_at = 0.0
         self._compiling = compiling.shown_by(self._show_compiled) if self._screen.changes else contextlib.nullcontext()
@@ -49,7 +48,7 @@ class ProgressView:
         elif isinstance(report, EvalReport):
             self._evaluations.append((report.step, report.loss))
         elif isinstance(report, (Notice, FinalReport)):
-            self._said = report.text if isinstance(report, Notice) else "done"
+            self._notice = report.text if isinstance(report, Notice) else "done"
         else:
             return
         if time.monotonic() - self._shown_at > EVERY:
@@ -58,7 +57,7 @@ class ProgressView:
     def _draw(self):
         self._shown_at = time.monotonic()
         if self._latest is None:
-            self._screen.draw("", 0, None, printable(self._said), [], [])
+            self._screen.draw("", 0, None, printable(self._notice), [], [])
             return
         step = self._latest
         facts = [f"loss {step.loss:.4f}"] + [f"held out {loss:.4f}" for _, loss in self._evaluations[-1:]]
@@ -69,7 +68,7 @@ class ProgressView:
 
 
 def in_notebook() -> bool:
-    """Whether a notebook shows what this process prints."""
+    """Whether this process runs in a notebook."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return shell is not None and hasattr(shell, "kernel")
@@ -117,7 +116,7 @@ class _Notebook:
 
 
 def curve(losses, evaluations) -> str:
-    """An SVG of the loss by steps, blue, and of the held-out loss, orange dots; "" where there is too little to draw."""
+    """An SVG of the loss by steps, blue, and of the held-out loss, orange dots; "" with fewer than two points."""
     losses = [(step, loss) for step, loss in losses if math.isfinite(loss)]
     if len(losses) < 2:
         return ""
@@ -127,12 +126,12 @@ def curve(losses, evaluations) -> str:
     low, high, last = min(values), max(values), max(step for step, _ in losses + evaluations)
     first = losses[0][0]
 
-    def place(step, loss):
+    def position(step, loss):
         x = (WIDTH - 60) * (step - first) / max(1, last - first)
         return f"{x:.1f},{4 + (HEIGHT - 8) * (high - loss) / max(1e-9, high - low):.1f}"
 
-    line = " ".join(place(*point) for point in losses)
-    dots = "".join('<circle cx="{}" cy="{}" r="3" fill="{}"/>'.format(*place(*point).split(","), HELD_OUT) for point in evaluations)
+    line = " ".join(position(*point) for point in losses)
+    dots = "".join('<circle cx="{}" cy="{}" r="3" fill="{}"/>'.format(*position(*point).split(","), HELD_OUT) for point in evaluations)
     labels = f'<text x="{WIDTH - 56}" y="12">{high:.3f}</text><text x="{WIDTH - 56}" y="{HEIGHT - 2}">{low:.3f}</text>'
     path = f'<polyline points="{line}" fill="none" stroke="{TRAINED}" stroke-width="1.5"/>'
     return f'<svg width="{WIDTH}" height="{HEIGHT}" font-size="11" role="img" aria-label="loss by steps">{path}{dots}{labels}</svg>'

@@ -1,4 +1,4 @@
-"""Surprise as colour: how improbable a token was, in nats, as a style of its text."""
+"""Surprise as colour: the surprise of a token, in nats, as a style of its text."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def styles(colors: bool) -> tuple[Style, ...]:
 
 
 def style_of(nats: float | None, colors: bool) -> Style:
-    """The style of a token of this surprise; None: it was not measured."""
+    """The style of a token with this surprise; None: not measured."""
     return styles(colors)[0 if nats is None else sum(nats >= bound for bound in BOUNDS)]
 
 
 def legend(colors: bool) -> Text:
-    """What the styles mean."""
+    """The legend of the styles."""
     text = Text().append("surprise ", "dim")
     names = [f"<{BOUNDS[0]:g}", *(f"{low:g}-{high:g}" for low, high in zip(BOUNDS, BOUNDS[1:], strict=False)), f">{BOUNDS[-1]:g}"]
     for name, style in zip(names, styles(colors), strict=True):

@@ -17,7 +17,7 @@ MISSING = "tensorboardX is not installed: pip install 'neurogen-numba[tensorboar
 
 
 def check() -> None:
-    """Raises ConfigError where event files cannot be written, since tensorboardX is missing."""
+    """Raises ConfigError if tensorboardX is missing."""
     if importlib.util.find_spec("tensorboardX") is None:
         raise ConfigError(f"--tensorboard: {MISSING}")
 
@@ -25,8 +25,8 @@ def check() -> None:
 class TensorBoard:
     """A view that writes an event file: `with TensorBoard(run, step, tell) as view: view.show(report)`.
 
-    A run that goes on from `step` begins a file that tells TensorBoard to forget what older files say of later steps. A disk that is full,
-    or tensorboardX missing, costs a Notice, given to `tell`, and the events from there on.
+    A run that resumes from `step` starts a new file, which makes TensorBoard discard later steps of older files. If the disk is full, or
+    tensorboardX is missing, `tell` gets a Notice, and no more events are written.
     """
 
     def __init__(self, run: Path, step: int, tell):
@@ -39,7 +39,7 @@ class TensorBoard:
             from tensorboardX.proto.event_pb2 import Event, SessionLog
 
             self.folder.mkdir(exist_ok=True)
-            # Written as it comes: tensorboardX's SummaryWriter writes in a thread, and waits for ever once a full disk has ended that.
+            # Not SummaryWriter: it writes in a thread, and blocks forever after a full disk has ended that thread.
             self._file = EventsWriter(str(self.folder / "events"), f".{self.step:08d}.{os.getpid()}")
             self._file.write_event(Event(wall_time=time.time(), step=self.step + 1, session_log=SessionLog(status=SessionLog.START)))
             self._file.flush()
@@ -48,7 +48,7 @@ class TensorBoard:
         return self
 
     def show(self, report: Report) -> None:
-        """Write what a report measured. With a checkpoint everything before it is on the disk: a resumed run misses nothing."""
+        """Write the numbers of a report. At a checkpoint, everything is flushed, so that a resumed run has no gap."""
         if self._file is None:
             return
         from tensorboardX import summary
@@ -59,8 +59,8 @@ class TensorBoard:
                 parts = [summary.scalar(f"training/{name}", getattr(report, name)) for name in MEASURED]
                 parts += [summary.scalar(f"activity/{name}", share) for name, share in report.activity.items()]
             case EvalReport():
-                look = "last_look" if report.last else "validation"
-                parts = [summary.scalar(f"{look}/{name}", getattr(report, name)) for name in HELD_OUT]
+                evaluation = "final" if report.last else "validation"
+                parts = [summary.scalar(f"{evaluation}/{name}", getattr(report, name)) for name in HELD_OUT]
             case SampleReport():
                 parts = [summary.text("sample", _markdown(report))]
             case BrainReport():
@@ -85,11 +85,11 @@ class TensorBoard:
     def _give_up(self, error):
         self._file = None
         why = MISSING if isinstance(error, ImportError) else f"{self.folder} cannot be written: {error.strerror}"
-        self.tell(Notice(f"warning: no more events for TensorBoard: {why}; training goes on, metrics.jsonl has all of them"))
+        self.tell(Notice(f"warning: no more events for TensorBoard: {why}; training continues, metrics.jsonl has all of them"))
 
 
 def _markdown(sample):
-    """Prompt, continuation and truth, each as a block that is shown as it stands."""
+    """Prompt, continuation and truth, each as a block without formatting."""
     parts = {"it was given": sample.prompt, "it wrote": sample.text, "the truth": sample.truth}
     blocks = ("\n".join(f"    {line}" for line in text.splitlines()) for text in parts.values() if text is not None)
     return "\n\n".join(f"{name}:\n\n{block}" for name, block in zip(parts, blocks, strict=False))

@@ -1,4 +1,4 @@
-"""The page on learning: seven panels on what was measured and what was written."""
+"""The page on learning: seven panels with measurements and samples."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .history import History
 from .live import MEMORY, MovingAverage
 from .plain import duration, printable
 
-LAST = 500  # steps in the panel on what happened lately
+LAST = 500  # steps in the panel on the latest ones
 SAMPLES = 4  # rows of the table
 LINES = 6  # of text in a row
 COLUMNS = (("step", 0.0, 7), ("it was given", 0.05, 55), ("it wrote", 0.35, 62), ("the truth", 0.68, 59))  # title, left edge, cells
-POINTS = 2000  # of the cloud at most: more cannot be told apart
+POINTS = 2000  # of the scatter plot, at most
 
 
 @styled
@@ -28,8 +28,8 @@ def training_page(history: History, title: str = ""):
     figure = Figure(figsize=(WIDTH, 13.0), dpi=DPI)
     grid = figure.add_gridspec(3, 3, height_ratios=(1, 1, 1.5), left=0.06, right=0.955, top=0.92, bottom=0.02, hspace=0.32, wspace=0.24)
     panels = {}
-    for place, name in enumerate(("loss", "accuracy", "throughput", "learning rate", "loss against accuracy", f"last {LAST} steps")):
-        panels[name] = figure.add_subplot(grid[place // 3, place % 3], label=name)
+    for position, name in enumerate(("loss", "accuracy", "throughput", "learning rate", "loss against accuracy", f"last {LAST} steps")):
+        panels[name] = figure.add_subplot(grid[position // 3, position % 3], label=name)
     panels["samples"] = figure.add_subplot(grid[2, :], label="samples")
     _headline(figure, history, title)
     _curve(panels["loss"], history, "loss", "Loss, nats per token", floor=True)
@@ -70,7 +70,7 @@ def _curve(axes, history, name, title, scale=1.0, floor=False):
     axes.plot(steps, values, color=FIRST, alpha=0.3, linewidth=0.8, marker=marker(steps), label="reports")
     axes.plot(steps, moving_average(values), color=FIRST, linewidth=1.8, label="moving average")
     if len(held_out["step"]):
-        alike = held_out["last"] != 1  # the final evaluation is of other text
+        alike = held_out["last"] != 1  # the final evaluation is on other text
         x, y = held_out["step"][alike], scale * held_out[name][alike]
         axes.plot(x, y, color=SECOND, linewidth=1.2, marker="o" if len(x) <= DOTS else "", markersize=3.5, label="held-out text")
     if floor and len(held_out["step"]) and np.isfinite(held_out["floor_bits_per_byte"][-1]):
@@ -80,8 +80,8 @@ def _curve(axes, history, name, title, scale=1.0, floor=False):
 
 
 def moving_average(values: np.ndarray) -> np.ndarray:
-    """The moving average after each of the values [reports]: of about a tenth of them, and of no more than in the live view. What is not
-    finite leaves no trace."""
+    """The moving average after each of the values [reports], over about a tenth of them, and at most as many as in the live view. Values
+    that are not finite are ignored."""
     average, averages = MovingAverage(min(MEMORY, max(0.0, 1 - 10 / max(1, len(values))))), []
     for value in values:
         average.add(value)
@@ -132,7 +132,7 @@ def _lately(axes, history):
 
 
 def _table(axes, samples: list[SampleReport]):
-    """The last texts, the newest on top."""
+    """The latest samples, newest on top."""
     from matplotlib.transforms import Bbox, TransformedBbox
 
     axes.set_title("What it wrote, beside what followed in the held-out text")
@@ -166,12 +166,13 @@ def _table(axes, samples: list[SampleReport]):
 
 
 def fitting(text: str, width: int, last: bool = False, rows: int = LINES) -> str:
-    """A text in at most `rows` lines of `width` cells (a Chinese character takes two), line ends shown; its first ones, or its last."""
+    """A text in at most `rows` lines of `width` cells (a Chinese character takes two), with visible line ends; the first lines, or the
+    last."""
     from rich.console import Console
     from rich.text import Text
 
     text = printable(text).replace("\n", "↵ ").strip()
-    most = rows * width  # more characters cannot fit, so no more are wrapped
+    most = rows * width  # more characters cannot fit
     cut = len(text) > most
     text = text[-most:] if last else text[:most]
     lines = [line.plain.rstrip() for line in Text(text).wrap(Console(), width - 1)]  # the cell left over is for the ellipsis

@@ -1,4 +1,4 @@
-"""Text that arrives piece by piece, broken between words into lines of a terminal."""
+"""Word wrap for text that arrives in pieces."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ Line = list[tuple[Style, str]]  # runs of text of one style
 
 
 class WordWrap:
-    """Breaks text into lines of at most `width` cells, all but the first beginning with `indent` empty ones.
+    """Wraps text into lines of at most `width` cells; all but the first are indented by `indent` cells.
 
-    lead: what stands at the beginning of the first line, with its style; it is `indent` cells wide. Lines that are complete never change,
-    so a long text costs no more per piece than a short one.
+    lead: prefix of the first line, `indent` cells wide, with its style. Complete lines never change, so the cost per piece does not grow
+    with the text.
     """
 
     def __init__(self, width: int, lead: str = "", style: Style | None = None):
@@ -20,42 +20,42 @@ class WordWrap:
         self.width = max(width, self.indent + 2)  # room for one wide character
         self._lines: list[Line] = [[(style or Style.null(), lead)] if lead else []]
         self._column = self.indent
-        self._word: list[tuple[str, Style]] = []  # characters held back until the word is whole, with the spaces before it
+        self._word: list[tuple[str, Style]] = []  # characters of the incomplete word, with the spaces before it
         self._cells = 0  # of the word
-        self._solid = False  # whether it has more than spaces
+        self._solid = False  # whether the word has more than spaces
 
     def feed(self, text: str, style: Style) -> None:
-        """Go on with a piece of the text."""
+        """Append a piece of text."""
         for char in text:
             if char == "\n":
-                self._place(self._lines)
+                self._add_word(self._lines)
                 self._lines.append(self._new_line())
                 self._column = self.indent
                 continue
             if char == " " and self._solid:
-                self._place(self._lines)
+                self._add_word(self._lines)
             size = cell_len(char)
             self._word.append((char, style))
             self._cells += size
             self._solid = self._solid or char != " "
             if size == 2 or self._cells >= self.width - self.indent:  # scripts without spaces; endless words
-                self._place(self._lines)
+                self._add_word(self._lines)
 
     def lines(self) -> list[Line]:
-        """The text so far, with the word that is not whole yet."""
+        """The text so far, with the incomplete word."""
         if not self._word:
             return self._lines
         before = self._word, self._cells, self._solid, self._column
         lines = [*self._lines[:-1], list(self._lines[-1])]
-        self._place(lines)
+        self._add_word(lines)
         self._word, self._cells, self._solid, self._column = before
         return lines
 
     def _new_line(self):
         return [(Style.null(), " " * self.indent)] if self.indent else []
 
-    def _place(self, lines):
-        """Put the word at the end of the last line, or on a line of its own, without the spaces before it."""
+    def _add_word(self, lines):
+        """Append the word to the last line, or start a new line with it, without the spaces before it."""
         word, cells = self._word, self._cells
         if self._column + cells > self.width:
             first = next((n for n, (char, _) in enumerate(word) if char != " "), len(word))
