@@ -253,7 +253,7 @@ class Trainer:
             session.draw()
             model.learning_step(self.act, reset=True)
             for act in (scored, session.act):
-                act.recorded.clear()  # whose steps refer to it: its memory is free now, not when somebody looks for garbage
+                act.recorded.clear()  # whose steps refer to it: its memory is free now, not at the next garbage collection
 
         model.backend.compile_kernels(steps)
 
