@@ -154,7 +154,7 @@ class Training:
     average: int = 0  # updates over which the weights are averaged, for evaluation and use; 0: no average
     rewire_interval: int = 0  # updates between two rewirings; 0: the wiring stays
     rewire: str = REWIRE[0]  # rigl, set, deep_r: what is removed, and what grows
-    rewire_share: float = 0.3  # of the bundles that the first rewiring removes; it falls to 0 at three quarters of the run
+    rewire_share: float = 0.5  # of the bundles that the first rewiring removes; it falls to 0 at three quarters of the run
     reset_prob: float = 0.02  # probability that a sequence is reset before a segment, because a conversation begins with a zero state
     optimizer: str = "adamw"  # adamw; with less memory: adamw8bit, adafactor
     activation_memory: str = "full"  # of a segment, for the backward pass: full, half (16 bits), recompute
