@@ -1,18 +1,18 @@
-# Every target does its own set-up, in .venv, once; it is redone when pyproject.toml or setup.cfg changes.
+# Every target sets up .venv first, once, and again when pyproject.toml or setup.cfg changes.
 # To start over with another Python: make clean, then make test PYTHON=python3.12
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 COMMA := ,
-# The CUDA toolkit is large: it is installed only where there is a GPU to use it.
+# The CUDA toolkit is large, so it is installed only on a machine with a GPU.
 GPU = $(or $(wildcard /proc/driver/nvidia/version),$(shell nvidia-smi -L 2>/dev/null))
 EXTRAS = dev$(if $(GPU),$(COMMA)cuda)
 
-# What `quick` runs: kernels against the reference, wiring, training steps of a tiny brain, the command line.
+# Tests of `quick`: kernels against the reference, wiring, training steps of a tiny brain, the command line.
 QUICK = $(filter-out tests/test_kernel_jit.py tests/test_kernel_cache.py,$(wildcard tests/test_kernel_*.py)) tests/test_bundles.py tests/test_connectome.py \
 	tests/test_backend.py tests/test_activation_checkpointing.py tests/test_cli.py
-# On a GPU the tests run one after the other; elsewhere a file of tests is one process's, and there is one for each core.
+# On a GPU the tests run in one process; otherwise in one process per core, which takes whole files.
 SPREAD = $(if $(GPU),,-n auto --dist loadfile)
 
 .PHONY: help train chat test quick notebooks lint types docs wheel clean
@@ -24,12 +24,12 @@ help:  ## list these targets
 train: $(READY)  ## train the nano preset; flags in ARGS="--steps 200"
 	$(BIN)/neurogen train --preset nano $(ARGS)
 
-chat: $(READY)  ## talk to the model trained last
+chat: $(READY)  ## talk to the model that was trained last
 	$(BIN)/neurogen chat --auto-load-latest $(ARGS)
 
 test: $(READY)  ## run the tests, then those of the CUDA kernels in Numba's simulator; some of them with ARGS="-k cli"
 	$(BIN)/python -m pytest $(SPREAD) $(ARGS)
-	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest -m gpu -n auto --dist loadfile $(ARGS)$(if $(ARGS), || [ $$? = 5 ])  # 5: ARGS chose none of these
+	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest -m gpu -n auto --dist loadfile $(ARGS)$(if $(ARGS), || [ $$? = 5 ])  # 5: ARGS selected no tests
 
 quick: $(READY)  ## a minute of tests after a change of a line: kernels against the reference, a tiny brain, the command line
 	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not gpu" $(QUICK)
@@ -42,17 +42,17 @@ lint: $(READY)  ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(READY)  ## check that editors and type checkers see the public names whole
+types: $(READY)  ## check that every public name has a complete type
 	@mkdir -p build/types/neurogen_numba
 	@ln -sfn $(addprefix $(CURDIR)/,$(wildcard neurogen_numba/*)) build/types/neurogen_numba/
 	@ln -sfn $(CURDIR)/kernels build/types/neurogen_numba/kernels
 	$(BIN)/basedpyright
 
-docs: $(READY)  ## build the documentation in build/site; a link that leads nowhere is an error
+docs: $(READY)  ## build the documentation in build/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
 
 wheel: $(READY)  ## build dist/*.whl
-	rm -rf build dist *.egg-info  # setuptools packs what it finds in build/, modules deleted since included
+	rm -rf build dist *.egg-info  # setuptools would also pack old files in build/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:  ## delete .venv and everything built; runs/ stays

@@ -46,7 +46,7 @@ class Projection(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What a population did: membrane potential v and events z, float64 [T, N]."""
+    """The traces of a population: membrane potential v and events z, float64 [T, N]."""
 
     v: np.ndarray
     z: np.ndarray
@@ -101,7 +101,7 @@ class Circuit:
         return order
 
     def run(self, **inputs) -> dict[str, Trace]:
-        """What the populations do, from rest, with these inputs, name -> [T, N]. Raises ConfigError where they do not fit."""
+        """Simulate the populations from rest with these inputs, name -> [T, N]. Raises ConfigError if they do not fit."""
         given = {name: np.asarray(x, np.float64) for name, x in inputs.items()}
         lengths = {len(x) for x in given.values()}
         if {name: x.shape[1:] for name, x in given.items()} != {name: (n,) for name, n in self.inputs.items()} or len(lengths) != 1:
@@ -149,7 +149,7 @@ class Circuit:
         return nir.NIRGraph(nodes, edges, metadata={"dt": dt})
 
     def save(self, path: str | os.PathLike[str], dt: float = 1.0):
-        """Write the circuit as a NIR file, whole or not at all. Raises BackendError where it cannot be written."""
+        """Write the circuit as a NIR file, atomically. Raises BackendError if it cannot be written."""
         path, graph = Path(path), self.to_nir(dt)
         unfinished = path.with_name(f".{path.name}.unfinished")
         try:
@@ -161,7 +161,7 @@ class Circuit:
 
 
 def export(model: NeuroGenModel | Circuit, path: str | os.PathLike[str], dt: float = 1.0):
-    """As `Circuit.save`. Raises ConfigError for a model, which says what of it NIR cannot express."""
+    """As `Circuit.save`. Raises ConfigError for a model, with the parts that NIR cannot express."""
     if isinstance(model, Circuit):
         model.save(path, dt)
         return

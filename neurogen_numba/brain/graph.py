@@ -1,4 +1,4 @@
-"""The connectome of a model, to look at: its modules and projections, as a table and as a graph."""
+"""A read-only view of a model's connectome: modules and projections, as a table and as a graph."""
 
 from __future__ import annotations
 

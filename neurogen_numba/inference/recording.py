@@ -1,4 +1,4 @@
-"""`NeuroGenModel.listen`: what a brain does at each token of a text that it reads, as arrays that print and plot themselves."""
+"""`NeuroGenModel.listen`: the activity of a brain at each token of a text, as arrays with `repr` and `plot`."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Rates:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Recall:
-    """Which earlier tokens the readings of the associative memory come from. Exact (brain/recall.py): nothing is estimated.
+    """Readings of the associative memory, split into contributions of earlier tokens. Exact (brain/recall.py): nothing is estimated.
 
     shares: [n, heads, T] float32: the part of a head's reading at token first + i that token j of the text has written. Negative where a
     token takes away from it; 0 for tokens to come. before: [n, heads] float32, the part that was stored before the text. Together they are
@@ -170,10 +170,10 @@ class Recall:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Recording:
-    """What a brain did at each of the T tokens of a text.
+    """The activity of a brain at each of the T tokens of a text.
 
-    ids: [T] int32; tokens: the text of each. surprise, rates: see there. states: what was asked for, name -> [T, n] float32, of the
-    neurons in the rasters. final_state: the state after the last token, for `model.listen(more, state=recording.final_state)`.
+    ids: [T] int32; tokens: the text of each. surprise, rates: `Surprise`, `Rates`. states: the requested ones, name -> [T, n] float32, of
+    the neurons in the rasters. final_state: the state after the last token, for `model.listen(more, state=recording.final_state)`.
     """
 
     ids: np.ndarray
@@ -190,7 +190,7 @@ class Recording:
         return self._rasters[_module(module)]
 
     def recalled(self, first: int = 0, last: int | None = None) -> Recall:
-        """What the associative memory read at tokens first ... last - 1 of the text, split by the tokens that wrote it; at all of them
+        """Readings of the associative memory at tokens first ... last - 1 of the text, split by the tokens that wrote them; at all of them
         without arguments, negative numbers count from the end. Raises ConfigError where there are none, or too many for memory."""
         T = len(self.tokens)
         first, last, _ = slice(first, last).indices(T)
@@ -256,7 +256,7 @@ def record(
     return Recording(
         ids,
         tokens,
-        Surprise(nats[:-1].copy(), tokens),  # the last one is of a token that has not come
+        Surprise(nats[:-1].copy(), tokens),  # the last one belongs to the token after the text
         Rates({name: whole[name].astype(np.float32) for name in MODULES}, tokens),
         {name: whole[name] for name in states},
         act.state(),
@@ -287,7 +287,7 @@ def _sources(recalled):
 
 
 def _every(size, neurons):
-    """Of how many neurons one is kept."""
+    """The stride at which neurons are sampled."""
     if neurons is None:
         return 1
     if isinstance(neurons, bool) or not isinstance(neurons, (int, np.integer)) or neurons < 1:

@@ -28,7 +28,7 @@ LAST = 0.75  # of a run: the share of updates after which wiring stays, so that 
 
 
 class Rewiring:
-    """What `training.rewire_interval` asks for, of a model. Raises ConfigError if no projection has room for other bundles."""
+    """Rewires a model at intervals of `training.rewire_interval`. Raises ConfigError if no projection has room for other bundles."""
 
     def __init__(self, model):
         self.model, self.brain, self.training = model, model.brain, model.config.training
@@ -108,7 +108,7 @@ class Rewiring:
         return array.reshape(len(array), -1)[self.model.backend.asarray(slots, "int64")]
 
     def _clear(self, projection, slots):
-        """Set weights, and what the optimiser knows of them, to 0."""
+        """Set weights, and their optimiser state, to 0."""
         index = self.model.backend.asarray(slots, "int64")
         bundles = len(projection.weight)
         for array in (projection.weight, *self.model.optimizer.of(f"{projection.arc.name}.weight")):

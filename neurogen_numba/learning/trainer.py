@@ -253,7 +253,7 @@ class Trainer:
             session.draw()
             model.learning_step(self.act, reset=True)
             for act in (scored, session.act):
-                act.recorded.clear()  # whose steps refer to it: its memory is free now, not at the next garbage collection
+                act.recorded.clear()  # its steps refer to it: breaking the cycle frees its memory now, without the garbage collector
 
         model.backend.compile_kernels(steps)
 
