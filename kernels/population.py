@@ -47,12 +47,13 @@ class Physics(NamedTuple):
 
     step(*state, i, *constants) -> state after a token. adjoint(ds, *d_state, *before, *after, i, *constants, graded) -> (*d_state, d_i,
     *d_constants): ds is dL/ds[t], before and after are the states; d_state goes from token to token, backwards. modulate(constants, factor)
-    -> constants with the neuromodulator's factor.
+    -> constants with the neuromodulator's factor; factor_gradient(d_constants, constants) -> its gradient from that of its results.
     """
 
     step: Callable
     adjoint: Callable
     modulate: Callable
+    factor_gradient: Callable
     surrogate: Surrogate
     states: int
 
@@ -237,11 +238,11 @@ def fetch_token(ds, dy, state, r, c, gate, i, j, traced, gated):
 
 
 @functools.cache
-def make_population_backward(physics: Physics, graded: bool, traced: bool, gated: bool):
-    """`population_backward` of the same kinds as `make_population_forward`."""
+def make_population_backward(physics: Physics, graded: bool, traced: bool, gated: bool, modulated: bool = False):
+    """`population_backward` of the same kinds as `make_population_forward`; modulated: also with the gradients of sensitivities."""
     TOGETHER = BACK_LOADS if gated else 1  # tokens in step 3, which without a gate loads nothing
     adjoint, modulate, event, S = physics.adjoint, physics.modulate, physics.surrogate.event, physics.states
-    FIRST = S + 1  # of the constants in what the adjoint returns
+    factor_gradient, FIRST = physics.factor_gradient, S + 1  # FIRST: of the constants in what the adjoint returns
 
     @gpu(max_registers=MAX_REGISTERS)
     def population_backward(
@@ -260,6 +261,8 @@ def make_population_backward(physics: Physics, graded: bool, traced: bool, gated
         parameters,
         gain_scale,
         beta_scale,
+        gain_slope,
+        beta_slope,
         hypercolumn,
         columns,
         tokens,
@@ -273,7 +276,8 @@ def make_population_backward(physics: Physics, graded: bool, traced: bool, gated
         Tokens go backwards, `tokens` of them at a time: 1. every thread scans its neuron and leaves r dx and x in shared memory; 2. a warp
         per token and hypercolumn sums r dx x; 3. every thread writes its neuron's gradient, times `scale`. d_current, d_gate [lines,
         columns, numbers of a line] of any kind of float, from column `offset` on: neuron n is in line n >> shift. partial [groups
-        parameters, N]: the group's share of the parameters' gradients.
+        parameters, N]: the group's share of the parameters' gradients; where it is modulated, then that of a neuron to the sensitivities of
+        gain and adaptation, whose slopes of the factors are gain_slope, beta_slope [B].
         """
         shared = cuda.shared.array(0, numba.float32)  # r dx and x [tokens, threads] each, then the means [tokens, columns]
         currents, gates = cuda.local.array(TOGETHER, np.float32), cuda.local.array(TOGETHER, np.float32)
@@ -290,6 +294,7 @@ def make_population_backward(physics: Physics, graded: bool, traced: bool, gated
             if traced:
                 gamma = parameters.gamma[n]
         d_constants, d_gain, d_bias, d_gamma = zeros(constants), ZERO, ZERO, ZERO
+        to_gain, to_beta = ZERO, ZERO  # to the sensitivities
 
         group = u32((B + u32(cuda.gridDim.y) - U1) // u32(cuda.gridDim.y))  # sequences
         b = u32(u32(cuda.blockIdx.y) * group)
@@ -328,6 +333,9 @@ def make_population_backward(physics: Physics, graded: bool, traced: bool, gated
                     d_bias += d_drive
                     x, dx = r_t * (gate_step(x, g) if gated else x), d_drive * gain_b
                     d_gain += dx * x
+                    if modulated:
+                        to_gain += d_drive * x * gain * gain_slope[b]
+                        to_beta += factor_gradient(found[FIRST:], constants) * beta_slope[b]
                     shared[k], shared[u32(x_tile + k)] = dx * gain * r_t, x
                 cuda.syncthreads()  # waits for the tiles
                 task, lane = u32(thread // u32(WARP)), u32(thread % u32(WARP))
@@ -370,7 +378,7 @@ def make_population_backward(physics: Physics, graded: bool, traced: bool, gated
                     carry.y[begin] = dy_t
             b = u32(b + U1)
         if here:
-            totals = d_constants + (d_gain, d_bias, d_gamma)
+            totals = d_constants + (d_gain, d_bias, d_gamma) + ((to_gain, to_beta) if modulated else ())
             save(rows(partial, u32(u32(cuda.blockIdx.y) * u32(len(totals))), totals), n, totals)
 
     return population_backward
@@ -482,10 +490,11 @@ def make_write_events_cpu(surrogate: Surrogate):
 
 
 @functools.cache
-def make_population_backward_cpu(physics: Physics):
-    """`population_backward_cpu` of a neuron."""
+def make_population_backward_cpu(physics: Physics, modulated: bool = False):
+    """`population_backward_cpu` of a neuron; modulated: also with the gradients of sensitivities."""
     adjoint, modulate, event, S = physics.adjoint, physics.modulate, physics.surrogate.event, physics.states
-    FIRST = S + 1  # of the constants in what the adjoint returns
+    factor_gradient, FIRST = physics.factor_gradient, S + 1  # FIRST: of the constants in what the adjoint returns
+    OWN = -5 if modulated else -3  # of the gradients, the first that is not a constant's
 
     @cpu()
     def population_backward_cpu(
@@ -502,6 +511,8 @@ def make_population_backward_cpu(physics: Physics):
         parameters,
         gain_scale,
         beta_scale,
+        gain_slope,
+        beta_slope,
         hypercolumn,
         scale,
         drop,
@@ -510,7 +521,7 @@ def make_population_backward_cpu(physics: Physics):
         graded,
     ):
         """Overwrite d_current [C, B, N or more] and d_gate; move carry [B, N] to the token before the chunk, add to d, the arrays of
-        NeuronParameters in a row.
+        NeuronParameters in a row, and where it is modulated those of sensitivities, as on a GPU.
 
         A task has a hypercolumn of SEQUENCES sequences; their shares of the parameters' gradients are added in order, whoever ran them.
         """
@@ -524,7 +535,7 @@ def make_population_backward_cpu(physics: Physics):
             own = slice(h * hypercolumn, min(N, (h + 1) * hypercolumn))
             constants_h, gain_h, bias_h = load(constants, own), gain[own], bias[own]
             totals = load(rows(partial[group], 0, d), own)
-            d_constants, d_gain, d_bias, d_gamma = totals[:-3], totals[-3], totals[-2], totals[-1]
+            d_constants, d_gain, d_bias, d_gamma = totals[:OWN], totals[OWN], totals[OWN + 1], totals[OWN + 2]
             scratch = np.empty((4, gain_h.size), np.float32)
             x, dx, ds_t, d_drive = scratch[0], scratch[1], scratch[2], scratch[3]
             for b in range(group * SEQUENCES, min(B, (group + 1) * SEQUENCES)):
@@ -561,10 +572,16 @@ def make_population_backward_cpu(physics: Physics):
                         save(d_state, n, found[:S])
                         save(d_constants, n, add(load(d_constants, n), modulate(found[FIRST:], beta_scale[b])))
                         d_drive[n] = found[S]
+                        if modulated:
+                            totals[-1][n] += factor_gradient(found[FIRST:], load(constants_h, n)) * beta_slope[b]
                     for n in range(x.size):
                         d_gain[n] += d_drive[n] * x[n] * gain_scale[b]
                         d_bias[n] += d_drive[n]
                         dx[n] = d_drive[n] * gain_h[n] * gain_scale[b] * r_t
+                    if modulated:
+                        to_gain = totals[-2]
+                        for n in range(x.size):
+                            to_gain[n] += d_drive[n] * x[n] * gain_h[n] * gain_slope[b]
                     mean, dc_t = dot(dx, x) / np.float32(x.size), d_current[t, b, own]
                     for n in range(x.size):
                         dc_t[n] = normalize_step_backward(dx[n], x[n], mean)

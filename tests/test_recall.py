@@ -71,7 +71,7 @@ def test_the_split_is_that_of_the_memory_a_token_at_a_time(tokens):
     trace = RecallTrace(S, key, decay, bias, window=200)
     for first in range(0, tokens, 41):  # in parts that are no whole chunks
         part = slice(first, first + 41)
-        trace.write(query[part], value[part], write[part], write_scale=0.7)
+        trace.write(query[part], value[part], write[part], write_scale=np.full(len(query[part]), 0.7))
     expected = np.zeros((tokens, tokens))
     for h in range(heads):
         own = slice(h * W, (h + 1) * W)

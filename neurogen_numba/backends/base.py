@@ -214,6 +214,7 @@ class Backend(ABC):
         physics: Physics,
         scale: float = 1,
         offset: int = 0,
+        modulation: tuple = (),
     ):
         """Backward pass of `population_forward` over the same chunk; arguments of the same name are the same arrays.
 
@@ -224,6 +225,9 @@ class Backend(ABC):
         Rolls carry [B, N] each, what the neuron's adjoint hands on and dL/dy without decay, from the token after the chunk to the one
         before it. Accumulates into d, the gradients [N] of the parameters. ds, dy [C, B, N]: gradients of the axon, after dropout, and of
         the trace.
+
+        modulation: of a neuromodulated population (gain_slope, beta_slope [B], to_gain, to_beta [N]): slopes of the factors by their
+        sensitivities, and what each neuron accumulates into the gradients of these.
         """
 
     @kernel
@@ -268,6 +272,22 @@ class Backend(ABC):
     @kernel
     def working_memory_backward(self, df_in, du_in, dm_carry, dm, m, f_in, u_in, retain):
         """Overwrites df_in, du_in [C, B, M]; rolls dm_carry [B, M] from the token after the chunk to the one before it. dm [C, B, M]."""
+
+    # Neuromodulators. rows [9, B]: ROWS of kernels/neuromodulation.py; sensitivity [14]
+
+    @kernel
+    def observe(self, rows, losses, targets, interval: float):
+        """Updates rows by the losses [T, B] of T tokens; a token whose target, of targets [T, B] int32, is negative has none. Levels change
+        after `interval` tokens."""
+
+    @kernel
+    def modulate(self, factors, slopes, rows, sensitivity):
+        """Overwrites factors [14, B] with what the levels do, and slopes [14, B] with their slopes by the sensitivities."""
+
+    @kernel
+    def sensitivity_backward(self, total, x, slope, logit, bias):
+        """Accumulates x [T, B, K], by slope [B], into total [1]; of a factor after a sigmoid, by its logit [T, B, K] and bias [K], else of
+        size 0."""
 
     # Embedding and dropout
 

@@ -33,6 +33,7 @@ COMPONENTS = {  # name of a change -> settings: one part of the brain less
     "no working memory": {"brain": {"without": "working_memory_pfc"}},
     "no gate": {"brain": {"without": "go_broca"}},
     "no feedback": {"brain": {"without": "feedback_* go_retain"}},
+    "neuromodulation": {"brain": {"neuromodulation": True}},
     "no lateral synapses": {"brain": {"without": "lateral_*"}},
 }
 

@@ -7,6 +7,7 @@ import functools
 import operator
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from ..presets import get_preset
 from ..storage import checkpoint
 from .activity import Activity
 from .brain import Brain
-from .chunked_cross_entropy import learn_by_blocks
+from .chunked_cross_entropy import learn_by_blocks, losses_by_blocks
 from .graph import Connectome
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class NeuroGenModel:
             training = config.training
             self.optimizer = optimizer(self.brain.parameters, self.backend, training.weight_decay, training.clip, training.average)
         self._activity, self._in_use = None, threading.RLock()
+        self._reading = lambda: None  # the activity that was run last, if somebody still has it
 
     def __repr__(self) -> str:
         size = f"{self.config.brain.neurons:,} neurons, {self.parameters:,} parameters, {self.config.brain.vocabulary:,} tokens"
@@ -252,14 +254,14 @@ class NeuroGenModel:
         if reset:
             act.reset(act.reset_mask)
         brain.drop_weights(act)
-        brain.forward(act)
         brain.parameters.clear_gradient(but="decoder.weight")  # which is overwritten
         if act.token_rows:
             act.token_rows.gradient[...] = 0
         if decoder.row_wise:
+            brain.forward(act, functools.partial(losses_by_blocks, decoder, act))
             learn_by_blocks(decoder, act, self.optimizer)
         else:
-            self._learn_decoder(act)
+            brain.forward(act, functools.partial(self._learn_decoder, act))
         brain.backward(act)
 
     def _update(self, act):
@@ -269,14 +271,23 @@ class NeuroGenModel:
         self.brain.refresh()
         act.advance(act.length)
 
-    def _learn_decoder(self, act):
-        """Compute losses, hits and the decoder's gradients, a block of tokens at a time."""
+    def _learn_decoder(self, act, first, last):
+        """Compute losses, hits and the decoder's gradients of tokens first ... last - 1, a block of them at a time."""
         decoder = self.brain.decoder
-        for first, last in decoder.blocks(act):
-            logits = decoder.scores(act, first, last)
+        for begin, end in decoder.blocks(act, first, last):
+            logits = decoder.scores(act, begin, end)
             d_logits = act.d_logits[: len(logits)]
-            self._cross_entropy(act, first, last, logits, d_logits)
-            decoder.backward(act, first, last, d_logits, add=first > 0)
+            decoder.cross_entropy(act, begin, end, logits, d_logits)
+            decoder.backward(act, begin, end, d_logits, add=begin > 0)
+
+    @_by_one_thread
+    def reward(self, x: ArrayLike):
+        """Reward the sequences that were read last: a number, or one for each of the B sequences [B]. It is added to their dopamine at the
+        next change of levels. Raises ConfigError for another shape, a number that is not finite, or a brain without neuromodulators."""
+        act = self._reading()
+        if act is None:
+            raise ConfigError("reward: nothing is being read; it is for the sequences of the last `train_step`, or of a session in use")
+        act.reward(x)
 
     def score(self, act: Activity, inputs, targets):
         """(nats [T, B] float32, hits [T, B] bool), NumPy, of time-major inputs and targets [T, B] int32; 0 for a target below 0.
@@ -286,10 +297,7 @@ class NeuroGenModel:
         self._load_segment(act, inputs, targets)
 
         def step():
-            self.brain.forward(act)
-            for first, last in self.brain.decoder.blocks(act):
-                logits = self.brain.decoder.scores(act, first, last)
-                self._cross_entropy(act, first, last, logits, logits)
+            self.brain.forward(act, functools.partial(self.brain.decoder.losses, act))
             act.advance(act.length)
 
         self.run(act, ("score", act.length), step)
@@ -305,12 +313,6 @@ class NeuroGenModel:
         act.weight[...] = np.float32(act.loss_scale / counted)
         return counted
 
-    def _cross_entropy(self, act, first, last, logits, d_logits):
-        """Cross-entropy of a block of tokens from `Decoder.scores`; overwrites d_logits, which may be the same array, with the gradient."""
-        losses, hits, targets = (array[first:last].reshape(-1) for array in (act.losses, act.hits, act.targets))
-        decoder = self.brain.decoder
-        self.backend.cross_entropy(losses, hits, d_logits, logits, decoder.bias, targets, act.weight, decoder.shape[0])
-
     def _result(self, act):
         return (self.backend.to_numpy(array[: act.length]) for array in (act.losses, act.hits))
 
@@ -322,6 +324,7 @@ class NeuroGenModel:
             act.wiring = self.brain.wiring
         if what not in act.recorded:
             act.recorded[what] = (record or self.backend.record)(step)
+        self._reading = weakref.ref(act)
         with self.backend.working(self.parameters * act.length * act.batch):
             act.recorded[what]()
 
@@ -332,10 +335,16 @@ class NeuroGenModel:
         act = self.activity(min(columns.shape[0], self.config.brain.chunk), columns.shape[1])
         parts = []
         for first in range(0, columns.shape[0], act.tokens):
+<<<<<<< HEAD
             part = columns[first : first + act.tokens]
             if not parts:
                 self.backend.compile_kernels(partial(self.brain.forward_logits, act, part))
             parts.append(self.backend.to_numpy(self.brain.forward_logits(act, part)).reshape(*part.shape, -1))
+=======
+            part, following = columns[first : first + act.tokens], columns[first + act.tokens : first + act.tokens + 1]
+            logits = self.brain.forward_logits(act, part, following[0] if len(following) else None)
+            parts.append(self.backend.to_numpy(logits).reshape(*part.shape, -1))
+>>>>>>> efe8bd2 (WIP neuromodulators)
             act.advance(part.shape[0])
         result = np.concatenate(parts).swapaxes(0, 1)
         return result[0] if np.ndim(input_ids) == 1 else result
