@@ -60,16 +60,15 @@ def observe_sequence(rows, losses, targets, interval, b):
 
 @register_jitable
 def modulate_sequence(factors, slopes, rows, sensitivity, b):
-    """What the levels of sequence b do to each target, and its slope by the sensitivity: of a write strength that of the logarithm."""
+    """What the levels of sequence b do to each target, and the slope of it by the sensitivity: of a factor that of its logarithm, of what Go
+    opens by, with which a bias falls, the negative one."""
     for target in range(TARGETS):
         level = rows[NOREPINEPHRINE if target < MODULES else SEROTONIN if target < WRITE else DOPAMINE, b]
         x = sensitivity[target] * level
         p = sigmoid(x)
-        factor, slope = TWO * p, TWO * p * (ONE - p) * level
-        if target == WRITE:
-            slope = (ONE - p) * level
+        factor, slope = TWO * p, level * (ONE - p)
         if target == GO:
-            factor, slope = x, -level  # the gradient comes from a bias that it lowers
+            factor, slope = x, -level
         factors[target, b], slopes[target, b] = factor, slope
 
 

@@ -276,8 +276,9 @@ def make_population_backward(physics: Physics, graded: bool, traced: bool, gated
         Tokens go backwards, `tokens` of them at a time: 1. every thread scans its neuron and leaves r dx and x in shared memory; 2. a warp
         per token and hypercolumn sums r dx x; 3. every thread writes its neuron's gradient, times `scale`. d_current, d_gate [lines,
         columns, numbers of a line] of any kind of float, from column `offset` on: neuron n is in line n >> shift. partial [groups
-        parameters, N]: the group's share of the parameters' gradients; where it is modulated, then that of a neuron to the sensitivities of
-        gain and adaptation, whose slopes of the factors are gain_slope, beta_slope [B].
+        parameters, N]: the group's share of the parameters' gradients. Where it is modulated, a group is one sequence, and then comes what a
+        neuron adds to the gradients of the sensitivities of gain and adaptation; gain_slope, beta_slope [B]: of the logarithms of the
+        factors by these.
         """
         shared = cuda.shared.array(0, numba.float32)  # r dx and x [tokens, threads] each, then the means [tokens, columns]
         currents, gates = cuda.local.array(TOGETHER, np.float32), cuda.local.array(TOGETHER, np.float32)
@@ -294,7 +295,6 @@ def make_population_backward(physics: Physics, graded: bool, traced: bool, gated
             if traced:
                 gamma = parameters.gamma[n]
         d_constants, d_gain, d_bias, d_gamma = zeros(constants), ZERO, ZERO, ZERO
-        to_gain, to_beta = ZERO, ZERO  # to the sensitivities
 
         group = u32((B + u32(cuda.gridDim.y) - U1) // u32(cuda.gridDim.y))  # sequences
         b = u32(u32(cuda.blockIdx.y) * group)
@@ -333,9 +333,6 @@ def make_population_backward(physics: Physics, graded: bool, traced: bool, gated
                     d_bias += d_drive
                     x, dx = r_t * (gate_step(x, g) if gated else x), d_drive * gain_b
                     d_gain += dx * x
-                    if modulated:
-                        to_gain += d_drive * x * gain * gain_slope[b]
-                        to_beta += factor_gradient(found[FIRST:], constants) * beta_slope[b]
                     shared[k], shared[u32(x_tile + k)] = dx * gain * r_t, x
                 cuda.syncthreads()  # waits for the tiles
                 task, lane = u32(thread // u32(WARP)), u32(thread % u32(WARP))
@@ -377,8 +374,13 @@ def make_population_backward(physics: Physics, graded: bool, traced: bool, gated
                 if traced:
                     carry.y[begin] = dy_t
             b = u32(b + U1)
-        if here:
-            totals = d_constants + (d_gain, d_bias, d_gamma) + ((to_gain, to_beta) if modulated else ())
+        if modulated and here:
+            b = u32(b - U1)
+            to_gain, to_beta = d_gain * gain * gain_slope[b], factor_gradient(d_constants, constants) * beta_slope[b]
+            sums = d_constants + (d_gain, d_bias, d_gamma, to_gain, to_beta)
+            save(rows(partial, u32(b * u32(len(sums))), sums), n, sums)
+        if here and not modulated:
+            totals = d_constants + (d_gain, d_bias, d_gamma)
             save(rows(partial, u32(u32(cuda.blockIdx.y) * u32(len(totals))), totals), n, totals)
 
     return population_backward
@@ -573,7 +575,7 @@ def make_population_backward_cpu(physics: Physics, modulated: bool = False):
                         save(d_constants, n, add(load(d_constants, n), modulate(found[FIRST:], beta_scale[b])))
                         d_drive[n] = found[S]
                         if modulated:
-                            totals[-1][n] += factor_gradient(found[FIRST:], load(constants_h, n)) * beta_slope[b]
+                            totals[-1][n] += factor_gradient(found[FIRST:], load(constants_h, n)) * beta_scale[b] * beta_slope[b]
                     for n in range(x.size):
                         d_gain[n] += d_drive[n] * x[n] * gain_scale[b]
                         d_bias[n] += d_drive[n]
@@ -581,7 +583,7 @@ def make_population_backward_cpu(physics: Physics, modulated: bool = False):
                     if modulated:
                         to_gain = totals[-2]
                         for n in range(x.size):
-                            to_gain[n] += d_drive[n] * x[n] * gain_h[n] * gain_slope[b]
+                            to_gain[n] += d_drive[n] * x[n] * gain_h[n] * gain_scale[b] * gain_slope[b]
                     mean, dc_t = dot(dx, x) / np.float32(x.size), d_current[t, b, own]
                     for n in range(x.size):
                         dc_t[n] = normalize_step_backward(dx[n], x[n], mean)

@@ -226,8 +226,8 @@ class Backend(ABC):
         before it. Accumulates into d, the gradients [N] of the parameters. ds, dy [C, B, N]: gradients of the axon, after dropout, and of
         the trace.
 
-        modulation: of a neuromodulated population (gain_slope, beta_slope [B], to_gain, to_beta [N]): slopes of the factors by their
-        sensitivities, and what each neuron accumulates into the gradients of these.
+        modulation: of a neuromodulated population (gain_slope, beta_slope [B], to_gain, to_beta [N]): slopes of the factors' logarithms by
+        their sensitivities, and what each neuron accumulates into the gradients of these.
         """
 
     @kernel
@@ -282,7 +282,8 @@ class Backend(ABC):
 
     @kernel
     def modulate(self, factors, slopes, rows, sensitivity):
-        """Overwrites factors [14, B] with what the levels do, and slopes [14, B] with their slopes by the sensitivities."""
+        """Overwrites factors [14, B] with what the levels do, and slopes [14, B] with its slope by the sensitivities: of a factor's
+        logarithm, and of Go the negative one."""
 
     @kernel
     def sensitivity_backward(self, total, x, slope, logit, bias):

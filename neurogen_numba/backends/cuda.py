@@ -354,7 +354,8 @@ class CudaBackend(Backend):
         C, B, N = c.shape
         across, threads, columns = self._hypercolumns(N, hypercolumn)
         gain_slope, beta_slope, *to_sensitivities = modulation or (gain_scale, beta_scale)  # without one they are not read
-        groups, gradients_of_neurons = self._sequence_groups(B, across, threads), (*population.flat(d), *to_sensitivities)
+        groups = B if modulation else self._sequence_groups(B, across, threads)
+        gradients_of_neurons = *population.flat(d), *to_sensitivities
         partial = self._scratch("gradients of neurons", (groups * len(gradients_of_neurons), N))
         tokens = max(1, min(C, population.TILE_BYTES // (8 * threads)))  # whose dx and x fit into shared memory
         rows, carried = self._flat_state(state), self._flat_state(carry)

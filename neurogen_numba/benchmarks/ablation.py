@@ -25,7 +25,7 @@ BASE = "base"  # name of the recipe without a change
 LOG = "log.jsonl"
 POLL = 0.5  # seconds between two looks at the runs
 SURE = 2.0  # standard errors from which on a difference is called one
-COMPONENTS = {  # name of a change -> settings: one part of the brain less
+COMPONENTS = {  # name of a change -> settings: one part of the brain less, or one that is off more
     "binary events": {"brain": {"events": "binary"}},
     "no delays": {"brain": {"delays": 1}},
     "no arcs straight to Broca": {"brain": {"without": "thalamus_broca wernicke_broca hippocampus_broca"}},
