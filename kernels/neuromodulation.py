@@ -60,8 +60,8 @@ def observe_sequence(rows, losses, targets, interval, b):
 
 @register_jitable
 def modulate_sequence(factors, slopes, rows, sensitivity, b):
-    """What the levels of sequence b do to each target, and the slope of it by the sensitivity: of a factor that of its logarithm, of what Go
-    opens by, with which a bias falls, the negative one."""
+    """What the levels of sequence b do to each target, and its slope by the sensitivity: of a factor that of its logarithm, of Go, which
+    lowers a bias, the negative one."""
     for target in range(TARGETS):
         level = rows[NOREPINEPHRINE if target < MODULES else SEROTONIN if target < WRITE else DOPAMINE, b]
         x = sensitivity[target] * level

@@ -276,8 +276,8 @@ def make_population_backward(physics: Physics, graded: bool, traced: bool, gated
         Tokens go backwards, `tokens` of them at a time: 1. every thread scans its neuron and leaves r dx and x in shared memory; 2. a warp
         per token and hypercolumn sums r dx x; 3. every thread writes its neuron's gradient, times `scale`. d_current, d_gate [lines,
         columns, numbers of a line] of any kind of float, from column `offset` on: neuron n is in line n >> shift. partial [groups
-        parameters, N]: the group's share of the parameters' gradients. Where it is modulated, a group is one sequence, and then comes what a
-        neuron adds to the gradients of the sensitivities of gain and adaptation; gain_slope, beta_slope [B]: of the logarithms of the
+        parameters, N]: the group's share of the parameters' gradients. Where it is modulated, a group is one sequence, and what a neuron
+        adds to the gradients of the sensitivities of gain and adaptation follows. gain_slope, beta_slope [B]: of the logarithms of the
         factors by these.
         """
         shared = cuda.shared.array(0, numba.float32)  # r dx and x [tokens, threads] each, then the means [tokens, columns]

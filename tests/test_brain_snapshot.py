@@ -99,7 +99,7 @@ def test_with_checkpointing_the_first_chunk_is_drawn(kept):
         config = tiny.config(brain={"chunk": 4, "vocabulary": tokenizer.vocabulary}, activation_memory=memory)
         model = NeuroGenModel.from_config(config, tokenizer, backend="cpu")
         act = model.activity(16, 2, learning=True)
-        model.learn(act, ids[:-1], ids[1:], 0.0)
+        model.update(act, ids[:-1], ids[1:], 0.0)
         reports[memory] = brain_snapshot(model, act, 1)
     assert (reports[kept].text, reports["full"].text) == ("one ", "one two thre")
     for name in MODULES:

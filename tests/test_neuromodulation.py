@@ -109,7 +109,8 @@ def test_an_untrained_brain_is_bit_for_bit_the_one_without(backend):
     with_them, without = (model_of(backend, on) for on in (True, False))
     np.testing.assert_array_equal(with_them.logits(ids.T), without.logits(ids.T))
     acts = [model.activity(2 * CHUNK, 2, learning=True) for model in (with_them, without)]
-    losses = [model.learn(act, ids[: 2 * CHUNK], ids[1 : 2 * CHUNK + 1], 0.0)[0] for model, act in zip((with_them, without), acts, strict=True)]
+    inputs, targets = ids[: 2 * CHUNK], ids[1 : 2 * CHUNK + 1]
+    losses = [model.update(act, inputs, targets, 0.0)[0] for model, act in zip((with_them, without), acts, strict=True)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)  # the decoder's product is cut otherwise
     for one, other in zip(*(model_act.v.values() for model_act in acts), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -212,7 +213,7 @@ def test_two_trainings_and_one_that_was_saved_between_end_in_the_same_bits(tmp_p
         for number in numbers:
             part = slice(number * 2 * CHUNK, (number + 1) * 2 * CHUNK)
             reset = np.array([number == 2, False, False, number == 4])
-            model.learn(act, ids[part], ids[1:][part], 0.01, reset)
+            model.update(act, ids[part], ids[1:][part], 0.01, reset)
 
     def made():
         model = model_of(backends.get("cpu"), sensitivity=0.2)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from ..inference.recording import Recording
+    from ..learning.online import Lesson
     from ..optim.optimizer import Optimizer
     from ..text.tokenizer import Tokenizer
 
@@ -110,6 +111,7 @@ class NeuroGenModel:
             training = config.training
             self.optimizer = optimizer(self.brain.parameters, self.backend, training.weight_decay, training.clip, training.average)
         self._activity, self._in_use = None, threading.RLock()
+        self._online = None  # what `learn` has made
         self._reading = lambda: None  # the activity that was run last, if somebody still has it
 
     def __repr__(self) -> str:
@@ -215,10 +217,10 @@ class NeuroGenModel:
         elif not carry_state:
             self._activity.reset()
         rate = self.config.training.learning_rate if learning_rate is None else _number(learning_rate)
-        loss, accuracy, _ = self.learn(self._activity, inputs, targets, rate)
+        loss, accuracy, _ = self.update(self._activity, inputs, targets, rate)
         return loss, accuracy
 
-    def learn(
+    def update(
         self, act: Activity, inputs, targets, rate: float, reset=None, rewire: Callable[[Activity], object] | None = None
     ) -> tuple[float, float, float]:
         """One update on time-major inputs, targets [T, B] int32: (loss, accuracy, norm of the gradient).
@@ -280,6 +282,29 @@ class NeuroGenModel:
             decoder.cross_entropy(act, begin, end, logits, d_logits)
             decoder.backward(act, begin, end, d_logits, add=begin > 0)
 
+    @property
+    def has_learned(self) -> bool:
+        """Whether `learn` has changed the weights since the model was made, loaded, or `unlearn` was called."""
+        return self._online is not None and self._online.changed
+
+    @_by_one_thread
+    def learn(self, text: str, **how: Any) -> Lesson:
+        """Learn a text that somebody has just written, by a few bounded updates; `unlearn` takes it back. `rate`, `passes` and what is
+        returned: learning/online.py. Raises ConfigError where it cannot be read or a number is out of range, TrainingError where nothing
+        was learned."""
+        from ..learning.online import OnlineLearner
+
+        if self.tokenizer is None:
+            raise ConfigError("this model has no tokenizer, so it cannot read text; `train_step` learns token ids")
+        self._online = self._online or OnlineLearner(self)
+        return self._online.learn(text, **how)
+
+    @_by_one_thread
+    def unlearn(self):
+        """Return to the weights from before the first `learn`, bit for bit."""
+        if self._online:
+            self._online.unlearn()
+
     @_by_one_thread
     def reward(self, x: ArrayLike):
         """Reward the sequences that were read last: a number, or one for each of the B sequences [B]. It is added to their dopamine at the
@@ -335,16 +360,13 @@ class NeuroGenModel:
         act = self.activity(min(columns.shape[0], self.config.brain.chunk), columns.shape[1])
         parts = []
         for first in range(0, columns.shape[0], act.tokens):
-<<<<<<< HEAD
             part = columns[first : first + act.tokens]
             if not parts:
                 self.backend.compile_kernels(partial(self.brain.forward_logits, act, part))
             parts.append(self.backend.to_numpy(self.brain.forward_logits(act, part)).reshape(*part.shape, -1))
-=======
             part, following = columns[first : first + act.tokens], columns[first + act.tokens : first + act.tokens + 1]
             logits = self.brain.forward_logits(act, part, following[0] if len(following) else None)
             parts.append(self.backend.to_numpy(logits).reshape(*part.shape, -1))
->>>>>>> efe8bd2 (WIP neuromodulators)
             act.advance(part.shape[0])
         result = np.concatenate(parts).swapaxes(0, 1)
         return result[0] if np.ndim(input_ids) == 1 else result

@@ -44,7 +44,7 @@ class RecallTrace:
         self._written = np.where(now[:, None] > now, self._read, 0)  # before a token reads, it writes
 
     def write(self, query, value, write, write_scale):
-        """Go on by T tokens. query, value [T, heads W], write [T, heads]: the currents of the memory; write_scale [T]: dopamine's factor."""
+        """Go on by T tokens. query, value [T, heads W], write [T, heads]: the currents of the memory; write_scale [T]: of dopamine."""
         T = len(query)
         x, v = (np.array(rows, np.float32).reshape(T, self.heads, self.width).transpose(1, 0, 2) for rows in (query, value))
         q = x * sigmoid(x)
