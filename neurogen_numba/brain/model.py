@@ -303,6 +303,8 @@ class NeuroGenModel:
     def unlearn(self):
         """Return to the weights from before the first `learn`, bit for bit."""
         if self._online:
+            if self.brain.lesions:
+                raise ConfigError("a brain does not unlearn during a lesion: do it outside of the context")
             self._online.unlearn()
 
     @_by_one_thread
