@@ -48,12 +48,14 @@ class Physics(NamedTuple):
     step(*state, i, *constants) -> state after the token.
     adjoint(ds, *d_state, *before, *after, i, *constants, graded) -> (*d_state, d_i, *d_constants). ds is dL/ds[t]; before and after are the
     states around the token; d_state is passed from token to token in reverse.
-    modulate(constants, factor) -> constants with the neuromodulator's factor.
+    modulate(constants, factor) -> constants with the neuromodulator's factor; factor_gradient(d_constants, constants) -> the gradient of
+    that factor from the gradients of its results.
     """
 
     step: Callable
     adjoint: Callable
     modulate: Callable
+    factor_gradient: Callable
     surrogate: Surrogate
     states: int
 
@@ -243,11 +245,11 @@ def fetch_token(ds, dy, state, r, c, gate, i, j, traced, gated):
 
 
 @functools.cache
-def make_population_backward(physics: Physics, graded: bool, traced: bool, gated: bool):
-    """A specialised `population_backward`, as in `make_population_forward`."""
+def make_population_backward(physics: Physics, graded: bool, traced: bool, gated: bool, modulated: bool = False):
+    """A specialised `population_backward`, as in `make_population_forward`; modulated: with gradients of the sensitivities."""
     LOADS_PER_THREAD = BACK_LOADS if gated else 1  # in step 3; without a gate, step 3 loads nothing
     adjoint, modulate, event, S = physics.adjoint, physics.modulate, physics.surrogate.event, physics.states
-    FIRST = S + 1  # index of the first d_constant in the result of the adjoint
+    factor_gradient, FIRST = physics.factor_gradient, S + 1  # FIRST: index of the first d_constant in the result of the adjoint
 
     @gpu(max_registers=MAX_REGISTERS)
     def population_backward(
@@ -266,6 +268,8 @@ def make_population_backward(physics: Physics, graded: bool, traced: bool, gated
         parameters,
         gain_scale,
         beta_scale,
+        gain_slope,
+        beta_slope,
         hypercolumn,
         columns,
         tokens,
@@ -280,7 +284,9 @@ def make_population_backward(physics: Physics, graded: bool, traced: bool, gated
         per token and hypercolumn sums r dx x. 3. A thread writes the gradient of its neuron's current, times `scale`.
 
         d_current, d_gate [lines, columns, numbers per line] of any float type, from column `offset` on: neuron n is in line n >> shift.
-        partial [groups parameters, N]: partial sums of the parameters' gradients, one per group.
+        partial [groups parameters, N]: partial sums of the parameters' gradients, one per group. If it is modulated, a group is one
+        sequence, and the gradients of the sensitivities of gain and adaptation follow. gain_slope, beta_slope [B]: derivatives of the
+        logarithms of the factors by these.
         """
         shared = cuda.shared.array(0, numba.float32)  # r dx and x [tokens, threads] each, then the means [tokens, columns]
         currents, gates = cuda.local.array(LOADS_PER_THREAD, np.float32), cuda.local.array(LOADS_PER_THREAD, np.float32)
@@ -378,7 +384,12 @@ def make_population_backward(physics: Physics, graded: bool, traced: bool, gated
                 if traced:
                     carry.y[begin] = dy_t
             b = u32(b + U1)
-        if active:
+        if modulated and active:
+            b = u32(b - U1)
+            to_gain, to_beta = d_gain * gain * gain_slope[b], factor_gradient(d_constants, constants) * beta_slope[b]
+            sums = d_constants + (d_gain, d_bias, d_gamma, to_gain, to_beta)
+            save(rows(partial, u32(b * u32(len(sums))), sums), n, sums)
+        if active and not modulated:
             totals = d_constants + (d_gain, d_bias, d_gamma)
             save(rows(partial, u32(u32(cuda.blockIdx.y) * u32(len(totals))), totals), n, totals)
 
@@ -493,10 +504,11 @@ def make_write_events_cpu(surrogate: Surrogate):
 
 
 @functools.cache
-def make_population_backward_cpu(physics: Physics):
-    """`population_backward_cpu` for a kind of neuron."""
+def make_population_backward_cpu(physics: Physics, modulated: bool = False):
+    """`population_backward_cpu` for a kind of neuron; modulated: with gradients of the sensitivities."""
     adjoint, modulate, event, S = physics.adjoint, physics.modulate, physics.surrogate.event, physics.states
-    FIRST = S + 1  # index of the first d_constant in the result of the adjoint
+    factor_gradient, FIRST = physics.factor_gradient, S + 1  # FIRST: index of the first d_constant in the result of the adjoint
+    GAIN = -5 if modulated else -3  # index of d_gain in the totals, which begin with the d_constants
 
     @cpu()
     def population_backward_cpu(
@@ -513,6 +525,8 @@ def make_population_backward_cpu(physics: Physics):
         parameters,
         gain_scale,
         beta_scale,
+        gain_slope,
+        beta_slope,
         hypercolumn,
         scale,
         drop,
@@ -520,8 +534,9 @@ def make_population_backward_cpu(physics: Physics):
         first_index,
         graded,
     ):
-        """Overwrite d_current [C, B, N or more] and d_gate; accumulate d, the arrays of NeuronParameters as a flat tuple. carry [B, N]
-        comes from the token after the chunk and returns for the token before it.
+        """Overwrite d_current [C, B, N or more] and d_gate; accumulate d, the arrays of NeuronParameters as a flat tuple, then
+        those of the sensitivities if it is modulated. carry [B, N] comes from the token after the chunk and returns for the token before
+        it.
 
         A task computes one hypercolumn of SEQUENCES sequences. Their partial sums of the parameters' gradients are added in a fixed order,
         whichever thread ran them.
@@ -536,7 +551,7 @@ def make_population_backward_cpu(physics: Physics):
             column_slice = slice(h * hypercolumn, min(N, (h + 1) * hypercolumn))
             constants_h, gain_h, bias_h = load(constants, column_slice), gain[column_slice], bias[column_slice]
             totals = load(rows(partial[group], 0, d), column_slice)
-            d_constants, d_gain, d_bias, d_gamma = totals[:-3], totals[-3], totals[-2], totals[-1]
+            d_constants, d_gain, d_bias, d_gamma = totals[:GAIN], totals[GAIN], totals[GAIN + 1], totals[GAIN + 2]
             scratch = np.empty((4, gain_h.size), np.float32)
             x, dx, ds_t, d_drive = scratch[0], scratch[1], scratch[2], scratch[3]
             for b in range(group * SEQUENCES, min(B, (group + 1) * SEQUENCES)):
@@ -579,10 +594,16 @@ def make_population_backward_cpu(physics: Physics):
                         save(d_state, n, adjoints[:S])
                         save(d_constants, n, add(load(d_constants, n), modulate(adjoints[FIRST:], beta_scale[b])))
                         d_drive[n] = adjoints[S]
+                        if modulated:
+                            totals[-1][n] += factor_gradient(adjoints[FIRST:], load(constants_h, n)) * beta_scale[b] * beta_slope[b]
                     for n in range(x.size):
                         d_gain[n] += d_drive[n] * x[n] * gain_scale[b]
                         d_bias[n] += d_drive[n]
                         dx[n] = d_drive[n] * gain_h[n] * gain_scale[b] * r_t
+                    if modulated:
+                        to_gain = totals[-2]
+                        for n in range(x.size):
+                            to_gain[n] += d_drive[n] * x[n] * gain_h[n] * gain_scale[b] * gain_slope[b]
                     mean, dc_t = dot(dx, x) / np.float32(x.size), d_current[t, b, column_slice]
                     for n in range(x.size):
                         dc_t[n] = normalize_step_backward(dx[n], x[n], mean)

@@ -26,6 +26,8 @@ def parser() -> Parser:
     ends = "where a reply ends (default: turn for the built-in stories, paragraph for other text); length: only at --max-tokens"
     flags.add_argument("--stop", choices=STOPS, default="", help=ends)
     flags.add_argument("--pace", type=float, default=0.0, help="tokens per second at most, to watch the brain; 0 is no limit")
+    learns = "learn from what you write, or from the replies as well (turn), by bounded steps that /unlearn takes back"
+    flags.add_argument("--learn-online", nargs="?", const="message", default="", choices=("message", "turn"), help=learns)
     flags.add_argument("--plain", action="store_true", help="lines of text instead of a screen, also on a terminal that can draw one")
     add_neuron_flag(flags)
     add_backend_flag(flags)
@@ -56,7 +58,7 @@ def _conversation(args, folder: Path, watched: bool):
     from .show import load
 
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed)
-    settings = Settings(sampling, args.max_tokens, args.stop, args.pace)
+    settings = Settings(sampling, args.max_tokens, args.stop, args.pace, args.learn_online)
     return Conversation(load(folder, backend_of(args), named_neurons(args.assignments)), folder, settings, watched)
 
 

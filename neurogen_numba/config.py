@@ -84,6 +84,7 @@ class Brain:
     surrogate: str = SURROGATES[0]  # surrogate gradient: replaces the derivative of an event
     surrogate_width: float = 1.0  # of the surrogate, in units of the threshold
     without: str = ""  # names of projections to omit, with * for any letters: "go_broca lateral_*"; for experiments
+    neuromodulation: bool = False  # dopamine, norepinephrine and serotonin follow the surprise of the tokens, and act on every module
     chunk: int = 16  # tokens processed together; the shortest lateral delay; the delay of feedback is a multiple
 
     def __post_init__(self):
@@ -242,6 +243,12 @@ class Config:
     text: Text = field(default_factory=Text)
 
     def __post_init__(self):
+        chunk, segment = self.brain.chunk, self.training.segment
+        if self.brain.neuromodulation and segment % chunk and chunk % segment:
+            raise ConfigError(
+                f"training.segment: with brain.neuromodulation levels change every brain.chunk = {chunk} tokens, also across segments: a "
+                f"multiple of it or a divisor is needed, not {segment}"
+            )
         if self.brain.tied and self.training.optimizer != "adamw":
             raise ConfigError(
                 f"training.optimizer: {self.training.optimizer} updates the decoder before the embeddings have their gradient, and with "

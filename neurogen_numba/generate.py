@@ -21,6 +21,8 @@ def parser() -> Parser:
     flags.add_argument("--top-p", type=float, default=1.0, help="draw from the most probable tokens that together have this probability")
     flags.add_argument("--seed", type=int, default=0, help="of the random numbers")
     flags.add_argument("--stream", action="store_true", help="print the text as it is drawn")
+    flags.add_argument("--learn-online", action="store_true", help="learn the prompt by bounded steps before it is continued")
+    flags.add_argument("--keep", type=Path, help="with --learn-online: write the weights into this new checkpoint")
     add_neuron_flag(flags)
     add_backend_flag(flags)
     return flags
@@ -31,6 +33,10 @@ def main(argv=None):
     args = parser().parse_args(argv)
     if args.length < 1:
         raise ConfigError(f"--length: at least 1, not {args.length}")
+    if args.keep and not args.learn_online:
+        raise ConfigError("--keep writes what --learn-online learned; give both, or neither")
+    if args.keep and args.keep.exists():
+        raise ConfigError(f"--keep {args.keep}: is there already; choose another name")
     from .inference.generation import Sampling, Session, stream
     from .show import find, load
     from .ui.plain import forgiving
@@ -38,6 +44,10 @@ def main(argv=None):
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed)
     model = load(find(args.run, args.out), backend_of(args), named_neurons(args.assignments))
     model.tokenizer.encode(args.prompt)  # raises for unknown characters before anything is printed
+    if args.learn_online:
+        model.learn(args.prompt)
+    if args.keep:
+        model.save(args.keep)
     pieces = stream(Session(model, sampling), model.tokenizer, args.prompt, args.length)
     forgiving(sys.stdout).write(args.prompt)
     for piece in pieces if args.stream else ["".join(pieces)]:

@@ -94,7 +94,7 @@ def train(config, task, backend, show) -> dict:
     with Waiting("training", training.steps, "updates") as waiting:
         for step in range(training.steps):
             act.reset()
-            loss, _, norm = model.learn(
+            loss, _, norm = model.update(
                 act, *task.batch(step, training.batch, training.seed), learning_rate(training, step, training.steps)
             )
             if not (loss < float("inf") and norm < float("inf")):

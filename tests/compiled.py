@@ -55,6 +55,9 @@ KERNELS |= {
     "reduce.sum_of_squares": [(types.float64[::1], f1)],
     "reduce.norm": [(f1, types.float64[::1])],
     "half.assign": [(kind, f1) for kind in (h2, b2)],
+    "neuromodulation.observe": [(f2, f2, i2, types.float32)],
+    "neuromodulation.modulate": [(f2, f2, f2, f1)],
+    "neuromodulation.sensitivity_backward": [(f1, f3, f1, f3, f1)],
     "reduce.add_rows": [(f1, kind) for kind in (f2, h2, b2)],
 }
 
@@ -68,14 +71,17 @@ def passes(neuron):
     """Signatures of `population_forward` and `population_backward` of a neuron, for rings of all kinds."""
     state = types.NamedTuple((types.UniTuple(f1, len(neuron.state)), f1), NeuronState)
     parameters = types.NamedTuple((types.UniTuple(f1, len(neuron.learned)), f1, f1, f1), NeuronParameters)
-    neurons = parameters, f1, f1, types.int64, types.int64, types.int64  # and neuromodulators' factors, hypercolumn, columns, tokens
+    hypercolumns = types.int64, types.int64, types.int64  # size, columns, tokens
+    neurons = parameters, f1, f1, *hypercolumns  # and neuromodulators' factors
+    back = parameters, f1, f1, f1, f1, *hypercolumns  # and their slopes
     gradients = types.int64, types.int64  # shift and offset
     forward = [(state, f1, kind, i1, kind, i1, types.int64, f1, f1, *neurons, *dropout) for kind in (f3, h3, b3)]
-    after = state, f2, f1, f1, state, f1, f1, f1, *neurons, types.float32
+    after = state, f2, f1, f1, state, f1, f1, f1, *back, types.float32
     return forward, [(kind, *gradients, kind, *after, *dropout) for kind in (f3, h3, b3)]
 
 
 KERNELS["population.add_parameter_gradients"] = [(types.UniTuple(f1, 6), f2)]
+KERNELS["population.make_population_backward", stock.physics(), True, True, True, True] = passes(stock)[1][-1:]  # modulated
 # Of forms that store in the same way one kind of ring is enough.
 for graded, traced, gated, kinds in ((True, True, True, 3), (True, True, False, 1), (True, False, False, 1), (False, True, True, 1)):
     for factory, signatures in zip(("forward", "backward"), passes(stock), strict=True):

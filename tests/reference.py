@@ -70,26 +70,26 @@ def normalise(c, hypercolumn, eps=0.05):
     return x
 
 
-def population(c, params, state, *, smooth, graded, hypercolumn, norepinephrine=None, serotonin=None):
+def population(c, params, state, *, smooth, graded, hypercolumn, gain_scale=None, beta_scale=None):
     """A population of LIF-A neurons hearing the current c [T, B, N], which in Broca has been through `gate`.
 
     params: log_tau_v, log_tau_a, beta, gain, bias, input_scale, each [N], and log_tau_y [N] where the output trace is read.
-    state: v, a, and y where there is a trace, each [B, N], of the token before. norepinephrine, serotonin: [B]; None is neutral.
+    state: v, a, and y where there is a trace, each [B, N], of the token before. gain_scale, beta_scale: factors [B]; None is neutral.
     Returns v, z, a, s, and y where there is a trace, each [T, B, N], and under "state" what follows the last token.
     """
     T, B, N = np.shape(c)
-    norepinephrine = np.zeros(B) if norepinephrine is None else np.asarray(norepinephrine)
-    serotonin = np.zeros(B) if serotonin is None else np.asarray(serotonin)
+    gain_scale = np.ones(B) if gain_scale is None else np.asarray(gain_scale)
+    beta_scale = np.ones(B) if beta_scale is None else np.asarray(beta_scale)
     traced = "log_tau_y" in params
     alpha, rho = per_token(params["log_tau_v"]), per_token(params["log_tau_a"])
     gamma = per_token(params["log_tau_y"]) if traced else None
 
-    drive = normalise(c, hypercolumn) * params["gain"] * params["input_scale"] * (1 + norepinephrine[:, None]) + params["bias"]
+    drive = normalise(c, hypercolumn) * params["gain"] * params["input_scale"] * gain_scale[:, None] + params["bias"]
     v, a, y = state["v"], state["a"], state["y"] if traced else None
     z = event(v, smooth)
     record = {name: np.empty((T, B, N)) for name in (("v", "z", "a", "s", "y") if traced else ("v", "z", "a", "s"))}
     for t in range(T):
-        v = alpha * v - THRESHOLD * z + drive[t] - params["beta"] * (1 + serotonin[:, None]) * a
+        v = alpha * v - THRESHOLD * z + drive[t] - params["beta"] * beta_scale[:, None] * a
         z = event(v, smooth)
         a = rho * a + (1 - rho) * z
         s = z * v if graded else z
@@ -192,10 +192,10 @@ def synapses(s_with_history, H, block, delay, weight, N):
 # Section 3: two memories
 
 
-def delta_memory(q_in, v_in, w_in, write_bias, decay, S0, key0, dopamine, heads):
+def delta_memory(q_in, v_in, w_in, write_bias, decay, S0, key0, write_scale, heads):
     """Hippocampal associative memory under the gated delta rule (Yang et al. 2024, "Gated Delta Networks").
 
-    q_in, v_in: [T, B, heads * width], head after head. w_in: [T, B, heads]. write_bias, decay: [heads]. dopamine: [B].
+    q_in, v_in: [T, B, heads * width], head after head. w_in: [T, B, heads]. write_bias, decay: [heads]. write_scale: [B].
     S0: [B, heads, width, width], rows are keys and columns values. key0: [B, heads * width], the query of the token before.
     Returns out [T, B, heads * width], and S and the query after the last token.
     """
@@ -213,7 +213,7 @@ def delta_memory(q_in, v_in, w_in, write_bias, decay, S0, key0, dopamine, heads)
             for h in range(heads):
                 part = slice(h * width, (h + 1) * width)
                 q, k, v = unit_silu(q_in[t, b, part]), key[b, part].copy(), v_in[t, b, part]
-                w = sigmoid(w_in[t, b, h] + write_bias[h]) * (1 + dopamine[b])
+                w = sigmoid(w_in[t, b, h] + write_bias[h]) * write_scale[b]
                 D = sigmoid(decay[h]) * S[b, h]
                 u = w * (v - D.T @ k)
                 S[b, h] = D + np.outer(k, u)
@@ -231,6 +231,46 @@ def working_memory(f_in, u_in, retain, m0):
         f = sigmoid(f_in[t] + retain)
         before = m[t] = f * before + (1 - f) * u_in[t]
     return m
+
+
+# Section 4: neuromodulators
+
+
+LEVELS = ("dopamine", "norepinephrine", "serotonin")
+FOLLOWED = ("expected", "surprise", "counted", "tokens", "changes", "reward")
+FAST, SLOW = 16, 64  # intervals
+
+
+def note(state, nats, interval):
+    """The state, a dict with LEVELS and FOLLOWED [B], after a token whose loss is nats [B], NaN where it has none."""
+    now = {name: np.array(state[name], np.float64) for name in (*LEVELS, *FOLLOWED)}
+    for b in range(len(nats)):
+        now["tokens"][b] += 1
+        if not np.isnan(nats[b]):
+            now["surprise"][b] += nats[b]
+            now["counted"][b] += 1
+        if now["tokens"][b] < interval or not now["counted"][b]:
+            continue
+        s, g, n = now["surprise"][b] / now["counted"][b], now["reward"][b], now["changes"][b] + 1
+        now["dopamine"][b] = g + (now["expected"][b] - s if n > 1 else 0)
+        now["norepinephrine"][b] = s
+        now["serotonin"][b] += (g - s - now["serotonin"][b]) / min(n, SLOW)
+        now["expected"][b] += (s - now["expected"][b]) / min(n, FAST)
+        now["changes"][b] = n
+        for name in ("surprise", "counted", "tokens", "reward"):
+            now[name][b] = 0
+    return now
+
+
+def effects(sensitivity, levels):
+    """{target: [B]}: the factors of each module's gain and adaptation, (module, "gain") and (module, "adaptation"), of "write", and what
+    "go" opens the working memory by. sensitivity [14], levels [3, B]."""
+    dopamine, norepinephrine, serotonin = levels
+    found = {}
+    for i, module in enumerate(MODULES):
+        found[module, "gain"] = 2 * sigmoid(sensitivity[i] * norepinephrine)
+        found[module, "adaptation"] = 2 * sigmoid(sensitivity[len(MODULES) + i] * serotonin)
+    return found | {"write": 2 * sigmoid(sensitivity[12] * dopamine), "go": sensitivity[13] * dopamine}
 
 
 # Section 4: token in, logits out
@@ -439,6 +479,7 @@ def parameter_names(config):
         names += [f"{module}.log_tau_y"] if has_trace(config, module) else []
     names += ["embedding_thalamus.weight"] if config["embedding"] != config["thalamus"]["neurons"] else []
     names += [] if config["tied"] else ["embedding.weight"]
+    names += ["neuromodulation.sensitivity"] if config["neuromodulation"] else []
     return names + [
         "memory.decay",
         "memory.write_bias",
@@ -451,15 +492,20 @@ def parameter_names(config):
 # The six modules
 
 
+def modulators(config):
+    """{name in the state: name in `note`}; empty where there are none."""
+    return {name: name for name in LEVELS} | {f"neuromodulation.{name}": name for name in FOLLOWED} if config["neuromodulation"] else {}
+
+
 def fresh_state(config, B):
     """The state of B sequences of which nothing has been read yet: every array is 0.
 
     MODULE.v, .a, and .y where its trace is read, [B, N]; MODULE.history and .out_history [H, B, M], the newest token last, for the
-    signals that are read with delays; memory.S [B, heads, width, width]; memory.key [B, heads * width]; working_memory.m [B, M]; three
-    neuromodulators, [B].
+    signals that are read with delays; memory.S [B, heads, width, width]; memory.key [B, heads * width]; working_memory.m [B, M];
+    neuromodulators and what they follow, [B], where there are any.
     """
     size = sizes(config)
-    state = {name: np.zeros(B) for name in ("dopamine", "norepinephrine", "serotonin")}
+    state = {name: np.zeros(B) for name in modulators(config)}
     for module in MODULES:
         for letter in ("v", "a", "y") if has_trace(config, module) else ("v", "a"):
             state[f"{module}.{letter}"] = np.zeros((B, size[module]))
@@ -471,17 +517,19 @@ def fresh_state(config, B):
     return state
 
 
-def model_forward(config, params, structure, tokens, state=None, *, smooth=False, masks=None):
+def model_forward(config, params, structure, tokens, state=None, *, smooth=False, masks=None, targets=None, levels=None):
     """The whole model over a segment of tokens [T, B].
 
     config: `dataclasses.asdict(Brain)`. params: an array under each of `parameter_names`.
     structure: MODULE.input_scale [N], and for each projection, under its name, a dict with block and delay, [tiles, K].
     state: see `fresh_state`; what is missing is 0. smooth: the smooth test mode.
+    targets [T, B]: what comes after each token, below 0 where it is not told; neuromodulators follow its loss. levels [T, 3, B]: of the
+    neuromodulators at each token, instead of those that follow the loss: constants to a gradient.
     masks: dropout factors, 0 or 1/(1 - p): "embedding" [T, B, E], MODULE (its axon) [T, B, N], "decoder" [T, B, R]; missing: no dropout.
 
     Returns logits [T, B, V]; state, after the last token; activity, {module: {v, z, a, s, axon, y, out}}, each [T, B, ...]: s before and
     axon after its mask, y where there is a trace, out where there is a readout; activity also has memory: {out} and
-    working_memory: {m}. Raises ValueError where the names in params, state or masks are not the model's.
+    working_memory: {m}; levels [T, 3, B]. Raises ValueError where the names in params, state or masks are not the model's.
     """
     tokens, masks, size = np.asarray(tokens), masks or {}, sizes(config)
     T, B = tokens.shape
@@ -522,18 +570,23 @@ def model_forward(config, params, structure, tokens, state=None, *, smooth=False
     tied = np.sqrt(3 * config["embedding"]) * np.asarray(params["decoder.weight"], np.float64) if config["tied"] else None
     rows = params["embedding.weight"] if tied is None else tied
     sensed = embedding(tokens, rows, params.get("embedding_thalamus.weight"), masks.get("embedding"))
-    logits = np.empty((T, B, config["vocabulary"]))
+    logits, sensitivity = np.empty((T, B, config["vocabulary"])), params.get("neuromodulation.sensitivity", np.zeros(14))
+    followed = {known: state[name] for name, known in modulators(config).items()}
+    acting = np.zeros((T, 3, B)) if levels is None else levels
 
     for t in range(T):
+        if followed and levels is None:
+            acting[t] = [followed[name] for name in LEVELS]
+        effect = effects(sensitivity, acting[t])
         for module in MODULES:
             if module == "hippocampus":
                 q, v, w = (current_of(f"memory.{name}", t) for name in ("query", "value", "write"))
                 write_bias, decay = params["memory.write_bias"], params["memory.decay"]
-                recalled, S, key = delta_memory(q, v, w, write_bias, decay, S, key, state["dopamine"], config["memory_heads"])
+                recalled, S, key = delta_memory(q, v, w, write_bias, decay, S, key, effect["write"], config["memory_heads"])
                 signals["memory"][t] = recalled[0]
             if module == "pfc":
                 f_in, u_in = current_of("working_memory.retain", t), current_of("working_memory.store", t)
-                m = working_memory(f_in, u_in, params["working_memory.retain"], m)[0]
+                m = working_memory(f_in - effect["go"][:, None], u_in, params["working_memory.retain"], m)[0]
                 signals["working_memory"][t] = m
 
             c = current_of(module, t)
@@ -549,8 +602,8 @@ def model_forward(config, params, structure, tokens, state=None, *, smooth=False
                 smooth=smooth,
                 graded=config["events"] == "graded",
                 hypercolumn=config["hypercolumn"],
-                norepinephrine=state["norepinephrine"],
-                serotonin=state["serotonin"],
+                gain_scale=effect[module, "gain"],
+                beta_scale=effect[module, "adaptation"],
             )
             parameters_of["state"] = step["state"]
             for name, values in parameters_of["record"].items():
@@ -564,8 +617,12 @@ def model_forward(config, params, structure, tokens, state=None, *, smooth=False
         read = signals["broca.out" if has_readout(config, "broca") else "broca.y"][t]  # no delay reads these: t is their row
         read = read * masks["decoder"][t] if "decoder" in masks else read
         logits[t] = decoder(read, params["decoder.weight"], params["decoder.bias"])
+        if followed:
+            known = np.full(B, -1) if targets is None else np.asarray(targets[t])
+            nats = [cross_entropy(logits[t, b], known[b])[0] if known[b] >= 0 else np.nan for b in range(B)]
+            followed = note(followed, nats, config["chunk"])
 
-    after = {name: np.array(state[name], np.float64) for name in ("dopamine", "norepinephrine", "serotonin")}
+    after = {name: np.array(followed[known], np.float64) for name, known in modulators(config).items()}
     after |= {"memory.S": S, "memory.key": key, "working_memory.m": m}
     after |= {f"{module}.{letter}": values for module in MODULES for letter, values in neurons[module]["state"].items()}
     after |= {history_key(source): signals[source][T:].copy() for source in history_lengths(config)}
@@ -574,7 +631,7 @@ def model_forward(config, params, structure, tokens, state=None, *, smooth=False
         activity[module] = {**neurons[module]["record"], "axon": signals[module][H[module] :]}
         if has_readout(config, module):
             activity[module]["out"] = signals[f"{module}.out"][H[f"{module}.out"] :]
-    return {"logits": logits, "state": after, "activity": activity}
+    return {"logits": logits, "state": after, "activity": activity, "levels": acting}
 
 
 # A model to try things on
@@ -620,6 +677,8 @@ def random_model(config, rng):
         params[f"{module}.bias"] = rng.normal(0, 0.1, N)
         structure[f"{module}.input_scale"] = np.sqrt(1 - per_token(params[f"{module}.log_tau_v"]) ** 2)
 
+    if config["neuromodulation"]:
+        params["neuromodulation.sensitivity"] = rng.uniform(-0.3, 0.3, 14)
     V, E, heads = config["vocabulary"], config["embedding"], config["memory_heads"]
     if not config["tied"]:
         params["embedding.weight"] = rng.normal(0, 1, (V, E))

@@ -30,7 +30,7 @@ def learned(memory, brain, tokens=21, batch=3):
     act, draw, losses, gradients = made.activity(tokens, batch, learning=True), np.random.default_rng(0), [], []
     for segment in range(3):
         ids = draw.integers(0, 40, (tokens + 1, batch)).astype(np.int32)
-        losses.append(made.learn(act, ids[:-1], ids[1:], 0.01, reset=np.array([segment == 1, 0, 0], bool))[0])
+        losses.append(made.update(act, ids[:-1], ids[1:], 0.01, reset=np.array([segment == 1, 0, 0], bool))[0])
         gradients.append({name: gradient.copy() for name, gradient in made.brain.parameters.gradient.items()})
     return losses, gradients, act.state()
 

@@ -52,7 +52,8 @@ def config(outputs, events="graded", **sizes):
 READOUTS = config({"wernicke": 18, "pfc": 7, "basal_ganglia": 5, "broca": 12}, embedding=10, memory_width=3, feedback_chunks=2)
 PLAIN = config({}, embedding=SIZES["thalamus"], memory_width=4)
 TIED = config({"wernicke": 11}, embedding=SIZES["broca"], tied=True, memory_width=3)
-CONFIGS = pytest.mark.parametrize("sizes", [READOUTS, PLAIN, TIED], ids=["readouts", "plain", "tied"])
+MODULATED = dataclasses.replace(READOUTS, neuromodulation=True)
+CONFIGS = pytest.mark.parametrize("sizes", [READOUTS, PLAIN, TIED, MODULATED], ids=["readouts", "plain", "tied", "modulated"])
 EVENTS = pytest.mark.parametrize("events", ["graded", "binary"])
 
 
@@ -113,20 +114,24 @@ class Run:
     logits: np.ndarray  # [T, B, V], the brain's
     masks: dict
 
-    def reference(self, params=None):
-        part_ids, structure = in_float64(self.brain)
+    def reference(self, params=None, levels=None):
+        part_params, structure = in_float64(self.brain)
         state = {name: values.astype(np.float64) for name, values in self.state.items()}
         settings = dataclasses.asdict(self.brain.config)
-        return ref.model_forward(settings, params or part_ids, structure, self.ids, state, smooth=self.act.smooth, masks=self.masks)
+        given = {"masks": self.masks, "targets": np.vstack([self.ids[1:], np.full_like(self.ids[:1], -1)]), "levels": levels}
+        return ref.model_forward(settings, params or part_params, structure, self.ids, state, smooth=self.act.smooth, **given)
 
 
 def run(brain, seed=0, *, smooth=False, warm=True, rates=(0.0, 0.0), batch=2, learning=False):
-    """warm: after another segment, with neuromodulators that are not neutral."""
+    """warm: after another segment, with neuromodulators, if there are any, that are not neutral. It ends where their levels change."""
     act, state = Activity(brain, T, batch, learning, smooth), {}
     if warm:
-        brain.forward_logits(act, tokens(seed + 1000, batch=batch))
-        act.advance(T)
-        state = act.state() | {name: (level / np.arange(1, batch + 1)).astype(np.float32) for name, level in LEVELS.items()}
+        modulated = brain.config.neuromodulation
+        before = tokens(seed + 1000, 8 if modulated else T, batch)
+        brain.forward_logits(act, before)
+        act.advance(len(before))
+        levels = {name: (level / np.arange(1, batch + 1)).astype(np.float32) for name, level in LEVELS.items()}
+        state = act.state() | (levels if modulated else {})
         act.load_state(state)
     act.dropout = Dropout(brain.backend, batch, *rates, seed=5, step=seed)
     ids = tokens(seed, batch=batch)
@@ -267,8 +272,10 @@ def wrong_gradients(loss, params, gradients, eps=1e-7):
         (PLAIN, "binary", True, (0.0, 0.0)),
         (READOUTS, "binary", True, (0.0, 0.3)),
         (TIED, "graded", True, (0.3, 0.0)),
+        (MODULATED, "graded", True, (0.3, 0.2)),
         (READOUTS, "graded", False, (0.0, 0.0)),
         (PLAIN, "binary", False, (0.3, 0.2)),
+        (MODULATED, "binary", False, (0.0, 0.0)),
     ],
     ids=[
         "graded",
@@ -276,8 +283,10 @@ def wrong_gradients(loss, params, gradients, eps=1e-7):
         "binary plain",
         "binary axon dropout",
         "tied dropout",
+        "modulated dropout",
         "hard graded",
         "hard binary plain dropout",
+        "hard binary modulated",
     ],
 )
 def test_every_gradient_agrees_with_differences(sizes, events, smooth, rates, monkeypatch):
@@ -294,9 +303,11 @@ def test_every_gradient_agrees_with_differences(sizes, events, smooth, rates, mo
 
     def loss(params):
         held.begin()
-        return float(np.sum(found.reference(params)["logits"].reshape(d_logits.shape) * d_logits))
+        return float(np.sum(found.reference(params, levels)["logits"].reshape(d_logits.shape) * d_logits))
 
     params = in_float64(brain)[0]
+    held.begin()
+    levels = found.reference()["levels"]  # constants to the gradient
     loss(params)
     wrong = wrong_gradients(loss, params, brain.parameters.gradient)
     assert not wrong, "\n".join(wrong)
@@ -427,10 +438,10 @@ def test_a_token_changes_nothing_before_it_and_nobody_else(changed, events):
 
 
 def test_a_sequence_does_not_feel_its_neighbours_levels():
-    brain, ids = lively(READOUTS), tokens(0)
+    brain, ids = lively(MODULATED), tokens(0)
     neutral, act = Activity(brain, T, 2), Activity(brain, T, 2)
     for name in LEVELS:
-        act.load_state(neutral.state() | {name: np.array([0.5, 0], np.float32)})
+        act.load_state(neutral.state() | {name: np.array([3, 0], np.float32)})
         one, other = (brain.forward_logits(a, ids).reshape(T, 2, -1) for a in (act, neutral))
         assert (one[:, 0] != other[:, 0]).any(), name
         np.testing.assert_array_equal(one[:, 1], other[:, 1])
@@ -481,7 +492,6 @@ def test_a_state_that_does_not_fit_is_refused(change):
 def test_reset_is_a_new_activity():
     brain = lively(READOUTS)
     used, new = Activity(brain, T, 2), Activity(brain, T, 2)
-    used.load_state(used.state() | {name: np.full(2, level, np.float32) for name, level in LEVELS.items()})
     brain.forward_logits(used, tokens(1))
     used.advance(T)
     assert all(values.any() for values in used.state().values())
@@ -495,7 +505,7 @@ def test_reset_is_a_new_activity():
 
 @pytest.mark.parametrize("cleared", [[], [1], [0, 2, 6], range(7)], ids=["none", "one", "some", "all"])
 def test_reset_clears_some_sequences_and_leaves_the_others(cleared):
-    brain = lively(READOUTS)
+    brain = lively(MODULATED)
     act, expected = Activity(brain, T, 7, learning=True), Activity(brain, T, 7, learning=True)
     act.load_state(act.state() | {name: np.full(7, level, np.float32) for name, level in LEVELS.items()})
     brain.forward_logits(act, tokens(1, batch=7))
@@ -530,19 +540,7 @@ def test_reset_takes_any_mask_but_0_as_true(mark):
         assert not values[(*column, 1)].any(), name
         for b in (0, 2):
             np.testing.assert_array_equal(values[(*column, b)], before[name][(*column, b)], err_msg=name)
-            assert name in LEVELS or values[(*column, b)].any(), name
-
-
-def test_reset_makes_the_levels_neutral():
-    brain = lively(READOUTS)
-    act = Activity(brain, T, 2)
-    act.load_state(act.state() | {name: np.full(2, level, np.float32) for name, level in LEVELS.items()})
-    scales = {"norepinephrine": act.gain_scale, "serotonin": act.beta_scale, "dopamine": act.write_scale}
-    for name, scale in scales.items():
-        np.testing.assert_allclose(scale, 1 + LEVELS[name])
-    act.reset(brain.backend.asarray([1, 0], "uint8"))
-    for name, scale in scales.items():
-        np.testing.assert_allclose(scale, [1, 1 + LEVELS[name]])
+            assert values[(*column, b)].any(), name
 
 
 @CONFIGS
@@ -563,7 +561,8 @@ def test_views_are_the_state_itself_under_its_names(sizes):
             np.testing.assert_array_equal(view, state[name], err_msg=name)
             assert np.shares_memory(view, act.views()[name]) and not np.shares_memory(view, state[name]), name
             assert np.shares_memory(np.from_dlpack(view), view), name
-    assert used == views.keys() - LEVELS.keys()
+    unmoved = {"neuromodulation.reward", "dopamine"}  # nobody rewards, and dopamine only moves from the second change on
+    assert used | unmoved == views.keys() | unmoved
     act.reset()
     assert not any(view.any() for view in views.values())
 
@@ -573,7 +572,7 @@ def test_what_is_written_to_a_view_is_what_the_brain_goes_on_from(sizes):
     brain = lively(sizes)
     act, other = Activity(brain, T, 2), Activity(brain, T, 2)
     draw = np.random.default_rng(0)
-    written = {name: draw.normal(0, 0.5, view.shape).astype(np.float32) for name, view in act.views().items() if name not in LEVELS}
+    written = {name: draw.normal(0, 0.5, view.shape).astype(np.float32) for name, view in act.views().items()}
     for name, values in written.items():
         act.views()[name][...] = brain.backend.asarray(values)
     other.load_state(other.state() | written)
@@ -638,19 +637,6 @@ def test_a_gradient_that_is_not_finite_is_found_where_it_began():
         gradient.reshape(-1)[0] = np.nan
         assert brain.non_finite_gradient() == name.split(".")[0]
         gradient[...] = 0
-
-
-def test_levels_written_to_a_view_take_effect_with_load_state():
-    brain = lively(READOUTS)
-    act, other = Activity(brain, T, 2), Activity(brain, T, 2)
-    levels = {name: np.full(2, level, np.float32) for name, level in LEVELS.items()}
-    for name, values in levels.items():
-        act.views()[name][...] = brain.backend.asarray(values)
-    act.load_state(act.state())
-    other.load_state(other.state() | levels)
-    for name in ("gain_scale", "beta_scale", "write_scale"):
-        np.testing.assert_array_equal(getattr(act, name), getattr(other, name))
-    np.testing.assert_array_equal(brain.forward_logits(act, tokens(0)), brain.forward_logits(other, tokens(0)))
 
 
 # Dropout

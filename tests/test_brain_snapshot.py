@@ -20,7 +20,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def read(backend):
     """A tiny model, and its activity after it has read 6 tokens where it had room for 8."""
     tokenizer = build("byte", [], 0, documents=False)
-    model = NeuroGenModel.from_config(tiny.config(brain={"vocabulary": tokenizer.vocabulary}), tokenizer, backend=backend)
+    brain = {"vocabulary": tokenizer.vocabulary, "neuromodulation": True}
+    model = NeuroGenModel.from_config(tiny.config(brain=brain), tokenizer, backend=backend)
     act = model.activity(8, 2)
     act.levels["dopamine"][...] = backend.asarray(np.array([0.3, 0.6], "f4"))
     model.brain.forward_logits(act, np.stack([tokenizer.encode(text) for text in ("the ca", "abcdef")], 1))
@@ -98,7 +99,7 @@ def test_with_checkpointing_the_first_chunk_is_drawn(kept):
         config = tiny.config(brain={"chunk": 4, "vocabulary": tokenizer.vocabulary}, activation_memory=memory)
         model = NeuroGenModel.from_config(config, tokenizer, backend="cpu")
         act = model.activity(16, 2, learning=True)
-        model.learn(act, ids[:-1], ids[1:], 0.0)
+        model.update(act, ids[:-1], ids[1:], 0.0)
         reports[memory] = brain_snapshot(model, act, 1)
     assert (reports[kept].text, reports["full"].text) == ("one ", "one two thre")
     for name in MODULES:

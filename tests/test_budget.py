@@ -66,7 +66,7 @@ def test_what_is_counted_on_paper_is_what_is_allocated(monkeypatch):
     model = NeuroGenModel.from_config(config, backend=CudaBackend())
     act = model.activity(segment, batch, learning=True)
     ids = np.zeros((segment + 1, batch), np.int32)
-    model.learn(act, ids[:-1], ids[1:], 1e-3, reset=np.zeros(batch, bool))
+    model.update(act, ids[:-1], ids[1:], 1e-3, reset=np.zeros(batch, bool))
     looks = [model.activity(config.brain.chunk, many) for many in (batch, 1)]
     for look in looks:
         model.brain.forward(look)

@@ -167,7 +167,7 @@ def test_looking_for_kernels_changes_nothing(memory, optimizer):
         for segment in ids:
             if look:
                 CPU.compile_kernels(lambda: model.learning_step(act, True))
-            model.learn(act, segment[:-1], segment[1:], 0.01)
+            model.update(act, segment[:-1], segment[1:], 0.01)
         return model.snapshot(act.state())[0]
 
     plain, looked = trained(False), trained(True)

@@ -46,9 +46,9 @@ def update(request):
     act = model.activity(16, 4, learning=True)
     ids = np.random.default_rng(0).integers(0, 40, (17, 4)).astype(np.int32)
     for _ in range(3):
-        model.learn(act, ids[:-1], ids[1:], 1e-2)
+        model.update(act, ids[:-1], ids[1:], 1e-2)
     with recorded(model.backend, act.synapses) as calls:
-        model.learn(act, ids[:-1], ids[1:], 1e-2)
+        model.update(act, ids[:-1], ids[1:], 1e-2)
     return model, act, calls
 
 

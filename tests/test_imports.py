@@ -20,8 +20,15 @@ LEVELS = [
     {"ui"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
-# NeuroGenModel offers its text generation as methods; the saver hands reports to the trainer; a chat may list runs and draw.
-LATE = {("brain", "inference"), ("storage", "learning"), ("inference", "ui"), ("benchmarks", "ui"), ("planning", "learning")}
+# NeuroGenModel offers text generation and learning online as methods; the saver passes reports to the trainer; a chat lists runs and draws.
+LATE = {
+    ("brain", "inference"),
+    ("brain", "learning"),
+    ("storage", "learning"),
+    ("inference", "ui"),
+    ("benchmarks", "ui"),
+    ("planning", "learning"),
+}
 
 
 def imported(file: Path, parts: list[str]) -> set[str]:

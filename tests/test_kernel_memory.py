@@ -17,9 +17,9 @@ def draw(C, B, heads, width, seed=1):
     rng = np.random.default_rng(seed)
     size = (C, B, heads * width)
     shapes = {"q_in": size, "v_in": size, "w_in": (C, B, heads), "write_bias": (heads,), "decay": (heads,)}
-    shapes |= {"S0": (B, heads, width, width), "key0": (B, heads * width), "dopamine": (B,)}
+    shapes |= {"S0": (B, heads, width, width), "key0": (B, heads * width), "write_scale": (B,)}
     inputs = {name: single(rng.normal(0, 1, shape)) for name, shape in shapes.items()}
-    inputs["dopamine"] = single(rng.uniform(-0.5, 0.5, B))
+    inputs["write_scale"] = single(rng.uniform(0.5, 1.5, B))
     inputs["decay"] += 2  # some of it lasts from chunk to chunk
     return inputs
 
@@ -27,7 +27,7 @@ def draw(C, B, heads, width, seed=1):
 def arguments(inputs, tokens=slice(None)):
     """q_in, v, w_in, write_bias, decay, write_scale of the kernels."""
     per_token = (single(inputs[name][tokens]) for name in ("q_in", "v_in", "w_in"))
-    return *per_token, inputs["write_bias"], inputs["decay"], 1 + inputs["dopamine"]
+    return *per_token, inputs["write_bias"], inputs["decay"], inputs["write_scale"]
 
 
 def forward(op, inputs, S, key, tokens=slice(None)):
@@ -145,7 +145,7 @@ def test_a_silent_head_has_a_bounded_gradient(op, width, loudness):
     silent may not blow up what goes back through it, or a brain's gradient would grow with every chunk."""
     inputs = draw(1, 1, 1, width)
     inputs["q_in"] *= np.float32(loudness)
-    inputs["S0"][...], inputs["key0"][...], inputs["dopamine"][...] = 0, 0, 0
+    inputs["S0"][...], inputs["key0"][...], inputs["write_scale"][...] = 0, 0, 1
     rng = np.random.default_rng(7)
     d_key = single(rng.normal(0, 1, (1, width)))  # what the next token sends back to this one's query
     d_decay, dS = np.zeros((1, 1), np.float32), np.zeros((1, 1, width, width), np.float32)
@@ -182,7 +182,7 @@ def test_two_chunks_are_one(op):
 def test_what_follows_the_same_words_is_recalled_and_replaced_when_told_again(op):
     cue, first, second = np.random.default_rng(4).normal(0, 1, (3, 8))
     inputs = draw(4, 1, 1, 8)
-    inputs["w_in"][:], inputs["decay"][:], inputs["dopamine"][:] = 20, 20, 0  # write all of it, forget nothing
+    inputs["w_in"][:], inputs["decay"][:], inputs["write_scale"][:] = 20, 20, 1  # write all of it, forget nothing
     # Tokens 0 and 2 say the cue; what comes at 1 and 3 is stored under it. Nothing is stored under what comes before the cue.
     inputs["q_in"][[0, 2], 0], inputs["q_in"][[1, 3], 0] = cue, 0
     inputs["v_in"][[0, 2], 0], inputs["v_in"][1, 0], inputs["v_in"][3, 0] = 0, first, second

@@ -84,8 +84,8 @@ class Case:
             smooth=self.smooth,
             graded=self.graded,
             hypercolumn=self.hypercolumn,
-            norepinephrine=self.gain_scale.astype(np.float64) - 1,
-            serotonin=self.beta_scale.astype(np.float64) - 1,
+            gain_scale=self.gain_scale.astype(np.float64),
+            beta_scale=self.beta_scale.astype(np.float64),
         )
 
     def run(self, backend, tokens=slice(None), before=None, dtype="float32", rows=None):

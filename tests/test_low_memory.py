@@ -60,7 +60,7 @@ def test_gradients_made_in_parts_are_those_made_whole(logits, monkeypatch):
     monkeypatch.setattr(parts.optimizer, "update_rows", keep)
     for seed in (0, 1):
         inputs, targets = text(seed, vocabulary=VOCABULARY - 50 * seed)
-        expected, found = (made.learn(act, inputs, targets, 0.01) for made, act in zip((whole, parts), acts, strict=True))
+        expected, found = (made.update(act, inputs, targets, 0.01) for made, act in zip((whole, parts), acts, strict=True))
         assert found == pytest.approx(expected, rel=1e-6)
         assert len(blocks) == (1 if logits == 2**26 else 3)
         rows, gradient = acts[1].token_rows, {**parts.brain.parameters.gradient}
@@ -76,7 +76,7 @@ def test_gradients_made_in_parts_are_those_made_whole(logits, monkeypatch):
 @pytest.mark.parametrize("optimizer", FRUGAL)
 def test_the_norm_is_that_of_the_whole_gradient(optimizer):
     whole, parts = model("adamw"), model(optimizer)
-    norms = [made.learn(made.activity(TOKENS, BATCH, learning=True), *text(), 0.01)[2] for made in (whole, parts)]
+    norms = [made.update(made.activity(TOKENS, BATCH, learning=True), *text(), 0.01)[2] for made in (whole, parts)]
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)
     assert parts.optimizer.norm_before[0] == np.float32(norms[1])
 
@@ -85,7 +85,7 @@ def test_the_norm_is_that_of_the_whole_gradient(optimizer):
 def test_it_memorises_a_text(optimizer):
     made = model(optimizer)
     act = made.activity(TOKENS, BATCH, learning=True)
-    first, *_, last = (made.learn(act, *text(), 0.01)[0] for _ in range(60))
+    first, *_, last = (made.update(act, *text(), 0.01)[0] for _ in range(60))
     assert last < 0.5 * first
 
 
@@ -108,25 +108,25 @@ def test_a_saved_model_learns_on_bit_for_bit(optimizer, tmp_path):
 def test_where_the_loss_is_not_finite_nothing_is_updated(optimizer, value):
     made = model(optimizer)
     inputs, targets = text()
-    made.learn(made.activity(TOKENS, BATCH, learning=True), inputs, targets, 0.01)
+    made.update(made.activity(TOKENS, BATCH, learning=True), inputs, targets, 0.01)
     sound = made.brain.parameters.value["decoder.bias"][7]
     made.brain.parameters.value["decoder.bias"][7] = value
     before, kept = values(made), {name: x.copy() for name, x in made.optimizer.tensors().items()}
-    loss, _, norm = made.learn(made.activity(TOKENS, BATCH, learning=True), inputs, targets, 0.01)
+    loss, _, norm = made.update(made.activity(TOKENS, BATCH, learning=True), inputs, targets, 0.01)
     assert not np.isfinite(loss) and not np.isfinite(norm) and made.optimizer.steps == 1
     for name, x in values(made).items():
         np.testing.assert_array_equal(x, before[name], err_msg=name)
     for name, x in made.optimizer.tensors().items():
         np.testing.assert_array_equal(x, kept[name], err_msg=name)
     made.brain.parameters.value["decoder.bias"][7] = sound
-    assert np.isfinite(made.learn(made.activity(TOKENS, BATCH, learning=True), inputs, targets, 0.01)[2])
+    assert np.isfinite(made.update(made.activity(TOKENS, BATCH, learning=True), inputs, targets, 0.01)[2])
 
 
 def test_only_rows_of_tokens_in_the_segment_change():
     made = model("adafactor")
     inputs, targets = text()
     before = values(made)["embedding.weight"]
-    made.learn(made.activity(TOKENS, BATCH, learning=True), inputs, targets, 0.01)
+    made.update(made.activity(TOKENS, BATCH, learning=True), inputs, targets, 0.01)
     changed = (made.brain.parameters.value["embedding.weight"] != before).any(1)
     assert set(np.flatnonzero(changed)) == set(inputs.reshape(-1))
 
@@ -152,7 +152,7 @@ def test_on_a_gpu_as_on_the_cpu(optimizer, memory):
         made = NeuroGenModel.from_config(config, backend=backend)
         act = made.activity(5, 2, learning=True)
         with watched() as launches:
-            losses = [made.learn(act, inputs, targets, 0.01) for _ in range(1 if SIMULATED else 2)]
+            losses = [made.update(act, inputs, targets, 0.01) for _ in range(1 if SIMULATED else 2)]
         assert launches <= compiled
         kept = {name: x for name, x in made.optimizer.tensors().items() if x.dtype == "float32"}  # what the next update begins with
         found.append((losses, {name: backend.to_numpy(x) for name, x in (made.brain.parameters.value | kept).items()}))

@@ -267,16 +267,16 @@ def test_a_step_resets_sequences_before_the_update():
     one, other = model(), model()
     acts = one.activity(6, 3, learning=True), other.activity(6, 3, learning=True)
     for reset in (None, [True, False, False], None, np.array([False, True, True]), np.zeros(3, bool)):
-        found = one.learn(acts[0], inputs, targets, 0.01, reset)
+        found = one.update(acts[0], inputs, targets, 0.01, reset)
         if reset is not None:
             acts[1].reset(other.backend.asarray(reset, "uint8"))
-        assert other.learn(acts[1], inputs, targets, 0.01) == found
+        assert other.update(acts[1], inputs, targets, 0.01) == found
         np.testing.assert_array_equal(values(one), values(other))
         states = acts[0].state(), acts[1].state()
         for name in states[0]:
             np.testing.assert_array_equal(states[0][name], states[1][name], err_msg=name)
-    one.learn(acts[0], inputs, targets, 0.01, np.ones(3, bool))
-    other.learn(acts[1], inputs, targets, 0.01)
+    one.update(acts[0], inputs, targets, 0.01, np.ones(3, bool))
+    other.update(acts[1], inputs, targets, 0.01)
     assert (values(one) != values(other)).any(), "there was no state to reset"
 
 
@@ -288,8 +288,8 @@ def test_a_step_is_recorded_once_for_each_length():
         patch.setattr(made.backend, "record", lambda step: recorded.append(step) or record(step))
         for _ in range(2):
             for length in (6, 5):
-                made.learn(act, text(length, 2), text(length, 2, seed=1), 0.01)
-                made.learn(act, text(length, 2), text(length, 2, seed=1), 0.01, np.array([True, False]))
+                made.update(act, text(length, 2), text(length, 2, seed=1), 0.01)
+                made.update(act, text(length, 2), text(length, 2, seed=1), 0.01, np.array([True, False]))
                 made.score(act, text(length, 2), text(length, 2, seed=1))
     assert len(recorded) == 8 == len(act.recorded)  # of each length: gradients with and without a reset, update, score
 
@@ -312,7 +312,7 @@ def test_the_share_of_a_target_fits_into_float16_and_is_taken_back(optimizer, mo
         inputs, targets = text(8, 4), text(8, 4, seed=1)
         targets.reshape(-1)[counted:] = -1
         for made, act in zip((plain, scaled), acts, strict=True):
-            made.learn(act, inputs, targets, 0.01)
+            made.update(act, inputs, targets, 0.01)
         assert 32 <= acts[1].weight[0] < 64 and acts[1].weight[0] == acts[0].weight[0] * acts[1].loss_scale
         for name, value in plain.brain.parameters.value.items():
             np.testing.assert_array_equal(scaled.brain.parameters.value[name], value, name)
@@ -325,7 +325,7 @@ def test_what_the_gradients_were_before_an_update_makes_no_difference(optimizer)
     clean, dirty = model(optimizer=optimizer), model(optimizer=optimizer)
     dirty.brain.parameters.flat_gradient[:] = 9
     for made in (clean, dirty):
-        made.learn(made.activity(6, 2, learning=True), text(6, 2), text(6, 2, seed=1), 0.01)
+        made.update(made.activity(6, 2, learning=True), text(6, 2), text(6, 2, seed=1), 0.01)
     for name, value in clean.brain.parameters.value.items():
         np.testing.assert_array_equal(dirty.brain.parameters.value[name], value, name)
 
@@ -342,7 +342,7 @@ def test_the_update_does_not_depend_on_the_block_of_logits(tokens, monkeypatch):
     assert blocks.brain.decoder.blocks(cut) == [(first, min(7, first + tokens)) for first in range(0, 7, tokens)]
     assert whole.brain.decoder.blocks(act) == [(0, 7)]
     for step in range(3):
-        expected, found = whole.learn(act, inputs, targets, 0.01), blocks.learn(cut, inputs, targets, 0.01)
+        expected, found = whole.update(act, inputs, targets, 0.01), blocks.update(cut, inputs, targets, 0.01)
         assert found == pytest.approx(expected, rel=1e-5), step
         gradient = whole.brain.parameters.flat_gradient
         np.testing.assert_allclose(blocks.brain.parameters.flat_gradient, gradient, rtol=1e-4, atol=1e-5 * abs(gradient).max())

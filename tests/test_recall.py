@@ -11,6 +11,7 @@ from neurogen_numba.brain.recall import RecallTrace
 from neurogen_numba.config import MODULES
 from neurogen_numba.inference.generation import Sampling, Session
 from neurogen_numba.kernels.memory import KEY_FLOOR, OUT_FLOOR
+from neurogen_numba.kernels.neuromodulation import WRITE
 from neurogen_numba.text.tokenizer import CharTokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -22,21 +23,33 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-@pytest.fixture(scope="module")
-def model():
-    config = tiny.config(brain={"vocabulary": LETTERS.vocabulary})
+def made(**brain):
+    config = tiny.config(brain={"vocabulary": LETTERS.vocabulary, **brain})
     made = NeuroGenModel.from_config(config, LETTERS, backend="cpu")
     made.brain.parameters.value["memory.decay"][:] = (1.0, 3.0)  # what fades can be told from what does not
     made.brain.parameters.value["decoder.weight"][:] *= 6
     return made
 
 
-def watched(model, dopamine=0.0):
+@pytest.fixture(scope="module")
+def model():
+    return made()
+
+
+@pytest.fixture(scope="module")
+def modulated():
+    """A brain whose memory writes with the strength that dopamine tells."""
+    model = made(neuromodulation=True)
+    model.brain.parameters.value["neuromodulation.sensitivity"][WRITE] = 0.8
+    return model
+
+
+def watched(model):
     session = Session(model, Sampling(seed=3))
     state = session.state()
     rng = np.random.default_rng(1)
     state |= {"memory.S": rng.normal(0, 0.3, state["memory.S"].shape), "memory.key": rng.normal(0, 0.3, state["memory.key"].shape)}
-    session.load_state(state | {"dopamine": np.full(1, dopamine)})
+    session.load_state(state)
     session.monitor = BrainMonitor(model, session.act)
     return session
 
@@ -71,7 +84,7 @@ def test_the_split_is_that_of_the_memory_a_token_at_a_time(tokens):
     trace = RecallTrace(S, key, decay, bias, window=200)
     for first in range(0, tokens, 41):  # in parts that are no whole chunks
         part = slice(first, first + 41)
-        trace.write(query[part], value[part], write[part], write_scale=0.7)
+        trace.write(query[part], value[part], write[part], write_scale=np.full(len(query[part]), 0.7))
     expected = np.zeros((tokens, tokens))
     for h in range(heads):
         local = slice(h * W, (h + 1) * W)
@@ -84,9 +97,9 @@ def test_the_split_is_that_of_the_memory_a_token_at_a_time(tokens):
     np.testing.assert_allclose(trace.shares(tokens), expected, atol=2e-4)
 
 
-@pytest.mark.parametrize("dopamine", [0.0, 0.5])
-def test_a_monitor_follows_the_memory_of_a_model(model, dopamine):
-    session = watched(model, dopamine)
+@pytest.mark.parametrize("of", ["model", "modulated"])
+def test_a_monitor_follows_the_memory_of_a_model(of, request):
+    session = watched(request.getfixturevalue(of))
     read(session, "a bad cab. " * 9)
     for _ in range(40):
         session.draw()
@@ -149,8 +162,12 @@ def test_rates_and_raster_are_those_of_the_neurons(model):
     assert frame.levels == {}
 
 
-def test_levels_are_shown_that_are_not_neutral(model):
-    assert watched(model, 0.25).monitor.frame().levels == {"dopamine": 0.25}
+def test_levels_are_shown_where_there_are_any(modulated):
+    session = watched(modulated)
+    read(session, "a bad cab. a bad cab. ")
+    levels = session.monitor.frame().levels
+    assert levels == {name: session.act.levels[name][0] for name in ("dopamine", "norepinephrine", "serotonin")}
+    assert levels["norepinephrine"] > 0 > levels["serotonin"]
 
 
 def test_what_is_wiped_is_recalled_no_longer(model):

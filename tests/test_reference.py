@@ -84,12 +84,12 @@ def first_difference(one, other):
 
 def test_three_steps_of_a_neuron_worked_out_by_hand():
     # alpha 1/2, rho 3/4, gamma 1/4, beta 0.4; a current of sqrt(1/60) is normalised to 1/2, so the drive is
-    # 0.5 * 2 * 1.5 + 0.1 = 1.6, then again 1.6, then -1.4; the second sequence has norepinephrine 0.2 and serotonin 0.5.
+    # 0.5 * 2 * 1.5 + 0.1 = 1.6, then again 1.6, then -1.4; the second sequence has factors 1.2 and 1.5.
     params = dict(log_tau_v=log_tau(0.5), log_tau_a=log_tau(0.75), log_tau_y=log_tau(0.25), beta=0.4, gain=2, bias=0.1, input_scale=1.5)
     params = {name: np.array([value]) for name, value in params.items()}
     c = np.sqrt(1 / 60) * np.array([1, 1, -1])[:, None, None] * np.ones((1, 2, 1))
     state = {letter: np.zeros((2, 1)) for letter in "vay"}
-    modulators = {"norepinephrine": np.array([0, 0.2]), "serotonin": np.array([0, 0.5])}
+    modulators = {"gain_scale": np.array([1, 1.2]), "beta_scale": np.array([1, 1.5])}
     graded = ref.population(c, params, state, smooth=False, graded=True, hypercolumn=1, **modulators)
     expected = {
         "v": [[1.6, 1.9], [1.3, 1.7], [-1.925, -2.1125]],
@@ -162,7 +162,7 @@ def test_a_tile_sums_up_its_bundles():
     np.testing.assert_array_equal(current[:, 0], [[2 * 2 + 3 * 1 + 5 * 10]])
 
 
-def remember(keys, values, *, decay, dopamine=0.0, write=50.0):
+def remember(keys, values, *, decay, write_scale=1.0, write=50.0):
     """The answers of the memory when each value [width] comes after its key [width] and the key is heard again.
 
     Each pair takes two tokens: the key, when nothing is written, and the value, when it is.
@@ -172,7 +172,7 @@ def remember(keys, values, *, decay, dopamine=0.0, write=50.0):
     v[1::2, 0], w_in[1::2] = values, write
     width = q.shape[2]
     S0, key0 = np.zeros((1, 1, width, width)), np.zeros((1, width))
-    out, S, _ = ref.delta_memory(q, v, w_in, np.zeros(1), np.array([decay]), S0, key0, np.array([dopamine]), 1)
+    out, S, _ = ref.delta_memory(q, v, w_in, np.zeros(1), np.array([decay]), S0, key0, np.array([write_scale]), 1)
     return out[1::2, 0], S[0, 0]
 
 
@@ -187,11 +187,11 @@ def test_memory_gives_back_the_last_value_stored_under_a_key():
     np.testing.assert_allclose(S, np.outer(unit, third) + np.outer([0, 0, 1], second), atol=1e-4)
 
 
-def test_memory_forgets_and_dopamine_strengthens_the_write():
+def test_memory_forgets_and_its_write_may_be_strengthened():
     key, value = [90.0, 0.0], [2.0, 0.0]
     _, S = remember([key], [value], decay=0, write=0)
     np.testing.assert_allclose(S, [[1, 0], [0, 0]], atol=1e-5)  # written with sigmoid(0) = 1/2
-    _, S = remember([key], [value], decay=0, write=0, dopamine=0.5)
+    _, S = remember([key], [value], decay=0, write=0, write_scale=1.5)
     np.testing.assert_allclose(S, [[1.5, 0], [0, 0]], atol=1e-5)
     _, S = remember([key, [0.0, 0.0]], [value, value], decay=0, write=0)
     np.testing.assert_allclose(S, [[0.25, 0], [0, 0]], atol=1e-5)  # a key of 0 writes nothing; decay 0 halves, at two tokens
@@ -201,12 +201,12 @@ def test_heads_do_not_hear_each_other():
     rng = np.random.default_rng(0)
     q, v = rng.normal(size=(2, 5, B, 6))
     key0 = rng.normal(size=(B, 6))
-    w_in, write_bias, decay, dopamine = rng.normal(size=(5, B, 2)), rng.normal(size=2), rng.normal(size=2), rng.normal(size=B)
+    w_in, write_bias, decay, scale = rng.normal(size=(5, B, 2)), rng.normal(size=2), rng.normal(size=2), rng.normal(size=B)
     S0 = rng.normal(size=(B, 2, 3, 3))
-    out, S, _ = ref.delta_memory(q, v, w_in, write_bias, decay, S0, key0, dopamine, 2)
+    out, S, _ = ref.delta_memory(q, v, w_in, write_bias, decay, S0, key0, scale, 2)
     last = slice(3, 6), slice(1, 2)
     alone, S_alone, _ = ref.delta_memory(
-        q[..., last[0]], v[..., last[0]], w_in[..., last[1]], write_bias[1:], decay[1:], S0[:, 1:], key0[:, last[0]], dopamine, 1
+        q[..., last[0]], v[..., last[0]], w_in[..., last[1]], write_bias[1:], decay[1:], S0[:, 1:], key0[:, last[0]], scale, 1
     )
     np.testing.assert_allclose(out[..., 3:], alone)
     np.testing.assert_allclose(S[:, 1:], S_alone)
@@ -461,12 +461,27 @@ def test_masks_act_on_the_axon_but_not_on_the_trace():
 
 @pytest.mark.parametrize("name", ["dopamine", "norepinephrine", "serotonin"])
 def test_neuromodulators_change_only_their_own_sequence(name):
-    params, structure, tokens = model(SPARSE, T=10)
-    one = ref.model_forward(SPARSE, params, structure, tokens)
-    two = ref.model_forward(SPARSE, params, structure, tokens, {name: np.array([0.0, 0.5])})
+    config = SPARSE | {"neuromodulation": True}
+    params, structure, tokens = model(config, T=10)
+    one = ref.model_forward(config, params, structure, tokens)
+    two = ref.model_forward(config, params, structure, tokens, {name: np.array([0.0, 0.5])})
     np.testing.assert_array_equal(one["logits"][:, 0], two["logits"][:, 0])
     assert np.abs(one["logits"][:, 1] - two["logits"][:, 1]).max() > 1e-6
     np.testing.assert_array_equal(two["state"][name], [0, 0.5])
+
+
+def test_levels_worked_out_by_hand():
+    state = {name: np.zeros(1) for name in (*ref.LEVELS, *ref.FOLLOWED)}
+    for nats in (1.0, np.nan, 3.0):
+        state = ref.note(state, [nats], 3)
+    assert {name: float(level[0]) for name, level in state.items()} == {
+        **{"dopamine": 0, "norepinephrine": 2, "serotonin": -2, "expected": 2},
+        **{"surprise": 0, "counted": 0, "tokens": 0, "changes": 1, "reward": 0},
+    }
+    state["reward"][0] = 0.5
+    for nats in (4.0, 4.0, 4.0):
+        state = ref.note(state, [nats], 3)
+    assert [float(state[name][0]) for name in ("dopamine", "norepinephrine", "serotonin", "expected")] == [2 - 4 + 0.5, 4, -2.75, 3]
 
 
 def test_the_loss_has_one_slope_per_parameter_in_smooth_mode():

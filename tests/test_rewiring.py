@@ -124,7 +124,7 @@ def rewire_now(model, act, rewire):
     """Rewire in the backward pass of an update whose rate is 0, and return what `rewire` does; weights stay where they are."""
     found, inputs, targets = [], *tokens()
     model.optimizer.apply = lambda *_: None
-    model.learn(act, inputs, targets, 0.0, rewire=lambda act: found.append(rewire(act)))
+    model.update(act, inputs, targets, 0.0, rewire=lambda act: found.append(rewire(act)))
     return found[0]
 
 
@@ -173,7 +173,7 @@ def test_rigl_grows_the_candidate_with_the_largest_gradient(made, monkeypatch):
             other.brain.synapses.gradient[...] = 0
             act.synapses.accumulate_weight_grad(act.length)
 
-        other.learn(other.activity(16, 4, learning=True), *tokens(), 0.0, rewire=wire)
+        other.update(other.activity(16, 4, learning=True), *tokens(), 0.0, rewire=wire)
         for p in other.brain.projections:
             if p.arc.name in drawn:
                 norms[p.arc.name].append(np.linalg.norm(other.backend.to_numpy(p.d_weight)[drawn[p.arc.name][0]], axis=(1, 2)))

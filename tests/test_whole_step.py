@@ -85,7 +85,7 @@ class Learned:
         act = self.model.activity(TOKENS, BATCH, learning=True)
         self.model.brain.forward_logits(act, segment()[0])
         act.advance(TOKENS)
-        self.loss, self.accuracy, self.norm = self.model.learn(act, *segment(seed=1), 0.0)
+        self.loss, self.accuracy, self.norm = self.model.update(act, *segment(seed=1), 0.0)
         numpy = self.model.backend.to_numpy
         self.gradient = {name: numpy(array) for name, array in self.model.brain.parameters.gradient.items()}
         self.state = act.state()
@@ -140,7 +140,7 @@ def losses_on_stories(backend, updates=200, batch=8, tokens=32):
     act, losses = model.activity(tokens, batch, learning=True), []
     for update in range(updates):
         ids = text[(heads + update * tokens + np.arange(tokens + 1)[:, None]) % text.size]
-        losses.append(model.learn(act, ids[:-1], ids[1:], 3e-3 * min(1, (update + 1) / 50))[0])
+        losses.append(model.update(act, ids[:-1], ids[1:], 3e-3 * min(1, (update + 1) / 50))[0])
     return losses
 
 
@@ -197,7 +197,7 @@ class Run:
     def learn(self, updates, same=False):
         for _ in range(updates):
             number = 0 if same else len(self.losses)
-            self.losses.append(self.model.learn(self.act, *segment(*self.shape, seed=number), self.rate)[0])
+            self.losses.append(self.model.update(self.act, *segment(*self.shape, seed=number), self.rate)[0])
         return self
 
     def result(self):

@@ -212,6 +212,7 @@ class Backend(ABC):
         physics: Physics,
         scale: float = 1,
         offset: int = 0,
+        modulation: tuple = (),
     ):
         """Backward pass of `population_forward` over the same chunk; arguments of the same name are the same arrays.
 
@@ -222,6 +223,9 @@ class Backend(ABC):
         carry, arrays [B, N]: d_state of the neuron's adjoint, and dL/dy before its decay. On entry they belong to the token after the
         chunk, on return to the token before it. Accumulates into d, the gradients [N] of the parameters. ds, dy [C, B, N]: gradients of the
         axon, after dropout, and of the trace.
+
+        modulation: of a neuromodulated population (gain_slope, beta_slope [B], to_gain, to_beta [N]): derivatives of the logarithms of the
+        factors by their sensitivities, and the accumulated gradients of these, per neuron.
         """
 
     @kernel
@@ -267,6 +271,23 @@ class Backend(ABC):
     def working_memory_backward(self, df_in, du_in, dm_carry, dm, m, f_in, u_in, retain):
         """Overwrites df_in, du_in [C, B, M]. dm_carry [B, M]: on entry of the token after the chunk, on return of the token before it.
         dm [C, B, M]."""
+
+    # Neuromodulators. rows [9, B]: ROWS of kernels/neuromodulation.py; sensitivity [14]
+
+    @kernel
+    def observe(self, rows, losses, targets, interval: float):
+        """Updates rows by the losses [T, B] of T tokens; a token whose target, of targets [T, B] int32, is negative has none. Levels change
+        after `interval` tokens."""
+
+    @kernel
+    def modulate(self, factors, slopes, rows, sensitivity):
+        """Overwrites factors [14, B] with what the levels do, and slopes [14, B] with its slope by the sensitivities: of a factor's
+        logarithm, and of Go the negative one."""
+
+    @kernel
+    def sensitivity_backward(self, total, x, slope, logit, bias):
+        """Accumulates x [T, B, K], by slope [B], into total [1]; of a factor after a sigmoid, by its logit [T, B, K] and bias [K], else of
+        size 0."""
 
     # Embedding and dropout
 

@@ -22,6 +22,7 @@ from ..kernels import (
     dropout,
     embedding,
     memory,
+    neuromodulation,
     neuron,
     online_cross_entropy,
     population,
@@ -99,6 +100,9 @@ class CpuBackend(Backend):
 
     decay_forward = _operation(neuron.decay_forward_cpu)
     decay_backward = _operation(neuron.decay_backward_cpu)
+    observe = _operation(neuromodulation.observe_cpu)
+    modulate = _operation(neuromodulation.modulate_cpu)
+    sensitivity_backward = _operation(neuromodulation.sensitivity_backward_cpu)
     memory_backward = _operation(memory.memory_backward_cpu)
     working_memory_backward = _operation(working_memory.working_memory_backward_cpu)
     embedding_forward = _operation(embedding.embedding_forward_cpu)
@@ -169,11 +173,13 @@ class CpuBackend(Backend):
         physics,
         scale=1,
         offset=0,
+        modulation=(),
     ):
         d_current, d_gate = (d.reshape(*ds.shape[:2], -1) for d in (d_current, d_gate if gate.size else d_current))
-        chunk = d_current, d_gate, carry, population.flat(d), ds, dy, state, r, c, gate
-        how = hypercolumn, np.float32(scale), *dropout, graded
-        self.launch(population.make_population_backward_cpu(physics), *chunk, parameters, gain_scale, beta_scale, *how)
+        gain_slope, beta_slope, *to_sensitivities = modulation or (gain_scale, beta_scale)  # without one they are not read
+        chunk = d_current, d_gate, carry, (*population.flat(d), *to_sensitivities), ds, dy, state, r, c, gate
+        factors, how = (gain_scale, beta_scale, gain_slope, beta_slope), (hypercolumn, np.float32(scale), *dropout, graded)
+        self.launch(population.make_population_backward_cpu(physics, bool(modulation)), *chunk, parameters, *factors, *how)
 
     def zeros(self, shape, dtype="float32"):
         return np.zeros(shape, dtype)

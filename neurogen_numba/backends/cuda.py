@@ -19,6 +19,7 @@ from ..kernels import (
     half,
     memory,
     mma,
+    neuromodulation,
     neuron,
     online_cross_entropy,
     population,
@@ -349,10 +350,13 @@ class CudaBackend(Backend):
         physics,
         scale=1,
         offset=0,
+        modulation=(),
     ):
         C, B, N = c.shape
         across, threads, columns = self._hypercolumns(N, hypercolumn)
-        groups, gradients_of_neurons = self._sequence_groups(B, across, threads), population.flat(d)
+        gain_slope, beta_slope, *to_sensitivities = modulation or (gain_scale, beta_scale)  # without one they are not read
+        groups = B if modulation else self._sequence_groups(B, across, threads)
+        gradients_of_neurons = *population.flat(d), *to_sensitivities
         partial = self._scratch("gradients of neurons", (groups * len(gradients_of_neurons), N))
         tokens = max(1, min(C, population.TILE_BYTES // (8 * threads)))  # as many as fit into shared memory with dx and x
         rows, carried = self._flat_state(state), self._flat_state(carry)
@@ -361,8 +365,9 @@ class CudaBackend(Backend):
         arrays = *gradients, carried, partial, *self._flat(ds, dy), rows, *self._flat(r, c, gate)
         how = hypercolumn, columns, tokens, np.float32(scale), *dropout
         shared = 4 * tokens * (2 * threads + columns)
-        kernel = population.make_population_backward(physics, graded, parameters.gamma.size > 0, gate.size > 0)
-        self.launch(kernel, (across, groups), threads, *arrays, parameters, gain_scale, beta_scale, *how, shared=shared)
+        kernel = population.make_population_backward(physics, graded, parameters.gamma.size > 0, gate.size > 0, bool(modulation))
+        factors = gain_scale, beta_scale, gain_slope, beta_slope
+        self.launch(kernel, (across, groups), threads, *arrays, parameters, *factors, *how, shared=shared)
         across, threads = self._across(N)
         self.launch(population.add_parameter_gradients, (across, len(gradients_of_neurons)), threads, gradients_of_neurons, partial)
 
@@ -431,6 +436,18 @@ class CudaBackend(Backend):
         across, threads = self._across(M)
         arrays = self._flat(df_in, du_in, dm_carry, dm, m, f_in, u_in)
         self.launch(working_memory.working_memory_backward, (across, B), threads, *arrays, retain)
+
+    # kernels/neuromodulation.py
+
+    def observe(self, rows, losses, targets, interval):
+        self.launch(neuromodulation.observe, *self._across(rows.shape[1]), rows, losses, targets, interval)
+
+    def modulate(self, factors, slopes, rows, sensitivity):
+        self.launch(neuromodulation.modulate, *self._across(rows.shape[1]), factors, slopes, rows, sensitivity)
+
+    def sensitivity_backward(self, total, x, slope, logit, bias):
+        threads = 8 if SIMULATED else neuromodulation.THREADS
+        self.launch(neuromodulation.sensitivity_backward, 1, threads, total, x, slope, logit, bias)
 
     # kernels/embedding.py, dropout.py, softmax.py, sampling.py
 

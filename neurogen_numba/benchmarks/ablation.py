@@ -24,7 +24,7 @@ BASE = "base"  # name of the recipe without a change
 LOG = "log.jsonl"
 POLL = 0.5  # seconds between checks of the runs
 SURE = 2.0  # standard errors from which a difference is reported as better or worse
-COMPONENTS = {  # name of a change -> settings without one part of the brain
+COMPONENTS = {  # name of a change -> settings without one part of the brain, or with one that is off by default
     "binary events": {"brain": {"events": "binary"}},
     "no delays": {"brain": {"delays": 1}},
     "no arcs straight to Broca": {"brain": {"without": "thalamus_broca wernicke_broca hippocampus_broca"}},
@@ -32,6 +32,7 @@ COMPONENTS = {  # name of a change -> settings without one part of the brain
     "no working memory": {"brain": {"without": "working_memory_pfc"}},
     "no gate": {"brain": {"without": "go_broca"}},
     "no feedback": {"brain": {"without": "feedback_* go_retain"}},
+    "neuromodulation": {"brain": {"neuromodulation": True}},
     "no lateral synapses": {"brain": {"without": "lateral_*"}},
 }
 

@@ -123,9 +123,9 @@ class Bench:
         act, shape = model.activity(training.segment, training.batch, learning=True), (training.segment + 1, training.batch)
         if not self.text:
             ids = np.random.default_rng(0).integers(0, self.config.brain.vocabulary, shape).astype(np.int32)
-            return act, lambda: model.learn(act, ids[:-1], ids[1:], 1e-4)
+            return act, lambda: model.update(act, ids[:-1], ids[1:], 1e-4)
         batches = file_batches("--text", np.frombuffer(self.text, np.uint8).astype(np.int32), training, None, None)
-        return act, lambda: model.learn(act, *batches.next(), learning_rate(training, model.optimizer.steps, training.steps))
+        return act, lambda: model.update(act, *batches.next(), learning_rate(training, model.optimizer.steps, training.steps))
 
     def _draw(self, model):
         """A function that draws a token of each sequence from made-up activity."""

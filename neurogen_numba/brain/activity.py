@@ -6,12 +6,13 @@ import zlib
 
 import numpy as np
 
-from ..config import MODULES
-from ..errors import CheckpointError
+from ..config import FLOAT32, MODULES
+from ..errors import CheckpointError, ConfigError
 from ..kernels import rng
 from ..kernels.adamw import BLOCK
-from . import neuromodulation
+from ..kernels.neuromodulation import REWARD, ROWS
 from .activation_checkpointing import CHECKPOINTING
+from .neuromodulation import LEVELS
 from .projection import Current, Signal
 
 
@@ -73,8 +74,11 @@ class Activity:
         self.neurons = {}  # module -> {name of a state: its rows}, the membrane potential first
         self.v, self.y, self.r = {}, {}, {}  # per module: membrane potential, trace, normalisation factor
         self.carries = {}  # per module: NeuronState, passed by the adjoint from chunk to chunk
-        self.levels = {name: backend.zeros(batch) for name in neuromodulation.NAMES}
-        self.gain_scale, self.beta_scale, self.write_scale = (backend.zeros(batch) for _ in range(3))
+        self.modulators = backend.zeros((0, batch))  # levels and their running means (kernels/neuromodulation.py); empty if they are off
+        self.neutral = backend.zeros(batch)
+        self.neutral[...] = 1
+        if brain.modulation:
+            brain.modulation.allocate(self)
         currents, signals = brain.current_sizes, brain.signal_sizes
         with backend.part("events in flight"):
             self.synapses = brain.synapses.state(
@@ -109,7 +113,6 @@ class Activity:
         self._table = backend.asarray(self._table, "int64")
         with backend.part("activation checkpoints"):
             self.checkpointing = checkpointing(self) if checkpointing else None
-        self._modulate()
 
     def buffer_slice(self, first, last):
         """The slice of tokens first ... last - 1, those of a chunk, in arrays that hold `buffered_tokens` tokens."""
@@ -130,8 +133,28 @@ class Activity:
         for component in self.brain.components:
             component.load_tokens(self, ids)
 
-    def _modulate(self):
-        neuromodulation.modulate(self.gain_scale, self.beta_scale, self.write_scale, self.levels)
+    @property
+    def levels(self) -> dict:
+        """Neuromodulator -> its level [B], an array of the device; empty where the brain has none."""
+        return dict(zip(LEVELS, self.modulators, strict=False))
+
+    def reward(self, x):
+        """Add a reward, a number or [B], to the dopamine of the next change of levels. Raises ConfigError for anything else."""
+        if not self.brain.modulation:
+            raise ConfigError("this brain has no neuromodulators, which a reward is for; train one with brain.neuromodulation = true")
+        try:
+            given = np.asarray(x, np.float64)
+        except (TypeError, ValueError, OverflowError):
+            given = np.full(1, np.nan)
+        if given.shape not in ((), (self.batch,)) or not (np.abs(given) <= FLOAT32).all():
+            wanted = f"a finite number is needed, or one for each sequence, of shape [{self.batch}]"
+            raise ConfigError(f"reward: {wanted}; not {x!r}")
+        row = self.modulators[REWARD]
+        np.add(row, self.brain.backend.asarray(np.broadcast_to(given, self.batch), "float32"), out=row)
+
+    def factor(self, target: int, first: int):
+        """[B]: what the neuromodulators multiply a target with (brain/neuromodulation.py) in the chunk of token `first`."""
+        return self.factors[first // self.chunk, target] if self.brain.modulation else self.neutral
 
     def current_grad(self, current, first, last):
         """(array [lines, columns, numbers of a line], first column, scale): where the gradient of a current of the chunk, times scale, is
@@ -164,7 +187,11 @@ class Activity:
         for name in MODULES:
             arrays |= {f"{name}.{state}": rows[0] for state, rows in self.neurons[name].items()}
             arrays |= {f"{name}.y": self.y[name][0]} if name in self.y else {}
-        return arrays | {"memory.S": self.S, "memory.key": self.key, "working_memory.m": self.m[0]} | self.levels
+        return arrays | {"memory.S": self.S, "memory.key": self.key, "working_memory.m": self.m[0]} | self.levels | self._followed()
+
+    def _followed(self):
+        """What the levels of neuromodulators follow: state name -> array [B]."""
+        return {f"neuromodulation.{name}": row for name, row in zip(ROWS[len(LEVELS) :], self.modulators[len(LEVELS) :], strict=False)}
 
     def _histories(self):
         """State name -> signal name, for each signal that delayed synapses read."""
@@ -177,7 +204,7 @@ class Activity:
     def views(self) -> dict:
         """The state arrays themselves, not copies: name -> array of the device (DLPack, and on a GPU `__cuda_array_interface__`).
 
-        Names are those of `state`, without the histories (`rings`). New neuromodulator levels take effect with `load_state` or `reset`.
+        Names are those of `state`, without the histories (`rings`).
         """
         return self._carried()
 
@@ -195,7 +222,7 @@ class Activity:
 
         `{module}.STATE` for each state of its neuron, `.y` [B, N]; `{module}.history` [H, B, N], the values that the axons carried, newest
         token last; `{module}.out_history`; `memory.S` [B, heads, W, W]; `memory.key` [B, heads W]; `working_memory.m` [B, slots];
-        neuromodulators [B].
+        neuromodulators [B], and what their levels follow.
         """
         state = {name: self.brain.backend.fetch(array) for name, array in self._carried().items()}
         return state | {name: self.synapses.past(signal) for name, signal in self._histories().items()}
@@ -215,7 +242,6 @@ class Activity:
             array[...] = self.brain.backend.asarray(state[name], "float32")
         for name, signal in histories.items():
             self.synapses.set_past(signal, state[name])
-        self._modulate()
 
     def reset(self, sequences=None):
         """Set the state to zero, of the sequences where `sequences` [B] uint8 (on the device) is not 0; of all without it."""
@@ -224,4 +250,3 @@ class Activity:
         for array in self._carried().values():
             self.brain.backend.reset(array.reshape(1, self.batch, -1), sequences)
         self.synapses.reset(sequences)
-        self._modulate()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 
 from ..backends.base import Streams
@@ -16,6 +19,7 @@ from .decoder import Decoder
 from .embedding import Embedding
 from .hippocampus import AssociativeMemory
 from .lesion import Lesions
+from .neuromodulation import Neuromodulation
 from .population import Population
 from .projection import Projection
 from .readout import Readout
@@ -48,6 +52,7 @@ class Brain:
                 readouts.append(Readout(name))
                 self.components.append(readouts[-1])
         self.decoder = Decoder(config, backend, "decoder.weight" in row_wise)
+        self.modulation = Neuromodulation(config, backend) if config.neuromodulation else None
         self.current_sizes = {arc.target: arc.targets for arc in all_arcs(config)} | {
             f"{name}.current": getattr(config, name).neurons for name in MODULES
         }
@@ -55,9 +60,9 @@ class Brain:
             f"{name}.axon": getattr(config, name).neurons for name in MODULES
         }
         self.signal_sizes[self.decoder.source] = config.broca.output_size
-        parts = (*self.components, *self.projections, self.decoder)
-        self.parameters = Parameters((parameter for part in parts for parameter in part.parameters()), backend)
-        for part in parts:
+        self.parts = (*self.components, *self.projections, self.decoder, *([self.modulation] if self.modulation else []))
+        self.parameters = Parameters((parameter for part in self.parts for parameter in part.parameters()), backend)
+        for part in self.parts:
             part.bind(self.parameters)
         # dependencies of a component in pipelined mode: signals that it reads, currents that read it; each with its delay in chunks
         late = {arc: arc.first_delay // config.chunk for arc in self.arcs}
@@ -76,7 +81,7 @@ class Brain:
 
     def initialise(self, seed: int):
         """Draw wiring and initial parameters."""
-        for part in (*self.components, *self.projections, self.decoder):
+        for part in self.parts:
             part.initialise(self.parameters, seed)
         self.wire()
         self.refresh()
@@ -94,7 +99,7 @@ class Brain:
 
     def refresh(self):
         """Compute what is derived from the parameters, after every change of them."""
-        for part in (*self.components, self.synapses, self.decoder):
+        for part in (*self.components, self.synapses, self.decoder):  # nothing is derived from the sensitivities of neuromodulation
             part.refresh()
 
     def drop_weights(self, act: Activity):
@@ -146,10 +151,16 @@ class Brain:
         self.wire()
         self.refresh()
 
-    def forward_logits(self, act: Activity, ids):
-        """Logits [T' B, V] float32 of token ids [T', B] int32, T' at most act.tokens; rows in the order of the ids."""
+    def forward_logits(self, act: Activity, ids, following=None):
+        """Logits [T' B, V] float32 of token ids [T', B] int32, T' at most act.tokens; rows in the order of the ids. Neuromodulators do not
+        know the loss of the last token: it is that of the next one, which is told in `following` [B] int32, if anywhere."""
         act.load_tokens(ids)
-        self.forward(act)
+        if self.modulation:
+            targets = np.full((act.length, act.batch), -1, np.int32)
+            targets[:-1] = ids[1:]
+            targets[-1] = targets[-1] if following is None else following
+            act.targets[: act.length] = self.backend.asarray(targets)
+        self.forward(act, functools.partial(self.decoder.losses, act) if self.modulation else None)
         return self.decoder.logits(act, 0, act.length)
 
     def backward_logits(self, act: Activity, d_logits):
@@ -159,23 +170,38 @@ class Brain:
         self.decoder.backward(act, 0, act.length, padded)
         self.backward(act)
 
-    def forward(self, act: Activity):
-        """Run the components over the loaded tokens, chunk by chunk."""
+    def forward(self, act: Activity, judge: Callable[[int, int], None] | None = None):
+        """Run the components over the loaded tokens, chunk by chunk.
+
+        judge(first, last) computes act.losses of tokens first ... last - 1: of a chunk each, after it, where neuromodulators wait for them,
+        else once, of all. Without it levels stay as they are.
+        """
         streams, marks = self._streams(act), {}
         if act.checkpointing:
             act.checkpointing.begin_segment()
         for chunk, (first, last) in enumerate(self._chunks(act.length)):
             if act.checkpointing:
                 act.checkpointing.load_boundary(chunk)
+            if self.modulation:
+                with streams.on("decoder"):
+                    self.modulation.begin(act, chunk)
+                marks["levels", chunk] = streams.mark("decoder")
             for component in self.components:
-                with streams.on(component.stream, [marks.get((name, chunk - late)) for name, late in self._sources[component]]):
+                sources = [("levels", 0), *self._sources[component]]
+                with streams.on(component.stream, [marks.get((name, chunk - late)) for name, late in sources]):
                     self._gather_currents(act, component, first, last)
                     component.forward(act, first, last)
                 mark = streams.mark(component.stream)
                 marks |= {(name, chunk): mark for name in component.outputs}
             if act.checkpointing:
                 act.checkpointing.save_chunk(chunk, first, last)
+            if self.modulation and judge:
+                with streams.on("decoder", [marks.get((self.decoder.source, chunk))]):
+                    judge(first, last)
+                    self.modulation.observe(act, act.losses[first:last], act.targets[first:last])
         streams.join()
+        if judge and not self.modulation:
+            judge(0, act.length)
 
     def recompute(self, act: Activity, first: int, last: int):
         """Run the components over tokens first ... last - 1, a chunk, again, from the state before it.
@@ -196,7 +222,7 @@ class Brain:
 
         Row-wise parameters have no whole gradient, and are skipped.
         """
-        parts = [self.decoder]
+        parts = [self.decoder, *([self.modulation] if self.modulation else [])]
         for component in reversed(self.components):
             parts += [component, *(projection for projection in self.projections if projection.arc.target in component.inputs)]
         for name in (parameter.name for part in parts for parameter in part.parameters()):

@@ -35,7 +35,14 @@ class DecoderBlocks:
         self.read = zeros((tokens, size), decoder.dtype)
         self.top, self.total, self.picked, self.factor = (zeros(tokens) for _ in range(4))
         self.best = zeros(tokens, "int32")
+        self.per_row = self.top, self.best, self.total, self.picked, self.factor
         self.loss_squares, self.loss_norm = zeros(-(-tokens // BLOCK), "float64"), zeros(1)
+
+    def logits_of(self, decoder, rows, first, end):
+        """(logits without bias, bias) of a block of the decoder's rows, at some rows of tokens, in the first rows of `logits`."""
+        logits = self.logits[: rows.stop - rows.start, : end - first]
+        decoder.backend.product(logits, self.read[rows], decoder.factor[first:end].T)
+        return logits, decoder.bias[first:end]
 
     def __iter__(self):
         for first in range(0, self.all_rows, self.rows):
@@ -43,35 +50,35 @@ class DecoderBlocks:
             yield first, end, min(end, self.vocabulary) - first
 
 
-def learn_by_blocks(decoder, act, optimizer):
-    """Compute losses and hits of the current segment, and train the decoder.
+def losses_by_blocks(decoder, act, first, last):
+    """The first pass: compute losses and hits of tokens first ... last - 1."""
+    backend, buffers, tokens_of = decoder.backend, act.decoder_blocks, slice(first * act.batch, last * act.batch)
+    decoder.load_input(buffers.read[tokens_of], act, first, last)
+    top, best, total, picked, factor = (array[tokens_of] for array in buffers.per_row)
+    targets, losses, hits = (array[first:last].reshape(-1) for array in (act.targets, act.losses, act.hits))
+    top[...], total[...] = LOWEST, 0
+    for begin, end, tokens in buffers:
+        logits = buffers.logits_of(decoder, tokens_of, begin, end)
+        backend.softmax_part(top, best, total, picked, *logits, targets, begin, tokens)
+    backend.softmax_end(losses, hits, factor, top, best, total, picked, targets, act.weight)
 
-    Overwrites act.losses, act.hits and act.d_decoder_input; updates decoder.weight; accumulates into the gradient of decoder.bias.
+
+def learn_by_blocks(decoder, act, optimizer):
+    """The second pass: train the decoder on the current segment, whose losses are known.
+
+    Overwrites act.d_decoder_input; updates decoder.weight; accumulates into the gradient of decoder.bias.
     """
     backend, buffers, size, rows = decoder.backend, act.decoder_blocks, decoder.shape[1], act.length * act.batch
     read, d_read = buffers.read[:rows], act.d_decoder_input[: act.length].reshape(rows, size)
-    decoder.load_input(read, act, 0, act.length)
-    targets, losses, hits = (array[: act.length].reshape(-1) for array in (act.targets, act.losses, act.hits))
-    per_row = buffers.top, buffers.best, buffers.total, buffers.picked, buffers.factor
-    top, best, total, picked, factor = (array[:rows] for array in per_row)
-    top[...], total[...] = LOWEST, 0
-
-    def logits_of(first, end):
-        """(logits without bias, bias) of a block of rows."""
-        logits = buffers.logits[:rows, : end - first]
-        backend.product(logits, read, decoder.factor[first:end].T)
-        return logits, decoder.bias[first:end]
-
-    for first, end, tokens in buffers:
-        backend.softmax_part(top, best, total, picked, *logits_of(first, end), targets, first, tokens)
-    backend.softmax_end(losses, hits, factor, top, best, total, picked, targets, act.weight)
+    targets, losses = (array[: act.length].reshape(-1) for array in (act.targets, act.losses))
+    top, factor = buffers.top[:rows], buffers.factor[:rows]
     backend.sum_of_squares(buffers.loss_squares[: -(-rows // BLOCK)], losses)
     backend.norm(buffers.loss_norm, buffers.loss_squares)
     optimizer.begin(buffers.loss_norm)
     scale = 1 / act.loss_scale
     for first, end, tokens in buffers:
-        d_logits = buffers.d_logits[:rows, : end - first]
-        backend.softmax_gradient(d_logits, *logits_of(first, end), top, factor, targets, act.weight, first, tokens)
+        d_logits, logits = buffers.d_logits[:rows, : end - first], buffers.logits_of(decoder, slice(0, rows), first, end)
+        backend.softmax_gradient(d_logits, *logits, top, factor, targets, act.weight, first, tokens)
         backend.product(d_read, d_logits, decoder.factor[first:end], add=first > 0, scale=scale * decoder.gain)
         backend.product(decoder.d_bias[first:end, None], d_logits.T, act.ones[:rows], add=True, scale=scale)
         numbers = (end - first) * size

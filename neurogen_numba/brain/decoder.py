@@ -79,10 +79,21 @@ class Decoder:
         """
         return 2.0 ** (5 + math.ceil(math.log2(counted))) if self.dtype == "float16" else 1.0
 
-    def blocks(self, act):
-        """(first, last) of the blocks of tokens of a segment."""
+    def blocks(self, act, first, last):
+        """(first, last) of the blocks of tokens first ... last - 1."""
         block = len(act.logits) // act.batch
-        return [(first, min(act.length, first + block)) for first in range(0, act.length, block)]
+        return [(begin, min(last, begin + block)) for begin in range(first, last, block)]
+
+    def losses(self, act, first, last):
+        """Overwrite losses and hits of tokens first ... last - 1, whose targets are in act.targets."""
+        for begin, end in self.blocks(act, first, last):
+            logits = self.scores(act, begin, end)
+            self.cross_entropy(act, begin, end, logits, logits)
+
+    def cross_entropy(self, act, first, last, logits, d_logits):
+        """Overwrite losses and hits of a block of tokens from `scores`; and d_logits, which may be the same array, with the gradient."""
+        losses, hits, targets = (array[first:last].reshape(-1) for array in (act.losses, act.hits, act.targets))
+        self.backend.cross_entropy(losses, hits, d_logits, logits, self.bias, targets, act.weight, self.shape[0])
 
     def scores(self, act, first, last):
         """Logits without bias [(last - first) B, rows] of tokens first ... last - 1, 0 in the padding.

@@ -7,6 +7,7 @@ import numpy as np
 from ..config import Brain
 from ..optim.parameters import Parameter, Parameters
 from .component import Component
+from .neuromodulation import WRITE
 
 DECAY = (5, 8)  # before the sigmoid, from the first head to the last: memories of 150 to 3,000 tokens
 
@@ -57,15 +58,18 @@ class AssociativeMemory(Component):
         dq, dv, dw = (act.currents[name].gradient[: last - first] for name in self.inputs)
         d_out = act.signals["memory.out"].gradient[: last - first]
         act.d_decay[...] = 0
-        inputs = *self._inputs(act, first, last), self.write_bias, self.decay, act.write_scale
+        q, v, w = self._inputs(act, first, last)
+        inputs = q, v, w, self.write_bias, self.decay, act.factor(WRITE, first)
         self.backend.memory_backward(dq, dv, dw, act.d_decay, act.dS, act.d_key, d_out, *self._before(act, first), *inputs)
         self.backend.add_rows(self.d_decay, act.d_decay)
         self.backend.add_rows(self.d_write_bias, dw.reshape(-1, self.heads))
+        if modulation := act.brain.modulation:
+            modulation.backward(act, WRITE, first, dw, w, self.write_bias)
 
     def _recall(self, act, first, last, S, key, axon):
         """Overwrite the output of a chunk, also in the axon; roll S and key on from before the chunk to after it."""
         out, inputs = act.signals["memory.out"].x[act.buffer_slice(first, last)], self._inputs(act, first, last)
-        self.backend.memory_forward(out, S, key, *inputs, self.write_bias, self.decay, act.write_scale, axon, first)
+        self.backend.memory_forward(out, S, key, *inputs, self.write_bias, self.decay, act.factor(WRITE, first), axon, first)
 
     def _inputs(self, act, first, last):
         return (act.currents[name].value[act.buffer_slice(first, last)] for name in self.inputs)

@@ -7,6 +7,7 @@ import functools
 import operator
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -24,13 +25,14 @@ from ..presets import get_preset
 from ..storage import checkpoint
 from .activity import Activity
 from .brain import Brain
-from .chunked_cross_entropy import learn_by_blocks
+from .chunked_cross_entropy import learn_by_blocks, losses_by_blocks
 from .graph import Connectome
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from ..inference.recording import Recording
+    from ..learning.online import Lesson
     from ..optim.optimizer import Optimizer
     from ..text.tokenizer import Tokenizer
 
@@ -109,6 +111,8 @@ class NeuroGenModel:
             training = config.training
             self.optimizer = optimizer(self.brain.parameters, self.backend, training.weight_decay, training.clip, training.average)
         self._activity, self._in_use = None, threading.RLock()
+        self._online = None  # what `learn` has made
+        self._reading = lambda: None  # the activity that was run last, if somebody still has it
 
     def __repr__(self) -> str:
         size = f"{self.config.brain.neurons:,} neurons, {self.parameters:,} parameters, {self.config.brain.vocabulary:,} tokens"
@@ -213,17 +217,17 @@ class NeuroGenModel:
         elif not carry_state:
             self._activity.reset()
         rate = self.config.training.learning_rate if learning_rate is None else _number(learning_rate)
-        loss, accuracy, _ = self.learn(self._activity, inputs, targets, rate)
+        loss, accuracy, _ = self.update(self._activity, inputs, targets, rate)
         return loss, accuracy
 
-    def learn(
+    def update(
         self, act: Activity, inputs, targets, rate: float, reset=None, rewire: Callable[[Activity], object] | None = None
     ) -> tuple[float, float, float]:
         """One update on time-major inputs, targets [T, B] int32: (loss, accuracy, norm of the gradient).
 
-        `act` advances to the next segment. reset: [B] bool, the sequences to reset before this one. rewire: called between
-        the backward pass and the update (learning/rewiring.py). If loss or gradient norm are not
-        finite, nothing is updated; a row-wise decoder may be (optim/low_memory.py).
+        `act` advances to the next segment. reset: [B] bool, the sequences to reset before this one. rewire: called between the backward
+        pass and the update (learning/rewiring.py). If loss or gradient norm are not finite, nothing is updated; a row-wise decoder may be
+        (optim/low_memory.py).
         """
         if not (0 <= rate <= FLOAT32):
             raise ConfigError(f"learning_rate: a number from 0 on is needed, not {rate}")
@@ -252,14 +256,14 @@ class NeuroGenModel:
         if reset:
             act.reset(act.reset_mask)
         brain.drop_weights(act)
-        brain.forward(act)
         brain.parameters.clear_gradient(but="decoder.weight")  # which is overwritten
         if act.token_rows:
             act.token_rows.gradient[...] = 0
         if decoder.row_wise:
+            brain.forward(act, functools.partial(losses_by_blocks, decoder, act))
             learn_by_blocks(decoder, act, self.optimizer)
         else:
-            self._learn_decoder(act)
+            brain.forward(act, functools.partial(self._learn_decoder, act))
         brain.backward(act)
 
     def _update(self, act):
@@ -269,14 +273,48 @@ class NeuroGenModel:
         self.brain.refresh()
         act.advance(act.length)
 
-    def _learn_decoder(self, act):
-        """Compute losses, hits and the decoder's gradients, a block of tokens at a time."""
+    def _learn_decoder(self, act, first, last):
+        """Compute losses, hits and the decoder's gradients of tokens first ... last - 1, a block of them at a time."""
         decoder = self.brain.decoder
-        for first, last in decoder.blocks(act):
-            logits = decoder.scores(act, first, last)
+        for begin, end in decoder.blocks(act, first, last):
+            logits = decoder.scores(act, begin, end)
             d_logits = act.d_logits[: len(logits)]
-            self._cross_entropy(act, first, last, logits, d_logits)
-            decoder.backward(act, first, last, d_logits, add=first > 0)
+            decoder.cross_entropy(act, begin, end, logits, d_logits)
+            decoder.backward(act, begin, end, d_logits, add=begin > 0)
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether `learn` has changed the weights since the model was made, loaded, or `unlearn` was called."""
+        return self._online is not None and self._online.changed
+
+    @_by_one_thread
+    def learn(self, text: str, **how: Any) -> Lesson:
+        """Learn a text that somebody has just written, by a few bounded updates; `unlearn` takes it back. `rate`, `passes` and what is
+        returned: learning/online.py. Raises ConfigError where it cannot be read or a number is out of range, TrainingError where nothing
+        was learned."""
+        from ..learning.online import OnlineLearner
+
+        if self.tokenizer is None:
+            raise ConfigError("this model has no tokenizer, so it cannot read text; `train_step` learns token ids")
+        self._online = self._online or OnlineLearner(self)
+        return self._online.learn(text, **how)
+
+    @_by_one_thread
+    def unlearn(self):
+        """Return to the weights from before the first `learn`, bit for bit."""
+        if self._online:
+            if self.brain.lesions:
+                raise ConfigError("a brain does not unlearn during a lesion: do it outside of the context")
+            self._online.unlearn()
+
+    @_by_one_thread
+    def reward(self, x: ArrayLike):
+        """Reward the sequences that were read last: a number, or one for each of the B sequences [B]. It is added to their dopamine at the
+        next change of levels. Raises ConfigError for another shape, a number that is not finite, or a brain without neuromodulators."""
+        act = self._reading()
+        if act is None:
+            raise ConfigError("reward: nothing is being read; it is for the sequences of the last `train_step`, or of a session in use")
+        act.reward(x)
 
     def score(self, act: Activity, inputs, targets):
         """(nats [T, B] float32, hits [T, B] bool), NumPy, of time-major inputs and targets [T, B] int32; 0 for a target below 0.
@@ -286,10 +324,7 @@ class NeuroGenModel:
         self._load_segment(act, inputs, targets)
 
         def step():
-            self.brain.forward(act)
-            for first, last in self.brain.decoder.blocks(act):
-                logits = self.brain.decoder.scores(act, first, last)
-                self._cross_entropy(act, first, last, logits, logits)
+            self.brain.forward(act, functools.partial(self.brain.decoder.losses, act))
             act.advance(act.length)
 
         self.run(act, ("score", act.length), step)
@@ -305,12 +340,6 @@ class NeuroGenModel:
         act.weight[...] = np.float32(act.loss_scale / counted)
         return counted
 
-    def _cross_entropy(self, act, first, last, logits, d_logits):
-        """Cross-entropy of a block of tokens from `Decoder.scores`; overwrites d_logits, which may be the same array, with the gradient."""
-        losses, hits, targets = (array[first:last].reshape(-1) for array in (act.losses, act.hits, act.targets))
-        decoder = self.brain.decoder
-        self.backend.cross_entropy(losses, hits, d_logits, logits, decoder.bias, targets, act.weight, decoder.shape[0])
-
     def _result(self, act):
         return (self.backend.to_numpy(array[: act.length]) for array in (act.losses, act.hits))
 
@@ -322,6 +351,7 @@ class NeuroGenModel:
             act.wiring = self.brain.wiring
         if what not in act.recorded:
             act.recorded[what] = (record or self.backend.record)(step)
+        self._reading = weakref.ref(act)
         with self.backend.working(self.parameters * act.length * act.batch):
             act.recorded[what]()
 
@@ -336,6 +366,9 @@ class NeuroGenModel:
             if not parts:
                 self.backend.compile_kernels(partial(self.brain.forward_logits, act, part))
             parts.append(self.backend.to_numpy(self.brain.forward_logits(act, part)).reshape(*part.shape, -1))
+            part, following = columns[first : first + act.tokens], columns[first + act.tokens : first + act.tokens + 1]
+            logits = self.brain.forward_logits(act, part, following[0] if len(following) else None)
+            parts.append(self.backend.to_numpy(logits).reshape(*part.shape, -1))
             act.advance(part.shape[0])
         result = np.concatenate(parts).swapaxes(0, 1)
         return result[0] if np.ndim(input_ids) == 1 else result

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config import MODULES
+from .neuromodulation import WRITE
 from .recall import RecallTrace
 
 BUFFERED = 64  # tokens whose values stay on the device until they are fetched
@@ -37,8 +38,8 @@ class BrainFrame:
     """The brain after a number of tokens.
 
     rates: module -> share of its neurons with an event per token, over the last RATE_TOKENS tokens. raster: module -> [T, neurons] bool,
-    the latest tokens, at most SHOWN, of a sample of its neurons. levels: neuromodulators that are not at 0, their neutral level. recalls:
-    of the latest tokens, newest last.
+    the latest tokens, at most SHOWN, of a sample of its neurons. levels: of the neuromodulators, where the brain has them. recalls: of the
+    latest tokens, newest last.
     """
 
     tokens: int
@@ -58,6 +59,7 @@ class BrainMonitor:
         rows = {f"{name}.v": act.v[name][1:, 0, :: -(-act.v[name].shape[2] // SAMPLED)] for name in MODULES}
         rows |= {name: act.currents[name].value[:, 0] for name in memory.inputs}
         rows |= {"nats": act.losses[:, 0], "ids": act.ids[:, 0]}
+        self._write_scale = zeros(BUFFERED)
         self._rows = {name: (zeros((BUFFERED, *row.shape[1:]), str(row.dtype)), row) for name, row in rows.items()}
         self._single = [(buffer, row[0:1]) for buffer, row in self._rows.values()]
         self.restart()
@@ -89,6 +91,7 @@ class BrainMonitor:
         else:
             for buffer, row in self._rows.values():
                 buffer[offset : offset + tokens] = row[:tokens]
+        self._write_scale[offset : offset + tokens] = self.act.factor(WRITE, 0)[:1]
         self._buffered += tokens
         self._drawn += [drawn] * tokens
 
@@ -112,7 +115,7 @@ class BrainMonitor:
             events = values[f"{name}.v"] > 1
             self._rates[name] = np.append(self._rates[name], events[-RATE_TOKENS:].mean(1))[-RATE_TOKENS:]
             self._raster[name] = np.concatenate([self._raster[name], events[:, :: self._every(name)]])[-SHOWN:]
-        self._recall.write(*(values[name] for name in self._memory.inputs), float(self._fetch(self.act.write_scale)[0]))
+        self._recall.write(*(values[name] for name in self._memory.inputs), self._fetch(self._write_scale[:count]))
         self._nats += values["nats"][np.array(self._drawn)].tolist()
         self._pieces = (self._pieces + [self.tokenizer.pieces[token].decode(errors="replace") for token in values["ids"]])[-2 * WINDOW :]
         self.tokens += count
@@ -126,7 +129,7 @@ class BrainMonitor:
             self.tokens,
             {name: float(rates.mean()) if len(rates) else 0.0 for name, rates in self._rates.items()},
             dict(self._raster),
-            {name: level for name, level in levels.items() if level},
+            levels,
             self._recalls(),
         )
 

@@ -13,6 +13,7 @@ from ..neurons import TimeConstant
 from ..optim.parameters import Parameter, Parameters
 from .component import Component
 from .connectome import generator
+from .neuromodulation import SENSITIVITY, adaptation, gain
 
 TRACE = "output trace"  # beside the arguments of a step, which are identifiers
 TRACE_CONSTANT = TimeConstant("output trace's", (0.2, 4.0), name="tau_y")
@@ -37,6 +38,8 @@ class Population(Component):
         # per-token constants that are derived from the parameters, and the accumulators of their gradients
         self.derived = [argument for argument, what in self.learned.items() if isinstance(what, TimeConstant)]
         self.constant, self.d = ({what: backend.zeros(self.size) for what in (*self.derived, GAIN)} for _ in range(2))
+        targets = (gain(name), adaptation(name)) if brain.neuromodulation else ()
+        self.to_sensitivity = {target: backend.zeros(self.size) for target in targets}  # what each neuron adds to its gradient
         self.input_scale, self.none = backend.zeros(self.size), backend.zeros((1, 1, 1))[:0]  # none: of a missing gate or trace
 
     def _parameter(self, argument):
@@ -69,6 +72,7 @@ class Population(Component):
 
         self.logs = {what: (parameters.value[self._parameter(what)], parameters.gradient[self._parameter(what)]) for what in self.derived}
         self.gain, self.d_gain = (table[f"{self.name}.gain"] for table in (parameters.value, parameters.gradient))
+        self.d_sensitivity = parameters.gradient.get(SENSITIVITY)
         self.constants, self.d_constants = arrays(parameters.value, self.constant), arrays(parameters.gradient, self.d)
 
     def refresh(self):
@@ -115,6 +119,7 @@ class Population(Component):
             dy=act.signals[f"{name}.trace"].gradient[chunk] if self.traced else none,
             state=self._state(act, first, last),
             scale=scale,
+            modulation=self._modulation(act, first),
             **self._inputs(act, first, last),
         )
 
@@ -133,16 +138,26 @@ class Population(Component):
             "c": act.currents[f"{self.name}.current"].value[chunk],
             "gate": act.currents["broca.gate"].value[chunk] if self.name == "broca" else self.none,
             "parameters": self.constants,
-            "gain_scale": act.gain_scale,
-            "beta_scale": act.beta_scale,
+            "gain_scale": act.factor(gain(self.name), first),
+            "beta_scale": act.factor(adaptation(self.name), first),
             "hypercolumn": self.hypercolumn,
             "dropout": act.dropout.arguments(f"{self.name}.axon", first, self.size),
             "graded": self.graded,
             "physics": self.physics(act.smooth),
         }
 
+    def _modulation(self, act, first):
+        """What `population_backward` needs of a brain with neuromodulators."""
+        if not act.brain.modulation:
+            return ()
+        slopes = (act.slopes[first // act.chunk, target] for target in self.to_sensitivity)
+        return *slopes, *self.to_sensitivity.values()
+
     def finish(self):
-        """Accumulate the gradients of the per-token constants into those of the parameters."""
+        """Accumulate the gradients of the per-token constants, and of sensitivities, into those of the parameters."""
+        for target, gradient in self.to_sensitivity.items():
+            self.backend.add_rows(self.d_sensitivity[target : target + 1], gradient[:, None])
+            gradient[...] = 0
         for what, (log_tau, d_log_tau) in self.logs.items():
             self.backend.decay_backward(d_log_tau, self.d[what], log_tau)
         d_gain = self.d[GAIN]

@@ -136,7 +136,7 @@ def _populations(old, new):
     """Constants of neurons, heads and slots."""
     before, now = old.parameters.value, new.parameters.value
     for name in now:
-        if name.split(".")[0] not in (*MODULES, "memory", "working_memory") or name not in before:
+        if name.split(".")[0] not in (*MODULES, "memory", "working_memory", "neuromodulation") or name not in before:
             continue
         now[name][...] = before[name][parents(len(before[name]), len(now[name]))]
         yield Row(name, before[name].shape, now[name].shape, _changed(before[name], now[name]))

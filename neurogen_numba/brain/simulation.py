@@ -40,7 +40,7 @@ class Simulation:
     """
 
     def __init__(self, config: BrainConfig, backend, batch: int = 1, rate: float = 0.1, strength: float = 3.0, seed: int = 0):
-        small = dataclasses.replace(config, vocabulary=1)  # the decoder is not used
+        small = dataclasses.replace(config, vocabulary=1, neuromodulation=False)  # the decoder is not used, so nothing surprises
         self.brain = Brain(small, backend, senses=Stimulus(backend, rate, strength, seed))
         self.brain.initialise(seed)
         self.segment = config.chunk * chunks(batch, backend.mode)  # ticks

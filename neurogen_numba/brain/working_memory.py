@@ -7,6 +7,7 @@ import numpy as np
 from ..config import Brain
 from ..optim.parameters import Parameter, Parameters
 from .component import Component
+from .neuromodulation import GO
 
 
 class WorkingMemory(Component):
@@ -44,6 +45,8 @@ class WorkingMemory(Component):
     def _forward(self, act, first, last, axon):
         chunk = act.buffer_slice(first, last)
         retain, store = (act.currents[name].value[chunk] for name in self.inputs)
+        if act.brain.modulation:
+            self.backend.apply(np.subtract, retain, act.factor(GO, first)[:, None], out=retain)
         self.backend.working_memory_forward(act.m[chunk.start : chunk.stop + 1], retain, store, self.retain, axon, first)
 
     def backward(self, act, first, last):
@@ -59,3 +62,5 @@ class WorkingMemory(Component):
             self.retain,
         )
         self.backend.add_rows(self.d_retain, retain.gradient[: last - first].reshape(-1, self.slots))
+        if modulation := act.brain.modulation:
+            modulation.backward(act, GO, first, retain.gradient[: last - first])

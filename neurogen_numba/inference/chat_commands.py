@@ -53,6 +53,13 @@ COMMANDS = {
     "retry": Command("", "answer the last message again, from the state before it, with the next seed"),
     "reset": Command("", "forget the whole conversation: every neuron and every memory"),
     "forget": Command("", "wipe the associative memory only; the neurons keep their state"),
+    "learn": Command(
+        "[message|turn|off]",
+        "learn your messages from now on, or the replies as well; alone: show the last lesson",
+        values=("message", "turn", "off"),
+    ),
+    "unlearn": Command("", "return to the loaded weights; the neurons keep their state"),
+    "keep": Command("NAME", "write the present weights into a new checkpoint"),
     "save": Command("NAME", "save this conversation: the state of the neurons, and the text"),
     "load": Command("NAME", "continue a saved conversation"),
     "model": Command("[RUN]", "talk to another run, to RUN@best or to a checkpoint; alone: say which one this is"),
@@ -195,6 +202,20 @@ class Dispatcher:
     def _forget(self, argument):
         self.conversation.forget()
         self.view.say("the associative memory is wiped")
+
+    def _learn(self, argument):
+        if argument:
+            self.conversation.change(learn=argument.replace("off", ""))
+        how, lesson = self.conversation.settings.learn or "off", self.conversation.lesson
+        last = f"; the last lesson took its text from {lesson.before:.2f} to {lesson.after:.2f} nats/token" if lesson else ""
+        self.view.say(f"learning: {how}{last}")
+
+    def _unlearn(self, argument):
+        self.conversation.unlearn()
+        self.view.say("the weights are those that were loaded")
+
+    def _keep(self, argument):
+        self.view.say(f"kept {self.conversation.keep(argument)}")
 
     def _save(self, argument):
         self.view.say(f"saved {self.conversation.save(argument)}")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from ..storage.run_folder import METRICS
 from ..text import stories
 from .generation import Sampling, Session, stream
 
+if TYPE_CHECKING:
+    from ..learning.online import Lesson
+
 STOPS = {  # end of a reply, unless an end of text comes first -> the string before which it ends
     "turn": "\n",
     "paragraph": "\n\n",
@@ -28,6 +32,8 @@ STOPS = {  # end of a reply, unless an end of text comes first -> the string bef
 SENTENCE = re.compile(r"(?<!\d)[.!?…]+[\"'”’)]*$")  # a text that ends with a sentence; 3.14 does not end one
 SAVED = "conversations"  # folder of a run with the conversations that /save has written
 DOCUMENT, TENSORS = "conversation", "state"
+LEARNED = "learned"  # folder of a run with what /keep has written: checkpoints
+LEARN = ("message", "turn")  # what a conversation learns: what a person wrote, or the reply as well
 EXAMPLES = 3
 LONGEST_EXAMPLE = 48  # characters
 TAIL = 500_000  # bytes at the end of metrics.jsonl in which the latest samples are looked for
@@ -35,16 +41,20 @@ TAIL = 500_000  # bytes at the end of metrics.jsonl in which the latest samples 
 
 @dataclass(frozen=True)
 class Settings:
-    """How replies are drawn. stop: one of STOPS, or "" for the one that suits the model; pace: tokens per second at most, 0: no limit."""
+    """How replies are drawn. stop: one of STOPS, or "" for the one that suits the model; pace: tokens per second at most, 0: no limit.
+    learn: one of LEARN, or "" for nothing."""
 
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.5, top_p=0.95))
     max_tokens: int = 300
     stop: str = ""
     pace: float = 0.0
+    learn: str = ""
 
     def __post_init__(self):
         if not 1 <= self.max_tokens < 2**31:
             raise ConfigError(f"max-tokens: from 1 to 2^31 - 1, not {self.max_tokens}")
+        if self.learn not in ("", *LEARN):
+            raise ConfigError(f"learn: {' or '.join(LEARN)}, not {self.learn!r}")
         if not 0 <= self.pace < math.inf:
             raise ConfigError(f"pace: tokens per second, 0 (no limit) or more, not {self.pace}")
 
@@ -79,6 +89,7 @@ class Conversation:
             self._line_end = ""
         self.turns: list[tuple[str, str]] = []
         self.last: Counts | None = None  # of the latest reply
+        self.lesson: Lesson | None = None  # of the latest turn that was learned
         self.read = self.written = 0  # tokens
         self._before: tuple[dict, str] | None = None  # the state before the latest message, and the message
         self._own_folder: Path | None = None  # the folder that was saved or loaded last, which may be replaced
@@ -134,7 +145,14 @@ class Conversation:
         self.model.tokenizer.encode(prompt)
         self._before = self.session.state(), message
         self.turns.append((message, ""))
-        return self._speak(prompt)
+        return self._learning(message, self._speak(prompt)) if self.settings.learn else self._speak(prompt)
+
+    def _learning(self, message, pieces):
+        """The pieces of a reply; after the last one, learn the turn. A reply that is broken off is not learned."""
+        yield from pieces
+        reply = self.turns[-1][1] if self.settings.learn == "turn" else ""
+        lesson_text = f"You: {message.strip()}\nNeo:{reply}" if self.scripted else f"{message}{self._line_end}{reply}"
+        self.lesson = self.model.learn(lesson_text)
 
     def retry(self) -> Iterator[str]:
         """Another reply to the latest message, from the state before it, with the next seed. Raises ConfigError where there is none."""
@@ -180,6 +198,22 @@ class Conversation:
         self.turns, self._before, self._own_folder = [], None, None
         self._restart()
 
+    def unlearn(self):
+        """Return to the weights that were loaded, bit for bit; the state of the neurons goes on."""
+        self.model.unlearn()
+        self.lesson = None
+
+    def keep(self, name: str) -> Path:
+        """Write the weights as they are now into a new checkpoint: learned/NAME of the run, or where a path leads.
+
+        Raises ConfigError where something is in its place, CheckpointError where it cannot be written.
+        """
+        folder = Path(name) if Path(name).name != name else self.run / LEARNED / name
+        if folder.exists():
+            raise ConfigError(f"{folder} is there already; choose another name")
+        self.model.save(folder)
+        return folder
+
     def forget(self):
         """Wipe the associative memory; membranes, axons and the working memory keep their state."""
         self.session.act.S[...] = 0
@@ -200,6 +234,8 @@ class Conversation:
 
         Raises ConfigError where something else is in its place, CheckpointError where it cannot be written.
         """
+        if self.model.has_learned:
+            raise ConfigError("the weights have learned, so this state fits no saved brain; /keep NAME and talk to that, or /unlearn first")
         folder = self._folder_of(name)
         if folder.exists() and folder != self._own_folder:
             what = "a conversation" if (folder / f"{DOCUMENT}.json").is_file() else "something that is not a conversation"

@@ -12,6 +12,7 @@ from ..config import FLOAT32, plain_types
 from ..errors import CheckpointError, ConfigError
 from ..kernels import rng
 
+SCORES = "scores"  # of the next token, in the state of a session
 TOGETHER = 16  # tokens of a recorded step; single tokens follow for the rest. A GPU waits for the host between two steps
 
 
@@ -50,37 +51,58 @@ class Session:
         self._latest = model.backend.zeros((TOGETHER, batch), "int32")  # tokens of the last recorded step
         self.last_tokens = ()  # of the first sequence, from the last call
         self.written = 0  # tokens drawn per sequence, also before a reset
+        self._modulation, self._vocabulary = model.brain.modulation, model.config.brain.vocabulary
+        self._into_chunk = 0  # tokens read since neuromodulators could change last, which they do between chunks
 
     def reset(self):
         """Reset to the state before the first token."""
         self.act.reset()
         self._drawn[...] = 0
-        self.last_tokens = ()
+        self.last_tokens, self._into_chunk = (), 0
 
     def state(self) -> dict[str, np.ndarray]:
         """A copy of all that the next message's answer depends on, but for the sampling: as `Activity.state`, with `drawn` [B] uint64, the
-        tokens drawn, and `last_tokens` [T] int32."""
+        tokens drawn, and `last_tokens` [T] int32; with neuromodulators `scores` [B, V], the logits of the next token without their bias."""
         drawn = self.model.backend.to_numpy(self._drawn)
-        return self.act.state() | {"drawn": drawn, "last_tokens": np.array(self.last_tokens, np.int32)}
+        state = self.act.state() | {"drawn": drawn, "last_tokens": np.array(self.last_tokens, np.int32)}
+        return state | ({SCORES: self.model.backend.to_numpy(self._scores())} if self._modulation else {})
+
+    def _scores(self):
+        """[B, V]: the logits of the next token, without their bias."""
+        return self.act.logits[: self.act.batch, : self._vocabulary]
 
     def load_state(self, state: dict[str, np.ndarray]):
         """Inverse of `state`. Raises CheckpointError where an array is missing or of another shape."""
-        for name in ("drawn", "last_tokens"):
-            if name not in state or state[name].ndim != 1 or (name == "drawn" and state[name].shape != self._drawn.shape):
+        expected = {"drawn": self._drawn.shape, "last_tokens": np.shape(state.get("last_tokens"))[:1] or None}
+        expected |= {SCORES: self._scores().shape} if self._modulation else {}
+        for name, shape in expected.items():
+            if name not in state or state[name].shape != shape:
                 raise CheckpointError(f"state array {name!r} is missing or of another shape; was it saved by another brain or batch size?")
         self.act.load_state(state)
+        if self._modulation:
+            self._scores()[...] = self.model.backend.asarray(state[SCORES], "float32")
+            noted = int(state["neuromodulation.tokens"][0])  # a token is taken note of when the next one is read
+            self._into_chunk = (noted + 1) % self.act.tokens if len(state["last_tokens"]) else 0
         self._drawn[...] = self.model.backend.asarray(state["drawn"], "uint64")
         self.last_tokens = state["last_tokens"]
 
     def feed(self, ids):
         """Read tokens [T, B] int32."""
-        for first in range(0, len(ids), self.act.tokens):
-            part = ids[first : first + self.act.tokens]
+        first = 0
+        while first < len(ids):
+            part = ids[first : first + self.act.tokens - (self._into_chunk if self._modulation else 0)]
             self.act.load_tokens(part)
-            self.model.run(self.act, ("forward", len(part)), self._forward, self.model.backend.record_calls)
+            begun = bool(self._modulation) and len(self.last_tokens) > 0
+            self.model.run(self.act, ("read", len(part), begun), partial(self._read, begun), self.model.backend.record_calls)
+            self._passed(len(part))
             self.last_tokens = part[:, 0]
             if self.monitor:
                 self.monitor.record(len(part), drawn=False)
+            first += len(part)
+
+    def _passed(self, tokens):
+        """So many tokens more have been read."""
+        self._into_chunk = (self._into_chunk + tokens) % self.act.tokens
 
     def draw(self):
         """Draw the next token of each sequence, [B] int32, and read it. Requires a call of `feed` before."""
@@ -98,15 +120,35 @@ class Session:
             if self.monitor:
                 self.monitor.record(1, drawn=True)
             first += tokens
+        self._passed(count)
         written = backend.to_numpy(written)
         self.written += count
         self.last_tokens = written[-1:, 0] if count else self.last_tokens
         return written
 
+    def _read(self, begun):
+        """Run the brain over the loaded tokens. begun: neuromodulators wait for the surprise of the first of them."""
+        if begun:
+            self._judge()
+            self._modulation.observe(self.act, self.act.losses[:1], self.act.ids[:1])
+        self._forward()
+
+    def _judge(self):
+        """Overwrite act.losses[0] with the surprise of the first loaded token, in nats."""
+        act, decoder, logits = self.act, self.model.brain.decoder, self.act.logits[: self.act.batch]
+        # the gradient is not needed; it goes where the next token's logits will be
+        how = logits, logits, decoder.bias, act.ids[0], act.weight, decoder.shape[0]
+        self.model.backend.cross_entropy(act.losses[0], act.hits[0], *how)
+
     def _forward(self, read=None):
         """Run the brain over the loaded tokens. read: [B] int32, overwritten with the first of them."""
         act, brain = self.act, self.model.brain
         brain.forward(act)
+        if self._modulation and act.length > 1:
+            judged = act.length - 1
+            self.model.backend.apply(np.copyto, act.targets[:judged], act.ids[1 : act.length])
+            brain.decoder.losses(act, 0, judged)
+            self._modulation.observe(act, act.losses[:judged], act.targets[:judged])
 
         def end_segment():
             act.advance(act.length)
@@ -124,8 +166,10 @@ class Session:
         logits = act.logits[: act.batch], decoder.bias
         for t in range(tokens):
             self.model.backend.sample(act.ids[0], *logits, *numbers, key, self._drawn, decoder.shape[0])
-            if measured:  # the gradient is not needed; it goes where the next token's logits will be
-                self.model.backend.cross_entropy(act.losses[0], act.hits[0], logits[0], *logits, act.ids[0], act.weight, decoder.shape[0])
+            if measured or self._modulation:
+                self._judge()
+            if self._modulation:
+                self._modulation.observe(act, act.losses[:1], act.ids[:1])
             self._forward(self._latest[t])
 
 

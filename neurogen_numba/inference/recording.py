@@ -13,6 +13,7 @@ from ..brain.monitor import Recalled, recalled_words
 from ..brain.recall import RecallTrace
 from ..config import MODULES, counted, did_you_mean
 from ..errors import ConfigError
+from ..kernels.neuromodulation import TOKENS, WRITE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -238,18 +239,20 @@ def record(
         nats[0] = model.score(act, np.array([[model.tokenizer.end_of_text]], np.int32), ids[:1, None])[0][0, 0]
     key = fetch(act.key[0]).reshape(memory.heads, memory.width)
     recall = RecallTrace(fetch(act.S[0]), key, fetch(memory.decay), fetch(memory.write_bias), len(ids))
-    write_scale, targets = float(fetch(act.write_scale)[0]), np.append(ids[1:], np.int32(-1))
+    targets = np.append(ids[1:], np.int32(-1))
     parts = {name: [] for name in (*rows, *MODULES)}
-    for first in range(0, len(ids), act.tokens):
-        chunk = slice(first, min(len(ids), first + act.tokens))
+    first, into_chunk = 0, int(fetch(act.modulators[TOKENS])[0]) if act.brain.modulation else 0  # levels change where a chunk is full
+    while first < len(ids):
+        chunk = slice(first, min(len(ids), first + act.tokens - into_chunk))
         length = chunk.stop - first
         nats[first + 1 : chunk.stop + 1] = model.score(act, ids[chunk, None], targets[chunk, None])[0][:, 0]
         read = {name: fetch(row[:length]) for name, row in rows.items()}
-        recall.write(*(read[name] for name in memory.inputs), write_scale)
+        recall.write(*(read[name] for name in memory.inputs), np.full(length, fetch(act.factor(WRITE, 0))[0]))
         for name in rows:
             parts[name].append(read[name] > 1 if name.endswith(".events") else read[name])
         for name in MODULES:
             parts[name].append(fetch((act.v[name][1 : length + 1, 0] > 1).mean(axis=1)))
+        first, into_chunk = chunk.stop, (into_chunk + length) % act.tokens
     whole = {name: np.concatenate(part) for name, part in parts.items()}
     sizes = {name: act.v[name].shape[2] for name in MODULES}
     rasters = {name: Raster(name, whole[f"{name}.events"], np.arange(0, sizes[name], every[name]), sizes[name], tokens) for name in MODULES}

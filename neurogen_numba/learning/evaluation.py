@@ -86,7 +86,8 @@ def answer_questions(model, questions: Sequence[Question], streams: int | None =
     """(share of questions answered right, expected share by chance), 0 to 1.
 
     An answer is right if each of its tokens is the most probable one, that is, if greedy generation writes it. Each question is read after
-    the text that it is about, from a zero state. streams: questions in parallel; `streams_of` training, if None.
+    the text that it is about, from a zero state. streams: questions in parallel; `streams_of` training, if None. All tokens are
+    targets, because neuromodulators follow the loss of all tokens read.
     """
     encode, right, streams = model.tokenizer.encode, 0, streams or streams_of(model.config.training)
     for first in range(0, len(questions), streams):
@@ -94,11 +95,13 @@ def answer_questions(model, questions: Sequence[Question], streams: int | None =
         pairs = [(encode(question.prompt), encode(question.answer)) for question in asked]
         length = max(len(prompt) + len(answer) for prompt, answer in pairs) - 1
         inputs, targets = np.zeros((length, len(asked)), np.int32), np.full((length, len(asked)), -1, np.int32)
+        answers = np.zeros(targets.shape, bool)
         for b, (prompt, answer) in enumerate(pairs):
             ids = np.concatenate([prompt, answer])
             inputs[: len(ids) - 1, b] = ids[:-1]
-            targets[len(prompt) - 1 : len(ids) - 1, b] = answer
+            targets[: len(ids) - 1, b] = ids[1:]
+            answers[len(prompt) - 1 : len(ids) - 1, b] = True
         act = model.activity(model.config.brain.chunk, len(asked))
         parts = [model.score(act, inputs[t : t + act.tokens], targets[t : t + act.tokens])[1] for t in range(0, length, act.tokens)]
-        right += int((np.concatenate(parts) | (targets < 0)).all(0).sum())
+        right += int((np.concatenate(parts) | ~answers).all(0).sum())
     return right / len(questions), sum(question.chance for question in questions) / len(questions)

@@ -180,7 +180,7 @@ class Trainer:
                 break
             due = self._rewiring and self._rewiring.due(self.step + 1, self.steps)
             rewire = self._rewire if due else None
-            loss, accuracy, norm = self.model.learn(self.act, *segment, rate, self._reset_mask(segment[0]), rewire)
+            loss, accuracy, norm = self.model.update(self.act, *segment, rate, self._reset_mask(segment[0]), rewire)
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 yield from saver.wait()
                 raise self._non_finite_error(loss, norm)

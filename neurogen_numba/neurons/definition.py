@@ -31,7 +31,7 @@ from numba.extending import register_jitable
 from ..config import NEURONS, did_you_mean
 from ..errors import ConfigError
 from ..kernels import exponential, surrogate
-from ..kernels.jit import made
+from ..kernels.jit import ZERO, made
 from ..kernels.population import Physics
 
 event = surrogate.event
@@ -53,7 +53,7 @@ class Learned:
     """A learned constant of each neuron, which the step gets as it is.
 
     start: what it is drawn from at first, uniformly; in_pfc: the same in PFC, if it differs. An update never leaves [low, high].
-    serotonin: scaled by 1 + the level of serotonin.
+    serotonin: scaled by the factor of serotonin (kernels/neuromodulation.py).
     """
 
     meaning: str
@@ -338,15 +338,18 @@ def _physics(one: Neuron, source: str, kind: str, width: float, smooth: bool) ->
     step, adjoint, _ = one.functions(made_surrogate)
     names = ", ".join(one.learned)
     scaled = ", ".join(f"{name} * factor" if what.serotonin else name for name, what in one.learned.items())
-    scope = {}
+    slopes = " + ".join(f"d_{name} * {name}" for name, what in one.learned.items() if what.serotonin)
+    scope = {"ZERO": ZERO}
     exec(f"def modulate(constants, factor):\n    {names}, = constants\n    return {scaled}," if names else NO_CONSTANTS, scope)
+    gradients = ", ".join(f"d_{name}" for name in one.learned)
+    lines = f"    {names}, = constants\n    {gradients}, = d_constants\n    return {slopes}" if slopes else "    return ZERO"
+    exec(f"def factor_gradient(d_constants, constants):\n{lines}", scope)
     name = f"{one.name}_{source[:16]}_{kind}_{width!r}_{smooth}".replace(".", "_").replace("-", "_")
-    step, adjoint, modulate = (
-        made(function, f"{what}_{name}") for what, function in (("step", step), ("adjoint", adjoint), ("modulate", scope["modulate"]))
-    )
+    functions = ("step", step), ("adjoint", adjoint), *((what, scope[what]) for what in ("modulate", "factor_gradient"))
+    step, adjoint, modulate, factor_gradient = (made(function, f"{what}_{name}") for what, function in functions)
     if one.reference not in NEURONS:
         _check_types(one, step, adjoint)
-    return Physics(step, adjoint, modulate, made_surrogate, len(one.state))
+    return Physics(step, adjoint, modulate, factor_gradient, made_surrogate, len(one.state))
 
 
 NO_CONSTANTS = "def modulate(constants, factor): return constants"

@@ -89,7 +89,10 @@ class Count:
 
     def less(self, config: Config) -> Sequence[int]:
         # a segment shorter than a chunk is not faster, and gives lateral synapses no gradient
-        return _down(getattr(config.training, self.field), config.brain.chunk if self.field == "segment" else 1)
+        chunk = config.brain.chunk
+        less = _down(getattr(config.training, self.field), chunk if self.field == "segment" else 1)
+        whole = self.field == "segment" and config.brain.neuromodulation  # its segments are whole chunks
+        return [value for value in less if not whole or value % chunk == 0]
 
     def turned(self, config: Config, value: int) -> Change:
         return Change(f"{self.flag} {value}", config.replace(training={self.field: value}))

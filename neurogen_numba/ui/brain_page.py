@@ -143,7 +143,7 @@ def _neuromodulators(axes, history):
         return no_data(axes, "nothing measured yet")
     colors, levels = list(COLORS.values())[1:], {name: level for name, level in history.levels.items() if name != "step"}
     if not any(level.any() for level in levels.values()):
-        return no_data(axes, "all of them at 0:\ntraining itself moves none")
+        return no_data(axes, "all of them at 0:\nbrain.neuromodulation is off")
     for number, (name, level) in enumerate(levels.items()):
         color, dash = colors[number % len(colors)], DASHES[number % len(DASHES)]  # dashed: they may lie on top of each other
         axes.plot(steps, level, color=color, linestyle=dash, marker=marker(steps), label=f"{name} {level[-1]:.3g}")

@@ -1,0 +1,98 @@
+"""Learning online: a few updates, by the step of the trainer, on a text that somebody has just written; and their exact reversal.
+
+What bounds a lesson: `passes` updates for each segment of the text, each with the learning rate `rate` and a gradient whose norm is at most
+`training.clip`. An update of Adam's then moves no number by more than a few times the rate.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import FLOAT32
+from ..errors import ConfigError, TrainingError
+
+RATE = 1e-3
+PASSES = 4
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """before, after: mean loss of the text's tokens in nats, at the first pass and at the last; updates: made."""
+
+    before: float
+    after: float
+    updates: int
+
+
+class OnlineLearner:
+    """Teaches a model texts, each from a zero state, and returns to the weights that it began with."""
+
+    def __init__(self, model):
+        self.model = model
+        self._act = model.activity(model.config.training.segment, 1, learning=True)
+        self._begun = None  # (weights, tensors of the optimiser, its updates) before the first lesson
+
+    @property
+    def changed(self) -> bool:
+        """Whether the weights are others than before the first lesson."""
+        return self._begun is not None
+
+    def learn(self, text: str, rate: float = RATE, passes: int = PASSES) -> Lesson:
+        """Make `passes` updates on each segment of a text. Raises ConfigError where the tokenizer cannot read it, it has no two tokens, or
+        a number is out of range; TrainingError, with the weights as they were, where its loss or gradient is not finite."""
+        segments = self._segments(text)
+        if not isinstance(passes, (int, np.integer)) or not 1 <= passes <= 1000:
+            raise ConfigError(f"passes: from 1 to 1,000, not {passes!r}")
+        if not isinstance(rate, (float, int, np.floating)) or not 0 <= rate <= FLOAT32:
+            raise ConfigError(f"rate: a learning rate from 0 on is needed, not {rate!r}")
+        before, losses = self._weights(), []
+        self._begun = self._begun or before
+        for _ in range(passes):
+            self._act.reset()
+            total = counted = 0
+            for inputs, targets in segments:
+                loss, _, norm = self.model.update(self._act, inputs, targets, float(rate))
+                if not (math.isfinite(loss) and math.isfinite(norm)):
+                    self._restore(before)
+                    raise TrainingError(f"nothing was learned: the loss of this text is {loss}, its gradient {norm}; take a lower rate")
+                in_segment = int((targets >= 0).sum())
+                total, counted = total + loss * in_segment, counted + in_segment
+            losses.append(total / counted)
+        if self.model.optimizer.horizon:  # a saved checkpoint is used with its average
+            self.model.optimizer.average[...] = self.model.brain.parameters.flat_value
+        return Lesson(losses[0], losses[-1], passes * len(segments))
+
+    def unlearn(self):
+        """Return to the weights, and the optimiser, from before the first lesson, bit for bit."""
+        if self._begun:
+            self._restore(self._begun)
+            self._begun = None
+
+    def _segments(self, text):
+        """(inputs, targets) [T, 1] int32 of each segment, the last one padded."""
+        tokenizer, T = self.model.tokenizer, self._act.tokens
+        ids = tokenizer.encode(text)
+        if tokenizer.end_of_text is not None:
+            ids = np.append(tokenizer.end_of_text, ids)
+        if len(ids) < 2:
+            raise ConfigError("there is nothing to learn in a text of fewer than two tokens; give a longer one")
+        whole = -(-(len(ids) - 1) // T) * T
+        inputs, targets = np.zeros((whole, 1), np.int32), np.full((whole, 1), -1, np.int32)
+        inputs[: len(ids) - 1, 0], targets[: len(ids) - 1, 0] = ids[:-1], ids[1:]
+        return [(inputs[t : t + T], targets[t : t + T]) for t in range(0, whole, T)]
+
+    def _weights(self):
+        model = self.model
+        numpy, tensors = model.backend.to_numpy, model.optimizer.tensors()
+        return numpy(model.brain.parameters.flat_value), {name: numpy(x) for name, x in tensors.items()}, model.optimizer.steps
+
+    def _restore(self, weights):
+        model, (values, tensors, steps) = self.model, weights
+        model.brain.parameters.flat_value[...] = model.backend.asarray(values)
+        for name, x in model.optimizer.tensors().items():
+            x[...] = model.backend.asarray(tensors[name])
+        model.optimizer.steps = steps
+        model.brain.refresh()

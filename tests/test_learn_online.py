@@ -1,0 +1,200 @@
+"""Learning online: that it learns by the trainer's step, within its bounds, and that its reversal is exact."""
+
+import json
+
+import numpy as np
+import pytest
+
+import talking
+from neurogen_numba.brain.model import NeuroGenModel
+from neurogen_numba.chat import main as chat
+from neurogen_numba.errors import ConfigError, TrainingError
+from neurogen_numba.generate import main as generate
+from neurogen_numba.inference.chat_commands import Dispatcher
+from neurogen_numba.inference.conversation import Conversation, Settings
+from neurogen_numba.inference.generation import Sampling
+from neurogen_numba.storage import checkpoint
+from test_chat import Notes
+from test_examples import example
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TEXT = "You: Jack keeps hares.\nNeo:"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return talking.make_run(tmp_path_factory.mktemp("online") / "runs" / "tiny-1")
+
+
+@pytest.fixture
+def model(run):
+    return NeuroGenModel.load(checkpoint.latest(run), backend="cpu")
+
+
+def weights(model):
+    tensors = {name: x.copy() for name, x in model.optimizer.tensors().items()}
+    return model.brain.parameters.flat_value.copy(), tensors, model.optimizer.steps
+
+
+def assert_same(one, other):
+    np.testing.assert_array_equal(one[0], other[0])
+    assert one[2] == other[2]
+    for name, x in one[1].items():
+        np.testing.assert_array_equal(x, other[1][name], err_msg=name)
+
+
+def files(folder):
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_lesson_is_the_updates_of_the_trainer_and_unlearning_is_exact(model, run):
+    other, before = NeuroGenModel.load(checkpoint.latest(run), backend="cpu"), weights(model)
+    lesson = model.learn(TEXT, rate=0.01, passes=3)
+    assert model.has_learned and lesson.after < lesson.before
+    ids, T = other.tokenizer.encode(TEXT), other.config.training.segment
+    act, losses = other.activity(T, 1, learning=True), []
+    for _ in range(3):
+        act.reset()
+        for first in range(0, len(ids) - 1, T):
+            part = ids[first : first + T + 1]
+            inputs, targets = np.zeros((T, 1), np.int32), np.full((T, 1), -1, np.int32)
+            inputs[: len(part) - 1, 0], targets[: len(part) - 1, 0] = part[:-1], part[1:]
+            losses.append((other.update(act, inputs, targets, 0.01)[0], len(part) - 1))
+    assert_same(weights(model), weights(other))
+    assert lesson.updates == len(losses) == 6
+    assert lesson.before == pytest.approx(sum(loss * n for loss, n in losses[:2]) / (len(ids) - 1))
+    model.learn("another text", passes=1)
+    model.unlearn()
+    assert not model.has_learned
+    assert_same(weights(model), before)
+    model.unlearn()  # nothing left: nothing happens
+    assert_same(weights(model), before)
+
+
+def test_an_update_moves_no_number_by_more_than_a_few_rates(model):
+    before = weights(model)[0]
+    model.learn(TEXT, rate=1e-3, passes=4)
+    moved = np.abs(weights(model)[0] - before).max()
+    assert 0 < moved <= 4 * 2 * 4 * 1e-3  # passes, segments
+
+
+def test_after_unlearning_it_writes_and_learns_as_before(model):
+    text = model.write("Jack", 20)
+    first = model.learn(TEXT)
+    taught = weights(model)
+    model.unlearn()
+    assert model.write("Jack", 20) == text
+    assert model.learn(TEXT) == first
+    assert_same(weights(model), taught)
+
+
+@pytest.mark.parametrize(
+    "text, how, sentence",
+    [
+        ("a", {}, "fewer than two tokens"),
+        ("", {}, "fewer than two tokens"),
+        ("Jack \u20ac", {}, "\u20ac"),
+        (TEXT, {"rate": -1}, r"^rate: "),
+        (TEXT, {"rate": "much"}, r"^rate: "),
+        (TEXT, {"rate": np.nan}, r"^rate: "),
+        (TEXT, {"passes": 0}, r"^passes: "),
+        (TEXT, {"passes": 1.5}, r"^passes: "),
+    ],
+)
+def test_what_cannot_be_learned_costs_a_sentence_and_nothing_else(model, text, how, sentence):
+    before = weights(model)
+    with pytest.raises(ConfigError, match=sentence):
+        model.learn(text, **how)
+    assert not model.has_learned
+    assert_same(weights(model), before)
+
+
+def test_a_model_without_a_tokenizer_says_so(model):
+    model.tokenizer = None
+    with pytest.raises(ConfigError, match="has no tokenizer"):
+        model.learn(TEXT)
+
+
+def test_a_lesson_that_diverges_changes_nothing(model):
+    model.learn("a b c d", passes=1)
+    before = weights(model)
+    model.brain.parameters.value["decoder.bias"][0] = np.nan
+    damaged = weights(model)
+    with pytest.raises(TrainingError, match="^nothing was learned: the loss of this text is nan"):
+        model.learn(TEXT)
+    assert_same(weights(model)[:1] + before[1:], damaged[:1] + before[1:])
+
+
+def conversation(run, model, learn="message"):
+    return Conversation(model, checkpoint.latest(run), Settings(Sampling(0.5, 0, 0.95, 0), 12, learn=learn))
+
+
+@pytest.mark.parametrize("learn", ["message", "turn"])
+def test_a_conversation_learns_its_turns_and_no_file_changes(run, model, learn):
+    before, kept, talk = weights(model), files(run), conversation(run, model, learn)
+    reply = "".join(talk.reply("Jack keeps hares."))
+    once = weights(model)
+    model.unlearn()
+    model.learn(TEXT + (reply if learn == "turn" else ""))
+    assert_same(weights(model), once)
+    talk.reset()
+    assert_same(weights(model), once)  # /reset forgets what was said, not what was learned
+    pieces = talk.reply("Anna keeps cats.")
+    next(pieces)
+    pieces.close()  # broken off
+    assert_same(weights(model), once)
+    "".join(talk.retry())
+    assert_same(weights(model), once)
+    talk.unlearn()
+    assert_same(weights(model), before)
+    assert files(run) == kept
+
+
+def test_the_commands(run, model, tmp_path):
+    notes, talk, before = Notes(), conversation(run, model, ""), weights(model)
+    dispatcher = Dispatcher(talk, notes, None)
+    for line in ("a cat.", "/learn", "/learn turn", "a dog.", "/learn"):
+        dispatcher.take(line)
+    assert notes.said[:2] == ["learning: off", "learning: turn"]
+    assert notes.said[2].startswith("learning: turn; the last lesson took its text from ")
+    with pytest.raises(ConfigError, match="/keep NAME"):
+        dispatcher.take("/save talk")
+    dispatcher.take(f"/keep {tmp_path / 'kept'}")
+    learned = weights(model)
+    np.testing.assert_array_equal(weights(NeuroGenModel.load(tmp_path / "kept", backend="cpu"))[0], learned[0])
+    with pytest.raises(ConfigError, match="is there already"):
+        dispatcher.take(f"/keep {tmp_path / 'kept'}")
+    dispatcher.take("/keep first")
+    assert (run / "learned" / "first" / "brain.safetensors").is_file()
+    dispatcher.take("/learn off")
+    dispatcher.take("a hen.")
+    assert_same(weights(model), learned)
+    dispatcher.take("/unlearn")
+    assert_same(weights(model), before)
+    with pytest.raises(ConfigError, match="^learn: "):
+        Settings(learn="everything")
+
+
+def test_the_flags(run, capsys, tmp_path):
+    checkpoint_folder, kept = str(checkpoint.latest(run)), files(checkpoint.latest(run))
+    assert chat([checkpoint_folder, "--learn-online", "--prompt", "a cat.", "--max-tokens", "5", "--backend", "cpu"]) == 0
+    how = [checkpoint_folder, "--prompt", "a cat and a dog", "--length", "3", "--backend", "cpu"]
+    assert generate([*how, "--learn-online", "--keep", str(tmp_path / "new")]) == 0
+    assert json.loads((tmp_path / "new" / "trainer.json").read_text())["updates"] == 4
+    capsys.readouterr()
+    for wrong, sentence in (
+        (["--keep", str(tmp_path / "other")], "--learn-online"),
+        (["--learn-online", "--keep", str(tmp_path / "new")], "is there already"),
+        (["--learn-online", "--prompt", ""], "fewer than two tokens"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            raise SystemExit(generate([*how, *wrong]))
+        assert ended.value.code == 2
+        assert sentence in capsys.readouterr().err
+    assert files(checkpoint.latest(run)) == kept
+
+
+def test_the_example_teaches_and_takes_back():
+    before, after, again = example("learn_online").main(steps=120)
+    assert after.startswith(" hares") and before == again
