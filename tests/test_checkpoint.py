@@ -650,11 +650,11 @@ def test_newest_reads_every_byte_and_says_what_it_passed_over(tmp_path):
     assert checkpoint.latest(tmp_path).name == "step-00000004"  # whole, as far as sizes tell
     found, passed_over = checkpoint.newest(tmp_path)
     assert found == folder / "step-00000002"
-    assert [sentence.split(" is passed over: ")[0] for sentence in passed_over] == ["step-00000004", "step-00000003"]
+    assert [sentence.split(" is skipped: ")[0] for sentence in passed_over] == ["step-00000004", "step-00000003"]
     assert "brain.safetensors is damaged: its content" in passed_over[0] and "255 bytes where manifest.json says 256" in passed_over[1]
     for step in (1, 2):
         flip(folder / f"step-0000000{step}" / "state.safetensors")
-    output = r"has no whole checkpoint: step-00000004 is passed over: .*brain.safetensors is damaged.* \(and 3 more\); start anew"
+    output = r"has no whole checkpoint: step-00000004 is skipped: .*brain.safetensors is damaged.* \(and 3 more\); start anew"
     with pytest.raises(CheckpointError, match=output):
         checkpoint.newest(tmp_path)
     with pytest.raises(CheckpointError, match="has no whole checkpoint: nothing has been saved there"):
@@ -674,7 +674,7 @@ def test_the_best_is_the_one_with_the_lowest_loss(tmp_path):
     assert checkpoint.best(tmp_path) == (checkpoint.step_folder(tmp_path, 4), [])
     flip(checkpoint.step_folder(tmp_path, 4) / "brain.safetensors")
     found, passed_over = checkpoint.best(tmp_path)
-    assert found == checkpoint.step_folder(tmp_path, 5) and "step-00000004 is passed over" in passed_over[0]
+    assert found == checkpoint.step_folder(tmp_path, 5) and "step-00000004 is skipped" in passed_over[0]
 
 
 def test_prune_keeps_the_best_besides_the_newest(tmp_path):

@@ -143,7 +143,7 @@ def test_figures_pass_over_a_damaged_checkpoint(location, capsys):
     capsys.readouterr()
     assert figures(["tiny-1"]) == 0
     output = capsys.readouterr()
-    assert "is passed over" in output.err and "No figure of the brain" not in output.out
+    assert "is skipped" in output.err and "No figure of the brain" not in output.out
 
 
 def test_figures_of_a_run_that_has_written_no_text(location, capsys):
@@ -483,7 +483,7 @@ def test_commands_pass_over_a_damaged_checkpoint_and_say_so(location, capsys, mo
     capsys.readouterr()
     for command, flags in ((generate, ["--length", "1"]), (evaluate, ["--json"]), (chat, [])):
         assert command(flags) == 0
-        assert capsys.readouterr().err.startswith("neurogen: step-00000004 is passed over: ")
+        assert capsys.readouterr().err.startswith("neurogen: step-00000004 is skipped: ")
     assert train(["--resume", "tiny-1@best", "--keep-checkpoints", "1", "--checkpoint-interval", "1"]) == 0
     output = capsys.readouterr().out
     assert "resuming from step 2\n" in output and "moved to runs/tiny-1/aside-1" in output

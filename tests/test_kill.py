@@ -144,7 +144,7 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(location, whole, ki
     damaged = harm is not None and damage(run, harm, draw)
     if damaged or not (run / "summary.json").exists():
         output = go_on(location, run, capsys)
-        assert ("is passed over" in output) == damaged
+        assert ("is skipped" in output) == damaged
     assert_equal_runs(run, undisturbed)
 
 

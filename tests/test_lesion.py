@@ -172,7 +172,7 @@ def test_the_copies_of_a_gpu_follow_in_both_orders():
     whole = arrays(model)
     with model.lesion("memory_broca"):
         lesioned = arrays(model)
-    first = synapses.place["memory_broca"] // 4  # four numbers to a word
+    first = synapses.weight_offset["memory_broca"] // 4  # four numbers to a word
     words = slice(first, first + model.brain.parameters.value["memory_broca.weight"].size // 4)
     for copy_ in ("copy 0", "copy 1"):
         assert whole[copy_][words].any() and not lesioned[copy_][words].any()

@@ -163,7 +163,7 @@ def runs(tmp_path, monkeypatch):
 def test_the_checkpoint_that_is_meant(runs, path, found, passed_over):
     folder, sentences = run_folder.find_checkpoint(path, runs)
     assert (folder, len(sentences)) == (Path(found), passed_over)
-    assert all(sentence.startswith("step-00000003 is passed over: ") for sentence in sentences)
+    assert all(sentence.startswith("step-00000003 is skipped: ") for sentence in sentences)
 
 
 @pytest.mark.parametrize("path", ["new", "new@best", "runs/new", "latest"])
@@ -212,7 +212,7 @@ def test_a_damaged_best_is_passed_over_and_named(runs):
     first = runs / "a/checkpoints/step-00000001/brain.safetensors"
     first.write_bytes(first.read_bytes()[:-1] + b"!")
     _, folder, passed_over = run_folder.find_resumable("a@best", runs)
-    assert folder == runs / "a/checkpoints/step-00000002" and passed_over[0].startswith("step-00000001 is passed over: ")
+    assert folder == runs / "a/checkpoints/step-00000002" and passed_over[0].startswith("step-00000001 is skipped: ")
 
 
 def test_what_cannot_be_set_aside_stays(tmp_path, monkeypatch):

@@ -192,8 +192,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_set_aside(tmp_path, sheep):
     resumed = Trainer.resume(run)
     assert resumed.step == 6 and kept(run) == [3, 6, 9, 12]  # until it trains, nothing is touched
     output = [report.text for report in of(Notice, end(resumed))]
-    assert output[0].startswith("step-00000012 is passed over: ") and "optimizer.safetensors is damaged" in output[0]
-    assert output[1].startswith("step-00000009 is passed over: ")
+    assert output[0].startswith("step-00000012 is skipped: ") and "optimizer.safetensors is damaged" in output[0]
+    assert output[1].startswith("step-00000009 is skipped: ")
     assert output[2:4] == ["resuming from step 6", f"the checkpoints after step 6 were moved to {run / 'aside-1'}, with a copy of the log"]
     assert kept(run / "aside-1") == [9, 12]
     assert_equal_runs(run, tmp_path / "whole")
