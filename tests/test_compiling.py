@@ -80,7 +80,7 @@ def test_what_is_on_disk_is_not_counted(folder):
 
 
 def test_where_nothing_can_be_kept_everything_is_counted(folder, monkeypatch):
-    monkeypatch.setattr(cache, "_look", lambda dispatcher: None)
+    monkeypatch.setattr(cache, "_fingerprint", lambda dispatcher: None)
     assert shown(CPU.record(step()[0]))[-1] == (3, 3)
 
 

@@ -321,7 +321,7 @@ def test_a_row_without_the_text_is_said_and_left_out(location, caplog):
 
 
 def test_a_row_with_null_for_its_text_is_said_and_left_out(location, caplog, monkeypatch):
-    monkeypatch.setattr(sources, "_told", set())  # another test may have told of files of these names
+    monkeypatch.setattr(sources, "_reported", set())  # another test may have told of files of these names
     (location / "a.jsonl").write_text('{"text": "one"}\n{"text": null}\n{"id": 1}\n{"text": "two"}\n{"text": null}\n')
     pyarrow.parquet.write_table(pyarrow.table({"text": ["one", "", None, "two", None]}), location / "b.parquet")
     for name, row in (("a.jsonl", "line 2"), ("b.parquet", "row 3"), (f"hf:{location / 'hub'}", "a row")):

@@ -84,7 +84,7 @@ def test_what_is_left_behind_a_document_counts_for_no_speed(tmp_path, data, monk
 def test_a_network_that_fails_for_good_costs_nothing(tmp_path, data, monkeypatch):
     """The message comes after a checkpoint; when the server is back, the run ends as one that never lost it."""
     monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(prefetch, "AHEAD", 3)
+    monkeypatch.setattr(prefetch, "PREFETCH", 3)
     content = b"".join(json.dumps({"text": text}).encode() + b"\n" for text in SHEEP)
     settings = {"steps": 120, "eval_interval": 1000, "sample_interval": 1000, "checkpoint_interval": 1000}
     failing = []
