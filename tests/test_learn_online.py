@@ -19,7 +19,7 @@ from test_examples import example
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TEXT = "You: Jack keeps hares.\nNeo:"
+TEXT = "You: jack keeps hares.\nNeo:"
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +80,11 @@ def test_an_update_moves_no_number_by_more_than_a_few_rates(model):
 
 
 def test_after_unlearning_it_writes_and_learns_as_before(model):
-    text = model.write("Jack", 20)
+    text = model.write("jack", 20)
     first = model.learn(TEXT)
     taught = weights(model)
     model.unlearn()
-    assert model.write("Jack", 20) == text
+    assert model.write("jack", 20) == text
     assert model.learn(TEXT) == first
     assert_same(weights(model), taught)
 
@@ -94,7 +94,7 @@ def test_after_unlearning_it_writes_and_learns_as_before(model):
     [
         ("a", {}, "fewer than two tokens"),
         ("", {}, "fewer than two tokens"),
-        ("Jack \u20ac", {}, "\u20ac"),
+        ("jack \u20ac", {}, "\u20ac"),
         (TEXT, {"rate": -1}, r"^rate: "),
         (TEXT, {"rate": "much"}, r"^rate: "),
         (TEXT, {"rate": np.nan}, r"^rate: "),
@@ -133,14 +133,14 @@ def conversation(run, model, learn="message"):
 @pytest.mark.parametrize("learn", ["message", "turn"])
 def test_a_conversation_learns_its_turns_and_no_file_changes(run, model, learn):
     before, kept, talk = weights(model), files(run), conversation(run, model, learn)
-    reply = "".join(talk.reply("Jack keeps hares."))
+    reply = "".join(talk.reply("jack keeps hares."))
     once = weights(model)
     model.unlearn()
     model.learn(TEXT + (reply if learn == "turn" else ""))
     assert_same(weights(model), once)
     talk.reset()
     assert_same(weights(model), once)  # /reset forgets what was said, not what was learned
-    pieces = talk.reply("Anna keeps cats.")
+    pieces = talk.reply("anna keeps cats.")
     next(pieces)
     pieces.close()  # broken off
     assert_same(weights(model), once)
@@ -156,8 +156,8 @@ def test_the_commands(run, model, tmp_path):
     dispatcher = Dispatcher(talk, notes, None)
     for line in ("a cat.", "/learn", "/learn turn", "a dog.", "/learn"):
         dispatcher.take(line)
-    assert notes.said[:2] == ["learning: off", "learning: turn"]
-    assert notes.said[2].startswith("learning: turn; the last lesson took its text from ")
+    assert notes.lines_said[:2] == ["learning: off", "learning: turn"]
+    assert notes.lines_said[2].startswith("learning: turn; the last lesson took its text from ")
     with pytest.raises(ConfigError, match="/keep NAME"):
         dispatcher.take("/save talk")
     dispatcher.take(f"/keep {tmp_path / 'kept'}")
@@ -181,7 +181,7 @@ def test_the_flags(run, capsys, tmp_path):
     assert chat([checkpoint_folder, "--learn-online", "--prompt", "a cat.", "--max-tokens", "5", "--backend", "cpu"]) == 0
     how = [checkpoint_folder, "--prompt", "a cat and a dog", "--length", "3", "--backend", "cpu"]
     assert generate([*how, "--learn-online", "--keep", str(tmp_path / "new")]) == 0
-    assert json.loads((tmp_path / "new" / "trainer.json").read_text())["updates"] == 4
+    assert json.loads((tmp_path / "new" / "trainer.json").read_text())["updates"] == 20
     capsys.readouterr()
     for wrong, sentence in (
         (["--keep", str(tmp_path / "other")], "--learn-online"),
@@ -196,5 +196,5 @@ def test_the_flags(run, capsys, tmp_path):
 
 
 def test_the_example_teaches_and_takes_back():
-    before, after, again = example("learn_online").main(steps=120)
-    assert after.startswith(" hares") and before == again
+    before, after, again = example("learn_online").main()
+    assert after == " hares." and before == again != after

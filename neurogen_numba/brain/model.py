@@ -362,11 +362,9 @@ class NeuroGenModel:
         act = self.activity(min(columns.shape[0], self.config.brain.chunk), columns.shape[1])
         parts = []
         for first in range(0, columns.shape[0], act.tokens):
-            part = columns[first : first + act.tokens]
+            part, following = columns[first : first + act.tokens], columns[first + act.tokens : first + act.tokens + 1]
             if not parts:
                 self.backend.compile_kernels(partial(self.brain.forward_logits, act, part))
-            parts.append(self.backend.to_numpy(self.brain.forward_logits(act, part)).reshape(*part.shape, -1))
-            part, following = columns[first : first + act.tokens], columns[first + act.tokens : first + act.tokens + 1]
             logits = self.brain.forward_logits(act, part, following[0] if len(following) else None)
             parts.append(self.backend.to_numpy(logits).reshape(*part.shape, -1))
             act.advance(part.shape[0])

@@ -14,8 +14,8 @@ import numpy as np
 from ..config import FLOAT32
 from ..errors import ConfigError, TrainingError
 
-RATE = 1e-3
-PASSES = 4
+RATE = 3e-4
+PASSES = 20
 
 
 @dataclass(frozen=True)
@@ -48,22 +48,29 @@ class OnlineLearner:
             raise ConfigError(f"passes: from 1 to 1,000, not {passes!r}")
         if not isinstance(rate, (float, int, np.floating)) or not 0 <= rate <= FLOAT32:
             raise ConfigError(f"rate: a learning rate from 0 on is needed, not {rate!r}")
-        before, losses = self._weights(), []
-        self._begun = self._begun or before
-        for _ in range(passes):
-            self._act.reset()
-            total = counted = 0
-            for inputs, targets in segments:
-                loss, _, norm = self.model.update(self._act, inputs, targets, float(rate))
-                if not (math.isfinite(loss) and math.isfinite(norm)):
-                    self._restore(before)
-                    raise TrainingError(f"nothing was learned: the loss of this text is {loss}, its gradient {norm}; take a lower rate")
-                in_segment = int((targets >= 0).sum())
-                total, counted = total + loss * in_segment, counted + in_segment
-            losses.append(total / counted)
+        before, begun = self._weights(), self._begun
+        self._begun = begun or before
+        try:
+            losses = [self._pass(segments, float(rate)) for _ in range(passes)]
+        except BaseException:  # Ctrl-C as well: a lesson is whole or not there
+            self._restore(before)
+            self._begun = begun
+            raise
         if self.model.optimizer.horizon:  # a saved checkpoint is used with its average
             self.model.optimizer.average[...] = self.model.brain.parameters.flat_value
         return Lesson(losses[0], losses[-1], passes * len(segments))
+
+    def _pass(self, segments, rate):
+        """An update on each segment; returns the mean loss of their targets."""
+        self._act.reset()
+        total = counted = 0
+        for inputs, targets in segments:
+            loss, _, norm = self.model.update(self._act, inputs, targets, rate)
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise TrainingError(f"nothing was learned: the loss of this text is {loss}, its gradient {norm}; take a lower rate")
+            in_segment = int((targets >= 0).sum())
+            total, counted = total + loss * in_segment, counted + in_segment
+        return total / counted
 
     def unlearn(self):
         """Return to the weights, and the optimiser, from before the first lesson, bit for bit."""
