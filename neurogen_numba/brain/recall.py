@@ -44,7 +44,8 @@ class RecallTrace:
         self._written = np.where(now[:, None] > now, self._read, 0)  # before a token reads, it writes
 
     def write(self, query, value, write, write_scale):
-        """Go on by T tokens. query, value [T, heads W], write [T, heads]: the currents of the memory; write_scale: of dopamine, [T] or a number."""
+        """Add T tokens. query, value [T, heads W], write [T, heads]: the currents of the memory; write_scale: of dopamine, a number or
+        [T]."""
         T = len(query)
         x, v = (np.array(rows, np.float32).reshape(T, self.heads, self.width).transpose(1, 0, 2) for rows in (query, value))
         q = x * sigmoid(x)
