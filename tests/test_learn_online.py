@@ -156,8 +156,8 @@ def test_the_commands(run, model, tmp_path):
     dispatcher = Dispatcher(talk, notes, None)
     for line in ("a cat.", "/learn", "/learn turn", "a dog.", "/learn"):
         dispatcher.take(line)
-    assert notes.said[:2] == ["learning: off", "learning: turn"]
-    assert notes.said[2].startswith("learning: turn; the last lesson took its text from ")
+    assert notes.lines_said[:2] == ["learning: off", "learning: turn"]
+    assert notes.lines_said[2].startswith("learning: turn; the last lesson took its text from ")
     with pytest.raises(ConfigError, match="/keep NAME"):
         dispatcher.take("/save talk")
     dispatcher.take(f"/keep {tmp_path / 'kept'}")

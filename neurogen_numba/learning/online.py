@@ -68,8 +68,8 @@ class OnlineLearner:
             loss, _, norm = self.model.update(self._act, inputs, targets, rate)
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise TrainingError(f"nothing was learned: the loss of this text is {loss}, its gradient {norm}; take a lower rate")
-            here = int((targets >= 0).sum())
-            total, counted = total + loss * here, counted + here
+            in_segment = int((targets >= 0).sum())
+            total, counted = total + loss * in_segment, counted + in_segment
         return total / counted
 
     def unlearn(self):
