@@ -190,6 +190,19 @@ def test_logits_are_those_of_reading_token_by_token(backend):
 # Learning
 
 
+@pytest.mark.gpu
+def test_the_gradient_of_the_sensitivities_is_the_same_on_both_backends():
+    found, ids = [], text(2 * CHUNK + 1, 3)
+    for name in ("cpu", "cuda"):
+        model = model_of(backends.get(name, 0, "fp32"), sensitivity=0.2)
+        act = model.activity(2 * CHUNK, 3, learning=True)
+        act.reward([1.0, -0.5, 2.0])  # so that dopamine moves with the first change
+        model.update(act, ids[:-1], ids[1:], 0.0)
+        found.append(model.backend.to_numpy(model.brain.parameters.gradient[SENSITIVITY]))
+    assert (found[0] != 0).all()
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-3, atol=1e-3 * np.abs(found[0]).max())
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
 @pytest.mark.parametrize("memory", ["full", "recompute", "half"])
 def test_sensitivities_learn_and_stay_in_bounds(optimizer, memory):

@@ -50,9 +50,8 @@ class RecallTrace:
         x, v = (np.array(rows, np.float32).reshape(T, self.heads, self.width).transpose(1, 0, 2) for rows in (query, value))
         q = x * sigmoid(x)
         q = q / np.sqrt((q * q).sum(2, keepdims=True) + KEY_FLOOR * np.float32(self.width))
-        w = (sigmoid(np.array(write, np.float32) + self.write_bias) * np.broadcast_to(np.asarray(write_scale, np.float32), T)[:, None]).T[
-            :, :, None
-        ]
+        scale = np.broadcast_to(np.asarray(write_scale, np.float32), T)[:, None]
+        w = (sigmoid(np.array(write, np.float32) + self.write_bias) * scale).T[:, :, None]
         for first in range(0, T, CHUNK):
             part = slice(first, min(first + CHUNK, T))
             self._write(q[:, part], v[:, part], w[:, part])
