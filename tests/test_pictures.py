@@ -220,7 +220,7 @@ def test_a_process_that_dies_at_every_figure_costs_a_warning(run, monkeypatch):
     with Pictures(run, reports.append) as view:
         view.show(histories.brain(1))
     (notice,) = reports
-    assert notice.text.startswith("warning: there is no process that draws figures (exit code 7); training goes on")
+    assert notice.text.startswith("warning: there is no process that draws figures (exit code 7); training continues")
 
 
 def test_a_process_that_cannot_be_started_costs_a_warning(run, monkeypatch):
@@ -242,4 +242,4 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(run):
         for number in (1, 2):
             view.show(histories.brain(number))
     (notice,) = reports
-    assert notice.text.startswith(f"warning: figures cannot be written to {Path(run) / 'training_viz'}: File exists; training goes on")
+    assert notice.text.startswith(f"warning: figures cannot be written to {Path(run) / 'training_viz'}: File exists; training continues")

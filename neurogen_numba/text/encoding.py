@@ -63,7 +63,7 @@ def _read(step, piece):
     try:
         return step(piece.text)
     except UnknownCharacter as error:
-        line = piece.line + piece.text.count("\n", 0, error.offset)
+        line = piece.line + piece.text.count("\n", 0, error.index)
         raise ConfigError(
             f"{piece.where or 'the text'}, line {line:,}: the character {piece.text[error.index]!r} does not occur in the training text; "
             "take it out, or train with --tokenizer sentencepiece or byte"
