@@ -25,6 +25,7 @@ import shlex
 import shutil
 import stat
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import Config
@@ -35,6 +36,7 @@ LOCK, CONFIG, METRICS, SUMMARY = "lock", "config.json", "metrics.jsonl", "summar
 TOKENIZER = "tokenizer"  # files of a tokenizer that the caller gave
 TOKENS = "encoded/tokens.bin"  # written before the run begins, and again if it is missing
 SAVING = ".saving"  # suffix of a file until it is complete
+TAIL = 1_000_000  # bytes at the end of metrics.jsonl that are searched for the latest record of a kind
 LATEST, BEST = "latest", "@best"  # names by which commands choose a run, and a checkpoint
 
 
@@ -250,6 +252,68 @@ def read_config(run: Path) -> Config:
         return Config.from_dict(json.loads(path.read_bytes()))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}; start the run again under another --name") from None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: updates made, updates planned (None: unknown), whether a process trains it now, whether all of it is done."""
+
+    step: int
+    steps: int | None
+    training: bool
+    finished: bool
+
+
+def progress(run: Path) -> Progress:
+    """The progress of a run. While it trains, the latest step of metrics.jsonl; otherwise that of the newest checkpoint, from which it
+    resumes. A time limit lowers the planned steps, so config.json tells them only if nothing else does."""
+    training, state = in_use(run), {}
+    try:
+        saved = checkpoint.saved(run)
+    except CheckpointError:
+        saved = []
+    step = checkpoint.step_of(saved[-1]) if saved else 0
+    if saved:
+        state = _json_object(saved[-1] / "trainer.json")
+    steps = state.get("steps")
+    record = last_record(run, "step") if training else None
+    if record and isinstance(record.get("step"), int) and record["step"] >= step:
+        step, steps = record["step"], record.get("steps")
+    if not isinstance(steps, int):
+        try:
+            steps = read_config(run).training.steps
+        except CheckpointError:  # the checkpoint has a copy, but reading it takes long
+            steps = None
+    done = steps is not None and (step > steps or (step == steps and (Path(run) / SUMMARY).is_file()))
+    return Progress(step, steps, training, done and not training)
+
+
+def last_record(run: Path, kind: str) -> dict | None:
+    """The latest record of a kind at the end of metrics.jsonl; None if there is none."""
+    try:
+        with open(Path(run) / METRICS, "rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - TAIL))
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        if f'"{kind}"'.encode() not in line:
+            continue
+        with contextlib.suppress(ValueError, RecursionError):
+            record = json.loads(line)
+            if isinstance(record, dict) and record.get("kind") == kind:
+                return record
+    return None
+
+
+def _json_object(path):
+    """A JSON object from a file; empty if the file is missing or damaged."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 # The lock
