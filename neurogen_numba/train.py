@@ -189,6 +189,7 @@ def main(argv=None):
 
         tensorboard.check()
     config = configure(args)  # before anything is written
+    made = run_folder.absent(args.out) if new else []
     with Signals() as signals:
         run, folder = (run_folder.create(args.out, args.name, config.preset), None) if new else _to_resume(args)
         with run_folder.lock(run), streams.unfailing(lambda error: _lost(run, error)):
@@ -203,7 +204,7 @@ def main(argv=None):
                 signals.hand_over(trainer.stop)
             except BaseException:  # Ctrl-C too
                 if new:
-                    run_folder.discard(run)  # nothing was trained: leave no empty run behind
+                    run_folder.discard(run, made)  # nothing was trained: leave no empty folder behind
                 raise
             title = f"{run.name} · {trainer.model.parameters:,} parameters · {trainer.config.brain.neurons:,} neurons"
             _watch(trainer, title, args.plain, args.tensorboard or (run / "tensorboard").is_dir())

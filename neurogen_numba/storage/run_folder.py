@@ -46,13 +46,14 @@ def create(out: Path, name: str | None, preset: str) -> Path:
     Raises ConfigError if the name is not a plain folder name, the directory already contains a run, or it cannot be created.
     """
     out = Path(out)
+    if name is not None:
+        if name in ("", ".", "..") or not _printable(name) or any(character in name for character in "/\\"):
+            raise ConfigError(f"--name {name!r}: a plain folder name is needed; --out names the folder around it")
+        check_name(name)
     try:
         make_folder(out)
         if name is None:
             return _next_free(out, preset)
-        if name in ("", ".", "..") or not _printable(name) or any(character in name for character in "/\\"):
-            raise ConfigError(f"--name {name!r}: a plain folder name is needed; --out names the folder around it")
-        check_name(name)
         run = out / name
         make_folder(run)
         if _begun(run):
@@ -142,17 +143,27 @@ def _next_free(out, preset):
             continue
 
 
-def discard(run: Path) -> None:
-    """Remove a run directory if nothing has been written into it yet."""
-    if not _begun(run):
-        shutil.rmtree(run, ignore_errors=True)
+def absent(out: Path) -> list[Path]:
+    """The folders that `create(out, ...)` has to make around a run, innermost first: `out` and its parents, if they do not exist."""
+    return [folder for folder in (Path(out), *Path(out).parents) if not os.path.lexists(folder)]
+
+
+def discard(run: Path, made: list[Path] = ()) -> None:
+    """Remove a run directory if nothing has been written into it yet. Then remove the folders `made` around it (see `absent`) that are
+    empty."""
+    if _begun(run):
+        return
+    shutil.rmtree(run, ignore_errors=True)
+    with contextlib.suppress(OSError):  # not empty
+        for folder in made:
+            folder.rmdir()
 
 
 def latest_run(out: Path, begun: bool = False) -> Path:
     """The run under `out` whose newest whole checkpoint was saved last. begun: a run that began later counts, too, with or without
     checkpoints.
 
-    Raises ConfigError if there is none.
+    Raises ConfigError if there is none, CheckpointError if one is training that has no checkpoint yet.
     """
     try:
         runs = list(Path(out).iterdir())
@@ -160,8 +171,22 @@ def latest_run(out: Path, begun: bool = False) -> Path:
         runs = []
     times = [(when, run) for run in runs if (when := _when(run, begun))]
     if not times:
+        for run in runs:
+            if in_use(run):
+                raise _no_checkpoint(run)
         raise ConfigError(f"no trained run under {out}; train one first with `neurogen train`, or give its folder with --out")
     return max(times)[1]
+
+
+def _no_checkpoint(run):
+    """The error for a run without a checkpoint: when the first one comes, or how to go on."""
+    if not in_use(run):
+        return CheckpointError(f"{run} has saved no checkpoint yet; train it first: neurogen train --resume {shlex.quote(str(run))}")
+    try:
+        first = min(read_config(run).training.checkpoint_interval, progress(run).steps)
+    except CheckpointError:  # the settings are written when training begins
+        return CheckpointError(f"{run.name} is starting and has no checkpoint yet; try again when it trains")
+    return CheckpointError(f"{run.name} is training and has no checkpoint yet; the first comes at step {first:,}")
 
 
 def _when(run, begun):
@@ -177,6 +202,9 @@ def find_run(path: str, out: Path) -> Path:
     """The run that `path` names: a folder, or the name of a run under `out`. Raises ConfigError if neither exists."""
     folder, named = Path(path), Path(out) / path
     if not (os.path.exists(named) or os.path.exists(folder)):
+        run, mark, _ = path.rpartition("@")
+        if mark and run and (os.path.exists(Path(out) / run) or os.path.exists(run)):
+            raise ConfigError(f"there is no {path}; did you mean {run}{BEST}?")
         raise ConfigError(f"there is no {path}: neither a folder, nor a run of that name under {out}")
     if _resumable(named) and not (_resumable(folder) or os.path.isfile(folder / checkpoint.MANIFEST)):
         return named
@@ -198,7 +226,7 @@ def find_checkpoint(path: str | None, out: Path) -> tuple[Path, list[str]]:
     best = path is not None and path.endswith(BEST)
     run = latest_run(out) if path in (None, LATEST) else find_run(path.removesuffix(BEST) if best else path, out)
     if (run / LOCK).is_file() and not checkpoint.saved(run):
-        raise CheckpointError(f"{run} has saved no checkpoint yet; train it first: neurogen train --resume {shlex.quote(str(run))}")
+        raise _no_checkpoint(run)
     if best:
         return checkpoint.best(run)
     return checkpoint.newest(run) if (run / "checkpoints").is_dir() else (run, [])
