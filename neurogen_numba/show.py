@@ -62,5 +62,4 @@ def unfinished(folder: Path) -> str | None:
 
 def _typed(run):
     """A run's folder as it is typed in a shell, relative if it lies below the current folder."""
-    here = Path.cwd()
-    return shlex.quote(str(run.relative_to(here) if run.is_relative_to(here) else run))
+    return shlex.quote(str(run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run))

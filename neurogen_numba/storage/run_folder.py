@@ -206,6 +206,8 @@ def find_run(path: str, out: Path) -> Path:
         if mark and run and (os.path.exists(Path(out) / run) or os.path.exists(run)):
             raise ConfigError(f"there is no {path}; did you mean {run}{BEST}?")
         raise ConfigError(f"there is no {path}: neither a folder, nor a run of that name under {out}")
+    if not os.path.exists(folder):
+        return named
     if _resumable(named) and not (_resumable(folder) or os.path.isfile(folder / checkpoint.MANIFEST)):
         return named
     if os.path.isfile(folder):
