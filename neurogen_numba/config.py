@@ -385,6 +385,13 @@ def _replaced(part, where, fields):
     return dataclasses.replace(part, **fields)
 
 
+def _meant(name, value, hints):
+    """The end of an error message for a value of another type: a setting of a similar name that takes the value, if there is one."""
+    others = [other for other, kind in hints.items() if other != name and type(value) is kind]
+    near = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
 def _build(cls, values, where):
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: a table of settings was expected, not {type(values).__name__}")
@@ -402,7 +409,7 @@ def _build(cls, values, where):
         elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
             built[name] = value
         else:
-            raise ConfigError(f"{where}.{name}: {kind.__name__} expected, not {value!r}")
+            raise ConfigError(f"{where}.{name}: {kind.__name__} expected, not {value!r}{_meant(name, value, hints)}")
     missing = [f.name for f in dataclasses.fields(cls) if f.name not in built and f.default is f.default_factory is dataclasses.MISSING]
     if missing:
         raise ConfigError(f"{where}: missing {', '.join(missing)}")

@@ -98,6 +98,7 @@ def test_numbers_are_numbers():
         (["--set", "training.stps=4"], "--set training.stps=4: training: unknown setting 'stps'; did you mean 'steps'?"),
         (["--set", "training.steps=many"], "--set training.steps=many: training.steps: int expected, not 'many'"),
         (["--set", "training.steps=0"], "--set training.steps=0: training.steps: at least 1, not 0"),
+        (["--set", "brain.pfc.neuron=5"], "--set brain.pfc.neuron=5: brain.pfc.neuron: str expected, not 5; did you mean 'neurons'?"),
         (["--set", "brain.pfc=3"], "--set brain.pfc=3: brain.pfc: a table of settings was expected, not int"),
         (["--set", "training.steps.more=3"], "--set training.steps.more=3: training.steps: int expected, not {'more': 3}"),
         (["--set", "training.steps"], "--set training.steps: write SECTION.KEY=VALUE, for example training.steps=500"),
@@ -133,6 +134,21 @@ def test_mistakes_in_a_file(content, output, tmp_path, capsys):
     assert main(["config", "--config", str(file)]) == 2
     reports = capsys.readouterr().err
     assert output in reports and str(file) in reports and reports.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words, output",
+    [
+        (["--steps", "-5"], "neurogen train: --steps: at least 1, not -5\n"),
+        (["--steps=ten"], "neurogen train: --steps: an integer is needed, not 'ten'\n"),
+        (["--optimizer", "adam"], "neurogen train: --optimizer: unknown 'adam'; did you mean 'adamw'?\n"),
+        (["--workers", "99"], "neurogen train: --workers: at most 61, not 99\n"),
+        (["--steps", "5", "--set", "training.batch=0"], "neurogen train: --set training.batch=0: training.batch: at least 1, not 0\n"),
+    ],
+)
+def test_a_mistake_names_the_flag_that_was_typed(words, output, capsys):
+    assert main(["train", *words]) == 2
+    assert capsys.readouterr().err == output
 
 
 def test_a_folder_is_no_file(tmp_path, capsys):
