@@ -1,10 +1,12 @@
 """Preset, file, --set and flags: which of them has the last word, and how each mistake is told."""
 
+import dataclasses
+
 import pytest
 
 from neurogen_numba import configure
 from neurogen_numba.cli import main
-from neurogen_numba.config import Config
+from neurogen_numba.config import MODULES, Brain, Config, Module, Text, Training, comments
 from neurogen_numba.presets import PRESETS, get_preset
 from neurogen_numba.train import configure as train_config
 from neurogen_numba.train import parser as train_parser
@@ -24,6 +26,15 @@ def test_what_is_printed_makes_the_same_configuration(name, tmp_path, capsys):
     file = tmp_path / "settings.toml"
     file.write_text(printed(capsys, name))
     assert config_of("--config", file) == get_preset(name)
+
+
+def test_every_setting_has_a_comment(capsys):
+    lines = [line for line in printed(capsys, "nano").splitlines()[1:] if line and not line.startswith("[")]
+    assert len(lines) > 80 and all(" = " in line and len(line.partition("  # ")[2]) > 5 for line in lines)
+    assert "batch = 16  # sequences trained side by side" in lines
+    for section in (Config, Brain, Module, Training, Text):
+        names = {field.name for field in dataclasses.fields(section)} - {"brain", "training", "text", *MODULES}
+        assert names == comments(section).keys(), section
 
 
 def test_without_a_word_it_is_nano(capsys):
