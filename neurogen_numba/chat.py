@@ -135,12 +135,14 @@ def _on_a_screen(args, folder):
 
 
 def title(conversation, examples: list[str] = ()) -> str:
-    """The header of a chat: the name of the model, facts about it and lines to try."""
-    from .show import summary_of
+    """The header of a chat: the name of the model, facts about it, whether its run has ended early, and lines to try."""
+    from .show import summary_of, unfinished
     from .ui.plain import item
 
     facts = dict(item(str(name), value) for name, value in summary_of(conversation.model, conversation.folder).items())
     lines = ["  ".join([conversation.name, *(f"{name} {value}" for name, value in facts.items())])]
+    if early := unfinished(conversation.folder):
+        lines.append(early)
     if examples:
         lines.append("Try (Tab):  " + "   ".join(examples))
     return "\n".join([*lines, "/help lists the commands"])

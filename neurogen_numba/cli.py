@@ -147,26 +147,42 @@ def _refused(name, error: OSError, argv) -> int:
     return 2
 
 
-class Parser(argparse.ArgumentParser):
-    """The flags of `neurogen name`: help with defaults, no abbreviations, mistakes as ConfigError in one line.
-
-    more: further text of its --help, after the row of COMMANDS.
-    """
-
-    def __init__(self, name: str, more: str = ""):
-        row = COMMANDS[name]
-        description = f"{row[0].upper()}{row[1:]}. {more}".strip()
-        super().__init__(prog=_prog(name), description=description, formatter_class=_Help, allow_abbrev=False)
+class _Flags:
+    """Adds flags to a parser or to a group of it."""
 
     def add_argument(self, *names, **how):
         """As argparse's method; a flag has the same metavar (METAVARS) in every command."""
         if metavar := METAVARS.get(names[0]) or METAVARS.get(how.get("type")):
             how = {"metavar": metavar, **how}
         if (kind := how.get("type", str)) is int:
-            how["type"] = _number
+            how["type"] = _integer
+        elif kind is float:
+            how["type"] = _real
         elif kind in (str, Path) and how.get("action", "store") == "store" and how.get("default") != "":
             how["type"] = functools.partial(_name, kind)
         return super().add_argument(*names, **how)
+
+
+class _Group(_Flags, argparse._ArgumentGroup):
+    """Flags under a heading of their own in --help."""
+
+
+class Parser(_Flags, argparse.ArgumentParser):
+    """The flags of `neurogen name`: help with defaults, no abbreviations, mistakes as ConfigError in one line.
+
+    more: further text of its --help, after the row of COMMANDS. examples: lines at its end, a command line each.
+    """
+
+    def __init__(self, name: str, more: str = "", examples: tuple[str, ...] = ()):
+        row = COMMANDS[name]
+        description = f"{row[0].upper()}{row[1:]}. {more}".strip()
+        shown = "\n".join(["examples:", *(f"  {line}" for line in examples)]) if examples else None
+        super().__init__(prog=_prog(name), description=description, epilog=shown, formatter_class=_Help, allow_abbrev=False)
+
+    def add_argument_group(self, *arguments, **named):
+        """As argparse's method."""
+        self._action_groups.append(_Group(self, *arguments, **named))
+        return self._action_groups[-1]
 
     def parse_args(self, args=None, namespace=None):
         parsed, unknown = self.parse_known_args(args, namespace)
@@ -180,14 +196,17 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message):
-        raise ConfigError(message)
+        raise ConfigError(message.removeprefix("argument "))
 
     def _print_message(self, message, file=None):
         (file or sys.stderr).write(message)  # argparse's method ignores failures
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Appends the default to a help text, if there is one and the text does not contain it."""
+    """Appends the default to a help text, if there is one and the text does not contain it. Examples keep their lines."""
+
+    def _fill_text(self, text, width, indent):
+        return text if "\n" in text else super()._fill_text(text, width, indent)
 
     def _get_help_string(self, action):
         empty = action.default is None or action.default is False or action.default in ("", [])
@@ -206,15 +225,22 @@ def add_backend_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", choices=MODES, default="sequential", help="whether modules may overlap on the GPU; the bits are the same")
 
 
-def _number(text):
+def _integer(text):
     digits = text.strip().lstrip("+-").lstrip("0")
-    value = int(text) if len(digits) < 100 or not digits.isdecimal() else HIGHEST + 1  # Python refuses to parse thousands of digits
+    try:
+        value = int(text) if len(digits) < 100 or not digits.isdecimal() else HIGHEST + 1  # Python refuses to parse thousands of digits
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"an integer is needed, not {text!r}") from None
     if not LOWEST <= value <= HIGHEST:
         raise argparse.ArgumentTypeError(f"{text[:30]}{'...' * (len(text) > 30)} is beyond 64 bits")
     return value
 
 
-_number.__name__ = "int"  # for argparse's message "invalid int value"
+def _real(text):
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a number is needed, not {text!r}") from None
 
 
 def _name(kind, text):

@@ -36,10 +36,10 @@ MODULES = ("thalamus", "wernicke", "hippocampus", "pfc", "basal_ganglia", "broca
 class Module:
     """One cortical module."""
 
-    neurons: int
+    neurons: int  # number of its neurons
     outputs: int = 0  # size of its population readout (PFC: slots of the working memory); 0: as many as neurons
     lateral: int = 16  # lateral synapses per neuron
-    neuron: str = NEURONS[0]  # type of its neurons: one of NEURONS, or MODULE:NAME of a neuron that Python code defines
+    neuron: str = NEURONS[0]  # lif_a, lif, adlif, resonate_and_fire, izhikevich, or MODULE:NAME of a neuron that Python code defines
 
     def __post_init__(self):
         object.__setattr__(self, "neuron", getattr(self.neuron, "reference", self.neuron))  # from a Neuron (neurons/definition.py)
@@ -65,7 +65,7 @@ class Brain:
     pfc: Module
     basal_ganglia: Module
     broca: Module
-    embedding: int = 512
+    embedding: int = 512  # size of a token's embedding
     tied: bool = False  # weight tying: a token's embedding is its row of the decoder; `embedding` must be the decoder's input size
     vocabulary: int = 50257  # tokens
     fan_in: int = 128  # synapses per target neuron and projection, rounded to whole bundles
@@ -76,13 +76,13 @@ class Brain:
     feedback_chunks: int = 1  # shortest delay of feedback, in chunks; the longer, the further modules may overlap in --mode pipelined
     delays: int = 24  # number of delays of the long arcs (from the Thalamus), from 0 tokens on
     hypercolumn: int = 256  # neurons normalised together; at most 1,024
-    memory_heads: int = 8
-    memory_width: int = 64
-    memory_fan_in: int = 96
+    memory_heads: int = 8  # heads of the associative memory
+    memory_width: int = 64  # size of the key and of the value of a head
+    memory_fan_in: int = 96  # synapses per target of a projection into the associative memory
     memory_context: int = 3  # tokens that form the key under which the associative memory stores the next token
     events: str = "graded"  # graded: an event carries its membrane potential; binary: it carries 1
-    surrogate: str = SURROGATES[0]  # surrogate gradient: replaces the derivative of an event
-    surrogate_width: float = 1.0  # of the surrogate, in units of the threshold
+    surrogate: str = SURROGATES[0]  # surrogate gradient, which replaces the derivative of an event: triangle, fast_sigmoid, arctan
+    surrogate_width: float = 1.0  # width of the surrogate, in units of the threshold
     without: str = ""  # names of projections to omit, with * for any letters: "go_broca lateral_*"; for experiments
     neuromodulation: bool = False  # dopamine, norepinephrine and serotonin follow the surprise of the tokens, and act on every module
     chunk: int = 16  # tokens processed together; the shortest lateral delay; the delay of feedback is a multiple
@@ -140,36 +140,36 @@ class Brain:
 class Training:
     """Training."""
 
-    steps: int = 1000
+    steps: int = 1000  # updates
     batch: int = 16  # sequences trained side by side
     segment: int = 64  # tokens of truncated back-propagation through time
-    learning_rate: float = 4e-3
-    warmup: int = 100  # steps
+    learning_rate: float = 4e-3  # its peak, at the end of the warm-up
+    warmup: int = 100  # updates over which the learning rate rises
     final_rate: float = 0.05  # fraction of learning_rate at the end of the cosine
-    weight_decay: float = 0.1  # on synapses and decoder
-    clip: float = 1.0  # global norm of the gradient
-    dropout: float = 0.0  # on embedding and readout
-    axon_dropout: float = 0.0  # on axons
+    weight_decay: float = 0.1  # on synapses, decoder and the projection of the embedding
+    clip: float = 1.0  # largest global norm of the gradient
+    dropout: float = 0.0  # share of embedding and readout that is dropped
+    axon_dropout: float = 0.0  # share of axon values that is dropped
     weight_drop: float = 0.0  # fraction of the synapses dropped for a segment
     word_dropout: float = 0.0  # fraction of the vocabulary whose embeddings are dropped for a segment
     average: int = 0  # updates over which the weights are averaged, for evaluation and use; 0: no average
     rewire_interval: int = 0  # updates between two rewirings; 0: the wiring stays
     rewire: str = REWIRE[0]  # rigl, set, deep_r: what is removed, and what grows
-    rewire_share: float = 0.5  # of the bundles that the first rewiring removes; it falls to 0 at three quarters of the run
+    rewire_share: float = 0.5  # share of the bundles that the first rewiring removes; it falls to 0 at three quarters of the run
     reset_prob: float = 0.02  # probability that a sequence is reset before a segment, because a conversation begins with a zero state
     optimizer: str = "adamw"  # adamw; with less memory: adamw8bit, adafactor
-    activation_memory: str = "full"  # of a segment, for the backward pass: full, half (16 bits), recompute
-    memory_limit: str = ""  # of GPU memory, for example 3.2GB; empty: all free memory
-    seed: int = 0
-    max_minutes: float = 0.0  # of training; 0: no limit; otherwise fewer steps are made if `steps` do not fit
-    eval_interval: int = 250  # steps
+    activation_memory: str = "full"  # activations kept for the backward pass: full, half (16 bits), recompute
+    memory_limit: str = ""  # largest GPU memory, for example 3.2GB; empty: all free memory
+    seed: int = 0  # of wiring, first weights and the order of the text
+    max_minutes: float = 0.0  # limit of the training time; 0: no limit; otherwise fewer steps are made if `steps` do not fit
+    eval_interval: int = 250  # updates between evaluations on held-out text
     eval_tokens: int = 20000  # held-out tokens for validation during training
     final_eval_tokens: int = 0  # held-out tokens for the final evaluation; 0: all
-    checkpoint_interval: int = 2000  # steps
-    keep_checkpoints: int = 5  # the newest ones, and the best by validation
-    sample_interval: int = 100  # steps
-    log_interval: int = 10  # steps
-    viz_interval: int = 500  # steps between figures; 0: none
+    checkpoint_interval: int = 2000  # updates between checkpoints
+    keep_checkpoints: int = 5  # number of the newest ones that are kept, in addition to the best by validation
+    sample_interval: int = 100  # updates between samples
+    log_interval: int = 10  # updates between reports
+    viz_interval: int = 500  # updates between figures; 0: none
 
     def __post_init__(self):
         plain_types(self, "training.")
@@ -237,7 +237,7 @@ class Text:
 class Config:
     """A whole run."""
 
-    preset: str
+    preset: str  # name of the preset from which the other settings come
     brain: Brain
     training: Training = field(default_factory=Training)
     text: Text = field(default_factory=Text)
@@ -285,6 +285,15 @@ class Config:
                 training["reset_prob"] = training.pop("fresh")
             values = {**values, "training": training}
         return _build(cls, values, "config")
+
+
+def comments(cls: type) -> dict[str, str]:
+    """Field of a dataclass of this module -> the comment at the end of its line. Reads the source."""
+    import inspect
+
+    lines = inspect.getsource(cls).splitlines()
+    fields = (re.match(r"    (\w+): .*?  # (.*)", line) for line in lines)
+    return {match[1]: match[2] for match in fields if match}
 
 
 def size_of(text: str, what: str = "--memory-limit") -> int:
@@ -385,6 +394,13 @@ def _replaced(part, where, fields):
     return dataclasses.replace(part, **fields)
 
 
+def _meant(name, value, hints):
+    """The end of an error message for a value of another type: a setting of a similar name that takes the value, if there is one."""
+    others = [other for other, kind in hints.items() if other != name and type(value) is kind]
+    near = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
 def _build(cls, values, where):
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: a table of settings was expected, not {type(values).__name__}")
@@ -402,7 +418,7 @@ def _build(cls, values, where):
         elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
             built[name] = value
         else:
-            raise ConfigError(f"{where}.{name}: {kind.__name__} expected, not {value!r}")
+            raise ConfigError(f"{where}.{name}: {kind.__name__} expected, not {value!r}{_meant(name, value, hints)}")
     missing = [f.name for f in dataclasses.fields(cls) if f.name not in built and f.default is f.default_factory is dataclasses.MISSING]
     if missing:
         raise ConfigError(f"{where}: missing {', '.join(missing)}")

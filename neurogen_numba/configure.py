@@ -8,7 +8,7 @@ from functools import reduce
 from pathlib import Path
 
 from .cli import Parser, command
-from .config import MODULES, Config
+from .config import MODULES, Brain, Config, Module, Text, Training, comments
 from .errors import ConfigError
 from .presets import PRESETS, get_preset
 from .system import streams
@@ -208,8 +208,19 @@ def main(argv=None):
     values = config.to_dict()
     del values["brain"]["vocabulary"]  # it is the tokenizer's
     with streams.utf_8():  # TOML is UTF-8
-        print(tomli_w.dumps(values), end="")
+        print(_commented(tomli_w.dumps(values)), end="")
     return 0
+
+
+def _commented(text: str) -> str:
+    """A configuration in TOML, with the comment of its field in config.py at the end of each setting."""
+    sections, known, lines = {"brain": Brain, "training": Training, "text": Text}, comments(Config), []
+    for line in text.splitlines():
+        if line.startswith("["):
+            known = comments(sections.get(line.strip("[]"), Module))
+        name, equals, _ = line.partition(" = ")
+        lines.append(f"{line}  # {known[name]}" if equals else line)
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ def train(
 
     config, texts = _configured(config, data, {"brain": brain, "training": training, "text": text})
     config = config.with_neuron(neuron) if neuron else config
+    made = run_folder.absent(Path(out))
     with Signals() as signals:
         folder = run_folder.create(Path(out), name, config.preset)
         with run_folder.lock(folder):
@@ -71,10 +72,10 @@ def train(
                 if texts is not None:
                     config = config.replace(text={"data": _write_texts(texts, folder / CORPUS), "field": "text"})
                 trainer = Trainer(config, folder, backend, tokenizer=tokenizer)
-            except BaseException:  # an interrupt too: nothing was trained, so leave no empty run behind
+            except BaseException:  # an interrupt too: nothing was trained, so leave no empty folder behind
                 (folder / CORPUS).unlink(missing_ok=True)
                 shutil.rmtree(folder / run_folder.TOKENIZER, ignore_errors=True)
-                run_folder.discard(folder)
+                run_folder.discard(folder, made)
                 raise
             signals.hand_over(trainer.stop)
             _watch(trainer, on_step, progress)

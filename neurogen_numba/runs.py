@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -12,9 +11,9 @@ from pathlib import Path
 from .cli import Parser, add_json_flag, command, tell_json
 from .errors import NeuroGenError
 from .storage import checkpoint
-from .storage.run_folder import CONFIG, METRICS, SUMMARY, in_use, is_run, read_config
+from .storage.run_folder import CONFIG, METRICS, SUMMARY, is_run, last_record, progress, read_config
 
-TAIL = 1_000_000  # bytes at the end of metrics.jsonl that are searched for the latest evaluation
+LEAVE_OUT = ("size", "changed", "preset")  # columns that a narrow terminal does without, in this order
 
 
 def parser() -> Parser:
@@ -66,51 +65,33 @@ def _changed(run):
 
 def about(run: Path) -> dict:
     """A row about a run: name, folder, preset, steps, steps_planned, validation_loss (nats per token), bytes, checkpoints, changed (local
-    time, ISO 8601), training (whether a process trains it now), commands (name -> command line). Unknown values are None."""
+    time, ISO 8601), state (training, stopped, finished), commands (name -> command line). Unknown values are None."""
     try:
-        config = read_config(run)
-        preset, planned = config.preset, config.training.steps
+        preset = read_config(run).preset
     except NeuroGenError:  # a checkpoint has a copy, but reading it takes long
-        preset = planned = None
-    saved = _saved(run)
-    steps = checkpoint.step_of(saved[-1]) if saved else 0
+        preset = None
+    saved, reached = _saved(run), progress(run)
     word = shlex.quote(str(run))
-    done, training = planned is not None and steps >= planned, in_use(run)
-    resume = f"neurogen train --resume {word}" + (f" --steps {2 * steps}" if done else "")
+    resume = f"neurogen train --resume {word}" + (f" --steps {2 * reached.step}" if reached.finished else "")
     return {
         "name": run.name,
         "folder": str(run),
         "preset": preset,
-        "steps": steps,
-        "steps_planned": planned,
+        "steps": reached.step,
+        "steps_planned": reached.steps,
         "validation_loss": _validation_loss(run),
         "bytes": _size(run),
         "checkpoints": len(saved),
         "changed": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(_changed(run))),
-        "training": training,
-        "commands": ({} if training else {"resume": resume}) | ({"chat": f"neurogen chat {word}"} if saved else {}),
+        "state": "training" if reached.training else "finished" if reached.finished else "stopped",
+        "commands": ({} if reached.training else {"resume": resume}) | ({"chat": f"neurogen chat {word}"} if saved else {}),
     }
 
 
 def _validation_loss(run):
     """The latest loss on held-out text, in nats per token; None if it was never measured."""
-    try:
-        with open(run / METRICS, "rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - TAIL))
-            lines = file.read().splitlines()
-    except OSError:
-        return None
-    for line in reversed(lines):
-        if b'"evaluation"' not in line:
-            continue
-        try:
-            record = json.loads(line)
-            if record["kind"] == "evaluation":
-                return float(record["loss"])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue
-    return None
+    loss = (last_record(run, "evaluation") or {}).get("loss")
+    return float(loss) if isinstance(loss, (int, float)) else None
 
 
 def _size(run):
@@ -125,7 +106,14 @@ def _size(run):
     return total
 
 
+def _abilities(row):
+    """The commands for a run in a few words: resume, or resume --steps N after its end, and chat."""
+    more = " --steps" + row["commands"]["resume"].rpartition(" --steps")[2] if row["state"] == "finished" else ""
+    return ", ".join(name + more * (name == "resume") for name in row["commands"])
+
+
 def _show(found, out):
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.filesize import decimal
     from rich.table import Table
@@ -138,24 +126,29 @@ def _show(found, out):
     if not found:
         console.print(Text(f"There is no run under {printable(str(out))}. Train one: neurogen train"), soft_wrap=True)
         return
-    wide, narrow = console.width >= 100, console.width < 70
+    date = 16 if console.width >= 100 else 10  # characters of the date, with or without the time
     columns = {  # header -> justification, cell of a run
         "run": ("left", lambda row: row["name"]),
         "preset": ("left", lambda row: row["preset"] or "?"),
         "steps": ("right", lambda row: f"{row['steps']:,}" + (f" / {row['steps_planned']:,}" if row["steps_planned"] else "")),
+        "state": ("left", lambda row: row["state"]),
         "val loss": ("right", lambda row: "" if row["validation_loss"] is None else f"{row['validation_loss']:.3f}"),
         "size": ("right", lambda row: decimal(row["bytes"])),
-        "changed": ("left", lambda row: row["changed"][: 16 if wide else 10].replace("T", " ")),
-        "can": ("left", lambda row: ", ".join(["trains now"] * row["training"] + list(row["commands"]))),
+        "changed": ("left", lambda row: row["changed"][:date].replace("T", " ")),
+        "can": ("left", _abilities),
     }
-    if narrow:
-        del columns["preset"], columns["size"], columns["changed"]
+    cells = {name: [printable(cell(row)) for row in found] for name, (_, cell) in columns.items()}
+    widths = {name: max(map(cell_len, [name, *shown])) + 2 for name, shown in cells.items()}
+    for name in LEAVE_OUT:
+        if sum(widths.values()) > console.width:
+            del columns[name], widths[name]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name, (justify, _) in columns.items():
-        table.add_column(name, justify=justify, overflow="fold", no_wrap=name not in ("run", "preset", "can"))
-    for row in found:
-        table.add_row(*(Text(printable(cell(row))) for _, cell in columns.values()))
-    console.print(table)
+        # a name that is broken over two lines cannot be copied
+        table.add_column(name, justify=justify, no_wrap=name != "can", min_width=widths[name] - 2 if name == "run" else None)
+    for row in zip(*(cells[name] for name in columns), strict=True):
+        table.add_row(*map(Text, row))
+    console.print(table, crop=False)
     newest = next((row for row in found if "chat" in row["commands"]), found[0])
     for each in newest["commands"].values():
         console.print(Text(printable(each), "dim"), soft_wrap=True)

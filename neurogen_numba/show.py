@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
 from .brain.model import NeuroGenModel
 from .configure import check_neurons
 from .errors import CheckpointError
-from .storage.run_folder import SUMMARY, find_checkpoint
+from .storage import checkpoint
+from .storage.run_folder import SUMMARY, find_checkpoint, progress
 
 
 def find(path: str | None, out: Path) -> Path:
@@ -44,3 +46,20 @@ def summary_of(model: NeuroGenModel, folder: Path) -> dict:
     except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
         pass  # missing or damaged; it is for display only
     return facts
+
+
+def unfinished(folder: Path) -> str | None:
+    """A sentence about the newest checkpoint of a run that has not made all its planned updates; None for any other checkpoint."""
+    step, run = checkpoint.step_of(folder.absolute()), folder.absolute().parent.parent
+    if step is None:
+        return None
+    reached = progress(run)
+    if reached.finished or not reached.steps or not step < reached.steps or (not reached.training and step < reached.step):
+        return None
+    made = f"{step:,} of {reached.steps:,} updates"
+    return f"{made}: it is training" if reached.training else f"{made}: stopped early; neurogen train --resume {_typed(run)} continues it"
+
+
+def _typed(run):
+    """A run's folder as it is typed in a shell, relative if it lies below the current folder."""
+    return shlex.quote(str(run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run))

@@ -64,29 +64,67 @@ TEST_EVAL_TOKENS = 2000  # held-out tokens of each evaluation of --test
 
 def parser() -> Parser:
     order = "Other settings come from --set, --config or the preset, in this order."
-    flags = Parser("train", order)
-    add_config_flags(flags)
-    for flag, (field, kind, text) in (TEXT_FLAGS | TRAINING_FLAGS).items():
-        flags.add_argument(flag, dest=field, type=kind, default=None, help=text)
-    fit = "make the first change that lets the run fit into --memory-limit, or into the GPU (`neurogen plan` says which)"
-    flags.add_argument("--fit", action="store_const", const=True, default=None, help=fit)
-    begins = "begin a new segment for each document, after a reset"
-    flags.add_argument("--reset-at-documents", action="store_const", const=True, default=None, help=begins)
+    examples = ("neurogen train --data book.txt --max-minutes 20", "neurogen train --resume nano-1 --steps 4000")
+    flags = Parser("train", order, examples)
+    group = flags.add_argument_group("what to train on")
+    add_config_flags(group)
+    _add(group, "--data", "--text-field", "--tokenizer", "--vocab-size")
+
+    group = flags.add_argument_group("how long")
+    _add(group, "--steps", "--max-minutes")
     quick = (
         f"a quick run to see that everything works: {TEST_CHUNKS} chunks in {TEST_STEPS} updates, samples, checkpoints, "
         f"and evaluations on {TEST_EVAL_TOKENS:,} tokens"
     )
-    flags.add_argument("--test", action="store_const", const=True, default=None, help=quick)
-    flags.add_argument("--name", default=None, help="name of the run (default: PRESET-1, PRESET-2, ...); with --resume, which run")
-    flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
+    group.add_argument("--test", action="store_const", const=True, default=None, help=quick)
     resume = "continue a run, or from RUN@best, or from one checkpoint of a run; without PATH, the latest run"
-    flags.add_argument("--resume", nargs="?", const="latest", default=None, metavar="PATH|latest", help=resume)
-    flags.add_argument(
-        "--tensorboard", action="store_true", help="event files for TensorBoard in RUN/tensorboard; a resumed run continues them"
-    )
-    flags.add_argument("--plain", action="store_true", help="plain lines instead of the live view")
-    add_backend_flag(flags)
+    group.add_argument("--resume", nargs="?", const="latest", default=None, metavar="PATH|latest", help=resume)
+
+    group = flags.add_argument_group("where")
+    group.add_argument("--name", default=None, help="name of the run (default: PRESET-1, PRESET-2, ...); with --resume, which run")
+    group.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
+    add_backend_flag(group)
+
+    group = flags.add_argument_group("how it learns")
+    _add(group, "--batch-size", "--seq-length", "--learning-rate", "--optimizer", "--seed")
+
+    group = flags.add_argument_group("regularisation, for little text")
+    _add(group, "--weight-decay", "--dropout", "--axon-dropout", "--weight-drop", "--word-dropout", "--average")
+
+    group = flags.add_argument_group("what it shows and saves")
+    _add(group, "--eval-interval", "--sample-interval", "--checkpoint-interval", "--keep-checkpoints", "--viz-interval")
+    board = "event files for TensorBoard in RUN/tensorboard; a resumed run continues them"
+    group.add_argument("--tensorboard", action="store_true", help=board)
+    group.add_argument("--plain", action="store_true", help="plain lines instead of the live view")
+
+    group = flags.add_argument_group("advanced")
+    _add(group, "--memory-limit")
+    fit = "make the first change that lets the run fit into --memory-limit, or into the GPU (`neurogen plan` says which)"
+    group.add_argument("--fit", action="store_const", const=True, default=None, help=fit)
+    _add(group, "--activation-memory", "--rewire-interval", "--rewire", "--max-chunks", "--tokens-per-chunk", "--workers")
+    begins = "begin a new segment for each document, after a reset"
+    group.add_argument("--reset-at-documents", action="store_const", const=True, default=None, help=begins)
     return flags
+
+
+def _add(group, *flags):
+    """Add flags of TEXT_FLAGS and TRAINING_FLAGS to a group."""
+    for flag in flags:
+        field, kind, text = (TEXT_FLAGS | TRAINING_FLAGS)[flag]
+        group.add_argument(flag, dest=field, type=kind, default=None, help=text)
+
+
+@contextlib.contextmanager
+def _flags_by_name(args):
+    """In this context, an error about a setting that a flag gave begins with the flag, as it was typed."""
+    try:
+        yield
+    except ConfigError as error:
+        for section, table in (("training", TRAINING_FLAGS), ("text", TEXT_FLAGS)):
+            for flag, (field, _, _) in table.items():
+                if str(error).startswith(f"{section}.{field}: ") and getattr(args, field) is not None:
+                    raise ConfigError(flag + str(error).removeprefix(f"{section}.{field}")) from None
+        raise
 
 
 def configure(args) -> Config:
@@ -150,7 +188,8 @@ def _resume(args, run, folder, backend):
     if "data" in given["text"]:
         given["text"]["data"] = absolute(given["text"]["data"])
     try:
-        trainer = Trainer.resume(run, args.steps, backend, folder, **given)
+        with _flags_by_name(args):
+            trainer = Trainer.resume(run, args.steps, backend, folder, **given)
         check_neurons(trainer.config, named_neurons(args.assignments))
         return trainer
     except MissingText as error:
@@ -188,7 +227,9 @@ def main(argv=None):
         from .ui import tensorboard
 
         tensorboard.check()
-    config = configure(args)  # before anything is written
+    with _flags_by_name(args):
+        config = configure(args)  # before anything is written
+    made = run_folder.absent(args.out) if new else []
     with Signals() as signals:
         run, folder = (run_folder.create(args.out, args.name, config.preset), None) if new else _to_resume(args)
         with run_folder.lock(run), streams.unfailing(lambda error: _lost(run, error)):
@@ -203,7 +244,7 @@ def main(argv=None):
                 signals.hand_over(trainer.stop)
             except BaseException:  # Ctrl-C too
                 if new:
-                    run_folder.discard(run)  # nothing was trained: leave no empty run behind
+                    run_folder.discard(run, made)  # nothing was trained: leave no empty folder behind
                 raise
             title = f"{run.name} · {trainer.model.parameters:,} parameters · {trainer.config.brain.neurons:,} neurons"
             _watch(trainer, title, args.plain, args.tensorboard or (run / "tensorboard").is_dir())

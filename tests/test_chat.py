@@ -12,13 +12,14 @@ import pytest
 
 import talking
 from neurogen_numba.chat import main as chat
+from neurogen_numba.chat import title
 from neurogen_numba.errors import CheckpointError, ConfigError
 from neurogen_numba.inference import chat_commands
 from neurogen_numba.inference.chat_commands import COMMANDS, STOPS, Dispatcher, completions, number, parse, unescaped
 from neurogen_numba.inference.conversation import STOPS as ENDS
 from neurogen_numba.inference.conversation import Conversation, Settings, examples
 from neurogen_numba.inference.generation import Sampling
-from neurogen_numba.storage import checkpoint
+from neurogen_numba.storage import checkpoint, run_folder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -438,6 +439,27 @@ def test_prompts_are_answered_one_after_the_other(piped):
     assert asked == piped("one\ntwo\n", "--max-tokens", "9") and asked[0] == 0 and asked[1]
     code, out, errors = piped("", "--prompt", "\U0001f40e")
     assert (code, out, errors.count("\n")) == (2, "", 1)
+
+
+def test_the_header_says_that_a_run_has_stopped_early(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = talking.make_run(tmp_path / "runs" / "a b")
+    conversation = talking.conversation(run)
+    stopped = "1 of 724 updates: stopped early; neurogen train --resume 'runs/a b' continues it"
+    trainer = checkpoint.latest(run) / "trainer.json"
+    trainer.write_text(json.dumps({"step": 1, "steps": 724}))
+    assert stopped in title(conversation).splitlines()
+    with run_folder.lock(run):
+        assert "1 of 724 updates: it is training" in title(conversation).splitlines()
+    trainer.write_text(json.dumps({"step": 1, "steps": 1}))
+    assert "updates:" not in title(conversation)
+
+
+def test_the_header_is_silent_about_an_earlier_checkpoint(tmp_path):
+    run = talking.make_run(tmp_path / "run")
+    conversation = talking.conversation(run)
+    (run / "checkpoints" / "step-00000724").mkdir()
+    assert "updates:" not in title(conversation)
 
 
 def test_a_person_on_a_terminal_that_cannot_draw_is_asked_for_lines(run, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import neurogen_numba
 from neurogen_numba.cli import COMMANDS, FILES, Parser, command, main
 from neurogen_numba.config import counted
 from neurogen_numba.errors import DataError
+from neurogen_numba.train import TEXT_FLAGS, TRAINING_FLAGS
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = (
@@ -157,8 +159,9 @@ def test_a_bug_keeps_its_traceback():
 @pytest.mark.parametrize(
     ("words", "output"),
     [
-        (["generate", "--seed", "1" * 5000], f"argument --seed: {'1' * 30}... is beyond 64 bits"),
-        (["generate", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
+        (["generate", "--seed", "1" * 5000], f"--seed: {'1' * 30}... is beyond 64 bits"),
+        (["generate", "--seed", "x"], "neurogen generate: --seed: an integer is needed, not 'x'"),
+        (["generate", "--temperature", "hot"], "--temperature: a number is needed, not 'hot'"),
         (["version", "--bogus"], "unexpected '--bogus': version takes nothing more"),
     ],
 )
@@ -205,7 +208,7 @@ def example(argv=None):
         (["--step", "3"], "unknown flag '--step'; did you mean '--steps'?"),
         (["--zzz"], "unknown flag '--zzz'; known: -h, --help, --steps, --out, --quiet"),
         (["word"], "unexpected 'word'"),
-        (["--steps", "many"], "argument --steps: invalid int value: 'many'"),
+        (["--steps", "many"], "--steps: an integer is needed, not 'many'"),
     ],
 )
 def test_a_wrong_flag_is_one_line(words, output, capsys):
@@ -239,6 +242,19 @@ def test_every_command_says_what_it_does_in_a_sentence():
         first = COMMANDS[name][0].upper() + COMMANDS[name][1:] + "."
         assert parser.description.startswith(first) and parser.description.endswith("."), name
     assert "the GPU memory" in dict(helps())["plan"].description
+
+
+def test_the_flags_of_train_stand_in_groups_and_examples_at_the_end():
+    parser = dict(helps())["train"]
+    text = parser.format_help()
+    groups = [group.title for group in parser._action_groups if group._group_actions]
+    assert groups[:4] == ["options", "what to train on", "how long", "where"] and groups[-1] == "advanced"
+    assert [action.dest for action in parser._optionals._group_actions] == ["help"]
+    assert {*TRAINING_FLAGS, *TEXT_FLAGS} <= parser._option_string_actions.keys()
+    first, *examples = text[text.index("examples:") :].splitlines()
+    assert len(examples) == 2
+    for line in examples:
+        parser.parse_args(shlex.split(line)[2:])
 
 
 def test_help_shows_no_empty_default_and_no_default_twice():

@@ -341,7 +341,7 @@ def test_bad_flags_and_data(location, capsys, flags, words):
     (location / "short.txt").write_text("too short")
     (location / "folder").mkdir()
     refused(trained(*flags), capsys, *words)
-    assert not (location / "runs").exists() or not list((location / "runs").iterdir()), "an empty run was left behind"
+    assert not (location / "runs").exists(), "an empty folder was left behind"
 
 
 def test_a_text_with_few_pieces_is_trained_on_with_as_many(location, capsys):

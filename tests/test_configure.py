@@ -1,10 +1,12 @@
 """Preset, file, --set and flags: which of them has the last word, and how each mistake is told."""
 
+import dataclasses
+
 import pytest
 
 from neurogen_numba import configure
 from neurogen_numba.cli import main
-from neurogen_numba.config import Config
+from neurogen_numba.config import MODULES, Brain, Config, Module, Text, Training, comments
 from neurogen_numba.presets import PRESETS, get_preset
 from neurogen_numba.train import configure as train_config
 from neurogen_numba.train import parser as train_parser
@@ -24,6 +26,15 @@ def test_what_is_printed_makes_the_same_configuration(name, tmp_path, capsys):
     file = tmp_path / "settings.toml"
     file.write_text(printed(capsys, name))
     assert config_of("--config", file) == get_preset(name)
+
+
+def test_every_setting_has_a_comment(capsys):
+    lines = [line for line in printed(capsys, "nano").splitlines()[1:] if line and not line.startswith("[")]
+    assert len(lines) > 80 and all(" = " in line and len(line.partition("  # ")[2]) > 5 for line in lines)
+    assert "batch = 16  # sequences trained side by side" in lines
+    for section in (Config, Brain, Module, Training, Text):
+        names = {field.name for field in dataclasses.fields(section)} - {"brain", "training", "text", *MODULES}
+        assert names == comments(section).keys(), section
 
 
 def test_without_a_word_it_is_nano(capsys):
@@ -98,6 +109,7 @@ def test_numbers_are_numbers():
         (["--set", "training.stps=4"], "--set training.stps=4: training: unknown setting 'stps'; did you mean 'steps'?"),
         (["--set", "training.steps=many"], "--set training.steps=many: training.steps: int expected, not 'many'"),
         (["--set", "training.steps=0"], "--set training.steps=0: training.steps: at least 1, not 0"),
+        (["--set", "brain.pfc.neuron=5"], "--set brain.pfc.neuron=5: brain.pfc.neuron: str expected, not 5; did you mean 'neurons'?"),
         (["--set", "brain.pfc=3"], "--set brain.pfc=3: brain.pfc: a table of settings was expected, not int"),
         (["--set", "training.steps.more=3"], "--set training.steps.more=3: training.steps: int expected, not {'more': 3}"),
         (["--set", "training.steps"], "--set training.steps: write SECTION.KEY=VALUE, for example training.steps=500"),
@@ -133,6 +145,21 @@ def test_mistakes_in_a_file(content, output, tmp_path, capsys):
     assert main(["config", "--config", str(file)]) == 2
     reports = capsys.readouterr().err
     assert output in reports and str(file) in reports and reports.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words, output",
+    [
+        (["--steps", "-5"], "neurogen train: --steps: at least 1, not -5\n"),
+        (["--steps=ten"], "neurogen train: --steps: an integer is needed, not 'ten'\n"),
+        (["--optimizer", "adam"], "neurogen train: --optimizer: unknown 'adam'; did you mean 'adamw'?\n"),
+        (["--workers", "99"], "neurogen train: --workers: at most 61, not 99\n"),
+        (["--steps", "5", "--set", "training.batch=0"], "neurogen train: --set training.batch=0: training.batch: at least 1, not 0\n"),
+    ],
+)
+def test_a_mistake_names_the_flag_that_was_typed(words, output, capsys):
+    assert main(["train", *words]) == 2
+    assert capsys.readouterr().err == output
 
 
 def test_a_folder_is_no_file(tmp_path, capsys):

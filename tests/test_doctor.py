@@ -153,7 +153,7 @@ def test_no_such_gpu(machine):
 def test_memory_that_cannot_be_asked(machine, monkeypatch):
     machine.driver = FakeDriver(H100)
     monkeypatch.setattr(machine.cupy.cuda, "Device", raising(RuntimeError("cudaErrorMemoryAllocation: out of memory")))
-    assert fails(checks(), "GPU memory", "out of memory", "free memory on it")
+    assert fails(checks(), "GPU memory", "out of memory", "free memory")
 
 
 def test_numba_cuda_and_cupy_that_do_not_work(machine, monkeypatch):

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurogen_numba.errors import BackendError, CheckpointError, ConfigError
+from neurogen_numba.presets import get_preset
 from neurogen_numba.storage import checkpoint, run_folder
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, sys.path)])}
@@ -55,7 +56,7 @@ def test_a_named_run_is_made_once(tmp_path):
 def test_a_name_is_a_plain_folder_name(tmp_path, name):
     with pytest.raises(ConfigError, match="a plain folder name is needed"):
         run_folder.create(tmp_path / "out", name, "nano")
-    assert names(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_that_cannot_be_made_is_one_sentence(tmp_path):
@@ -180,6 +181,32 @@ def test_a_run_that_has_saved_nothing_yet_is_said_to(path, folder, tmp_path, mon
         run_folder.find_checkpoint(path, Path("runs"))
 
 
+@pytest.mark.parametrize("path", ["new", "new@best", "latest", None])
+@pytest.mark.parametrize("steps, first", [(2000, "500"), (300, "300")])
+def test_a_run_that_trains_says_when_its_first_checkpoint_comes(path, steps, first, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = run_folder.create(Path("runs"), "new", "nano")
+    with run_folder.lock(run):
+        with pytest.raises(CheckpointError, match="^new is starting and has no checkpoint yet; try again when it trains$"):
+            run_folder.find_checkpoint(path, Path("runs"))
+        run_folder.write_json(run / run_folder.CONFIG, get_preset("nano").to_dict())
+        (run / run_folder.METRICS).write_text(json.dumps({"kind": "step", "step": 290, "steps": steps}) + "\n")
+        with pytest.raises(CheckpointError, match=f"^new is training and has no checkpoint yet; the first comes at step {first}$"):
+            run_folder.find_checkpoint(path, Path("runs"))
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_discarded_run_leaves_no_empty_folder_that_was_made_for_it(kept, tmp_path):
+    (tmp_path / "old").mkdir()
+    out = tmp_path / "old" / "a" / "b"
+    made = run_folder.absent(out)
+    run = run_folder.create(out, None, "nano")
+    if kept:
+        (out / "notes.txt").write_text("")
+    run_folder.discard(run, made)
+    assert not run.exists() and out.exists() == out.parent.exists() == kept and (tmp_path / "old").exists()
+
+
 @pytest.mark.parametrize(
     "path, run, folder",
     [
@@ -196,7 +223,8 @@ def test_what_a_run_goes_on_from(runs, path, run, folder):
 @pytest.mark.parametrize(
     "path, output",
     [
-        ("b@best", "has no checkpoint whose loss on held-out text is known; drop @best"),
+        ("b@best", "no checkpoint of runs/b has an evaluation on held-out text: @best needs the first one; drop @best"),
+        ("b@bset", "^there is no b@bset; did you mean b@best\\?$"),
         ("nowhere", "^there is no nowhere: neither a folder, nor a run of that name under "),
         (".", "has no whole checkpoint: nothing has been saved there"),
         ("alone", "alone is a checkpoint outside a run; make it a run with `neurogen migrate alone "),

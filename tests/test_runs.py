@@ -39,10 +39,19 @@ def as_json(capsys, *flags):
     return json.loads(capsys.readouterr().out)["runs"]
 
 
+def row_of(out, capsys, name="älter [b]"):
+    return next(run for run in as_json(capsys) if run["name"] == name)
+
+
+def plan(run, steps):
+    """Write a plan of `steps` steps into the run's checkpoint."""
+    (run / "checkpoints" / "step-00000001" / "trainer.json").write_text(json.dumps({"step": 1, "steps": steps}))
+
+
 def test_what_is_said_of_a_run(out, capsys):
     new, old = as_json(capsys)
     assert (old["name"], old["preset"], old["steps"], old["steps_planned"], old["checkpoints"]) == ("älter [b]", "tiny", 1, 1000, 1)
-    assert old["validation_loss"] == 2.25 and old["changed"].startswith("2001-09-0") and not old["training"]
+    assert old["validation_loss"] == 2.25 and old["changed"].startswith("2001-09-0") and old["state"] == "stopped"
     assert old["bytes"] == sum(path.lstat().st_size for path in (out / "älter [b]").rglob("*") if path.is_file())
     assert old["commands"] == {"resume": "neurogen train --resume 'runs/älter [b]'", "chat": "neurogen chat 'runs/älter [b]'"}
     assert (new["name"], new["steps"], new["validation_loss"], list(new["commands"])) == ("new", 0, None, ["resume"])
@@ -63,15 +72,42 @@ def test_the_table_keeps_to_the_width(out, capsys, monkeypatch, columns):
 def test_a_run_that_trains_now_cannot_be_resumed(out, capsys):
     with run_folder.lock(out / "älter [b]"):
         (old,) = (run for run in as_json(capsys) if run["name"] == "älter [b]")
-    assert old["training"] and list(old["commands"]) == ["chat"]
-    assert not any(run["training"] for run in as_json(capsys))
+    assert old["state"] == "training" and list(old["commands"]) == ["chat"]
+    assert not any(run["state"] == "training" for run in as_json(capsys))
 
 
 def test_a_run_that_is_done_is_resumed_with_more_steps(out, capsys):
-    config = talking.config().replace(training={"steps": 1})
-    (out / "älter [b]" / "config.json").write_text(json.dumps(config.to_dict()))
-    (old,) = (run for run in as_json(capsys) if run["name"] == "älter [b]")
+    plan(out / "älter [b]", 1)
+    assert row_of(out, capsys)["commands"]["resume"] == "neurogen train --resume 'runs/älter [b]'"  # its final evaluation is missing
+    (out / "älter [b]" / "summary.json").write_text('{"steps": 1}')
+    old = row_of(out, capsys)
+    assert (old["state"], old["steps_planned"]) == ("finished", 1)
     assert old["commands"]["resume"] == "neurogen train --resume 'runs/älter [b]' --steps 2"
+    assert runs([]) == 0 and "resume --steps 2, chat" in capsys.readouterr().out
+
+
+def test_the_plan_is_that_of_the_checkpoint_which_a_time_limit_has_lowered(out, capsys):
+    plan(out / "älter [b]", 724)
+    old = row_of(out, capsys)
+    assert (old["steps"], old["steps_planned"], old["state"]) == (1, 724, "stopped")
+
+
+def test_a_run_that_trains_shows_the_step_of_its_log(out, capsys):
+    log = out / "älter [b]" / "metrics.jsonl"
+    log.write_text('{"kind": "step", "step": 290, "steps": 724}\n{"kind": "step", "step": 298, "steps": 724}\n{"kind": "st')
+    with run_folder.lock(out / "älter [b]"):
+        old = row_of(out, capsys)
+    assert (old["steps"], old["steps_planned"]) == (298, 724)
+    assert row_of(out, capsys)["steps"] == 1  # from its checkpoint it resumes
+
+
+@pytest.mark.parametrize("columns", [80, 40, 20])
+def test_a_name_is_never_broken(out, capsys, monkeypatch, columns):
+    name = "a-run-with-a-name-of-35-characters-"
+    (out / "new").rename(out / name)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert runs([]) == 0
+    assert name in capsys.readouterr().out
 
 
 def test_damage_is_shown_as_what_is_not_known(out, capsys):

@@ -144,7 +144,7 @@ def test_the_edges_of_what_can_work(flags):
     [
         (["--steps", "0"], "--steps: at least 1, not 0"),
         (["--steps", "-5"], "--steps: at least 1, not -5"),
-        (["--steps", "1.5"], "--steps: invalid int value: '1.5'"),
+        (["--steps", "1.5"], "--steps: an integer is needed, not '1.5'"),
         (["--steps", "nan"], "--steps"),
         (["--batch-size", "0"], "--batch-size: at least 1, not 0"),
         (["--rate", "-0.1"], "--rate: a share from 0 to 1, not -0.1"),

@@ -129,7 +129,7 @@ def look() -> Found:
         if trace:
             what = f"{trace} shows an NVIDIA GPU, but its driver library cannot be loaded ({first_line(error)})"
             return Found(present=True, problem=Problem(what, "install the whole driver, or start the container with the GPU (--gpus all)"))
-        return Found(problem=Problem(f"there is no NVIDIA driver ({DRIVER})", "if this machine has an NVIDIA GPU, install its driver"))
+        return Found(problem=Problem(f"there is no NVIDIA driver ({DRIVER})", "install its driver"))
     except DriverError as error:
         if error.code != NO_DEVICE:
             mend = REFUSALS.get(error.code, "find out with nvidia-smi; after an update of the driver, restart the machine")
@@ -144,7 +144,7 @@ def look() -> Found:
     if trace:
         what = f"{trace} shows an NVIDIA GPU, but the driver finds none"
         return Found(present=True, problem=Problem(what, "check that nvidia-smi lists it and that you may open /dev/nvidia*"))
-    return Found(problem=Problem("the NVIDIA driver finds no GPU", "if there is one, check that nvidia-smi lists it"))
+    return Found(problem=Problem("the NVIDIA driver finds no GPU", "check that nvidia-smi lists it"))
 
 
 def driver_release() -> str:

@@ -410,7 +410,7 @@ def best(run: Path) -> tuple[Path, list[str]]:
     """As `newest`: the sound checkpoint with the lowest loss on held-out text. Raises CheckpointError if there is none with a loss."""
     ranked = sorted((loss, folder) for folder in saved(run) if (loss := _loss(folder)) is not None)
     if not ranked:
-        raise CheckpointError(f"{run} has no checkpoint whose loss on held-out text is known; drop @best")
+        raise CheckpointError(f"no checkpoint of {run} has an evaluation on held-out text: @best needs the first one; drop @best")
     return _first_sound(run, (folder for _, folder in ranked))
 
 

@@ -25,6 +25,7 @@ import shlex
 import shutil
 import stat
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import Config
@@ -35,6 +36,7 @@ LOCK, CONFIG, METRICS, SUMMARY = "lock", "config.json", "metrics.jsonl", "summar
 TOKENIZER = "tokenizer"  # files of a tokenizer that the caller gave
 TOKENS = "encoded/tokens.bin"  # written before the run begins, and again if it is missing
 SAVING = ".saving"  # suffix of a file until it is complete
+TAIL = 1_000_000  # bytes at the end of metrics.jsonl that are searched for the latest record of a kind
 LATEST, BEST = "latest", "@best"  # names by which commands choose a run, and a checkpoint
 
 
@@ -44,13 +46,14 @@ def create(out: Path, name: str | None, preset: str) -> Path:
     Raises ConfigError if the name is not a plain folder name, the directory already contains a run, or it cannot be created.
     """
     out = Path(out)
+    if name is not None:
+        if name in ("", ".", "..") or not _printable(name) or any(character in name for character in "/\\"):
+            raise ConfigError(f"--name {name!r}: a plain folder name is needed; --out names the folder around it")
+        check_name(name)
     try:
         make_folder(out)
         if name is None:
             return _next_free(out, preset)
-        if name in ("", ".", "..") or not _printable(name) or any(character in name for character in "/\\"):
-            raise ConfigError(f"--name {name!r}: a plain folder name is needed; --out names the folder around it")
-        check_name(name)
         run = out / name
         make_folder(run)
         if _begun(run):
@@ -140,17 +143,27 @@ def _next_free(out, preset):
             continue
 
 
-def discard(run: Path) -> None:
-    """Remove a run directory if nothing has been written into it yet."""
-    if not _begun(run):
-        shutil.rmtree(run, ignore_errors=True)
+def absent(out: Path) -> list[Path]:
+    """The folders that `create(out, ...)` has to make around a run, innermost first: `out` and its parents, if they do not exist."""
+    return [folder for folder in (Path(out), *Path(out).parents) if not os.path.lexists(folder)]
+
+
+def discard(run: Path, made: list[Path] = ()) -> None:
+    """Remove a run directory if nothing has been written into it yet. Then remove the folders `made` around it (see `absent`) that are
+    empty."""
+    if _begun(run):
+        return
+    shutil.rmtree(run, ignore_errors=True)
+    with contextlib.suppress(OSError):  # not empty
+        for folder in made:
+            folder.rmdir()
 
 
 def latest_run(out: Path, begun: bool = False) -> Path:
     """The run under `out` whose newest whole checkpoint was saved last. begun: a run that began later counts, too, with or without
     checkpoints.
 
-    Raises ConfigError if there is none.
+    Raises ConfigError if there is none, CheckpointError if one is training that has no checkpoint yet.
     """
     try:
         runs = list(Path(out).iterdir())
@@ -158,8 +171,22 @@ def latest_run(out: Path, begun: bool = False) -> Path:
         runs = []
     times = [(when, run) for run in runs if (when := _when(run, begun))]
     if not times:
+        for run in runs:
+            if in_use(run):
+                raise _no_checkpoint(run)
         raise ConfigError(f"no trained run under {out}; train one first with `neurogen train`, or give its folder with --out")
     return max(times)[1]
+
+
+def _no_checkpoint(run):
+    """The error for a run without a checkpoint: when the first one comes, or how to go on."""
+    if not in_use(run):
+        return CheckpointError(f"{run} has saved no checkpoint yet; train it first: neurogen train --resume {shlex.quote(str(run))}")
+    try:
+        first = min(read_config(run).training.checkpoint_interval, progress(run).steps)
+    except CheckpointError:  # the settings are written when training begins
+        return CheckpointError(f"{run.name} is starting and has no checkpoint yet; try again when it trains")
+    return CheckpointError(f"{run.name} is training and has no checkpoint yet; the first comes at step {first:,}")
 
 
 def _when(run, begun):
@@ -175,7 +202,12 @@ def find_run(path: str, out: Path) -> Path:
     """The run that `path` names: a folder, or the name of a run under `out`. Raises ConfigError if neither exists."""
     folder, named = Path(path), Path(out) / path
     if not (os.path.exists(named) or os.path.exists(folder)):
+        run, mark, _ = path.rpartition("@")
+        if mark and run and (os.path.exists(Path(out) / run) or os.path.exists(run)):
+            raise ConfigError(f"there is no {path}; did you mean {run}{BEST}?")
         raise ConfigError(f"there is no {path}: neither a folder, nor a run of that name under {out}")
+    if not os.path.exists(folder):
+        return named
     if _resumable(named) and not (_resumable(folder) or os.path.isfile(folder / checkpoint.MANIFEST)):
         return named
     if os.path.isfile(folder):
@@ -196,7 +228,7 @@ def find_checkpoint(path: str | None, out: Path) -> tuple[Path, list[str]]:
     best = path is not None and path.endswith(BEST)
     run = latest_run(out) if path in (None, LATEST) else find_run(path.removesuffix(BEST) if best else path, out)
     if (run / LOCK).is_file() and not checkpoint.saved(run):
-        raise CheckpointError(f"{run} has saved no checkpoint yet; train it first: neurogen train --resume {shlex.quote(str(run))}")
+        raise _no_checkpoint(run)
     if best:
         return checkpoint.best(run)
     return checkpoint.newest(run) if (run / "checkpoints").is_dir() else (run, [])
@@ -250,6 +282,68 @@ def read_config(run: Path) -> Config:
         return Config.from_dict(json.loads(path.read_bytes()))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}; start the run again under another --name") from None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: updates made, updates planned (None: unknown), whether a process trains it now, whether all of it is done."""
+
+    step: int
+    steps: int | None
+    training: bool
+    finished: bool
+
+
+def progress(run: Path) -> Progress:
+    """The progress of a run. While it trains, the latest step of metrics.jsonl; otherwise that of the newest checkpoint, from which it
+    resumes. A time limit lowers the planned steps, so config.json tells them only if nothing else does."""
+    training, state = in_use(run), {}
+    try:
+        saved = checkpoint.saved(run)
+    except CheckpointError:
+        saved = []
+    step = checkpoint.step_of(saved[-1]) if saved else 0
+    if saved:
+        state = _json_object(saved[-1] / "trainer.json")
+    steps = state.get("steps")
+    record = last_record(run, "step") if training else None
+    if record and isinstance(record.get("step"), int) and record["step"] >= step:
+        step, steps = record["step"], record.get("steps")
+    if not isinstance(steps, int):
+        try:
+            steps = read_config(run).training.steps
+        except CheckpointError:  # the checkpoint has a copy, but reading it takes long
+            steps = None
+    done = steps is not None and (step > steps or (step == steps and (Path(run) / SUMMARY).is_file()))
+    return Progress(step, steps, training, done and not training)
+
+
+def last_record(run: Path, kind: str) -> dict | None:
+    """The latest record of a kind at the end of metrics.jsonl; None if there is none."""
+    try:
+        with open(Path(run) / METRICS, "rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - TAIL))
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        if f'"{kind}"'.encode() not in line:
+            continue
+        with contextlib.suppress(ValueError, RecursionError):
+            record = json.loads(line)
+            if isinstance(record, dict) and record.get("kind") == kind:
+                return record
+    return None
+
+
+def _json_object(path):
+    """A JSON object from a file; empty if the file is missing or damaged."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 # The lock
