@@ -325,6 +325,28 @@ def test_a_right_kernel_is_right(name):
     assert [bar.get_width() for bar in axes.patches][:2] == list(found.microseconds)
 
 
+@pytest.mark.parametrize("name", [*BUNDLES, "add_rows"])
+def test_a_kernel_that_overwrites_where_ours_accumulates_is_not_right(name):
+    def overwriting(output, *inputs):
+        names = BUNDLES[name][0] if name in BUNDLES else ("total", "x")
+        arrays = dict(zip(names, (np.zeros_like(output), *inputs), strict=True))
+        output[...] = CASES[name].reference(**arrays)[names[0]]
+
+    assert not lab.compare(overwriting, name, repeats=1, backend="cpu", **CASES[name].small).right
+
+
+@pytest.mark.parametrize(
+    "name, reference", [(name, case.reference) for name, case in CASES.items() if name not in (*BUNDLES, "add_rows", "adamw")]
+)
+def test_a_kernel_that_accumulates_where_ours_overwrites_is_not_right(name, reference):
+    def accumulating(*given):
+        inputs = dict(zip(lab.kernels()[name][0], given, strict=True))
+        for output, value in reference(**inputs).items():
+            inputs[output][...] += value.astype(inputs[output].dtype)
+
+    assert not lab.compare(accumulating, name, repeats=1, backend="cpu", **CASES[name].small).right
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("of", [lambda kernel: kernel, lambda kernel: kernel[24, 32]])
 def test_a_right_cuda_kernel_is_right(of):

@@ -177,11 +177,13 @@ def _ours(backend, name, inputs):
     if "d" in inputs:
         made.state.set_current_grad("current", 0, tokens, backend.asarray(inputs["d"][:tokens]))
     if name == "bundles_weight_grad":
+        made.projection.d_weight[...] = backend.asarray(inputs["weight_grad"])
         return partial(made.state.accumulate_weight_grad, tokens), lambda _: backend.to_numpy(made.projection.d_weight)
-    output = backend.zeros(inputs["current" if name == "bundles_forward" else "source_grad"].shape)
+    before = inputs["current" if name == "bundles_forward" else "source_grad"]
+    output = backend.zeros(before.shape)  # a model's own step overwrites it: the sum with the values before is what an accumulation gives
     if name == "bundles_forward":
-        return partial(made.state.forward, {"current": output}, 0, tokens), lambda _: backend.to_numpy(output)
-    return partial(made.state.source_grad, {"x": output}, 0, tokens, tokens), lambda _: backend.to_numpy(output)
+        return partial(made.state.forward, {"current": output}, 0, tokens), lambda _: before + backend.to_numpy(output)
+    return partial(made.state.source_grad, {"x": output}, 0, tokens, tokens), lambda _: before + backend.to_numpy(output)
 
 
 def _run_checked(name, label, kernel, inputs, backend):
