@@ -16,8 +16,8 @@ from .bundles import wiring
 @dataclass(frozen=True)
 class Case:
     """A kernel's inputs. make(rng, **sizes): name -> NumPy array or number, in the order of the arguments; outputs are what they hold
-    before the call: random numbers, so that a kernel that overwrites is told from one that accumulates. reference(**arguments): name -> what an output must hold afterwards. sizes: those by default, of a measurement;
-    small: those of a second check, which divide into nothing."""
+    before the call: random numbers, which tell a kernel that overwrites from one that accumulates. reference(**arguments): name -> what an
+    output must hold afterwards. sizes: those by default, of a measurement; small: those of a second check, which divide into nothing."""
 
     make: Callable
     reference: Callable
