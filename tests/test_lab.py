@@ -274,6 +274,11 @@ def test_a_swapped_operation_runs_in_steps_that_were_recorded_before(backend):
     assert model.backend.recording and written() != [7] * 2
 
 
+def test_a_swap_outside_of_a_with_statement_says_so():
+    before, unused = dict(vars(CpuSynapticState)), lab.swap("bundles_forward", forward)
+    assert "with ng.lab.swap(...):" in repr(unused) and dict(vars(CpuSynapticState)) == before
+
+
 def test_after_a_swap_everything_is_as_before():
     before = dict(vars(CpuBackend)), dict(vars(CpuSynapticState))
     with lab.swap("bundles_forward", forward), lab.swap("adamw", lambda p, g, m, v, decay, low, high, norm, numbers: None):
