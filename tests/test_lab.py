@@ -274,6 +274,11 @@ def test_a_swapped_operation_runs_in_steps_that_were_recorded_before(backend):
     assert model.backend.recording and written() != [7] * 2
 
 
+def test_a_swap_outside_of_a_with_statement_says_so():
+    before, unused = dict(vars(CpuSynapticState)), lab.swap("bundles_forward", forward)
+    assert "with ng.lab.swap(...):" in repr(unused) and dict(vars(CpuSynapticState)) == before
+
+
 def test_after_a_swap_everything_is_as_before():
     before = dict(vars(CpuBackend)), dict(vars(CpuSynapticState))
     with lab.swap("bundles_forward", forward), lab.swap("adamw", lambda p, g, m, v, decay, low, high, norm, numbers: None):
@@ -325,6 +330,28 @@ def test_a_right_kernel_is_right(name):
     assert [bar.get_width() for bar in axes.patches][:2] == list(found.microseconds)
 
 
+@pytest.mark.parametrize("name", [*BUNDLES, "add_rows"])
+def test_a_kernel_that_overwrites_where_ours_accumulates_is_not_right(name):
+    def overwriting(output, *inputs):
+        names = BUNDLES[name][0] if name in BUNDLES else ("total", "x")
+        arrays = dict(zip(names, (np.zeros_like(output), *inputs), strict=True))
+        output[...] = CASES[name].reference(**arrays)[names[0]]
+
+    assert not lab.compare(overwriting, name, repeats=1, backend="cpu", **CASES[name].small).right
+
+
+@pytest.mark.parametrize(
+    "name, reference", [(name, case.reference) for name, case in CASES.items() if name not in (*BUNDLES, "add_rows", "adamw")]
+)
+def test_a_kernel_that_accumulates_where_ours_overwrites_is_not_right(name, reference):
+    def accumulating(*given):
+        inputs = dict(zip(lab.kernels()[name][0], given, strict=True))
+        for output, value in reference(**inputs).items():
+            inputs[output][...] += value.astype(inputs[output].dtype)
+
+    assert not lab.compare(accumulating, name, repeats=1, backend="cpu", **CASES[name].small).right
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("of", [lambda kernel: kernel, lambda kernel: kernel[24, 32]])
 def test_a_right_cuda_kernel_is_right(of):
@@ -350,10 +377,90 @@ def test_inputs_and_a_reference_of_ones_own():
         norm[0] = np.sqrt(partial.sum())
 
     assert lab.compare(norm, "norm", given=given, reference=lambda norm, partial: {"norm": np.array([2.0])}, repeats=1).right
-    with pytest.raises(ConfigError, match="give both"):
+    with pytest.raises(ConfigError, match="norm: given= and reference= must be given"):
         lab.compare(norm, "norm")
+    with pytest.raises(ConfigError, match="norm: reference= must be given"):
+        lab.compare(norm, "norm", given=given)
     with pytest.raises(ConfigError, match="decay_forward has no size 'neuron'; known: neurons"):
         lab.compare(nothing, "decay_forward", neuron=3)
+
+
+def small(name, **changed):
+    """The inputs of the small check of a kernel, some of them replaced."""
+    return CASES[name].make(np.random.default_rng(0), **CASES[name].small) | changed
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_inputs_of_ones_own_need_no_reference_where_ours_is_there(name):
+    given = {what: value.tolist() if isinstance(value, np.ndarray) else value for what, value in small(name).items()}
+    given = {what: given[what] for what in reversed(given) if what not in ("axon", "first")}  # by name, in any order
+    assert not (found := lab.compare(nothing, name, given=given, backend="cpu", repeats=1)).right and found.errors[1] < 1e-4
+
+
+@pytest.mark.parametrize(
+    "name, given, message",
+    [
+        (
+            "decay_forward",
+            small("decay_forward", decayed=np.zeros(5)),
+            "log_tau must be numbers [N = 5]; given: decayed [5] float64, log_tau [37]",
+        ),
+        ("decay_forward", {"log_tau": np.zeros(5)}, "given has no decayed; it needs all of: decayed, log_tau"),
+        ("decay_forward", small("decay_forward", log_tao=1), "given has 'log_tao', which is no argument; did you mean 'log_tau'"),
+        ("decay_forward", small("decay_forward", log_tau=["a"] * 37), "log_tau must be numbers [N = 37]"),
+        ("decay_forward", small("decay_forward", log_tau=[[1], [2, 3]]), "every list needs rows of one length"),
+        ("decay_forward", [1], "given must be a dict, argument -> array or number, not list"),
+        ("bundles_forward", small("bundles_forward", x=X[:, :, :20]), "x must be numbers [H+C = 4, B = 3, M = 20]"),
+        ("bundles_forward", small("bundles_forward", x=np.zeros((6, 3, 40))), "x needs 5 + 2 rows, for delays up to 2"),
+        ("bundles_forward", small("bundles_forward", block=WIRES.block + 2), "block [4, 2] int32 must be from 0 to 2"),
+        ("bundles_backward", small("bundles_backward", d=np.ones((7, 3, 50))), "d must be 0 from row 5 on"),
+        ("bundles_weight_grad", small("bundles_weight_grad", weight_grad=np.zeros((8, 16, 8))), "weight_grad [8, 16, 8] float32 must be"),
+        ("working_memory_forward", small("working_memory_forward", m=np.zeros((3, 2, 37))), "m must be numbers [C+1 = 4, B = 2, M = 37]"),
+        ("embedding_forward", small("embedding_forward", tokens=np.full((3, 2), 5)), "tokens [3, 2] int32 must be from 0 to 4"),
+        ("cross_entropy", small("cross_entropy", size=65), "size 65 is more than the 64 columns of logits"),
+        ("cross_entropy", small("cross_entropy", size=None), "size must be a number, not None"),
+        ("population_forward", {}, "does not know the shapes of population_forward"),
+    ],
+)
+def test_inputs_of_ones_own_that_do_not_fit_are_explained(name, given, message):
+    with pytest.raises(ConfigError) as error:
+        lab.compare(nothing, name, given=given, reference=lambda **_: {}, backend="cpu")
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "returned, message",
+    [
+        (np.zeros(37), "reference must return a dict, output -> array, as {'decayed': ...}, not ndarray"),
+        (None, "not NoneType"),
+        ({}, "not an empty one"),
+        ({"decaied": np.zeros(37)}, "returns 'decaied', which is no array of it; did you mean 'decayed'"),
+        ({"decayed": np.zeros(3)}, "reference returns decayed [3], but it is [37]"),
+    ],
+)
+def test_a_reference_that_returns_something_else_is_explained(returned, message):
+    with pytest.raises(ConfigError) as error:
+        lab.compare(nothing, "decay_forward", neurons=37, reference=lambda **_: returned, backend="cpu")
+    assert message in str(error.value)
+
+
+def test_a_wrong_entry_is_named_with_its_index():
+    def wrong(decayed, log_tau):
+        decayed[...] = np.exp(-np.exp(-log_tau))
+        decayed[len(decayed) - 3] = 7
+
+    found = lab.compare(wrong, "decay_forward", backend="cpu", repeats=1, neurons=50)
+    assert re.fullmatch(r"`decayed` \[(34|47)\]: 7 instead of 0\.\d+, in the (small|large) check \[(37|50)\]", found.worst)
+    assert repr(found).endswith(f"worst in {found.worst}")
+    invalid = lab.compare(lambda total, x: total.fill(np.nan), "add_rows", given={"total": [0, 0], "x": [[1, 2]]}, backend="cpu", repeats=1)
+    assert invalid.worst == "`total` [0]: nan instead of 1, of [2]" and invalid.errors[0] == np.inf
+
+
+@pytest.mark.gpu
+def test_fewer_threads_than_entries_are_warned_of():
+    with pytest.warns(UserWarning, match="forward_thread has 32 threads, and current 750 entries"):
+        found = lab.compare(cuda.jit(forward_thread)[1, 32], "bundles_forward", repeats=1, **CASES["bundles_forward"].small)
+    assert not found.right
 
 
 def test_the_page_on_the_lab_runs():

@@ -229,3 +229,8 @@ def test_an_unknown_name_is_one_sentence_and_changes_nothing(on_cpu, names, outp
     with pytest.raises(ConfigError, match=output), on_cpu.lesion(*names):
         pass
     assert same(before, arrays(on_cpu)) and not on_cpu.brain.lesions
+
+
+def test_a_lesion_outside_of_a_with_statement_says_so():
+    model = made()
+    assert "with model.lesion(...):" in repr(model.lesion("memory_broca")) and not model.brain.lesions

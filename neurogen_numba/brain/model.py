@@ -23,6 +23,7 @@ from ..neurons import loading
 from ..optim.low_memory import OPTIMIZERS
 from ..presets import get_preset
 from ..storage import checkpoint
+from ..system.contexts import context
 from .activity import Activity
 from .brain import Brain
 from .chunked_cross_entropy import learn_by_blocks, losses_by_blocks
@@ -146,7 +147,7 @@ class NeuroGenModel:
         """Its projections: a table when printed, each by its name, and `to_networkx()`."""
         return Connectome(self.brain)
 
-    @contextlib.contextmanager
+    @context("model.lesion")
     def lesion(self, *names: str) -> Iterator[None]:
         """A context in which projections, modules or memories are silent: `with model.lesion("memory_broca"): ...`.
 

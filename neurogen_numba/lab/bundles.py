@@ -61,15 +61,17 @@ def wiring(sources: int, targets: int, fan_in: int = 64, delays: int = 4, bundle
     return Wiring(projection.block, projection.delay, projection.weight)
 
 
-def checked(where: str, block, delay, weight, sources: int | None = None, targets: int | None = None, **beside):
-    """(wiring as kernels take it, the arrays beside it, sizes by name). beside: as `fit` takes them; M and N are the sources and targets
-    where they are not given. Raises ConfigError if something does not fit."""
-    given = {"block": (block, "int", "tiles J"), "delay": (delay, "int", "tiles J"), "weight": (weight, "float", "bundles BS BT")}
+def checked(where: str, block, delay, weight, sources=None, targets=None, weight_name="weight", **beside):
+    """(wiring as kernels take it, the arrays beside it, sizes by name). beside: as `fit` takes them; M and N are the sources and targets,
+    int or None, where they are not given. weight_name: how messages call the weights. Raises ConfigError if something does not fit."""
+    given = {"block": (block, "int", "tiles J"), "delay": (delay, "int", "tiles J"), weight_name: (weight, "float", "bundles BS BT")}
     (*others, block, delay, weight), size = fit(where, **beside, **given)
     bundle, M, N = size["BS"], size.get("M", sources), size.get("N", targets)
     N = len(block) * bundle if N is None else N
     if bundle not in BUNDLE_SIZES or size["BT"] != bundle:
-        raise ConfigError(f"{where}: weight {list(weight.shape)} float32 must be [tiles J, BS, BS], with BS one of {list(BUNDLE_SIZES)}")
+        raise ConfigError(
+            f"{where}: {weight_name} {list(weight.shape)} float32 must be [tiles J, BS, BS], with BS one of {list(BUNDLE_SIZES)}"
+        )
     fit(where, {"tiles": -(-N // bundle), "bundles": block.size}, **beside, **given)
     in_range(where, "block", block, 0, -(-M // bundle), f"{M} sources are as many blocks of {bundle}")
     in_range(where, "delay", delay, 0, 2**15, "tokens")

@@ -16,8 +16,8 @@ from .bundles import wiring
 @dataclass(frozen=True)
 class Case:
     """A kernel's inputs. make(rng, **sizes): name -> NumPy array or number, in the order of the arguments; outputs are what they hold
-    before the call. reference(**arguments): name -> what an output must hold afterwards. sizes: those by default, of a measurement;
-    small: those of a second check, which divide into nothing."""
+    before the call: random numbers, which tell a kernel that overwrites from one that accumulates. reference(**arguments): name -> what an
+    output must hold afterwards. sizes: those by default, of a measurement; small: those of a second check, which divide into nothing."""
 
     make: Callable
     reference: Callable
@@ -51,7 +51,7 @@ def _events(rng, shape, firing):
 def make_forward(rng, tokens, batch, sources, targets, firing, **sizes):
     block, delay, weight = _wiring(sources, targets, **sizes)
     x = _events(rng, (delay.max() + tokens, batch, sources), firing)
-    return {"current": np.zeros((tokens, batch, targets), np.float32), "x": x, "block": block, "delay": delay, "weight": weight}
+    return {"current": _float(rng, tokens, batch, targets), "x": x, "block": block, "delay": delay, "weight": weight}
 
 
 def bundles(block, weight_shape, sources, targets):
@@ -77,7 +77,7 @@ def make_backward(rng, tokens, batch, sources, targets, firing, **sizes):
     block, delay, weight = _wiring(sources, targets, **sizes)
     d = _float(rng, tokens + delay.max(), batch, targets)
     d[tokens:] = 0  # after the segment there is no gradient
-    return {"source_grad": np.zeros((tokens, batch, sources), np.float32), "d": d, "block": block, "delay": delay, "weight": weight}
+    return {"source_grad": _float(rng, tokens, batch, sources), "d": d, "block": block, "delay": delay, "weight": weight}
 
 
 def backward(source_grad, d, block, delay, weight):
@@ -91,7 +91,7 @@ def backward(source_grad, d, block, delay, weight):
 def make_weight_grad(rng, tokens, batch, sources, targets, firing, **sizes):
     block, delay, weight = _wiring(sources, targets, **sizes)
     x, d = _events(rng, (delay.max() + tokens, batch, sources), firing), _float(rng, tokens, batch, targets)
-    return {"weight_grad": np.zeros_like(weight), "x": x, "d": d, "block": block, "delay": delay}
+    return {"weight_grad": _float(rng, *weight.shape), "x": x, "d": d, "block": block, "delay": delay}
 
 
 def weight_grad(weight_grad, x, d, block, delay):
@@ -111,7 +111,7 @@ FEW_SYNAPSES = {"tokens": 5, "batch": 3, "sources": 40, "targets": 50, "fan_in":
 
 
 def make_decay(rng, neurons):
-    return {"decayed": np.zeros(neurons, np.float32), "log_tau": rng.uniform(-2, 5, neurons).astype(np.float32)}
+    return {"decayed": _float(rng, neurons), "log_tau": rng.uniform(-2, 5, neurons).astype(np.float32)}
 
 
 def decay(decayed, log_tau):
@@ -119,8 +119,7 @@ def decay(decayed, log_tau):
 
 
 def make_working_memory(rng, tokens, batch, slots):
-    m = np.zeros((tokens + 1, batch, slots), np.float32)
-    m[0] = _float(rng, batch, slots)
+    m = _float(rng, tokens + 1, batch, slots)
     inputs = {name: _float(rng, tokens, batch, slots) for name in ("f_in", "u_in")}
     return {"m": m, **inputs, "retain": _float(rng, slots), "axon": NO_AXON, "first": 0}
 
@@ -135,7 +134,7 @@ def working_memory(m, f_in, u_in, retain, **_):
 
 def make_memory(rng, tokens, batch, heads, width):
     size = heads * width
-    arrays = {"out": np.zeros((tokens, batch, size)), "S": rng.standard_normal((batch, heads, width, width)) / 8}
+    arrays = {"out": _float(rng, tokens, batch, size), "S": rng.standard_normal((batch, heads, width, width)) / 8}
     arrays |= {"key": rng.standard_normal((batch, size)) / width**0.5, "q_in": _float(rng, tokens, batch, size)}
     arrays |= {"v": _float(rng, tokens, batch, size), "w_in": _float(rng, tokens, batch, heads), "write_bias": np.zeros(heads)}
     arrays |= {"decay": np.linspace(5, 8, heads), "write_scale": np.ones(batch)}
@@ -163,7 +162,7 @@ def memory(out, S, key, q_in, v, w_in, write_bias, decay, write_scale, **_):
 def make_cross_entropy(rng, rows, vocabulary):
     width = -(-vocabulary // 64) * 64  # a whole number of tiles, as on a GPU
     targets = rng.integers(-1, vocabulary, rows).astype(np.int32)
-    arrays = {"loss": np.zeros(rows, np.float32), "hit": np.zeros(rows, np.uint8), "d_logits": np.zeros((rows, width), np.float32)}
+    arrays = {"loss": _float(rng, rows), "hit": np.full(rows, 7, np.uint8), "d_logits": _float(rng, rows, width)}
     arrays |= {"logits": 3 * _float(rng, rows, width), "bias": _float(rng, width), "targets": targets}
     return arrays | {"weight": np.array([1 / rows], np.float32), "size": vocabulary}
 
@@ -181,7 +180,7 @@ def cross_entropy(loss, hit, d_logits, logits, bias, targets, weight, size):
 
 def make_embedding(rng, tokens, batch, vocabulary, width):
     weight, ids = _float(rng, vocabulary, width), rng.integers(0, vocabulary, (tokens, batch)).astype(np.int32)
-    return {"x": np.zeros((tokens, batch, width), np.float32), "weight": weight, "tokens": ids}
+    return {"x": _float(rng, tokens, batch, width), "weight": weight, "tokens": ids}
 
 
 def make_adamw(rng, blocks):

@@ -10,8 +10,9 @@ from ..errors import ConfigError
 def fit(where: str, sizes: dict[str, int] | None = None, **given) -> tuple[list[np.ndarray], dict[str, int]]:
     """The arrays as kernels take them, contiguous float32 or int32, and the sizes by name.
 
-    given: name=(values, "float" or "int", names of the sizes, for example "T B N"). A size has one value in all arrays, and the value in
-    `sizes` if it is there. Raises ConfigError, which names every array with its shape and dtype, if one does not fit.
+    given: name=(values, kind, names of the sizes, for example "T B N"). kind: "float" or "int", or a dtype, for example "uint8". A size has
+    one value in all arrays, and the value in `sizes` if it is there. Raises ConfigError, which names every array with its shape and dtype,
+    if one does not fit.
     """
     known, arrays = dict(sizes or {}), []
     values = {name: np.asarray(value) for name, (value, _, _) in given.items()}
@@ -21,10 +22,11 @@ def fit(where: str, sizes: dict[str, int] | None = None, **given) -> tuple[list[
             for size, length in zip(names, array.shape, strict=True):
                 known.setdefault(size, length)
         expected = tuple(known.get(size) for size in names)
-        if array.shape != expected or array.dtype.kind not in ("iu" if kind == "int" else "fiub"):
+        integers = "int" in kind
+        if array.shape != expected or array.dtype.kind not in ("iub" if kind == "uint8" else "iu" if integers else "fiub"):
             shape = ", ".join(size if length is None else f"{size} = {length}" for size, length in zip(names, expected, strict=True))
-            raise ConfigError(f"{where}: {name} must be {'integers' if kind == 'int' else 'numbers'} [{shape}]; given: {described(values)}")
-        arrays.append(np.ascontiguousarray(array, np.int32 if kind == "int" else np.float32))
+            raise ConfigError(f"{where}: {name} must be {'integers' if integers else 'numbers'} [{shape}]; given: {described(values)}")
+        arrays.append(np.ascontiguousarray(array, {"int": np.int32, "float": np.float32}.get(kind, kind)))
     return arrays, known
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,10 +11,12 @@ import numba
 import numpy as np
 
 from ..benchmarks.speed import copy_bandwidth, times_in_turn
+from ..config import did_you_mean
 from ..errors import ConfigError
 from ..planning.costs import Call, cost
 from .bundles import Made, Wiring, write_source
 from .cases import CASES, NO_AXON, Case
+from .given import checked_inputs
 from .operations import chosen
 from .vocabulary import BUNDLES, OPERATIONS, call, check_kernel, drawn, function_of, target
 
@@ -21,7 +25,8 @@ from .vocabulary import BUNDLES, OPERATIONS, call, check_kernel, drawn, function
 class Comparison:
     """A kernel beside ours. Each pair is (yours, ours).
 
-    errors: largest error of any output, as a share of the largest number that the float64 reference has in it; microseconds: the fastest
+    errors: largest error of any output, as a share of the largest number that the float64 reference has in it; worst: where your kernel has
+    it, in words; microseconds: the fastest
     call; bytes: of all arrays that are read or written, each once; registers: of a thread on a GPU, else None.
     """
 
@@ -31,6 +36,7 @@ class Comparison:
     sizes: dict
     tolerance: float
     errors: tuple[float, float]
+    worst: str
     microseconds: tuple[float, float]
     bytes: int
     copy_bandwidth: float  # bytes read and written in a second by a copy, measured beside
@@ -59,7 +65,7 @@ class Comparison:
         table.add_row("share of copy bandwidth", *(f"{100 * share:.1f} %" for share in self.shares))
         if self.registers:
             table.add_row("registers of a thread", *map(str, self.registers))
-        return drawn(table)
+        return drawn(table) + ("" if self.right else f"\nworst in {self.worst}")
 
     def plot(self, axes=None):
         """Draw the times, and how long a copy of as many bytes takes, on Matplotlib axes, which are returned."""
@@ -81,11 +87,17 @@ def compare(kernel, name: str, *, given=None, reference=None, backend="auto", to
     """Check a user's kernel against the float64 reference of our kernel `name`, and measure both.
 
     kernel: as `swap` takes it. On the CPU a compiled loop first runs with checks of its indices: an error there is said, and not a
-    segmentation fault. sizes: of the made-up inputs, for example `tokens=64`. given, reference: inputs of your own, for kernels that have
-    none here or others: name -> NumPy array or number of every argument, and a function (**given) -> name -> what an output must hold
-    afterwards. backend: "auto" is the one that the kernel was compiled for; else a name or a backend. By name, a GPU multiplies float32.
+    segmentation fault. A negative index counts from the end, as in NumPy. sizes: of the made-up inputs, for example `tokens=64`.
 
-    Raises ConfigError for an unknown name, a kernel that does not take our arguments, an unknown size, and indices beyond an array.
+    given: inputs of your own, name -> array or number of every argument of the kernel, outputs included (`lab.kernels()`); they hold what
+    they should before the call. Lists and other dtypes are converted. `axon` and `first` may be left out. reference: a function (**given)
+    that returns name -> what an output must hold afterwards, for at least one output. Each may be left out where ours is there.
+
+    backend: "auto" is the one that the kernel was compiled for; else a name or a backend. By name, a GPU multiplies float32.
+
+    Raises ConfigError for an unknown name, a kernel that does not take our arguments, an unknown size, inputs that do not fit, a reference
+    that returns something else, and indices beyond an array. Warns of a `kernel[grid, threads]` with fewer threads than its first argument
+    has entries.
     """
     check_kernel(name, kernel)
     backend = _backend(backend, kernel)
@@ -94,16 +106,25 @@ def compare(kernel, name: str, *, given=None, reference=None, backend="auto", to
     if unknown:
         raise ConfigError(f"{name} has no size {sorted(unknown)[0]!r}; known: {', '.join(case.sizes) or 'none, its inputs are given'}")
     sizes, label = case.sizes | sizes, getattr(function_of(kernel), "__name__", "yours")
-    errors = [0.0, 0.0]
-    for some in (case.small, sizes):
+    errors, worst = [0.0, 0.0], (0.0, "no output")
+    for which, some in {"small": case.small, "large": sizes}.items():
         inputs = case.make(np.random.default_rng(seed), **some)
-        expected = case.reference(**inputs)
+        expected = _expected(name, case.reference, inputs)
         if target(kernel) == "cpu":
             _run_checked(name, label, kernel, inputs, backend)
         for i, prepare in enumerate((partial(_yours, kernel), _ours)):
             work, read = prepare(backend, name, inputs)
             work()
-            errors[i] = max(errors[i], *(_error(read(output), wanted) for output, wanted in expected.items()))
+            for output, wanted in expected.items():
+                error, entry = _error(read(output), wanted)
+                errors[i] = max(errors[i], error)
+                if i == 0 and error > worst[0]:
+                    shape = f"[{', '.join(map(str, wanted.shape))}]"
+                    worst = (
+                        error,
+                        f"`{output}` {entry}, in the {which} check {shape}" if given is None else f"`{output}` {entry}, of {shape}",
+                    )
+    _warn_of_few_threads(kernel, label, *next(iter(inputs.items())))
     yours, ours = _yours(kernel, backend, name, inputs)[0], _ours(backend, name, inputs)[0]
     registers = _registers(backend, yours), _registers(backend, ours)
     measured = times_in_turn(backend, [_repeated(backend, work) for work in (yours, ours)], repeats)
@@ -114,6 +135,7 @@ def compare(kernel, name: str, *, given=None, reference=None, backend="auto", to
         sizes,
         tolerance,
         tuple(errors),
+        worst[1],
         tuple(1e6 * min(each) for each in measured),
         _bytes(name, inputs),
         copy_bandwidth(backend, repeats),
@@ -131,17 +153,40 @@ def _backend(backend, kernel):
 
 
 def _case(name, given, reference):
-    if given is None and reference is None and name in CASES:
-        return CASES[name]
-    if given is None or reference is None:
-        raise ConfigError(
-            f"{name} has no inputs and reference here; give both (given=..., reference=...), or compare one of: {', '.join(CASES)}"
-        )
+    """The inputs and the reference to compare by: those given, else ours."""
+    case = CASES.get(name)
+    if case is None and (given is None or reference is None):
+        missing = " and ".join(what for what, value in {"given=": given, "reference=": reference}.items() if value is None)
+        raise ConfigError(f"{name}: {missing} must be given; compare has inputs and a reference for: {', '.join(CASES)}")
+    if reference is not None and not callable(reference):
+        raise ConfigError(f"{name}: reference must be a function, not {type(reference).__name__}")
+    if given is None:
+        return Case(case.make, reference or case.reference, case.sizes, case.small)
+    inputs = checked_inputs(name, given)
+    return Case(lambda rng: _copies(inputs), reference or case.reference, {}, {})
 
-    def make(rng):
-        return {what: np.array(value) if isinstance(value, np.ndarray) else value for what, value in given.items()}
 
-    return Case(make, reference, {}, {})
+def _copies(inputs):
+    return {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in inputs.items()}
+
+
+def _expected(name, reference, inputs):
+    """Output -> what it must hold, float64. Raises ConfigError for a reference that returns anything else."""
+    found = reference(**_copies(inputs))
+    if not isinstance(found, dict) or not found:
+        raise ConfigError(f"{name}: reference must return a dict, output -> array, as {{'{next(iter(inputs))}': ...}}, not {_kind(found)}")
+    for output, wanted in found.items():
+        if not isinstance(inputs.get(output), np.ndarray):
+            known = [what for what, value in inputs.items() if isinstance(value, np.ndarray)]
+            raise ConfigError(f"{name}: reference returns {output!r}, which is no array of it; {did_you_mean(str(output), known)}")
+        if np.shape(wanted) != inputs[output].shape:
+            shapes = f"{list(np.shape(wanted))}, but it is {list(inputs[output].shape)}"
+            raise ConfigError(f"{name}: reference returns {output} {shapes}")
+    return {output: np.asarray(wanted, np.float64) for output, wanted in found.items()}
+
+
+def _kind(value):
+    return "an empty one" if isinstance(value, dict) else type(value).__name__
 
 
 def _on_device(backend, inputs):
@@ -171,17 +216,20 @@ def _ours(backend, name, inputs):
     made = Made(backend, Wiring(block, delay, weight), like_x.shape[2], like_d.shape[2], tokens, like_x.shape[1])
     if "x" in inputs:
         past, x = np.split(inputs["x"], [len(inputs["x"]) - tokens])
+        past = past[max(0, len(past) - made.history) :]
         if len(past):
             made.state.set_past("x", past)
         write_source(made.state, "x", 0, backend.asarray(x))
     if "d" in inputs:
         made.state.set_current_grad("current", 0, tokens, backend.asarray(inputs["d"][:tokens]))
     if name == "bundles_weight_grad":
+        made.projection.d_weight[...] = backend.asarray(inputs["weight_grad"])
         return partial(made.state.accumulate_weight_grad, tokens), lambda _: backend.to_numpy(made.projection.d_weight)
-    output = backend.zeros(inputs["current" if name == "bundles_forward" else "source_grad"].shape)
+    before = inputs["current" if name == "bundles_forward" else "source_grad"]
+    output = backend.zeros(before.shape)  # a model's own step overwrites it: the sum with the values before is what an accumulation gives
     if name == "bundles_forward":
-        return partial(made.state.forward, {"current": output}, 0, tokens), lambda _: backend.to_numpy(output)
-    return partial(made.state.source_grad, {"x": output}, 0, tokens, tokens), lambda _: backend.to_numpy(output)
+        return partial(made.state.forward, {"current": output}, 0, tokens), lambda _: before + backend.to_numpy(output)
+    return partial(made.state.source_grad, {"x": output}, 0, tokens, tokens), lambda _: before + backend.to_numpy(output)
 
 
 def _run_checked(name, label, kernel, inputs, backend):
@@ -195,12 +243,26 @@ def _run_checked(name, label, kernel, inputs, backend):
 
 
 def _error(found, wanted):
-    """The largest error as a share of the largest number wanted; infinite where a number is NaN."""
-    wanted = np.asarray(wanted, np.float64)
+    """(the largest error as a share of the largest number wanted, where it is in words); infinite where a number is NaN."""
     if found.size == 0:
-        return 0.0
-    error = np.abs(found - wanted).max() / max(np.abs(wanted).max(), np.finfo(np.float32).tiny)
-    return float(error) if np.isfinite(error) else float("inf")
+        return 0.0, ""
+    with np.errstate(invalid="ignore"):
+        errors = np.abs(found - wanted)
+    index = np.unravel_index(errors.argmax(), errors.shape)  # a NaN comes first
+    error = float(errors[index] / max(np.abs(wanted).max(), np.finfo(np.float32).tiny))
+    entry = f"[{', '.join(map(str, index))}]: {found[index]:.6g} instead of {wanted[index]:.6g}"
+    return error if np.isfinite(error) else float("inf"), entry
+
+
+def _warn_of_few_threads(kernel, label, name, output):
+    """Warn of a kernel[grid, threads] with fewer threads than its output has entries."""
+    grid, threads = (
+        getattr(kernel, new, None) or getattr(kernel, old, None) for new, old in (("griddim", "grid_dim"), ("blockdim", "block_dim"))
+    )
+    if grid and math.prod(grid) * math.prod(threads) < output.size:
+        count = math.prod(grid) * math.prod(threads)
+        text = f"{label} has {count:,} threads, and {name} {output.size:,} entries: it is right only if its threads loop over entries"
+        warnings.warn(text, stacklevel=3)
 
 
 def _repeated(backend, work):

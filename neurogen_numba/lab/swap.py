@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from functools import partial
 
+from ..system.contexts import context
 from . import bundles
 from .vocabulary import bound, call, check_kernel, target
 
 
-@contextlib.contextmanager
+@context("ng.lab.swap")
 def swap(name: str, kernel):
     """A context manager: models run `kernel` in the place of our kernel `name` (`kernels()` lists them and their arguments).
 
