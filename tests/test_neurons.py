@@ -15,18 +15,20 @@ import neurogen_numba as ng
 import reference as ref
 import tiny
 from gradients import gradient, single
-from neurogen_numba import backends, presets
+from neurogen_numba import backends, presets, show
 from neurogen_numba.brain.activity import Activity
 from neurogen_numba.brain.brain import Brain
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.chat import main as chat
 from neurogen_numba.config import MODULES, NEURONS, SURROGATES, Config
+from neurogen_numba.configure import named_neurons
 from neurogen_numba.errors import CheckpointError, ConfigError
 from neurogen_numba.evaluate import main as evaluate
 from neurogen_numba.generate import main as generate
 from neurogen_numba.kernels.population import NeuronParameters, NeuronState, flat
 from neurogen_numba.migrate import main as migrate
 from neurogen_numba.neurons import adjoint, definition, get
+from neurogen_numba.text.tokenizer import ByteTokenizer
 from neurogen_numba.train import main as train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -518,6 +520,38 @@ def test_a_neuron_that_is_defined_anew_does_not_take_the_place_of_the_old_one(tm
     defined(0.5)
     assert copy.copy(model).parameters == NeuroGenModel.load(tmp_path / "saved", backend="cpu").parameters
     definition._KNOWN.pop("notebook:step")
+
+
+@pytest.fixture
+def saved_in_a_notebook(folder):
+    """A checkpoint with the neuron of mine.py in two modules, as if a cell of a notebook had defined it; it is forgotten by now."""
+    text = "def leaky(v, i, alpha):\n    return alpha * v - ng.event(v) + 1.5 * i\nstep = leaky\n"
+    step = step_of(text, ng=ng)
+    step.__module__ = "__main__"
+    one = ng.neuron(state=("v",), learned={"alpha": ng.TimeConstant("membrane's", (1, 5))}, input_scale="alpha")(step)
+    config = tiny.config(brain={"vocabulary": 257}).with_neuron(one, "thalamus", "pfc")
+    NeuroGenModel.from_config(config, ByteTokenizer(True), backend="cpu").save(folder / "saved")
+    definition._KNOWN.pop("__main__:leaky")
+    return folder / "saved"
+
+
+def test_a_neuron_of_a_notebook_is_found_in_a_file(saved_in_a_notebook, capsys):
+    with pytest.raises(
+        CheckpointError, match="run the cell .* that defines it, or put it in a file.*`import mine` in Python, --set .*=mine:leaky"
+    ):
+        NeuroGenModel.load(saved_in_a_notebook, backend="cpu")
+    loaded = show.load(saved_in_a_notebook, "cpu", named_neurons(["brain.pfc.neuron=mine:leaky"]))  # one --set serves both modules
+    assert loaded.config.brain.thalamus.neuron == loaded.config.brain.pfc.neuron == "mine:leaky"
+    assert loaded.config.brain.broca.neuron == "lif_a"
+
+
+def test_a_neuron_of_a_notebook_with_another_source_is_refused(saved_in_a_notebook, folder):
+    (folder / "mine.py").write_text((folder / "mine.py").read_text().replace("1.5", "1.6"))
+    named_neurons(["brain.pfc.neuron=mine:leaky"])
+    with pytest.raises(
+        CheckpointError, match="trained with the neuron __main__:leaky, whose source is another one than that of mine:leaky"
+    ):
+        NeuroGenModel.load(saved_in_a_notebook, backend="cpu")
 
 
 def test_importing_the_package_and_a_checkpoint_of_before_bring_no_sympy():

@@ -230,6 +230,7 @@ class Neuron:
         self._adjoint = self._gradient = None
         self._check()
         functools.update_wrapper(self, step)
+        _KNOWN.pop(self.reference, None)  # so that the last one is last
         _KNOWN[self.reference] = self
 
     def __call__(self, *arguments):
@@ -412,3 +413,14 @@ def get(reference: str) -> Neuron:
         raise ConfigError(f"unknown neuron {reference!r}; {did_you_mean(reference, NEURONS)}")
     module = reference.partition(":")[0]
     raise ConfigError(f"the neuron {reference} is not defined in this process; import {module} first")
+
+
+def defined() -> list[Neuron]:
+    """The neurons that this process has defined, the last one last."""
+    return list(_KNOWN.values())
+
+
+def defined_with(source_hash: str | None, reference: str) -> Neuron | None:
+    """A neuron of this process whose source has this hash, the one with this reference first; None where there is none."""
+    found = [one for one in defined() if one.source_hash == source_hash]
+    return next((one for one in found if one.reference == reference), found[-1] if found else None)
