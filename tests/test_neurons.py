@@ -4,6 +4,7 @@ import copy
 import json
 import linecache
 import math
+import re
 import subprocess
 import sys
 import textwrap
@@ -27,7 +28,7 @@ from neurogen_numba.evaluate import main as evaluate
 from neurogen_numba.generate import main as generate
 from neurogen_numba.kernels.population import NeuronParameters, NeuronState, flat
 from neurogen_numba.migrate import main as migrate
-from neurogen_numba.neurons import adjoint, definition, get
+from neurogen_numba.neurons import adjoint, check, definition, get
 from neurogen_numba.text.tokenizer import ByteTokenizer
 from neurogen_numba.train import main as train
 
@@ -349,9 +350,78 @@ def test_an_adjoint_of_another_form_is_told():
     with pytest.raises(ConfigError, match=r"takes 2 arguments, but needs \(ds, dv, v, v_after, i, graded\)"):
         one.adjoint(lambda_free := step_of("def step(ds, dv): return dv, dv"))
     assert lambda_free(1, 2) == (2, 2)
-    one.adjoint(step_of("def step(ds, dv, v, w, i, graded): return dv"))
-    with pytest.raises(ConfigError, match="the adjoint returns 1 numbers instead of 2"):
-        one.physics()
+    for text, words in {
+        "return dv": "the adjoint returns 1 numbers instead of 2: the gradients of v, i",
+        "dv": "the adjoint returns nothing; end it with `return`",
+        "return dv + x": "the adjoint does not run: NameError",
+    }.items():
+        with pytest.raises(ConfigError, match=words):
+            one.adjoint(step_of(f"def step(ds, dv, v, w, i, graded): {text}"))
+
+
+NOTES = [
+    ("v * alpha - event(v) + i", []),
+    ("v * alpha - event(v - 29) + i", ["the axon sends an event where v > 1; this step resets elsewhere"]),
+    ("v * alpha - event(v / 30) + i", ["this step resets elsewhere: it calls event on another value than v"]),
+    ("v * alpha + i", ["this step never calls event.v., so nothing is reset"]),
+    ("v * alpha - event(v) + math.exp((v - 1) / 0.1) + i", ["d/dv reaches 5e.09 at v = 3: .* bound the step"]),
+    ("v * alpha - event(v) + math.exp(min((v - 1) / 0.1, 2)) + i", []),
+    ("v * alpha - event(v) + math.exp(20 * i)", ["d/di reaches .* at i = "]),
+    ("v * alpha - event(v) + math.sqrt(v + 1.9) + i", ["the step cannot be computed at v = -2, i = .*: ValueError: math domain error"]),
+]
+
+
+@pytest.mark.parametrize("text, words", NOTES)
+def test_a_step_with_a_right_adjoint_that_may_not_be_meant_so_has_a_note(text, words):
+    found = check.notes(ng.neuron(state=("v",), learned=ONE)(step_of(f"def step(v, i, alpha): return {text}")))
+    assert len(found) == len(words) and all(re.search(word, note) for word, note in zip(words, found, strict=True)), found
+
+
+@WITH_NEURONS
+def test_those_that_ship_have_no_note(name):
+    assert check.notes(get(name)) == []
+
+
+def test_a_note_stands_under_the_table(capsys):
+    ng.check_gradient(ng.neuron(state=("v",))(step_of("def step(v, i): return 0.5 * v + i")))
+    assert re.search("│ right[^N]*Note: the axon sends an event where v > 1; this step never calls", capsys.readouterr().out)
+
+
+def test_a_steep_step_is_judged_where_finite_differences_are_well_conditioned():
+    def defined(adjoint=None):
+        one = ng.neuron(state=("v",))(step_of("def step(v, i): return 0.5 * v + math.exp(50 * i)"))
+        if adjoint:
+            s = "ds * (event(w) + slope(w) * w if graded else slope(w))"
+            one.adjoint(step_of(f"def step(ds, dv, v, w, i, graded):\n    dv = dv + {s}\n    return {adjoint}", slope=ng.slope))
+        return one
+
+    assert max(ng.check_gradient(defined(), show=False).values()) < 1e-5
+    assert max(ng.check_gradient(defined("0.5 * dv, 50 * math.exp(50 * i) * dv"), show=False).values()) < 1e-5
+    with pytest.raises(ConfigError, match="wrong in the derivative with respect to v"):
+        ng.check_gradient(defined("0.5001 * dv, 50 * math.exp(50 * i) * dv"), show=False)
+
+
+@pytest.mark.parametrize(
+    "expression, words",
+    [
+        ("math.sqrt(i)", "step: the step cannot be computed at v = .*, i = -.*: ValueError: math domain error; .*max and min"),
+        ("v ** 1.5 + i", "step: the step cannot be computed at v = -.*: its result is not finite"),
+        ("math.exp(500 * i)", "step: the (step|adjoint) cannot be computed at v = .*, i = .*: "),
+        ("math.sqrt(max(v, 0)) + i", "step: the adjoint cannot be computed at v = -.*: its result is not finite"),
+        ("math.exp(60 + 9 * v) + i", "its derivative with respect to i cannot be judged: .* too steep for finite differences"),
+    ],
+)
+def test_a_step_that_cannot_be_judged_is_named_with_its_inputs(expression, words):
+    with pytest.raises(ConfigError, match=words):
+        ng.check_gradient(ng.neuron(state=("v",))(step_of(f"def step(v, i): return {expression}")), show=False)
+
+
+def test_a_check_takes_names_and_neurons():
+    assert ng.check_gradient("lif", show=False) == ng.check_gradient(get("lif"), show=False)
+    with pytest.raises(ConfigError, match="did you mean 'lif_a'"):
+        ng.check_gradient("lif_b")
+    with pytest.raises(ConfigError, match="a neuron, made by @neurogen_numba.neuron, or its name is needed, not 3"):
+        ng.check_gradient(3)
 
 
 def test_branches_of_min_max_and_helpers_are_derived():

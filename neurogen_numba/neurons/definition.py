@@ -268,14 +268,22 @@ class Neuron:
 
     def _try(self):
         """Run the step once. Raises ConfigError where it fails, or returns something else than the state."""
-        step = self.step.compile({slope: surrogate.make_surrogate().slope})
-        try:
-            found = step(*[np.float32(0.5)] * len(self.step.arguments))
-        except Exception as error:
-            raise ConfigError(f"{self.name}: the step does not run: {type(error).__name__}: {error}") from error
-        count = len(found) if isinstance(found, tuple) else 1
-        if count != len(self.state) or not isinstance(found, tuple):
+        count = self._count("step", self.step)
+        if count != len(self.state):
             raise ConfigError(f"{self.name}: the step returns {count} numbers, but has {len(self.state)} states, {', '.join(self.state)}")
+
+    def _count(self, what, source):
+        """The number of results of a function, which runs once. Raises ConfigError where that fails or returns nothing."""
+        function = source.compile({slope: surrogate.make_surrogate().slope})
+        try:
+            with np.errstate(all="ignore"):
+                found = function(*[np.float32(0.5)] * len(source.arguments))
+        except Exception as error:
+            raise ConfigError(f"{self.name}: the {what} does not run: {type(error).__name__}: {error}") from error
+        results = found if isinstance(found, tuple) else (found,)
+        if any(result is None for result in results):
+            raise ConfigError(f"{self.name}: the {what} returns nothing; end it with `return`, for example `return v`")
+        return len(results)
 
     def adjoint(self, function: Callable) -> Callable:
         """Decorator: the adjoint of the step, written by hand; without one it is derived (adjoint.py).
@@ -287,6 +295,11 @@ class Neuron:
         if len(source.arguments) != len(self.adjoint_arguments):
             needed = ", ".join(self.adjoint_arguments)
             raise ConfigError(f"{self.name}: the adjoint takes {len(source.arguments)} arguments, but needs ({needed})")
+        inputs, count = (*self.state, "i", *self.learned), self._count("adjoint", source)
+        if count != len(inputs):
+            raise ConfigError(
+                f"{self.name}: the adjoint returns {count} numbers instead of {len(inputs)}: the gradients of {', '.join(inputs)}"
+            )
         self._adjoint = source
         return function
 
