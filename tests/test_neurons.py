@@ -432,6 +432,17 @@ def test_branches_of_min_max_and_helpers_are_derived():
     assert type(physics.step(np.float32(1), np.float32(2))[0]) is np.float32
 
 
+def test_a_loop_over_integers_is_a_step():
+    text = "def step(v, i):\n    for k in range(N):\n        v = v * D[k] + i * D[-1]\n    return v\n"
+    one = ng.neuron(state=("v",))(step_of(text, N=2, D=(0.5, 0.25)))
+    assert one.physics().step(np.float32(1), np.float32(2)) == (0.75,)
+    assert max(ng.check_gradient(one, show=False).values()) < 1e-6
+    hashes = {ng.neuron(state=("v",))(step_of(text, N=n, D=(0.5, last))).source_hash for n in (1, 2) for last in (0.25, 0.75)}
+    assert len(hashes) == 4
+    with pytest.raises(ConfigError, match="a loop runs over range.* of integers that are written there or named"):
+        ng.neuron(state=("v",))(step_of("def step(v, i):\n    for _ in range(i):\n        v = v * 0.5\n    return v\n"))
+
+
 def test_the_hash_is_of_what_is_computed_and_not_of_its_layout():
     def of(text, **names):
         return ng.neuron(state=("v",))(step_of(text, **names)).source_hash

@@ -135,7 +135,7 @@ class Source:
         """The text, with that of all functions that it calls and the numbers that it names."""
         parts = [self.text]
         for name, value in sorted(self._typed()[1].items()):
-            named = _is_number(value) and not name.startswith(NUMBER)
+            named = _is_numbers(value) and not name.startswith(NUMBER)
             parts += [Source(value).all()] if _is_helper(value) else [f"{name} = {value!r}"] if named else []
         return "\n".join(parts)
 
@@ -148,8 +148,8 @@ class Source:
             known = [meaning for key, meaning in meanings.items() if key is value]
             if known:
                 scope[name] = known[0]
-            elif _is_number(value):
-                scope[name] = number(value)
+            elif _is_numbers(value):
+                scope[name] = tuple(map(number, value)) if isinstance(value, tuple) else number(value)
             else:
                 scope[name] = register_jitable(Source(value).compile(meanings, number)) if _is_helper(value) else value
         text, file = ast.unparse(tree), f"<{self.name} of NeuroGen>"
@@ -168,7 +168,8 @@ class Source:
 
 
 class _Typed(ast.NodeTransformer):
-    """Gives numbers and words like `math.cos` a name, and lets a function of one result return a tuple.
+    """Gives numbers and words like `math.cos` a name, and lets a function of one result return a tuple. Integers in `range` and in
+    subscripts stay.
 
     names: what they stand for; `used` has those that occur.
     """
@@ -182,6 +183,15 @@ class _Typed(ast.NodeTransformer):
         name = f"{NUMBER}{len(self.used)}"
         self.used[name] = node.value
         return ast.Name(name, ast.Load())
+
+    def visit_Call(self, node):
+        """Integers stay integers in the arguments of `range`: numbers that stand there, and names."""
+        if isinstance(node.func, ast.Name) and node.func.id == "range" and "range" not in self._names:
+            return ast.Call(node.func, [_Integers(self._names, self.used).visit(argument) for argument in node.args], node.keywords)
+        return self.generic_visit(node)
+
+    def visit_Subscript(self, node):
+        return ast.Subscript(self.visit(node.value), _Integers(self._names, self.used).visit(node.slice), node.ctx)
 
     def visit_BinOp(self, node):
         whole = isinstance(node.op, ast.Pow) and isinstance(node.right, ast.Constant) and isinstance(node.right.value, int)
@@ -206,8 +216,26 @@ class _Typed(ast.NodeTransformer):
         return ast.Return(ast.Tuple([value], ast.Load()) if single else value)
 
 
+class _Integers(ast.NodeTransformer):
+    """Writes the value in the place of a name that stands for an integer; `used` gets the name for the hash."""
+
+    def __init__(self, names, used):
+        self._names, self._used = names, used
+
+    def visit_Name(self, node):
+        value = self._names.get(node.id)
+        if not isinstance(value, int):
+            return node
+        self._used[node.id] = value
+        return ast.Constant(value)
+
+
 def _is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_numbers(value):
+    return _is_number(value) or (isinstance(value, tuple) and bool(value) and all(map(_is_number, value)))
 
 
 def _is_helper(value):
@@ -279,7 +307,8 @@ class Neuron:
             with np.errstate(all="ignore"):
                 found = function(*[np.float32(0.5)] * len(source.arguments))
         except Exception as error:
-            raise ConfigError(f"{self.name}: the {what} does not run: {type(error).__name__}: {error}") from error
+            hint = "; a loop runs over range(...) of integers that are written there or named" if "as an integer" in str(error) else ""
+            raise ConfigError(f"{self.name}: the {what} does not run: {type(error).__name__}: {error}{hint}") from error
         results = found if isinstance(found, tuple) else (found,)
         if any(result is None for result in results):
             raise ConfigError(f"{self.name}: the {what} returns nothing; end it with `return`, for example `return v`")
