@@ -316,7 +316,25 @@ ONE = {"alpha": LEARNED["alpha"]}
         ("def step(v, y, i): return v, y", ("v", "y"), {}, "every neuron has a 'y' already"),
         ("def step(v, i, gain): return v * gain + i", ("v",), {"gain": ng.Learned("g", (0, 1))}, "every neuron has a 'gain' already"),
         ("def step(v, i, dv): return v * dv + i", ("v",), {"dv": ng.Learned("g", (0, 1))}, "'dv' names two things"),
-        ("def step(v, i, k): return v * k + i", ("v",), {"k": ng.Learned("g", (0, 2), 0, 1)}, "k starts in .0, 2., which is not within"),
+        (
+            "def step(v, i, k): return v * k + i",
+            ("v",),
+            {"k": ng.Learned("g", (0, 2), 0, 1)},
+            r"k starts in \(0, 2\), which is not within its bounds \[0, 1\]",
+        ),
+        (
+            "def step(v, i, k): return v * k + i",
+            ("v",),
+            {"k": ng.TimeConstant("m", (-2, 20))},
+            r"k starts in \(-2, 20\), but a time constant is in tokens, above 0",
+        ),
+        (
+            "def step(v, i, k): return v * k + i",
+            ("v",),
+            {"k": ng.TimeConstant("m", (2, 2000))},
+            r"which is not within its bounds, 0.135 to 148 tokens",
+        ),
+        ("def step(v, i): v + i", ("v",), {}, "the step returns nothing; end it with `return`, for example `return v`"),
         ("def step(v, i, k): return v * k + i", ("v",), {"k": 0.5}, "a Learned or a TimeConstant is needed, not 0.5"),
         ("def step(v, i): return v + i", (), {}, "names of its states are needed"),
     ],
@@ -327,12 +345,28 @@ def test_what_does_not_fit_together_is_told(text, state, learned, words):
 
 
 @pytest.mark.parametrize(
+    "kind, arguments, words",
+    [
+        (ng.Learned, ("x", 0.5), "Learned 'x': start: two numbers, lowest and highest, are needed, not 0.5"),
+        (ng.Learned, ("x", (0.5,)), "start: two numbers, lowest and highest, are needed"),
+        (ng.Learned, ("x", (1.0, 0.1)), r"start: \(1.0, 0.1\) is reversed; write \(0.1, 1.0\)"),
+        (ng.Learned, ("x", (0, 1), 3, 0), "low=3 and high=0 are reversed"),
+        (ng.Learned, ((0, 1), "x"), r"Learned: first its meaning in words, then start: .*, not \(0, 1\)"),
+        (ng.TimeConstant, ("m", (2, 20), -2.0, 5.0, (9, 1)), "TimeConstant 'm': in_pfc: .* is reversed"),
+    ],
+)
+def test_a_learned_constant_that_cannot_be_is_refused(kind, arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        kind(*arguments)
+
+
+@pytest.mark.parametrize(
     "text, words",
     [
-        ("def step(v, i): return math.erf(v) + i", "SymPy cannot follow the step: TypeError: .*write @step.adjoint by hand"),
+        ("def step(v, i): return math.erf(v) + i", "SymPy cannot follow the step: it does not know erf; .*write @step.adjoint by hand"),
         (
             "def step(v, i): return v + i if v > 1 else i",
-            "SymPy cannot follow the step: TypeError: cannot determine truth value.*no branches",
+            "SymPy cannot follow the step: it has a branch; write that with min, max or event.*no branches",
         ),
         ("def step(v, i): return v * np.float64(0.5) + i", "the step leaves float32 for float64.*np.float32"),
     ],

@@ -34,8 +34,8 @@ def check_gradient(neuron: Neuron | str, surrogate: str = "triangle", width: flo
     unknown = [name for name, error in worst.items() if np.isinf(error)]
     if unknown:
         raise ConfigError(
-            f"{neuron.name}: its derivative with respect to {', '.join(unknown)} cannot be judged: at most random points the step is "
-            "too steep for finite differences; bound it with min and max"
+            f"{neuron.name}: its derivative with respect to {', '.join(unknown)} cannot be judged: the step is too steep for "
+            "finite differences at most of the random points; bound it with min and max"
         )
     wrong = {name: error for name, error in worst.items() if not error <= ALLOWED}
     if wrong:

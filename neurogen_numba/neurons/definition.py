@@ -63,6 +63,24 @@ class Learned:
     in_pfc: tuple[float, float] | None = None
     serotonin: bool = False
 
+    def __post_init__(self):
+        what = type(self).__name__
+        if not isinstance(self.meaning, str):
+            raise ConfigError(f"{what}: first its meaning in words, then start: {what}('what it is', (0.1, 1)), not {self.meaning!r}")
+        for name, pair in (("start", self.start), ("in_pfc", self.in_pfc)):
+            if not (_is_pair(pair) or (pair is None and name == "in_pfc")):
+                raise ConfigError(f"{what} {self.meaning!r}: {name}: two numbers, lowest and highest, are needed, not {pair!r}")
+            if pair and pair[0] > pair[1]:
+                raise ConfigError(f"{what} {self.meaning!r}: {name}: {pair} is reversed; write ({pair[1]}, {pair[0]})")
+        if not _is_pair((self.low, self.high)) or self.low > self.high:
+            raise ConfigError(
+                f"{what} {self.meaning!r}: low={self.low!r} and high={self.high!r} are reversed or no numbers; the lower one is low"
+            )
+
+    def start_problem(self, start: tuple[float, float]) -> str:
+        """Why these first values do not fit; empty if they do."""
+        return "" if self.low <= start[0] <= start[1] <= self.high else f"which is not within its bounds [{self.low:g}, {self.high:g}]"
+
     def parameter(self, argument: str) -> str:
         """The name of what is learned, in the table of parameters, for an argument of the step."""
         return argument
@@ -86,6 +104,12 @@ class TimeConstant(Learned):
     name: str = "tau_v"
     low: float = LOG_TAU[0]
     high: float = LOG_TAU[1]
+
+    def start_problem(self, start):
+        if start[0] <= 0:
+            return "but a time constant is in tokens, above 0"
+        low, high = np.exp((self.low, self.high))
+        return "" if low <= start[0] <= start[1] <= high else f"which is not within its bounds, {low:.3g} to {high:.3g} tokens"
 
     def parameter(self, argument):
         return f"log_{self.name}"
@@ -138,6 +162,12 @@ class Source:
             named = _is_numbers(value) and not name.startswith(NUMBER)
             parts += [Source(value).all()] if _is_helper(value) else [f"{name} = {value!r}"] if named else []
         return "\n".join(parts)
+
+    def functions(self) -> list[Callable]:
+        """The functions of libraries that it calls, also through functions of the user."""
+        used = [value for value in self._typed()[1].values() if callable(value)]
+        inner = [function for value in used if _is_helper(value) for function in Source(value).functions()]
+        return [value for value in used if not _is_helper(value)] + inner
 
     def compile(self, meanings: dict, number: Callable = np.float32) -> Callable:
         """The function in which what is a key of `meanings` is replaced by its value; text is a name that need not stand for anything yet.
@@ -234,6 +264,12 @@ def _is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _is_pair(value):
+    """Whether a value is two numbers, also those of NumPy."""
+    numbers = (int, float, np.integer, np.floating)
+    return isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(each, numbers) and each == each for each in value)
+
+
 def _is_numbers(value):
     return _is_number(value) or (isinstance(value, tuple) and bool(value) and all(map(_is_number, value)))
 
@@ -275,9 +311,8 @@ class Neuron:
             if not isinstance(what, Learned):
                 raise ConfigError(f"{name}: learned[{argument!r}]: a Learned or a TimeConstant is needed, not {what!r}")
             for start in (what.start, what.in_pfc or what.start):
-                low, high = np.log(start) if isinstance(what, TimeConstant) else start
-                if not what.low <= low <= high <= what.high:
-                    raise ConfigError(f"{name}: {argument} starts in {start}, which is not within its bounds; change one of them")
+                if problem := what.start_problem(start):
+                    raise ConfigError(f"{name}: {argument} starts in {start}, {problem}; change one of them")
         parameters = [what.parameter(argument) for argument, what in self.learned.items()]
         for known, taken in ((self.adjoint_arguments, ()), (states, STATES), (parameters, COMMON)):
             for index, each in enumerate(known):
