@@ -4,6 +4,7 @@ import copy
 import json
 import linecache
 import math
+import re
 import subprocess
 import sys
 import textwrap
@@ -15,18 +16,20 @@ import neurogen_numba as ng
 import reference as ref
 import tiny
 from gradients import gradient, single
-from neurogen_numba import backends, presets
+from neurogen_numba import backends, presets, show
 from neurogen_numba.brain.activity import Activity
 from neurogen_numba.brain.brain import Brain
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.chat import main as chat
 from neurogen_numba.config import MODULES, NEURONS, SURROGATES, Config
+from neurogen_numba.configure import named_neurons
 from neurogen_numba.errors import CheckpointError, ConfigError
 from neurogen_numba.evaluate import main as evaluate
 from neurogen_numba.generate import main as generate
 from neurogen_numba.kernels.population import NeuronParameters, NeuronState, flat
 from neurogen_numba.migrate import main as migrate
-from neurogen_numba.neurons import adjoint, definition, get
+from neurogen_numba.neurons import adjoint, check, definition, get
+from neurogen_numba.text.tokenizer import ByteTokenizer
 from neurogen_numba.train import main as train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -313,7 +316,25 @@ ONE = {"alpha": LEARNED["alpha"]}
         ("def step(v, y, i): return v, y", ("v", "y"), {}, "every neuron has a 'y' already"),
         ("def step(v, i, gain): return v * gain + i", ("v",), {"gain": ng.Learned("g", (0, 1))}, "every neuron has a 'gain' already"),
         ("def step(v, i, dv): return v * dv + i", ("v",), {"dv": ng.Learned("g", (0, 1))}, "'dv' names two things"),
-        ("def step(v, i, k): return v * k + i", ("v",), {"k": ng.Learned("g", (0, 2), 0, 1)}, "k starts in .0, 2., which is not within"),
+        (
+            "def step(v, i, k): return v * k + i",
+            ("v",),
+            {"k": ng.Learned("g", (0, 2), 0, 1)},
+            r"k starts in \(0, 2\), which is not within its bounds \[0, 1\]",
+        ),
+        (
+            "def step(v, i, k): return v * k + i",
+            ("v",),
+            {"k": ng.TimeConstant("m", (-2, 20))},
+            r"k starts in \(-2, 20\), but a time constant is in tokens, above 0",
+        ),
+        (
+            "def step(v, i, k): return v * k + i",
+            ("v",),
+            {"k": ng.TimeConstant("m", (2, 2000))},
+            r"which is not within its bounds, 0.135 to 148 tokens",
+        ),
+        ("def step(v, i): v + i", ("v",), {}, "the step returns nothing; end it with `return`, for example `return v`"),
         ("def step(v, i, k): return v * k + i", ("v",), {"k": 0.5}, "a Learned or a TimeConstant is needed, not 0.5"),
         ("def step(v, i): return v + i", (), {}, "names of its states are needed"),
     ],
@@ -324,12 +345,28 @@ def test_what_does_not_fit_together_is_told(text, state, learned, words):
 
 
 @pytest.mark.parametrize(
+    "kind, arguments, words",
+    [
+        (ng.Learned, ("x", 0.5), "Learned 'x': start: two numbers, lowest and highest, are needed, not 0.5"),
+        (ng.Learned, ("x", (0.5,)), "start: two numbers, lowest and highest, are needed"),
+        (ng.Learned, ("x", (1.0, 0.1)), r"start: \(1.0, 0.1\) is reversed; write \(0.1, 1.0\)"),
+        (ng.Learned, ("x", (0, 1), 3, 0), "low=3 and high=0 are reversed"),
+        (ng.Learned, ((0, 1), "x"), r"Learned: first its meaning in words, then start: .*, not \(0, 1\)"),
+        (ng.TimeConstant, ("m", (2, 20), -2.0, 5.0, (9, 1)), "TimeConstant 'm': in_pfc: .* is reversed"),
+    ],
+)
+def test_a_learned_constant_that_cannot_be_is_refused(kind, arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        kind(*arguments)
+
+
+@pytest.mark.parametrize(
     "text, words",
     [
-        ("def step(v, i): return math.erf(v) + i", "SymPy cannot follow the step: TypeError: .*write @step.adjoint by hand"),
+        ("def step(v, i): return math.erf(v) + i", "SymPy cannot follow the step: it does not know erf; .*write @step.adjoint by hand"),
         (
             "def step(v, i): return v + i if v > 1 else i",
-            "SymPy cannot follow the step: TypeError: cannot determine truth value.*no branches",
+            "SymPy cannot follow the step: it has a branch; write that with min, max or event.*no branches",
         ),
         ("def step(v, i): return v * np.float64(0.5) + i", "the step leaves float32 for float64.*np.float32"),
     ],
@@ -347,9 +384,78 @@ def test_an_adjoint_of_another_form_is_told():
     with pytest.raises(ConfigError, match=r"takes 2 arguments, but needs \(ds, dv, v, v_after, i, graded\)"):
         one.adjoint(lambda_free := step_of("def step(ds, dv): return dv, dv"))
     assert lambda_free(1, 2) == (2, 2)
-    one.adjoint(step_of("def step(ds, dv, v, w, i, graded): return dv"))
-    with pytest.raises(ConfigError, match="the adjoint returns 1 numbers instead of 2"):
-        one.physics()
+    for text, words in {
+        "return dv": "the adjoint returns 1 numbers instead of 2: the gradients of v, i",
+        "dv": "the adjoint returns nothing; end it with `return`",
+        "return dv + x": "the adjoint does not run: NameError",
+    }.items():
+        with pytest.raises(ConfigError, match=words):
+            one.adjoint(step_of(f"def step(ds, dv, v, w, i, graded): {text}"))
+
+
+NOTES = [
+    ("v * alpha - event(v) + i", []),
+    ("v * alpha - event(v - 29) + i", ["the axon sends an event where v > 1; this step resets elsewhere"]),
+    ("v * alpha - event(v / 30) + i", ["this step resets elsewhere: it calls event on another value than v"]),
+    ("v * alpha + i", ["this step never calls event.v., so nothing is reset"]),
+    ("v * alpha - event(v) + math.exp((v - 1) / 0.1) + i", ["d/dv reaches 5e.09 at v = 3: .* bound the step"]),
+    ("v * alpha - event(v) + math.exp(min((v - 1) / 0.1, 2)) + i", []),
+    ("v * alpha - event(v) + math.exp(20 * i)", ["d/di reaches .* at i = "]),
+    ("v * alpha - event(v) + math.sqrt(v + 1.9) + i", ["the step cannot be computed at v = -2, i = .*: ValueError: math domain error"]),
+]
+
+
+@pytest.mark.parametrize("text, words", NOTES)
+def test_a_step_with_a_right_adjoint_that_may_not_be_meant_so_has_a_note(text, words):
+    found = check.notes(ng.neuron(state=("v",), learned=ONE)(step_of(f"def step(v, i, alpha): return {text}")))
+    assert len(found) == len(words) and all(re.search(word, note) for word, note in zip(words, found, strict=True)), found
+
+
+@WITH_NEURONS
+def test_those_that_ship_have_no_note(name):
+    assert check.notes(get(name)) == []
+
+
+def test_a_note_stands_under_the_table(capsys):
+    ng.check_gradient(ng.neuron(state=("v",))(step_of("def step(v, i): return 0.5 * v + i")))
+    assert re.search("│ right[^N]*Note: the axon sends an event where v > 1; this step never calls", capsys.readouterr().out)
+
+
+def test_a_steep_step_is_judged_where_finite_differences_are_well_conditioned():
+    def defined(adjoint=None):
+        one = ng.neuron(state=("v",))(step_of("def step(v, i): return 0.5 * v + math.exp(50 * i)"))
+        if adjoint:
+            s = "ds * (event(w) + slope(w) * w if graded else slope(w))"
+            one.adjoint(step_of(f"def step(ds, dv, v, w, i, graded):\n    dv = dv + {s}\n    return {adjoint}", slope=ng.slope))
+        return one
+
+    assert max(ng.check_gradient(defined(), show=False).values()) < 1e-5
+    assert max(ng.check_gradient(defined("0.5 * dv, 50 * math.exp(50 * i) * dv"), show=False).values()) < 1e-5
+    with pytest.raises(ConfigError, match="wrong in the derivative with respect to v"):
+        ng.check_gradient(defined("0.5001 * dv, 50 * math.exp(50 * i) * dv"), show=False)
+
+
+@pytest.mark.parametrize(
+    "expression, words",
+    [
+        ("math.sqrt(i)", "step: the step cannot be computed at v = .*, i = -.*: ValueError: math domain error; .*max and min"),
+        ("v ** 1.5 + i", "step: the step cannot be computed at v = -.*: its result is not finite"),
+        ("math.exp(500 * i)", "step: the (step|adjoint) cannot be computed at v = .*, i = .*: "),
+        ("math.sqrt(max(v, 0)) + i", "step: the adjoint cannot be computed at v = -.*: its result is not finite"),
+        ("math.exp(60 + 9 * v) + i", "its derivative with respect to i cannot be judged: .* too steep for finite differences"),
+    ],
+)
+def test_a_step_that_cannot_be_judged_is_named_with_its_inputs(expression, words):
+    with pytest.raises(ConfigError, match=words):
+        ng.check_gradient(ng.neuron(state=("v",))(step_of(f"def step(v, i): return {expression}")), show=False)
+
+
+def test_a_check_takes_names_and_neurons():
+    assert ng.check_gradient("lif", show=False) == ng.check_gradient(get("lif"), show=False)
+    with pytest.raises(ConfigError, match="did you mean 'lif_a'"):
+        ng.check_gradient("lif_b")
+    with pytest.raises(ConfigError, match="a neuron, made by @neurogen_numba.neuron, or its name is needed, not 3"):
+        ng.check_gradient(3)
 
 
 def test_branches_of_min_max_and_helpers_are_derived():
@@ -358,6 +464,17 @@ def test_branches_of_min_max_and_helpers_are_derived():
     assert max(ng.check_gradient(one, show=False).values()) < 1e-6
     physics = one.physics()
     assert type(physics.step(np.float32(1), np.float32(2))[0]) is np.float32
+
+
+def test_a_loop_over_integers_is_a_step():
+    text = "def step(v, i):\n    for k in range(N):\n        v = v * D[k] + i * D[-1]\n    return v\n"
+    one = ng.neuron(state=("v",))(step_of(text, N=2, D=(0.5, 0.25)))
+    assert one.physics().step(np.float32(1), np.float32(2)) == (0.75,)
+    assert max(ng.check_gradient(one, show=False).values()) < 1e-6
+    hashes = {ng.neuron(state=("v",))(step_of(text, N=n, D=(0.5, last))).source_hash for n in (1, 2) for last in (0.25, 0.75)}
+    assert len(hashes) == 4
+    with pytest.raises(ConfigError, match="a loop runs over range.* of integers that are written there or named"):
+        ng.neuron(state=("v",))(step_of("def step(v, i):\n    for _ in range(i):\n        v = v * 0.5\n    return v\n"))
 
 
 def test_the_hash_is_of_what_is_computed_and_not_of_its_layout():
@@ -518,6 +635,38 @@ def test_a_neuron_that_is_defined_anew_does_not_take_the_place_of_the_old_one(tm
     defined(0.5)
     assert copy.copy(model).parameters == NeuroGenModel.load(tmp_path / "saved", backend="cpu").parameters
     definition._KNOWN.pop("notebook:step")
+
+
+@pytest.fixture
+def saved_in_a_notebook(folder):
+    """A checkpoint with the neuron of mine.py in two modules, as if a cell of a notebook had defined it; it is forgotten by now."""
+    text = "def leaky(v, i, alpha):\n    return alpha * v - ng.event(v) + 1.5 * i\nstep = leaky\n"
+    step = step_of(text, ng=ng)
+    step.__module__ = "__main__"
+    one = ng.neuron(state=("v",), learned={"alpha": ng.TimeConstant("membrane's", (1, 5))}, input_scale="alpha")(step)
+    config = tiny.config(brain={"vocabulary": 257}).with_neuron(one, "thalamus", "pfc")
+    NeuroGenModel.from_config(config, ByteTokenizer(True), backend="cpu").save(folder / "saved")
+    definition._KNOWN.pop("__main__:leaky")
+    return folder / "saved"
+
+
+def test_a_neuron_of_a_notebook_is_found_in_a_file(saved_in_a_notebook, capsys):
+    with pytest.raises(
+        CheckpointError, match="run the cell .* that defines it, or put it in a file.*`import mine` in Python, --set .*=mine:leaky"
+    ):
+        NeuroGenModel.load(saved_in_a_notebook, backend="cpu")
+    loaded = show.load(saved_in_a_notebook, "cpu", named_neurons(["brain.pfc.neuron=mine:leaky"]))  # one --set serves both modules
+    assert loaded.config.brain.thalamus.neuron == loaded.config.brain.pfc.neuron == "mine:leaky"
+    assert loaded.config.brain.broca.neuron == "lif_a"
+
+
+def test_a_neuron_of_a_notebook_with_another_source_is_refused(saved_in_a_notebook, folder):
+    (folder / "mine.py").write_text((folder / "mine.py").read_text().replace("1.5", "1.6"))
+    named_neurons(["brain.pfc.neuron=mine:leaky"])
+    with pytest.raises(
+        CheckpointError, match="trained with the neuron __main__:leaky, whose source is another one than that of mine:leaky"
+    ):
+        NeuroGenModel.load(saved_in_a_notebook, backend="cpu")
 
 
 def test_importing_the_package_and_a_checkpoint_of_before_bring_no_sympy():

@@ -513,7 +513,7 @@ class NeuroGenModel:
             raise CheckpointError(f"{path}: {missing.args[0]!r} is missing from this checkpoint; use another one") from None
         except ConfigError as error:
             raise CheckpointError(f"{path}: its configuration cannot be read: {error}") from None
-        loading.check_sources(config.brain, saved.documents.get("neurons", {}), str(path))
+        config = loading.match_sources(config, saved.documents.get("neurons", {}), str(path))
         model = cls.__new__(cls)
         model._setup(config, backend, gpu_device, Tokenizer.load(saved.tokenizer_folder) if saved.tokenizer_folder else None)
         return model, saved, groups
@@ -591,7 +591,7 @@ def _number(rate):
 
 def _made_from(config, tokenizer, backend, tensors, updates, neurons):
     """The model that `snapshot` gave these tensors of. backend: one, or the arguments to get it."""
-    loading.check_sources(config.brain, neurons, "a copy")
+    config = loading.match_sources(config, neurons, "a copy")
     model = NeuroGenModel.__new__(NeuroGenModel)
     model._setup(config, backend if isinstance(backend, Backend) else backends.get(*backend), 0, tokenizer)
     model._fill(tensors, updates, "a copy")

@@ -31,9 +31,13 @@ def derive(neuron: Neuron) -> Source:
     try:
         outputs = [sympy.sympify(output) for output in neuron.step.compile(meanings, sympy.sympify)(*inputs)]
     except Exception as error:
+        unknown = [function.__name__ for function in neuron.step.functions() if function not in meanings]
+        why = f"it does not know {', '.join(unknown)}" if unknown else f"{type(error).__name__}: {error}"
+        if "truth value" in str(error):
+            why = "it has a branch; write that with min, max or event, for example event(v) * a + (1 - event(v)) * b"
         raise ConfigError(
-            f"{neuron.name}: SymPy cannot follow the step: {type(error).__name__}: {error}; it knows + - * / **, event, min, max, abs, "
-            f"{', '.join(KNOWN)}, and no branches; write @{neuron.name}.adjoint by hand"
+            f"{neuron.name}: SymPy cannot follow the step: {why}; it knows + - * / **, event, min, max, abs, {', '.join(KNOWN)}, "
+            f"and no branches; or write @{neuron.name}.adjoint by hand"
         ) from None
     after = {output: symbols[f"{state}_after"] for output, state in zip(outputs, neuron.state, strict=True) if not output.is_Atom}
     total = sum(symbols[f"d{state}"] * output for state, output in zip(neuron.state, outputs, strict=True))

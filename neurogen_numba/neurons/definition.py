@@ -63,6 +63,24 @@ class Learned:
     in_pfc: tuple[float, float] | None = None
     serotonin: bool = False
 
+    def __post_init__(self):
+        what = type(self).__name__
+        if not isinstance(self.meaning, str):
+            raise ConfigError(f"{what}: first its meaning in words, then start: {what}('what it is', (0.1, 1)), not {self.meaning!r}")
+        for name, pair in (("start", self.start), ("in_pfc", self.in_pfc)):
+            if not (_is_pair(pair) or (pair is None and name == "in_pfc")):
+                raise ConfigError(f"{what} {self.meaning!r}: {name}: two numbers, lowest and highest, are needed, not {pair!r}")
+            if pair and pair[0] > pair[1]:
+                raise ConfigError(f"{what} {self.meaning!r}: {name}: {pair} is reversed; write ({pair[1]}, {pair[0]})")
+        if not _is_pair((self.low, self.high)) or self.low > self.high:
+            raise ConfigError(
+                f"{what} {self.meaning!r}: low={self.low!r} and high={self.high!r} are reversed or no numbers; the lower one is low"
+            )
+
+    def start_problem(self, start: tuple[float, float]) -> str:
+        """Why these first values do not fit; empty if they do."""
+        return "" if self.low <= start[0] <= start[1] <= self.high else f"which is not within its bounds [{self.low:g}, {self.high:g}]"
+
     def parameter(self, argument: str) -> str:
         """The name of what is learned, in the table of parameters, for an argument of the step."""
         return argument
@@ -86,6 +104,12 @@ class TimeConstant(Learned):
     name: str = "tau_v"
     low: float = LOG_TAU[0]
     high: float = LOG_TAU[1]
+
+    def start_problem(self, start):
+        if start[0] <= 0:
+            return "but a time constant is in tokens, above 0"
+        low, high = np.exp((self.low, self.high))
+        return "" if low <= start[0] <= start[1] <= high else f"which is not within its bounds, {low:.3g} to {high:.3g} tokens"
 
     def parameter(self, argument):
         return f"log_{self.name}"
@@ -135,9 +159,15 @@ class Source:
         """The text, with that of all functions that it calls and the numbers that it names."""
         parts = [self.text]
         for name, value in sorted(self._typed()[1].items()):
-            named = _is_number(value) and not name.startswith(NUMBER)
+            named = _is_numbers(value) and not name.startswith(NUMBER)
             parts += [Source(value).all()] if _is_helper(value) else [f"{name} = {value!r}"] if named else []
         return "\n".join(parts)
+
+    def functions(self) -> list[Callable]:
+        """The functions of libraries that it calls, also through functions of the user."""
+        used = [value for value in self._typed()[1].values() if callable(value)]
+        inner = [function for value in used if _is_helper(value) for function in Source(value).functions()]
+        return [value for value in used if not _is_helper(value)] + inner
 
     def compile(self, meanings: dict, number: Callable = np.float32) -> Callable:
         """The function in which what is a key of `meanings` is replaced by its value; text is a name that need not stand for anything yet.
@@ -148,8 +178,8 @@ class Source:
             known = [meaning for key, meaning in meanings.items() if key is value]
             if known:
                 scope[name] = known[0]
-            elif _is_number(value):
-                scope[name] = number(value)
+            elif _is_numbers(value):
+                scope[name] = tuple(map(number, value)) if isinstance(value, tuple) else number(value)
             else:
                 scope[name] = register_jitable(Source(value).compile(meanings, number)) if _is_helper(value) else value
         text, file = ast.unparse(tree), f"<{self.name} of NeuroGen>"
@@ -168,7 +198,8 @@ class Source:
 
 
 class _Typed(ast.NodeTransformer):
-    """Gives numbers and words like `math.cos` a name, and lets a function of one result return a tuple.
+    """Gives numbers and words like `math.cos` a name, and lets a function of one result return a tuple. Integers in `range` and in
+    subscripts stay.
 
     names: what they stand for; `used` has those that occur.
     """
@@ -182,6 +213,15 @@ class _Typed(ast.NodeTransformer):
         name = f"{NUMBER}{len(self.used)}"
         self.used[name] = node.value
         return ast.Name(name, ast.Load())
+
+    def visit_Call(self, node):
+        """Integers stay integers in the arguments of `range`: numbers that stand there, and names."""
+        if isinstance(node.func, ast.Name) and node.func.id == "range" and "range" not in self._names:
+            return ast.Call(node.func, [_Integers(self._names, self.used).visit(argument) for argument in node.args], node.keywords)
+        return self.generic_visit(node)
+
+    def visit_Subscript(self, node):
+        return ast.Subscript(self.visit(node.value), _Integers(self._names, self.used).visit(node.slice), node.ctx)
 
     def visit_BinOp(self, node):
         whole = isinstance(node.op, ast.Pow) and isinstance(node.right, ast.Constant) and isinstance(node.right.value, int)
@@ -206,8 +246,32 @@ class _Typed(ast.NodeTransformer):
         return ast.Return(ast.Tuple([value], ast.Load()) if single else value)
 
 
+class _Integers(ast.NodeTransformer):
+    """Writes the value in the place of a name that stands for an integer; `used` gets the name for the hash."""
+
+    def __init__(self, names, used):
+        self._names, self._used = names, used
+
+    def visit_Name(self, node):
+        value = self._names.get(node.id)
+        if not isinstance(value, int):
+            return node
+        self._used[node.id] = value
+        return ast.Constant(value)
+
+
 def _is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_pair(value):
+    """Whether a value is two numbers, also those of NumPy."""
+    numbers = (int, float, np.integer, np.floating)
+    return isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(each, numbers) and each == each for each in value)
+
+
+def _is_numbers(value):
+    return _is_number(value) or (isinstance(value, tuple) and bool(value) and all(map(_is_number, value)))
 
 
 def _is_helper(value):
@@ -230,6 +294,7 @@ class Neuron:
         self._adjoint = self._gradient = None
         self._check()
         functools.update_wrapper(self, step)
+        _KNOWN.pop(self.reference, None)  # so that the last one is last
         _KNOWN[self.reference] = self
 
     def __call__(self, *arguments):
@@ -246,9 +311,8 @@ class Neuron:
             if not isinstance(what, Learned):
                 raise ConfigError(f"{name}: learned[{argument!r}]: a Learned or a TimeConstant is needed, not {what!r}")
             for start in (what.start, what.in_pfc or what.start):
-                low, high = np.log(start) if isinstance(what, TimeConstant) else start
-                if not what.low <= low <= high <= what.high:
-                    raise ConfigError(f"{name}: {argument} starts in {start}, which is not within its bounds; change one of them")
+                if problem := what.start_problem(start):
+                    raise ConfigError(f"{name}: {argument} starts in {start}, {problem}; change one of them")
         parameters = [what.parameter(argument) for argument, what in self.learned.items()]
         for known, taken in ((self.adjoint_arguments, ()), (states, STATES), (parameters, COMMON)):
             for index, each in enumerate(known):
@@ -267,14 +331,23 @@ class Neuron:
 
     def _try(self):
         """Run the step once. Raises ConfigError where it fails, or returns something else than the state."""
-        step = self.step.compile({slope: surrogate.make_surrogate().slope})
-        try:
-            found = step(*[np.float32(0.5)] * len(self.step.arguments))
-        except Exception as error:
-            raise ConfigError(f"{self.name}: the step does not run: {type(error).__name__}: {error}") from error
-        count = len(found) if isinstance(found, tuple) else 1
-        if count != len(self.state) or not isinstance(found, tuple):
+        count = self._count("step", self.step)
+        if count != len(self.state):
             raise ConfigError(f"{self.name}: the step returns {count} numbers, but has {len(self.state)} states, {', '.join(self.state)}")
+
+    def _count(self, what, source):
+        """The number of results of a function, which runs once. Raises ConfigError where that fails or returns nothing."""
+        function = source.compile({slope: surrogate.make_surrogate().slope})
+        try:
+            with np.errstate(all="ignore"):
+                found = function(*[np.float32(0.5)] * len(source.arguments))
+        except Exception as error:
+            hint = "; a loop runs over range(...) of integers that are written there or named" if "as an integer" in str(error) else ""
+            raise ConfigError(f"{self.name}: the {what} does not run: {type(error).__name__}: {error}{hint}") from error
+        results = found if isinstance(found, tuple) else (found,)
+        if any(result is None for result in results):
+            raise ConfigError(f"{self.name}: the {what} returns nothing; end it with `return`, for example `return v`")
+        return len(results)
 
     def adjoint(self, function: Callable) -> Callable:
         """Decorator: the adjoint of the step, written by hand; without one it is derived (adjoint.py).
@@ -286,6 +359,11 @@ class Neuron:
         if len(source.arguments) != len(self.adjoint_arguments):
             needed = ", ".join(self.adjoint_arguments)
             raise ConfigError(f"{self.name}: the adjoint takes {len(source.arguments)} arguments, but needs ({needed})")
+        inputs, count = (*self.state, "i", *self.learned), self._count("adjoint", source)
+        if count != len(inputs):
+            raise ConfigError(
+                f"{self.name}: the adjoint returns {count} numbers instead of {len(inputs)}: the gradients of {', '.join(inputs)}"
+            )
         self._adjoint = source
         return function
 
@@ -412,3 +490,14 @@ def get(reference: str) -> Neuron:
         raise ConfigError(f"unknown neuron {reference!r}; {did_you_mean(reference, NEURONS)}")
     module = reference.partition(":")[0]
     raise ConfigError(f"the neuron {reference} is not defined in this process; import {module} first")
+
+
+def defined() -> list[Neuron]:
+    """The neurons that this process has defined, the last one last."""
+    return list(_KNOWN.values())
+
+
+def defined_with(source_hash: str | None, reference: str) -> Neuron | None:
+    """A neuron of this process whose source has this hash, the one with this reference first; None where there is none."""
+    found = [one for one in defined() if one.source_hash == source_hash]
+    return next((one for one in found if one.reference == reference), found[-1] if found else None)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import importlib
 import sys
 
-from ..config import MODULES, NEURONS, Brain
+from ..config import MODULES, NEURONS, Config
 from ..errors import CheckpointError, ConfigError
-from .definition import Neuron, get
+from .definition import Neuron, defined, defined_with
 
 
 def import_named(reference: str, where: str) -> None:
@@ -34,22 +34,43 @@ def import_named(reference: str, where: str) -> None:
         raise ConfigError(f"{where}: this neuron is defined elsewhere; name it {found.reference}")
 
 
-def check_sources(brain: Brain, saved: dict, where: str) -> None:
-    """Compare the neurons of a configuration with those that were trained; saved: module -> {"neuron": reference, "sha256": of its source}.
-    Those that ship with NeuroGen are told by their name. Raises CheckpointError where one is missing, or has another source."""
+def match_sources(config: Config, saved: dict, where: str) -> Config:
+    """The configuration of a trained brain, with the neurons that this process defines in the place of those that were trained.
+
+    saved: module -> {"neuron": reference, "sha256": of its source}. Neurons that ship with NeuroGen are matched by their name, all others
+    by the hash of their source: a neuron of another module with an equal source takes the place of one that is not defined, or is defined
+    anew. Raises CheckpointError where a neuron is missing, or has another source.
+    """
     for module in MODULES:
-        reference = getattr(brain, module).neuron
+        reference = getattr(config.brain, module).neuron
         if reference in NEURONS:
             continue
-        try:
-            current_hash = get(reference).source_hash
-        except ConfigError:
-            raise CheckpointError(
-                f"{where}: {module} is made of the neuron {reference}, which no checkpoint may import by itself; name it: "
-                f"--set brain.{module}.neuron={reference}, or import {reference.partition(':')[0]} before"
-            ) from None
-        if saved.get(module) != {"neuron": reference, "sha256": current_hash}:
-            raise CheckpointError(
-                f"{where}: {module} was trained with another source of the neuron {reference} than is defined now; restore that source, "
-                "or train a new model"
-            )
+        entry = saved.get(module, {})
+        found = defined_with(entry.get("sha256"), reference) if entry.get("neuron") == reference else None
+        if found is None:
+            raise CheckpointError(f"{where}: {_why_not(module, reference)}")
+        config = config.with_neuron(found.reference, module)
+    return config
+
+
+def _why_not(module, reference):
+    """Why the neuron of a module does not match, and what to do."""
+    home, _, name = reference.partition(":")
+    namesakes = [one.reference for one in defined() if one.reference not in NEURONS and one.reference.partition(":")[2] == name]
+    if reference in namesakes:
+        return (
+            f"{module} was trained with another source of the neuron {reference} than is defined now; restore that source, "
+            "or train a new model"
+        )
+    if namesakes:
+        return (
+            f"{module} was trained with the neuron {reference}, whose source is another one than that of {namesakes[-1]}; restore that "
+            "source, or train a new model"
+        )
+    missing = f"{module} is made of the neuron {reference}, which no checkpoint may import by itself"
+    if home == "__main__":
+        return (
+            f"{missing}; run the cell or script that defines it, or put it in a file, for example mine.py, and name that: `import mine` "
+            f"in Python, --set brain.{module}.neuron=mine:{name} on the command line"
+        )
+    return f"{missing}; name it: `import {home}` in Python, --set brain.{module}.neuron={reference} on the command line"
