@@ -378,8 +378,8 @@ def test_held_out_text_is_never_trained_on(tmp_path):
 
 def test_held_out_stories_are_never_trained_on(tmp_path):
     trainer = begin(tmp_path / "run", {"tokenizer": "byte"}, steps=60, segment=64)
-    heard, learn = [], trainer.model.learn
-    trainer.model.learn = lambda act, inputs, *rest: heard.append(inputs) or learn(act, inputs, *rest)
+    heard, learn = [], trainer.model.update
+    trainer.model.update = lambda act, inputs, *rest: heard.append(inputs) or learn(act, inputs, *rest)
     for report in trainer.reports():
         if isinstance(report, StepReport) and report.step == 60:
             break
@@ -391,13 +391,13 @@ def test_held_out_stories_are_never_trained_on(tmp_path):
 
 def trained_on(trainer):
     """Every character that a run learns from, as input or target."""
-    heard, learn = set(), trainer.model.learn
+    heard, learn = set(), trainer.model.update
 
     def listening(act, inputs, targets, *rest):
         heard.update(trainer.model.tokenizer.decode(np.union1d(inputs, targets)))
         return learn(act, inputs, targets, *rest)
 
-    trainer.model.learn = listening
+    trainer.model.update = listening
     end(trainer)
     return heard
 
@@ -406,8 +406,8 @@ def trained_on(trainer):
 def test_a_share_of_the_sequences_is_reset(tmp_path, sheep, share):
     """Seed and step determine which ones: a resumed run resets the same sequences."""
     trainer = begin(tmp_path / "run", sheep, steps=40, reset_prob=share, seed=3, checkpoint_interval=1000)
-    masks, learn = [], trainer.model.learn
-    trainer.model.learn = lambda act, inputs, targets, rate, reset, *rest: masks.append(reset) or learn(act, inputs, targets, rate, reset)
+    masks, learn = [], trainer.model.update
+    trainer.model.update = lambda act, inputs, targets, rate, reset, *rest: masks.append(reset) or learn(act, inputs, targets, rate, reset)
     end(trainer)
     assert len(masks) == 40
     if share == 0:
@@ -481,7 +481,7 @@ class Clock:
     def __init__(self, monkeypatch, pace):
         self.now, self.pace = 1000.0, pace
         model = loop.NeuroGenModel
-        learn, score = model.learn, model.score
+        learn, score = model.update, model.score
         monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: self.now))
 
         def learning(*arguments):
@@ -492,7 +492,7 @@ class Clock:
             self.now += 0.4 * self.pace * inputs.size / 64  # forward only
             return score(model, act, inputs, targets)
 
-        monkeypatch.setattr(model, "learn", learning)
+        monkeypatch.setattr(model, "update", learning)
         monkeypatch.setattr(model, "score", scoring)
 
 
@@ -519,8 +519,8 @@ def test_max_minutes_are_filled_and_kept(tmp_path, sheep, monkeypatch):
 def test_bits_per_byte_of_a_step_count_the_bytes_of_its_own_targets(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("".join("aé€"[number * number % 7 % 3] for number in range(3000)), encoding="utf-8")
     trainer, targets = begin(tmp_path / "run", {"data": str(tmp_path / "a.txt")}, steps=3), []
-    learn = trainer.model.learn
-    monkeypatch.setattr(trainer.model, "learn", lambda act, x, y, *more: targets.append(y.copy()) or learn(act, x, y, *more))
+    learn = trainer.model.update
+    monkeypatch.setattr(trainer.model, "update", lambda act, x, y, *more: targets.append(y.copy()) or learn(act, x, y, *more))
     for report, target_bytes in zip(of(StepReport, end(trainer)), targets, strict=True):
         size = len(trainer.model.tokenizer.decode(target_bytes.T.ravel()).encode())
         assert report.bits_per_byte == pytest.approx(report.loss / math.log(2) / (size / target_bytes.size)) and size > target_bytes.size
