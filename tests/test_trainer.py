@@ -378,8 +378,8 @@ def test_held_out_text_is_never_trained_on(tmp_path):
 
 def test_held_out_stories_are_never_trained_on(tmp_path):
     trainer = begin(tmp_path / "run", {"tokenizer": "byte"}, steps=60, segment=64)
-    heard, learn = [], trainer.model.learn
-    trainer.model.learn = lambda act, inputs, *rest: heard.append(inputs) or learn(act, inputs, *rest)
+    heard, learn = [], trainer.model.update
+    trainer.model.update = lambda act, inputs, *rest: heard.append(inputs) or learn(act, inputs, *rest)
     for report in trainer.reports():
         if isinstance(report, StepReport) and report.step == 60:
             break
@@ -391,13 +391,13 @@ def test_held_out_stories_are_never_trained_on(tmp_path):
 
 def trained_on(trainer):
     """Every character that a run learns from, as input or target."""
-    heard, learn = set(), trainer.model.learn
+    heard, learn = set(), trainer.model.update
 
     def listening(act, inputs, targets, *rest):
         heard.update(trainer.model.tokenizer.decode(np.union1d(inputs, targets)))
         return learn(act, inputs, targets, *rest)
 
-    trainer.model.learn = listening
+    trainer.model.update = listening
     end(trainer)
     return heard
 
@@ -406,8 +406,8 @@ def trained_on(trainer):
 def test_a_share_of_the_sequences_is_reset(tmp_path, sheep, share):
     """Seed and step determine which ones: a resumed run resets the same sequences."""
     trainer = begin(tmp_path / "run", sheep, steps=40, reset_prob=share, seed=3, checkpoint_interval=1000)
-    masks, learn = [], trainer.model.learn
-    trainer.model.learn = lambda act, inputs, targets, rate, reset, *rest: masks.append(reset) or learn(act, inputs, targets, rate, reset)
+    masks, learn = [], trainer.model.update
+    trainer.model.update = lambda act, inputs, targets, rate, reset, *rest: masks.append(reset) or learn(act, inputs, targets, rate, reset)
     end(trainer)
     assert len(masks) == 40
     if share == 0:
@@ -481,7 +481,7 @@ class Clock:
     def __init__(self, monkeypatch, pace):
         self.now, self.pace = 1000.0, pace
         model = loop.NeuroGenModel
-        learn, score = model.learn, model.score
+        learn, score = model.update, model.score
         monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: self.now))
 
         def learning(*arguments):
@@ -492,7 +492,7 @@ class Clock:
             self.now += 0.4 * self.pace * inputs.size / 64  # forward only
             return score(model, act, inputs, targets)
 
-        monkeypatch.setattr(model, "learn", learning)
+        monkeypatch.setattr(model, "update", learning)
         monkeypatch.setattr(model, "score", scoring)
 
 
@@ -519,8 +519,8 @@ def test_max_minutes_are_filled_and_kept(tmp_path, sheep, monkeypatch):
 def test_bits_per_byte_of_a_step_count_the_bytes_of_its_own_targets(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("".join("aé€"[number * number % 7 % 3] for number in range(3000)), encoding="utf-8")
     trainer, targets = begin(tmp_path / "run", {"data": str(tmp_path / "a.txt")}, steps=3), []
-    learn = trainer.model.learn
-    monkeypatch.setattr(trainer.model, "learn", lambda act, x, y, *more: targets.append(y.copy()) or learn(act, x, y, *more))
+    learn = trainer.model.update
+    monkeypatch.setattr(trainer.model, "update", lambda act, x, y, *more: targets.append(y.copy()) or learn(act, x, y, *more))
     for report, target_bytes in zip(of(StepReport, end(trainer)), targets, strict=True):
         size = len(trainer.model.tokenizer.decode(target_bytes.T.ravel()).encode())
         assert report.bits_per_byte == pytest.approx(report.loss / math.log(2) / (size / target_bytes.size)) and size > target_bytes.size
@@ -558,17 +558,58 @@ def test_the_plan_is_kept_over_a_resume(tmp_path, sheep, monkeypatch):
     assert [report.text for report in of(Notice, reports)][0] == "resuming from step 60" and len(of(Notice, reports)) == 2  # no second plan
 
 
-def test_a_run_that_turns_slow_ends_with_its_time(tmp_path, sheep, monkeypatch):
+@pytest.mark.parametrize("slow_from, pace", [(55, 0.3), (80, 0.2), (55, 1.0)])
+def test_a_run_that_turns_slow_plans_again_and_its_rate_falls_to_the_end(tmp_path, sheep, monkeypatch, slow_from, pace):
     clock = Clock(monkeypatch, pace=0.1)
-    trainer = begin(tmp_path / "run", sheep, max_minutes=0.25, **TIMED)
+    trainer, reports, planned = begin(tmp_path / "run", sheep, max_minutes=0.5, **TIMED), [], []
     for report in trainer.reports():
-        if isinstance(report, StepReport) and report.step == 55:
-            clock.pace = 1.0
-    assert 15 < trainer.seconds < 17 and trainer.step == trainer.steps < 80
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == trainer.step
+        reports.append(report)
+        if isinstance(report, StepReport):
+            planned.append(report.steps)
+            if report.step == slow_from:
+                clock.pace = pace
+    assert planned == sorted(planned, reverse=True)  # never raised
+    assert 0.9 * 30 < trainer.seconds <= 30
+    steps = of(StepReport, reports)
+    assert steps[-1].learning_rate < 0.1 * 4e-3 and steps[-1].step == steps[-1].steps == trainer.steps
+    said = [notice.text for notice in of(Notice, reports) if notice.text.startswith("training is slower than planned: ")]
+    assert 1 <= len(said) <= 6 and said[-1].endswith(" steps fit into 0.5 minutes")
+    assert not any("stopped at the limit" in notice.text for notice in of(Notice, reports))
+
+
+def test_one_slow_moment_does_not_shorten_a_run_much(tmp_path, sheep, monkeypatch):
+    clock = Clock(monkeypatch, pace=0.1)
+    trainer = begin(tmp_path / "run", sheep, max_minutes=0.5, **TIMED)
+    for report in trainer.reports():
+        if isinstance(report, StepReport):
+            clock.pace = 3.0 if report.step == 99 else 0.1
+    assert 0.8 * 30 < trainer.seconds <= 30
+
+
+def test_a_run_without_time_limit_is_never_planned_again(tmp_path, sheep, monkeypatch):
+    clock = Clock(monkeypatch, pace=0.1)
+    trainer = begin(tmp_path / "run", sheep, **{**TIMED, "steps": 70})
+    for report in trainer.reports():
+        if isinstance(report, StepReport):
+            assert report.steps == 70
+            clock.pace *= 1.1
+
+
+def test_a_run_that_the_limit_ends_early_says_how_to_make_the_other_steps(tmp_path, sheep, monkeypatch):
+    clock = Clock(monkeypatch, pace=0.1)
+    trainer, reports = begin(tmp_path / "run", sheep, max_minutes=0.25, **TIMED), []
+    for report in trainer.reports():
+        reports.append(report)
+        if isinstance(report, StepReport) and report.step == 59:
+            clock.pace, planned = 20.0, report.steps  # a single update is longer than what is left
+    assert trainer.step == trainer.steps == 60 < planned
+    assert of(Notice, reports)[-1].text == (
+        f"stopped at the limit of 0.25 minutes after 60 of {planned} planned steps; `--resume --steps {planned}` continues"
+    )
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 60
     clock.pace = 0.1
-    longer = Trainer.resume(tmp_path / "run", trainer.step + 30)  # asked for explicitly: the time limit is lifted
-    assert of(StepReport, end(longer))[-1].step == trainer.step + 30
+    longer = Trainer.resume(tmp_path / "run", planned)  # asked for explicitly: the time limit is lifted
+    assert of(StepReport, end(longer))[-1].step == planned
 
 
 # Reports of a run

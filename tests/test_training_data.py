@@ -54,8 +54,10 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, data, kind, m
 
 def test_a_document_begins_with_a_reset(tmp_path, data):
     trainer = begin(tmp_path / "run", data["stream"] | {"reset_at_documents": True}, steps=60, reset_prob=0.1, checkpoint_interval=100)
-    seen, learn = [], trainer.model.learn
-    trainer.model.learn = lambda act, inputs, targets, rate, reset: seen.append((inputs, reset)) or learn(act, inputs, targets, rate, reset)
+    seen, learn = [], trainer.model.update
+    trainer.model.update = lambda act, inputs, targets, rate, reset: (
+        seen.append((inputs, reset)) or learn(act, inputs, targets, rate, reset)
+    )
     end(trainer)
     ends = trainer.model.tokenizer.end_of_text
     begins = np.array([inputs[0] == ends for inputs, _ in seen])
@@ -69,8 +71,8 @@ def test_a_document_begins_with_a_reset(tmp_path, data):
 def test_what_is_left_behind_a_document_counts_for_no_speed(tmp_path, data, monkeypatch):
     Clock(monkeypatch, pace=0.1)
     trainer = begin(tmp_path / "run", data["stream"] | {"reset_at_documents": True}, steps=30, checkpoint_interval=100)
-    learn, predicted = trainer.model.learn, []
-    trainer.model.learn = lambda act, inputs, targets, *rest: (
+    learn, predicted = trainer.model.update, []
+    trainer.model.update = lambda act, inputs, targets, *rest: (
         predicted.append(int((targets >= 0).sum())) or learn(act, inputs, targets, *rest)
     )
     reports = end(trainer)

@@ -31,11 +31,12 @@ from .report import CheckpointReport, EvalReport, FinalReport, Notice, Report, S
 from .rewiring import Rewiring
 from .samples import SAMPLE_TOKENS, pieces
 from .schedule import learning_rate
-from .time_budget import Mark, Throughput
+from .time_budget import LAST, Mark, Throughput
 from .watchdog import Watchdog
 
 PLAN_AT = 50  # updates after which the throughput is stable enough to plan a run of `max_minutes`
 MARGIN = 0.03  # of the time limit, reserved
+WORTH_SAYING = 0.05  # share of the planned steps by which they become fewer before a notice says so
 POLL_SECONDS = 1.0  # interval at which the wait for text is checked
 QUESTIONS = 300  # asked at the end about the held-out stories, at most
 SAMPLING = Sampling(temperature=0.7, top_p=0.95)
@@ -135,6 +136,7 @@ class Trainer:
         self._evaluated_at = saved.get("looked", self.step)  # the last step whose evaluations are done
         self.rewired = saved.get("rewired", 0)  # bundles so far
         self._rewiring = Rewiring(model) if training.rewire_interval else None
+        self._announced = self.steps  # the plan that a notice named last
         self._notices = []  # to report first
         self._stopping = False
 
@@ -173,6 +175,7 @@ class Trainer:
         if self._evaluated_at < self.step:  # the run was stopped before its evaluation
             yield from self._evaluate(watchdog)
         judged = self._last_saved = time.monotonic()
+        planned_steps = 0  # of the plan that the time limit ended early
         while self.step < self.steps:
             rate = learning_rate(training, self.step, self.steps)
             segment = yield from self._segment(saver, watchdog)
@@ -189,10 +192,10 @@ class Trainer:
             now = time.monotonic()
             self.seconds = now - began
             throughput.add(Mark(self.step, self.tokens, now, self.batches.waited))
-            if not self.planned and self.step >= plan_at:
-                yield self._plan(throughput)
             if training.max_minutes and self.seconds > training.max_minutes * 60:
-                self.steps = self.step
+                planned_steps, self.steps = self.steps, self.step
+            elif training.max_minutes and self.step >= plan_at:
+                yield from self._plan(throughput)
             if self.step % training.log_interval == 0 or self.step == self.steps or self._stopping:
                 report = StepReport(
                     step=self.step,
@@ -223,6 +226,8 @@ class Trainer:
             self._eval_seconds += pause
             throughput.pause(pause)
             judged += pause
+        if planned_steps > self.step:
+            yield self._out_of_time(planned_steps)
         yield from saver.wait()
         yield from self._end()
 
@@ -337,14 +342,37 @@ class Trainer:
         return Notice(f"of the held-out words {100 * share:.1f} % are <unk>; bits per byte {counted}")
 
     def _plan(self, throughput):
-        """Lower `steps` to those that fit into the time limit at the measured throughput, evaluations included."""
+        """Lower `steps` to those that fit into the time limit at the measured throughput, evaluations included. They never rise again.
+
+        The first plan reserves MARGIN of the limit. Every LAST updates it is replaced if its steps no longer fit into the whole limit.
+        Yields a notice of the first plan, and of one that is lower by more than WORTH_SAYING.
+        """
         training = self.config.training
+        if self.planned and self.step % LAST:
+            return
         updates = (len(self._val_subset.tokens) - 1) / (training.batch * training.segment)  # as many tokens
         evaluation = updates * throughput.seconds_per_step / 2  # forward pass only: at most half the time
-        left = training.max_minutes * 60 * (1 - MARGIN) - self.seconds
-        fitting = self.step + throughput.steps_within(left, evaluation / training.eval_interval)
-        self.steps, self.planned = min(self.steps, fitting), True
-        return Notice(f"{fitting:,} steps fit into {training.max_minutes:g} minutes; {self.steps:,} will be made")
+
+        def fitting(share):
+            left = share * training.max_minutes * 60 - self.seconds
+            return self.step + throughput.steps_within(left, evaluation / training.eval_interval)
+
+        if not self.planned:
+            self.steps, self.planned = min(self.steps, fitting(1 - MARGIN)), True
+            self._announced = self.steps
+            yield Notice(f"{fitting(1 - MARGIN):,} steps fit into {training.max_minutes:g} minutes; {self.steps:,} will be made")
+        elif self.steps > fitting(1):
+            self.steps = fitting(1 - MARGIN)
+            throughput.plan_made()
+            if self.steps < (1 - WORTH_SAYING) * self._announced:
+                self._announced = self.steps
+                yield Notice(f"training is slower than planned: {self.steps:,} steps fit into {training.max_minutes:g} minutes")
+
+    def _out_of_time(self, planned):
+        """A notice at the time limit. planned: steps."""
+        limit = f"{self.config.training.max_minutes:g} minutes"
+        done = f"{self.step:,} of {planned:,} planned steps"
+        return Notice(f"stopped at the limit of {limit} after {done}; `--resume --steps {planned}` continues")
 
     def _non_finite_error(self, loss, norm):
         """The TrainingError for a loss or gradient that is NaN or infinite. No such update was made or saved."""
