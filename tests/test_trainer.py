@@ -572,8 +572,8 @@ def test_a_run_that_turns_slow_plans_again_and_its_rate_falls_to_the_end(tmp_pat
     assert 0.9 * 30 < trainer.seconds <= 30
     steps = of(StepReport, reports)
     assert steps[-1].learning_rate < 0.1 * 4e-3 and steps[-1].step == steps[-1].steps == trainer.steps
-    said = [notice.text for notice in of(Notice, reports) if notice.text.startswith("training is slower than planned: ")]
-    assert 1 <= len(said) <= 6 and said[-1].endswith(" steps fit into 0.5 minutes")
+    notices = [notice.text for notice in of(Notice, reports) if notice.text.startswith("training is slower than planned: ")]
+    assert 1 <= len(notices) <= 6 and notices[-1].endswith(" steps fit into 0.5 minutes")
     assert not any("stopped at the limit" in notice.text for notice in of(Notice, reports))
 
 
