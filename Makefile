@@ -1,13 +1,14 @@
-# Every target sets up .venv first, once, and again when pyproject.toml or setup.cfg changes.
+# Every target sets up .venv first, once, and again when pyproject.toml or setup.cfg changes: `train` and `chat` install the package, the
+# other targets add the tools of development.
 # To start over with another Python: make clean, then make test PYTHON=python3.12
 
 PYTHON ?= python3
 BIN := .venv/bin
+PACKAGE := .venv/package
 READY := .venv/ready
-COMMA := ,
 # The CUDA toolkit is large, so it is installed only on a machine with a GPU.
 GPU = $(or $(wildcard /proc/driver/nvidia/version),$(shell nvidia-smi -L 2>/dev/null))
-EXTRAS = dev$(if $(GPU),$(COMMA)cuda)
+CUDA = $(if $(GPU),[cuda])
 
 # Tests of `quick`: kernels against the reference, wiring, training steps of a tiny brain, the command line.
 QUICK = $(filter-out tests/test_kernel_jit.py tests/test_kernel_cache.py,$(wildcard tests/test_kernel_*.py)) tests/test_bundles.py tests/test_connectome.py \
@@ -21,10 +22,10 @@ SPREAD = $(if $(GPU),,-n auto --dist loadfile)
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
-train: $(READY)  ## train the nano preset; flags in ARGS="--steps 200"
+train: $(PACKAGE)  ## train the nano preset; flags in ARGS="--steps 200"
 	$(BIN)/neurogen train --preset nano $(ARGS)
 
-chat: $(READY)  ## talk to the model that was trained last
+chat: $(PACKAGE)  ## talk to the model that was trained last
 	$(BIN)/neurogen chat --auto-load-latest $(ARGS)
 
 test: $(READY)  ## run the tests, then those of the CUDA kernels in Numba's simulator; some of them with ARGS="-k cli"
@@ -59,12 +60,17 @@ clean:  ## delete .venv and everything built; runs/ stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find kernels neurogen_numba tests -name __pycache__ -prune -exec rm -rf {} +
 
-$(READY): pyproject.toml setup.cfg
+$(PACKAGE): pyproject.toml setup.cfg
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
 		echo "NeuroGen needs Python 3.10 or newer, and $(PYTHON) says: $$($(PYTHON) --version 2>&1 | head -n 1). Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 		echo "$(PYTHON) has no venv module: install it (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
-	@echo "Setting up .venv with [$(EXTRAS)]: once, a few minutes"
+	@echo "Setting up .venv with the package$(if $(CUDA), and the CUDA toolkit): once, a few minutes"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@$(BIN)/python -m pip install --disable-pip-version-check --editable '.$(CUDA)'
+	@touch $@
+
+$(READY): $(PACKAGE)
+	@echo "Adding the tools of development to .venv: once, a few minutes"
+	@$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev]'
 	@touch $@

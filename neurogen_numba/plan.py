@@ -66,19 +66,21 @@ def main(argv=None):
     if args.json != STDOUT:
         _show(rows, total, config)
     tell_json(args.json, rows | {"total": total})
-    print(
-        f"Planned in {precision} for {backend.device_name() if memory else 'a GPU'} with {size_in_words(card.memory)}, "
-        f"{card.multiprocessors} multiprocessors and {card.shared_memory // 2**10} KiB of shared memory for a block.",
-        file=words,
-    )
-    if not memory:
-        print("There is no GPU to plan for: --memory-limit and --precision describe the card.", file=words)
+    if memory:
+        print(
+            f"Planned in {precision} for {backend.device_name()} with {size_in_words(card.memory)}, "
+            f"{card.multiprocessors} multiprocessors and {card.shared_memory // 2**10} KiB of shared memory for a block.",
+            file=words,
+        )
+    else:
+        print(f"No GPU here: planned for a card with {_size_of_card(card.memory)}, in {precision}.", file=words)
+        print("For another card, give --memory-limit and --precision.", file=words)
     if rounded := budget.rounded_fan_ins(config.brain):
         print(f"Synapses come in bundles, so some fan-ins are rounded: {', '.join(rounded)}.", file=words)
     room = given or card.memory
     fits = total <= room
     size = size_in_words(room)
-    where = f"the limit of {size}" if limit else f"the {size} that are free" if memory else f"the {size} of such a card"
+    where = f"the limit of {size}" if limit else f"the {size} that are free" if memory else f"the {_size_of_card(room)} of such a card"
     verdict = f"{size_in_words(total)} in {precision} {'fit' if fits else 'do not fit'} into {where}"
     if not fits:
         verdict += f"; {budget.advice(config, card, room)}"
@@ -86,6 +88,11 @@ def main(argv=None):
         raise BackendError(verdict)
     print(f"{verdict}.", file=words)
     return 0
+
+
+def _size_of_card(size):
+    """Bytes as cards are sold, 24 GiB, or like a limit, 3.20 GB."""
+    return f"{size // 2**30} GiB" if size % 2**30 == 0 else size_in_words(size)
 
 
 def _show(rows, total, config):

@@ -76,6 +76,17 @@ def test_kernels_import_from_an_unrelated_folder(installed, request, tmp_path):
     assert run("-c", code, cwd=tmp_path) == str(expected)
 
 
+@pytest.mark.skipif(not shutil.which("make"), reason="no make")
+@pytest.mark.parametrize("target, tools", [("train", False), ("chat", False), ("lint", True), ("test", True)])
+def test_make_installs_the_tools_of_development_only_where_they_are_needed(target, tools, tmp_path):
+    for name in ("Makefile", "pyproject.toml", "setup.cfg"):
+        shutil.copy(ROOT / name, tmp_path)
+    done = subprocess.run(["make", "--dry-run", target], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    installed = [line.rpartition("--editable ")[2] for line in done.stdout.splitlines() if "pip install" in line]
+    assert installed[0] in ("'.'", "'.[cuda]'") and installed[1:] == ["'.[dev]'"] * tools
+
+
 def test_kernels_have_one_name(tmp_path):
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import kernels"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
