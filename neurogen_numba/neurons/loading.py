@@ -49,7 +49,8 @@ def match_sources(config: Config, saved: dict, where: str) -> Config:
         reference = getattr(config.brain, module).neuron
         if reference in NEURONS:
             continue
-        entry = saved.get(module, {})
+        entry = saved.get(module) if isinstance(saved, dict) else None
+        entry = entry if isinstance(entry, dict) else {}  # the file may be damaged
         found = defined_with(entry.get("sha256"), reference) if entry.get("neuron") == reference else None
         if found is None:
             raise CheckpointError(f"{where}: {_why_not(module, reference, entry.get('source', ''))}")
