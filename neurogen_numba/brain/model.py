@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import backends
 from ..backends.base import Backend
-from ..config import FLOAT32, Config, counted, size_of
+from ..config import FLOAT32, NEURONS, Config, counted, size_of
 from ..errors import CheckpointError, ConfigError
 from ..neurons import loading
 from ..optim.low_memory import OPTIMIZERS
@@ -451,9 +451,10 @@ class NeuroGenModel:
         return tensors, documents | {"trainer": {"updates": self.optimizer.steps, **(trainer or {})}}
 
     def _neurons(self) -> dict[str, dict[str, str]]:
-        """Module -> {"neuron": its reference, "sha256": of its source}."""
+        """Module -> {"neuron": its reference, "sha256": of its source, "source": its text}; no text for those that ship."""
         made = {population.name: population.neuron for population in self.brain.populations}
-        return {name: {"neuron": neuron.reference, "sha256": neuron.source_hash} for name, neuron in made.items()}
+        saved = {name: {"neuron": neuron.reference, "sha256": neuron.source_hash} for name, neuron in made.items()}
+        return {name: entry if entry["neuron"] in NEURONS else {**entry, "source": made[name].source} for name, entry in saved.items()}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], gpu_device: int = 0, backend: str | Backend = "auto") -> NeuroGenModel:

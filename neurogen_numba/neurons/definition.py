@@ -14,6 +14,7 @@ mode (`Source`). The CUDA kernels and the CPU loops are made from them (kernels/
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -76,6 +77,11 @@ class Learned:
             raise ConfigError(
                 f"{what} {self.meaning!r}: low={self.low!r} and high={self.high!r} are reversed or no numbers; the lower one is low"
             )
+
+    def computed(self) -> str:
+        """As text, without its meaning."""
+        fields = [field.name for field in dataclasses.fields(self) if field.name != "meaning"]
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in fields)})"
 
     def start_problem(self, start: tuple[float, float]) -> str:
         """Why these first values do not fit; empty if they do."""
@@ -155,12 +161,13 @@ class Source:
     def arguments(self) -> list[str]:
         return [argument.arg for argument in self._tree.args.args]
 
-    def all(self) -> str:
-        """The text, with that of all functions that it calls and the numbers that it names."""
-        parts = [self.text]
+    def all(self, renamed: bool = False) -> str:
+        """The text, with that of all functions that it calls and the numbers that it names. renamed: arguments and local variables are
+        numbered, so that their names do not count."""
+        parts = [ast.unparse(_numbered(ast.parse(self.text).body[0])) if renamed else self.text]
         for name, value in sorted(self._typed()[1].items()):
             named = _is_numbers(value) and not name.startswith(NUMBER)
-            parts += [Source(value).all()] if _is_helper(value) else [f"{name} = {value!r}"] if named else []
+            parts += [Source(value).all(renamed)] if _is_helper(value) else [f"{name} = {value!r}"] if named else []
         return "\n".join(parts)
 
     def functions(self) -> list[Callable]:
@@ -244,6 +251,19 @@ class _Typed(ast.NodeTransformer):
         value = self.visit(node.value) if node.value else node.value
         single = self._results == 1 and not isinstance(value, ast.Tuple)
         return ast.Return(ast.Tuple([value], ast.Load()) if single else value)
+
+
+def _numbered(tree):
+    """The tree of a function whose arguments and local variables are called local_0, local_1, ..."""
+    stored = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+    arguments = [node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)]
+    new = {name: f"local_{number}" for number, name in enumerate(dict.fromkeys([*arguments, *stored]))}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            node.id = new.get(node.id, node.id)
+        elif isinstance(node, ast.arg):
+            node.arg = new[node.arg]
+    return tree
 
 
 class _Integers(ast.NodeTransformer):
@@ -393,11 +413,19 @@ class Neuron:
         return (self._adjoint or self.derived).text
 
     @property
+    def source(self) -> str:
+        """Everything that defines its equations except the surrogate, as text: functions, numbers that they name, what is learned."""
+        return self._described(False)
+
+    @property
     def source_hash(self) -> str:
-        """SHA-256 of everything that defines its equations, except the surrogate."""
-        given = [source.all() for source in (self.step, self._adjoint) if source]
-        values = [(name, repr(what)) for name, what in self.learned.items()]
-        return hashlib.sha256("\n".join([*given, repr((self.state, values, self.input_scale))]).encode()).hexdigest()
+        """SHA-256 of `source`, in which names of local variables do not count."""
+        return hashlib.sha256(self._described(True).encode()).hexdigest()
+
+    def _described(self, renamed):
+        functions = [source.all(renamed) for source in (self.step, self._adjoint, self._gradient) if source]
+        constants = [f"{name} = {what.computed()}" for name, what in self.learned.items()]
+        return "\n".join([*functions, f"state = {self.state!r}", *constants, f"input_scale = {self.input_scale!r}"])
 
     def functions(self, made_surrogate: surrogate.Surrogate, number: Callable = np.float32) -> tuple[Callable, Callable, Callable]:
         """(step, adjoint, gradient of the state) with this surrogate; `number` makes the numbers in them."""

@@ -5,12 +5,16 @@ A checkpoint names its neurons but never imports them: that would run code witho
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
+import textwrap
 
 from ..config import MODULES, NEURONS, Config
 from ..errors import CheckpointError, ConfigError
 from .definition import Neuron, defined, defined_with
+
+LONGEST = 200  # characters of each source in a message
 
 
 def import_named(reference: str, where: str) -> None:
@@ -37,35 +41,34 @@ def import_named(reference: str, where: str) -> None:
 def match_sources(config: Config, saved: dict, where: str) -> Config:
     """The configuration of a trained brain, with the neurons that this process defines in the place of those that were trained.
 
-    saved: module -> {"neuron": reference, "sha256": of its source}. Neurons that ship with NeuroGen are matched by their name, all others
-    by the hash of their source: a neuron of another module with an equal source takes the place of one that is not defined, or is defined
-    anew. Raises CheckpointError where a neuron is missing, or has another source.
+    saved: module -> {"neuron": reference, "sha256": of its source, "source": its text}. Neurons that ship with NeuroGen are matched by
+    their name, all others by the hash of their source: a neuron of another module with an equal source takes the place of one that is not
+    defined, or is defined anew. Raises CheckpointError where a neuron is missing, or has another source.
     """
     for module in MODULES:
         reference = getattr(config.brain, module).neuron
         if reference in NEURONS:
             continue
-        entry = saved.get(module, {})
+        entry = saved.get(module) if isinstance(saved, dict) else None
+        entry = entry if isinstance(entry, dict) else {}  # the file may be damaged
         found = defined_with(entry.get("sha256"), reference) if entry.get("neuron") == reference else None
         if found is None:
-            raise CheckpointError(f"{where}: {_why_not(module, reference)}")
+            raise CheckpointError(f"{where}: {_why_not(module, reference, entry.get('source', ''))}")
         config = config.with_neuron(found.reference, module)
     return config
 
 
-def _why_not(module, reference):
-    """Why the neuron of a module does not match, and what to do."""
+def _why_not(module, reference, source):
+    """Why the neuron of a module does not match, and what to do. source: the text that it was trained with; it is shown, never executed."""
     home, _, name = reference.partition(":")
-    namesakes = [one.reference for one in defined() if one.reference not in NEURONS and one.reference.partition(":")[2] == name]
-    if reference in namesakes:
-        return (
-            f"{module} was trained with another source of the neuron {reference} than is defined now; restore that source, "
-            "or train a new model"
-        )
+    namesakes = [one for one in defined() if one.reference not in NEURONS and one.reference.partition(":")[2] == name]
+    same = [one for one in namesakes if one.reference == reference]
     if namesakes:
+        one = [*namesakes, *same][-1]
+        which = "is defined now" if same else f"that of {one.reference}"
         return (
-            f"{module} was trained with the neuron {reference}, whose source is another one than that of {namesakes[-1]}; restore that "
-            "source, or train a new model"
+            f"{module} was trained with another source of the neuron {reference} than {which}{_difference(source, one.source)}; restore "
+            "that source, or train a new model"
         )
     missing = f"{module} is made of the neuron {reference}, which no checkpoint may import by itself"
     if home == "__main__":
@@ -74,3 +77,12 @@ def _why_not(module, reference):
             f"in Python, --set brain.{module}.neuron=mine:{name} on the command line"
         )
     return f"{missing}; name it: `import {home}` in Python, --set brain.{module}.neuron={reference} on the command line"
+
+
+def _difference(then, now):
+    """The lines that differ between two sources, as the rest of a sentence; empty if the older one is not known."""
+    if not isinstance(then, str) or not then:
+        return ""
+    lines = list(difflib.ndiff(then.splitlines(), now.splitlines()))
+    removed, added = (" / ".join(line[2:].strip() for line in lines if line.startswith(sign)) for sign in "-+")
+    return f" (then: {textwrap.shorten(removed, LONGEST) or 'nothing'}; now: {textwrap.shorten(added, LONGEST) or 'nothing'})"
