@@ -1,5 +1,6 @@
 """The lab: kernels on checked arrays, and kernels of a user beside ours and in their place, on the CPU and in CUDA."""
 
+import copy
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from neurogen_numba.backends.cpu import CpuBackend
 from neurogen_numba.backends.cpu_synapses import CpuSynapticState
 from neurogen_numba.errors import ConfigError
 from neurogen_numba.inference.generation import Sampling, Session
+from neurogen_numba.kernels import neuron
 from neurogen_numba.lab.cases import CASES
 from neurogen_numba.lab.vocabulary import BUNDLES, OPERATIONS
 
@@ -305,6 +307,57 @@ def test_kernels_lists_arguments_and_shapes():
     listed = lab.kernels()
     assert set(listed) == {*BUNDLES, *OPERATIONS} and "product" not in listed
     assert "logits" in repr(listed) and "[tiles" in repr(listed)
+
+
+# patch
+
+
+def slower(log_tau):
+    return np.float32(0.99)
+
+
+@each_backend
+def test_models_from_before_and_from_inside_a_patch_use_it_there_only(backend):
+    model = ng.NeuroGenModel.from_config(tiny.config(brain={"vocabulary": 30}), backend=backends.get(backend, precision="fp32"))
+    clean = model.logits(np.arange(9))
+    with pytest.raises(KeyError), lab.patch(neuron, "decay", slower):
+        assert (lab.decay(np.zeros(3), backend=model.backend) == np.float32(0.99)).all()
+        inside, patched = copy.copy(model), model.logits(np.arange(9))
+        np.testing.assert_array_equal(inside.logits(np.arange(9)), patched)
+        raise KeyError
+    assert np.abs(patched - clean).max() > 0 and neuron.decay is not slower
+    for each in (model, inside):
+        np.testing.assert_array_equal(each.logits(np.arange(9)), clean)
+
+
+def test_a_step_that_was_recorded_before_a_patch_runs_with_it():
+    model = ng.NeuroGenModel.from_config(tiny.config(brain={"vocabulary": 30}), backend="cpu")
+    act, recorded = model.activity(1, 1), []
+    model.run(act, "step", lambda: recorded.append(len(recorded)), lambda step: step)
+    kept = dict(act.recorded)
+    model.run(act, "step", None, lambda step: step)
+    assert act.recorded == kept
+    with lab.patch(neuron, "decay", slower):
+        model.run(act, "step", lambda: recorded.append("inside"), lambda step: step)
+    model.run(act, "step", lambda: recorded.append("after"), lambda step: step)
+    assert recorded == [0, 1, "inside", "after"]
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ((neuron, "deacy", slower), "neurogen_numba.kernels.neuron has no function 'deacy'; did you mean 'decay'"),
+        ((neuron, "ONE", slower), "has no function 'ONE'"),
+        ((neuron, "decay", 3), "neurogen_numba.kernels.neuron.decay must be replaced by a function, not 3"),
+        ((neuron, "decay", lambda tau: tau), "<lambda>(tau) needs the parameters of neurogen_numba.kernels.neuron.decay: (log_tau)"),
+        (("neuron", "decay", slower), "the first argument must be a module"),
+    ],
+)
+def test_a_patch_that_does_not_fit_is_explained(given, message):
+    before = neuron.decay
+    with pytest.raises(ConfigError) as error, lab.patch(*given):
+        pass
+    assert message in str(error.value) and neuron.decay is before
 
 
 # compare
