@@ -10,6 +10,7 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from numba import cuda
 
 import neurogen_numba as ng
@@ -379,8 +380,9 @@ def test_our_kernels_are_right_and_a_kernel_that_does_nothing_is_not(backend, na
 def test_a_right_kernel_is_right(name):
     found = lab.compare(LOOPS[name], name, repeats=1, tokens=2, batch=2, sources=64, targets=64)
     assert found.right and found.kernel == of_python(name).__name__ and min(found.microseconds) > 0 and found.registers is None
-    axes = found.plot()
-    assert [bar.get_width() for bar in axes.patches][:2] == list(found.microseconds)
+    figure, mine = found.plot(), Figure()
+    assert [bar.get_width() for bar in figure.axes[0].patches][:2] == list(found.microseconds)
+    assert found.plot(mine.subplots()) is mine and figure._repr_png_().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", [*BUNDLES, "add_rows"])
