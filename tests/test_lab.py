@@ -1,6 +1,7 @@
 """The lab: kernels on checked arrays, and kernels of a user beside ours and in their place, on the CPU and in CUDA."""
 
 import copy
+import os
 import re
 import subprocess
 import sys
@@ -422,6 +423,29 @@ def test_an_index_beyond_an_array_is_an_error_and_not_a_crash():
 
     with pytest.raises(ConfigError, match=r"beyond leaves an array of decay_forward .*; given: decayed \[37\], log_tau \[37\]"):
         lab.compare(beyond, "decay_forward")
+
+
+def test_the_simulator_names_the_array_and_warns_of_no_integer_that_wraps():
+    code = """
+import numpy as np
+from numba import cuda
+import neurogen_numba as ng
+from neurogen_numba.lab.cases import CASES
+@cuda.jit
+def beyond(decayed, log_tau):
+    decayed[cuda.grid(1) + 1] = 0
+try:
+    ng.lab.compare(beyond, "decay_forward", neurons=37)
+except ValueError as error:
+    print(error)
+ng.lab.compare(lambda *given: None, "bundles_forward", backend="cuda", repeats=1, **CASES["bundles_forward"].small)
+"""
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert re.fullmatch(r"beyond leaves an array of decay_forward \(.*\); given: decayed \[37\], log_tau \[37\]\n", done.stdout), (
+        done.stderr
+    )
+    assert done.returncode == 0 and "overflow" not in done.stderr
 
 
 def test_inputs_and_a_reference_of_ones_own():

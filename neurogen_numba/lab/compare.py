@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from dataclasses import dataclass
@@ -130,7 +131,8 @@ def compare(kernel, name: str, *, given=None, reference=None, backend="auto", to
             _run_checked(name, label, kernel, inputs, backend)
         for i, prepare in enumerate((partial(_yours, kernel), _ours)):
             work, read = prepare(backend, name, inputs)
-            work()
+            with _indices_checked(name, label, inputs):
+                work()
             for output, wanted in expected.items():
                 error, entry = _error(read(output), wanted)
                 errors[i] = max(errors[i], error)
@@ -251,11 +253,19 @@ def _ours(backend, name, inputs):
 def _run_checked(name, label, kernel, inputs, backend):
     """Run a loop for the CPU with checks of its indices."""
     checked = numba.njit(boundscheck=True, error_model="numpy")(kernel.py_func)
-    try:
+    with _indices_checked(name, label, inputs):
         checked(*_on_device(backend, inputs).values())
+
+
+@contextlib.contextmanager
+def _indices_checked(name, label, inputs):
+    """A context in which an index beyond an array, in a checked loop or in the simulator, is one sentence."""
+    try:
+        yield
     except IndexError as error:
         shapes = ", ".join(f"{what} {list(value.shape)}" for what, value in inputs.items() if isinstance(value, np.ndarray))
-        raise ConfigError(f"{label} leaves an array of {name} ({error}); given: {shapes}") from None
+        why = " ".join(str(error).split())
+        raise ConfigError(f"{label} leaves an array of {name} ({why}); given: {shapes}") from None
 
 
 def _error(found, wanted):
