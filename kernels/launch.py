@@ -7,6 +7,7 @@ and a reduction over a warp is the identity, so the kernels stay correct.
 Floats are added in a fixed order and never atomically; integers may be added atomically, because their sum does not depend on the order.
 """
 
+import warnings
 from functools import partial
 
 import numpy as np
@@ -21,6 +22,9 @@ SHARED = 48 * 2**10  # bytes of shared memory per block that need no opt-in
 FULL_MASK = 0xFFFFFFFF  # all 32 lanes take part in a shuffle or vote
 _WARP = np.uint64(WARP)
 _allowed = {}  # (kernel, types of its arguments, device) -> bytes of dynamic shared memory allowed so far
+
+if SIMULATED:  # NumPy warns of integers that wrap around, as random numbers and rings are meant to
+    warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning, r"neurogen_numba\.kernels\.")
 
 
 def gpu(kernel=None, **options):

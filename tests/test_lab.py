@@ -1,5 +1,7 @@
 """The lab: kernels on checked arrays, and kernels of a user beside ours and in their place, on the CPU and in CUDA."""
 
+import copy
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from numba import cuda
 
 import neurogen_numba as ng
@@ -20,6 +23,7 @@ from neurogen_numba.backends.cpu import CpuBackend
 from neurogen_numba.backends.cpu_synapses import CpuSynapticState
 from neurogen_numba.errors import ConfigError
 from neurogen_numba.inference.generation import Sampling, Session
+from neurogen_numba.kernels import neuron
 from neurogen_numba.lab.cases import CASES
 from neurogen_numba.lab.vocabulary import BUNDLES, OPERATIONS
 
@@ -307,6 +311,57 @@ def test_kernels_lists_arguments_and_shapes():
     assert "logits" in repr(listed) and "[tiles" in repr(listed)
 
 
+# patch
+
+
+def slower(log_tau):
+    return np.float32(0.99)
+
+
+@each_backend
+def test_models_from_before_and_from_inside_a_patch_use_it_there_only(backend):
+    model = ng.NeuroGenModel.from_config(tiny.config(brain={"vocabulary": 30}), backend=backends.get(backend, precision="fp32"))
+    clean = model.logits(np.arange(9))
+    with pytest.raises(KeyError), lab.patch(neuron, "decay", slower):
+        assert (lab.decay(np.zeros(3), backend=model.backend) == np.float32(0.99)).all()
+        inside, patched = copy.copy(model), model.logits(np.arange(9))
+        np.testing.assert_array_equal(inside.logits(np.arange(9)), patched)
+        raise KeyError
+    assert np.abs(patched - clean).max() > 0 and neuron.decay is not slower
+    for each in (model, inside):
+        np.testing.assert_array_equal(each.logits(np.arange(9)), clean)
+
+
+def test_a_step_that_was_recorded_before_a_patch_runs_with_it():
+    model = ng.NeuroGenModel.from_config(tiny.config(brain={"vocabulary": 30}), backend="cpu")
+    act, recorded = model.activity(1, 1), []
+    model.run(act, "step", lambda: recorded.append(len(recorded)), lambda step: step)
+    kept = dict(act.recorded)
+    model.run(act, "step", None, lambda step: step)
+    assert act.recorded == kept
+    with lab.patch(neuron, "decay", slower):
+        model.run(act, "step", lambda: recorded.append("inside"), lambda step: step)
+    model.run(act, "step", lambda: recorded.append("after"), lambda step: step)
+    assert recorded == [0, 1, "inside", "after"]
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ((neuron, "deacy", slower), "neurogen_numba.kernels.neuron has no function 'deacy'; did you mean 'decay'"),
+        ((neuron, "ONE", slower), "has no function 'ONE'"),
+        ((neuron, "decay", 3), "neurogen_numba.kernels.neuron.decay must be replaced by a function, not 3"),
+        ((neuron, "decay", lambda tau: tau), "<lambda>(tau) needs the parameters of neurogen_numba.kernels.neuron.decay: (log_tau)"),
+        (("neuron", "decay", slower), "the first argument must be a module"),
+    ],
+)
+def test_a_patch_that_does_not_fit_is_explained(given, message):
+    before = neuron.decay
+    with pytest.raises(ConfigError) as error, lab.patch(*given):
+        pass
+    assert message in str(error.value) and neuron.decay is before
+
+
 # compare
 
 
@@ -326,8 +381,9 @@ def test_our_kernels_are_right_and_a_kernel_that_does_nothing_is_not(backend, na
 def test_a_right_kernel_is_right(name):
     found = lab.compare(LOOPS[name], name, repeats=1, tokens=2, batch=2, sources=64, targets=64)
     assert found.right and found.kernel == of_python(name).__name__ and min(found.microseconds) > 0 and found.registers is None
-    axes = found.plot()
-    assert [bar.get_width() for bar in axes.patches][:2] == list(found.microseconds)
+    figure, mine = found.plot(), Figure()
+    assert [bar.get_width() for bar in figure.axes[0].patches][:2] == list(found.microseconds)
+    assert found.plot(mine.subplots()) is mine and figure._repr_png_().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", [*BUNDLES, "add_rows"])
@@ -367,6 +423,29 @@ def test_an_index_beyond_an_array_is_an_error_and_not_a_crash():
 
     with pytest.raises(ConfigError, match=r"beyond leaves an array of decay_forward .*; given: decayed \[37\], log_tau \[37\]"):
         lab.compare(beyond, "decay_forward")
+
+
+def test_the_simulator_names_the_array_and_warns_of_no_integer_that_wraps():
+    code = """
+import numpy as np
+from numba import cuda
+import neurogen_numba as ng
+from neurogen_numba.lab.cases import CASES
+@cuda.jit
+def beyond(decayed, log_tau):
+    decayed[cuda.grid(1) + 1] = 0
+try:
+    ng.lab.compare(beyond, "decay_forward", neurons=37)
+except ValueError as error:
+    print(error)
+ng.lab.compare(lambda *given: None, "bundles_forward", backend="cuda", repeats=1, **CASES["bundles_forward"].small)
+"""
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert re.fullmatch(r"beyond leaves an array of decay_forward \(.*\); given: decayed \[37\], log_tau \[37\]\n", done.stdout), (
+        done.stderr
+    )
+    assert done.returncode == 0 and "overflow" not in done.stderr
 
 
 def test_inputs_and_a_reference_of_ones_own():

@@ -207,6 +207,8 @@ def test_what_it_returns_prints_well(on_cpu):
         "  ' b'       <- 'a' 50%, 'b' 25% (after 'a')",
         "  '.'        <- 'a' 50%, 'b' 25% (after 'a')",
     ]
+    equal = Recall(np.array([[[0.1, 0, 0.5, 0, 0.4, 0]]], np.float32), np.zeros((1, 1), np.float32), 5, ("a", " b", " a", " b", " a", " b"))
+    assert repr(equal).endswith("<- 'a' 50% (after 'a b', token 2), 'a' 40% (after 'a b', token 4), 'a' 10%")
     assert "\n  ... 5 tokens before these\n" in repr(on_cpu.listen("a bee. " * 3).recalled())
 
 
@@ -223,7 +225,16 @@ def test_what_it_returns_plots_itself(on_cpu):
     for figure, rows in ((recall.plot(), 13), (recall.plot(head=1), 13), (recording.recalled(-1).plot(), 2)):
         assert figure.axes[0].get_label() == "recall" and figure.axes[0].images[0].get_array().shape == (rows, 13)
     np.testing.assert_array_equal(recall.plot(head=1).axes[0].images[0].get_array(), recall.shares[:, 1])
+    for each in (recording, long):
+        top, *_, last = each.plot().axes
+        assert [entry.get_text() for entry in top.get_legend().get_texts()] == ["above the mean", "at most the mean"]
+        top.figure.canvas.draw()
+        assert [
+            any(label.get_text() for label in axes.get_xticklabels()) and axes.xaxis.get_tick_params()["labelbottom"]
+            for axes in (top, last)
+        ] == [False, True]
     figure = on_cpu.listen("a").plot()
+    assert [text.get_text() for text in figure.axes[0].texts] == ["unknown: nothing came before the first token"]
     assert figure.axes and figure._repr_png_().startswith(b"\x89PNG"), "a notebook shows it, with pyplot or without"
 
 
@@ -242,6 +253,11 @@ def test_what_it_returns_plots_itself(on_cpu):
         (lambda model: model.listen(TEXT, neurons=2.5), "neurons: how many"),
         (lambda model: model.listen(TEXT, states=["wernike.v"]), "did you mean 'wernicke.v'"),
         (lambda model: model.listen(TEXT, states="wernicke.v"), r"names in a list are needed, as in \['wernicke.v'\]"),
+        (lambda model: model.listen("a", states=["pfc.v"]).states["pfc.w"], r"states=\['pfc.w'\]\); did you mean 'pfc.v'"),
+        (
+            lambda model: model.listen("a").states["pfc.v"],
+            r"states: 'pfc.v' was not recorded; ask for it, listen\(text, states=\['pfc.v'\]\)$",
+        ),
         (lambda model: model.listen(TEXT, state=3), "a table of arrays is needed"),
         (lambda model: model.listen(TEXT).recalled(5, 5), "no token lies from 5 to 5; the recording has 13 tokens"),
         (lambda model: model.listen(TEXT).recalled().words(-1), "there is no head -1"),

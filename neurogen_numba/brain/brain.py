@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -24,6 +25,8 @@ from .population import Population
 from .projection import Projection
 from .readout import Readout
 from .working_memory import WorkingMemory
+
+living: weakref.WeakSet[Brain] = weakref.WeakSet()  # every brain of this process, for changes of the code of kernels
 
 
 class Brain:
@@ -78,6 +81,7 @@ class Brain:
         self.wiring = 0  # how often it was wired: a recorded step is one of a wiring
         self.lesions = Lesions(self)
         self.drawn_anew = frozenset()  # projections that a checkpoint had in an older form
+        living.add(self)
 
     def initialise(self, seed: int):
         """Draw wiring and initial parameters."""

@@ -26,11 +26,13 @@ LEAST = 0.02  # share of a reading below which a word is left out
 class Recalled:
     """A token, and the earlier words that the associative memory answered it with.
 
-    sources: (words before it, the word, its share of the reading from 0 to 1), largest share first.
+    sources: (words before it, the word, its share of the reading from 0 to 1), largest share first. tokens: for each of these the index of
+    its first token in the text.
     """
 
     token: str
     sources: tuple[tuple[str, str, float], ...]
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,8 @@ def recalled_words(pieces: Sequence[str], tokens: Sequence[str], shares: np.ndar
     recalls = []
     for token, row in zip(tokens, shares, strict=True):
         best = [int(word) for word in np.argsort(-row)[:SOURCES] if row[word] >= LEAST and words[word]]
-        recalls.append(Recalled(token, tuple((" ".join(words[max(0, n - 2) : n]), words[n], float(row[n])) for n in best)))
+        sources = tuple((" ".join(words[max(0, n - 2) : n]), words[n], float(row[n])) for n in best)
+        recalls.append(Recalled(token, sources, tuple(spans[n][0] for n in best)))
     return tuple(recalls)
 
 

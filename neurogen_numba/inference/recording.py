@@ -169,6 +169,14 @@ class Recall:
         return self.mean if head is None else self.shares[:, head]
 
 
+class States(dict):
+    """name -> [T, n] float32. Raises ConfigError for a state that was not asked for."""
+
+    def __missing__(self, name):
+        nearest = f"; {did_you_mean(str(name), self)}" if self else ""
+        raise ConfigError(f"states: {name!r} was not recorded; ask for it, listen(text, states=[{name!r}]){nearest}")
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class Recording:
     """The activity of a brain at each of the T tokens of a text.
@@ -181,7 +189,7 @@ class Recording:
     tokens: tuple[str, ...]
     surprise: Surprise
     rates: Rates
-    states: dict[str, np.ndarray]
+    states: States
     final_state: dict[str, np.ndarray]
     _rasters: dict[str, Raster]
     _recall: RecallTrace
@@ -261,7 +269,7 @@ def record(
         tokens,
         Surprise(nats[:-1].copy(), tokens),  # the last one belongs to the token after the text
         Rates({name: whole[name].astype(np.float32) for name in MODULES}, tokens),
-        {name: whole[name] for name in states},
+        States({name: whole[name] for name in states}),
         act.state(),
         rasters,
         recall,
@@ -285,8 +293,14 @@ def _tokens(model, text):
 
 
 def _sources(recalled):
-    """The words that were recalled, in one line."""
-    return ", ".join(f"{word!r} {share:.0%}{before and f' (after {before!r})'}" for before, word, share in recalled.sources) or "nothing"
+    """The words that were recalled, in one line. Equal words after equal ones have the index of their token."""
+    words = [(before, word) for before, word, _ in recalled.sources]
+    parts = []
+    for (before, word, share), token in zip(recalled.sources, recalled.tokens, strict=True):
+        where = [f"after {before!r}"] if before else []
+        where += [f"token {token}"] if words.count((before, word)) > 1 else []
+        parts.append(f"{word!r} {share:.0%}" + (f" ({', '.join(where)})" if where else ""))
+    return ", ".join(parts) or "nothing"
 
 
 def _every(size, neurons):

@@ -9,7 +9,6 @@ with ng.lab.swap("bundles_forward", my_kernel): # a model with it
     model.train_step(...)
 """
 
-from ..kernels.cache import rebuild
 from .bundles import Wiring, wiring
 from .compare import Comparison, compare
 from .neuron import Trace, lif
@@ -26,6 +25,7 @@ from .operations import (
     softmax,
     working_memory,
 )
+from .patch import patch, rebuild
 from .swap import swap
 from .vocabulary import kernels, launch
 
@@ -44,6 +44,7 @@ __all__ = [
     "launch",
     "lif",
     "memory",
+    "patch",
     "poisson",
     "rebuild",
     "sample",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
@@ -19,6 +21,9 @@ from .cases import CASES, NO_AXON, Case
 from .given import checked_inputs
 from .operations import chosen
 from .vocabulary import BUNDLES, OPERATIONS, call, check_kernel, drawn, function_of, target
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,20 +72,32 @@ class Comparison:
             table.add_row("registers of a thread", *map(str, self.registers))
         return drawn(table) + ("" if self.right else f"\nworst in {self.worst}")
 
-    def plot(self, axes=None):
-        """Draw the times, and how long a copy of as many bytes takes, on Matplotlib axes, which are returned."""
+    def plot(self, axes=None) -> Figure:
+        """A figure: the times, and how long a copy of as many bytes takes. axes: of Matplotlib, to draw on; else it makes its own."""
         if axes is None:
-            from matplotlib import pyplot
+            from ..ui.figures import styled
 
-            axes = pyplot.figure(figsize=(7, 2.2), layout="constrained").subplots()
-        copy = self.bytes / self.copy_bandwidth * 1e6
-        labels = (self.kernel + ("" if self.right else " (wrong)"), "ours", "copy of as many bytes")
-        bars = axes.barh(labels, (*self.microseconds, copy), color=("tab:orange", "tab:blue", "lightgrey"))
-        axes.bar_label(bars, fmt="{:,.1f}", padding=3)
-        axes.set(xlabel="microseconds (less is better)", title=f"{self.name}, {self.device}", xmargin=0.15)
-        axes.invert_yaxis()
-        axes.spines[["top", "right"]].set_visible(False)
-        return axes
+            return styled(_page)(self)
+        _draw(axes, self)
+        return axes.get_figure()
+
+
+def _page(found):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 2.2), layout="constrained")
+    _draw(figure.subplots(), found)
+    return figure
+
+
+def _draw(axes, found):
+    copy = found.bytes / found.copy_bandwidth * 1e6
+    labels = (found.kernel + ("" if found.right else " (wrong)"), "ours", "copy of as many bytes")
+    bars = axes.barh(labels, (*found.microseconds, copy), color=("tab:orange", "tab:blue", "lightgrey"))
+    axes.bar_label(bars, fmt="{:,.1f}", padding=3)
+    axes.set(xlabel="microseconds (less is better)", title=f"{found.name}, {found.device}", xmargin=0.15)
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def compare(kernel, name: str, *, given=None, reference=None, backend="auto", tolerance=1e-4, repeats=10, seed=0, **sizes) -> Comparison:
@@ -114,7 +131,8 @@ def compare(kernel, name: str, *, given=None, reference=None, backend="auto", to
             _run_checked(name, label, kernel, inputs, backend)
         for i, prepare in enumerate((partial(_yours, kernel), _ours)):
             work, read = prepare(backend, name, inputs)
-            work()
+            with _indices_checked(name, label, inputs):
+                work()
             for output, wanted in expected.items():
                 error, entry = _error(read(output), wanted)
                 errors[i] = max(errors[i], error)
@@ -235,11 +253,19 @@ def _ours(backend, name, inputs):
 def _run_checked(name, label, kernel, inputs, backend):
     """Run a loop for the CPU with checks of its indices."""
     checked = numba.njit(boundscheck=True, error_model="numpy")(kernel.py_func)
-    try:
+    with _indices_checked(name, label, inputs):
         checked(*_on_device(backend, inputs).values())
+
+
+@contextlib.contextmanager
+def _indices_checked(name, label, inputs):
+    """A context in which an index beyond an array, in a checked loop or in the simulator, is one sentence."""
+    try:
+        yield
     except IndexError as error:
         shapes = ", ".join(f"{what} {list(value.shape)}" for what, value in inputs.items() if isinstance(value, np.ndarray))
-        raise ConfigError(f"{label} leaves an array of {name} ({error}); given: {shapes}") from None
+        why = " ".join(str(error).split())
+        raise ConfigError(f"{label} leaves an array of {name} ({why}); given: {shapes}") from None
 
 
 def _error(found, wanted):

@@ -116,12 +116,20 @@ def _raster(axes, raster):
 
 
 def _surprise(axes, surprise):
+    from matplotlib.patches import Patch
+
+    axes.set_title("Surprise, nats")
+    axes.grid(False, axis="x")
+    if np.isnan(surprise.nats).all():
+        axes.text(0.5, 0.5, "unknown: nothing came before the first token", color=INK, ha="center", va="center", transform=axes.transAxes)
+        axes.set_yticks([])
+        return
     nats = np.nan_to_num(surprise.nats)
     axes.bar(range(len(nats)), nats, width=0.8, color=[SECOND if n > surprise.mean else FIRST for n in nats])
     axes.axhline(surprise.mean, color=FAINT, linewidth=0.8)
     axes.text(len(nats) - 0.4, surprise.mean, f" mean {surprise.mean:.2f}", color=INK, fontsize=8, va="center")
-    axes.set_title("Surprise, nats")
-    axes.grid(False, axis="x")
+    colors = [Patch(color=SECOND, label="above the mean"), Patch(color=FIRST, label="at most the mean")]
+    axes.legend(handles=colors, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
 
 
 def _over_tokens(axes, tokens, written=True):
@@ -131,8 +139,8 @@ def _over_tokens(axes, tokens, written=True):
     axes.set_xlim(-0.6, len(tokens) - 0.4)
     if len(tokens) > WORDS:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        if written:
-            axes.set_xlabel("token")
+        axes.tick_params(axis="x", labelbottom=written)
+        axes.set_xlabel("token" if written else "")
     else:
         axes.set_xticks(range(len(tokens)), [_clean(token) for token in tokens] if written else [], rotation=90, fontsize=8)
         axes.tick_params(axis="x", length=0)
