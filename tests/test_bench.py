@@ -199,9 +199,9 @@ def test_what_is_measured_leaves_no_numbers_that_are_none(monkeypatch):
 
 def test_a_text_is_learned_on_and_on(monkeypatch):
     """Byte by byte, each sequence from a place of its own; at the rate of a training that has just begun."""
-    learned, learn = [], NeuroGenModel.learn
+    learned, learn = [], NeuroGenModel.update
     monkeypatch.setattr(
-        NeuroGenModel, "learn", lambda model, act, x, y, rate: learned.append((x.copy(), y.copy(), rate)) or learn(model, act, x, y, rate)
+        NeuroGenModel, "update", lambda model, act, x, y, rate: learned.append((x.copy(), y.copy(), rate)) or learn(model, act, x, y, rate)
     )
     with open("text", "wb") as file:
         file.write(bytes(range(40)) * 5)

@@ -184,7 +184,8 @@ def test_every_command_is_obeyed_and_explained(chatting, run, tmp_path, monkeypa
     take, view = chatting
     words = {
         "temperature": "0.8", "top-k": "5", "top-p": "0.9", "max-tokens": "7", "seed": "3", "stop": "length", "pace": "0",
-        "params": "", "save": str(tmp_path / "kept"), "load": str(tmp_path / "kept"), "model": str(run), "brain": "on", "help": "",
+        "params": "", "learn": "off", "keep": str(tmp_path / "learned"),
+        "save": str(tmp_path / "kept"), "load": str(tmp_path / "kept"), "model": str(run), "brain": "on", "help": "",
     }  # fmt: skip
     assert take("go")
     for name in COMMANDS:

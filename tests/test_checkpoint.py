@@ -559,8 +559,8 @@ def test_check_shapes_accepts_what_fits():
     ("found", "message"),
     [
         ({}, "step-1: tensor 'v', float32 [2, 3], is missing; "),
-        ({"v": np.zeros((3, 2), np.float32)}, "step-1: tensor 'v' is float32 [3, 2], needed is float32 [2, 3]; "),
-        ({"v": np.zeros((2, 3), np.float64)}, "step-1: tensor 'v' is float64 [2, 3], needed is float32 [2, 3]; "),
+        ({"v": np.zeros((3, 2), np.float32)}, "step-1: tensor 'v' is float32 [3, 2] instead of float32 [2, 3]; "),
+        ({"v": np.zeros((2, 3), np.float64)}, "step-1: tensor 'v' is float64 [2, 3] instead of float32 [2, 3]; "),
         ({"v": np.zeros((2, 3), np.float32), "a": np.zeros(4, np.int32)}, "step-1: tensor 'a', int32 [4], is not part of the model; "),
     ],
 )

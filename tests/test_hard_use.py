@@ -351,7 +351,7 @@ def test_text_that_moved_is_asked_for(location, capsys):
     (location / "sheep.txt").rename(location / "flock.txt")
     capsys.readouterr()
     assert refused(train(["--resume", "--steps", "4"]), capsys, "sheep.txt: no such file", "--resume runs/tiny-1 --data PATH")
-    assert refused(evaluate([]), capsys, "sheep.txt: no such file", "by --data")
+    assert refused(evaluate([]), capsys, "sheep.txt: no such file", "with --data")
     assert train(["--resume", "--steps", "4", "--data", "flock.txt", "--plain"]) == 0
 
 

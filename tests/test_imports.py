@@ -27,6 +27,7 @@ LATE = {
     ("storage", "learning"),
     ("inference", "ui"),
     ("benchmarks", "ui"),
+    ("lab", "ui"),
     ("planning", "learning"),
 }
 

@@ -92,7 +92,7 @@ def test_bad_requests_cost_a_sentence(folder, capsys):
     refused(migrate(["tiny-1", "runs/x", "--preset", "lagre"]), capsys, "'large'")
     refused(migrate(["tiny-1", "sheep.txt/x", "--preset", "large"]), capsys, "sheep.txt/x cannot be made")
     refused(migrate(["tiny-1", "sheep.txt", "--preset", "large"]), capsys, "sheep.txt cannot be made: sheep.txt is a file")
-    refused(migrate(["tiny-1", "runs/x", "--set", "text.tokenizer=byte", "--preset", "large"]), capsys, "text.tokenizer", "leave it out")
+    refused(migrate(["tiny-1", "runs/x", "--set", "text.tokenizer=byte", "--preset", "large"]), capsys, "text.tokenizer", "drop it")
     assert sorted(path.name for path in (folder / "runs").iterdir()) == ["tiny-1"]
 
 

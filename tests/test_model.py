@@ -339,8 +339,8 @@ def test_the_update_does_not_depend_on_the_block_of_logits(tokens, monkeypatch):
     monkeypatch.setattr(CpuBackend, "logits", (tokens * batch + 1) * VOCABULARY)  # not quite one token more
     cut = blocks.activity(7, batch, learning=True)
     assert (len(act.logits), len(cut.logits)) == (7 * batch, tokens * batch)
-    assert blocks.brain.decoder.blocks(cut) == [(first, min(7, first + tokens)) for first in range(0, 7, tokens)]
-    assert whole.brain.decoder.blocks(act) == [(0, 7)]
+    assert blocks.brain.decoder.blocks(cut, 0, 7) == [(first, min(7, first + tokens)) for first in range(0, 7, tokens)]
+    assert whole.brain.decoder.blocks(act, 0, 7) == [(0, 7)]
     for step in range(3):
         expected, found = whole.update(act, inputs, targets, 0.01), blocks.update(cut, inputs, targets, 0.01)
         assert found == pytest.approx(expected, rel=1e-5), step
@@ -517,8 +517,8 @@ def set_in(section, name, value):
 @pytest.mark.parametrize(
     "change, output",
     [
-        (set_in("brain", "embedding", 11), "tensor 'embedding.weight' is float32 [19, 10], needed is float32 [19, 11]"),
-        (set_in("brain", "memory_width", 9), "tensor 'memory_query.block' is int32 [1, 1], needed is int32 [2, 1]"),
+        (set_in("brain", "embedding", 11), "tensor 'embedding.weight' is float32 [19, 10] instead of float32 [19, 11]"),
+        (set_in("brain", "memory_width", 9), "tensor 'memory_query.block' is int32 [1, 1] instead of int32 [2, 1]"),
         (set_in("brain", "fan_in", 40), "thalamus_wernicke.block"),
         (set_in("brain", "events", "analog"), "its configuration cannot be read: brain.events"),
         (set_in("training", "stps", 1), "its configuration cannot be read: config.training: unknown setting 'stps'"),

@@ -55,7 +55,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, data, kind, m
 def test_a_document_begins_with_a_reset(tmp_path, data):
     trainer = begin(tmp_path / "run", data["stream"] | {"reset_at_documents": True}, steps=60, reset_prob=0.1, checkpoint_interval=100)
     seen, learn = [], trainer.model.update
-    trainer.model.update = lambda act, inputs, targets, rate, reset: (
+    trainer.model.update = lambda act, inputs, targets, rate, reset, *rest: (
         seen.append((inputs, reset)) or learn(act, inputs, targets, rate, reset)
     )
     end(trainer)
