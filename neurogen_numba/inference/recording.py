@@ -169,11 +169,11 @@ class Recall:
         return self.mean if head is None else self.shares[:, head]
 
 
-class States(dict):
+class States(dict[str, np.ndarray]):
     """name -> [T, n] float32. Raises ConfigError for a state that was not asked for."""
 
-    def __missing__(self, name):
-        nearest = f"; {did_you_mean(str(name), self)}" if self else ""
+    def __missing__(self, name: str) -> np.ndarray:
+        nearest = f"; {did_you_mean(name, self)}" if self else ""
         raise ConfigError(f"states: {name!r} was not recorded; ask for it, listen(text, states=[{name!r}]){nearest}")
 
 
