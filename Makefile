@@ -37,7 +37,7 @@ quick: $(READY)  ## a minute of tests after a change of a line: kernels against 
 
 notebooks: $(READY)  ## install Jupyter and run the notebooks in examples/
 	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[notebooks]'
-	$(BIN)/python -m pytest -m notebooks $(ARGS) tests/test_notebooks.py
+	$(BIN)/python -m pytest -m notebooks -n auto $(ARGS) tests/test_notebooks.py
 
 lint: $(READY)  ## check style and format
 	$(BIN)/ruff check .
