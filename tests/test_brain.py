@@ -440,8 +440,12 @@ def test_a_token_changes_nothing_before_it_and_nobody_else(changed, events):
 def test_a_sequence_does_not_feel_its_neighbours_levels():
     brain, ids = lively(MODULATED), tokens(0)
     neutral, act = Activity(brain, T, 2), Activity(brain, T, 2)
+    brain.forward_logits(neutral, tokens(1))  # levels act for a chunk, so the memories must hold something before
+    neutral.advance(T)
+    start = neutral.state()
     for name in LEVELS:
-        act.load_state(neutral.state() | {f"neuromodulation.{name}": np.array([3, 0], np.float32)})
+        neutral.load_state(start)
+        act.load_state(start | {name: start[name] + np.array([3, 0], np.float32)})
         one, other = (brain.forward_logits(a, ids).reshape(T, 2, -1) for a in (act, neutral))
         assert (one[:, 0] != other[:, 0]).any(), name
         np.testing.assert_array_equal(one[:, 1], other[:, 1])

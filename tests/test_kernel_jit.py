@@ -94,7 +94,7 @@ def test_every_function_of_physics_is_in_the_table():
         "cache._warn",
         "rng.key",
     }  # of the host
-    others |= {"cache._fingerprint", "cache._forget", "cache.rebuild"}
+    others |= {"cache._fingerprint", "cache._forget", "cache.available", "cache.rebuild"}
     others |= {f"fingerprint.{name}" for name in ("overloads", "templates", "_library", "_identified_by_name", "_canonical")}
     others |= {"exponential.exp_cpu", "exponential.exp_cuda"}  # what exp stands for
     others |= {"launch.gpu", "launch.blocks", "launch.allow_shared"}
@@ -103,7 +103,7 @@ def test_every_function_of_physics_is_in_the_table():
     compiler = ("_mma", "_pair", "_statement", "_bfloat16", "_float16", "_float16_turing")
     others |= {f"mma.{name}" for name in compiler} | {"vector._number"}
     others |= {"bundles.bundles_per_block", "bundles.threads_of"}
-    others |= {f"tuples.{name}" for name in ("load", "save", "rows", "add", "zeros", "_written_out")}  # of Python, for the simulator
+    others |= {f"tuples.{name}" for name in ("load", "save", "rows", "add", "zeros", "_unroll")}  # of Python, for the simulator
     others |= {f"surrogate.{name}" for name in ("make_surrogate", "_triangle", "_fast_sigmoid", "_arctan")}
     for name, module in (("bundles", bundles), ("bundles_cpu", bundles_cpu), ("population", population), ("vector", vector)):
         others |= {f"{name}.{factory}" for factory in vars(module) if factory.startswith("make_")}
