@@ -1,14 +1,16 @@
-"""Neuromodulators: levels that follow the surprise of the tokens read, and what they do to neurons and memories.
+"""Neuromodulators: levels per sequence that follow the surprise of its tokens, and their effects on neurons and memories.
 
-The surprise of a token is its loss in nats; s is the mean over the tokens of an interval, g the reward given meanwhile. After an interval:
+The surprise of a token is its loss in nats. s is its mean over the tokens of an interval, g the reward given during the interval. After
+interval n (from 1):
 
-    dopamine       = expected - s + g                      a reward prediction error; g alone where nothing is expected yet
+    dopamine       = expected - s + g                      reward prediction error; after the first interval g alone
     norepinephrine = s                                     fast surprise
-    serotonin     += (g - s - serotonin) / min(n, SLOW)    slow mean reward; n: intervals so far, with this one
+    serotonin     += (g - s - serotonin) / min(n, SLOW)    slow mean reward
     expected      += (s - expected) / min(n, FAST)         running mean of the surprise
 
-A module is as sensitive to a level as it has learned, by k, 0 at first. A factor is 2 sigmoid(k level), 1 where either is 0; what Go opens
-the working memory by is k level. Levels are constants to the gradient, sensitivities are not.
+Each target (gain and adaptation of a module, write strength of the associative memory, Go) has a learned sensitivity k, which starts at 0.
+The effect is a factor 2 sigmoid(k level), which is 1 at k = 0 or level 0. For Go it is an offset k level to the logit of retention. The
+gradient treats levels as constants, and reaches the sensitivities.
 """
 
 import numpy as np
@@ -20,19 +22,19 @@ from .jit import ONE, TWO, ZERO, cpu_serial, cpu_serial_sum
 from .launch import block_sum, gpu
 from .memory import sigmoid
 
-ROWS = ("dopamine", "norepinephrine", "serotonin", "expected", "surprise", "counted", "tokens", "changes", "reward")  # of a sequence
+ROWS = ("dopamine", "norepinephrine", "serotonin", "expected", "surprise", "counted", "tokens", "changes", "reward")  # state of a sequence
 DOPAMINE, NOREPINEPHRINE, SEROTONIN, EXPECTED, SURPRISE, COUNTED, TOKENS, CHANGES, REWARD = range(len(ROWS))
 FAST, SLOW = np.float32(16), np.float32(64)  # intervals of the running means
-MODULES = 6
-WRITE, GO = 2 * MODULES, 2 * MODULES + 1  # targets: gain of each module, adaptation of each, memory write strength, Go
+MODULES = 6  # of the brain (config.MODULES)
+WRITE, GO = 2 * MODULES, 2 * MODULES + 1  # targets: gain of each module, adaptation of each module, memory write strength, Go
 TARGETS = 2 * MODULES + 2
 THREADS = 128
-MOST_LOGIT = np.float32(20)
+MAX_LOGIT = np.float32(20)  # exp(20) is far from the overflow of float32, and sigmoid(20) rounds to 1
 
 
 @register_jitable
 def levels_after(surprise, reward, expected, serotonin, changes):
-    """(dopamine, serotonin, expected, changes) after an interval with this mean surprise and reward."""
+    """(dopamine, serotonin, expected, changes) after an interval with mean `surprise` in nats and `reward`; changes counts intervals."""
     dopamine = reward + (expected - surprise if changes > ZERO else ZERO)
     changes += ONE
     serotonin += (reward - surprise - serotonin) / min(changes, SLOW)
@@ -42,7 +44,8 @@ def levels_after(surprise, reward, expected, serotonin, changes):
 
 @register_jitable
 def observe_sequence(rows, losses, targets, interval, b):
-    """Count the tokens of losses, targets [T, B]; change the levels of sequence b where an interval has passed."""
+    """Add the losses of targets [T, B] to the sums of sequence b, without targets below 0. If `interval` tokens have passed, update its
+    levels. rows [ROWS, B]: state, updated."""
     surprise, counted, tokens = rows[SURPRISE, b], rows[COUNTED, b], rows[TOKENS, b]
     for t in range(losses.shape[0]):
         if targets[t, b] >= 0:
@@ -51,8 +54,8 @@ def observe_sequence(rows, losses, targets, interval, b):
         tokens += ONE
     if tokens >= interval and counted > ZERO:
         surprise /= counted
-        found = levels_after(surprise, rows[REWARD, b], rows[EXPECTED, b], rows[SEROTONIN, b], rows[CHANGES, b])
-        rows[DOPAMINE, b], rows[SEROTONIN, b], rows[EXPECTED, b], rows[CHANGES, b] = found
+        levels = levels_after(surprise, rows[REWARD, b], rows[EXPECTED, b], rows[SEROTONIN, b], rows[CHANGES, b])
+        rows[DOPAMINE, b], rows[SEROTONIN, b], rows[EXPECTED, b], rows[CHANGES, b] = levels
         rows[NOREPINEPHRINE, b] = surprise
         surprise, counted, tokens, rows[REWARD, b] = ZERO, ZERO, ZERO, ZERO
     rows[SURPRISE, b], rows[COUNTED, b], rows[TOKENS, b] = surprise, counted, tokens
@@ -60,8 +63,8 @@ def observe_sequence(rows, losses, targets, interval, b):
 
 @register_jitable
 def modulate_sequence(factors, slopes, rows, sensitivity, b):
-    """What the levels of sequence b do to each target, and its slope by the sensitivity: of a factor that of its logarithm, of Go, which
-    lowers a bias, the negative one."""
+    """Overwrite factors, slopes [TARGETS, B] of sequence b. A factor is 2 sigmoid(k level), its slope d log(factor) / dk. For Go, which is
+    subtracted from a logit, the factor is k level and the slope -level."""
     for target in range(TARGETS):
         level = rows[NOREPINEPHRINE if target < MODULES else SEROTONIN if target < WRITE else DOPAMINE, b]
         x = sensitivity[target] * level
@@ -74,8 +77,8 @@ def modulate_sequence(factors, slopes, rows, sensitivity, b):
 
 @register_jitable
 def through_sigmoid(logit):
-    """x / x (1 - p) for p = sigmoid(logit): from the gradient before a sigmoid to that of the logarithm after it."""
-    return ONE + exp(min(logit, MOST_LOGIT))
+    """1 / (1 - sigmoid(logit)): the factor from dL/dlogit to dL/dlog(sigmoid(logit))."""
+    return ONE + exp(min(logit, MAX_LOGIT))
 
 
 @gpu
@@ -96,8 +99,8 @@ def modulate(factors, slopes, rows, sensitivity):
 
 @gpu
 def sensitivity_backward(total, x, slope, logit, bias):
-    """total [1] += sum over x [T, B, K], slope [B] by sequence; times `through_sigmoid` of logit + bias [K], unless logit has size 0. One
-    block."""
+    """total [1] += sum over t, b, k of x [T, B, K] slope [B], times `through_sigmoid` of logit [T, B, K] + bias [K] unless logit has size
+    0. One block: each thread strides over the entries, then `block_sum` adds the threads in a fixed order."""
     shared = cuda.shared.array(THREADS, np.float32)
     T, B, K = x.shape
     i, added = cuda.threadIdx.x, ZERO

@@ -26,6 +26,21 @@ def _four_gb(preset: str, thalamus: int, broca: Module, embedding: int, segment:
     )
 
 
+SMALL = Brain(  # of shakespeare-cpu and tasks
+    thalamus=Module(256),
+    wernicke=Module(1024),
+    hippocampus=Module(512),
+    pfc=Module(1024, outputs=64),
+    basal_ganglia=Module(256),
+    broca=Module(1024),
+    embedding=256,
+    fan_in=128,
+    hypercolumn=128,
+    memory_heads=4,
+    memory_width=32,
+    memory_context=4,
+)
+
 PRESETS = {
     "nano": Config(  # the built-in stories, on two CPU cores, in minutes
         preset="nano",
@@ -48,20 +63,7 @@ PRESETS = {
     ),
     "shakespeare-cpu": Config(  # characters of a megabyte of text, on two CPU cores, in ten minutes
         preset="shakespeare-cpu",
-        brain=Brain(
-            thalamus=Module(256),
-            wernicke=Module(1024),
-            hippocampus=Module(512),
-            pfc=Module(1024, outputs=64),
-            basal_ganglia=Module(256),
-            broca=Module(1024),
-            embedding=256,
-            fan_in=128,
-            hypercolumn=128,
-            memory_heads=4,
-            memory_width=32,
-            memory_context=4,
-        ),
+        brain=SMALL,
         training=Training(steps=6000, batch=16, segment=64, checkpoint_interval=1000),
         text=Text(tokenizer="char"),
     ),
@@ -93,20 +95,7 @@ PRESETS = {
     ),
     "tasks": Config(  # `neurogen bench tasks`, on a GPU; the task sets the vocabulary and the segment
         preset="tasks",
-        brain=Brain(
-            thalamus=Module(256),
-            wernicke=Module(1024),
-            hippocampus=Module(512),
-            pfc=Module(1024, outputs=64),
-            basal_ganglia=Module(256),
-            broca=Module(1024),
-            embedding=256,
-            fan_in=128,
-            hypercolumn=128,
-            memory_heads=4,
-            memory_width=32,
-            memory_context=4,
-        ),
+        brain=SMALL,
         training=Training(steps=7000, batch=128, dropout=0.1, axon_dropout=0.1, eval_interval=1000),
         text=Text(tokenizer="char"),
     ),

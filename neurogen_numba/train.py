@@ -138,6 +138,8 @@ def configure(args) -> Config:
     if args.test:
         sections = _quick(config_of(args, sections), sections)
     config = config_of(args, sections)
+    if args.rewire and not config.training.rewire_interval:
+        raise ConfigError(f"--rewire {args.rewire}: nothing is rewired without --rewire-interval; add --rewire-interval 300")
     data = config.text.data
     given = [flag for flag in ("--tokenizer", "--vocab-size") if getattr(args, TEXT_FLAGS[flag][0]) is not None]
     if given and is_token_file(data) and Path(data).with_suffix(".json").is_file():

@@ -131,7 +131,7 @@ def test_changes_need_names_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", [name for name, settings in COMPONENTS.items() if "brain" in settings])
 def test_a_brain_learns_without_a_part(name, where, request):
     from neurogen_numba import backends
 
@@ -140,9 +140,9 @@ def test_a_brain_learns_without_a_part(name, where, request):
     config, ids = overlay(TINY, COMPONENTS[name], name), text(2, 13)
     backend = backends.get(where, 0, "fp32")
     whole, less = (NeuroGenModel.from_config(each, backend=backend) for each in (TINY, config))
-    losses = [less.train_step(ids[:, :-1], ids[:, 1:])[0] for _ in range(20)]
+    losses, others = ([model.train_step(ids[:, :-1], ids[:, 1:])[0] for _ in range(20)] for model in (less, whole))
     assert losses[-1] < losses[0] - 0.3
-    assert losses[0] != whole.train_step(ids[:, :-1], ids[:, 1:])[0]
+    assert abs(losses[-1] - others[-1]) > 1e-4
     assert less.generate(ids[0], 20).shape == (20,)
 
 

@@ -12,8 +12,10 @@ from neurogen_numba.brain.connectome import Arc, check_bundles, draw_bundles, gr
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.errors import ConfigError
 from neurogen_numba.learning import rewiring
+from neurogen_numba.learning.report import Notice
 from neurogen_numba.learning.rewiring import Rewiring, random_walk, share_at
 from neurogen_numba.learning.trainer import Trainer
+from neurogen_numba.train import configure, parser
 from same import assert_equal_runs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -254,3 +256,22 @@ def test_a_brain_without_room_is_refused(made):
 def test_wrong_settings_are_named(setting, output):
     with pytest.raises(ConfigError, match=output):
         tiny.config(**setting)
+
+
+def test_a_criterion_without_an_interval_is_refused():
+    with pytest.raises(ConfigError, match="--rewire set: nothing is rewired without --rewire-interval; add"):
+        configure(parser().parse_args(["--rewire", "set"]))
+    words = ["--rewire", "set", "--rewire-interval", "9"]
+    training = configure(parser().parse_args(words)).training
+    assert (training.rewire, training.rewire_interval) == ("set", 9)
+
+
+@pytest.mark.parametrize("interval, few", [(9, False), (10, True)])  # three quarters of 12 steps are 9
+def test_a_run_that_is_too_short_to_rewire_says_so(tmp_path, interval, few):
+    (tmp_path / "sheep.txt").write_text("The sheep counts the other sheep. " * 100)
+    (tmp_path / "run").mkdir()
+    settings = SETTINGS | {"rewire_interval": interval}
+    trainer = Trainer(tiny.config(text={"data": str(tmp_path / "sheep.txt")}, brain=BRAIN, **settings), tmp_path / "run", "cpu")
+    notices = [report.text for report in trainer.reports() if isinstance(report, Notice)]
+    assert ("12 steps are too few to rewire every 10: the wiring stays" in notices) == few
+    assert (trainer.rewired == 0) == few

@@ -276,18 +276,18 @@ class Backend(ABC):
 
     @kernel
     def observe(self, rows, losses, targets, interval: float):
-        """Updates rows by the losses [T, B] of T tokens; a token whose target, of targets [T, B] int32, is negative has none. Levels change
-        after `interval` tokens."""
+        """Updates rows [ROWS, B], the state of the neuromodulators, from losses [T, B] in nats; a token with a negative target, of targets
+        [T, B] int32, does not count. Levels change after `interval` tokens."""
 
     @kernel
     def modulate(self, factors, slopes, rows, sensitivity):
-        """Overwrites factors [14, B] with what the levels do, and slopes [14, B] with its slope by the sensitivities: of a factor's
-        logarithm, and of Go the negative one."""
+        """Overwrites factors [14, B], the effects of the levels in rows [ROWS, B] with sensitivity [14], and slopes [14, B], their
+        derivatives (kernels/neuromodulation.py)."""
 
     @kernel
     def sensitivity_backward(self, total, x, slope, logit, bias):
-        """Accumulates x [T, B, K], by slope [B], into total [1]; of a factor after a sigmoid, by its logit [T, B, K] and bias [K], else of
-        size 0."""
+        """Accumulates the gradient of a sensitivity into total [1], from x [T, B, K], the gradient of logits, and slope [B]. logit
+        [T, B, K], bias [K]: of a factor that multiplies a sigmoid; of size 0 otherwise."""
 
     # Embedding and dropout
 

@@ -28,8 +28,7 @@ class CpuSynapses(Synapses):
         self.weight_offsets = [offset - first for offset, _ in offsets]
         self.signals = _words({p.arc.source: p.arc.sources for p in projections})
         self.currents = _words({p.arc.target: p.arc.targets for p in projections})
-        self.forward, self.backward, self._learned = {}, {}, {}
-        self.transposed = np.zeros_like(self.weight)
+        self.forward, self.backward, self.transposed = {}, {}, np.zeros_like(self.weight)
 
     def wire(self):
         forward, backward, learned = {}, {}, []
@@ -48,8 +47,7 @@ class CpuSynapses(Synapses):
             learned.append(table)
         _fill(self.forward, {name: _by_tile(tables, self.currents[name]) for name, tables in forward.items()})
         _fill(self.backward, {name: _by_tile(tables, self.signals[name]) for name, tables in backward.items()})
-        _fill(self._learned, {"all": (np.concatenate(learned),)})
-        self.learned = self._learned["all"][0]
+        self.learned = np.concatenate(learned)
 
     def rewire(self, gradient_only=False):
         self.wire()

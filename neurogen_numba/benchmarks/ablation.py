@@ -33,6 +33,7 @@ COMPONENTS = {  # name of a change -> settings without one part of the brain, or
     "no gate": {"brain": {"without": "go_broca"}},
     "no feedback": {"brain": {"without": "feedback_* go_retain"}},
     "neuromodulation": {"brain": {"neuromodulation": True}},
+    "rewiring": {"training": {"rewire_interval": 300}},
     "no lateral synapses": {"brain": {"without": "lateral_*"}},
 }
 

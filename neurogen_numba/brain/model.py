@@ -227,8 +227,8 @@ class NeuroGenModel:
         """One update on time-major inputs, targets [T, B] int32: (loss, accuracy, norm of the gradient).
 
         `act` advances to the next segment. reset: [B] bool, the sequences to reset before this one. rewire: called between the backward
-        pass and the update (learning/rewiring.py). If loss or gradient norm are not finite, nothing is updated; a row-wise decoder may be
-        (optim/low_memory.py).
+        pass and the update (learning/rewiring.py). If loss or gradient norm are not finite, nothing is updated, but for a row-wise decoder
+        (optim/low_memory.py) and what `rewire` has done. Raises ConfigError for a rate below 0 or not finite, and during a lesion.
         """
         if not (0 <= rate <= FLOAT32):
             raise ConfigError(f"learning_rate: a number from 0 on is needed, not {rate}")
@@ -285,24 +285,27 @@ class NeuroGenModel:
 
     @property
     def has_learned(self) -> bool:
-        """Whether `learn` has changed the weights since the model was made, loaded, or `unlearn` was called."""
+        """Whether the weights contain lessons of `learn` that `unlearn` would revert."""
         return self._online is not None and self._online.changed
 
     @_by_one_thread
-    def learn(self, text: str, **how: Any) -> Lesson:
-        """Learn a text that somebody has just written, by a few bounded updates; `unlearn` takes it back. `rate`, `passes` and what is
-        returned: learning/online.py. Raises ConfigError where it cannot be read or a number is out of range, TrainingError where nothing
-        was learned."""
-        from ..learning.online import OnlineLearner
+    def learn(self, text: str, rate: float | None = None, passes: int | None = None) -> Lesson:
+        """Learn a text by a few bounded updates (learning/online.py); `unlearn` reverts them.
+
+        rate: learning rate, 0.0003 if None; passes: updates on each segment of the text, 1 to 1,000, 20 if None. Returns
+        `Lesson(before, after, updates)`, losses in nats per token. Raises ConfigError if the tokenizer cannot read the text, it has fewer
+        than two tokens, or a number is out of range; TrainingError, with the weights unchanged, if loss or gradient are not finite.
+        """
+        from ..learning.online import PASSES, RATE, OnlineLearner
 
         if self.tokenizer is None:
             raise ConfigError("this model has no tokenizer, so it cannot read text; `train_step` learns token ids")
         self._online = self._online or OnlineLearner(self)
-        return self._online.learn(text, **how)
+        return self._online.learn(text, RATE if rate is None else rate, PASSES if passes is None else passes)
 
     @_by_one_thread
     def unlearn(self):
-        """Return to the weights from before the first `learn`, bit for bit."""
+        """Restore the weights and the optimiser from before the first `learn`, bit for bit. Raises ConfigError during a lesion."""
         if self._online:
             if self.brain.lesions:
                 raise ConfigError("a brain does not unlearn during a lesion: do it outside of the context")
@@ -310,8 +313,9 @@ class NeuroGenModel:
 
     @_by_one_thread
     def reward(self, x: ArrayLike):
-        """Reward the sequences that were read last: a number, or one for each of the B sequences [B]. It is added to their dopamine at the
-        next change of levels. Raises ConfigError for another shape, a number that is not finite, or a brain without neuromodulators."""
+        """Reward the sequences of the last `train_step`, or of the session in use. x: a number, or [B]; it is added to their dopamine at
+        the next change of levels. Raises ConfigError for another shape, a number that is not finite, no sequences, or a brain without
+        neuromodulators."""
         act = self._reading()
         if act is None:
             raise ConfigError("reward: nothing is being read; it is for the sequences of the last `train_step`, or of a session in use")

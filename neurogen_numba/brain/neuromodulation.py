@@ -1,7 +1,7 @@
-"""Neuromodulation: dopamine, norepinephrine and serotonin follow the surprise of the tokens, and act where a module has become sensitive
-to them (kernels/neuromodulation.py).
+"""Neuromodulation: dopamine, norepinephrine and serotonin follow the surprise of the tokens, and act on modules with a sensitivity to them
+(kernels/neuromodulation.py).
 
-Levels change at the end of a chunk, by what was read up to there: so they are the same while training, reading a prompt and writing.
+Levels change at the end of a chunk and depend only on tokens read before, so they are the same in training, prompts and generation.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from ..optim.parameters import Parameter, Parameters
 
 LEVELS = ROWS[:3]
 SENSITIVITY = "neuromodulation.sensitivity"
-__all__ = ["GO", "LEVELS", "SENSITIVITY", "WRITE", "Neuromodulation", "adaptation", "gain"]  # also what is the kernels'
+__all__ = ["GO", "LEVELS", "SENSITIVITY", "WRITE", "Neuromodulation", "adaptation", "gain"]  # with names of the kernels
 
 
 def gain(module: str) -> int:
-    """The target that is a module's gain."""
+    """Index of the target that is the gain of a module."""
     return MODULES.index(module)
 
 
 def adaptation(module: str) -> int:
-    """The target that is a module's adaptation."""
+    """Index of the target that is the adaptation of a module."""
     return len(MODULES) + MODULES.index(module)
 
 
 class Neuromodulation:
-    """The levels of the sequences of a brain, and what they do to its targets."""
+    """Sensitivities of a brain, and its operations on the levels of an activity."""
 
     def __init__(self, brain: Brain, backend):
         self.interval, self.backend = np.float32(brain.chunk), backend
@@ -51,14 +51,15 @@ class Neuromodulation:
         act.factors, act.slopes = (self.backend.zeros((chunks, TARGETS, act.batch)) for _ in range(2))
 
     def begin(self, act, chunk: int = 0):
-        """Before a chunk of a segment: what the levels do in it."""
+        """Compute the factors of a chunk from the present levels."""
         self.backend.modulate(act.factors[chunk], act.slopes[chunk], act.modulators, self.sensitivity)
 
     def observe(self, act, losses, targets):
-        """Take note of the losses [T, B] of tokens, targets [T, B]; levels change where a chunk is full."""
+        """Add the losses [T, B] of targets [T, B]; levels change when a chunk of tokens is complete."""
         self.backend.observe(act.modulators, losses, targets, self.interval)
 
     def backward(self, act, target: int, first: int, x, logit=None, bias=None):
-        """Accumulate the gradient of a sensitivity from that of the logits [C, B, K] of a chunk. logit, bias: as in the backend."""
+        """Accumulate the gradient of a target's sensitivity from x [C, B, K], the gradient of the logits of a chunk. logit, bias: as in
+        `Backend.sensitivity_backward`."""
         slope, total = act.slopes[first // act.chunk, target], self.d_sensitivity[target : target + 1]
         self.backend.sensitivity_backward(total, x, slope, *(self.nothing if logit is None else (logit, bias)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import time
@@ -16,7 +15,7 @@ import numpy as np
 from ..brain.monitor import BrainMonitor
 from ..errors import CheckpointError, ConfigError
 from ..storage import checkpoint
-from ..storage.run_folder import METRICS
+from ..storage.run_folder import latest_records
 from ..text import stories
 from .generation import Sampling, Session, stream
 
@@ -36,7 +35,6 @@ LEARNED = "learned"  # folder of a run with what /keep has written: checkpoints
 LEARN = ("message", "turn")  # what a conversation learns: what a person wrote, or the reply as well
 EXAMPLES = 3
 LONGEST_EXAMPLE = 48  # characters
-TAIL = 500_000  # bytes at the end of metrics.jsonl in which the latest samples are looked for
 
 
 @dataclass(frozen=True)
@@ -283,20 +281,8 @@ def examples(model, run: Path) -> list[str]:
         fact = stories.Fact(stories.KINDS[3], "Jack", "hares")
         return ["Tell me a story.", fact.sentence, fact.kind.asking.format(fact.name)]
     found = []
-    try:
-        with open(Path(run) / METRICS, "rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - TAIL))
-            lines = file.read().splitlines()
-    except OSError:
-        return found
-    for line in reversed(lines):
-        try:
-            record = json.loads(line)
-            prompt = record["prompt"] if record["kind"] == "sample" else ""
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue
-        words = _beginning(prompt)
+    for record in latest_records(run, "sample"):
+        words = _beginning(record.get("prompt", ""))
         if words and words not in found:
             found.append(words)
         if len(found) == EXAMPLES:

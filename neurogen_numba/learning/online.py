@@ -1,7 +1,7 @@
 """Learning online: a few updates, by the step of the trainer, on a text that somebody has just written; and their exact reversal.
 
-What bounds a lesson: `passes` updates for each segment of the text, each with the learning rate `rate` and a gradient whose norm is at most
-`training.clip`. An update of Adam's then moves no number by more than a few times the rate.
+A lesson is bounded: `passes` updates on each segment of the text, with the learning rate `rate` and the gradient clipped to the norm
+`training.clip`. An update of Adam changes a parameter by a few times the rate at most.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 from ..config import FLOAT32
 from ..errors import ConfigError, TrainingError
 
-RATE = 3e-4
-PASSES = 20
+RATE = 3e-4  # learning rate
+PASSES = 20  # updates on each segment of a text
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """before, after: mean loss of the text's tokens in nats, at the first pass and at the last; updates: made."""
+    """A text that was learned. before, after: mean loss of its tokens in nats, in the first and the last pass; updates: their number."""
 
     before: float
     after: float
@@ -28,7 +28,7 @@ class Lesson:
 
 
 class OnlineLearner:
-    """Teaches a model texts, each from a zero state, and returns to the weights that it began with."""
+    """Updates a model on texts, each from a zero state, and can restore the weights from before the first of them."""
 
     def __init__(self, model):
         self.model = model
@@ -37,12 +37,11 @@ class OnlineLearner:
 
     @property
     def changed(self) -> bool:
-        """Whether the weights are others than before the first lesson."""
+        """Whether a lesson has changed the weights."""
         return self._begun is not None
 
-    def learn(self, text: str, rate: float = RATE, passes: int = PASSES) -> Lesson:
-        """Make `passes` updates on each segment of a text. Raises ConfigError where the tokenizer cannot read it, it has no two tokens, or
-        a number is out of range; TrainingError, with the weights as they were, where its loss or gradient is not finite."""
+    def learn(self, text: str, rate: float, passes: int) -> Lesson:
+        """Make `passes` updates on each segment of a text, at learning rate `rate`. Errors: as `NeuroGenModel.learn`."""
         segments = self._segments(text)
         if not isinstance(passes, (int, np.integer)) or not 1 <= passes <= 1000:
             raise ConfigError(f"passes: from 1 to 1,000, not {passes!r}")
@@ -73,7 +72,7 @@ class OnlineLearner:
         return total / counted
 
     def unlearn(self):
-        """Return to the weights, and the optimiser, from before the first lesson, bit for bit."""
+        """Restore the weights and the optimiser from before the first lesson, bit for bit."""
         if self._begun:
             self._restore(self._begun)
             self._begun = None

@@ -43,8 +43,13 @@ class Rewiring:
         """Whether update `step` (from 1) of `steps` rewires."""
         return step % self.training.rewire_interval == 0 and step <= LAST * steps
 
+    def due_before(self, steps: int) -> bool:
+        """Whether any of `steps` updates rewires."""
+        return self.training.rewire_interval <= LAST * steps
+
     def __call__(self, act, step: int, steps: int) -> int:
-        """Rewire after the backward pass of update `step`; gradients of synapses are computed again. Returns how many bundles grew."""
+        """Rewire after the backward pass of update `step` (from 1) of `steps`, on the segment of `act`: overwrites structure, weights and
+        moments of the bundles that change, and the gradients of all synapses. Returns how many bundles grew."""
         share = share_at(self.training, step, steps)
         grown = {p.arc.name: self._choose(p, share, step) for p in self.projections}
         grown = {name: choice for name, choice in grown.items() if len(choice[0])}

@@ -239,6 +239,8 @@ class Trainer:
         yield Notice(self.corpus.shares)
         if self._fitted:
             yield Notice(self._fitted)
+        if self._rewiring and not self._rewiring.due_before(self.steps):
+            yield Notice(f"{self.steps:,} steps are too few to rewire every {self.config.training.rewire_interval:,}: the wiring stays")
         tokenizer, asked = self.model.tokenizer, self.config.text.vocabulary
         if tokenizer.kind == "word":
             yield self._unknown()

@@ -25,6 +25,7 @@ import shlex
 import shutil
 import stat
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ LOCK, CONFIG, METRICS, SUMMARY = "lock", "config.json", "metrics.jsonl", "summar
 TOKENIZER = "tokenizer"  # files of a tokenizer that the caller gave
 TOKENS = "encoded/tokens.bin"  # written before the run begins, and again if it is missing
 SAVING = ".saving"  # suffix of a file until it is complete
-TAIL = 1_000_000  # bytes at the end of metrics.jsonl that are searched for the latest record of a kind
+TAIL = 1_000_000  # bytes at the end of metrics.jsonl that are searched for the latest records
 LATEST, BEST = "latest", "@best"  # names by which commands choose a run, and a checkpoint
 
 
@@ -320,21 +321,25 @@ def progress(run: Path) -> Progress:
 
 def last_record(run: Path, kind: str) -> dict | None:
     """The latest record of a kind at the end of metrics.jsonl; None if there is none."""
+    return next(latest_records(run, kind), None)
+
+
+def latest_records(run: Path, kind: str) -> Iterator[dict]:
+    """The records of a kind in the last TAIL bytes of metrics.jsonl, the latest first. Damaged lines, and a missing file, yield none."""
     try:
         with open(Path(run) / METRICS, "rb") as file:
-            file.seek(0, 2)
+            file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - TAIL))
             lines = file.read().splitlines()
     except OSError:
-        return None
+        return
     for line in reversed(lines):
         if f'"{kind}"'.encode() not in line:
             continue
         with contextlib.suppress(ValueError, RecursionError):
             record = json.loads(line)
             if isinstance(record, dict) and record.get("kind") == kind:
-                return record
-    return None
+                yield record
 
 
 def _json_object(path):
