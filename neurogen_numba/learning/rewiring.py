@@ -41,11 +41,11 @@ class Rewiring:
 
     def due(self, step: int, steps: int) -> bool:
         """Whether update `step` (from 1) of `steps` rewires."""
-        return step % self.training.rewire_interval == 0 and step <= LAST * steps
+        return step % self.training.rewire_interval == 0 and step < LAST * steps
 
     def due_before(self, steps: int) -> bool:
         """Whether any of `steps` updates rewires."""
-        return self.training.rewire_interval <= LAST * steps
+        return self.training.rewire_interval < LAST * steps
 
     def __call__(self, act, step: int, steps: int) -> int:
         """Rewire after the backward pass of update `step` (from 1) of `steps`, on the segment of `act`: overwrites structure, weights and
