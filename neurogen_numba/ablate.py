@@ -117,8 +117,9 @@ def _tell(args, rows, base):
     """The table on screen, in a file and as JSON, and the figure."""
     from .storage.run_folder import write_whole
     from .ui.ablation_page import ablation_page
+    from .ui.figures import png
 
-    write_whole(args.out / "ablation.png", ablation_page(rows, base.preset))
+    write_whole(args.out / "ablation.png", png(ablation_page(rows, base.preset)))
     if args.json != STDOUT:
         _table(rows)
     tell_json(args.json, {"preset": base.preset, "rows": [dataclasses.asdict(row) | {"verdict": row.verdict} for row in rows]})

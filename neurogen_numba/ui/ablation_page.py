@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .figures import FAINT, FIRST, SECOND, WIDTH, png, styled
+from .figures import FAINT, FIRST, SECOND, WIDTH, styled
 
 
 @styled
-def ablation_page(rows, preset: str) -> bytes:
-    """PNG of the losses of `learning.ablation.Row`s, the worst change at the top; the recipe's mean is the line."""
+def ablation_page(rows, preset: str):
+    """A figure (matplotlib) of the losses of `learning.ablation.Row`s, the worst change at the top; the recipe's mean is the line."""
     from matplotlib.figure import Figure
 
     base = next((row.loss for row in rows if row.difference is None), None)
@@ -26,4 +26,4 @@ def ablation_page(rows, preset: str) -> bytes:
     axes.set_ylim(-0.7, len(ordered) - 0.3)
     axes.set_xlabel("nats per token on held-out text: dots are seeds, bars their means")
     axes.set_title(f"{preset}: one change at a time")
-    return png(figure)
+    return figure
