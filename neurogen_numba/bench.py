@@ -63,13 +63,13 @@ def main(argv=None):
     from rich.status import Status
 
     from .benchmarks import speed
-    from .system import compiling
+    from .system.waiting import shown_by
 
-    def show(done, total):
-        status.update(compiling.words(done, total) if done < total else "measuring")
+    def show(sentence, done, total):
+        status.update(sentence or "measuring")
 
     status = Status("measuring", console=Console(stderr=True))
-    shown = compiling.shown_by(show) if status.console.is_terminal else contextlib.nullcontext()
+    shown = shown_by(show) if status.console.is_terminal else contextlib.nullcontext()
     with status, shown:
         bench = speed.Bench(config, backend, args.repeats, args.batch_size or 1, text, args.after)
         result = getattr(bench, args.what)()

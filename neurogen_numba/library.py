@@ -15,7 +15,7 @@ from .errors import BackendError, ConfigError
 from .learning.stopping import Signals
 from .presets import get_preset
 from .storage import run_folder
-from .system import compiling, streams
+from .system import streams, waiting
 from .text.sources import absolute
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def train(
                 run_folder.discard(folder, made)
                 raise
             signals.hand_over(trainer.stop)
-            _watch(trainer, on_step, progress)
+            _watch(trainer, on_step, progress, signals)
     return Run(folder, trainer.model)
 
 
@@ -159,7 +159,7 @@ class Run:
         with Signals() as signals, run_folder.lock(self.folder):
             trainer = Trainer.resume(self.folder, steps, backend)
             signals.hand_over(trainer.stop)
-            _watch(trainer, on_step, progress)
+            _watch(trainer, on_step, progress, signals)
         return Run(self.folder, trainer.model)
 
     def __repr__(self) -> str:
@@ -198,7 +198,7 @@ def _write_texts(texts, path):
     return str(path.absolute())
 
 
-def _watch(trainer, on_step, progress):
+def _watch(trainer, on_step, progress, signals):
     """Train to the end, or until it is stopped."""
     from .learning.report import StepReport
     from .ui import Unbreakable
@@ -208,8 +208,9 @@ def _watch(trainer, on_step, progress):
     with contextlib.ExitStack() as views:
         if progress:
             view = views.enter_context(Unbreakable(lambda: ProgressView(trainer.run.name), streams.complain))
+            signals.tell = view.say
         else:
-            views.enter_context(compiling.shown_by(lambda done, total: None))
+            views.enter_context(waiting.shown_by(lambda sentence, done, total: None))
         for report in trainer.reports():
             if view:
                 view.show(report)
@@ -220,5 +221,7 @@ def _watch(trainer, on_step, progress):
                 except BaseException as error:
                     failure = error
                     trainer.stop()
+        if view and trainer.step < trainer.steps:
+            view.say(f"stopped after {trainer.step:,} of {trainer.steps:,} steps; Run.resume continues")
     if failure is not None:
         raise failure

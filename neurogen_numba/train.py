@@ -13,8 +13,9 @@ from .config import Config
 from .configure import add_config_flags, check_neurons, config_of, named_neurons
 from .errors import ConfigError, DataError, MissingText
 from .learning.stopping import Signals
-from .storage import run_folder
+from .storage import checkpoint, run_folder
 from .system import streams
+from .system.waiting import doing
 from .text.sources import absolute, is_token_file, open_source
 
 TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
@@ -198,7 +199,7 @@ def _resume(args, run, folder, backend):
         raise DataError(f"{error}; if the text has moved, name its new location: --resume {shlex.quote(str(run))} --data PATH") from None
 
 
-def _watch(trainer, title: str, plain: bool, tensorboard: bool):
+def _watch(trainer, title: str, plain: bool, tensorboard: bool, signals):
     """Train to the end, or until `trainer.stop`, and show it."""
     from .ui import Unbreakable, open_view
     from .ui.pictures import Pictures
@@ -211,7 +212,7 @@ def _watch(trainer, title: str, plain: bool, tensorboard: bool):
             views.append(open_views.enter_context(Unbreakable(make, streams.complain)))
 
         watch(lambda: open_view(title, plain=plain or None))
-        tell = views[0].show
+        tell, signals.tell = views[0].show, views[0].say
         if trainer.config.training.viz_interval:
             watch(lambda: Pictures(trainer.run, tell))
         if tensorboard:
@@ -236,9 +237,10 @@ def main(argv=None):
         run, folder = (run_folder.create(args.out, args.name, config.preset), None) if new else _to_resume(args)
         with run_folder.lock(run), streams.unfailing(lambda error: _lost(run, error)):
             try:
-                from .learning.trainer import Trainer
+                with doing("getting ready: loading the program", patience=0):
+                    from .learning.trainer import Trainer
 
-                backend = backend_of(args)
+                    backend = backend_of(args)
                 if new and config.text.data.startswith(("hf:", "http:", "https:")):
                     open_source(config.text.data, config.text.field)  # raises for an invalid name; reading may take long
                     print(f"reading {config.text.data}", file=sys.stderr, flush=True)
@@ -249,10 +251,16 @@ def main(argv=None):
                     run_folder.discard(run, made)  # nothing was trained: leave no empty folder behind
                 raise
             title = f"{run.name} · {trainer.model.parameters:,} parameters · {trainer.config.brain.neurons:,} neurons"
-            _watch(trainer, title, args.plain, args.tensorboard or (run / "tensorboard").is_dir())
+            going_on = f"neurogen train --resume {shlex.quote(str(run))}"
+            try:
+                _watch(trainer, title, args.plain, args.tensorboard or (run / "tensorboard").is_dir(), signals)
+            except KeyboardInterrupt:
+                last = [checkpoint.step_of(folder) for folder in checkpoint.saved(run)][-1:]
+                kept = f"step {last[0]:,} was saved last.\nTo continue" if last else "nothing was saved.\nTo begin again"
+                streams.complain(f"\nStopped at once; {kept}: {going_on}")
+                raise
             if trainer.step < trainer.steps:
-                going_on = f"neurogen train --resume {shlex.quote(str(run))}"
-                print(f"Stopped after {trainer.step:,} of {trainer.steps:,} steps; everything is saved. To continue: {going_on}")
+                print(f"Stopped after {trainer.step:,} of {trainer.steps:,} steps; everything is saved in {run}.\nTo continue: {going_on}")
                 return 130
             print(f"To talk to it: neurogen chat {shlex.quote(str(run))}")
     return 0

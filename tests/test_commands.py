@@ -269,7 +269,8 @@ def test_in_processes_of_its_own_and_pipes(location):
         rest, errors = child.communicate()
     assert (child.returncode, errors) == (130, "")
     stopped = re.search(
-        r"Stopped after (\d+) of [\d,]+ steps; everything is saved. To continue: neurogen train --resume runs/nano-1\n", rest
+        r"Stopped after (\d+) of [\d,]+ steps; everything is saved in runs/nano-1.\nTo continue: neurogen train --resume runs/nano-1\n",
+        rest,
     )
     step = int(stopped[1])
     with neurogen("train", "--resume", "--steps", str(step + 1)) as child:

@@ -14,7 +14,7 @@ from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.inference.generation import Sampling, Session
 from neurogen_numba.kernels import cache
 from neurogen_numba.learning.trainer import Trainer
-from neurogen_numba.system import compiling
+from neurogen_numba.system import compiling, waiting
 from neurogen_numba.ui import live, progress
 
 CPU = backends.get("cpu")
@@ -49,7 +49,7 @@ def step():
 def shown(run):
     """The progress shown while something runs: [(done, total)]."""
     notices = []
-    with compiling.shown_by(lambda *numbers: notices.append(numbers)):
+    with waiting.shown_by(lambda sentence, *numbers: sentence and notices.append(numbers)):
         run()
     return notices
 
@@ -103,12 +103,12 @@ def test_on_a_terminal_it_is_a_bar(folder, monkeypatch):
 
 def test_the_live_view_shows_it():
     view = live.LiveView("a run")
-    with compiling.shown_by(view._show_compiled), compiling.progress(41) as show:
-        show(17)
-        view.console = SimpleNamespace(size=(80, 24))
-        first = next(part for part in view._picture().renderables if not hasattr(part, "characters"))
-        assert "compiling kernels 17 of 41 (once)" in text_of(first)
-        show(41)
+    view.console = SimpleNamespace(size=(80, 24))
+    with waiting.shown_by(view._show_work):
+        with compiling.progress(41) as work:
+            work.show(17)
+            first = next(part for part in view._picture().renderables if not hasattr(part, "characters"))
+            assert "compiling kernels 17 of 41 (once)" in text_of(first)
         assert "getting ready" in text_of(next(part for part in view._picture().renderables if not hasattr(part, "characters")))
 
 
@@ -121,15 +121,15 @@ def text_of(renderable):
 
 
 def test_training_from_python_shows_it(capsys, monkeypatch):
-    with progress.ProgressView("through a pipe"), compiling.progress(41) as show:
-        show(41)
+    with progress.ProgressView("through a pipe"), compiling.progress(41) as work:
+        work.show(41)
     assert "compiling kernels 41 of 41 (once)\n" in capsys.readouterr().err
     drawn = []
     monkeypatch.setattr(progress, "in_notebook", lambda: True)
     monkeypatch.setattr(progress._Notebook, "begin", lambda view, title: None)
     monkeypatch.setattr(progress._Notebook, "draw", lambda view, *what: drawn.append(what))
-    with progress.ProgressView("in a notebook"), compiling.progress(41) as show:
-        show(17)
+    with progress.ProgressView("in a notebook"), compiling.progress(41) as work:
+        work.show(17)
     assert drawn[0][1:4] == (17, 41, "compiling kernels 17 of 41 (once)")
     assert capsys.readouterr().err == ""
 

@@ -121,8 +121,8 @@ class Backend(ABC):
         """As `record`, for a step that changes arrays only through this backend's operations, its synapses, and `apply`."""
         return self.record(step)
 
-    def compile_kernels(self, step: Callable[[], None]):
-        """Compile the kernels that `step` launches, and show the progress.
+    def compile_kernels(self, step: Callable[[], None], stopping: Callable[[], bool] = lambda: False):
+        """Compile the kernels that `step` launches, and show the progress. End early if `stopping()` becomes true.
 
         The step runs in Python, but no kernel, no product and no `apply` is executed. All other changes of arrays must be harmless; a step
         copies and accumulates state by `apply`.
@@ -133,7 +133,7 @@ class Backend(ABC):
         launches = compiling.Launches()
         with launches.noting():
             step()
-        launches.compile()
+        launches.compile(stopping)
 
     def apply(self, function, *arguments, **how):
         """Call a function on arrays, one of NumPy's or with the same signature, as part of a step."""

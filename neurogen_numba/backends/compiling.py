@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ..kernels import cache
 from ..system import compiling
@@ -40,13 +40,15 @@ class Launches:
         finally:
             _noting.launches = None
 
-    def compile(self):
-        """Compile what is neither in memory nor on disk, and show the progress."""
+    def compile(self, stopping: Callable[[], bool] = lambda: False):
+        """Compile what is neither in memory nor on disk, and show the progress. End early if `stopping()` becomes true."""
         missing = [(kernel, signature) for kernel, signature in self._kernels.values() if not cache.available(kernel, signature)]
         if not missing:
             return
-        with compiling.progress(len(missing)) as show:
-            show(0)
+        with compiling.progress(len(missing)) as waiting:
+            waiting.show(0)
             for done, (kernel, signature) in enumerate(missing, 1):
+                if stopping():
+                    return
                 kernel.compile(signature)
-                show(done)
+                waiting.show(done)

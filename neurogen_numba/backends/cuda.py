@@ -257,9 +257,9 @@ class CudaBackend(Backend):
     def synapses(self, projections, parameters):
         return CudaSynapses(self, projections, parameters)
 
-    def compile_kernels(self, step):
+    def compile_kernels(self, step, stopping=lambda: False):
         if not SIMULATED:  # which compiles nothing
-            super().compile_kernels(step)
+            super().compile_kernels(step, stopping)
 
     def record(self, step):
         """The first call runs the step, which compiles its kernels. The second captures it as a CUDA graph. Later calls launch the graph.

@@ -82,12 +82,14 @@ def unknown_share(tokens: np.ndarray, tokenizer: Tokenizer) -> float:
     return float((tokens == tokenizer.unknown).mean())
 
 
-def answer_questions(model, questions: Sequence[Question], streams: int | None = None) -> tuple[float, float]:
+def answer_questions(
+    model, questions: Sequence[Question], streams: int | None = None, tell: Callable[[int], None] = lambda done: None
+) -> tuple[float, float]:
     """(share of questions answered right, expected share by chance), 0 to 1.
 
     An answer is right if each of its tokens is the most probable one, that is, if greedy generation writes it. Each question is read after
     the text that it is about, from a zero state. streams: questions in parallel; `streams_of` training, if None. All tokens are
-    targets, because neuromodulators follow the loss of all tokens read.
+    targets, because neuromodulators follow the loss of all tokens read. tell: called at intervals with the number of questions answered.
     """
     encode, right, streams = model.tokenizer.encode, 0, streams or streams_of(model.config.training)
     for first in range(0, len(questions), streams):
@@ -104,4 +106,5 @@ def answer_questions(model, questions: Sequence[Question], streams: int | None =
         act = model.activity(model.config.brain.chunk, len(asked))
         parts = [model.score(act, inputs[t : t + act.tokens], targets[t : t + act.tokens])[1] for t in range(0, length, act.tokens)]
         right += int((np.concatenate(parts) | ~answers).all(0).sum())
+        tell(first + len(asked))
     return right / len(questions), sum(question.chance for question in questions) / len(questions)

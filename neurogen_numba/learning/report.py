@@ -38,17 +38,27 @@ class StepReport(Report):
     bits_per_byte: float
     learning_rate: float
     gradient_norm: float  # before clipping
-    tokens_per_second: float
+    tokens_per_second: float  # of the latest updates; NaN until a second one is made, because the first loads kernels
     seconds: float  # of training, over the run's life
     activity: dict[str, float]  # module -> share of its neurons that fire per token, 0 to 1
     waited: float = 0.0  # share of the latest updates' time spent waiting for text, 0 to 1
+    time_limit: float = math.inf  # seconds of training, over the run's life
 
     @property
     def seconds_left(self) -> float:
-        """Seconds of training left at the current throughput; infinite while that is 0."""
+        """Seconds of training left: those of the steps at the current throughput, or those of the time limit, whichever end first.
+
+        Infinite while the throughput is unknown or 0.
+        """
         if not self.step or not self.tokens_per_second > 0:
             return math.inf
-        return max(0, self.steps - self.step) * (self.tokens / self.step) / self.tokens_per_second
+        steps = max(0, self.steps - self.step) * (self.tokens / self.step) / self.tokens_per_second
+        return min(steps, max(0, self.time_limit - self.seconds))
+
+    @property
+    def done(self) -> float:
+        """Part of the run that is done, 0 to 1: of the steps, or of the time limit, whichever ends first."""
+        return min(1, max(self.step / max(1, self.steps), self.seconds / self.time_limit))
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,24 @@ import threading
 import time
 from collections.abc import Callable
 
+from ..system.streams import tell_terminal
+
+STOPPING = "stopping after this update; Ctrl-C again stops at once"
 AGAIN = 1.0  # seconds after which another Ctrl-C counts as a second one
 
 
 class Signals:
     """Handlers for Ctrl-C, SIGTERM and SIGHUP: `with Signals() as signals: ...`.
 
-    Before `signals.hand_over(trainer.stop)` they raise KeyboardInterrupt; afterwards the run ends with a checkpoint. A second Ctrl-C then
-    ends it at once. One that follows within AGAIN seconds is ignored, because a program between terminal and run may forward the first one
-    again. Under nohup, SIGHUP stays ignored. Outside the main thread, Python allows no handlers, so none are set.
+    Before `signals.hand_over(trainer.stop)` they raise KeyboardInterrupt; afterwards the run ends with a checkpoint, and `tell` is called
+    with STOPPING. A second Ctrl-C then ends it at once. One that follows within AGAIN seconds is ignored, because a program between
+    terminal and run may forward the first one again. Under nohup, SIGHUP stays ignored. Outside the main thread, Python allows no
+    handlers, so none are set.
     """
 
     def __init__(self):
         self._stop: Callable[[], None] | None = None
+        self.tell: Callable[[str], None] = tell_terminal
         self._before, self._asked = {}, 0.0
 
     def __enter__(self) -> Signals:
@@ -48,3 +53,4 @@ class Signals:
         if number == signal.SIGINT and not self._asked:
             self._asked = now
         self._stop()
+        self.tell(STOPPING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 LAST = 10  # updates over which the throughput is measured
@@ -39,7 +40,8 @@ class Throughput:
 
     @property
     def tokens_per_second(self) -> float:
-        return self._difference("tokens") / self._seconds()
+        """NaN while only the first update is known."""
+        return math.nan if self._marks[0].step == self._start else self._difference("tokens") / self._seconds()
 
     @property
     def waited(self) -> float:

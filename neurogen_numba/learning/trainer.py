@@ -22,6 +22,7 @@ from ..planning import budget
 from ..storage import checkpoint
 from ..storage.run_folder import CONFIG, METRICS, SUMMARY, TOKENIZER, MetricsLog, read_config, set_aside, write_json
 from ..storage.saver import Saver, Snapshot, save
+from ..system.waiting import doing
 from ..text.batches import open_corpus
 from ..text.prefetch import Prefetch
 from ..text.tokenizer import Tokenizer
@@ -65,8 +66,9 @@ class Trainer:
             tokenizer = Tokenizer.load(run / TOKENIZER)
         if tokenizer:
             config = config.replace(brain={"vocabulary": tokenizer.vocabulary})
-        corpus = open_corpus(config, tokenizer, run)
-        corpus.batches()  # raises for a text that is too short, before the brain is built, which may take long
+        with doing("getting ready: reading the text", patience=0):
+            corpus = open_corpus(config, tokenizer, run)
+            corpus.batches()  # raises for a text that is too short, before the brain is built, which may take long
         config = config.replace(brain={"vocabulary": corpus.tokenizer.vocabulary})
         backend = backend if isinstance(backend, Backend) else backends.get(backend)
         self._fitted = None
@@ -74,8 +76,9 @@ class Trainer:
             config, self._fitted = budget.settle(config, backend, fit)
         elif fit or (config.training.memory_limit and not begun):
             raise ConfigError("--fit and --memory-limit are about a GPU's memory, and this run is on the CPU; drop them")
-        model = NeuroGenModel.from_config(config, corpus.tokenizer, backend=backend)
-        self._setup(model, corpus, run, beginning(config))
+        with doing("getting ready: building the brain", patience=0):
+            model = NeuroGenModel.from_config(config, corpus.tokenizer, backend=backend)
+            self._setup(model, corpus, run, beginning(config))
 
     @classmethod
     def resume(cls, run: Path, steps: int | None = None, backend="auto", folder: Path | None = None, **changes: dict) -> Trainer:
@@ -98,14 +101,16 @@ class Trainer:
         if backend.memory() and (run / CONFIG).is_file():
             with contextlib.suppress(CheckpointError):  # a damaged file; the checkpoint has the settings too
                 budget.settle(read_config(run), backend)
-        model, state, saved = NeuroGenModel.restore(folder, backend=backend)
+        with doing("getting ready: reading the checkpoint", patience=0):
+            model, state, saved = NeuroGenModel.restore(folder, backend=backend)
         if model.tokenizer is None:
             raise CheckpointError(f"{folder}: no tokenizer was saved with it; it was not made by `neurogen train`")
         model.config = model.config.replace(**changes)
         trainer = cls.__new__(cls)
         trainer._fitted = None
         try:
-            trainer._setup(model, open_corpus(model.config, model.tokenizer, run), run, saved)
+            with doing("getting ready: reading the text", patience=0):
+                trainer._setup(model, open_corpus(model.config, model.tokenizer, run), run, saved)
         except KeyError as missing:
             raise CheckpointError(f"{folder}: trainer.json lacks {missing.args[0]!r}; use another checkpoint") from None
         trainer.act.load_state(state)
@@ -157,14 +162,14 @@ class Trainer:
         write_json(self.run / CONFIG, self.config.to_dict())
         (self.run / SUMMARY).unlink(missing_ok=True)  # of an earlier end of this run
         log, saver = MetricsLog(self.run / METRICS, self.step), Saver(self.run, self.config.training.keep_checkpoints)
-        with log, saver, contextlib.closing(self.batches):
-            for report in self._train(saver):
+        with log, saver, contextlib.closing(self.batches), contextlib.ExitStack() as measuring:
+            for report in self._train(saver, measuring):
                 trouble = log.write(report.to_record())
                 yield report
                 if trouble:
                     yield Notice(trouble)
 
-    def _train(self, saver):
+    def _train(self, saver, measuring):
         training, watchdog, waited = self.config.training, Watchdog(), 0.0
         yield from self._first_notices()
         self._compile_kernels()
@@ -176,6 +181,8 @@ class Trainer:
             yield from self._evaluate(watchdog)
         judged = self._last_saved = time.monotonic()
         planned_steps = 0  # of the plan that the time limit ended early
+        first, updates = self.step, training.log_interval - self.step % training.log_interval  # until the first report
+        show_updates = measuring.enter_context(doing("measuring the speed", min(updates, self.steps - self.step)))
         while self.step < self.steps:
             rate = learning_rate(training, self.step, self.steps)
             segment = yield from self._segment(saver, watchdog)
@@ -192,11 +199,14 @@ class Trainer:
             now = time.monotonic()
             self.seconds = now - began
             throughput.add(Mark(self.step, self.tokens, now, self.batches.waited))
+            if self.step - first <= updates:
+                show_updates(self.step - first)
             if training.max_minutes and self.seconds > training.max_minutes * 60:
                 planned_steps, self.steps = self.steps, self.step
             elif training.max_minutes and self.step >= plan_at:
                 yield from self._plan(throughput)
             if self.step % training.log_interval == 0 or self.step == self.steps or self._stopping:
+                measuring.close()
                 report = StepReport(
                     step=self.step,
                     steps=self.steps,
@@ -210,6 +220,7 @@ class Trainer:
                     seconds=self.seconds,
                     activity=self.act.rates(training.segment),
                     waited=throughput.waited,
+                    time_limit=training.max_minutes * 60 or math.inf,
                 )
                 yield report
                 yield from watchdog.step(report)
@@ -262,7 +273,7 @@ class Trainer:
             for act in (scored, session.act):
                 act.recorded.clear()  # its steps refer to it: breaking the cycle frees its memory now, without the garbage collector
 
-        model.backend.compile_kernels(steps)
+        model.backend.compile_kernels(steps, lambda: self._stopping)
 
     def _segment(self, saver, watchdog):
         """The next (inputs, targets), or None after `stop`. Yields the watchdog's notices while it waits."""
@@ -291,8 +302,7 @@ class Trainer:
         """Evaluate and sample, if due. Returns the validation loss, or None."""
         training, loss, self._evaluated_at = self.config.training, None, self.step
         if self.step % training.checkpoint_interval == 0 or self.step % training.eval_interval == 0:
-            with self.model.averaged():
-                score = evaluate(self.model, self._val_subset)
+            score = self._score(self._val_subset)
             loss = score.loss
             yield EvalReport(self.step, *dataclasses.astuple(score))
             yield from watchdog.evaluated(self.step, loss)
@@ -300,13 +310,18 @@ class Trainer:
             yield self.sample()
         return loss
 
+    def _score(self, validation, stopping=lambda: False):
+        """Evaluate the averaged model, and show the progress. None if `stopping()` became true."""
+        tokens = len(validation.tokens) - 1
+        with self.model.averaged(), doing(f"evaluating on {tokens:,} held-out tokens", tokens) as show:
+            return evaluate(self.model, validation, stopping, tell=show)
+
     def _end(self):
         """The last checkpoint. A run that was not stopped is evaluated before."""
         if self.step < self.steps:
             yield self.save()
             return
-        with self.model.averaged():
-            score, self._evaluated_at = evaluate(self.model, self._val_subset), self.step
+        score, self._evaluated_at = self._score(self._val_subset), self.step
         yield EvalReport(self.step, *dataclasses.astuple(score))
         yield self.save(score.loss)
         yield from self._finish(score)
@@ -397,7 +412,7 @@ class Trainer:
         """A sample: the model's continuation of a piece of held-out text, and the true one."""
         piece = self._pieces[self.step // self.config.training.sample_interval % len(self._pieces)]
         tokenizer = self.model.tokenizer
-        with self.model.averaged():
+        with self.model.averaged(), doing("writing a sample"):
             session = Session(self.model, dataclasses.replace(SAMPLING, seed=self.step))
             session.feed(piece.context[:, None])
             text = "".join(stream(session, tokenizer, "", SAMPLE_TOKENS))
@@ -408,7 +423,8 @@ class Trainer:
 
         loss: on the validation subset, if measured at this step; the lowest one makes the best checkpoint.
         """
-        return save(self.run, lambda: self._snapshot(loss), self.config.training.keep_checkpoints)
+        with doing("saving a checkpoint"):
+            return save(self.run, lambda: self._snapshot(loss), self.config.training.keep_checkpoints)
 
     def _snapshot(self, loss):
         trainer = {
@@ -429,8 +445,7 @@ class Trainer:
         """The final evaluation, unless `score` is of the same text, and the summary."""
         validation = self.corpus.validation(self.config.training.final_eval_tokens or None)
         if not np.array_equal(validation.tokens, self._val_subset.tokens):
-            with self.model.averaged():
-                score = evaluate(self.model, validation, lambda: self._stopping)
+            score = self._score(validation, lambda: self._stopping)
             if score is None:
                 yield Notice("stopped before the final evaluation; --resume makes it, everything else is done")
                 return
@@ -449,8 +464,9 @@ class Trainer:
         if self._rewiring:
             summary["bundles_rewired"] = self.rewired
         if validation.questions:
-            with self.model.averaged():
-                right, chance = answer_questions(self.model, validation.questions[:QUESTIONS])
+            asked = validation.questions[:QUESTIONS]
+            with self.model.averaged(), doing(f"asking {len(asked)} questions about held-out stories", len(asked)) as show:
+                right, chance = answer_questions(self.model, asked, tell=show)
             summary |= {"entropy_floor_bits_per_byte": score.floor_bits_per_byte, "question_accuracy": right, "chance_accuracy": chance}
         yield self.sample()
         write_json(self.run / SUMMARY, summary)

@@ -48,6 +48,9 @@ def terminal_blocked():
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # the first process would start it, which unblocks Ctrl-C before Python 3.12
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _of_a_terminal())
     try:
         yield

@@ -72,6 +72,35 @@ def complain(sentence: str) -> None:
             print(sentence, file=sys.stderr, flush=True)
 
 
+def tell_terminal(sentence: str) -> None:
+    """Print a sentence on standard error, if that is a terminal. A signal handler may call it."""
+    with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):  # RuntimeError: the signal came while it was printing
+        if sys.stderr.isatty():
+            print(sentence, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def without_signal_echo() -> Iterator[None]:
+    """In this context the terminal does not print ^C for Ctrl-C, which would move a picture that is drawn there."""
+    try:
+        import termios
+
+        terminal = sys.stdin.fileno()
+        before = termios.tcgetattr(terminal)
+        if os.tcgetpgrp(terminal) != os.getpgrp():
+            raise OSError("a process in the background may not change its terminal")
+        changed = [*before[:3], before[3] & ~termios.ECHOCTL, *before[4:]]
+        termios.tcsetattr(terminal, termios.TCSANOW, changed)
+    except (ImportError, OSError, ValueError, AttributeError, termios.error):
+        yield
+        return
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, termios.error):
+            termios.tcsetattr(terminal, termios.TCSANOW, before)
+
+
 def _drop(stream):
     """Redirect a standard stream to the null device, including its buffered text."""
     with contextlib.suppress(OSError, ValueError, AttributeError):

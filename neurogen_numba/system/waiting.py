@@ -1,4 +1,4 @@
-"""Progress of preparations, on standard error, if they take longer than a second."""
+"""Progress of work that takes long: in the view that is open, else on standard error after a second."""
 
 from __future__ import annotations
 
@@ -10,11 +10,36 @@ from collections.abc import Callable, Iterable, Iterator
 PATIENCE = 1.0  # seconds before the first output
 INTERVAL = 10.0  # seconds between two lines without a terminal
 
+_views: list[Callable[[str, int, int | None], None]] = []  # the latest one shows it
+
+
+@contextlib.contextmanager
+def shown_by(show: Callable[[str, int, int | None], None]) -> Iterator[None]:
+    """A context in which show(sentence, done, total) shows progress, in place of standard error. At the end the sentence is ""."""
+    _views.append(show)
+    try:
+        yield
+    finally:
+        _views.remove(show)
+
+
+@contextlib.contextmanager
+def doing(what: str, total: int | None = None, patience: float = PATIENCE) -> Iterator[Callable[[int], None]]:
+    """A context that shows its work only where it can be removed again: in a view, or on a terminal after `patience` seconds.
+
+    Yields show(done), of `total`.
+    """
+    with Waiting(what, total, unit="", patience=patience) as waiting:
+        show = waiting.show if waiting.visible else lambda done: None
+        show(0)
+        yield show
+
 
 class Waiting:
     """Progress through `total` of something: `with Waiting("reading a.txt", total) as waiting: ... waiting.show(done)`.
 
-    A bar on a terminal, removed at the end; otherwise a line every INTERVAL seconds, and one at the end. total: None if unknown.
+    With a view (`shown_by`), the view shows it at once. Else a bar on a terminal, removed at the end; otherwise a line every INTERVAL
+    seconds, and one at the end. total: None if unknown.
     unit: "bytes" or another plural. words: the progress as a sentence, from (done, total). patience: seconds until it is shown.
     """
 
@@ -31,9 +56,19 @@ class Waiting:
         self._what, self._total, self._unit, self._words, self._patience = what, total or None, unit, words, patience
         self._began, self._last_output, self._bar = time.monotonic(), None, None
         self._terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._viewed = False  # whether a view shows it
+
+    @property
+    def visible(self) -> bool:
+        """Whether it is shown where it can be removed again."""
+        return bool(_views) or self._terminal
 
     def show(self, done: int) -> None:
         """Report that `done` are done, if enough time has passed."""
+        if _views:
+            _views[-1](self._words(done, self._total) if self._words else self._what, done, self._total)
+            self._viewed = True
+            return
         now = time.monotonic()
         if now - self._began < self._patience:
             return
@@ -47,6 +82,8 @@ class Waiting:
     def _amount(self, done):
         if self._words:
             return self._words(done, self._total).removeprefix(self._what).strip()
+        if not self._unit:
+            return ""
         of = f" of {self._total:,}" if self._total else ""
         share = f", {min(100, 100 * done // self._total)} %" if self._total else ""
         return f"{done:,}{of} {self._unit}{share}"
@@ -74,6 +111,13 @@ class Waiting:
         return self
 
     def __exit__(self, *failure) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Remove it. Nothing happens if it is not shown."""
+        if self._viewed and _views:
+            _views[-1]("", 0, None)
+        self._viewed = False
         self._hide()
 
     def _hide(self):

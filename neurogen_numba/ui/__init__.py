@@ -10,13 +10,15 @@ from ..learning.report import Report
 
 
 class View(Protocol):
-    """A view of a training run: `with view: view.show(report)` for each report, in order."""
+    """A view of a training run: `with view: view.show(report)` for each report, in order. A signal handler may call `say`."""
 
     def __enter__(self) -> View: ...
 
     def __exit__(self, *failure) -> None: ...
 
     def show(self, report: Report) -> None: ...
+
+    def say(self, sentence: str) -> None: ...
 
 
 class Unbreakable:
@@ -40,6 +42,10 @@ class Unbreakable:
     def show(self, report: Report) -> None:
         if self._view:
             self._try(self._view.show, report)
+
+    def say(self, sentence: str) -> None:
+        if self._view:
+            self._try(self._view.say, sentence)
 
     def _try(self, operation, *arguments):
         try:

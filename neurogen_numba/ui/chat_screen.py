@@ -34,7 +34,7 @@ from rich.style import Style
 from rich.text import Text
 
 from ..inference.chat_commands import completions
-from ..system import compiling
+from ..system.waiting import shown_by
 from . import brain_panel
 from .chat_history import ChatHistory
 from .chat_lines import NEO, YOU, paced
@@ -151,7 +151,7 @@ class ChatScreen:
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._stop, self._speaking, self._leaving = threading.Event(), False, False
         self._state, self._began, self._speed = "getting ready", time.perf_counter(), ""
-        self._compiled = ""  # how many kernels, while there are some to compile
+        self._work_shown = ""  # what takes long now: kernels are compiled, for example
         self._scroll, self._drew, self._next_frame = 0, 0.0, 0.0
         self._failure: BaseException | None = None
         self._loop = None
@@ -232,16 +232,16 @@ class ChatScreen:
     def _work(self):
         """Main function of the thread of the model."""
         try:
-            with compiling.shown_by(self._show_compiled):
+            with shown_by(self._show_work):
                 self._converse()
         except BaseException as error:
             self._failure = error
         finally:
             self._call(self._exit)
 
-    def _show_compiled(self, done, total):
+    def _show_work(self, sentence, done, total):
         with self._changing():
-            self._compiled = compiling.words(done, total) if done < total else ""
+            self._work_shown = sentence
 
     def _converse(self):
         from ..errors import NeuroGenError
@@ -403,8 +403,8 @@ class ChatScreen:
 
     def _status(self, width, height):
         conversation = self.dispatcher.conversation if self.dispatcher else None
-        if self._compiled:
-            doing = self._compiled
+        if self._work_shown:
+            doing = self._work_shown
         elif self._state:
             seconds = time.perf_counter() - self._began
             doing = f"{self._state}, {seconds:.0f} s"

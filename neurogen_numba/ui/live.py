@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections import deque
@@ -17,13 +18,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ..learning.report import BrainReport, CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
-from ..system import compiling
-from .plain import duration, item, label, line, percent, printable
+from ..system import streams, waiting
+from .plain import duration, item, label, line, percent, printable, speed, wrapped
 
 BUSIEST = 0.2  # share of neurons with an event per token at the right end of an activity bar
 HEALTHY = (0.005, 0.15)  # activity outside is coloured: near silence, or too busy to be sparse
 MEMORY = 0.95  # of the moving average of the loss, per report
-NOTICES = 2  # lines
+NOTICES = 2  # the latest ones are shown
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
@@ -31,8 +32,8 @@ class LiveView:
     """Draws the latest report of each kind, four times a second, in the terminal of `console`. The last picture stays, with the summary
     below.
 
-    Until the first step there is only a bar, of the kernels that are compiled, and the notices. Then everything that fits is shown: a low
-    terminal has shorter panels, then fewer; a narrow one has no activity.
+    Until the first step there is only a bar, of the work that takes long (`system.waiting`), and the notices. Then everything that fits is
+    shown: a low terminal has shorter panels, then fewer; a narrow one has no activity.
     """
 
     def __init__(self, title: str, console: Console | None = None):
@@ -46,19 +47,22 @@ class LiveView:
         self.notices: deque[str] = deque(maxlen=NOTICES)
         self.loss = MovingAverage(MEMORY)
         self.curve = Curve()
-        self.compiled = (0, 0)  # kernels, and of how many
-        self._compiling = compiling.shown_by(self._show_compiled)
+        self.work = ("", 0, None)  # what takes long now, how much is done, and of how much
+        self.stopping = ""  # the answer to Ctrl-C
+        self._context = contextlib.ExitStack()
         self._lock = threading.Lock()  # reports come from the training thread, pictures are drawn by Rich's
         self._live = Live(console=self.console, get_renderable=self._picture, refresh_per_second=4)
 
     def __enter__(self) -> LiveView:
-        self._compiling.__enter__()
+        self._context.enter_context(waiting.shown_by(self._show_work))
+        self._context.enter_context(streams.without_signal_echo())
         self._live.start(refresh=True)
         return self
 
     def __exit__(self, *failure) -> None:
+        self.stopping = ""  # it has stopped
         self._live.stop()
-        self._compiling.__exit__(*failure)
+        self._context.close()
         if self.final:
             self.console.print(_summary(self.final))
 
@@ -84,9 +88,11 @@ class LiveView:
                 case _:
                     raise TypeError(f"not a report: {report!r}")
 
-    def _show_compiled(self, done, total):
-        with self._lock:
-            self.compiled = done, total
+    def say(self, sentence: str) -> None:
+        self.stopping = sentence  # without the lock, which the interrupted code may hold
+
+    def _show_work(self, sentence, done, total):
+        self.work = sentence, done, total
 
     def _picture(self) -> RenderableType:
         with self._lock:
@@ -102,30 +108,37 @@ class LiveView:
                 parts.append(self._curve(width, rows))
                 room -= rows + 2
             if self.step and room >= 3:
-                rows = max(1, min(10, room - 2 - NOTICES))
+                rows = max(1, min(10, room - 2 - max(NOTICES, len(self._notices(width, room // 2)))))
                 parts.append(self._sample(width, rows))
                 room -= rows + 2
-            latest = list(self.notices)[-room:] if room > 0 else []
-            parts += [Text(" " + printable(text).replace("\n", " "), "dim", no_wrap=True, overflow="ellipsis") for text in latest]
+            parts += [Text(line, "dim", no_wrap=True, overflow="ellipsis") for line in self._notices(width, room)]
             return Group(*parts)
+
+    def _notices(self, width, room):
+        """At most `room` lines: the answer to Ctrl-C or the latest notice, and before it those notices that fit whole."""
+        shown = []
+        for text in reversed([*self.notices, *([self.stopping] if self.stopping else [])]):
+            lines = [" " + line for line in wrapped(printable(text).replace("\n", " "), width - 1).split("\n")]
+            if shown and len(shown) + len(lines) > room:
+                break
+            shown = [*lines[: max(0, room)], *shown]
+        return shown
 
     def _progress(self):
         row = Table.grid(padding=(0, 1), expand=True)
         row.add_column(ratio=1)
         row.add_column(no_wrap=True)
-        done, total = self.compiled
-        if done < total:
-            row.add_row(ProgressBar(total=total, completed=done, complete_style="cyan"), Text(compiling.words(done, total), "dim"))
-        elif self.step is None:
-            row.add_row(ProgressBar(total=None, pulse_style="cyan"), Text("getting ready", "dim"))
+        work, done, total = self.work
+        if work or self.step is None:
+            bar = ProgressBar(total=total, completed=done, complete_style="cyan", pulse_style="cyan")
+            row.add_row(bar, Text(work or "getting ready", "dim"))
         else:
             s = self.step
-            done = Text.assemble(
-                (f"{s.step:,}/{s.steps:,}", "bold"),
-                f" steps  {100 * s.step / max(1, s.steps):.0f} %  {duration(s.seconds)} gone  ",
-                (f"{duration(s.seconds_left)} left", "bold cyan"),
-            )
-            row.add_row(ProgressBar(total=max(1, s.steps), completed=s.step, complete_style="cyan", finished_style="green"), done)
+            known = not math.isnan(s.tokens_per_second)
+            left = f"{duration(s.seconds)} gone  ", (f"{duration(s.seconds_left)} left", "bold cyan")
+            steps = (f"{s.step:,}/{s.steps:,}", "bold"), f" steps  {100 * s.done:.0f} %  "
+            done = Text.assemble(*steps, *(left if known else [speed(math.nan)]))
+            row.add_row(ProgressBar(total=1, completed=s.done, complete_style="cyan", finished_style="green"), done)
         return Padding(row, (0, 1))
 
     def _measures(self, width):
@@ -150,7 +163,9 @@ class LiveView:
             rows.add_row("accuracy", percent(s.accuracy), f"validation {percent(e.accuracy)}" if e else "")
             rows.add_row("learning rate", f"{s.learning_rate:.1e}", f"{s.tokens:,} tokens")
             rows.add_row("gradient norm", f"{s.gradient_norm:.3g}", "")
-            rows.add_row("tokens/s", f"{s.tokens_per_second:,.0f}", f"waited {percent(s.waited)}")
+            rows.add_row(
+                "tokens/s", f"{s.tokens_per_second:,.0f}" if math.isfinite(s.tokens_per_second) else "?", f"waited {percent(s.waited)}"
+            )
         if e:
             remark = "final" if e.last else f"at step {e.step:,}" if self.best is e else f"best {self.best.bits_per_byte:.3f}"
             rows.add_row(Text("validation", "green"), Text(f"{e.bits_per_byte:.3f}", "bold green"), remark)

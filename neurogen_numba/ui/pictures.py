@@ -22,6 +22,7 @@ from ..errors import ConfigError, NeuroGenError
 from ..learning.report import BrainReport, EvalReport, Notice, Report, SampleReport, StepReport
 from ..storage.run_folder import write_whole
 from ..system.processes import Context, ignore_terminal, terminal_blocked
+from ..system.waiting import doing
 
 FOLDER = "training_viz"
 PATIENCE = 120.0  # seconds that the end of a run waits for its last figures
@@ -109,7 +110,8 @@ class Pictures:
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join(PATIENCE)
+        with doing("drawing the last figures"):
+            self._thread.join(PATIENCE)
         if self._thread.is_alive():  # the process ends with this one
             self._problems.put(f"the last figures were not drawn within {PATIENCE:.0f} seconds")
         else:

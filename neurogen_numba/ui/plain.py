@@ -6,11 +6,17 @@ import io
 import json
 import math
 import re
+import shutil
 import sys
 
 from rich.filesize import decimal
+from rich.style import Style
 
 from ..learning.report import BrainReport, CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
+from ..system.streams import tell_terminal
+from .word_wrap import WordWrap
+
+INDENT = "  "  # of the second line of a long one, and of those that follow
 
 # Characters that a terminal would interpret instead of displaying: C0 and C1 controls except newline and tab, line separators,
 # writing-direction overrides, and lone surrogates, which cannot be encoded.
@@ -18,7 +24,7 @@ _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud8
 
 
 class PlainView:
-    """One line per report, except those for figures, flushed at once, without escape codes.
+    """One line per report, except those for figures, flushed at once, without escape codes. On a terminal, long lines are wrapped at words.
 
     stream: standard output if None.
     """
@@ -38,8 +44,14 @@ class PlainView:
         if not isinstance(report, BrainReport):
             self._line(line(report))
 
+    def say(self, sentence: str) -> None:
+        tell_terminal(sentence)
+
     def _line(self, text):
-        print(printable(text).replace("\n", " "), file=self.stream, flush=True)
+        text = printable(text).replace("\n", " ")
+        if self.stream.isatty():
+            text = wrapped(text, shutil.get_terminal_size().columns)
+        print(text, file=self.stream, flush=True)
 
 
 def line(report: Report) -> str:
@@ -49,7 +61,7 @@ def line(report: Report) -> str:
             return (
                 f"step {report.step}/{report.steps}  loss {report.loss:.4f}  bits/byte {report.bits_per_byte:.3f}"
                 f"  accuracy {percent(report.accuracy)}  rate {report.learning_rate:.2e}  gradient {report.gradient_norm:.3g}"
-                f"  events {_span(report.activity)}  {report.tokens_per_second:,.0f} tokens/s  waited {percent(report.waited)}"
+                f"  events {_span(report.activity)}  {speed(report.tokens_per_second)}  waited {percent(report.waited)}"
                 f"  {duration(report.seconds)} gone, {duration(report.seconds_left)} left"
             )
         case EvalReport():
@@ -72,6 +84,13 @@ def line(report: Report) -> str:
         case FinalReport():
             return "  ".join(["finished", *(" ".join(item(name, value)) for name, value in report.summary.items())])
     raise TypeError(f"not a report: {report!r}")
+
+
+def wrapped(text: str, width: int) -> str:
+    """Text in lines of at most `width` cells, wrapped at words; all but the first are indented."""
+    wrap = WordWrap(width - len(INDENT))
+    wrap.feed(text, Style.null())
+    return f"\n{INDENT}".join("".join(part for _, part in line) for line in wrap.lines())
 
 
 def printable(text: str) -> str:
@@ -113,6 +132,11 @@ def figure(value) -> str:
     if isinstance(value, int) or 10_000 <= abs(value) < 1e15:
         return f"{value:,.0f}"
     return f"{value:,.4g}"
+
+
+def speed(tokens_per_second: float) -> str:
+    """Throughput for display; the first update of a run has none."""
+    return "measuring the speed" if math.isnan(tokens_per_second) else f"{tokens_per_second:,.0f} tokens/s"
 
 
 def percent(share: float) -> str:

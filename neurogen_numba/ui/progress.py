@@ -9,8 +9,8 @@ import sys
 import time
 
 from ..learning.report import EvalReport, FinalReport, Notice, Report, StepReport
-from ..system import compiling
-from .plain import duration, printable
+from ..system import waiting
+from .plain import duration, printable, speed
 
 EVERY = 0.25  # seconds between two updates
 POINTS = 240  # of the curve
@@ -23,23 +23,31 @@ class ProgressView:
 
     def __init__(self, title: str):
         self._title, self._screen = title, _Notebook() if in_notebook() else _Terminal()
-        self._losses, self._evaluations, self._notice = [], [], ""
+        self._losses, self._evaluations, self._notice, self._stopping = [], [], "", ""
         self._latest: StepReport | None = None
         self._shown_at = 0.0
-        self._compiling = compiling.shown_by(self._show_compiled) if self._screen.changes else contextlib.nullcontext()
+        self._work = waiting.shown_by(self._show_work) if self._screen.changes else contextlib.nullcontext()
 
     def __enter__(self) -> ProgressView:
-        self._compiling.__enter__()
+        self._work.__enter__()
         self._screen.begin(self._title)
         return self
 
     def __exit__(self, *failure) -> None:
-        self._compiling.__exit__(*failure)
+        self._work.__exit__(*failure)
         self._draw()
         self._screen.end()
 
-    def _show_compiled(self, done, total):
-        self._screen.draw("", done, total, compiling.words(done, total), self._losses, self._evaluations)
+    def _show_work(self, sentence, done, total):
+        now = time.monotonic()
+        if sentence and (now - self._shown_at > EVERY or not done):
+            self._shown_at = now
+            self._screen.draw("", done, total, self._stopping or sentence, self._losses, self._evaluations)
+
+    def say(self, sentence: str) -> None:
+        """Show a sentence at once, and to the end."""
+        self._stopping = sentence
+        self._draw()
 
     def show(self, report: Report) -> None:
         if isinstance(report, StepReport):
@@ -57,12 +65,14 @@ class ProgressView:
     def _draw(self):
         self._shown_at = time.monotonic()
         if self._latest is None:
-            self._screen.draw("", 0, None, printable(self._notice), [], [])
+            self._screen.draw("", 0, None, printable(self._stopping or self._notice), [], [])
             return
         step = self._latest
         facts = [f"loss {step.loss:.4f}"] + [f"held out {loss:.4f}" for _, loss in self._evaluations[-1:]]
-        facts += [f"{step.tokens_per_second:,.0f} tokens/s"]
-        if step.step < step.steps and math.isfinite(step.seconds_left):
+        facts += [speed(step.tokens_per_second)]
+        if self._stopping:
+            facts.append(self._stopping)
+        elif step.step < step.steps and math.isfinite(step.seconds_left):
             facts.append(f"{duration(step.seconds_left)} left")
         self._screen.draw("step", step.step, step.steps, "  ·  ".join(facts), self._losses, self._evaluations)
 
