@@ -84,6 +84,7 @@ def train(config, task, backend, show) -> dict:
     to 1, of all tests, and what it took."""
     from .benchmarks.tasks import accuracy
     from .brain.model import NeuroGenModel
+    from .learning.diagnosis import origin
     from .learning.schedule import learning_rate
     from .system.waiting import Waiting
 
@@ -98,7 +99,7 @@ def train(config, task, backend, show) -> dict:
                 act, *task.batch(step, training.batch, training.seed), learning_rate(training, step, training.steps)
             )
             if not (loss < float("inf") and norm < float("inf")):
-                raise ConfigError(f"step {step + 1}: the loss is not finite; start again with a lower --learning-rate")
+                raise ConfigError(f"step {step + 1}: the loss or the gradient is not finite{origin(model, act)}")
             waiting.show(step + 1)
             if (step + 1) % training.eval_interval == 0 and step + 1 < training.steps:
                 tests.append((step + 1, accuracy(model, testing, task, min(sequences, TESTED))))

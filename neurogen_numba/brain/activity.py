@@ -178,8 +178,13 @@ class Activity:
         return {name: float((self.v[name][1 : length + 1] > 1).mean()) for name in MODULES}
 
     def non_finite(self) -> list[str]:
-        """Modules with a membrane potential that is NaN or infinite, in the order of the forward pass."""
-        return [name for name in MODULES if not bool(np.isfinite(self.v[name]).all())]
+        """Modules with a state that is NaN or infinite, earliest token first; of one token, in the order of the forward pass."""
+        found = []
+        for name in MODULES:
+            finite = [np.isfinite(rows).all(axis=(1, 2)) for rows in self.neurons[name].values()]  # of each token
+            tokens = np.flatnonzero(~np.all([self.brain.backend.to_numpy(rows) for rows in finite], axis=0))
+            found += [(tokens[0], name)] if len(tokens) else []
+        return [name for _, name in sorted(found, key=lambda entry: entry[0])]
 
     def _carried(self):
         """The arrays of the state without the histories: name -> array."""

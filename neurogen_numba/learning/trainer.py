@@ -27,6 +27,7 @@ from ..text.batches import open_corpus
 from ..text.prefetch import Prefetch
 from ..text.tokenizer import Tokenizer
 from .brain_snapshot import brain_snapshot
+from .diagnosis import origin
 from .evaluation import answer_questions, evaluate, streams_for, streams_of, unknown_share
 from .report import CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
 from .rewiring import Rewiring
@@ -393,20 +394,14 @@ class Trainer:
 
     def _non_finite_error(self, loss, norm):
         """The TrainingError for a loss or gradient that is NaN or infinite. No such update was made or saved."""
-        where = ""
-        if modules := self.act.non_finite():
-            where = f" (first in the membranes of {modules[0]})"
-        elif owner := self.model.brain.non_finite_gradient():
-            where = f" (in the backward pass first in the gradient of {owner})"
+        where = origin(self.model, self.act)
         try:
             kept = f"what was saved last is kept: {checkpoint.latest(self.run)}"
             with contextlib.suppress(CheckpointError):
                 kept += f"; the best of them by held-out text is {checkpoint.best(self.run)[0].name}"
         except CheckpointError:
             kept = "no checkpoint had been saved yet"
-        return TrainingError(
-            f"step {self.step + 1}: loss {loss}, gradient norm {norm}{where}; start again with a lower --learning-rate; {kept}"
-        )
+        return TrainingError(f"step {self.step + 1}: loss {loss}, gradient norm {norm}{where}; {kept}")
 
     def sample(self) -> SampleReport:
         """A sample: the model's continuation of a piece of held-out text, and the true one."""

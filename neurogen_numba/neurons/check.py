@@ -48,6 +48,19 @@ def check_gradient(neuron: Neuron | str, surrogate: str = "triangle", width: flo
     return worst
 
 
+def failure(neuron: Neuron, surrogate: str = "triangle", width: float = 1.0) -> str:
+    """Why the step or the adjoint cannot be computed at one of the random inputs; empty if it can at all of them."""
+    rng, names, S = np.random.default_rng(0), _inputs(neuron), len(neuron.state)
+    step, adjoint, _ = neuron.functions(make_surrogate(surrogate, width), np.float64)
+    try:
+        for x in zip(*_random_inputs(neuron, rng, POINTS), strict=True):
+            after = _run(neuron, "step", step, x, names, x)
+            _run(neuron, "adjoint", adjoint, [1.0, *np.ones(S), *x[:S], *after, *x[S:], True], names, x)
+    except ConfigError as error:
+        return str(error).removeprefix(f"{neuron.name}: ")
+    return ""
+
+
 def notes(neuron: Neuron, surrogate: str = "triangle", width: float = 1.0) -> list[str]:
     """Sentences on a step whose adjoint may be right: its events are not those of the axon, or a derivative is large."""
     return [*_event_note(neuron), *_steepness_note(neuron, surrogate, width)]

@@ -20,6 +20,7 @@ import hashlib
 import inspect
 import linecache
 import math
+import os
 import re
 import textwrap
 import types
@@ -323,6 +324,13 @@ class Neuron:
     def __repr__(self) -> str:
         return f"<neuron {self.reference}>"
 
+    @property
+    def full_name(self) -> str:
+        """The neuron, and where it is defined, for messages: "the neuron mine:resonator of mine.py, line 7"."""
+        code = self._step.__code__
+        cell = not os.path.isfile(code.co_filename) or "ipykernel" in code.co_filename
+        return f"the neuron {self.reference} of {'a cell' if cell else code.co_filename}, line {code.co_firstlineno}"
+
     def _check(self):
         name, states, needed = self.name, self.state, [*self.state, "i", *self.learned]
         if not states or not all(isinstance(state, str) and state.isidentifier() for state in states):
@@ -435,7 +443,10 @@ class Neuron:
 
     def physics(self, kind: str = "triangle", width: float = 1.0, smooth: bool = False) -> Physics:
         """The functions that the loops call. Raises ConfigError if a function cannot be compiled, or leaves float32."""
-        return _physics(self, self.source_hash, kind, float(width), smooth)
+        try:
+            return _physics(self, self.source_hash, kind, float(width), smooth)
+        except ConfigError as error:
+            raise ConfigError(f"{error}; see {self.full_name}") from None
 
 
 @functools.cache
