@@ -8,7 +8,7 @@ import pytest
 
 import tiny
 from neurogen_numba import backends
-from neurogen_numba.brain.connectome import Arc, check_bundles, draw_bundles, grow_bundles
+from neurogen_numba.brain.connectome import Arc, check_bundles, draw_bundles, generator, grow_bundles
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.errors import ConfigError
 from neurogen_numba.learning import rewiring
@@ -32,7 +32,7 @@ def made(request):
         request.getfixturevalue("full_size")
     backend = backends.get(request.param, 0, "fp32")
     return lambda **training: NeuroGenModel.from_config(
-        tiny.config(brain=BRAIN, rewire_interval=1, rewire_share=0.5, **training), backend=backend
+        tiny.config(brain=BRAIN, **{"rewire_interval": 1, "rewire_share": 0.5, **training}), backend=backend
     )
 
 
@@ -97,12 +97,13 @@ def test_the_share_falls_to_nothing_at_three_quarters():
 
 @pytest.mark.parametrize("rule", ["rigl", "set"])
 def test_the_smallest_bundles_become_others(made, rule):
-    model = made(rewire=rule)
+    model = made(rewire=rule, rewire_share=1.0)
     act, rewire = model.activity(16, 4, learning=True), Rewiring(model)
     before, small = wiring(model), weights(model)
     for p in model.brain.projections:
-        model.optimizer.of(f"{p.arc.name}.weight")[0][...] = 1
-    grown = rewire_now(model, act, lambda act: rewire(act, 1, 10**9))
+        for moment in model.optimizer.of(f"{p.arc.name}.weight"):
+            moment[...] = 1
+    grown = rewire_now(model, act, lambda act: rewire(act, 375, 1000))  # half of the share
     after = wiring(model)
     others, total = changed(before, after), 0
     for p in model.brain.projections:
@@ -112,14 +113,46 @@ def test_the_smallest_bundles_become_others(made, rule):
         if p in rewire.projections:
             asked = np.sort(np.argsort(norms, kind="stable")[: round(0.5 * len(norms))])
             assert set(others[name]) <= set(asked)  # a tile may have no room
-            moments = model.backend.to_numpy(model.optimizer.of(f"{name}.weight")[0]).reshape(len(norms), -1)
-            assert (moments[others[name]] == 0).all() and (np.delete(moments, others[name], axis=0) == 1).all()
+            for moment in model.optimizer.of(f"{name}.weight"):
+                rows = model.backend.to_numpy(moment).reshape(len(norms), -1)
+                assert (rows[others[name]] == 0).all() and (np.delete(rows, others[name], axis=0) == 1).all()
             local, old = (array.reshape(len(norms), -1) for array in (model.backend.to_numpy(p.weight), small[name]))
             assert (local[others[name]] == 0).all()
             np.testing.assert_array_equal(np.delete(local, others[name], axis=0), np.delete(old, others[name], axis=0))
         else:
             assert not len(others[name])
     assert grown == total > 10
+
+
+def test_bundles_take_their_step_of_deep_r(made):
+    """Those that live keep their direction and get the norm of the walk; those that it ends become others."""
+    model = made(rewire="deep_r", seed=3)
+    act, rewire = model.activity(16, 4, learning=True), Rewiring(model)
+    before, old = wiring(model), weights(model)
+    rewire_now(model, act, lambda act: rewire(act, 1, 10**9))
+    others, lived = changed(before, wiring(model)), 0
+    for p in rewire.projections:
+        name, array = p.arc.name, old[p.arc.name].reshape(len(old[p.arc.name]), -1)
+        norms = np.linalg.norm(array, axis=1)
+        walked = random_walk(norms, share_at(model.config.training, 1, 10**9), generator(3, f"{name}.rewire.1"))
+        assert set(others[name]) <= set(np.flatnonzero(walked <= 0))
+        alive = walked > 0
+        expected = array[alive] * (walked / norms)[alive, None]
+        np.testing.assert_allclose(model.backend.to_numpy(p.weight).reshape(array.shape)[alive], expected, rtol=1e-5)
+        lived += alive.sum()
+    assert lived > 10 and sum(map(len, others.values())) > 0
+
+
+def test_each_update_and_each_seed_draws_other_bundles(made):
+    def drawn(step, seed=0):
+        rewire = Rewiring(made(rewire="set", seed=seed))
+        return {p.arc.name: [part.tolist() for part in rewire._choose(p, 0.5, step)] for p in rewire.projections}
+
+    first = drawn(1)
+    assert drawn(1) == first and drawn(2) != first
+    rewire, other = Rewiring(made(rewire="set")), made(rewire="set", seed=1)
+    rewire.training = other.config.training  # the same wiring, and another seed of the run
+    assert {p.arc.name: [part.tolist() for part in rewire._choose(p, 0.5, 1)] for p in rewire.projections} != first
 
 
 def rewire_now(model, act, rewire):
@@ -147,6 +180,23 @@ def test_a_new_bundle_changes_nothing_but_has_a_gradient(made):
     np.testing.assert_array_equal(model.logits(tokens()[0].T), without)
     grown = [np.abs(model.backend.to_numpy(p.d_weight)[others[p.arc.name]]).max() for p in rewire.projections if len(others[p.arc.name])]
     assert np.median(grown) > 0
+    for name, expected in gradients_of(made(rewire="set"), model.brain.structure()).items():
+        found = next(p.d_weight for p in model.brain.projections if p.arc.name == name)
+        np.testing.assert_array_equal(model.backend.to_numpy(found), expected)
+
+
+def gradients_of(model, structure):
+    """name -> gradient of the weights if a segment, which ran with the wiring of the model, had been read by this one."""
+
+    def wire(act):
+        for p in model.brain.projections:
+            p.set_structure(structure[f"{p.arc.name}.block"], structure[f"{p.arc.name}.delay"])
+        model.brain.rewire(gradient_only=True)
+        model.brain.synapses.gradient[...] = 0
+        act.synapses.accumulate_weight_grad(act.length)
+
+    rewire_now(model, model.activity(16, 4, learning=True), wire)
+    return {p.arc.name: model.backend.to_numpy(p.d_weight).copy() for p in model.brain.projections}
 
 
 def test_rigl_grows_the_candidate_with_the_largest_gradient(made, monkeypatch):
@@ -166,19 +216,9 @@ def test_rigl_grows_the_candidate_with_the_largest_gradient(made, monkeypatch):
                 slots, pairs = drawn[p.arc.name]
                 block, delay = rewiring.with_bundles(p, slots, pairs[candidate])
                 structure |= {f"{p.arc.name}.block": block, f"{p.arc.name}.delay": delay}
-        other.optimizer.apply = lambda *_: None
-
-        def wire(act, other=other, structure=structure):
-            for p in other.brain.projections:
-                p.set_structure(structure[f"{p.arc.name}.block"], structure[f"{p.arc.name}.delay"])
-            other.brain.rewire(gradient_only=True)
-            other.brain.synapses.gradient[...] = 0
-            act.synapses.accumulate_weight_grad(act.length)
-
-        other.update(other.activity(16, 4, learning=True), *tokens(), 0.0, rewire=wire)
-        for p in other.brain.projections:
-            if p.arc.name in drawn:
-                norms[p.arc.name].append(np.linalg.norm(other.backend.to_numpy(p.d_weight)[drawn[p.arc.name][0]], axis=(1, 2)))
+        for name, gradient in gradients_of(other, structure).items():
+            if name in drawn:
+                norms[name].append(np.linalg.norm(gradient[drawn[name][0]], axis=(1, 2)))
     differ = 0
     for p in model.brain.projections:
         if p.arc.name in drawn:
