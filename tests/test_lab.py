@@ -278,6 +278,40 @@ def test_a_swapped_operation_runs_in_steps_that_were_recorded_before(backend):
     assert model.backend.recording and written() != [7] * 2
 
 
+@numba.njit
+def beyond(decayed, log_tau):
+    for n in range(decayed.size + 1):
+        decayed[n] = log_tau[n]
+
+
+def test_an_index_beyond_an_array_inside_a_model_is_an_error_and_not_a_crash():
+    model = ng.NeuroGenModel.from_config(tiny.config(brain={"vocabulary": 30}), backend="cpu")
+    with lab.swap("decay_forward", beyond), pytest.raises(ConfigError, match=r"beyond leaves an array of decay_forward .*decayed \[24\]"):
+        model.brain.refresh()
+    model.brain.refresh()
+
+
+def test_a_loop_without_checks_is_the_one_that_was_given(monkeypatch):
+    kernel = numba.njit(lambda decayed, log_tau: None)
+    monkeypatch.setattr(sys.modules["neurogen_numba.lab.swap"], "with_checks", lambda kernel: pytest.fail("checked"))
+    model = ng.NeuroGenModel.from_config(tiny.config(brain={"vocabulary": 30}), backend="cpu")
+    with lab.swap("decay_forward", kernel, check=False):
+        model.brain.refresh()
+    assert kernel.signatures
+
+
+def test_a_token_beyond_the_vocabulary_is_an_error(capsys):
+    model = ng.NeuroGenModel.from_config(tiny.config(brain={"vocabulary": 30}), backend="cpu")
+    session = Session(model, Sampling(temperature=0), 1)
+
+    def thirty(tokens, logits, bias, temperature, top_k, top_p, key, step, size):
+        tokens[...] = 30
+
+    with lab.swap("sample", thirty), pytest.raises(ConfigError, match=r"swap sample: thirty: tokens .* from 0 to 29 \(size\), not 30"):
+        session.feed(np.zeros((1, 1), np.int32))
+        session.write(2)
+
+
 def test_a_swap_outside_of_a_with_statement_says_so():
     before, unused = dict(vars(CpuSynapticState)), lab.swap("bundles_forward", forward)
     assert "with ng.lab.swap(...):" in repr(unused) and dict(vars(CpuSynapticState)) == before
@@ -416,11 +450,6 @@ def test_a_right_cuda_kernel_is_right(of):
 
 
 def test_an_index_beyond_an_array_is_an_error_and_not_a_crash():
-    @numba.njit
-    def beyond(decayed, log_tau):
-        for n in range(decayed.size + 1):
-            decayed[n] = log_tau[n]
-
     with pytest.raises(ConfigError, match=r"beyond leaves an array of decay_forward .*; given: decayed \[37\], log_tau \[37\]"):
         lab.compare(beyond, "decay_forward")
 

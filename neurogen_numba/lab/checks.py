@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import numba
 import numpy as np
 
 from ..errors import ConfigError
@@ -33,6 +36,23 @@ def fit(where: str, sizes: dict[str, int] | None = None, **given) -> tuple[list[
 def described(arrays: dict) -> str:
     """Arrays with their shapes and dtypes, for people."""
     return ", ".join(f"{name} {list(np.shape(array))} {np.asarray(array).dtype}" for name, array in arrays.items())
+
+
+def with_checks(kernel):
+    """A loop for the CPU whose indices are checked; it runs on one thread. Functions that it calls are compiled apart, and not checked."""
+    return numba.njit(boundscheck=True, error_model="numpy")(kernel.py_func)
+
+
+@contextlib.contextmanager
+def indices_checked(name: str, label: str, inputs: dict):
+    """A context in which an index beyond an array, in a loop `with_checks` or in the simulator, is one sentence. inputs: name -> array or
+    another value."""
+    try:
+        yield
+    except IndexError as error:
+        shapes = ", ".join(f"{what} {list(value.shape)}" for what, value in inputs.items() if isinstance(value, np.ndarray))
+        why = " ".join(str(error).split())
+        raise ConfigError(f"{label} leaves an array of {name} ({why}); given: {shapes}") from None
 
 
 def in_range(where: str, name: str, array, low: int, high: int, of: str):

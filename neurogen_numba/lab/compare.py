@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import warnings
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 
 from ..benchmarks.speed import copy_bandwidth, times_in_turn
@@ -18,6 +16,7 @@ from ..errors import ConfigError
 from ..planning.costs import Call, cost
 from .bundles import Made, Wiring, write_source
 from .cases import CASES, NO_AXON, Case
+from .checks import indices_checked, with_checks
 from .given import checked_inputs
 from .operations import chosen
 from .vocabulary import BUNDLES, OPERATIONS, call, check_kernel, drawn, function_of, target
@@ -128,10 +127,11 @@ def compare(kernel, name: str, *, given=None, reference=None, backend="auto", to
         inputs = case.make(np.random.default_rng(seed), **some)
         expected = _expected(name, case.reference, inputs)
         if target(kernel) == "cpu":
-            _run_checked(name, label, kernel, inputs, backend)
+            with indices_checked(name, label, inputs):
+                with_checks(kernel)(*_on_device(backend, inputs).values())
         for i, prepare in enumerate((partial(_yours, kernel), _ours)):
             work, read = prepare(backend, name, inputs)
-            with _indices_checked(name, label, inputs):
+            with indices_checked(name, label, inputs):
                 work()
             for output, wanted in expected.items():
                 error, entry = _error(read(output), wanted)
@@ -248,24 +248,6 @@ def _ours(backend, name, inputs):
     if name == "bundles_forward":
         return partial(made.state.forward, {"current": output}, 0, tokens), lambda _: before + backend.to_numpy(output)
     return partial(made.state.source_grad, {"x": output}, 0, tokens, tokens), lambda _: before + backend.to_numpy(output)
-
-
-def _run_checked(name, label, kernel, inputs, backend):
-    """Run a loop for the CPU with checks of its indices."""
-    checked = numba.njit(boundscheck=True, error_model="numpy")(kernel.py_func)
-    with _indices_checked(name, label, inputs):
-        checked(*_on_device(backend, inputs).values())
-
-
-@contextlib.contextmanager
-def _indices_checked(name, label, inputs):
-    """A context in which an index beyond an array, in a checked loop or in the simulator, is one sentence."""
-    try:
-        yield
-    except IndexError as error:
-        shapes = ", ".join(f"{what} {list(value.shape)}" for what, value in inputs.items() if isinstance(value, np.ndarray))
-        why = " ".join(str(error).split())
-        raise ConfigError(f"{label} leaves an array of {name} ({why}); given: {shapes}") from None
 
 
 def _error(found, wanted):
