@@ -65,7 +65,7 @@ def train(
     config, texts = _configured(config, data, {"brain": brain, "training": training, "text": text})
     config = config.with_neuron(neuron) if neuron else config
     made = run_folder.absent(Path(out))
-    with Signals() as signals:
+    with Signals() as signals, _quiet(not progress):
         folder = run_folder.create(Path(out), name, config.preset)
         with run_folder.lock(folder):
             try:
@@ -156,7 +156,7 @@ class Run:
         """Continue training, bit for bit, from the newest checkpoint; to a total of `steps` if given. Otherwise as `train`."""
         from .learning.trainer import Trainer
 
-        with Signals() as signals, run_folder.lock(self.folder):
+        with Signals() as signals, _quiet(not progress), run_folder.lock(self.folder):
             trainer = Trainer.resume(self.folder, steps, backend)
             signals.hand_over(trainer.stop)
             _watch(trainer, on_step, progress, signals)
@@ -198,6 +198,11 @@ def _write_texts(texts, path):
     return str(path.absolute())
 
 
+def _quiet(quiet):
+    """A context in which, if `quiet`, no work that takes long is shown."""
+    return waiting.shown_by(lambda sentence, done, total: None) if quiet else contextlib.nullcontext()
+
+
 def _watch(trainer, on_step, progress, signals):
     """Train to the end, or until it is stopped."""
     from .learning.report import StepReport
@@ -209,8 +214,6 @@ def _watch(trainer, on_step, progress, signals):
         if progress:
             view = views.enter_context(Unbreakable(lambda: ProgressView(trainer.run.name), streams.complain))
             signals.tell = view.say
-        else:
-            views.enter_context(waiting.shown_by(lambda sentence, done, total: None))
         for report in trainer.reports():
             if view:
                 view.show(report)

@@ -14,6 +14,7 @@ import pytest
 import tomli_w
 from rich.console import Console
 
+import neurogen_numba as ng
 import tiny
 from neurogen_numba.learning.report import Notice, StepReport
 from neurogen_numba.learning.stopping import STOPPING, Signals
@@ -115,6 +116,24 @@ def test_preparations_are_named_on_a_terminal_and_silent_in_a_pipe(monkeypatch, 
     with waiting.doing("getting ready: reading the text", patience=0):
         pass
     assert "getting ready: reading the text" in terminal.getvalue()
+
+
+def test_training_without_progress_shows_nothing(tmp_path, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    texts = ["one two three four five"] * 100
+    run = ng.train(tiny.config(steps=2), texts, out=tmp_path, progress=False, backend="cpu")
+    run.resume(3, progress=False, backend="cpu")
+    assert terminal.getvalue() == ""
+
+
+def test_training_from_python_says_how_to_go_on(tmp_path, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "160")
+    ng.train(tiny.config(steps=9), ["one two three four five"] * 100, out=tmp_path, backend="cpu", on_step=lambda report: report.step < 4)
+    assert "stopped after 4 of 9 steps; Run.resume continues" in terminal.getvalue()
 
 
 def test_a_view_replaces_standard_error(monkeypatch, capsys):
