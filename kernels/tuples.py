@@ -6,7 +6,7 @@ for two arrays, `load(arrays, i)` is compiled as `(arrays[0][i], arrays[1][i])`.
 
 from numba.extending import overload
 
-from .jit import ZERO
+from .jit import ONE, ZERO
 
 
 def load(arrays, index):
@@ -35,6 +35,11 @@ def zeros(like):
     return (ZERO,) * len(like)
 
 
+def unit(like, index):
+    """(0, ..., 1, ..., 0) float32, of the length of `like`, with the 1 at `index`; all 0 if the index is beyond it."""
+    return tuple(ONE if k == index else ZERO for k in range(len(like)))
+
+
 def _unroll(function, arguments, entry, counted, returns=True):
     """Overload a function of tuples with one expression per length. entry: source of entry {k}; counted: index of the argument whose length
     is the number of entries."""
@@ -42,7 +47,7 @@ def _unroll(function, arguments, entry, counted, returns=True):
     def of_length(*types):
         entries = [entry.format(k=k) for k in range(len(types[counted]))]
         body = f"return ({''.join(f'{entry}, ' for entry in entries)})" if returns else "; ".join(entries) or "pass"
-        scope = {"ZERO": ZERO}
+        scope = {"ZERO": ZERO, "ONE": ONE}
         exec(f"def {function.__name__}({arguments}): {body}", scope)
         return scope[function.__name__]
 
@@ -56,3 +61,4 @@ _unroll(save, "arrays, index, values", "arrays[{k}][index] = values[{k}]", 0, re
 _unroll(rows, "array, first, like", "array[first + {k}]", 2)
 _unroll(add, "one, other", "one[{k}] + other[{k}]", 0)
 _unroll(zeros, "like", "ZERO", 0)
+_unroll(unit, "like, index", "ONE if {k} == index else ZERO", 0)

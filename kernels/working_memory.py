@@ -79,6 +79,25 @@ def working_memory_backward(df_in, du_in, dm_carry, dm, m, f_in, u_in, retain):
     dm_carry[first] = carry
 
 
+@gpu
+def working_memory_eligibility(to_retain, to_store, transition, traces, partial, h, m, f_in, u_in, retain):
+    """As `population_eligibility` (population_eligibility.py) for slots, whose h is dL/dm of the token after: K is 1, and `retain` is the
+    parameter. to_retain, to_store [C B M], transition, traces, h [B M], partial [B, M]; one thread per slot and sequence."""
+    M, row, size = np.uint64(retain.size), np.uint64(h.size), np.uint64(f_in.size)
+    k, b = np.uint64(cuda.grid(1)), np.uint64(cuda.blockIdx.y)
+    if k >= M:
+        return
+    first, d, total = b * M + k, ONE, ONE - ONE
+    partial[b, k] = h[first] * traces[first]
+    i = first + size
+    while i > first:
+        i -= row
+        to_retain[i], to_store[i], d = working_memory_step_backward(d, m[i], f_in[i], u_in[i], retain[k])
+        total += to_retain[i]
+    transition[first] = d
+    traces[first] = d * traces[first] + total
+
+
 @cpu()
 def working_memory_forward_cpu(m, f_in, u_in, retain):
     """Overwrite m[1:]."""
@@ -102,3 +121,20 @@ def working_memory_backward_cpu(df_in, du_in, dm_carry, dm, m, f_in, u_in, retai
                 df_in[t, b, i], du_in[t, b, i], dm_carry[b, i] = working_memory_step_backward(
                     d, m[t, b, i], f_in[t, b, i], u_in[t, b, i], retain[i]
                 )
+
+
+@cpu()
+def working_memory_eligibility_cpu(to_retain, to_store, transition, traces, d_retain, h, m, f_in, u_in, retain):
+    """Overwrite to_retain, to_store [C, B, M] and transition [B, M]; update traces [B, M]; accumulate d_retain [M]. h [B, M]."""
+    C, B, M = f_in.shape
+    for i in numba.prange(M):
+        for b in range(B):
+            d_retain[i] += h[b, i] * traces[b, i]
+            d, total = ONE, ONE - ONE
+            for back in range(C):
+                t = C - 1 - back
+                df, du, d = working_memory_step_backward(d, m[t, b, i], f_in[t, b, i], u_in[t, b, i], retain[i])
+                to_retain[t, b, i], to_store[t, b, i] = df, du
+                total += df
+            transition[b, i] = d
+            traces[b, i] = d * traces[b, i] + total

@@ -23,6 +23,8 @@ MAX_HYPERCOLUMN = 1024  # neurons: a CUDA block has one thread for each, and at 
 FLOAT32 = 3.4028234663852886e38  # the largest number of float32
 STREAMS = 16  # pieces of held-out text that are evaluated in parallel, at most, each from a zero state
 MAX_WORKERS = 61  # Windows can wait for at most this number of processes
+LEARNING = ("bptt", "eprop", "three-factor")  # brain/eligibility.py
+LEARNING_SIGNALS = ("symmetric", "random")  # brain/learning_signal.py
 REWIRE = ("rigl", "set", "deep_r")  # learning/rewiring.py
 ACTIVATION_MEMORY = ("full", "half", "recompute")
 OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
@@ -143,6 +145,8 @@ class Training:
     steps: int = 1000  # updates
     batch: int = 16  # sequences trained side by side
     segment: int = 64  # tokens of truncated back-propagation through time
+    learning: str = LEARNING[0]  # bptt, eprop, three-factor: where the gradients of a segment come from
+    learning_signal: str = LEARNING_SIGNALS[0]  # of eprop: symmetric, through transposed weights; random, through fixed random ones
     learning_rate: float = 4e-3  # its peak, at the end of the warm-up
     warmup: int = 100  # updates over which the learning rate rises
     final_rate: float = 0.05  # fraction of learning_rate at the end of the cosine
@@ -198,6 +202,11 @@ class Training:
                 raise ConfigError(f"training.{name}: at least 0 and below 1, not {getattr(self, name)}")
         if self.optimizer not in OPTIMIZERS:
             raise ConfigError(f"training.optimizer: unknown {self.optimizer!r}; {did_you_mean(self.optimizer, OPTIMIZERS)}")
+        if self.learning not in LEARNING:
+            raise ConfigError(f"training.learning: unknown {self.learning!r}; {did_you_mean(self.learning, LEARNING)}")
+        if self.learning_signal not in LEARNING_SIGNALS:
+            known = did_you_mean(self.learning_signal, LEARNING_SIGNALS)
+            raise ConfigError(f"training.learning_signal: unknown {self.learning_signal!r}; {known}")
         if self.rewire not in REWIRE:
             raise ConfigError(f"training.rewire: unknown {self.rewire!r}; {did_you_mean(self.rewire, REWIRE)}")
         if not 0 < self.rewire_share <= 1:
@@ -249,6 +258,13 @@ class Config:
                 f"training.segment: with brain.neuromodulation levels change every brain.chunk = {chunk} tokens, also across segments: a "
                 f"multiple of it or a divisor is needed, not {segment}"
             )
+        if self.training.learning != "bptt" and self.training.optimizer != "adamw":
+            raise ConfigError(
+                f"training.optimizer: {self.training.optimizer} updates the decoder after each chunk, and training.learning = "
+                f"{self.training.learning} sums gradients over the chunks of a segment; use adamw, or training.learning = bptt"
+            )
+        if self.training.learning == "three-factor" and not self.brain.neuromodulation:
+            raise ConfigError("training.learning: three-factor learns from dopamine, which needs brain.neuromodulation = true")
         if self.brain.tied and self.training.optimizer != "adamw":
             raise ConfigError(
                 f"training.optimizer: {self.training.optimizer} updates the decoder before the embeddings have their gradient, and with "

@@ -31,6 +31,8 @@ TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
     "--axon-dropout": ("axon_dropout", float, "share of axon values dropped"),
     "--weight-drop": ("weight_drop", float, "fraction of the synapses dropped for a segment"),
     "--word-dropout": ("word_dropout", float, "fraction of the vocabulary whose embeddings are dropped for a segment"),
+    "--learning": ("learning", str, "bptt; eprop, with memory that does not grow with the segment; or three-factor, by dopamine"),
+    "--learning-signal": ("learning_signal", str, "of eprop: symmetric or random feedback from the decoder"),
     "--rewire-interval": ("rewire_interval", int, "updates between two rewirings of the synapses; 0: the wiring stays"),
     "--rewire": ("rewire", str, "rigl, set or deep_r: which bundles of synapses are removed, and which grow"),
     "--average": ("average", int, "updates over which the weights are averaged, for evaluation and use; 0: no average"),
@@ -102,7 +104,17 @@ def parser() -> Parser:
     _add(group, "--memory-limit")
     fit = "make the first change that lets the run fit into --memory-limit, or into the GPU (`neurogen plan` says which)"
     group.add_argument("--fit", action="store_const", const=True, default=None, help=fit)
-    _add(group, "--activation-memory", "--rewire-interval", "--rewire", "--max-chunks", "--tokens-per-chunk", "--workers")
+    _add(
+        group,
+        "--learning",
+        "--learning-signal",
+        "--activation-memory",
+        "--rewire-interval",
+        "--rewire",
+        "--max-chunks",
+        "--tokens-per-chunk",
+        "--workers",
+    )
     begins = "begin a new segment for each document, after a reset"
     group.add_argument("--reset-at-documents", action="store_const", const=True, default=None, help=begins)
     return flags

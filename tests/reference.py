@@ -189,6 +189,27 @@ def synapses(s_with_history, H, block, delay, weight, N):
     return current
 
 
+def eligibility(traces, s_with_history, H, block, delay, per_tile, to_current, transition, h):
+    """(traces after a chunk, gradient of the weights [bundles, BS, BT]) of e-prop, one synapse at a time.
+
+    traces [K, B, bundles, BS, BT]; s_with_history as in `synapses`; block, delay [bundles]; to_current [K, T, B, N], transition [K, K, B, N],
+    h [K, B, N] of the targets.
+    """
+    K, B, bundles, BS, BT = traces.shape
+    (T, N), M = (to_current.shape[1], to_current.shape[3]), s_with_history.shape[2]
+    new, gradient = np.zeros(traces.shape), np.zeros((bundles, BS, BT))
+    for b, j, i, n in np.ndindex(B, bundles, BS, BT):
+        source, target = block[j] * BS + i, j // per_tile * BT + n
+        if target >= N:
+            continue
+        trace = traces[:, b, j, i, n].astype(np.float64)
+        gradient[j, i, n] += h[:, b, target] @ trace
+        new[:, b, j, i, n] = trace @ transition[:, :, b, target]
+        if source < M:
+            new[:, b, j, i, n] += to_current[:, :, b, target] @ s_with_history[H - delay[j] : H - delay[j] + T, b, source]
+    return new, gradient
+
+
 # Section 3: two memories
 
 

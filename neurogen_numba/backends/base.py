@@ -229,6 +229,43 @@ class Backend(ABC):
         """
 
     @kernel
+    def population_eligibility(
+        self,
+        to_current,
+        to_gate,
+        transition,
+        traces,
+        h,
+        d: NeuronParameters,
+        state: NeuronState,
+        r,
+        c,
+        gate,
+        parameters: NeuronParameters,
+        gain_scale,
+        beta_scale,
+        hypercolumn: int,
+        graded: bool,
+        physics: Physics,
+    ):
+        """How the currents of a chunk act on later tokens (kernels/population_eligibility.py); after `population_backward`, with the same
+        arrays.
+
+        Overwrites to_current, to_gate [K, C, B, N], the latter of size 0 without a gate, and transition [K, K, B, N]. Updates traces
+        [K, P, B, N] of the P parameters. Accumulates into d, the gradients [N] of the parameters, what the chunk asks of the tokens before
+        it. h [K, B, N]: the carry that `population_backward` returned.
+        """
+
+    @kernel
+    def eligibility(self, traces, gradient, axon: Axon, first: int, block, delay, per_tile: int, size: int, to_current, transition, h):
+        """Updates the eligibility traces [K, B, W] of the W synapses of a projection, in bundles [size, size], after a chunk, and
+        accumulates into gradient [W] what the chunk asks of the tokens before it (kernels/eligibility.py).
+
+        axon: of the sources; block, delay [bundles] int32; per_tile: bundles of a tile. to_current [K, C, B, N], transition [K, K, B, N],
+        h [K, B, N]: of the targets.
+        """
+
+    @kernel
     def decay_forward(self, decayed, log_tau):
         """Overwrites decayed [N] with the decay per token of log_tau [N]."""
 
@@ -271,6 +308,11 @@ class Backend(ABC):
     def working_memory_backward(self, df_in, du_in, dm_carry, dm, m, f_in, u_in, retain):
         """Overwrites df_in, du_in [C, B, M]. dm_carry [B, M]: on entry of the token after the chunk, on return of the token before it.
         dm [C, B, M]."""
+
+    @kernel
+    def working_memory_eligibility(self, to_retain, to_store, transition, traces, d_retain, h, m, f_in, u_in, retain):
+        """As `population_eligibility`, for the slots of the working memory, whose h is dL/dm: overwrites to_retain, to_store [C, B, M] and
+        transition [B, M], updates traces [B, M], accumulates into d_retain [M]. h [B, M]: as `working_memory_backward` returned it."""
 
     # Neuromodulators. rows [9, B]: ROWS of kernels/neuromodulation.py; sensitivity [14]
 

@@ -20,6 +20,7 @@ from ..kernels import (
     average,
     bundles_cpu,
     dropout,
+    eligibility,
     embedding,
     memory,
     neuromodulation,
@@ -34,6 +35,7 @@ from ..kernels import (
     stimulus,
     working_memory,
 )
+from ..kernels.population_eligibility import make_population_eligibility_cpu
 from ..kernels.tape import Tape
 from .base import Backend, Streams
 from .compiling import noted
@@ -105,6 +107,7 @@ class CpuBackend(Backend):
     sensitivity_backward = _operation(neuromodulation.sensitivity_backward_cpu)
     memory_backward = _operation(memory.memory_backward_cpu)
     working_memory_backward = _operation(working_memory.working_memory_backward_cpu)
+    working_memory_eligibility = _operation(working_memory.working_memory_eligibility_cpu)
     embedding_forward = _operation(embedding.embedding_forward_cpu)
     embedding_backward = _operation(embedding.embedding_backward_cpu)
     scale_words = _operation(embedding.scale_words_cpu)
@@ -180,6 +183,32 @@ class CpuBackend(Backend):
         chunk = d_current, d_gate, carry, (*population.flat(d), *to_sensitivities), ds, dy, state, r, c, gate
         factors, how = (gain_scale, beta_scale, gain_slope, beta_slope), (hypercolumn, np.float32(scale), *dropout, graded)
         self.launch(population.make_population_backward_cpu(physics, bool(modulation)), *chunk, parameters, *factors, *how)
+
+    def population_eligibility(
+        self,
+        to_current,
+        to_gate,
+        transition,
+        traces,
+        h,
+        d,
+        state,
+        r,
+        c,
+        gate,
+        parameters,
+        gain_scale,
+        beta_scale,
+        hypercolumn,
+        graded,
+        physics,
+    ):
+        kernel, chunk = make_population_eligibility_cpu(physics), (state, r, c, gate, parameters, gain_scale, beta_scale)
+        self.launch(kernel, to_current, to_gate, transition, traces, h, population.flat(d), *chunk, hypercolumn, graded)
+
+    def eligibility(self, traces, gradient, axon, first, block, delay, per_tile, size, to_current, transition, h):
+        bundles = axon.ring, axon.fired, axon.start, first, block, delay, per_tile, size
+        self.launch(eligibility.eligibility_cpu, traces, gradient, *bundles, to_current, transition, h)
 
     def zeros(self, shape, dtype="float32"):
         return np.zeros(shape, dtype)

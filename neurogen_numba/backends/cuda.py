@@ -15,6 +15,7 @@ from ..kernels import (
     adamw8bit,
     average,
     dropout,
+    eligibility,
     embedding,
     half,
     memory,
@@ -32,6 +33,7 @@ from ..kernels import (
     working_memory,
 )
 from ..kernels.launch import SHARED, SIMULATED, THREADS, WARP, allow_shared, blocks, cuda  # Numba's, once its variables are checked
+from ..kernels.population_eligibility import make_population_eligibility
 from .base import Backend, Streams
 from .compiling import noted
 from .cublas import Cublas
@@ -371,6 +373,39 @@ class CudaBackend(Backend):
         across, threads = self._across(N)
         self.launch(population.add_parameter_gradients, (across, len(gradients_of_neurons)), threads, gradients_of_neurons, partial)
 
+    def population_eligibility(
+        self,
+        to_current,
+        to_gate,
+        transition,
+        traces,
+        h,
+        d,
+        state,
+        r,
+        c,
+        gate,
+        parameters,
+        gain_scale,
+        beta_scale,
+        hypercolumn,
+        graded,
+        physics,
+    ):
+        (_, B, N), K, gradients, traced = c.shape, len(h), population.flat(d), parameters.gamma.size > 0
+        partial = self._scratch("gradients of neurons", (B * len(gradients), N))
+        arrays = to_current.reshape(K, -1), to_gate.reshape(K, -1), transition.reshape(K, K, -1), traces.reshape(K, len(gradients), -1)
+        rows = partial, h.reshape(K, -1), self._flat_state(state), *self._flat(r, c, gate), parameters, gain_scale, beta_scale
+        kernel = make_population_eligibility(physics, len(gradients) - 3, graded, traced, gate.size > 0)
+        across, threads = self._across(N)
+        self.launch(kernel, (across, B), threads, *arrays, *rows, hypercolumn)
+        self.launch(population.add_parameter_gradients, (across, len(gradients)), threads, gradients, partial)
+
+    def eligibility(self, traces, gradient, axon, first, block, delay, per_tile, size, to_current, transition, h):
+        kernel, ring = eligibility.make_eligibility(size, len(h)), self._ring(axon, traces.shape[1])
+        bundles = *ring, first, block, delay, per_tile
+        self.launch(kernel, len(block), eligibility.threads_of(size), traces, gradient, *bundles, to_current, transition, h)
+
     def _sequence_groups(self, batch, across, threads):
         """The number of groups of sequences with the shortest estimated run time. A group has `across` blocks. The estimate is the number
         of waves of blocks, times the sequences per block plus one for its start and end."""
@@ -436,6 +471,16 @@ class CudaBackend(Backend):
         across, threads = self._across(M)
         arrays = self._flat(df_in, du_in, dm_carry, dm, m, f_in, u_in)
         self.launch(working_memory.working_memory_backward, (across, B), threads, *arrays, retain)
+
+    def working_memory_eligibility(self, to_retain, to_store, transition, traces, d_retain, h, m, f_in, u_in, retain):
+        _, B, M = f_in.shape
+        across, threads = self._across(M)
+        partial = self._scratch("gradients of slots", (B, M))
+        arrays = self._flat(to_retain, to_store, transition, traces)
+        self.launch(
+            working_memory.working_memory_eligibility, (across, B), threads, *arrays, partial, *self._flat(h, m, f_in, u_in), retain
+        )
+        self.add_rows(d_retain, partial)
 
     # kernels/neuromodulation.py
 

@@ -12,6 +12,8 @@ from ..kernels import rng
 from ..kernels.adamw import BLOCK
 from ..kernels.neuromodulation import REWARD, ROWS
 from .activation_checkpointing import CHECKPOINTING
+from .eligibility import Eligibility
+from .learning_signal import SIGNALS
 from .neuromodulation import LEVELS
 from .projection import Current, Signal
 
@@ -20,7 +22,8 @@ class Dropout:
     """Keys of the dropout masks. A mask depends on seed, step, site and offset only, so the backward pass applies the same one."""
 
     AXONS = tuple(f"{name}.axon" for name in MODULES)
-    SITES = ("embedding", "decoder", *AXONS, "synapses", "words")
+    SEGMENT = "synapses", "words"  # sites with one mask for a segment
+    SITES = ("embedding", "decoder", *AXONS, *SEGMENT)
 
     def __init__(self, backend, batch: int, dropout=0.0, axon_dropout=0.0, weight_drop=0.0, word_dropout=0.0, seed: int = 0, step: int = 0):
         self.batch, self.seed = batch, seed
@@ -30,11 +33,12 @@ class Dropout:
         self._backend = backend
         self.set_step(step)
 
-    def set_step(self, step: int):
-        """Use the masks of this step."""
+    def set_step(self, step: int, part: int = 0):
+        """Use the masks of this step; part: of which part of its segment, if that is read in several."""
         self.step = step
         if any(self.rates.values()):
-            keys = [rng.key(self.seed, step, zlib.crc32(site.encode())) for site in self.SITES]
+            names = [f"{site} {part}" if part and site not in self.SEGMENT else site for site in self.SITES]
+            keys = [rng.key(self.seed, step, zlib.crc32(name.encode())) for name in names]
             self.keys[...] = self._backend.asarray(keys, "uint64")
 
     def arguments(self, site: str, first: int, size: int):
@@ -46,7 +50,8 @@ class Dropout:
 class Activity:
     """Arrays of one batch of B sequences for segments of at most T tokens.
 
-    learning: keep what the backward pass needs, as `memory` says (`training.activation_memory`). smooth: the test mode of the event
+    learning: keep what the backward pass needs, as `memory` says (`training.activation_memory`). eligibility: read segments of the text
+    chunk by chunk, with eligibility traces (eligibility.py); T is then one chunk. signal: the learning signal (learning_signal.py). smooth: the test mode of the event
     function. dropout: the arguments of `Dropout`: what is dropped, how often, and the seed of the masks.
     """
 
@@ -58,8 +63,11 @@ class Activity:
         learning: bool = False,
         smooth: bool = False,
         memory: str = "full",
+        eligibility: bool = False,
+        signal: str = "symmetric",
         **dropout,
     ):
+        tokens = min(tokens, brain.config.chunk) if eligibility else tokens
         self.brain, self.tokens, self.batch, self.learning, self.smooth = brain, tokens, batch, learning, smooth
         self.chunk = min(brain.config.chunk, tokens)
         self.length = tokens  # of the current segment
@@ -74,6 +82,7 @@ class Activity:
         self.neurons = {}  # module -> {name of a state: its rows}, the membrane potential first
         self.v, self.y, self.r = {}, {}, {}  # per module: membrane potential, trace, normalisation factor
         self.carries = {}  # per module: NeuronState, passed by the adjoint from chunk to chunk
+        self.carry_rows = {}  # per component with eligibility traces: the same as one array [K, B, N]
         self.modulators = backend.zeros((0, batch))  # levels and their running means (kernels/neuromodulation.py); empty if they are off
         self.neutral = backend.zeros(batch)
         self.neutral[...] = 1
@@ -113,6 +122,9 @@ class Activity:
         self._table = backend.asarray(self._table, "int64")
         with backend.part("activation checkpoints"):
             self.checkpointing = checkpointing(self) if checkpointing else None
+        with backend.part("eligibility traces"):
+            self.eligibility = Eligibility(self) if eligibility else None
+        self.learning_signal = SIGNALS[signal](self) if learning else None
 
     def buffer_slice(self, first, last):
         """The slice of tokens first ... last - 1, those of a chunk, in arrays that hold `buffered_tokens` tokens."""

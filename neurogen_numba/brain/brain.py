@@ -258,16 +258,14 @@ class Brain:
                 marks |= {(name, chunk): mark for name in (*component.inputs, *component.outputs)}
         streams.join()
         act.synapses.accumulate_weight_grad(act.length)
+        if act.eligibility:
+            act.eligibility.update(act.length)
         for component in self.components:
             component.finish()
 
     def _source_grads(self, act, component, first, last):
-        """Overwrite the gradients of a component's outputs with the sums over all projections that read them, and the decoder."""
-        gradients = {signal: act.signals[signal].gradient[: last - first] for signal in component.outputs}
-        act.synapses.source_grad(gradients, first, last, act.length)
-        if self.decoder.source in gradients:
-            gradient = gradients[self.decoder.source]
-            np.add(gradient, act.d_decoder_input[first:last], out=gradient)
+        """Overwrite the gradients of a component's outputs."""
+        act.learning_signal.write({signal: act.signals[signal].gradient[: last - first] for signal in component.outputs}, first, last)
 
     def _chunks(self, length):
         return [(first, min(length, first + self.config.chunk)) for first in range(0, length, self.config.chunk)]

@@ -30,6 +30,8 @@ class Component(ABC):
     stream: str  # the module whose stream runs it in pipelined mode
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    eligible: tuple[str, ...] = ()  # currents whose synapses have eligibility traces (eligibility.py)
+    eligible_parameters = 0  # number of its parameters per neuron that have one
     state_sizes: tuple[int, ...] = ()  # numbers per sequence of each array that `allocate` asks `Activity.state_rows` for
 
     def parameters(self) -> Iterable[Parameter]:
@@ -63,6 +65,11 @@ class Component(ABC):
 
         Overwrites the input gradients; accumulates into the gradients of the parameters.
         """
+
+    def update_eligibility(self, act: Activity, length: int, to_currents: list, transition, traces) -> None:
+        """After `backward` of a chunk of `length` tokens, the activity's only one: accumulate into the gradients of the parameters what it
+        asks of the tokens before it; overwrite to_currents [K, C, B, N], one for each current of `eligible`, and transition [K, K, B, N];
+        update traces [K, eligible_parameters, B, N] (kernels/population_eligibility.py)."""
 
     def finish(self) -> None:
         """End the backward pass: accumulate what is left of the gradients into those of the parameters."""

@@ -130,7 +130,9 @@ class NeuroGenModel:
         rates = ("dropout", "axon_dropout", "weight_drop", "word_dropout") if learning else ()
         dropout = {name: getattr(training, name) for name in (*rates, "seed")}
         with self.backend.part(f"activity of {counted(batch, 'sequence')} of {counted(tokens, 'token')}"):
-            return Activity(self.brain, tokens, batch, learning, memory=training.activation_memory, **dropout)
+            rule = {"bptt": "symmetric", "eprop": training.learning_signal, "three-factor": "dopamine"}[training.learning]
+            how = {"memory": training.activation_memory, "eligibility": learning and training.learning != "bptt", "signal": rule}
+            return Activity(self.brain, tokens, batch, learning, **how, **dropout)
 
     @contextlib.contextmanager
     def _one_thread(self):
@@ -234,37 +236,48 @@ class NeuroGenModel:
             raise ConfigError(f"learning_rate: a number from 0 on is needed, not {rate}")
         if self.brain.lesions:
             raise ConfigError("a brain does not learn during a lesion: train it outside of the context, or set brain.without for good")
-        counted = self._load_segment(act, inputs, targets)
+        counted = self._count_targets(act, targets)
         if reset is not None:
             act.reset_mask[...] = self.backend.asarray(reset, "uint8")
-        act.dropout.set_step(self.optimizer.steps)
         self.optimizer.prepare(rate)
-        # the loss scale is a constant of the recorded step: one of a few powers of two
-        self.run(act, ("gradients", act.length, reset is not None, act.loss_scale), lambda: self._gradients(act, reset is not None))
+        loss = hits = 0.0
+        for part, begin in enumerate(range(0, len(inputs), act.tokens)):  # one part, or with eligibility traces a chunk each
+            if part:
+                act.advance(act.length)
+            elif act.eligibility:
+                act.eligibility.begin()
+            self._load_tokens(act, inputs[begin : begin + act.tokens], targets[begin : begin + act.tokens])
+            act.dropout.set_step(self.optimizer.steps, part)
+            begins = (not part, not part and reset is not None)
+            # the loss scale is a constant of the recorded step: one of a few powers of two
+            self.run(act, ("gradients", act.length, *begins, act.loss_scale), functools.partial(self._gradients, act, *begins))
+            losses, right = self._result(act)
+            loss, hits = loss + losses.sum(dtype=np.float64), hits + right.sum()
         if rewire:
             rewire(act)
         self.run(act, ("update", act.length), lambda: self._update(act))
-        losses, hits = self._result(act)
-        return float(losses.sum(dtype=np.float64) / counted), float(hits.sum() / counted), self.optimizer.finish()
+        return float(loss / counted), float(hits / counted), self.optimizer.finish()
 
     def learning_step(self, act: Activity, reset: bool):
         """The operations of an update, with the segment loaded. reset: whether sequences are reset before, those of `act.reset_mask`."""
-        self._gradients(act, reset)
+        self._gradients(act, True, reset)
         self._update(act)
 
-    def _gradients(self, act, reset):
+    def _gradients(self, act, begins, reset):
+        """The gradients of the loaded tokens. begins: whether they begin a segment; otherwise they are added to those before."""
         brain, decoder = self.brain, self.brain.decoder
         if reset:
             act.reset(act.reset_mask)
-        brain.drop_weights(act)
-        brain.parameters.clear_gradient(but="decoder.weight")  # which is overwritten
+        if begins:
+            brain.drop_weights(act)
+            brain.parameters.clear_gradient(but="decoder.weight")  # which is overwritten
         if act.token_rows:
             act.token_rows.gradient[...] = 0
         if decoder.row_wise:
             brain.forward(act, functools.partial(losses_by_blocks, decoder, act))
             learn_by_blocks(decoder, act, self.optimizer)
         else:
-            brain.forward(act, functools.partial(self._learn_decoder, act))
+            brain.forward(act, functools.partial(self._learn_decoder, act, not begins))
         brain.backward(act)
 
     def _update(self, act):
@@ -274,14 +287,15 @@ class NeuroGenModel:
         self.brain.refresh()
         act.advance(act.length)
 
-    def _learn_decoder(self, act, first, last):
-        """Compute losses, hits and the decoder's gradients of tokens first ... last - 1, a block of them at a time."""
+    def _learn_decoder(self, act, add, first, last):
+        """Compute losses, hits and the decoder's gradients of tokens first ... last - 1, a block of them at a time. Without `add`, token 0
+        overwrites the gradient of the weight."""
         decoder = self.brain.decoder
         for begin, end in decoder.blocks(act, first, last):
             logits = decoder.scores(act, begin, end)
             d_logits = act.d_logits[: len(logits)]
             decoder.cross_entropy(act, begin, end, logits, d_logits)
-            decoder.backward(act, begin, end, d_logits, add=begin > 0)
+            decoder.backward(act, begin, end, d_logits, add=add or begin > 0)
 
     @property
     def has_learned(self) -> bool:
@@ -338,8 +352,15 @@ class NeuroGenModel:
 
     def _load_segment(self, act, inputs, targets):
         """Load a segment and its targets. Returns the number of targets in the mean loss."""
+        self._load_tokens(act, inputs, targets)
+        return self._count_targets(act, targets)
+
+    def _load_tokens(self, act, inputs, targets):
         act.load_tokens(inputs)
         act.targets[: act.length] = self.backend.asarray(targets, "int32")
+
+    def _count_targets(self, act, targets):
+        """Set the weight of a target in the mean loss. Returns their number."""
         counted = max(1, int((np.asarray(targets) >= 0).sum()))
         act.loss_scale = self.brain.decoder.loss_scale(counted)
         act.weight[...] = np.float32(act.loss_scale / counted)

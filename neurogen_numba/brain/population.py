@@ -30,11 +30,13 @@ class Population(Component):
         # the embedding gathers the current of the Thalamus, and adds the tokens to it
         self.inputs = {"thalamus": (), "broca": ("broca.current", "broca.gate")}.get(name, (f"{name}.current",))
         self.outputs = (f"{name}.axon",) + ((f"{name}.trace",) if traced else ())
+        self.eligible = (f"{name}.current", "broca.gate") if name == "broca" else (f"{name}.current",)
         self.state_sizes = (self.size,) * (len(self.neuron.state) + traced)
         self.hypercolumn, self.graded = brain.hypercolumn, brain.events == "graded"
         # what is learned of a neuron, by the argument of its step; time constants first
         learned = self.neuron.learned | ({TRACE: TRACE_CONSTANT} if traced else {})
         self.learned = dict(sorted(learned.items(), key=lambda entry: not isinstance(entry[1], TimeConstant)))
+        self.eligible_parameters = len(self.neuron.learned) + 3  # gain, bias and the trace's
         # per-token constants that are derived from the parameters, and the accumulators of their gradients
         self.derived = [argument for argument, what in self.learned.items() if isinstance(what, TimeConstant)]
         self.constant, self.d = ({what: backend.zeros(self.size) for what in (*self.derived, GAIN)} for _ in range(2))
@@ -91,8 +93,8 @@ class Population(Component):
             act.y[self.name] = act.state_rows(N)
             act.signals[f"{self.name}.trace"].x = act.y[self.name][1:]
         if act.learning:
-            values = tuple(self.backend.zeros((B, N)) for _ in self.neuron.state)
-            act.carries[self.name] = NeuronState(values, self.backend.zeros((B, N)) if self.traced else self.none[:, 0])
+            rows = act.carry_rows[self.name] = self.backend.zeros((len(self.state_sizes), B, N))
+            act.carries[self.name] = NeuronState(tuple(rows[: len(self.neuron.state)]), rows[-1] if self.traced else self.none[:, 0])
 
     def forward(self, act, first, last):
         """Compute states, trace and axon from the module's current."""
@@ -121,6 +123,21 @@ class Population(Component):
             scale=scale,
             modulation=self._modulation(act, first),
             **self._inputs(act, first, last),
+        )
+
+    def update_eligibility(self, act, length, to_currents, transition, traces):
+        chunk = self._inputs(act, 0, length)
+        del chunk["dropout"]  # events of a chunk act on later tokens inside the neuron only
+        to_current, *to_gate = to_currents
+        self.backend.population_eligibility(
+            to_current=to_current,
+            to_gate=to_gate[0] if to_gate else self.none[..., None],
+            transition=transition,
+            traces=traces,
+            h=act.carry_rows[self.name],
+            d=self.d_constants,
+            state=self._state(act, 0, length),
+            **chunk,
         )
 
     def _state(self, act, first, last):

@@ -16,6 +16,7 @@ class WorkingMemory(Component):
     name, stream = "working_memory", "pfc"
     inputs = ("working_memory.retain", "working_memory.store")
     outputs = ("working_memory.out",)
+    eligible, eligible_parameters = inputs, 1
 
     def __init__(self, brain: Brain, backend):
         self.slots, self.backend = brain.pfc.output_size, backend
@@ -34,7 +35,8 @@ class WorkingMemory(Component):
         act.m = act.state_rows(self.slots)
         act.signals["working_memory.out"].x = act.m[1:]
         if act.learning:
-            act.dm = self.backend.zeros((act.batch, self.slots))
+            act.carry_rows[self.name] = self.backend.zeros((1, act.batch, self.slots))
+            act.dm = act.carry_rows[self.name][0]
 
     def forward(self, act, first, last):
         self._forward(act, first, last, act.synapses.axon("working_memory.out"))
@@ -64,3 +66,9 @@ class WorkingMemory(Component):
         self.backend.add_rows(self.d_retain, retain.gradient[: last - first].reshape(-1, self.slots))
         if modulation := act.brain.modulation:
             modulation.backward(act, GO, first, retain.gradient[: last - first])
+
+    def update_eligibility(self, act, length, to_currents, transition, traces):
+        retain, store = (act.currents[name].value[:length] for name in self.inputs)
+        to_retain, to_store = (to[0] for to in to_currents)
+        arrays = to_retain, to_store, transition[0, 0], traces[0, 0], self.d_retain, act.dm, act.m[: length + 1], retain, store
+        self.backend.working_memory_eligibility(*arrays, self.retain)
