@@ -192,8 +192,8 @@ def synapses(s_with_history, H, block, delay, weight, N):
 def eligibility(traces, s_with_history, H, block, delay, per_tile, to_current, transition, h):
     """(traces after a chunk, gradient of the weights [bundles, BS, BT]) of e-prop, one synapse at a time.
 
-    traces [K, B, bundles, BS, BT]; s_with_history as in `synapses`; block, delay [bundles]; to_current [K, T, B, N], transition [K, K, B, N],
-    h [K, B, N] of the targets.
+    traces [K, B, bundles, BS, BT]; s_with_history as in `synapses`; block, delay [bundles]. Of the targets: to_current [K, T, B, N],
+    transition [K, K, B, N], h [K, B, N].
     """
     K, B, bundles, BS, BT = traces.shape
     (T, N), M = (to_current.shape[1], to_current.shape[3]), s_with_history.shape[2]

@@ -8,7 +8,7 @@ import pytest
 import reference as ref
 from gradients import gradient, single
 from neurogen_numba.kernels.population import Axon, NeuronState, flat
-from test_kernel_population import LIF_A, PARAMETERS, Case
+from test_kernel_population import PARAMETERS, Case
 
 MODES = [(True, True, True, True, 0.0), (False, True, False, False, 0.0)]  # smooth, with trace and gate, and without
 
@@ -52,7 +52,7 @@ def run(case, backend, later, traces):
 @pytest.mark.parametrize("shape", [(3, 2, 3, 1), (2, 1, 5, 3)], ids=str)
 def test_a_chunk_acts_on_later_tokens_as_differences_say(backend, shape, mode):
     case = Case(shape, mode)
-    later, (C, B, N) = Later(case), case.c.shape
+    later, (_, B, N) = Later(case), case.c.shape
     K, P = len(later.names), len(PARAMETERS)
     (to_current, to_gate, transition, traces, _), v = run(case, backend, later, np.zeros((K, P, B, N), np.float32))
     inputs = case.inputs()
@@ -116,24 +116,16 @@ def test_traces_of_synapses(backend, size, M, N, per_tile, K):
 
 def test_slots_act_on_later_tokens_as_differences_say(op):
     C, B, M, rng = 4, 2, 3, np.random.default_rng(1)
-    inputs = {name: single(rng.normal(0, 1.5, s)) for name, s in {"f_in": (C, B, M), "u_in": (C, B, M), "retain": M, "m0": (B, M)}.items()}
+    shapes = {"f_in": (C, B, M), "u_in": (C, B, M), "retain": M, "m0": (B, M)}
+    inputs = {name: single(rng.normal(0, 1.5, shape)) for name, shape in shapes.items()}
     h, old = single(rng.normal(0, 1, (2, B, M)))
     m = np.concatenate([inputs["m0"][None], single(ref.working_memory(**inputs))])
-    to_retain, to_store, transition, traces, d_retain = *single(np.empty((2, C, B, M))), single(np.empty((B, M))), old.copy(), np.zeros(M)
-    d_retain = single(d_retain)
-    op(
-        "working_memory_eligibility",
-        to_retain,
-        to_store,
-        transition,
-        traces,
-        d_retain,
-        h,
-        m,
-        *(inputs[n] for n in ("f_in", "u_in", "retain")),
-    )
-    expected = {name: gradient(lambda x: np.sum(h * ref.working_memory(**x)[-1]), inputs, name) for name in inputs}
+    to_retain, to_store, transition, traces, d_retain = (single(np.zeros(shape)) for shape in ((C, B, M), (C, B, M), (B, M), (B, M), M))
+    traces[...] = old
+    read = inputs["f_in"], inputs["u_in"], inputs["retain"]
+    op("working_memory_eligibility", to_retain, to_store, transition, traces, d_retain, h, m, *read)
     found = {"f_in": h * to_retain, "u_in": h * to_store, "m0": h * transition, "retain": (h * (traces - transition * old)).sum(0)}
     for name in inputs:
-        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
+        expected = gradient(lambda x: np.sum(h * ref.working_memory(**x)[-1]), inputs, name)
+        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5, err_msg=name)
     np.testing.assert_allclose(d_retain, (h * old).sum(0), rtol=1e-5)

@@ -253,11 +253,13 @@ def test_recorded_steps_follow_the_wiring(made):
 SETTINGS = {"steps": 12, "rewire_interval": 2, "rewire_share": 0.5, "checkpoint_interval": 4, "eval_interval": 100, "sample_interval": 100}
 
 
-@pytest.mark.parametrize("rule, optimizer", [("rigl", "adamw"), ("deep_r", "adamw8bit")])
-def test_a_run_that_rewires_resumes_bit_for_bit(tmp_path, rule, optimizer):
+@pytest.mark.parametrize(
+    "rule, how", [("rigl", {"learning": "eprop"}), ("rigl", {"average": 5}), ("deep_r", {"optimizer": "adamw8bit"})], ids=str
+)
+def test_a_run_that_rewires_resumes_bit_for_bit(tmp_path, rule, how):
     data = tmp_path / "sheep.txt"
     data.write_text("The sheep counts the other sheep. " * 100)
-    config = tiny.config(text={"data": str(data)}, brain=BRAIN, rewire=rule, optimizer=optimizer, **SETTINGS)
+    config = tiny.config(text={"data": str(data)}, brain=BRAIN, rewire=rule, **how, **SETTINGS)
     begun = None
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()

@@ -50,9 +50,10 @@ class Dropout:
 class Activity:
     """Arrays of one batch of B sequences for segments of at most T tokens.
 
-    learning: keep what the backward pass needs, as `memory` says (`training.activation_memory`). eligibility: read segments of the text
-    chunk by chunk, with eligibility traces (eligibility.py); T is then one chunk. signal: the learning signal (learning_signal.py). smooth: the test mode of the event
-    function. dropout: the arguments of `Dropout`: what is dropped, how often, and the seed of the masks.
+    learning: keep what the backward pass needs, as `memory` says (`training.activation_memory`). smooth: the test mode of the event
+    function. eligibility: read the segments of a text chunk by chunk, with eligibility traces (eligibility.py); T is then one chunk.
+    signal: the learning signal (learning_signal.py). dropout: the arguments of `Dropout`: what is dropped, how often, and the seed of the
+    masks.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
-"""e-prop: gradients of a segment without its past (Bellec et al. 2020, "A solution to the learning dilemma for recurrent networks of spiking
-neurons", Nature Communications 11:3625).
+"""e-prop: gradients of a segment without its past (Bellec et al. 2020, "A solution to the learning dilemma for recurrent networks of
+spiking neurons", Nature Communications 11:3625).
 
 The brain reads a segment chunk by chunk. After a chunk its learning signals are known, and a backward pass over the chunk alone gives their
 gradient within it. What they ask of earlier chunks comes from eligibility traces, which were updated when these were read: one vector per

@@ -1,11 +1,10 @@
 """Learning signals: what a backward pass takes as the gradient of a component's outputs, for each rule of learning.
 
-    symmetric   gradients through the transposed weights of the synapses that read an output, and of the decoder: backpropagation
-    random      e x R: e is the gradient of the decoder's input, R is fixed and random (Lillicrap et al. 2016, "Random synaptic feedback
-                weights support error backpropagation for deep learning", Nature Communications 7:13276; Bellec et al. 2020, "random e-prop")
-    dopamine    - dopamine of the sequence, the same for all neurons: no gradient of the loss (three-factor rule; Fremaux & Gerstner 2016,
-                "Neuromodulated spike-timing-dependent plasticity, and theory of three-factor learning rules", Frontiers in Neural Circuits
-                9:85)
+    symmetric   the gradient of the loss, through the transposed weights of the synapses that read an output, and of the decoder
+    random      e R: e is the gradient of the decoder's input, R fixed and random (Lillicrap et al. 2016, Nature Communications 7:13276, and
+                "random e-prop" in Bellec et al. 2020, Nature Communications 11:3625)
+    dopamine    the negative dopamine of the sequence, the same for all neurons: no gradient of the loss (three-factor rules: Frémaux and
+                Gerstner 2016, Frontiers in Neural Circuits 9:85)
 
 Only the symmetric signal passes from component to component.
 """
@@ -21,6 +20,9 @@ from .connectome import generator
 
 if TYPE_CHECKING:
     from .activity import Activity
+
+
+STRENGTH = 0.1  # of random feedback: with 1, the clipped gradient leaves little for the decoder
 
 
 class Symmetric:
@@ -48,8 +50,8 @@ class RandomFeedback:
 
     def _drawn(self, name, brain):
         R = brain.decoder.shape[1]
-        drawn = generator(self.act.dropout.seed, f"{name}.feedback").standard_normal((R, brain.signal_sizes[name])) / math.sqrt(R)
-        return brain.backend.asarray(drawn, "float32")
+        drawn = generator(self.act.dropout.seed, f"{name}.feedback").standard_normal((R, brain.signal_sizes[name]))
+        return brain.backend.asarray(drawn * (STRENGTH / math.sqrt(R)), "float32")
 
     def write(self, gradients: dict, first: int, last: int):
         """As `Symmetric.write`."""
