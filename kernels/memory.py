@@ -3,13 +3,13 @@
 Per sequence and head, S [W, W] (rows: key, columns: value):
 
     q[t] = unit(silu(q_in[t])),  k[t] = q[t-1],  w = sigmoid(w_in + write_bias) write_scale[b]
-    D = lambda S[t-1];  u = w (v - D^T k);  S[t] = D + k u^T;  o = S[t]^T q;  out = o / sqrt(mean(o^2) + 1e-4)
+    D = lambda S[t-1];  u = w (v - erase D^T k);  S[t] = D + k u^T;  o = S[t]^T q;  out = o / sqrt(mean(o^2) + 1e-4)
     unit(x) = x / sqrt(sum of x^2 + 1e-3 W),  lambda = sigmoid(decay)
 
 (Schlag, Irie & Schmidhuber 2021, "Linear transformers are secretly fast weight programmers"; Yang, Kautz & Hatamizadeh 2024, "Gated delta
 networks".) The key of a token is the query of the token before it, so a value is stored under its predecessor: when the same words occur
-again, the memory recalls what followed them. The delta rule subtracts the old answer to a key before it writes, so a repeated fact
-replaces the old one.
+again, the memory recalls what followed them. erase is 1 for the delta rule, which subtracts the old answer to a key before it writes, so
+that a repeated fact replaces the old one; 0 for the Hebbian rule with decay, which adds to it.
 
 q_in, v, out: [C, B, heads W] float32, head h in columns h W to (h + 1) W; key [B, heads W]: the query of the token before; w_in: [C, B,
 heads];
@@ -67,11 +67,11 @@ def through_norm(d, n, r, dot):
 # CUDA. A block computes the memory of one head and one sequence. Its answer to a query, y, is used twice: as the output of this token, and
 # as the value that the next token subtracts before it writes. One pass over S per token is therefore enough:
 #
-#     y[0] = S^T key;   u[t] = w (v - lambda y[t]),  S = lambda S + k[t] u[t]^T,  y[t+1] = S^T q[t] = o[t]
+#     y[0] = S^T key;   u[t] = w (v - erase lambda y[t]),  S = lambda S + k[t] u[t]^T,  y[t+1] = S^T q[t] = o[t]
 #
 # and backward, with S before the token's write and dS the gradient of S after it:
 #
-#     dS += q[t] dy[t+1]^T,  du = dS^T k[t],  dv = w du,  dy[t] = do[t-1] - lambda dv,  dk[t] = S dy[t] + dS u[t],  dS *= lambda
+#     dS += q[t] dy[t+1]^T,  du = dS^T k[t],  dv = w du,  dy[t] = do[t-1] - erase lambda dv,  dk[t] = S dy[t] + dS u[t],  dS *= lambda
 #
 # All sums except those of dk run down the columns of S and dS. A thread holds one column in registers, so the loop over tokens needs no
 # barrier. For dk, S and dS go through the tokens a second time, with one row per thread, once u and dy are known. No copy of S per token is
@@ -204,8 +204,9 @@ def load_matrix(tile, matrix, W):
 
 
 @device
-def write_and_read(line, u, y, keys, write_gate, strength, lam, C):
-    """Run all tokens of a chunk on the thread's column of S: on entry u holds v, on return u and y hold u[t] and y[t].
+def write_and_read(line, u, y, keys, write_gate, strength, lam, erased, C):
+    """Run all tokens of a chunk on the thread's column of S: on entry u holds v, on return u and y hold u[t] and y[t]. erased:
+    erase lambda.
 
     A thread reads and writes only its own column of u and y, so no barrier is needed.
     """
@@ -213,13 +214,13 @@ def write_and_read(line, u, y, keys, write_gate, strength, lam, C):
     recalled = register_dot(line, keys[0])
     y[0, j] = recalled
     for t in range(C):
-        w = write_gate[t] * strength * (u[t, j] - lam * recalled)
+        w = write_gate[t] * strength * (u[t, j] - erased * recalled)
         recalled = step(line, lam, w, keys[t], keys[t + 1])
         u[t, j], y[t + 1, j] = w, recalled
 
 
 @gpu(launch_bounds=(BLOCK_DIM, 8))
-def memory_forward(out, S, key, q_in, v, w_in, write_bias, decay, write_scale, ring, start, first):
+def memory_forward(out, S, key, q_in, v, w_in, write_bias, decay, write_scale, ring, start, first, erase):
     """Write and read C <= MAX_TOKENS tokens, W <= BLOCK_DIM. Grid (heads, B), BLOCK_DIM threads: one thread per column of S.
 
     Overwrites out; updates S and key in place. Also writes out into ring [words, rows B, WORD], unless its size is 0: the first token into
@@ -239,7 +240,8 @@ def memory_forward(out, S, key, q_in, v, w_in, write_bias, decay, write_scale, r
     load_keys(keys, norm, key, q_in, b, h, W)
     load_column(line, S[b, h], W)
     if j < W:
-        write_and_read(line, u, y, keys, write_gate, write_scale[b], sigmoid(decay[h]), C)
+        lam = sigmoid(decay[h])
+        write_and_read(line, u, y, keys, write_gate, write_scale[b], lam, erase * lam, C)
     store_column(S[b, h], line, u, W)
     if j < W:
         key[b, h * W + j] = keys[C, j]
@@ -258,7 +260,9 @@ def memory_forward(out, S, key, q_in, v, w_in, write_bias, decay, write_scale, r
 
 
 @gpu(launch_bounds=(BLOCK_DIM, 6))
-def memory_backward(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_before, q_in, v, w_in, write_bias, decay, write_scale):
+def memory_backward(
+    dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_before, q_in, v, w_in, write_bias, decay, write_scale, erase
+):
     """Backward pass of `memory_forward` over the same chunk. Grid (heads, B), BLOCK_DIM threads: one per column of S and dS, then one per
     row.
 
@@ -277,6 +281,7 @@ def memory_backward(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_b
     lane, warp = j % WARP, j // WARP
     C, W = w_in.shape[0], S_before.shape[2]
     lam, strength = sigmoid(decay[h]), write_scale[b]
+    erased = erase * lam
 
     # 1. Recompute the chunk from S_before: u and y.
     load_rows(u, 0, v, b, h, W)
@@ -288,7 +293,7 @@ def memory_backward(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_b
     for i in range(BLOCK_DIM):
         line[i] = tile[i, j]
     if j < W:
-        write_and_read(line, u, y, keys, write_gate, strength, lam, C)
+        write_and_read(line, u, y, keys, write_gate, strength, lam, erased, C)
     cuda.syncthreads()  # waits for y of all columns
 
     # 2. The gradient do[t] through the normalisation of the output, into dy[t + 1]. One warp per token.
@@ -304,9 +309,9 @@ def memory_backward(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_b
     cuda.syncthreads()
 
     # 3. Tokens in reverse, one thread per column: dv, dy, and the products du u for dw. These overwrite y after its last use.
-    # lambda dL/dlambda = sum over tokens of (<dS, lambda S> - lambda dv y). The inner product <dS, S> is updated from token to token: a
-    # write contributes <dS, k u^T> = du u, a read y dy. `inner` is a thread's part of it; only the sum over threads is <dS, S>. Step 5 adds
-    # its value at the end of the chunk, once for each token.
+    # lambda dL/dlambda = sum over tokens of (<dS, lambda S> - erase lambda dv y). The inner product <dS, S> is updated from token to
+    # token: a write contributes <dS, k u^T> = du u, a read y dy. `inner` is a thread's part of it; only the sum over threads is <dS, S>.
+    # Step 5 adds its value at the end of the chunk, once for each token.
     load_column(line, dS[b, h], W)
     inner, d_lam = ZERO, ZERO
     if j < W:
@@ -320,8 +325,8 @@ def memory_backward(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_b
             dv[t, b, h * W + j] = dv_tj
             y[t + 1, j] = du * u[t, j]
             inner -= y[t + 1, j]
-            d_lam += inner - lam * dv_tj * y[t, j]
-            d_recalled = dy[t, j] - lam * dv_tj
+            d_lam += inner - erased * dv_tj * y[t, j]
+            d_recalled = dy[t, j] - erased * dv_tj
             dy[t, j] = d_recalled
             inner += y[t, j] * d_recalled
     cuda.syncthreads()  # waits for the products of all columns
@@ -330,7 +335,7 @@ def memory_backward(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_b
     for turn in range(TURNS):
         t = warp + turn * WARPS
         if t < C:
-            dw = ZERO  # w dL/dw, since u = w (v - D^T k)
+            dw = ZERO  # w dL/dw, since u = w (v - erase D^T k)
             for n in range(WARPS):
                 i = lane + n * WARP
                 if i < W:
@@ -471,7 +476,7 @@ def pass_over_with_dots(block, matrix, size, width, lam, x, a, b, y, c, dots):
 
 
 @register_jitable
-def write_and_read_rows(scratch, norm, w, S, key, q_in, v, lam):
+def write_and_read_rows(scratch, norm, w, S, key, q_in, v, lam, erase):
     """Run all tokens of a chunk: fill the rows of S, keys, u and y in scratch, and norm [C]. w [C]: the write strengths."""
     C, W = v.shape
     width, flat = scratch.shape[1], scratch.reshape(-1)
@@ -484,12 +489,12 @@ def write_and_read_rows(scratch, norm, w, S, key, q_in, v, lam):
     for t in range(C):
         u_t, y_t, v_t = scratch[u + t], scratch[y + t], v[t]
         for j in range(W):
-            u_t[j] = w[t] * (v_t[j] - lam * y_t[j])
+            u_t[j] = w[t] * (v_t[j] - erase * lam * y_t[j])
         pass_over(flat, 0, W, width, lam, keys + t, u + t, keys + t + 1, y + t + 1)
 
 
 @cpu_sums()
-def memory_forward_cpu(out, S, key, q_in, v, w_in, write_bias, decay, write_scale):
+def memory_forward_cpu(out, S, key, q_in, v, w_in, write_bias, decay, write_scale, erase):
     """Write and read C tokens. S and key are updated in place; out is overwritten."""
     C, B, heads = w_in.shape
     W = S.shape[2]
@@ -500,7 +505,8 @@ def memory_forward_cpu(out, S, key, q_in, v, w_in, write_bias, decay, write_scal
         norm, w = np.empty(C, np.float32), np.empty(C, np.float32)
         for t in range(C):
             w[t] = sigmoid(w_in[t, b, h] + write_bias[h]) * write_scale[b]
-        write_and_read_rows(scratch, norm, w, S[b, h], key[b, head_slice], q_in[:, b, head_slice], v[:, b, head_slice], sigmoid(decay[h]))
+        lam, q_h, v_h = sigmoid(decay[h]), q_in[:, b, head_slice], v[:, b, head_slice]
+        write_and_read_rows(scratch, norm, w, S[b, h], key[b, head_slice], q_h, v_h, lam, erase)
         copy_rows(S[b, h], scratch, W)
         key[b, head_slice] = scratch[W + C, :W]
         for t in range(C):
@@ -511,7 +517,9 @@ def memory_forward_cpu(out, S, key, q_in, v, w_in, write_bias, decay, write_scal
 
 
 @cpu_sums()
-def memory_backward_cpu(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_before, q_in, v, w_in, write_bias, decay, write_scale):
+def memory_backward_cpu(
+    dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_before, q_in, v, w_in, write_bias, decay, write_scale, erase
+):
     """Backward pass over a chunk. S_before, key_before: S and key before the chunk, from which its states are recomputed.
 
     Overwrites dq_in, dv [C, B, heads W] and dw_in [C, B, heads]; accumulates d_decay [B, heads]; dS [B, heads, W, W] and d_key [B,
@@ -532,7 +540,8 @@ def memory_backward_cpu(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, k
         for t in range(C):
             write_gate[t] = sigmoid(w_in[t, b, h] + write_bias[h])
             w[t] = write_gate[t] * write_scale[b]
-        write_and_read_rows(scratch, norm, w, S_before[b, h], key_before[b, head_slice], q_in[:, b, head_slice], v[:, b, head_slice], lam)
+        q_h, v_h = q_in[:, b, head_slice], v[:, b, head_slice]
+        write_and_read_rows(scratch, norm, w, S_before[b, h], key_before[b, head_slice], q_h, v_h, lam, erase)
         for t in range(C):
             o, do, d_out_t = scratch[y + t + 1, :W], scratch[dy + t + 1], d_out[t, b, head_slice]
             r = inverse_norm(dot(o, o) / np.float32(W), OUT_FLOOR)
@@ -552,11 +561,11 @@ def memory_backward_cpu(dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, k
             for j in range(W):
                 dv_t[j] = w[t] * du_t[j]
             for j in range(W):
-                dy_t[j] -= lam * w[t] * du_t[j]
-            dw = dot(du_t, scratch[u + t])  # w dL/dw, since u = w (v - D^T k)
+                dy_t[j] -= erase * lam * w[t] * du_t[j]
+            dw = dot(du_t, scratch[u + t])  # w dL/dw, since u = w (v - erase D^T k)
             dw_in[t, b, h] = dw * (ONE - write_gate[t])  # dw/dw_in = w (1 - p)
             inner -= dw
-            d_lam += inner - lam * w[t] * dot(du_t, scratch[y + t])
+            d_lam += inner - erase * lam * w[t] * dot(du_t, scratch[y + t])
             inner += dot(scratch[y + t], dy_t)
         pass_over(flat, matrix, W, width, lam, keys, dy, keys, du)
         copy_rows(dS[b, h], scratch[matrix:], W)

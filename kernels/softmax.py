@@ -187,7 +187,8 @@ def cross_entropy(loss, hit, d_logits, logits, bias, targets, weight, size):
 
     loss [R] float32, nats. hit [R] uint8: 1 if the most probable token (the first of equals) is the target. d_logits [R, W]: float32 (it
     may be logits itself), float16 or bfloat16 (half.py); 0 in the padding. bias [W] float32. targets [R] int32; for a negative target,
-    loss, hit and gradient are 0. weight [1] float32: factor of the gradient (1 / number of targets for a mean).
+    loss, hit and gradient are 0. weight [1], or [R] for one per row, float32: factor of the gradient (1 / number of targets
+    for a mean).
 
     If the loss of a row is not finite, its whole gradient is NaN, so that the optimiser skips the update. Otherwise a target whose logit is
     -inf would have an infinite loss and a finite gradient.
@@ -204,8 +205,9 @@ def cross_entropy(loss, hit, d_logits, logits, bias, targets, weight, size):
     picked = row[target] + bias[target]
     top, best, total = online_softmax(row, bias, size, partial, first)
     nats = (top - picked) + math.log(total)
-    factor = weight[0] / total if is_finite(nats) else NAN
-    store_gradient(d_logits, logits, i, bias, top, factor, target, weight[0], size)
+    weight_i = weight[i % weight.size]
+    factor = weight_i / total if is_finite(nats) else NAN
+    store_gradient(d_logits, logits, i, bias, top, factor, target, weight_i, size)
     if cuda.threadIdx.x == 0:
         loss[i], hit[i] = nats, 1 if best == target else 0
 
@@ -234,7 +236,8 @@ def cross_entropy_cpu(loss, hit, d_logits, logits, bias, targets, weight, size):
         for j in range(size):
             total += row[j]
         loss[i] = (top - picked) + np.log(total)
-        factor = weight[0] / total if abs(loss[i]) < -MINUS_INF else NAN
+        weight_i = weight[i % weight.size]
+        factor = weight_i / total if abs(loss[i]) < -MINUS_INF else NAN
         for j in range(size):
             row[j] *= factor
-        row[target] -= weight[0]
+        row[target] -= weight_i

@@ -23,6 +23,7 @@ MAX_HYPERCOLUMN = 1024  # neurons: a CUDA block has one thread for each, and at 
 FLOAT32 = 3.4028234663852886e38  # the largest number of float32
 STREAMS = 16  # pieces of held-out text that are evaluated in parallel, at most, each from a zero state
 MAX_WORKERS = 61  # Windows can wait for at most this number of processes
+MEMORY_RULES = ("delta", "hebbian", "none")  # kernels/memory.py
 LEARNING = ("bptt", "eprop", "three-factor")  # brain/eligibility.py
 LEARNING_SIGNALS = ("symmetric", "random")  # brain/learning_signal.py
 REWIRE = ("rigl", "set", "deep_r")  # learning/rewiring.py
@@ -78,6 +79,7 @@ class Brain:
     feedback_chunks: int = 1  # shortest delay of feedback, in chunks; the longer, the further modules may overlap in --mode pipelined
     delays: int = 24  # number of delays of the long arcs (from the Thalamus), from 0 tokens on
     hypercolumn: int = 256  # neurons normalised together; at most 1,024
+    memory_rule: str = MEMORY_RULES[0]  # of the associative memory: delta, hebbian (with decay), none
     memory_heads: int = 8  # heads of the associative memory
     memory_width: int = 64  # size of the key and of the value of a head
     memory_fan_in: int = 96  # synapses per target of a projection into the associative memory
@@ -126,6 +128,8 @@ class Brain:
         for name in ("bundle", "memory_bundle"):
             if getattr(self, name) not in BUNDLE_SIZES:
                 raise ConfigError(f"brain.{name}: 16, 32 or 64, not {getattr(self, name)}")
+        if self.memory_rule not in MEMORY_RULES:
+            raise ConfigError(f"brain.memory_rule: unknown {self.memory_rule!r}; {did_you_mean(self.memory_rule, MEMORY_RULES)}")
         if self.events not in ("graded", "binary"):
             raise ConfigError(f"brain.events: 'graded' or 'binary', not {self.events!r}")
         if self.surrogate not in SURROGATES:

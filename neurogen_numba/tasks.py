@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from .cli import STDOUT, Parser, add_backend_flag, add_json_flag, backend_of, command, tell_json
+from .config import LEARNING
 from .configure import add_config_flags, config_of
 from .errors import ConfigError
 from .presets import get_preset
@@ -16,6 +17,7 @@ TASKS = {
     "copy": "symbols, a delay, then the same symbols",
     "smnist": "digits read pixel by pixel",
     "psmnist": "the same in a permuted order",
+    "bandit": "a two-armed bandit told in text: which arm wins more often?",
 }
 PRESET = "tasks"
 TESTED = 1000  # sequences of a generated task that are tested
@@ -32,11 +34,13 @@ def parser() -> Parser:
     flags.add_argument("--delay", type=int, default=None, help="copy: tokens between the symbols and the marker (default: 100)")
     flags.add_argument("--items", type=int, default=None, help="copy: symbols (default: 10)")
     flags.add_argument("--data", type=Path, default=None, metavar="FOLDER", help="smnist, psmnist: folder with the four files of MNIST")
-    flags.add_argument("--steps", type=int, default=None, help="updates (default: the preset's)")
+    rules = "training.learning; bptt by default, for bandit three-factor with neuromodulators"
+    flags.add_argument("--learning", choices=LEARNING, default=None, help=rules)
+    flags.add_argument("--steps", type=int, default=None, help="updates (default: the preset's), or pulls of the bandit (default: 200)")
     flags.add_argument("--batch-size", type=int, default=None, help="sequences of an update (default: the preset's)")
     flags.add_argument("--learning-rate", type=float, default=None, help="peak rate (default: the preset's)")
     flags.add_argument("--seed", type=int, default=0, help="wiring, first weights, sequences")
-    flags.add_argument("--eval-interval", type=int, default=None, help="updates between tests (default: the preset's)")
+    flags.add_argument("--eval-interval", type=int, default=None, help="updates between tests (default: the preset's; of bandit, 20 pulls)")
     add_json_flag(flags, "task")
     add_backend_flag(flags)
     return flags
@@ -65,16 +69,60 @@ def main(argv=None):
     for name in ("steps", "eval_interval"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')}: at least 1, not {getattr(args, name)}")
+    if args.task == "bandit":
+        return play(args)
     task = task_of(args)
     flags = {"steps": args.steps, "batch": args.batch_size, "learning_rate": args.learning_rate, "eval_interval": args.eval_interval}
     given = {"seed": args.seed, "segment": task.length} | {name: value for name, value in flags.items() if value is not None}
-    config = config_of(args, {"training": given}, get_preset(PRESET)).replace(brain={"vocabulary": task.vocabulary})
-    show = (lambda _: None) if args.json == STDOUT else functools.partial(print, flush=True)
+    config = _config(args, given, task.vocabulary)
+    show = _show(args)
     result = {"task": args.task, "preset": config.preset, **train(config, task, backend_of(args), show)}
     show(
         f"{args.task}: {result['accuracy']:.2%} right on {result['tested']:,} sequences, chance {result['chance']:.2%}; "
         f"{result['parameters']:,} parameters, {result['seconds']:,.0f} s"
     )
+    tell_json(args.json, result)
+    return 0
+
+
+def _config(args, training: dict, vocabulary: int):
+    """The configuration of a task. The three-factor rule brings the neuromodulators that it needs."""
+    learning = {"learning": args.learning} if args.learning else {}
+    brain = {"neuromodulation": True} if args.learning == "three-factor" else {}
+    flags = {"training": training | learning, "brain": brain}
+    return config_of(args, flags, get_preset(PRESET)).replace(brain={"vocabulary": vocabulary})
+
+
+def _show(args):
+    return (lambda _: None) if args.json == STDOUT else functools.partial(print, flush=True)
+
+
+def play(args) -> int:
+    """`neurogen bench tasks bandit`: pull, and say how often the better arm was chosen."""
+    from .benchmarks import bandit
+    from .brain.model import NeuroGenModel
+    from .system.waiting import Waiting
+
+    for name in ("pairs", "delay", "items", "data"):
+        if getattr(args, name) is not None:
+            raise ConfigError(f"--{name} is not about bandit; leave it out")
+    args.learning, pulls, interval = args.learning or "three-factor", args.steps or 200, args.eval_interval or 20
+    given = {"seed": args.seed, "batch": args.batch_size, "learning_rate": args.learning_rate}
+    config = _config(args, {name: value for name, value in given.items() if value is not None}, bandit.VOCABULARY)
+    config = config.replace(training={"segment": config.brain.chunk})
+    began, show, better = time.monotonic(), _show(args), []
+    game = bandit.Bandit(NeuroGenModel.from_config(config, backend=backend_of(args)), config.training.batch, args.seed)
+    with Waiting("pulling", pulls, "pulls") as waiting:
+        for pull in range(1, pulls + 1):
+            better.append(float(game.pull(config.training.learning_rate)[0].mean()))
+            waiting.show(pull)
+            if pull % interval == 0:
+                show(f"after {pull:,} of {pulls:,} pulls: the better arm {sum(better[-interval:]) / interval:.1%} of the time")
+    last = better[-max(1, pulls // 4) :]
+    result = {"task": "bandit", "preset": config.preset, "learning": args.learning, "accuracy": sum(last) / len(last), "chance": 0.5}
+    result |= {"steps": pulls, "batch": config.training.batch, "seconds": time.monotonic() - began, "pulls": better}
+    share, took = f"the better arm {result['accuracy']:.1%} of the time", f"{result['seconds']:,.0f} s"
+    show(f"bandit: {share} in the last {len(last):,} pulls, chance 50.0%; {took}")
     tell_json(args.json, result)
     return 0
 

@@ -23,8 +23,8 @@ KERNELS |= {
 # kernels/memory.py, working_memory.py, dropout.py
 
 KERNELS |= {
-    "memory.memory_forward": [(f3, f4, f2, f3, f3, f3, f1, f1, f1, kind, i1, types.int64) for kind in (f3, h3, b3)],
-    "memory.memory_backward": [(f3, f3, f3, f2, f4, f2, f3, f4, f2, f3, f3, f3, f1, f1, f1)],
+    "memory.memory_forward": [(f3, f4, f2, f3, f3, f3, f1, f1, f1, kind, i1, types.int64, types.float32) for kind in (f3, h3, b3)],
+    "memory.memory_backward": [(f3, f3, f3, f2, f4, f2, f3, f4, f2, f3, f3, f3, f1, f1, f1, types.float32)],
     "working_memory.working_memory_forward": [(f1, f1, f1, f1, kind, i1, types.int64) for kind in (f3, h3, b3)],
     "working_memory.working_memory_backward": [(f1,) * 8],
     "dropout.scaled_dropout": [(kind, f1, types.float32, types.float32, types.uint64[::1], types.uint64) for kind in (f2, h2, b2)],

@@ -213,12 +213,12 @@ def eligibility(traces, s_with_history, H, block, delay, per_tile, to_current, t
 # Section 3: two memories
 
 
-def delta_memory(q_in, v_in, w_in, write_bias, decay, S0, key0, write_scale, heads):
+def delta_memory(q_in, v_in, w_in, write_bias, decay, S0, key0, write_scale, heads, erase=1.0):
     """Hippocampal associative memory under the gated delta rule (Yang et al. 2024, "Gated Delta Networks").
 
     q_in, v_in: [T, B, heads * width], head after head. w_in: [T, B, heads]. write_bias, decay: [heads]. write_scale: [B].
     S0: [B, heads, width, width], rows are keys and columns values. key0: [B, heads * width], the query of the token before.
-    Returns out [T, B, heads * width], and S and the query after the last token.
+    erase: 1, or 0 for the Hebbian rule. Returns out [T, B, heads * width], and S and the query after the last token.
     """
     T, B, size = np.shape(q_in)
     width = size // heads
@@ -236,7 +236,7 @@ def delta_memory(q_in, v_in, w_in, write_bias, decay, S0, key0, write_scale, hea
                 q, k, v = unit_silu(q_in[t, b, part]), key[b, part].copy(), v_in[t, b, part]
                 w = sigmoid(w_in[t, b, h] + write_bias[h]) * write_scale[b]
                 D = sigmoid(decay[h]) * S[b, h]
-                u = w * (v - D.T @ k)
+                u = w * (v - erase * D.T @ k)
                 S[b, h] = D + np.outer(k, u)
                 o = S[b, h].T @ q
                 out[t, b, part] = o / np.sqrt(np.mean(o**2) + 1e-4)

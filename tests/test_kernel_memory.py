@@ -95,6 +95,28 @@ def test_gradient(op, C, B, heads, width):
         np.testing.assert_allclose(ours, gradient(loss, inputs, name), rtol=1e-3, atol=1e-3, err_msg=name)
 
 
+def test_the_hebbian_rule_does_not_erase(op):
+    C, B, heads, width = 4, 2, 2, 3
+    inputs, rng = draw(C, B, heads, width), np.random.default_rng(2)
+    hebbian = partial(ref.delta_memory, heads=heads, erase=0.0)
+    out, S, key = np.full_like(inputs["q_in"], np.nan), inputs["S0"].copy(), inputs["key0"].copy()
+    op("memory_forward", out, S, key, *arguments(inputs), NO_AXON, 0, 0.0)
+    for ours, expected in zip((out, S, key), hebbian(**inputs), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4)
+    to = [rng.normal(0, 1, array.shape) for array in (out, S, key)]
+
+    def loss(changed):
+        return sum(np.sum(to_x * x) for to_x, x in zip(to, hebbian(**changed), strict=True))
+
+    dq, dv, dw = (np.full_like(values, np.nan) for values in arguments(inputs)[:3])
+    d_decay, dS, d_key = np.zeros((B, heads), np.float32), single(to[1]), single(to[2])
+    before = inputs["S0"], inputs["key0"]
+    op("memory_backward", dq, dv, dw, d_decay, dS, d_key, single(to[0]), *before, *arguments(inputs), 0.0)
+    found = {"q_in": dq, "v_in": dv, "w_in": dw, "decay": d_decay.sum(0), "S0": dS, "key0": d_key}
+    for name, ours in found.items():
+        np.testing.assert_allclose(ours, gradient(loss, inputs, name), rtol=1e-3, atol=1e-3, err_msg=name)
+
+
 @pytest.mark.parametrize("C, B, heads, width", [(2, 1, 1, 64), (1, 1, 1, 64), (3, 1, 2, 33), (MAX_TOKENS, 1, 1, 8)])
 def test_gradient_along_a_line(op, C, B, heads, width):
     check_gradient_along_a_line(op, C, B, heads, width)

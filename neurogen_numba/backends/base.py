@@ -280,8 +280,8 @@ class Backend(ABC):
     # Memories
 
     @kernel
-    def memory_forward(self, out, S, key, q_in, v, w_in, write_bias, decay, write_scale, axon: Axon, first: int):
-        """Forward pass of the associative memory over the C tokens of a chunk; H heads of width W.
+    def memory_forward(self, out, S, key, q_in, v, w_in, write_bias, decay, write_scale, axon: Axon, first: int, erase=1.0):
+        """Forward pass of the associative memory over the C tokens of a chunk; H heads of width W. erase: 1 delta rule, 0 Hebbian rule.
 
         Overwrites out [C, B, H W], and writes it into the rows of the C tokens in the axon's ring. Updates S [B, H, W, W] and key [B, H W]
         in place. q_in, v [C, B, H W]; w_in [C, B, H]; write_bias, decay [H]; write_scale [B].
@@ -289,7 +289,7 @@ class Backend(ABC):
 
     @kernel
     def memory_backward(
-        self, dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_before, q_in, v, w_in, write_bias, decay, write_scale
+        self, dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_before, q_in, v, w_in, write_bias, decay, write_scale, erase=1.0
     ):
         """Backward pass of `memory_forward`. S_before, key_before: S and key before the chunk.
 
@@ -361,8 +361,8 @@ class Backend(ABC):
     def cross_entropy(self, loss, hit, d_logits, logits, bias, targets, weight, size: int):
         """Overwrites loss [R] in nats, hit [R] uint8, and d_logits [R, W], which is 0 in the padding and may be logits itself.
 
-        targets [R] int32: for a negative target, loss, hit and gradient are 0. weight [1]: factor of the gradient. If the loss of a row is
-        not finite, its gradient is NaN.
+        targets [R] int32: for a negative target, loss, hit and gradient are 0. weight [1], or [R]: factor of the gradient. If the
+        loss of a row is not finite, its gradient is NaN.
         """
 
     @kernel

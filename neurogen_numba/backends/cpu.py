@@ -105,7 +105,6 @@ class CpuBackend(Backend):
     observe = _operation(neuromodulation.observe_cpu)
     modulate = _operation(neuromodulation.modulate_cpu)
     sensitivity_backward = _operation(neuromodulation.sensitivity_backward_cpu)
-    memory_backward = _operation(memory.memory_backward_cpu)
     working_memory_backward = _operation(working_memory.working_memory_backward_cpu)
     working_memory_eligibility = _operation(working_memory.working_memory_eligibility_cpu)
     embedding_forward = _operation(embedding.embedding_forward_cpu)
@@ -142,9 +141,15 @@ class CpuBackend(Backend):
             self.launch(write_events, axon, first, state.values[0][1:], *dropout, graded)
         self._write(trace, first, state.y[1:])
 
-    def memory_forward(self, out, S, key, q_in, v, w_in, write_bias, decay, write_scale, axon, first):
-        self.launch(memory.memory_forward_cpu, out, S, key, q_in, v, w_in, write_bias, decay, write_scale)
+    def memory_forward(self, out, S, key, q_in, v, w_in, write_bias, decay, write_scale, axon, first, erase=1.0):
+        self.launch(memory.memory_forward_cpu, out, S, key, q_in, v, w_in, write_bias, decay, write_scale, np.float32(erase))
         self._write(axon, first, out)
+
+    def memory_backward(
+        self, dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_before, q_in, v, w_in, write_bias, decay, write_scale, erase=1.0
+    ):
+        gradients, inputs = (dq_in, dv, dw_in, d_decay, dS, d_key, d_out), (q_in, v, w_in, write_bias, decay, write_scale)
+        self.launch(memory.memory_backward_cpu, *gradients, S_before, key_before, *inputs, np.float32(erase))
 
     def working_memory_forward(self, m, f_in, u_in, retain, axon, first):
         self.launch(working_memory.working_memory_forward_cpu, m, f_in, u_in, retain)

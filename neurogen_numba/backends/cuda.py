@@ -432,26 +432,26 @@ class CudaBackend(Backend):
 
     # kernels/memory.py, working_memory.py
 
-    def memory_forward(self, out, S, key, q_in, v, w_in, write_bias, decay, write_scale, axon, first):
+    def memory_forward(self, out, S, key, q_in, v, w_in, write_bias, decay, write_scale, axon, first, erase=1.0):
         ring = self._ring(axon, len(S))
         for part in self._memory_parts(w_in, S):
             arrays = out[part], S, key, q_in[part], v[part], w_in[part], write_bias, decay, write_scale, *ring, first + part.start
-            self.launch(memory.memory_forward, S.shape[1::-1], memory.BLOCK_DIM, *arrays)
+            self.launch(memory.memory_forward, S.shape[1::-1], memory.BLOCK_DIM, *arrays, np.float32(erase))
 
     def memory_backward(
-        self, dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_before, q_in, v, w_in, write_bias, decay, write_scale
+        self, dq_in, dv, dw_in, d_decay, dS, d_key, d_out, S_before, key_before, q_in, v, w_in, write_bias, decay, write_scale, erase=1.0
     ):
         parts, before, inputs = self._memory_parts(w_in, S_before), [(S_before, key_before)], (write_bias, decay, write_scale)
         for number, part in enumerate(parts[:-1]):  # S and key before the next part, by recomputing this one
             S, key = (self._scratch(f"memory, after part {number}", array.shape) for array in before[0])
             S[...], key[...] = before[-1]
             out, tokens = self._scratch("memory, out", q_in[part].shape), (q_in[part], v[part], w_in[part])
-            self.memory_forward(out, S, key, *tokens, *inputs, self.no_axon, 0)
+            self.memory_forward(out, S, key, *tokens, *inputs, self.no_axon, 0, erase)
             before.append((S, key))
         for part, (S, key) in reversed(list(zip(parts, before, strict=True))):
             gradients = dq_in[part], dv[part], dw_in[part], d_decay, dS, d_key, d_out[part]
             tokens = q_in[part], v[part], w_in[part]
-            self.launch(memory.memory_backward, S.shape[1::-1], memory.BLOCK_DIM, *gradients, S, key, *tokens, *inputs)
+            self.launch(memory.memory_backward, S.shape[1::-1], memory.BLOCK_DIM, *gradients, S, key, *tokens, *inputs, np.float32(erase))
 
     @staticmethod
     def _memory_parts(w_in, S):

@@ -92,9 +92,10 @@ def has_readout(brain: Brain, module: str) -> bool:
 
 
 def arcs(brain: Brain) -> list[Arc]:
-    """The projections of the brain that have synapses: all but those that `brain.without` names. Raises ConfigError for a pattern that
-    names none."""
-    table, left_out = all_arcs(brain), set()
+    """The projections of the brain that have synapses: all but those that `brain.without` names, and those of an associative memory that
+    is not there. Raises ConfigError for a pattern that names none."""
+    table = all_arcs(brain)
+    left_out = {arc.name for arc in table if brain.memory_rule == "none" and arc.name.startswith("memory_")}
     for pattern in brain.without.split():
         named = fnmatch.filter([arc.name for arc in table], pattern)
         if not named:

@@ -90,10 +90,12 @@ class Decoder:
             logits = self.scores(act, begin, end)
             self.cross_entropy(act, begin, end, logits, logits)
 
-    def cross_entropy(self, act, first, last, logits, d_logits):
-        """Overwrite losses and hits of a block of tokens from `scores`; and d_logits, which may be the same array, with the gradient."""
+    def cross_entropy(self, act, first, last, logits, d_logits, weight=None):
+        """Overwrite losses and hits of a block of tokens from `scores`; and d_logits, which may be the same array, with the gradient.
+        weight: as in `Backend.cross_entropy`; act.weight without it."""
+        weight = act.weight if weight is None else weight
         losses, hits, targets = (array[first:last].reshape(-1) for array in (act.losses, act.hits, act.targets))
-        self.backend.cross_entropy(losses, hits, d_logits, logits, self.bias, targets, act.weight, self.shape[0])
+        self.backend.cross_entropy(losses, hits, d_logits, logits, self.bias, targets, weight, self.shape[0])
 
     def scores(self, act, first, last):
         """Logits without bias [(last - first) B, rows] of tokens first ... last - 1, 0 in the padding.

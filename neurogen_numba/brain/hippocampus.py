@@ -21,6 +21,7 @@ class AssociativeMemory(Component):
 
     def __init__(self, brain: Brain, backend):
         self.heads, self.width, self.backend = brain.memory_heads, brain.memory_width, backend
+        self.erase = 1.0 if brain.memory_rule == "delta" else 0.0
 
     def parameters(self):
         yield Parameter("memory.decay", (self.heads,), "what a head keeps per token, before the sigmoid")
@@ -60,7 +61,7 @@ class AssociativeMemory(Component):
         act.d_decay[...] = 0
         q, v, w = self._inputs(act, first, last)
         inputs = q, v, w, self.write_bias, self.decay, act.factor(WRITE, first)
-        self.backend.memory_backward(dq, dv, dw, act.d_decay, act.dS, act.d_key, d_out, *self._before(act, first), *inputs)
+        self.backend.memory_backward(dq, dv, dw, act.d_decay, act.dS, act.d_key, d_out, *self._before(act, first), *inputs, self.erase)
         self.backend.add_rows(self.d_decay, act.d_decay)
         self.backend.add_rows(self.d_write_bias, dw.reshape(-1, self.heads))
         if modulation := act.brain.modulation:
@@ -69,7 +70,7 @@ class AssociativeMemory(Component):
     def _recall(self, act, first, last, S, key, axon):
         """Overwrite the output of a chunk, also in the axon; roll S and key on from before the chunk to after it."""
         out, inputs = act.signals["memory.out"].x[act.buffer_slice(first, last)], self._inputs(act, first, last)
-        self.backend.memory_forward(out, S, key, *inputs, self.write_bias, self.decay, act.factor(WRITE, first), axon, first)
+        self.backend.memory_forward(out, S, key, *inputs, self.write_bias, self.decay, act.factor(WRITE, first), axon, first, self.erase)
 
     def _inputs(self, act, first, last):
         return (act.currents[name].value[act.buffer_slice(first, last)] for name in self.inputs)

@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 
 
 STRENGTH = 0.1  # of random feedback: with 1, the clipped gradient leaves little for the decoder
+SLOWNESS = 1e-9  # of dopamine: below Adam's epsilon of 1e-8, where an update is the gradient times rate / epsilon
 
 
 class Symmetric:
     """Gradients of the loss, back through the synapses."""
+
+    rewarded = False  # whether dopamine scales the decoder's gradient at choices
 
     def __init__(self, act: Activity):
         self.act = act
@@ -42,6 +45,8 @@ class Symmetric:
 
 class RandomFeedback:
     """The gradient of the decoder's input [C, B, R] times a matrix [R, M] for each signal; that of the decoder's source is exact."""
+
+    rewarded = False
 
     def __init__(self, act: Activity):
         self.act, brain = act, act.brain
@@ -64,17 +69,45 @@ class RandomFeedback:
 
 
 class Dopamine:
-    """The dopamine of each sequence after the chunk, as a reward per token for every event."""
+    """Dopamine of a sequence after the chunk, times what an output differs from its mean over the chunk, as a reward per token.
+
+    choices [T, B] uint8: targets that the model has chosen itself. The decoder learns them in proportion to dopamine, all others as always.
+    """
+
+    rewarded = True
 
     def __init__(self, act: Activity):
-        self.act, self.factor = act, act.brain.backend.zeros(1)
+        self.act, brain, zeros = act, act.brain, act.brain.backend.zeros
+        self.choices, self.weight, self._less = zeros((act.tokens, act.batch), "uint8"), zeros((act.tokens, act.batch)), zeros(act.batch)
+        self.factor = zeros(1)
+        self.mean = {name: zeros(brain.signal_sizes[name]) for component in brain.components for name in component.outputs}
 
     def write(self, gradients: dict, first: int, last: int):
         """As `Symmetric.write`."""
-        act, apply = self.act, self.act.brain.backend.apply
-        apply(np.multiply, act.weight, np.float32(-1 / act.loss_scale), out=self.factor)
-        for gradient in gradients.values():
-            apply(np.multiply, act.levels["dopamine"][None, :, None], self.factor, out=gradient)
+        act, backend = self.act, self.act.brain.backend
+        columns = (last - first) * act.batch
+        backend.apply(np.multiply, act.weight, np.float32(-SLOWNESS / act.loss_scale), out=self.factor)
+        for name, gradient in gradients.items():
+            module, mean = name.partition(".")[0], self.mean[name]
+            if name.endswith(".axon"):
+                backend.apply(np.greater, act.v[module][first + 1 : last + 1], np.float32(1), out=gradient)  # events
+            else:
+                backend.apply(np.copyto, gradient, act.signals[name].x[first:last])
+            backend.apply(np.copyto, mean, np.float32(0))
+            backend.add_rows(mean, gradient.reshape(columns, -1))
+            backend.apply(np.divide, mean, np.float32(columns), out=mean)
+            backend.apply(np.subtract, gradient, mean, out=gradient)
+            backend.apply(np.multiply, gradient, act.levels["dopamine"][None, :, None], out=gradient)
+            backend.apply(np.multiply, gradient, self.factor, out=gradient)
+
+    def decoder_weight(self, first: int, last: int):
+        """Weights [(last - first) B] of the decoder's gradient for tokens first ... last - 1: act.weight, at choices times dopamine."""
+        act, apply, weight = self.act, self.act.brain.backend.apply, self.weight[first:last]
+        apply(np.subtract, act.levels["dopamine"], np.float32(1), out=self._less)
+        apply(np.multiply, self.choices[first:last], self._less, out=weight)
+        apply(np.add, weight, np.float32(1), out=weight)
+        apply(np.multiply, weight, act.weight, out=weight)
+        return weight.reshape(-1)
 
 
 SIGNALS = {"symmetric": Symmetric, "random": RandomFeedback, "dopamine": Dopamine}

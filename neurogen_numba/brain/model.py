@@ -224,13 +224,22 @@ class NeuroGenModel:
         return loss, accuracy
 
     def update(
-        self, act: Activity, inputs, targets, rate: float, reset=None, rewire: Callable[[Activity], object] | None = None
+        self,
+        act: Activity,
+        inputs,
+        targets,
+        rate: float,
+        reset=None,
+        rewire: Callable[[Activity], object] | None = None,
+        choices=None,
     ) -> tuple[float, float, float]:
         """One update on time-major inputs, targets [T, B] int32: (loss, accuracy, norm of the gradient).
 
         `act` advances to the next segment. reset: [B] bool, the sequences to reset before this one. rewire: called between the backward
-        pass and the update (learning/rewiring.py). If loss or gradient norm are not finite, nothing is updated, but for a row-wise decoder
-        (optim/low_memory.py) and what `rewire` has done. Raises ConfigError for a rate below 0 or not finite, and during a lesion.
+        pass and the update (learning/rewiring.py). choices: [T, B] bool, targets that the model has chosen itself; the three-factor rule
+        learns them in proportion to dopamine, others ignore it. If loss or gradient norm are not finite, nothing is updated, but for a
+        row-wise decoder (optim/low_memory.py) and what `rewire` has done. Raises ConfigError for a rate below 0 or not finite, and during a
+        lesion.
         """
         if not (0 <= rate <= FLOAT32):
             raise ConfigError(f"learning_rate: a number from 0 on is needed, not {rate}")
@@ -247,6 +256,9 @@ class NeuroGenModel:
             elif act.eligibility:
                 act.eligibility.begin()
             self._load_tokens(act, inputs[begin : begin + act.tokens], targets[begin : begin + act.tokens])
+            if act.learning_signal.rewarded:
+                chosen = np.zeros_like(targets) if choices is None else choices
+                act.learning_signal.choices[: act.length] = self.backend.asarray(chosen[begin : begin + act.tokens], "uint8")
             act.dropout.set_step(self.optimizer.steps, part)
             begins = (not part, not part and reset is not None)
             # the loss scale is a constant of the recorded step: one of a few powers of two
@@ -276,6 +288,9 @@ class NeuroGenModel:
         if decoder.row_wise:
             brain.forward(act, functools.partial(losses_by_blocks, decoder, act))
             learn_by_blocks(decoder, act, self.optimizer)
+        elif act.learning_signal.rewarded:  # dopamine follows from the losses
+            brain.forward(act, functools.partial(decoder.losses, act))
+            self._learn_decoder(act, not begins, 0, act.length)
         else:
             brain.forward(act, functools.partial(self._learn_decoder, act, not begins))
         brain.backward(act)
@@ -290,11 +305,11 @@ class NeuroGenModel:
     def _learn_decoder(self, act, add, first, last):
         """Compute losses, hits and the decoder's gradients of tokens first ... last - 1, a block of them at a time. Without `add`, token 0
         overwrites the gradient of the weight."""
-        decoder = self.brain.decoder
+        decoder, signal = self.brain.decoder, act.learning_signal
         for begin, end in decoder.blocks(act, first, last):
             logits = decoder.scores(act, begin, end)
             d_logits = act.d_logits[: len(logits)]
-            decoder.cross_entropy(act, begin, end, logits, d_logits)
+            decoder.cross_entropy(act, begin, end, logits, d_logits, signal.decoder_weight(begin, end) if signal.rewarded else None)
             decoder.backward(act, begin, end, d_logits, add=add or begin > 0)
 
     @property
