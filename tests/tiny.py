@@ -25,4 +25,5 @@ BRAIN = Brain(
 def config(text: dict | None = None, brain: dict | None = None, **training) -> Config:
     """The tiny brain with characters as tokens; `training` are fields of config.Training."""
     settings = {"batch": 4, "segment": 16, "warmup": 5, "log_interval": 1, "eval_tokens": 100, "viz_interval": 0, **training}
-    return Config("tiny", BRAIN, Training(**settings), Text(tokenizer="char")).replace(text=text or {}, brain=brain or {})
+    base = Config("tiny", BRAIN, Training(segment=BRAIN.chunk), Text(tokenizer="char"))
+    return base.replace(training=settings, text=text or {}, brain=brain or {})  # together: one may need another
