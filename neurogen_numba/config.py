@@ -164,6 +164,7 @@ class Training:
     rewire_interval: int = 0  # updates between two rewirings; 0: the wiring stays
     rewire: str = REWIRE[0]  # rigl, set, deep_r: what is removed, and what grows
     rewire_share: float = 0.5  # share of the bundles that the first rewiring removes; it falls to 0 at three quarters of the run
+    replay: int = 0  # updates between two replays of the most surprising segments; 0: none
     reset_prob: float = 0.02  # probability that a sequence is reset before a segment, because a conversation begins with a zero state
     optimizer: str = "adamw"  # adamw; with less memory: adamw8bit, adafactor
     activation_memory: str = "full"  # activations kept for the backward pass: full, half (16 bits), recompute
@@ -187,7 +188,7 @@ class Training:
             _at_least(self, "training", name, 1)
         for name in ("learning_rate", "warmup", "final_rate", "weight_decay", "max_minutes", "seed", "viz_interval", "final_eval_tokens"):
             _at_least(self, "training", name, 0)
-        for name in ("average", "rewire_interval"):
+        for name in ("average", "rewire_interval", "replay"):
             _at_least(self, "training", name, 0)
         for name in ("batch", "segment"):
             if getattr(self, name) > MAX_SEQUENCES:

@@ -78,6 +78,7 @@ class Activity:
         self.dropout = Dropout(backend, batch, **dropout)
         self.ids, self.targets = backend.zeros((tokens, batch), "int32"), backend.zeros((tokens, batch), "int32")
         self.losses, self.hits = backend.zeros((tokens, batch)), backend.zeros((tokens, batch), "uint8")
+        self.surprise = np.zeros(batch)  # mean loss of each sequence in the last update, nats
         self.weight = backend.zeros(1)  # of a target in the mean: 1 / number of targets
         self.reset_mask = backend.zeros(batch, "uint8")  # sequences to reset before the segment
         self.neurons = {}  # module -> {name of a state: its rows}, the membrane potential first

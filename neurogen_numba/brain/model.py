@@ -249,7 +249,7 @@ class NeuroGenModel:
         if reset is not None:
             act.reset_mask[...] = self.backend.asarray(reset, "uint8")
         self.optimizer.prepare(rate)
-        loss = hits = 0.0
+        act.surprise, hits = np.zeros(act.batch), 0.0
         for part, begin in enumerate(range(0, len(inputs), act.tokens)):  # one part, or with eligibility traces a chunk each
             if part:
                 act.advance(act.length)
@@ -264,11 +264,14 @@ class NeuroGenModel:
             # the loss scale is a constant of the recorded step: one of a few powers of two
             self.run(act, ("gradients", act.length, *begins, act.loss_scale), functools.partial(self._gradients, act, *begins))
             losses, right = self._result(act)
-            loss, hits = loss + losses.sum(dtype=np.float64), hits + right.sum()
+            act.surprise += losses.sum(0, dtype=np.float64)
+            hits += right.sum()
         if rewire:
             rewire(act)
         self.run(act, ("update", act.length), lambda: self._update(act))
-        return float(loss / counted), float(hits / counted), self.optimizer.finish()
+        loss = act.surprise.sum() / counted
+        act.surprise /= np.maximum(1, (targets >= 0).sum(0))
+        return float(loss), float(hits / counted), self.optimizer.finish()
 
     def learning_step(self, act: Activity, reset: bool):
         """The operations of an update, with the segment loaded. reset: whether sequences are reset before, those of `act.reset_mask`."""

@@ -29,6 +29,7 @@ from ..text.tokenizer import Tokenizer
 from .brain_snapshot import brain_snapshot
 from .diagnosis import origin
 from .evaluation import answer_questions, evaluate, streams_for, streams_of, unknown_share
+from .replay import Replay
 from .report import CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
 from .rewiring import Rewiring
 from .samples import SAMPLE_TOKENS, pieces
@@ -115,6 +116,8 @@ class Trainer:
         except KeyError as missing:
             raise CheckpointError(f"{folder}: trainer.json lacks {missing.args[0]!r}; use another checkpoint") from None
         trainer.act.load_state(state)
+        if trainer._replay:
+            trainer._replay.load_state(state)
         trainer._notices = [*passed_over, f"resuming from step {trainer.step:,}"]
         if steps is not None:
             trainer.steps, trainer.planned = steps, True
@@ -142,6 +145,7 @@ class Trainer:
         self._evaluated_at = saved.get("looked", self.step)  # the last step whose evaluations are done
         self.rewired = saved.get("rewired", 0)  # bundles so far
         self._rewiring = Rewiring(model) if training.rewire_interval else None
+        self._replay = Replay(model) if training.replay else None
         self._announced = self.steps  # the plan that a notice named last
         self._notices = []  # to report first
         self._stopping = False
@@ -196,6 +200,8 @@ class Trainer:
                 yield from saver.wait()
                 raise self._non_finite_error(loss, norm)
             self.step += 1
+            if self._replay:
+                self._replay.after(self.step, self.act, *segment, rate)
             self.tokens += int((segment[1] >= 0).sum())
             now = time.monotonic()
             self.seconds = now - began
@@ -433,7 +439,8 @@ class Trainer:
             "position": self.batches.position(),
             "rewired": self.rewired,
         }
-        tensors, documents = self.model.snapshot(self.act.state(), trainer)
+        state = self.act.state() | (self._replay.state() if self._replay else {})
+        tensors, documents = self.model.snapshot(state, trainer)
         return Snapshot(self.step, tensors, documents, self.model.tokenizer, loss)
 
     def _finish(self, score):
