@@ -28,7 +28,7 @@ THREADS = 16 if SIMULATED else 256
 TOKENS = 16  # whose sources are in shared memory together
 
 
-_ALL_BITS, _ONE = np.uint64(2**64 - 1), np.uint64(1)
+_ONE = np.uint64(1)
 
 
 def threads_of(size: int) -> int:
@@ -101,33 +101,45 @@ def make_eligibility(size: int, K: int):
 
 @cpu()
 def eligibility_cpu(traces, gradient, x, fired, start, first, block, delay, per_tile, size, to_current, transition, h):
-    """As `eligibility`, event-driven: a source that did not fire adds nothing. A task computes one bundle."""
+    """As `eligibility`, event-driven: a source that did not fire adds nothing. A task computes one bundle, one sequence after the other;
+    what it reads of its targets is copied, padded with zeros, so that it stays in the cache."""
     K, C, B, N = to_current.shape
     for j in numba.prange(block.size):
         n, m, w = j // per_tile * size, block[j] * size, j * size * size
-        targets, word, bit, row = slice(n, min(N, n + size)), m // WORD, m % WORD, start[0] + first - delay[j]
-        width, later = min(N, n + size) - n, np.empty((K, size), np.float32)
+        width, word, bit, row = min(size, N - n), m // WORD, m % WORD, start[0] + first - delay[j]
+        before, after = np.empty((K, size), np.float32), np.empty((K, size), np.float32)
+        asked, moved, added = np.zeros((K, size), np.float32), np.zeros((K, K, size), np.float32), np.zeros((K, C, size), np.float32)
+        events = np.empty(C, np.uint64)
         for b in range(B):
-            for s in range(size):
-                begin = w + s * size
-                grad = gradient[begin : begin + width]
-                later[:] = ZERO
-                for k in range(K):
-                    trace, h_k = traces[k, b, begin : begin + width], h[k, b, targets]
-                    for i in range(width):
-                        grad[i] += h_k[i] * trace[i]
-                    for other in range(K):
-                        total, factor = later[other], transition[k, other, b, targets]
-                        for i in range(width):
-                            total[i] += factor[i] * trace[i]
-                for k in range(K):
-                    traces[k, b, begin : begin + width] = later[k, :width]
+            for k in range(K):
+                asked[k, :width] = h[k, b, n : n + width]
+                for other in range(K):
+                    moved[other, k, :width] = transition[other, k, b, n : n + width]
+                for t in range(C):
+                    added[k, t, :width] = to_current[k, t, b, n : n + width]
             for t in range(C):
-                events = (fired[word, row + t, b] >> np.uint64(bit)) & (_ALL_BITS >> np.uint64(WORD - size))
-                for s in range(size):
-                    if (events >> np.uint64(s)) & _ONE:
-                        value, begin = x[word, row + t, b, bit + s], w + s * size
+                events[t] = fired[word, row + t, b] >> np.uint64(bit)
+            for s in range(size):
+                grad = gradient[w + s * size : w + (s + 1) * size]
+                for k in range(K):
+                    trace = traces[k, b, w + s * size : w + (s + 1) * size]
+                    for i in range(size):
+                        before[k, i] = trace[i]
+                for k in range(K):
+                    for i in range(size):
+                        grad[i] += asked[k, i] * before[k, i]
+                    for i in range(size):
+                        after[k, i] = moved[0, k, i] * before[0, i]
+                    for other in range(1, K):
+                        for i in range(size):
+                            after[k, i] += moved[other, k, i] * before[other, i]
+                for t in range(C):
+                    if (events[t] >> np.uint64(s)) & _ONE:
+                        value = x[word, row + t, b, bit + s]
                         for k in range(K):
-                            trace, p = traces[k, b, begin : begin + width], to_current[k, t, b, targets]
-                            for i in range(width):
-                                trace[i] += value * p[i]
+                            for i in range(size):
+                                after[k, i] += value * added[k, t, i]
+                for k in range(K):
+                    trace = traces[k, b, w + s * size : w + (s + 1) * size]
+                    for i in range(size):
+                        trace[i] = after[k, i]

@@ -7,6 +7,7 @@ import tiny
 from neurogen_numba import backends
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.errors import ConfigError
+from neurogen_numba.planning import budget
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -124,3 +125,12 @@ def test_each_rule_learns(rule):
 def test_wrong_settings_are_named(settings, words):
     with pytest.raises(ConfigError, match=words.replace("?", r"\?")):
         tiny.config(**settings)
+
+
+def test_memory_does_not_grow_with_the_segment():
+    def size(learning, segment):
+        config = tiny.config(brain={"vocabulary": VOCABULARY}, learning=learning, segment=segment)
+        return sum(budget.plan(config, budget.Card.assumed(config)).values())
+
+    assert size("eprop", 64 * CHUNK) == size("eprop", 4 * CHUNK)
+    assert size("bptt", 64 * CHUNK) > size("bptt", 4 * CHUNK)
