@@ -56,7 +56,7 @@ PHYSICS = {  # argument types of every function that all backends share
     "memory.copy_rows": (SQUARE, SQUARE, types.int64),
     "memory.pass_over": (ROW, *[types.int64] * 3, NUMBER, *[types.int64] * 4),
     "memory.pass_over_with_dots": (ROW, *[types.int64] * 3, NUMBER, *[types.int64] * 6),
-    "memory.write_and_read_rows": (SQUARE, ROW, ROW, SQUARE, ROW, SQUARE, SQUARE, NUMBER),
+    "memory.write_and_read_rows": (SQUARE, ROW, ROW, SQUARE, ROW, SQUARE, SQUARE, NUMBER, NUMBER),
     "softmax.is_finite": (NUMBER,),
     "half.to_bfloat16": (NUMBER,),
     "half.from_bfloat16": (types.uint16,),
@@ -85,6 +85,7 @@ PHYSICS = {  # argument types of every function that all backends share
 
 def test_every_function_of_physics_is_in_the_table():
     others = {
+        "eligibility.threads_of",
         "jit._compile",
         "jit.made",
         "population.flat",
@@ -103,7 +104,7 @@ def test_every_function_of_physics_is_in_the_table():
     compiler = ("_mma", "_pair", "_statement", "_bfloat16", "_float16", "_float16_turing")
     others |= {f"mma.{name}" for name in compiler} | {"vector._number"}
     others |= {"bundles.bundles_per_block", "bundles.threads_of"}
-    others |= {f"tuples.{name}" for name in ("load", "save", "rows", "add", "zeros", "_unroll")}  # of Python, for the simulator
+    others |= {f"tuples.{name}" for name in ("load", "save", "rows", "add", "zeros", "unit", "_unroll")}  # of Python, for the simulator
     others |= {f"surrogate.{name}" for name in ("make_surrogate", "_triangle", "_fast_sigmoid", "_arctan")}
     for name, module in (("bundles", bundles), ("bundles_cpu", bundles_cpu), ("population", population), ("vector", vector)):
         others |= {f"{name}.{factory}" for factory in vars(module) if factory.startswith("make_")}

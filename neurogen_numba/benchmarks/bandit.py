@@ -1,5 +1,5 @@
 """A two-armed bandit told in text (Sutton & Barto 2018, "Reinforcement learning", chapter 2): the model reads a prompt, writes an arm, and
-reads what came of it. It is rewarded for a win, and learns online: after each pull.
+reads the outcome. A win is rewarded. The model learns online, after each pull.
 
     a or b? b wins!
 

@@ -2,8 +2,8 @@
 spiking neurons", Nature Communications 11:3625).
 
 The brain reads a segment chunk by chunk. After a chunk its learning signals are known, and a backward pass over the chunk alone gives their
-gradient within it. What they ask of earlier chunks comes from eligibility traces, which were updated when these were read: one vector per
-synapse and sequence, of what its inputs still do to its target (kernels/eligibility.py). So memory does not grow with the segment.
+gradient within it. The gradient of earlier chunks comes from eligibility traces: one vector per synapse and sequence, the effect of its
+past inputs on its target (kernels/eligibility.py). So memory does not grow with the segment.
 
 Dropped are gradients from a chunk to earlier ones through the synapses between neurons, the associative memory and the embedding.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Target:
     """A component whose neurons or slots have eligibility traces.
 
-    h [K, B, N]: what later tokens ask of it, after a backward pass. traces [K, P, B, N]: of its P parameters. influence: its arrays
+    h [K, B, N]: the gradient that its adjoint passes to the tokens before the chunk. traces [K, P, B, N]: of its P parameters. influence: its arrays
     `to_current` and `transition` of a chunk (kernels/population_eligibility.py), for each of its currents.
     """
 

@@ -138,10 +138,10 @@ def make_memory(rng, tokens, batch, heads, width):
     arrays |= {"key": rng.standard_normal((batch, size)) / width**0.5, "q_in": _float(rng, tokens, batch, size)}
     arrays |= {"v": _float(rng, tokens, batch, size), "w_in": _float(rng, tokens, batch, heads), "write_bias": np.zeros(heads)}
     arrays |= {"decay": np.linspace(5, 8, heads), "write_scale": np.ones(batch)}
-    return {name: array.astype(np.float32) for name, array in arrays.items()} | {"axon": NO_AXON, "first": 0}
+    return {name: array.astype(np.float32) for name, array in arrays.items()} | {"axon": NO_AXON, "first": 0, "erase": 1.0}
 
 
-def memory(out, S, key, q_in, v, w_in, write_bias, decay, write_scale, **_):
+def memory(out, S, key, q_in, v, w_in, write_bias, decay, write_scale, erase=1.0, **_):
     (T, B, size), (H, W) = out.shape, S.shape[1:3]
     q = (np.float64(q_in) * sigmoid(q_in)).reshape(T, B, H, W)
     q /= np.sqrt((q**2).sum(axis=3, keepdims=True) + 1e-3 * W)
@@ -149,7 +149,7 @@ def memory(out, S, key, q_in, v, w_in, write_bias, decay, write_scale, **_):
     S, key, out = S.astype(np.float64), key.astype(np.float64).reshape(B, H, W), np.zeros((T, B, H, W))
     for t in range(T):
         S = sigmoid(decay)[:, None, None] * S
-        u = w[t, ..., None] * (v[t].reshape(B, H, W) - np.einsum("bhkv,bhk->bhv", S, key))
+        u = w[t, ..., None] * (v[t].reshape(B, H, W) - erase * np.einsum("bhkv,bhk->bhv", S, key))
         S = S + key[..., None] * u[..., None, :]
         o = np.einsum("bhkv,bhk->bhv", S, q[t])
         out[t], key = o / np.sqrt((o**2).mean(axis=2, keepdims=True) + 1e-4), q[t]

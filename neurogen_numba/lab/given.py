@@ -62,7 +62,7 @@ BELOW = {("tokens", "V"), ("where", "R")}  # indices, and the size that they are
 def checked_inputs(name: str, given: dict) -> dict:
     """The arguments of a kernel in order, name -> array or number, from those that a user gives for `compare`.
 
-    Lists and other dtypes are converted, into copies. `axon` and `first` may be missing: no axon, and 0. Raises ConfigError for a kernel
+    Lists and other dtypes are converted, into copies. `axon`, `first` and `erase` may be missing: no axon, 0 and 1. Raises ConfigError for a kernel
     whose shapes are not known here, an argument that is missing or unknown, a shape or dtype that does not fit, and indices out of range.
     """
     names = arguments(name)
@@ -70,7 +70,8 @@ def checked_inputs(name: str, given: dict) -> dict:
         raise ConfigError(f"compare does not know the shapes of {name}, so it cannot take given inputs; run a model with `swap` instead")
     if not isinstance(given, dict):
         raise ConfigError(f"{name}: given must be a dict, argument -> array or number, not {type(given).__name__}")
-    given = {"axon": NO_AXON, "first": 0, **given} if "axon" in names else dict(given)
+    usual = {"axon": NO_AXON, "first": 0, "erase": 1.0}
+    given = {argument: value for argument, value in usual.items() if argument in names} | given
     for unknown in given.keys() - set(names):
         raise ConfigError(f"{name}: given has {unknown!r}, which is no argument; {did_you_mean(str(unknown), names)}")
     missing = [argument for argument in names if argument not in given]
