@@ -87,6 +87,18 @@ for graded, traced, gated, kinds in ((True, True, True, 3), (True, True, False, 
     for factory, signatures in zip(("forward", "backward"), passes(stock), strict=True):
         KERNELS[f"population.make_population_{factory}", stock.physics(), graded, traced, gated] = signatures[-kinds:]
 
+# kernels/population_eligibility.py, eligibility.py
+
+state = types.NamedTuple((types.UniTuple(f1, 2), f1), NeuronState)
+parameters = types.NamedTuple((types.UniTuple(f1, 3), f1, f1, f1), NeuronParameters)
+effects, chunk = (f2, f2, f3, f3, f2, f2), (state, f1, f1, f1, parameters, f1, f1, types.int64)
+for traced, gated in ((True, True), (False, False)):
+    KERNELS["population_eligibility.make_population_eligibility", stock.physics(), 3, True, traced, gated] = [(*effects, *chunk)]
+KERNELS["working_memory.working_memory_eligibility"] = [(f1, f1, f1, f1, f2, f1, f1, f1, f1, f1)]
+for width, K, kind in ((64, 3, f3), (32, 3, b3), (32, 2, h3), (16, 1, b3)):
+    ring = kind, i1, types.int64
+    KERNELS["eligibility.make_eligibility", width, K] = [(f3, f1, *ring, i1, i1, types.int64, f4, f4, f3)]
+
 # kernels/bundles.py, reset.py, stimulus.py
 
 size, flag, number = types.int64, types.boolean, types.float32

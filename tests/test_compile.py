@@ -14,13 +14,15 @@ from compile_kernels import assembler
 from compiled import KERNELS, made, shared
 from conftest import SIMULATED
 from neurogen_numba import kernels
-from neurogen_numba.kernels import bundles, population
+from neurogen_numba.kernels import bundles, eligibility, population, population_eligibility
 
 CAPABILITIES = ("7.5", "8.0", "9.0")  # the oldest that is supported (T4), A100, H100 and H200
 IN_DOUBLE = {"reduce.sum_of_squares", "reduce.norm"}  # the norm of a gradient is summed in float64, once per block of numbers
 MOST_REGISTERS = 64  # of each of 1,024 threads; a kernel for smaller blocks that wants more says so by its launch bounds
 NAMES = {name for name, _, _ in (*shared(), *made(90))}  # of kernels, and of factories of others
-FACTORIES = {name for name in NAMES if name.startswith("bundles.make_")}  # blocks of at most 256 threads: room for all that one can use
+FACTORIES = {
+    name for name in NAMES if ".make_" in name and not name.startswith("population.")
+}  # blocks of at most 256 threads: room for all that one can use
 
 pytestmark = pytest.mark.skipif(SIMULATED, reason="the simulator has no compiler")
 
@@ -54,7 +56,7 @@ def kernels_there_are():
 
 
 def test_every_kernel_is_in_the_table():
-    modules = {module.__name__.split(".")[-1]: vars(module) for module in (bundles, population)}
+    modules = {module.__name__.split(".")[-1]: vars(module) for module in (bundles, eligibility, population, population_eligibility)}
     made = {f"{module}.{name}" for module, names in modules.items() for name in names if name.startswith("make_")}
     factories = {name for name in made if not name.endswith("_cpu")}
     assert set(kernels_there_are()) | factories == NAMES

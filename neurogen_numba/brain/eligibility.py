@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Target:
     """A component whose neurons or slots have eligibility traces.
 
-    h [K, B, N]: the gradient that its adjoint passes to the tokens before the chunk. traces [K, P, B, N]: of its P parameters. influence: its arrays
-    `to_current` and `transition` of a chunk (kernels/population_eligibility.py), for each of its currents.
+    h [K, B, N]: the gradient that its adjoint passes to the tokens before the chunk. transition [K, K, B, N]: of the present chunk
+    (kernels/population_eligibility.py). traces [K, P, B, N]: of its P parameters.
     """
 
     def __init__(self, component: Component, act: Activity):
