@@ -62,7 +62,7 @@ BELOW = {("tokens", "V"), ("where", "R")}  # indices, and the size that they are
 def checked_inputs(name: str, given: dict) -> dict:
     """The arguments of a kernel in order, name -> array or number, from those that a user gives for `compare`.
 
-    Lists and other dtypes are converted, into copies. `axon`, `first` and `erase` may be missing: no axon, 0 and 1. Raises ConfigError for a
+    Lists and other dtypes are converted, into copies. `axon`, `first` and `erase` may be missing: no axon, 0, 1. Raises ConfigError for a
     kernel whose shapes are not known here, an argument that is missing or unknown, a shape or dtype that does not fit, and indices out of
     range.
     """
