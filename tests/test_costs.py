@@ -38,10 +38,11 @@ def test_bytes_and_operations_by_hand():
     assert of("memory_forward", x, S, zeros(2, 12), x, x, axon, 0) == (moved, 7 * 5 * S.size)
 
 
-@pytest.fixture(scope="module", params=["adamw", "adamw8bit", "adafactor"])
+@pytest.fixture(scope="module", params=["adamw", "adamw8bit", "adafactor", "eprop"])
 def update(request):
     """(model, activity, what an update asks for), after some that let the neurons fire."""
-    config = tiny.config(optimizer=request.param, dropout=0.3, axon_dropout=0.3, average=2, brain={"vocabulary": 40})
+    rule = {"learning": "eprop"} if request.param == "eprop" else {"optimizer": request.param}
+    config = tiny.config(**rule, dropout=0.3, axon_dropout=0.3, average=2, brain={"vocabulary": 40})
     model = NeuroGenModel.from_config(config, backend="cpu")
     act = model.activity(16, 4, learning=True)
     ids = np.random.default_rng(0).integers(0, 40, (17, 4)).astype(np.int32)
@@ -108,7 +109,8 @@ def test_an_operation_that_asks_for_others_counts_once(update):
     model, _, calls = update
     assert not any(name in vars(model.backend) for name in OPERATIONS)  # nothing is left behind
     names = [call.name for call in calls]
-    assert "dropout" not in names and names.count("scaled_dropout") == 1 + 1 + 2 * 2  # what the decoder reads; chunks of the embedding
+    parts = 2 if model.config.training.learning == "eprop" else 1  # of the segment, for the decoder
+    assert "dropout" not in names and names.count("scaled_dropout") == 2 * parts + 2 * 2  # the decoder's input; chunks of the embedding
     assert names.count("population_forward") == names.count("population_backward") == 2 * 6  # chunks, modules
 
 

@@ -7,6 +7,7 @@ import tiny
 from neurogen_numba import backends
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.errors import ConfigError
+from neurogen_numba.learning.online import OnlineLearner
 from neurogen_numba.planning import budget
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -125,6 +126,14 @@ def test_each_rule_learns(rule):
 def test_wrong_settings_are_named(settings, words):
     with pytest.raises(ConfigError, match=words.replace("?", r"\?")):
         tiny.config(**settings)
+
+
+def test_steps_one_by_one_carry_the_state_and_a_text_is_learned_in_segments():
+    model, ids = model_of("cpu", segment=4 * CHUNK), text(4 * CHUNK + 1).T
+    fresh = model.train_step(ids[:, :-1], ids[:, 1:], 0.0)
+    assert model.train_step(ids[:, :-1], ids[:, 1:], 0.0) == fresh
+    assert model.train_step(ids[:, :-1], ids[:, 1:], 0.0, carry_state=True) != fresh
+    assert OnlineLearner(model)._act.segment == 4 * CHUNK
 
 
 def test_memory_does_not_grow_with_the_segment():

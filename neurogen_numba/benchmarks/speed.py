@@ -76,7 +76,7 @@ class Bench:
 
     def kernels(self):
         """The synapses per current (forward over a chunk) and per signal (backward over a chunk), the gradient of all weights over a
-        segment, every other operation as often as an update calls it, and a draw."""
+        segment (over a chunk, with eligibility traces), every other operation as often as an update calls it, and a draw."""
         model, training, bandwidth, matrix = self._model(), self.config.training, self._bandwidth(), self._matrix_rate()
         act, update = self._update(model)
         with recorded(self.backend, act.synapses) as calls:
@@ -88,7 +88,8 @@ class Bench:
         calls = [call for call in (*calls, drawing[-1]) if call.name not in SYNAPTIC]
         update()
         update()
-        brain, synapses, chunk, costs = model.brain, act.synapses, act.chunk, SynapseCosts(model.brain, act, training.segment)
+        brain, synapses, chunk, length = model.brain, act.synapses, act.chunk, act.tokens
+        costs = SynapseCosts(brain, act, length)
 
         def row(what, name, work, moved, computed):
             table = {what: name} | self._spread("", self._times(self.backend.record(work)))
@@ -104,10 +105,10 @@ class Bench:
             synapses.set_current_grad(name, 0, chunk, self._noise(*value.shape))
         for name in dict.fromkeys(arc.source for arc in costs.arcs):
             gradient = self.backend.zeros((chunk, training.batch, brain.signal_sizes[name]))
-            work = partial(synapses.source_grad, {name: gradient}, 0, chunk, training.segment)
+            work = partial(synapses.source_grad, {name: gradient}, 0, chunk, length)
             signals.append(row("signal", name, work, *costs.backward(name, gradient)))
-        work = partial(synapses.accumulate_weight_grad, training.segment)
-        weights = [row("gradient", "weights of all synapses", work, *costs.weights(training.segment))]
+        work = partial(synapses.accumulate_weight_grad, length)
+        weights = [row("gradient", "weights of all synapses", work, *costs.weights(length))]
         totals = {"forward_us": sum(row["us"] for row in currents), "backward_us": sum(row["us"] for row in signals)}
         totals |= {"weights_us": weights[0]["us"]}
         operations = []

@@ -68,6 +68,7 @@ class Activity:
         signal: str = "symmetric",
         **dropout,
     ):
+        self.segment = tokens  # of the text; an update reads it in parts of `tokens`
         tokens = min(tokens, brain.config.chunk) if eligibility else tokens
         self.brain, self.tokens, self.batch, self.learning, self.smooth = brain, tokens, batch, learning, smooth
         self.chunk = min(brain.config.chunk, tokens)

@@ -215,7 +215,7 @@ class NeuroGenModel:
         inputs, targets = self._columns(input_ids, "input_ids"), self._columns(target_ids, "target_ids", low=None)
         if inputs.shape != targets.shape:
             raise ConfigError(f"input_ids and target_ids: one shape is needed, got {np.shape(input_ids)} and {np.shape(target_ids)}")
-        if self._activity is None or (self._activity.tokens, self._activity.batch) != inputs.shape:
+        if self._activity is None or (self._activity.segment, self._activity.batch) != inputs.shape:
             self._activity = self.activity(*inputs.shape, learning=True)
         elif not carry_state:
             self._activity.reset()

@@ -79,7 +79,7 @@ class OnlineLearner:
 
     def _segments(self, text):
         """(inputs, targets) [T, 1] int32 of each segment, the last one padded."""
-        tokenizer, T = self.model.tokenizer, self._act.tokens
+        tokenizer, T = self.model.tokenizer, self._act.segment
         ids = tokenizer.encode(text)
         if tokenizer.end_of_text is not None:
             ids = np.append(tokenizer.end_of_text, ids)

@@ -29,7 +29,7 @@ READ_AND_WRITTEN = {  # operation: position or name of arguments that it reads a
     "memory_backward": (3, 4, 5),
     "working_memory_backward": (2,),
     "population_eligibility": ("traces", "d"),
-    "eligibility": ("traces", "gradient"),
+    "eligibility": (0, 1),
     "working_memory_eligibility": (3, 4),
     "softmax_part": (0, 2),
     "scale_words": (0,),
@@ -108,7 +108,7 @@ def cost(call: Call) -> tuple[float, float]:
     arguments, twice = call.repeat.args, READ_AND_WRITTEN.get(call.name, ())
     arrays = {key: x for key, x in call.arguments().items() if hasattr(x, "nbytes") and x.ndim}
     moved = sum(x.nbytes * (2 if name in twice else 1) for (name, _), x in arrays.items())
-    moved += sum(ring.itemsize * arrays[WRITERS[call.name], 0].size for ring in call.rings())
+    moved += sum(ring.itemsize * arrays[WRITERS[call.name], 0].size for ring in call.rings() if call.name in WRITERS)
     for name in ("d_current", "d_gate"):  # arrays of a segment; a call writes those of its chunk
         if (name, 0) in arrays:
             moved += arrays[name, 0].itemsize * arrays["c", 0].size - arrays[name, 0].nbytes
