@@ -68,6 +68,8 @@ def main(argv=None):
     for assignment in args.assignments:  # before loading a checkpoint with these neurons
         import_neurons(assigned(assignment), f"--set {assignment}")
     old = NeuroGenModel.load_to_migrate(folder)
+    if old.quantization:
+        raise CheckpointError(f"{folder} is quantised, and has no weights to migrate; migrate the run that it was made from")
     if old.tokenizer is None:
         raise CheckpointError(f"{folder} has no tokenizer, so its model cannot read text; use a checkpoint of `neurogen train`")
     config = configure(args, old.config, same=bool(old.brain.drawn_anew))

@@ -16,7 +16,9 @@ from neurogen_numba.brain.connectome import Arc, real_weights
 from neurogen_numba.brain.projection import Projection
 from neurogen_numba.errors import ConfigError
 from neurogen_numba.kernels import bundles
+from neurogen_numba.kernels.codes import pack
 from neurogen_numba.optim.parameters import Parameters
+from neurogen_numba.optim.quantization import TOP
 
 C = 4  # tokens of a chunk
 SEGMENTS = (6, 2, 6, 1, 5)  # tokens, T at most: rings begin again in the middle of some, and what is under way spans several
@@ -309,6 +311,54 @@ def test_a_target_sums_up_its_bundles(backend):
     x = np.zeros((2, 1, 17), np.float32)
     x[0, 0, 0], x[0, 0, 16], x[1, 0, 0] = 5, 7, 3
     np.testing.assert_array_equal(forward(made, made.state(batch=1), {"p.out": x})["a.current"].ravel(), [5, 753])
+
+
+# Codes
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("size, batch", [(16, 1), (64, 1), (32, 5)])
+def test_codes_are_read_as_they_are_stored(backend, size, batch, bits):
+    if SIMULATED and size > 32:
+        pytest.skip("too large for the simulator")
+    made = Wired(backend, arcs(21, 2 * size + 5, 19, 17, size, size))
+    check_codes(made, bits, batch)
+
+
+def quantize(made, bits):
+    """Replace the weights by codes of `bits` bits; scales are powers of 2, so 16-bit factors hold the products. Returns name -> (weights as
+    read from the codes, the same as they were made)."""
+    rng, dense, projections = np.random.default_rng(bits), {}, list(made.projections.values())
+    for name, projection in made.projections.items():
+        sources, targets = real_weights(projection.arc, projection.block)
+        weight = rng.integers(-TOP[bits], TOP[bits] + 1, projection.arc.weight_shape) * (sources[:, :, None] & targets[:, None, :])
+        scale = np.exp2(-rng.integers(4, 9, len(weight))).astype(np.float32)
+        made.set_weight(name, (weight * scale[:, None, None]).astype(np.float32))
+        dense[name] = weight, scale
+    made.parameters = Parameters((p for projection in projections for p in projection.parameters()), made.backend, bits)
+    for name, (weight, scale) in dense.items():
+        stored = pack(weight.reshape(len(weight), -1).astype(np.int8), bits)
+        made.parameters.load_stored(f"{name}.weight", {f"{name}.weight.codes": stored, f"{name}.weight.scale": scale})
+        dense[name] = made.parameters.dense(f"{name}.weight"), weight * scale[:, None, None]
+    made.synapses = made.backend.synapses(projections, made.parameters)
+    made.synapses.wire()
+    made.synapses.refresh()
+    return dense
+
+
+def check_codes(made, bits, batch):
+    """Two segments forward, of codes, held to float64."""
+    for found, want in quantize(made, bits).values():
+        np.testing.assert_array_equal(found, want)
+    state, past = made.state(batch, learning=False), made.silent_past(batch)
+    for segment, length in enumerate((3, 2)):
+        v = made.membranes(segment, length, batch)
+        heard = {name: carried(name, x) for name, x in v.items()}
+        want, _, _ = expected(made, past, heard, made.gradients(segment, length, batch))
+        for name, found in forward(made, state, v).items():
+            close(found, want[name], 10)
+        state.advance(length)
+        past = {name: np.concatenate([past[name], s])[length:] for name, s in heard.items()}
 
 
 # Any sizes

@@ -159,6 +159,11 @@ class Backend(ABC):
         """out [m, n] = scale a [m, k] @ b [k, n]; with `add` accumulated. a, b: one dtype, float32 or `product_dtype`; transposed views are
         allowed."""
 
+    @kernel
+    def quantized_product(self, out, x, codes, scale):
+        """Overwrites out [M, R] float32 with x [M, K], of `product_dtype`, times the transposed weights [R, K] that `codes` and `scale` [R]
+        store (kernels/codes.py). All are contiguous."""
+
     # Neurons
 
     @kernel
@@ -336,6 +341,10 @@ class Backend(ABC):
     @kernel
     def embedding_forward(self, x, weight, tokens):
         """Overwrites x [C, B, E] with the rows of weight [V, E] of tokens [C, B] int32, which must be in range."""
+
+    @kernel
+    def code_rows(self, x, codes, tokens, scale):
+        """As `embedding_forward`, with the weights that `codes` and `scale` [V] store (kernels/codes.py)."""
 
     @kernel
     def embedding_backward(self, d_weight, dx, tokens):

@@ -37,10 +37,12 @@ class Brain:
     delay of at least one chunk, so no component waits for itself.
 
     senses: the component that drives the Thalamus, in place of the token embedding. row_wise: parameters that the optimiser updates row by
-    row, without a whole gradient.
+    row, without a whole gradient. bits: 8 or 4 of a quantised brain, which is loaded and not trained (optim/quantization.py).
     """
 
-    def __init__(self, config: BrainConfig, backend, senses: Component | None = None, row_wise: frozenset[str] = frozenset()):
+    def __init__(
+        self, config: BrainConfig, backend, senses: Component | None = None, row_wise: frozenset[str] = frozenset(), bits: int = 0
+    ):
         self.config, self.backend = config, backend
         self.arcs = arcs(config)
         self.projections = [Projection(arc, backend) for arc in self.arcs]
@@ -64,7 +66,7 @@ class Brain:
         }
         self.signal_sizes[self.decoder.source] = config.broca.output_size
         self.parts = (*self.components, *self.projections, self.decoder, *([self.modulation] if self.modulation else []))
-        self.parameters = Parameters((parameter for part in self.parts for parameter in part.parameters()), backend)
+        self.parameters = Parameters((parameter for part in self.parts for parameter in part.parameters()), backend, bits)
         for part in self.parts:
             part.bind(self.parameters)
         # dependencies of a component in pipelined mode: signals that it reads, currents that read it; each with its delay in chunks

@@ -42,7 +42,7 @@ class ProjectionView:
     @property
     def weight(self) -> np.ndarray:
         """A copy of the weights, [bundles, sources, targets] float32; 0 in the padding of bundles at an edge."""
-        return self._projection.backend.to_numpy(self._projection.weight)
+        return self._projection.dense()
 
     @property
     def block(self) -> np.ndarray:
@@ -57,7 +57,7 @@ class ProjectionView:
     @property
     def mean_weight(self) -> float:
         """The mean of |w| over the synapses."""
-        return float(np.abs(self._projection.weight).sum(dtype="float64")) / self.synapses
+        return float(np.abs(self.weight).sum(dtype="float64")) / self.synapses
 
     def __repr__(self) -> str:
         first, last = self.delays

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -41,7 +42,8 @@ class Projection:
     def parameters(self):
         arc = self.arc
         meaning = f"synapses {arc.source} -> {arc.target}, delays {arc.first_delay} to {arc.longest_delay} tokens"
-        yield Parameter(f"{arc.name}.weight", arc.weight_shape, meaning, decays=True, high=0.0 if arc.inhibitory else math.inf)
+        high = 0.0 if arc.inhibitory else math.inf
+        yield Parameter(f"{arc.name}.weight", arc.weight_shape, meaning, decays=True, high=high, quantizable=True)
 
     def initialise(self, parameters: Parameters, seed: int):
         """Draw structure and weights."""
@@ -60,4 +62,6 @@ class Projection:
             array.flags.writeable = False
 
     def bind(self, parameters: Parameters):
-        self.weight, self.d_weight = parameters.value[f"{self.arc.name}.weight"], parameters.gradient[f"{self.arc.name}.weight"]
+        name = f"{self.arc.name}.weight"
+        self.weight, self.d_weight = parameters.value.get(name), parameters.gradient.get(name)  # without them, of codes
+        self.dense = functools.partial(parameters.dense, name)  # a copy of the weights, NumPy

@@ -147,6 +147,8 @@ def read_gradient(state, current: str, size: int, first: int, last: int, length:
 
 def read_weight(synapses, projection):
     """The weights [tiles J, BS, BT] float32 of a projection that our kernels compute with; some are dropped while a brain learns."""
+    if projection.weight is None:  # codes
+        return synapses.backend.asarray(projection.dense())
     if synapses.backend.name == "cpu":
         flat, offset = synapses.read, synapses.weight_offsets[synapses.projections.index(projection)]
     else:

@@ -45,6 +45,7 @@ READ_AND_WRITTEN = {  # operation: position or name of arguments that it reads a
 }
 OF_ROWS = {
     "embedding_forward": 1,
+    "code_rows": 1,
     "embedding_backward": 0,
     "adafactor": 0,
 }  # position of the table, of which only the rows of the tokens are moved
@@ -115,9 +116,9 @@ def cost(call: Call) -> tuple[float, float]:
     if call.name in OF_ROWS:
         table = arguments[OF_ROWS[call.name]]
         rows = arguments[4 if call.name == "adafactor" else 2].size
-        moved += rows * table.itemsize * table.shape[1] * (1 if call.name == "embedding_forward" else 2) - table.nbytes
+        moved += rows * table.itemsize * table.shape[1] * (1 if call.name in ("embedding_forward", "code_rows") else 2) - table.nbytes
     operations = 0
-    if call.name == "product":
+    if call.name in ("product", "quantized_product"):
         out, a = arguments[:2]
         operations = 2 * out.size * a.shape[1]
         moved += out.nbytes if call.repeat.keywords.get("add") else 0
