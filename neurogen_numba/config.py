@@ -88,6 +88,7 @@ class Brain:
     surrogate: str = SURROGATES[0]  # surrogate gradient, which replaces the derivative of an event: triangle, fast_sigmoid, arctan
     surrogate_width: float = 1.0  # width of the surrogate, in units of the threshold
     without: str = ""  # names of projections to omit, with * for any letters: "go_broca lateral_*"; for experiments
+    pruned: str = ""  # bundles that are left of projections, as `neurogen prune` chose them: "thalamus_wernicke=24 lateral_pfc=7"
     neuromodulation: bool = False  # dopamine, norepinephrine and serotonin follow the surprise of the tokens, and act on every module
     chunk: int = 16  # tokens processed together; the shortest lateral delay; the delay of feedback is a multiple
 

@@ -11,8 +11,6 @@ from .errors import CheckpointError, ConfigError, DataError
 BITS = (8, 4)
 CALIBRATION = 50_000  # tokens that are read, at most
 STREAMS = 16  # pieces of the text of --calibrate that are read in parallel, at most
-WRITTEN = 64  # tokens of a measurement of the speed
-MEASUREMENTS = 7
 
 
 def parser() -> Parser:
@@ -36,14 +34,15 @@ def main(argv=None):
     args = parser().parse_args(argv)
     if args.bits not in BITS:
         raise ConfigError(f"--bits: 8 or 4, not {args.bits}")
+    from .benchmarks import sizes
     from .brain.quantize import decoder_moments, quantized
     from .config import Text
-    from .show import find, load
+    from .show import find, load, run_name
     from .storage import checkpoint
     from .text.batches import open_corpus, text_to_score
 
     folder = find(args.run, args.out)
-    new = args.new or args.out / f"{_name(folder.absolute())}-int{args.bits}"
+    new = args.new or args.out / f"{run_name(folder)}-int{args.bits}"
     if new.exists():
         raise ConfigError(f"{new} is there already; give the new checkpoint another name")
     if checkpoint.is_quantized(folder):
@@ -57,10 +56,10 @@ def main(argv=None):
         batches, training = corpus.batches(), model.config.training
         segments = (batches.next()[0] for _ in range(-(-CALIBRATION // (training.batch * training.segment))))
     small = quantized(model, args.bits, decoder_moments(model, segments))
-    measured = _compare(model, small, validation)
+    measured = sizes.compare([model, small], validation)
     small.quantization |= {"made_from": str(folder), "calibrated": args.calibrate, "on": model.backend.device_name(), **measured}
     size = checkpoint.save(new, *small.snapshot(), small.tokenizer, measured["loss"][1], small.quantization)
-    _show(measured, model.backend.product_dtype, args.bits)
+    sizes.show([model.backend.product_dtype, f"int{args.bits}"], measured)
     print(f"{folder} -> {new}, {size / 1e6:,.1f} MB")
     print(f"To talk to it: neurogen chat {new}")
     return 0
@@ -75,40 +74,6 @@ def _segments(tokens, length):
         raise DataError(f"--calibrate: the text has {len(tokens)} tokens, and {length} are needed; name a longer one")
     pieces = tokens[: len(tokens) // streams * streams].reshape(streams, -1).T.astype(np.int32)
     return (pieces[first : first + length] for first in range(0, len(pieces) - length + 1, length))
-
-
-def _name(folder):
-    """The name of the run of a checkpoint, or of the checkpoint if it is in no run."""
-    return folder.parent.parent.name if folder.parent.name == "checkpoints" else folder.name
-
-
-def _compare(model, small, validation):
-    """{figure: (of the model, of the quantised one)}: bytes of the weights; held-out loss in nats per token; tokens per second of one
-    stream, measured alternately."""
-    import numpy as np
-
-    from .benchmarks.speed import times_in_turn
-    from .inference.generation import Sampling, Session
-    from .learning.evaluation import evaluate
-
-    both = model, small
-    losses = [evaluate(each, validation).loss for each in both]
-    sessions = [Session(each, Sampling(0.8)) for each in both]
-    for session in sessions:
-        session.feed(validation.tokens[:1, None].astype(np.int32))
-    times = times_in_turn(model.backend, [lambda s=session: s.write(WRITTEN) for session in sessions], MEASUREMENTS)
-    rates = [WRITTEN / float(np.median(each)) for each in times]
-    return {"bytes": [each.brain.parameters.nbytes for each in both], "loss": losses, "tokens_per_second": rates}
-
-
-def _show(measured, precision, bits):
-    """A table of the figures before and after, and their ratio."""
-    print(f"{'':24}{precision:>14}{f'int{bits}':>14}{'ratio':>9}")
-    names = {"bytes": "bytes of the weights", "loss": "held-out loss, nats", "tokens_per_second": "tokens/s, one stream"}
-    for name, label in names.items():
-        before, after = measured[name]
-        shown = [f"{x:,.4f}" if name == "loss" else f"{x:,.0f}" for x in (before, after)]
-        print(f"{label:24}{shown[0]:>14}{shown[1]:>14}{after / before:9.3f}")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class CpuSynapses(Synapses):
         forward, backward, learned = {}, {}, []
         for p, weight_offset, scale_offset in zip(self.projections, self.weight_offsets, self.scale_offsets, strict=True):
             arc, size = p.arc, p.arc.bundle
-            source, target = p.block.ravel() * size, np.repeat(np.arange(arc.tiles), arc.bundles_per_tile) * size
+            source, target = p.block.ravel() * size, p.tile * size
             table = np.zeros((p.block.size, COLUMNS_OF_ENTRY), np.int64)
             table[:, SOURCE], table[:, SHIFT] = self.signals[arc.source].start + source // WORD, source % WORD
             table[:, TARGET], table[:, OUT_SHIFT] = self.currents[arc.target].start + target // WORD, target % WORD

@@ -108,7 +108,7 @@ class CudaSynapses(Synapses):
             words = arc.bundle // WORD
             rows["projection"], rows["delay"] = number, p.delay.ravel()
             rows["source"] = p.block.ravel() * words
-            rows["target"] = np.repeat(np.arange(arc.tiles), arc.bundles_per_tile) * words
+            rows["target"] = p.tile * words
             rows["weight"] = self.weight_offset[arc.name] // WORD + np.arange(p.block.size) * arc.bundle * words
             rows["scale"] = self.scale_offset[arc.name] + np.arange(p.block.size)
             self.forward.setdefault(arc.target, []).append((arc, rows))

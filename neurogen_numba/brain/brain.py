@@ -132,18 +132,19 @@ class Brain:
 
     def structure(self) -> dict[str, np.ndarray]:
         """The wiring and other fixed arrays, NumPy: `{projection}.block`, `{projection}.delay` [tiles, bundles per tile] int32, and
-        `{module}.input_scale` [N] float32. Those of projections are read-only views."""
+        `{module}.input_scale` [N] float32. Of a pruned projection they are [bundles], and `{projection}.tile` too. Those of projections are
+        read-only views."""
         fixed = {f"{population.name}.input_scale": self.backend.to_numpy(population.input_scale) for population in self.populations}
         for projection in self.projections:
             name = projection.arc.name
-            fixed |= {f"{name}.block": projection.block, f"{name}.delay": projection.delay}
+            fixed |= {f"{name}.{what}": getattr(projection, what) for what in _structure_of(projection.arc)}
         return fixed
 
     def structure_shapes(self) -> dict[str, tuple]:
         """name -> (shape, dtype) of the arrays that `structure` returns."""
         shapes = {f"{population.name}.input_scale": ((population.size,), "float32") for population in self.populations}
         for arc in self.arcs:
-            shapes |= {f"{arc.name}.{what}": ((arc.tiles, arc.bundles_per_tile), "int32") for what in ("block", "delay")}
+            shapes |= {f"{arc.name}.{what}": (arc.structure_shape, "int32") for what in _structure_of(arc)}
         return shapes
 
     def load_structure(self, fixed: dict[str, np.ndarray]):
@@ -151,9 +152,9 @@ class Brain:
         for population in self.populations:
             population.input_scale[...] = self.backend.asarray(fixed[f"{population.name}.input_scale"], "float32")
         for projection in self.projections:
-            block, delay = fixed[f"{projection.arc.name}.block"], fixed[f"{projection.arc.name}.delay"]
-            check_bundles(projection.arc, block, delay)
-            projection.set_structure(block, delay)
+            structure = [fixed[f"{projection.arc.name}.{what}"] for what in _structure_of(projection.arc)]
+            check_bundles(projection.arc, *structure)
+            projection.set_structure(*structure)
         self.wire()
         self.refresh()
 
@@ -271,3 +272,7 @@ class Brain:
 
     def _chunks(self, length):
         return [(first, min(length, first + self.config.chunk)) for first in range(0, length, self.config.chunk)]
+
+
+def _structure_of(arc):
+    return ("block", "delay", "tile") if arc.pruned else ("block", "delay")

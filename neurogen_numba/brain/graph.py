@@ -46,12 +46,17 @@ class ProjectionView:
 
     @property
     def block(self) -> np.ndarray:
-        """The source block of each bundle, [tiles, bundles per tile] int32."""
+        """The source block of each bundle, [tiles, bundles per tile] int32; [bundles] of a pruned projection."""
         return self._projection.block
 
     @property
+    def tile(self) -> np.ndarray:
+        """The tile of targets of each bundle, [bundles] int32."""
+        return self._projection.tile
+
+    @property
     def delay(self) -> np.ndarray:
-        """The axonal delay of each bundle in tokens, [tiles, bundles per tile] int32."""
+        """The axonal delay of each bundle in tokens, shaped as `block`."""
         return self._projection.delay
 
     @property
@@ -144,7 +149,7 @@ class Connectome:
 
 def _view(projection: Projection) -> ProjectionView:
     arc = projection.arc
-    sources, targets = real_weights(arc, projection.block)
+    sources, targets = real_weights(arc, projection.block, projection.tile)
     return ProjectionView(
         name=arc.name,
         source=_node(arc.source),
