@@ -167,6 +167,7 @@ class Training:
     rewire_share: float = 0.5  # share of the bundles that the first rewiring removes; it falls to 0 at three quarters of the run
     replay: int = 0  # updates between two replays of the most surprising segments; 0: none
     reset_prob: float = 0.02  # probability that a sequence is reset before a segment, because a conversation begins with a zero state
+    distill: str = ""  # checkpoint of a larger model with the same tokenizer, whose predictions are learned too; empty: none
     optimizer: str = "adamw"  # adamw; with less memory: adamw8bit, adafactor
     activation_memory: str = "full"  # activations kept for the backward pass: full, half (16 bits), recompute
     memory_limit: str = ""  # largest GPU memory, for example 3.2GB; empty: all free memory

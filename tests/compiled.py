@@ -43,6 +43,7 @@ KERNELS |= {
     "online_cross_entropy.softmax_part": [(f1, i1, f1, f1, f2, f1, i1, types.int64, types.int64)],
     "online_cross_entropy.softmax_end": [(f1, types.uint8[::1], f1, f1, i1, f1, f1, i1, f1)],
     "online_cross_entropy.softmax_gradient": [(kind, f2, f1, f1, f1, i1, f1, types.int64, types.int64) for kind in (f2, h2, b2)],
+    "distill.soften": [(kind, f1, types.float32) for kind in (f2, h2, b2)],
     "embedding.scale_words": [(f2, i1, types.float32, types.float32, k2_1)],
     "average.average": [(f1, f1, f1)],
     "average.exchange": [(f1, f1)],

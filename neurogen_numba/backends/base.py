@@ -375,6 +375,11 @@ class Backend(ABC):
         """
 
     @kernel
+    def soften(self, d_logits, d_teacher, share: float):
+        """Subtracts `share` times d_teacher [R, W] float32 from d_logits [R, W] in place: gradients of hard targets become one of soft
+        targets (kernels/distill.py)."""
+
+    @kernel
     def softmax_part(self, top, best, total, picked, logits, bias, targets, first: int, size: int):
         """Updates the statistics of the rows from a block of logits [R, W], of the tokens first ... first + size - 1.
 

@@ -20,6 +20,7 @@ from ..kernels import (
     average,
     bundles_cpu,
     codes,
+    distill,
     dropout,
     eligibility,
     embedding,
@@ -114,6 +115,7 @@ class CpuBackend(Backend):
     scale_words = _operation(embedding.scale_words_cpu)
     scaled_dropout = _operation(dropout.scaled_dropout_cpu)
     cross_entropy = _operation(softmax.cross_entropy_cpu)
+    soften = _operation(distill.soften_cpu)
     sample = _operation(sampling.sample_cpu)
     poisson = _operation(stimulus.poisson_cpu)
     softmax_part = _operation(online_cross_entropy.softmax_part_cpu)

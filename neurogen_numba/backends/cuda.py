@@ -15,6 +15,7 @@ from ..kernels import (
     adamw8bit,
     average,
     codes,
+    distill,
     dropout,
     eligibility,
     embedding,
@@ -550,6 +551,10 @@ class CudaBackend(Backend):
         threads = 8 if SIMULATED else min(softmax.THREADS, -(-size // 256) * 32)  # about eight logits per thread
         rows = self.bits(d_logits), logits
         self.launch(softmax.cross_entropy, len(loss), threads, loss, hit, *rows, bias, targets, weight, size)
+
+    def soften(self, d_logits, d_teacher, share):
+        flat, teacher = self._flat(self.bits(d_logits), d_teacher)
+        self.launch(distill.soften, *self._strided(teacher.size), flat[None], teacher, np.float32(share))
 
     def sample(self, tokens, logits, bias, temperature, top_k, top_p, key, step, size):
         if size > sampling.MAX_TOKENS:

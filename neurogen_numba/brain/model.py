@@ -318,6 +318,8 @@ class NeuroGenModel:
             logits = decoder.scores(act, begin, end)
             d_logits = act.d_logits[: len(logits)]
             decoder.cross_entropy(act, begin, end, logits, d_logits, signal.decoder_weight(begin, end) if signal.rewarded else None)
+            if act.teacher:
+                act.teacher.soften(begin, end, d_logits)
             decoder.backward(act, begin, end, d_logits, add=add or begin > 0)
 
     @property
@@ -363,7 +365,7 @@ class NeuroGenModel:
 
         `act` advances to the next segment.
         """
-        self._load_segment(act, inputs, targets)
+        self.load_segment(act, inputs, targets)
 
         def step():
             self.brain.forward(act, functools.partial(self.brain.decoder.losses, act))
@@ -373,7 +375,7 @@ class NeuroGenModel:
         losses, hits = self._result(act)
         return losses, hits.astype(bool)
 
-    def _load_segment(self, act, inputs, targets):
+    def load_segment(self, act, inputs, targets):
         """Load a segment and its targets. Returns the number of targets in the mean loss."""
         self._load_tokens(act, inputs, targets)
         return self._count_targets(act, targets)

@@ -31,6 +31,7 @@ READ_AND_WRITTEN = {  # operation: position or name of arguments that it reads a
     "population_eligibility": ("traces", "d"),
     "eligibility": (0, 1),
     "working_memory_eligibility": (3, 4),
+    "soften": (0,),
     "softmax_part": (0, 2),
     "scale_words": (0,),
     "average": (0,),
