@@ -4,7 +4,7 @@ Weights and what is sent are numbers of 8 binary digits, which float32, bfloat16
 those are in float32 everywhere. One test rounds the factors, too.
 """
 
-import itertools
+import dataclasses
 
 import numba
 import numpy as np
@@ -91,12 +91,12 @@ class Wired:
     def places(self, name):
         """(bundle, delay - first_delay, sources, targets) of every bundle: where it lies in the dense weights."""
         projection = self.projections[name]
-        arc, (tiles, K) = projection.arc, projection.block.shape
-        for tile, k in itertools.product(range(tiles), range(K)):
-            source, target = projection.block[tile, k] * arc.bundle, tile * arc.bundle
+        arc, structure = projection.arc, (projection.block.ravel(), projection.delay.ravel(), projection.tile)
+        for bundle, (block, delay, tile) in enumerate(zip(*structure, strict=True)):
+            source, target = block * arc.bundle, tile * arc.bundle
             sources = slice(source, min(source + arc.bundle, arc.sources))
             targets = slice(target, min(target + arc.bundle, arc.targets))
-            yield tile * K + k, projection.delay[tile, k] - arc.first_delay, sources, targets
+            yield bundle, delay - arc.first_delay, sources, targets
 
     def in_bundles(self, name, dense):
         """Dense weights [delays, sources, targets] as bundles [bundles, BS, BT], padded with 0."""
@@ -232,7 +232,7 @@ def check_segment(made, state, past, sent, d_currents):
         close(ds[name][needed], want_ds[name][needed], 10)
     for arc in made.arcs:
         close(made.weight_grad(arc.name), want_d_weight[arc.name], 10)
-        sources, targets = real_weights(arc, made.projections[arc.name].block)
+        sources, targets = real_weights(arc, made.projections[arc.name].block, made.projections[arc.name].tile)
         padding = ~(sources[:, :, None] & targets[:, None, :])
         assert not made.weight_grad(arc.name)[padding].any(), "what leads nowhere learns nothing"
     length = len(next(iter(sent.values())))
@@ -311,6 +311,22 @@ def test_a_target_sums_up_its_bundles(backend):
     x = np.zeros((2, 1, 17), np.float32)
     x[0, 0, 0], x[0, 0, 16], x[1, 0, 0] = 5, 7, 3
     np.testing.assert_array_equal(forward(made, made.state(batch=1), {"p.out": x})["a.current"].ravel(), [5, 753])
+
+
+@pytest.mark.parametrize("size, batch", [(16, 1), (32, 3)])
+def test_tiles_of_a_pruned_projection_read_different_numbers_of_bundles(backend, size, batch):
+    check_pruned(backend, size, batch)
+
+
+def check_pruned(backend, size, batch):
+    """Two segments with a third of the bundles, some tiles without any."""
+    whole = arcs(21, 2 * size + 5, 19, 17, size, size)
+    made = Wired(backend, [dataclasses.replace(arc, pruned=max(1, arc.weight_shape[0] // 3)) for arc in whole])
+    counts = [np.bincount(p.tile, minlength=p.arc.tiles) for p in made.projections.values()]
+    assert any(len(set(each)) > 1 for each in counts) and any(0 in each for each in counts)
+    state, past = made.state(batch), made.silent_past(batch)
+    for segment, length in enumerate((3, 2)):
+        past = check_segment(made, state, past, made.membranes(segment, length, batch), made.gradients(segment, length, batch))
 
 
 # Codes

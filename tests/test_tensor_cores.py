@@ -37,7 +37,7 @@ from neurogen_numba.kernels.bundles import (
     WORD,
 )
 from neurogen_numba.kernels.mma import BFLOAT16, FLOAT16
-from test_bundles import T, Wired, arcs, check_codes, check_segment, short
+from test_bundles import T, Wired, arcs, check_codes, check_pruned, check_segment, short
 
 pytestmark = pytest.mark.skipif(SIMULATED, reason="the simulator's kernels are other ones")
 ROWS, START, TOKEN, SOURCES = 9, 8, 2, 128  # of a ring, where it begins, the first token of the chunk; numbers of a column
@@ -172,6 +172,10 @@ def test_segments(size, batch, lengths, plenty, monkeypatch):
 @pytest.mark.parametrize("size, batch, bits", [(64, 1, 8), (64, 1, 4), (16, 1, 4), (32, 6, 8), (16, 20, 8)])
 def test_codes_in_registers(size, batch, bits):
     check_codes(Wired(LaneBackend(), arcs(21, size + 5, 19, 17, size, size)), bits, batch)
+
+
+def test_pruned_projections():
+    check_pruned(LaneBackend(), 32, 3)
 
 
 def test_signals_that_tables_cannot_name_are_refused():
