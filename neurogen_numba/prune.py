@@ -61,7 +61,7 @@ def main(argv=None):
     else:
         score = prune.magnitudes(model)
     steps, rate = max(1, args.steps), RATE * model.config.training.learning_rate
-    training = {"steps": steps, "max_minutes": 0.0, "warmup": steps // 10, "learning_rate": rate, "rewire_interval": 0}
+    training = {"steps": steps, "max_minutes": 0.0, "warmup": steps // 10, "learning_rate": rate, "rewire_interval": 0, "learning": "bptt"}
     models = {"before": model, "pruned": prune.pruned(model, args.keep, score, training)}
     with Signals() as signals, run_folder.lock(run):
         begin_run(models["pruned"], run)

@@ -108,6 +108,9 @@ def test_a_pruned_model_is_saved_quantised_and_drawn(model, tmp_path):
     assert np.abs(codes.logits(IDS) - small.logits(IDS)).mean() < 0.2 * np.abs(small.logits(IDS)).mean()
     drawn = NeuroGenModel.from_config(small.config, backend="cpu")
     assert np.isfinite(drawn.logits(IDS)).all()
+    other = pruned(model, 0.4, random_scores(model), {"learning": "eprop"})
+    with pytest.raises(ConfigError, match="a pruned brain learns with bptt, not with eprop"):
+        other.train_step(IDS, IDS)
     with pytest.raises(ConfigError, match="a quantised or pruned model is not pruned"):
         pruned(small, 0.5, random_scores(small), {})
 

@@ -132,6 +132,8 @@ class NeuroGenModel:
         training = self.config.training
         if learning and self.quantization:
             raise ConfigError("a quantised model does not learn: its weights are codes; train the model that it was made from")
+        if learning and self.config.brain.pruned and training.learning != "bptt":
+            raise ConfigError(f"training.learning: a pruned brain learns with bptt, not with {training.learning}")
         rates = ("dropout", "axon_dropout", "weight_drop", "word_dropout") if learning else ()
         dropout = {name: getattr(training, name) for name in (*rates, "seed")}
         with self.backend.part(f"activity of {counted(batch, 'sequence')} of {counted(tokens, 'token')}"):

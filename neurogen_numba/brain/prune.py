@@ -27,7 +27,9 @@ def magnitudes(model: NeuroGenModel) -> dict[str, np.ndarray]:
 
 
 def gradients(model: NeuroGenModel, segments: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Projection -> criterion `gradient` of each bundle. segments: (inputs, targets) [T, B] int32, each the continuation of the last."""
+    """Projection -> criterion `gradient` of each bundle. segments: (inputs, targets) [T, B] int32, each the continuation of the last. The
+    model gets the configuration and the optimiser's state of one that learns by back-propagation through time."""
+    model.config = model.config.replace(training={"learning": "bptt"})
     act, total = None, {p.arc.name: 0.0 for p in model.brain.projections}
     for inputs, targets in segments:
         act = act or model.activity(*inputs.shape, learning=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from ..brain.model import NeuroGenModel
-from ..config import LEARNING
 from ..errors import ConfigError
 
 SHARE = np.float32(0.5)  # of the teacher's predictions in the targets; the rest is the token of the text
@@ -23,8 +22,8 @@ def load_teacher(config, backend) -> NeuroGenModel:
         raise ConfigError(
             f"training.distill: {config.training.optimizer} updates the decoder without its logits' whole gradient; use adamw"
         )
-    if config.training.learning != LEARNING[0]:
-        raise ConfigError(f"training.distill: with --learning {config.training.learning} a segment has no soft targets; use {LEARNING[0]}")
+    if config.training.learning != "bptt":
+        raise ConfigError(f"training.distill: with --learning {config.training.learning} a segment has no soft targets; use bptt")
     if model.tokenizer is None:
         raise ConfigError(f"training.distill: {config.training.distill} has no tokenizer; use a checkpoint of `neurogen train`")
     theirs = model.config.text
