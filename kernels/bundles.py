@@ -21,8 +21,9 @@ import functools
 import numpy as np
 from numba import cuda
 
+from .codes import code
 from .half import store
-from .jit import ZERO
+from .jit import ONE, ZERO
 from .launch import SIMULATED, device, gpu
 from .mma import EDGE, first_halves, high, low, outer, second_halves
 from .vector import WORD as LINE
@@ -44,14 +45,15 @@ NUMBERS_PER_THREAD = 4  # of `write_gradient`
 ALIGNED = None if SIMULATED else 16  # bytes of an asynchronous copy, or of a float32 load
 PADDING = 4  # extra numbers per row of shared memory, against bank conflicts of a warp's stores
 
-# Columns of the table of entries [E, 7] int32. An entry multiplies a slice of x (or d) by its weights. A word is WORD numbers.
+# Columns of the table of entries [E, 8] int32. An entry multiplies a slice of x (or d) by its weights. A word is WORD numbers.
 OFFSET = 0  # of the slice in the first column of the matrix, in slices
 WEIGHT = 1  # offset of the weights, in words
 DELAY = 2  # in columns
 LENGTH = 3  # columns of the matrix, after which a ring wraps around
 RING = 4  # index of the ring in `start`
 FIRST, LAST = 5, 6  # range of outputs within the tile, in units of eight: the first, and one past the last
-ENTRY_COLUMNS = 7
+SCALE = 7  # index of the scale of the weights, if they are codes (codes.py)
+ENTRY_COLUMNS = 8
 # Columns of the table of bundles [G, 6] int32, for weight gradients: the first five as above, then OFFSET in the gradient of the current:
 D_OFFSET = 5
 BUNDLE_COLUMNS = 6
@@ -67,7 +69,7 @@ OUTPUTS = 3  # output arrays per launch, at most
 RINGS = 2 * COLUMNS_PER_WARP  # at most: one thread per ring loads `start`, and the smallest block has this many threads
 
 u32 = np.uint32
-_TWO, _LINE, _LINE_WORDS = (np.uint64(n) for n in (2, LINE, LINE // WORD))
+_TWO, _LINE, _LINE_WORDS, _FIRST_ROW = (np.uint64(n) for n in (2, LINE, LINE // WORD, 0))
 
 
 def threads_of(columns: int) -> int:
@@ -75,18 +77,57 @@ def threads_of(columns: int) -> int:
     return THREADS if columns == SLICE else columns // COLUMNS_PER_WARP * 32
 
 
+def scales_of(coded: bool):
+    """`scale_of(scales, entries, e)`: the scale of an entry's weights; 1 if they are not codes."""
+
+    @device
+    def scale_of_codes(scales, entries, e):
+        return scales[entries[e, SCALE]]
+
+    @device
+    def one(scales, entries, e):
+        return ONE
+
+    return scale_of_codes if coded else one
+
+
+def b_registers_of(kind: int, bits: int):
+    """`b_registers(word, lane, scale)`: the registers b0, b1 (mma.py) of a warp lane, from the word (uint64) that holds its weights."""
+    SHIFT, MASK, OFFSET_BITS, BITS = np.uint64(4 * bits), u32(2**bits - 1), u32(128 if bits == 8 else 0), u32(bits)
+    LANES_PER_WORD, ZERO_CODE = u32(16 // bits), np.float32(2 ** (bits - 1))
+
+    @device
+    def of_16_bits(word, lane, scale):
+        return low(word), high(word)
+
+    @device
+    def weight(part, i, scale):
+        """Code i of a lane, times its scale. A code of 8 bits is two's complement; its bits with the upper one changed are code + 128."""
+        return scale * (np.float32(u32(u32(u32(part >> u32(BITS * i)) & MASK) ^ OFFSET_BITS)) - ZERO_CODE)
+
+    @device
+    def of_codes(word, lane, scale):
+        part = u32(word >> np.uint64(SHIFT * np.uint64(lane % LANES_PER_WORD)))
+        first = pack_pair(kind, weight(part, u32(0), scale), weight(part, u32(1), scale))
+        return first, pack_pair(kind, weight(part, u32(2), scale), weight(part, u32(3), scale))
+
+    return of_16_bits if bits == 16 else of_codes
+
+
 @functools.cache
-def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed: bool):
+def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed: bool, bits: int = 16):
     """A specialised `gather`: kind of factors (mma.py), output tiles of `width` numbers, blocks of `columns_of_block` columns, direction.
 
     columns_of_block: COLUMNS_PER_WARP per warp; or SLICE, where all WARPS warps compute the same columns and split the sum over slices
-    between them (split-K). mixed: some bundles are smaller than the tile.
+    between them (split-K). mixed: some bundles are smaller than the tile. bits: of a weight; 8 and 4 are codes (codes.py).
     """
     split_k, COLUMNS_OF_BLOCK, BLOCK_DIM = columns_of_block == SLICE, columns_of_block, threads_of(columns_of_block)
     TILES, ROWS = width // 8, 1 if split_k else COLUMNS_PER_WARP // SLICE  # tiles of C [16, 8] per warp, across and down
     SLICES = 8 if split_k and width == 16 else 4 if split_k or width == 16 else 2  # per stage
     SLICES_OF_WARP, STEP = (SLICES // WARPS, WARPS) if split_k else (SLICES, 1)  # slices of a warp per stage, and the stride between them
-    X_SLICE, W_SLICE = COLUMNS_OF_BLOCK * SLICE_WORDS, TILES * 32  # words of a slice
+    # A lane of a tile of 8 outputs needs 4 weights of a slice. A word, 8 bytes, holds those of LANES_PER_WORD lanes.
+    LANES_PER_WORD, W_TILE = 16 // bits, 2 * bits  # W_TILE: words of weights of a tile
+    X_SLICE, W_SLICE = COLUMNS_OF_BLOCK * SLICE_WORDS, TILES * W_TILE  # words of a slice
     X_STAGE, W_STAGE = SLICES * X_SLICE, SLICES * W_SLICE
     STAGES = min(MAX_STAGES, SHARED // (8 * (X_STAGE + W_STAGE)))
     X_WORDS, W_WORDS = STAGES * X_STAGE, STAGES * W_STAGE
@@ -96,13 +137,15 @@ def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed:
     assert STAGES > 1, "double buffering needs two stages: make a stage smaller, or SHARED larger"
     assert COLUMNS_OF_BLOCK * COPIERS % BLOCK_DIM == 0 and SLICES_OF_WARP > 0, "a stage must divide evenly among threads and warps"
     PARTIAL_SUMS = (WARPS - 1) * TILES * 4 * 32 if split_k else 1
+    b_registers, scale_of = b_registers_of(kind, bits), scales_of(bits < 16)
 
     @gpu(max_registers=168 if split_k else 96 if width == 16 else 128)
-    def gather(out_0, out_1, out_2, ring, x, weight, tiles, entries, start, first, limit, columns, batch, scale):
+    def gather(out_0, out_1, out_2, ring, x, weight, scales, tiles, entries, start, first, limit, columns, batch, scale):
         """Outputs [columns, SIZE] float32, flat: each tile = scale times the sum over its entries. Column 0 is token `first`.
 
         x: words of four 16-bit numbers (uint64). ring: the same array as words of two (uint32), written in the forward direction. weight:
-        words of four, in the order of `pack`. limit: columns of the segment, for the backward direction.
+        words of four (codes: of 8 or 16), in the order of `pack`. scales: of codes, rounded with them to 16-bit factors in registers; else
+        not read. limit: columns of the segment, for the backward direction.
 
         Block (i, j) computes output tile i for the j-th COLUMNS_OF_BLOCK columns. Entries, one slice each, pass through STAGES buffers in
         shared memory, SLICES at a time: asynchronous copies fill the next buffers while the warps multiply one (multi-stage pipeline). An
@@ -117,6 +160,7 @@ def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed:
         lengths = cuda.shared.array(BLOCK_DIM, np.uint32)
         weights = cuda.shared.array(BLOCK_DIM, np.uint32)
         tile_ranges = cuda.shared.array(BLOCK_DIM, np.uint32)  # FIRST and LAST
+        code_scales = cuda.shared.array(BLOCK_DIM if bits < 16 else 1, np.float32)
         offsets = cuda.shared.array(BLOCK_DIM, np.uint64)
         partial_sums = cuda.shared.array(PARTIAL_SUMS, np.float32)  # [WARPS - 1, TILES, 4, lanes]
         tile_row = cuda.shared.array(TILE_COLUMNS, np.int32)
@@ -153,7 +197,9 @@ def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed:
                     base = (starts[entries[e, RING]] + first) * batch - late
                     base += length if base < 0 else 0
                 bases[thread], lengths[thread] = base, length
-                offsets[thread], weights[thread] = entries[e, OFFSET] * np.int64(SLICE_WORDS), entries[e, WEIGHT]
+                offsets[thread], weights[thread] = entries[e, OFFSET] * np.int64(SLICE_WORDS), entries[e, WEIGHT] // LANES_PER_WORD
+                if bits < 16:
+                    code_scales[thread] = scale_of(scales, entries, e)
                 if mixed:
                     tile_ranges[thread] = entries[e, FIRST] | entries[e, LAST] << 8
             cuda.syncthreads()  # waits for the entries
@@ -187,7 +233,8 @@ def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed:
                             inside, source = 16 if entry < count else 0, weights[min(entry, u32(count - u32(1)))]
                             if mixed:
                                 tile_range = tile_ranges[min(entry, u32(count - u32(1)))]
-                                before, after = u32(u32(32) * (tile_range & u32(255))), u32(u32(32) * (tile_range >> u32(8)))
+                                before = u32(u32(W_TILE) * (tile_range & u32(255)))
+                                after = u32(u32(W_TILE) * (tile_range >> u32(8)))
                                 inside = inside if part >= before and part < after else 0
                                 part = u32(part - before) if inside else u32(0)
                             copy(kind, ws, u32(u32(filled * u32(W_STAGE)) + word), weight, np.uint64(source) + np.uint64(part), inside)
@@ -195,7 +242,7 @@ def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed:
                 e, filled = u32(e + u32(SLICES)), u32(filled + u32(1)) if filled < STAGES - 1 else u32(0)
                 # 3. Multiply the complete stage: each warp its columns, or with split-K its slices.
                 if stage >= 0:
-                    x_word, w_word = u32(u32(read * u32(X_STAGE)) + from_x), u32(u32(read * u32(W_STAGE)) + lane)
+                    x_word, w_word = u32(u32(read * u32(X_STAGE)) + from_x), u32(u32(read * u32(W_STAGE)) + lane // u32(LANES_PER_WORD))
                     for i in range(SLICES_OF_WARP):
                         s = u32(u32(i * STEP) + warp) if split_k else u32(i)
                         x_slice, w_slice = u32(x_word + u32(s * u32(X_SLICE))), u32(w_word + u32(s * u32(W_SLICE)))
@@ -203,10 +250,13 @@ def make_gather(kind: int, width: int, columns_of_block: int, back: bool, mixed:
                             top = xs[u32(x_slice + u32(m * SLICE * SLICE_WORDS))]
                             bottom = xs[u32(x_slice + u32((m * SLICE + 8) * SLICE_WORDS))]
                             a[m, 0], a[m, 1], a[m, 2], a[m, 3] = low(top), low(bottom), high(top), high(bottom)
+                        code_scale = ZERO
+                        if bits < 16:  # of a slice after the last entry, any scale: its weights are 0
+                            code_scale = code_scales[min(u32(u32(stage * SLICES) + s), u32(count - u32(1)))]
                         for n in range(TILES):
-                            b = ws[u32(w_slice + u32(32 * n))]
+                            b0, b1 = b_registers(ws[u32(w_slice + u32(W_TILE * n))], lane, code_scale)
                             for m in range(ROWS):
-                                multiply(kind, acc[m, n], a[m], low(b), high(b))
+                                multiply(kind, acc[m, n], a[m], b0, b1)
                     read = u32(read + u32(1)) if read < STAGES - 1 else u32(0)
             cuda.syncthreads()  # waits until all warps have read tables and buffers, before they are overwritten
             begin += np.int32(count)
@@ -380,17 +430,34 @@ def make_weight_grad(kind: int, size: int):
     return weight_grad
 
 
+def weights_of(coded: bool):
+    """`weight_of(weight, i, scale)`: weight i, float32."""
+
+    @device
+    def from_codes(weight, i, scale):
+        return scale * code(weight, _FIRST_ROW, i)
+
+    @device
+    def as_stored(weight, i, scale):
+        return weight[i]
+
+    return from_codes if coded else as_stored
+
+
 @functools.cache
-def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
-    """`gather` in float32, without tensor cores. add: accumulate into the outputs instead of overwriting them."""
+def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool, coded: bool = False):
+    """`gather` in float32, without tensor cores. add: accumulate into the outputs instead of overwriting them. coded: the weights are codes
+    (codes.py)."""
     ACROSS = width // EDGE
     THREADS = ACROSS * (columns_of_block // EDGE)
     X_COPIES, W_COPIES = columns_of_block * SLICE // THREADS, width * SLICE // THREADS  # of a thread, for a slice
     X_ROW, W_ROW = columns_of_block + PADDING, width + PADDING
+    weight_of, scale_of = weights_of(coded), scales_of(coded)
 
     @gpu
-    def gather_fp32(out_0, out_1, out_2, ring, x, weight, tiles, entries, start, first, limit, columns, batch, scale):
-        """As `gather`, for bundles of the tile's size. ring, x and weight are flat float32; weight holds the learned weights, unpacked.
+    def gather_fp32(out_0, out_1, out_2, ring, x, weight, scales, tiles, entries, start, first, limit, columns, batch, scale):
+        """As `gather`, for bundles of the tile's size. ring, x and weight are flat float32; weight holds the learned weights, unpacked, or
+        [1, N] codes.
 
         Block (i, j) computes output tile i for the j-th columns_of_block columns. Its threads copy a slice of both factors into shared
         memory; then a thread multiplies EDGE columns by EDGE numbers of the tile, with its sums in registers.
@@ -422,6 +489,7 @@ def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
                 late, length = (start[entries[e, RING]] + first) * batch - entries[e, DELAY], u32(entries[e, LENGTH])
                 base = u32(late + (entries[e, LENGTH] if late < 0 else 0))
             begin, w = np.uint64(SLICE * np.int64(entries[e, OFFSET])), np.uint64(WORD * np.int64(entries[e, WEIGHT]))
+            code_scale = scale_of(scales, entries, e)
             for turn in range(X_COPIES):
                 i = u32(thread + u32(turn * THREADS))
                 local_row, k = u32(i // u32(SLICE)), u32(i % u32(SLICE))
@@ -435,9 +503,9 @@ def make_gather_fp32(width: int, columns_of_block: int, back: bool, add: bool):
                 i = u32(thread + u32(turn * THREADS))
                 if back:  # w_j^T: read the bundle transposed
                     local_row, k = u32(i // u32(SLICE)), u32(i % u32(SLICE))
-                    ws[k, local_row] = weight[w + np.uint64(u32(local_row * u32(width)) + k)]
+                    ws[k, local_row] = weight_of(weight, w + np.uint64(u32(local_row * u32(width)) + k), code_scale)
                 else:
-                    ws[u32(i // u32(width)), u32(i % u32(width))] = weight[w + np.uint64(i)]
+                    ws[u32(i // u32(width)), u32(i % u32(width))] = weight_of(weight, w + np.uint64(i), code_scale)
             cuda.syncthreads()  # waits for the slice
             for k in range(0, SLICE, 4):  # unrolled by hand: the compiler does not
                 outer(acc, xs, ws, k, row, number)

@@ -13,19 +13,21 @@ import numba
 import numpy as np
 from numba.extending import register_jitable
 
-from .jit import cpu, cpu_serial
+from .jit import ONE, cpu, cpu_serial
 from .vector import WORD, make_add_outer, make_add_product, nonzero_bits
 
 COLUMNS = 64  # of a task: its sums and one bundle fit in the L1 cache
 _ZERO, _ALL_BITS, _WORD = np.uint64(0), np.uint64(2**64 - 1), np.uint64(WORD)
 
-# Columns of a table of entries [E, 8] int64. An entry is one bundle: its sources in x, its delay, its weights, its targets.
+# Columns of a table of entries [E, 9] int64. An entry is one bundle: its sources in x, its delay, its weights, its targets.
 SOURCE, SHIFT = 0, 1  # word of x, and offset of the first source in that word
 DEPTH = 2  # number of sources
 DELAY = 3  # tokens
 WEIGHT = 4  # offset of the weights [DEPTH, OUT_WIDTH]
 OUT_WIDTH, OUT_SHIFT = 5, 6  # number of targets, and offset of the first in its word
 TARGET = 7  # word of the targets; only weight gradients use it
+SCALE = 8  # index of the scale of the weights, if they are codes (codes.py)
+COLUMNS_OF_ENTRY = 9
 
 
 @cpu()
@@ -58,7 +60,9 @@ def make_add_bundle(width):
     add_column, add_columns = make_add_product(width, 1), make_add_product(width, unrolled)
 
     @register_jitable
-    def add_bundle(sums, out_shift, x, masks, x_column, shift, depth, weight, weight_offset, needs_grad, grad_column, grad_bits, count):
+    def add_bundle(
+        sums, out_shift, x, masks, x_column, shift, depth, weight, weight_offset, scale, needs_grad, grad_column, grad_bits, count
+    ):
         """Add a bundle's product to sums [count, WORD], from out_shift on, for `count` columns of x, from x_column on.
 
         needs_grad: masks of the outputs that are needed; a column without any is skipped. Of size 0: all are needed.
@@ -72,9 +76,9 @@ def make_add_bundle(width):
             out_offset, x_offset = column * _WORD + out_shift, (x_column + column) * _WORD + shift
             events = ((union_of_masks(masks, x_column + column, unrolled) if whole else masks[x_column + column]) >> shift) & bits
             if events and whole:
-                add_columns(sums, out_offset, x, x_offset, weight, weight_offset, events)
+                add_columns(sums, out_offset, x, x_offset, weight, weight_offset, scale, events)
             elif events:
-                add_column(sums, out_offset, x, x_offset, weight, weight_offset, events)
+                add_column(sums, out_offset, x, x_offset, weight, weight_offset, scale, events)
             c += unrolled if whole else 1
 
     return add_bundle
@@ -84,13 +88,15 @@ _add_16, _add_32, _add_64 = make_add_bundle(16), make_add_bundle(32), make_add_b
 
 
 @cpu()
-def gather_cpu(out, x, masks, x_rows, weight, tile_start, entries, start, first, step, limit, needs_grad, grad_rows, grad_start, word):
+def gather_cpu(
+    out, x, masks, x_rows, weight, scale, tile_start, entries, start, first, step, limit, needs_grad, grad_rows, grad_start, word
+):
     """Overwrite out [C, B, N] float32: each word of it is the sum over its entries, entries[tile_start[tile] : tile_start[tile + 1]].
 
     x, masks: flat, with `x_rows` rows per word. Without a delay, token 0 of out reads row start[0] + first; a delay of one token is `step`
-    rows, -1 forward and 1 backward. Rows from `limit` on are ignored. weight: flat, in the copy for this direction. needs_grad: masks with
-    `grad_rows` rows per word of the outputs that are needed, from word `word` and row grad_start[0] + first on; of size 0: all are needed.
-    A task computes COLUMNS columns (tokens and sequences) of one word.
+    rows, -1 forward and 1 backward. Rows from `limit` on are ignored. weight: flat, in the copy for this direction, float32 or codes with
+    `scale`, flat; of size 0 for float32. needs_grad: masks with `grad_rows` rows per word of the outputs that are needed, from word `word`
+    and row grad_start[0] + first on; of size 0: all are needed. A task computes COLUMNS columns (tokens and sequences) of one word.
     """
     C, B, N = out.shape
     tiles, groups = tile_start.size - 1, -(-C * B // COLUMNS)
@@ -105,20 +111,16 @@ def gather_cpu(out, x, masks, x_rows, weight, tile_start, entries, start, first,
             inside = min(count, (limit - begin) * B - column)
             x_column, shift = np.uint64((entries[e, SOURCE] * x_rows + begin) * B + column), np.uint64(entries[e, SHIFT])
             depth, weight_offset = np.uint64(entries[e, DEPTH]), np.uint64(entries[e, WEIGHT])
+            source = x, masks, x_column, shift, depth, weight, weight_offset
             width, out_shift = entries[e, OUT_WIDTH], np.uint64(entries[e, OUT_SHIFT])
+            factor = scale[entries[e, SCALE]] if scale.size > 0 else ONE
             bundle_bits = (_ALL_BITS >> np.uint64(WORD - width)) << out_shift
             if width == 64:
-                _add_64(
-                    sums, out_shift, x, masks, x_column, shift, depth, weight, weight_offset, needs_grad, grad_column, bundle_bits, inside
-                )
+                _add_64(sums, out_shift, *source, factor, needs_grad, grad_column, bundle_bits, inside)
             elif width == 32:
-                _add_32(
-                    sums, out_shift, x, masks, x_column, shift, depth, weight, weight_offset, needs_grad, grad_column, bundle_bits, inside
-                )
+                _add_32(sums, out_shift, *source, factor, needs_grad, grad_column, bundle_bits, inside)
             else:
-                _add_16(
-                    sums, out_shift, x, masks, x_column, shift, depth, weight, weight_offset, needs_grad, grad_column, bundle_bits, inside
-                )
+                _add_16(sums, out_shift, *source, factor, needs_grad, grad_column, bundle_bits, inside)
         last = min(WORD, N - tile * WORD)
         for c in range(count):
             t, b = (column + c) // B, (column + c) % B

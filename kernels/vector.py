@@ -3,7 +3,7 @@
 A vectorised loop of Numba tests at run time whether its arrays overlap. For rows of 16 to 64 numbers, this test costs more than the row.
 These intrinsics emit LLVM vector instructions directly, and a sum stays in registers for all events of a block.
 
-Arrays are flat (1-D) float32; offsets are uint64 and count numbers. Nothing is bounds-checked.
+Arrays are contiguous float32, and weights may be codes (codes.py); offsets are uint64 and count numbers. Nothing is bounds-checked.
 """
 
 import functools
@@ -16,6 +16,7 @@ from numba.extending import intrinsic
 WORD = 64  # numbers per column: the stride from one column to the next, and the bits of a mask
 STRIP = 32  # columns of a matrix in one vector, whose sums stay in registers
 _FLOAT, _U64, _I32, _I1 = ir.FloatType(), ir.IntType(64), ir.IntType(32), ir.IntType(1)
+_I8 = ir.IntType(8)
 _BYTES = ir.IntType(8).as_pointer()
 
 
@@ -45,6 +46,32 @@ class _Rows:
 
     def load(self, pointer):
         return self.builder.load(self.builder.bitcast(pointer, self.vector.as_pointer()), align=4)
+
+    def weights(self, argument, array, offset):
+        """A function that loads row s, as float32, of the block of weights at `offset` of an array argument: of float32 or of codes."""
+        kind = self.signature.args[argument].dtype
+        if kind == types.float32:
+            block = self.pointer(argument, array, offset)
+            return lambda s: self.load(self.row(block, s))
+        packed = kind == types.uint8
+        size = self.width // 2 if packed else self.width  # bytes of a row
+        block = self.pointer(argument, array, self.builder.lshr(offset, _number(1)) if packed else offset)
+        return lambda s: self._decode(self.builder.gep(block, [self.builder.mul(s, _number(size))]), size, packed)
+
+    def _decode(self, pointer, size, packed):
+        """Load a row of codes, `size` bytes, as float32."""
+        builder, stored = self.builder, ir.VectorType(_I8, size)
+        row = builder.load(builder.bitcast(pointer, stored.as_pointer()), align=1)
+        if packed:
+
+            def each(value):
+                return ir.Constant(stored, [value] * size)
+
+            halves = builder.and_(row, each(15)), builder.lshr(row, each(4))
+            order = [n // 2 + n % 2 * size for n in range(self.width)]
+            signed = [builder.sub(half, each(8)) for half in halves]
+            row = builder.shuffle_vector(*signed, ir.Constant(ir.VectorType(_I32, self.width), order))
+        return builder.sitofp(builder.sext(row, ir.VectorType(_I32, self.width)), self.vector)
 
     def store(self, row, pointer):
         self.builder.store(row, self.builder.bitcast(pointer, self.vector.as_pointer()), align=4)
@@ -103,30 +130,60 @@ def make_add_product(width: int, columns: int):
     """`add_product` for rows of `width` numbers and `columns` columns together."""
 
     @intrinsic
-    def add_product(typing, out, out_offset, x, x_offset, weight, weight_offset, events):
+    def add_product(typing, out, out_offset, x, x_offset, weight, weight_offset, scale, events):
         """out[out_offset + n] += sum over events s of x[x_offset + s] weight[weight_offset + s width + n], for n < width.
 
-        events: bit mask (not 0), the union over the columns; x is 0 where a column has no event. Columns are WORD numbers apart in out and
-        x.
+        scale: float32, of the weights if they are codes; else not read. events: bit mask (not 0), the union over the columns; x is 0 where
+        a column has no event. Columns are WORD numbers apart in out and x.
         """
+        coded = weight.dtype != types.float32
 
         def codegen(context, builder, signature, arguments):
-            out_, out_offset_, x_, x_offset_, weight_, weight_offset_, events_ = arguments
+            out_, out_offset_, x_, x_offset_, weight_, weight_offset_, scale_, events_ = arguments
             rows = _Rows(context, builder, signature, width, columns)
             totals, values = rows.columns(rows.pointer(0, out_, out_offset_)), rows.columns(rows.pointer(2, x_, x_offset_))
-            weights = rows.pointer(4, weight_, weight_offset_)
+            load = rows.weights(4, weight_, weight_offset_)
+
+            def factor(value, s):
+                x_s = builder.load(builder.gep(value, [s]))
+                return rows.broadcast(builder.fmul(x_s, scale_) if coded else x_s)
 
             def step(s, sums):
-                row = rows.load(rows.row(weights, s))
-                return [rows.multiply_add(rows.broadcast_load(value, s), row, total) for value, total in zip(values, sums, strict=True)]
+                row = load(s)
+                return [rows.multiply_add(factor(value, s), row, total) for value, total in zip(values, sums, strict=True)]
 
             for total, pointer in zip(rows.for_each(events_, [rows.load(total) for total in totals], step), totals, strict=True):
                 rows.store(total, pointer)
             return context.get_dummy_value()
 
-        return types.void(out, types.uint64, x, types.uint64, weight, types.uint64, types.uint64), codegen
+        return types.void(out, types.uint64, x, types.uint64, weight, types.uint64, types.float32, types.uint64), codegen
 
     return add_product
+
+
+@functools.cache
+def make_dot(width: int):
+    """`dot` in steps of `width` numbers."""
+
+    @intrinsic
+    def dot(typing, x, x_offset, weight, weight_offset, steps):
+        """The sum of x[x_offset + k] weight[weight_offset + k] over k < steps width; steps: not 0. Codes are not scaled."""
+
+        def codegen(context, builder, signature, arguments):
+            x_, x_offset_, weight_, weight_offset_, steps_ = arguments
+            rows = _Rows(context, builder, signature, width, 1)
+            values, load = rows.pointer(0, x_, x_offset_), rows.weights(2, weight_, weight_offset_)
+
+            def step(s, sums):
+                total = rows.multiply_add(rows.load(rows.row(values, s)), load(s), sums[0])
+                following = builder.add(s, _number(1))
+                return following, builder.icmp_unsigned("<", following, steps_), [total]
+
+            return rows.sum(rows.loop(_number(0), [ir.Constant(rows.vector, [0.0] * width)], step)[0])
+
+        return types.float32(x, types.uint64, weight, types.uint64, types.uint64), codegen
+
+    return dot
 
 
 @functools.cache

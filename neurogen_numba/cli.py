@@ -46,6 +46,8 @@ COMMANDS = {
     "tokenize": "turn text into a token file, to train on it at the speed of the disk",
     "config": "print every setting of a preset, to edit and train with",
     "migrate": "transfer a trained model into a brain of another size",
+    "prune": "remove the synapses of a trained model that matter least",
+    "quantize": "store a trained model in 8 or 4 bits per weight",
     "plan": "estimate the GPU memory of a training run",
     "bench": "measure the speed on this machine",
     "sim": "run the neurons alone, driven by noise",

@@ -88,6 +88,7 @@ class Brain:
     surrogate: str = SURROGATES[0]  # surrogate gradient, which replaces the derivative of an event: triangle, fast_sigmoid, arctan
     surrogate_width: float = 1.0  # width of the surrogate, in units of the threshold
     without: str = ""  # names of projections to omit, with * for any letters: "go_broca lateral_*"; for experiments
+    pruned: str = ""  # bundles that are left of projections, as `neurogen prune` chose them: "thalamus_wernicke=24 lateral_pfc=7"
     neuromodulation: bool = False  # dopamine, norepinephrine and serotonin follow the surprise of the tokens, and act on every module
     chunk: int = 16  # tokens processed together; the shortest lateral delay; the delay of feedback is a multiple
 
@@ -166,6 +167,7 @@ class Training:
     rewire_share: float = 0.5  # share of the bundles that the first rewiring removes; it falls to 0 at three quarters of the run
     replay: int = 0  # updates between two replays of the most surprising segments; 0: none
     reset_prob: float = 0.02  # probability that a sequence is reset before a segment, because a conversation begins with a zero state
+    distill: str = ""  # checkpoint of a larger model with the same tokenizer, whose predictions are learned too; empty: none
     optimizer: str = "adamw"  # adamw; with less memory: adamw8bit, adafactor
     activation_memory: str = "full"  # activations kept for the backward pass: full, half (16 bits), recompute
     memory_limit: str = ""  # largest GPU memory, for example 3.2GB; empty: all free memory

@@ -87,7 +87,8 @@ def main(argv=None):
         right, chance = answer_questions(model, validation.questions[:QUESTIONS], streams=args.streams)
         result |= {"entropy_floor_bits_per_byte": score.floor_bits_per_byte, "question_accuracy": right, "chance_accuracy": chance}
     text = "text" if args.data else "held-out text"
-    result |= {"streams": streams, "method": method(validation, text, streams, model.backend.product_dtype)}
+    factors = model.backend.product_dtype + (f", weights of {model.quantization['bits']} bits" if model.quantization else "")
+    result |= {"streams": streams, "method": method(validation, text, streams, factors)}
     if args.json != STDOUT:
         for name, value in result.items():
             label, shown = item(name, value)

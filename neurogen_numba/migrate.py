@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import shlex
-import shutil
 import textwrap
 from pathlib import Path
 
@@ -46,7 +44,7 @@ def configure(args, old: Config, same: bool = False) -> Config:
     if "data" in text:
         text["data"] = absolute(text["data"])  # a resumed run may start in another folder
     config = dataclasses.replace(config, text=dataclasses.replace(old.text, **text))
-    config = config.replace(brain={"vocabulary": old.brain.vocabulary})
+    config = config.replace(brain={"vocabulary": old.brain.vocabulary, "pruned": ""})
     if config.brain == old.brain and not same:
         asked = " ".join(filter(None, [args.preset and f"--preset {args.preset}", args.config and f"--config {args.config}"]))
         asked = " ".join([asked, *(f"--set {word}" for word in args.assignments if word.strip().startswith("brain."))]).strip()
@@ -60,47 +58,29 @@ def main(argv=None):
     args = parser().parse_args(argv)
     from .brain.model import NeuroGenModel
     from .brain.resize import carry_over
-    from .learning.trainer import beginning
+    from .learning.first_checkpoint import begin_run, make_empty
     from .show import find
-    from .storage import checkpoint, run_folder
+    from .storage import run_folder
 
     folder = find(args.old, args.out)
     for assignment in args.assignments:  # before loading a checkpoint with these neurons
         import_neurons(assigned(assignment), f"--set {assignment}")
     old = NeuroGenModel.load_to_migrate(folder)
+    if old.quantization:
+        raise CheckpointError(f"{folder} is quantised, and has no weights to migrate; migrate the run that it was made from")
     if old.tokenizer is None:
         raise CheckpointError(f"{folder} has no tokenizer, so its model cannot read text; use a checkpoint of `neurogen train`")
     config = configure(args, old.config, same=bool(old.brain.drawn_anew))
-    run = _new_folder(args.new)
+    run = make_empty(args.new)
     new = NeuroGenModel.from_config(config, old.tokenizer, backend="cpu")
     rows = carry_over(old.brain, new.brain)
-    with run_folder.lock(run), contextlib.ExitStack() as undo:
-        _new_folder(run)  # another process may have used it meanwhile
-        saved = checkpoint.step_folder(run, 0)
-        undo.callback(shutil.rmtree, saved.parent, ignore_errors=True)
-        state = new.activity(1, config.training.batch).state()
-        size = new.save(saved, state, beginning(config))
-        run_folder.write_json(run / run_folder.CONFIG, config.to_dict())
-        undo.pop_all()
+    with run_folder.lock(run):
+        size = begin_run(new, run)
     print(f"{folder} -> {run}")
     _show(rows)
     print(f"{old.parameters:,} parameters became {new.parameters:,}; saved {size / 1e6:,.1f} MB")
     print(f"To train it: neurogen train --resume {shlex.quote(str(run))}   To talk to it: neurogen chat {shlex.quote(str(run))}")
     return 0
-
-
-def _new_folder(run):
-    """Create the folder of the new run; it may contain a lock, and nothing else."""
-    from .storage.run_folder import check_name, is_lock, make_folder
-
-    check_name(run.name)
-    try:
-        make_folder(run)
-        if not all(is_lock(path) for path in run.iterdir()):
-            raise ConfigError(f"{run} is not empty; choose another folder for the new run")
-    except OSError as error:
-        raise ConfigError(f"{run} cannot be made: {error.strerror}; choose another folder for the new run") from None
-    return run
 
 
 def _show(rows):

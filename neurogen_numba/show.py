@@ -22,6 +22,12 @@ def find(path: str | None, out: Path) -> Path:
     return folder
 
 
+def run_name(folder: Path) -> str:
+    """The name of the run of a checkpoint, or of the checkpoint if it is in no run."""
+    folder = folder.absolute()
+    return folder.parent.parent.name if folder.parent.name == "checkpoints" else folder.name
+
+
 def load(folder: Path, backend="auto", neurons: dict[str, str] | None = None) -> NeuroGenModel:
     """The model of a checkpoint, with its tokenizer. neurons: module -> neuron, as `configure.named_neurons` has them.
 

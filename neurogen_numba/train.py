@@ -24,6 +24,7 @@ TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
     "--batch-size": ("batch", int, "sequences trained side by side"),
     "--seq-length": ("segment", int, "tokens of truncated back-propagation through time"),
     "--learning-rate": ("learning_rate", float, "peak rate"),
+    "--distill": ("distill", str, "larger run or checkpoint with the same tokenizer, whose predictions are learned too"),
     "--optimizer": ("optimizer", str, "adamw; with less memory adamw8bit, with the least adafactor"),
     "--activation-memory": ("activation_memory", str, "kept for the backward pass: full; half, in 16 bits; recompute, least memory"),
     "--weight-decay": ("weight_decay", float, "on synapses, decoder and the projection of the embedding"),
@@ -90,7 +91,7 @@ def parser() -> Parser:
     add_backend_flag(group)
 
     group = flags.add_argument_group("how it learns")
-    _add(group, "--batch-size", "--seq-length", "--learning-rate", "--optimizer", "--seed")
+    _add(group, "--batch-size", "--seq-length", "--learning-rate", "--optimizer", "--distill", "--seed")
 
     group = flags.add_argument_group("regularisation, for little text")
     _add(group, "--weight-decay", "--dropout", "--axon-dropout", "--weight-drop", "--word-dropout", "--average")
@@ -155,6 +156,11 @@ def configure(args) -> Config:
     config = config_of(args, sections)
     if args.rewire and not config.training.rewire_interval:
         raise ConfigError(f"--rewire {args.rewire}: nothing is rewired without --rewire-interval; add --rewire-interval 300")
+    if args.distill:
+        teacher, passed_over = run_folder.find_checkpoint(args.distill, args.out)
+        for sentence in passed_over:
+            print(f"neurogen train: {sentence}", file=sys.stderr)
+        config = config.replace(training={"distill": absolute(str(teacher))})
     data = config.text.data
     given = [flag for flag in ("--tokenizer", "--vocab-size") if getattr(args, TEXT_FLAGS[flag][0]) is not None]
     if given and is_token_file(data) and Path(data).with_suffix(".json").is_file():
@@ -258,7 +264,8 @@ def main(argv=None):
                 if new and config.text.data.startswith(("hf:", "http:", "https:")):
                     open_source(config.text.data, config.text.field)  # raises for an invalid name; reading may take long
                     print(f"reading {config.text.data}", file=sys.stderr, flush=True)
-                trainer = Trainer(config, run, backend, bool(args.fit)) if new else _resume(args, run, folder, backend)
+                with _flags_by_name(args):
+                    trainer = Trainer(config, run, backend, bool(args.fit)) if new else _resume(args, run, folder, backend)
                 signals.hand_over(trainer.stop)
             except BaseException:  # Ctrl-C too
                 if new:
@@ -276,8 +283,19 @@ def main(argv=None):
             if trainer.step < trainer.steps:
                 print(f"Stopped after {trainer.step:,} of {trainer.steps:,} steps; everything is saved in {run}.\nTo continue: {going_on}")
                 return 130
+            if trainer.act.teacher:
+                _compare_with_teacher(trainer)
             print(f"To talk to it: neurogen chat {shlex.quote(str(run))}")
     return 0
+
+
+def _compare_with_teacher(trainer):
+    """Print size, loss and speed of the larger model and of the one that learned from it."""
+    from .benchmarks import sizes
+
+    models, held_out = [trainer.act.teacher.model, trainer.model], trainer.corpus.validation(trainer.config.training.eval_tokens)
+    with trainer.model.averaged():
+        sizes.show(["larger", trainer.run.name], sizes.compare(models, held_out))
 
 
 def _lost(run, error):

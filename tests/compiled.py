@@ -43,6 +43,7 @@ KERNELS |= {
     "online_cross_entropy.softmax_part": [(f1, i1, f1, f1, f2, f1, i1, types.int64, types.int64)],
     "online_cross_entropy.softmax_end": [(f1, types.uint8[::1], f1, f1, i1, f1, f1, i1, f1)],
     "online_cross_entropy.softmax_gradient": [(kind, f2, f1, f1, f1, i1, f1, types.int64, types.int64) for kind in (f2, h2, b2)],
+    "distill.soften": [(kind, f1, types.float32) for kind in (f2, h2, b2)],
     "embedding.scale_words": [(f2, i1, types.float32, types.float32, k2_1)],
     "average.average": [(f1, f1, f1)],
     "average.exchange": [(f1, f1)],
@@ -125,7 +126,8 @@ def made(capability: int) -> list[tuple[str, tuple, tuple]]:
     if capability >= 80:
         forms += [(first, SIZES[0], many, True, False), (first, SIZES[1], many, False, True)]
         forms += [(first, wide, many, False, False), (first, wide, some, True, True)] + [(kind, wide, many, True, True) for kind in others]
-    gather = f1, f1, f1, types.uint32[::1], k1, k1, *tables, *numbers
+    forms += [(first, wide, columns, False, True, bits) for columns, bits in ((many, 8), (few, 8), (few, 4))]  # codes
+    gather = f1, f1, f1, types.uint32[::1], k1, k1, f1, *tables, *numbers
     kernels = [("bundles.make_gather", form, gather) for form in forms]
     pairs = [(first, width) for width in (SIZES if capability >= 80 else SIZES[-1:])] + [(kind, wide) for kind in others]
     return kernels + [("bundles.make_weight_grad", pair, (f1, k1, k1, *after_bundles)) for pair in pairs]
@@ -143,7 +145,17 @@ for width in SIZES:
     KERNELS["bundles.make_weight_grad_fp32", width] = [(f1, f1, f1, *after_bundles)]
 for width, at_once, add in [*((width, bundles.COLUMNS_FP32, False) for width in SIZES), (SIZES[-1], bundles.SLICE, True)]:
     for back in (False, True):
-        KERNELS["bundles.make_gather_fp32", width, at_once, back, add] = [(*[f1] * 6, *tables, *numbers)]
+        KERNELS["bundles.make_gather_fp32", width, at_once, back, add] = [(*[f1] * 7, *tables, *numbers)]
+
+# kernels/codes.py, and codes in bundles
+
+for codes in (types.int8[:, ::1], types.uint8[:, ::1]):
+    gather_codes = *[f1] * 5, codes, f1, *tables, *numbers
+    KERNELS.setdefault(("bundles.make_gather_fp32", SIZES[-1], bundles.SLICE, False, False, True), []).append(gather_codes)
+    KERNELS.setdefault("codes.code_rows", []).append((f2, codes, i1, f1))
+    KERNELS.setdefault("codes.expand", []).extend((kind, codes, f1) for kind in (f2, h2, b2))
+for bits, columns in ((8, 1), (8, 8), (4, 1), (4, 8)):
+    KERNELS["codes.make_quantized_product", bits, columns] = [(f2, kind, types.uint32[::1], f1) for kind in (f2, h2, b2)]
 
 
 def shared() -> list[tuple[str, tuple, tuple]]:

@@ -130,11 +130,19 @@ def python(thing):
     return getattr(thing, "py_func", thing)
 
 
+def rebuilt(thing, scope):
+    """A device function, and those in its closure, with the globals `scope`; anything else as it is."""
+    code = python(thing)
+    if code is thing or not isinstance(code, FunctionType):
+        return code
+    cells = tuple(CellType(rebuilt(cell.cell_contents, scope)) for cell in code.__closure__ or ())
+    return FunctionType(code.__code__, scope, code.__name__, None, cells)
+
+
 def run(kernel, grid, threads, *arguments):
     """Launch a kernel on a grid of blocks (a number, or a tuple of x and y) of `threads` threads, one block after the other. Raises what a
     thread raises."""
     code, failed = python(kernel), []
-    closure = tuple(CellType(python(cell.cell_contents)) for cell in code.__closure__ or ())
     halves = {name: python(getattr(mma, name)) for name in ("low", "high", "first_halves", "second_halves")}
     width, height = (grid, 1) if isinstance(grid, int) else grid
 
@@ -160,6 +168,7 @@ def run(kernel, grid, threads, *arguments):
         for name, called in code.__globals__.items():  # device functions of the kernel's file
             if name in code.__code__.co_names and python(called) is not called and called.__module__ == code.__module__:
                 scope[name] = FunctionType(python(called).__code__, scope, name)
+        closure = tuple(CellType(rebuilt(cell.cell_contents, scope)) for cell in code.__closure__ or ())
         function = FunctionType(code.__code__, scope, code.__name__, None, closure)
         all_threads = [threading.Thread(target=thread, args=(function, cuda, number, block_index)) for number in range(threads)]
         for each in all_threads:

@@ -297,6 +297,16 @@ def effects(sensitivity, levels):
 # Section 4: token in, logits out
 
 
+def weights_of_codes(stored, scale, numbers):
+    """Weights [R, numbers] of codes: int8, or uint8 with two of 4 bits each, plus 8, the first in the lower half."""
+    weights = np.zeros((len(stored), numbers))
+    for row in range(len(stored)):
+        for k in range(numbers):
+            code = int(stored[row, k]) if stored.dtype == np.int8 else (int(stored[row, k // 2]) >> 4 * (k % 2)) % 16 - 8
+            weights[row, k] = scale[row] * code
+    return weights
+
+
 def embedding(tokens, weight, projection=None, mask=None):
     """Input of the Thalamus for the tokens [T, B]: rows [T, B, E] of weight [V, E], times the mask [T, B, E] where one is given,
     through projection [E, N] where one is given."""

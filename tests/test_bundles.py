@@ -4,7 +4,7 @@ Weights and what is sent are numbers of 8 binary digits, which float32, bfloat16
 those are in float32 everywhere. One test rounds the factors, too.
 """
 
-import itertools
+import dataclasses
 
 import numba
 import numpy as np
@@ -16,7 +16,9 @@ from neurogen_numba.brain.connectome import Arc, real_weights
 from neurogen_numba.brain.projection import Projection
 from neurogen_numba.errors import ConfigError
 from neurogen_numba.kernels import bundles
+from neurogen_numba.kernels.codes import pack
 from neurogen_numba.optim.parameters import Parameters
+from neurogen_numba.optim.quantization import TOP
 
 C = 4  # tokens of a chunk
 SEGMENTS = (6, 2, 6, 1, 5)  # tokens, T at most: rings begin again in the middle of some, and what is under way spans several
@@ -89,12 +91,12 @@ class Wired:
     def places(self, name):
         """(bundle, delay - first_delay, sources, targets) of every bundle: where it lies in the dense weights."""
         projection = self.projections[name]
-        arc, (tiles, K) = projection.arc, projection.block.shape
-        for tile, k in itertools.product(range(tiles), range(K)):
-            source, target = projection.block[tile, k] * arc.bundle, tile * arc.bundle
+        arc, structure = projection.arc, (projection.block.ravel(), projection.delay.ravel(), projection.tile)
+        for bundle, (block, delay, tile) in enumerate(zip(*structure, strict=True)):
+            source, target = block * arc.bundle, tile * arc.bundle
             sources = slice(source, min(source + arc.bundle, arc.sources))
             targets = slice(target, min(target + arc.bundle, arc.targets))
-            yield tile * K + k, projection.delay[tile, k] - arc.first_delay, sources, targets
+            yield bundle, delay - arc.first_delay, sources, targets
 
     def in_bundles(self, name, dense):
         """Dense weights [delays, sources, targets] as bundles [bundles, BS, BT], padded with 0."""
@@ -230,7 +232,7 @@ def check_segment(made, state, past, sent, d_currents):
         close(ds[name][needed], want_ds[name][needed], 10)
     for arc in made.arcs:
         close(made.weight_grad(arc.name), want_d_weight[arc.name], 10)
-        sources, targets = real_weights(arc, made.projections[arc.name].block)
+        sources, targets = real_weights(arc, made.projections[arc.name].block, made.projections[arc.name].tile)
         padding = ~(sources[:, :, None] & targets[:, None, :])
         assert not made.weight_grad(arc.name)[padding].any(), "what leads nowhere learns nothing"
     length = len(next(iter(sent.values())))
@@ -309,6 +311,70 @@ def test_a_target_sums_up_its_bundles(backend):
     x = np.zeros((2, 1, 17), np.float32)
     x[0, 0, 0], x[0, 0, 16], x[1, 0, 0] = 5, 7, 3
     np.testing.assert_array_equal(forward(made, made.state(batch=1), {"p.out": x})["a.current"].ravel(), [5, 753])
+
+
+@pytest.mark.parametrize("size, batch", [(16, 1), (32, 3)])
+def test_tiles_of_a_pruned_projection_read_different_numbers_of_bundles(backend, size, batch):
+    check_pruned(backend, size, batch)
+
+
+def check_pruned(backend, size, batch):
+    """Two segments with a third of the bundles, some tiles without any."""
+    whole = arcs(21, 2 * size + 5, 19, 17, size, size)
+    made = Wired(backend, [dataclasses.replace(arc, pruned=max(1, arc.weight_shape[0] // 3)) for arc in whole])
+    counts = [np.bincount(p.tile, minlength=p.arc.tiles) for p in made.projections.values()]
+    assert any(len(set(each)) > 1 for each in counts) and any(0 in each for each in counts)
+    state, past = made.state(batch), made.silent_past(batch)
+    for segment, length in enumerate((3, 2)):
+        past = check_segment(made, state, past, made.membranes(segment, length, batch), made.gradients(segment, length, batch))
+
+
+# Codes
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("size, batch", [(16, 1), (64, 1), (32, 5)])
+def test_codes_are_read_as_they_are_stored(backend, size, batch, bits):
+    if SIMULATED and size > 32:
+        pytest.skip("too large for the simulator")
+    made = Wired(backend, arcs(21, 2 * size + 5, 19, 17, size, size))
+    check_codes(made, bits, batch)
+
+
+def quantize(made, bits):
+    """Replace the weights by codes of `bits` bits; scales are powers of 2, so 16-bit factors hold the products. Returns name -> (weights as
+    read from the codes, the same as they were made)."""
+    rng, dense, projections = np.random.default_rng(bits), {}, list(made.projections.values())
+    for name, projection in made.projections.items():
+        sources, targets = real_weights(projection.arc, projection.block)
+        weight = rng.integers(-TOP[bits], TOP[bits] + 1, projection.arc.weight_shape) * (sources[:, :, None] & targets[:, None, :])
+        scale = np.exp2(-rng.integers(4, 9, len(weight))).astype(np.float32)
+        made.set_weight(name, (weight * scale[:, None, None]).astype(np.float32))
+        dense[name] = weight, scale
+    made.parameters = Parameters((p for projection in projections for p in projection.parameters()), made.backend, bits)
+    for name, (weight, scale) in dense.items():
+        stored = pack(weight.reshape(len(weight), -1).astype(np.int8), bits)
+        made.parameters.load_stored(f"{name}.weight", {f"{name}.weight.codes": stored, f"{name}.weight.scale": scale})
+        dense[name] = made.parameters.dense(f"{name}.weight"), weight * scale[:, None, None]
+    made.synapses = made.backend.synapses(projections, made.parameters)
+    made.synapses.wire()
+    made.synapses.refresh()
+    return dense
+
+
+def check_codes(made, bits, batch):
+    """Two segments forward, of codes, held to float64."""
+    for found, want in quantize(made, bits).values():
+        np.testing.assert_array_equal(found, want)
+    state, past = made.state(batch, learning=False), made.silent_past(batch)
+    for segment, length in enumerate((3, 2)):
+        v = made.membranes(segment, length, batch)
+        heard = {name: carried(name, x) for name, x in v.items()}
+        want, _, _ = expected(made, past, heard, made.gradients(segment, length, batch))
+        for name, found in forward(made, state, v).items():
+            close(found, want[name], 10)
+        state.advance(length)
+        past = {name: np.concatenate([past[name], s])[length:] for name, s in heard.items()}
 
 
 # Any sizes

@@ -495,7 +495,7 @@ def test_json_that_cannot_be_read_is_refused(tmp_path, data):
     ("change", "message"),
     [
         ({"format": "gguf"}, "not a NeuroGen checkpoint: its manifest.json is of another format"),
-        ({"version": 3}, r"format 3, this NeuroGen \(.+\) reads up to 2; install a newer NeuroGen"),
+        ({"version": 4}, r"format 4, this NeuroGen \(.+\) reads up to 3; install a newer NeuroGen"),
         ({"version": 1}, "damaged: it does not list the files"),  # the sums of that format were others
         ({"version": 0}, "damaged: it does not list the files"),
         ({"version": "2"}, "damaged: it does not list the files"),

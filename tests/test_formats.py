@@ -1,8 +1,8 @@
 """A checkpoint of every format that was ever released can still be read, as far as its brain is of today's kind.
 
 tests/fixtures/checkpoint-N is of format N: a brain of 48 neurons after 300 updates on sheep.txt, saved by the program of its time. A new
-format adds a folder; none is ever made again. Both have scattered synapses, which came before bundles: they are refused with the command
-that takes over the rest, and migrated by it.
+format adds a folder; none is ever made again. The first two have scattered synapses, which came before bundles: they are refused with the
+command that takes over the rest, and migrated by it. The third is quantised, in 4 bits.
 """
 
 import json
@@ -22,7 +22,7 @@ from neurogen_numba.storage import checkpoint
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 FIXTURES = Path(__file__).resolve().parent / "fixtures"
-FORMATS = range(1, checkpoint.VERSION + 1)
+FORMATS, SCATTERED = range(1, checkpoint.QUANTIZED + 1), (1, 2)
 
 
 def fixture(version):
@@ -34,13 +34,20 @@ def test_every_format_has_a_fixture():
     assert [json.loads((fixture(version) / "manifest.json").read_text())["version"] for version in FORMATS] == list(FORMATS)
 
 
-@pytest.mark.parametrize("version", FORMATS)
+def test_codes_are_read():
+    model = NeuroGenModel.load(fixture(3), backend="cpu")
+    text = model.tokenizer.encode((FIXTURES / "sheep.txt").read_text())
+    losses, _ = model.score(model.activity(len(text) - 1, 1), text[:-1, None], text[1:, None])
+    assert model.quantization["bits"] == 4 and losses.mean() < 0.8 * np.log(model.config.brain.vocabulary)
+
+
+@pytest.mark.parametrize("version", SCATTERED)
 def test_scattered_synapses_are_refused_with_the_command_that_helps(version):
     with pytest.raises(CheckpointError, match="not in bundles as this version has them; `neurogen migrate .* runs/NEW` takes over"):
         NeuroGenModel.restore(fixture(version), backend="cpu")
 
 
-@pytest.mark.parametrize("version", FORMATS)
+@pytest.mark.parametrize("version", SCATTERED)
 def test_migrate_takes_over_all_but_the_synapses(version, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(FIXTURES)  # where its text is
     assert migrate([str(fixture(version)), str(tmp_path / "new")]) == 0

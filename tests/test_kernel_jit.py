@@ -16,7 +16,7 @@ from neurogen_numba.neurons import get
 
 NUMBER, ROW, SQUARE, FLAG, BITS = types.float32, types.float32[::1], types.float32[:, ::1], types.boolean, types.uint64
 MASKS = types.uint64[::1]
-PASS = (ROW, BITS, ROW, MASKS, BITS, BITS, BITS, ROW, BITS, MASKS, BITS, BITS, types.int64)
+PASS = (ROW, BITS, ROW, MASKS, BITS, BITS, BITS, ROW, BITS, NUMBER, MASKS, BITS, BITS, types.int64)
 LEARN = (ROW, BITS, ROW, MASKS, BITS, BITS, BITS, ROW, BITS, BITS, types.int64)
 PHYSICS = {  # argument types of every function that all backends share
     "exponential.exp": (NUMBER,),
@@ -38,6 +38,7 @@ PHYSICS = {  # argument types of every function that all backends share
     "rng.uniform": (BITS, BITS),
     **{f"bundles_cpu._add_{width}": PASS for width in (16, 32, 64)},
     **{f"bundles_cpu._add_gradient_{width}": LEARN for width in (16, 32, 64)},
+    "codes.code": (types.uint8[:, ::1], BITS, BITS),
     "bundles_cpu.union_of_masks": (MASKS, BITS, types.int64),
     "population.fetch_row": (types.float32[:, :, ::1], *[types.int64] * 4),
     "population.axon_value": (NUMBER, NUMBER, BITS, BITS),
@@ -103,7 +104,8 @@ def test_every_function_of_physics_is_in_the_table():
     others |= {*numpy, "tape._compile", "tape._words"}
     compiler = ("_mma", "_pair", "_statement", "_bfloat16", "_float16", "_float16_turing")
     others |= {f"mma.{name}" for name in compiler} | {"vector._number"}
-    others |= {"bundles.bundles_per_block", "bundles.threads_of"}
+    others |= {f"codes.{name}" for name in ("make_quantized_product", "pack", "unpack")}
+    others |= {f"bundles.{name}" for name in ("bundles_per_block", "threads_of", "b_registers_of", "scales_of", "weights_of")}
     others |= {f"tuples.{name}" for name in ("load", "save", "rows", "add", "zeros", "unit", "_unroll")}  # of Python, for the simulator
     others |= {f"surrogate.{name}" for name in ("make_surrogate", "_triangle", "_fast_sigmoid", "_arctan")}
     for name, module in (("bundles", bundles), ("bundles_cpu", bundles_cpu), ("population", population), ("vector", vector)):

@@ -37,7 +37,7 @@ from neurogen_numba.kernels.bundles import (
     WORD,
 )
 from neurogen_numba.kernels.mma import BFLOAT16, FLOAT16
-from test_bundles import T, Wired, arcs, check_segment, short
+from test_bundles import T, Wired, arcs, check_codes, check_pruned, check_segment, short
 
 pytestmark = pytest.mark.skipif(SIMULATED, reason="the simulator's kernels are other ones")
 ROWS, START, TOKEN, SOURCES = 9, 8, 2, 128  # of a ring, where it begins, the first token of the chunk; numbers of a column
@@ -123,7 +123,7 @@ def test_gather(kind, width, at_once, back, mixed, numbers, batch, slices):
     factors = words(np.concatenate([lines(x).ravel(), copies.ravel()]), kind), np.concatenate([packed(w[None], kind) for w in inner])
     tables = tiles, entries, np.array([START], np.int32)
     flat = [out.reshape(-1) for out in outs]
-    arrays = *flat, *flat[:1] * (3 - len(flat)), factors[0].view(np.uint32), *factors
+    arrays = *flat, *flat[:1] * (3 - len(flat)), factors[0].view(np.uint32), *factors, np.ones(1, np.float32)
     run(kernel, grid, bundles.threads_of(at_once), *arrays, *tables, TOKEN, limit, columns, batch, scale)
     for out, exact, size in zip(outs, expected, numbers, strict=True):
         np.testing.assert_allclose(out, exact[:, :size], rtol=1e-5, atol=1e-4)
@@ -167,6 +167,15 @@ def test_segments(size, batch, lengths, plenty, monkeypatch):
     state, past = made.state(batch), made.silent_past(batch)
     for segment, length in enumerate(lengths):
         past = check_segment(made, state, past, made.membranes(segment, length, batch), made.gradients(segment, length, batch))
+
+
+@pytest.mark.parametrize("size, batch, bits", [(64, 1, 8), (64, 1, 4), (16, 1, 4), (32, 6, 8), (16, 20, 8)])
+def test_codes_in_registers(size, batch, bits):
+    check_codes(Wired(LaneBackend(), arcs(21, size + 5, 19, 17, size, size)), bits, batch)
+
+
+def test_pruned_projections():
+    check_pruned(LaneBackend(), 32, 3)
 
 
 def test_signals_that_tables_cannot_name_are_refused():

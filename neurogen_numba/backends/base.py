@@ -159,6 +159,11 @@ class Backend(ABC):
         """out [m, n] = scale a [m, k] @ b [k, n]; with `add` accumulated. a, b: one dtype, float32 or `product_dtype`; transposed views are
         allowed."""
 
+    @kernel
+    def quantized_product(self, out, x, codes, scale):
+        """Overwrites out [M, R] float32 with x [M, K], of `product_dtype`, times the transposed weights [R, K] that `codes` and `scale` [R]
+        store (kernels/codes.py). All are contiguous."""
+
     # Neurons
 
     @kernel
@@ -338,6 +343,10 @@ class Backend(ABC):
         """Overwrites x [C, B, E] with the rows of weight [V, E] of tokens [C, B] int32, which must be in range."""
 
     @kernel
+    def code_rows(self, x, codes, tokens, scale):
+        """As `embedding_forward`, with the weights that `codes` and `scale` [V] store (kernels/codes.py)."""
+
+    @kernel
     def embedding_backward(self, d_weight, dx, tokens):
         """Accumulates dx [C, B, E] into the rows of d_weight [V, E] of tokens [C, B] int32, in a fixed order."""
 
@@ -364,6 +373,11 @@ class Backend(ABC):
         targets [R] int32: for a negative target, loss, hit and gradient are 0. weight [1], or [R]: factor of the gradient. If the
         loss of a row is not finite, its gradient is NaN.
         """
+
+    @kernel
+    def soften(self, d_logits, d_teacher, share: float):
+        """Subtracts `share` times d_teacher [R, W] float32 from d_logits [R, W] in place: gradients of hard targets become one of soft
+        targets (kernels/distill.py)."""
 
     @kernel
     def softmax_part(self, top, best, total, picked, logits, bias, targets, first: int, size: int):

@@ -19,6 +19,8 @@ from ..kernels import (
     adamw8bit,
     average,
     bundles_cpu,
+    codes,
+    distill,
     dropout,
     eligibility,
     embedding,
@@ -108,10 +110,12 @@ class CpuBackend(Backend):
     working_memory_backward = _operation(working_memory.working_memory_backward_cpu)
     working_memory_eligibility = _operation(working_memory.working_memory_eligibility_cpu)
     embedding_forward = _operation(embedding.embedding_forward_cpu)
+    code_rows = _operation(codes.code_rows_cpu)
     embedding_backward = _operation(embedding.embedding_backward_cpu)
     scale_words = _operation(embedding.scale_words_cpu)
     scaled_dropout = _operation(dropout.scaled_dropout_cpu)
     cross_entropy = _operation(softmax.cross_entropy_cpu)
+    soften = _operation(distill.soften_cpu)
     sample = _operation(sampling.sample_cpu)
     poisson = _operation(stimulus.poisson_cpu)
     softmax_part = _operation(online_cross_entropy.softmax_part_cpu)
@@ -251,6 +255,17 @@ class CpuBackend(Backend):
             np.matmul(a, b, out=out)
             if scale != 1:
                 out *= np.float32(scale)
+
+    def quantized_product(self, out, x, stored, scale):
+        if len(x) <= codes.MAX_COLUMNS:
+            self.launch(codes.quantized_product_cpu, out, x, stored, scale)
+            return
+        weight = self.zeros((min(len(scale), ROWS_PER_TASK), x.shape[1]))
+        for first in range(0, len(scale), ROWS_PER_TASK):
+            rows = slice(first, first + ROWS_PER_TASK)
+            part = weight[: len(scale[rows])]
+            self.launch(codes.expand_cpu, part, stored[rows], scale[rows])
+            self.product(out[:, rows], x, part.T)
 
     def synapses(self, projections, parameters):
         return CpuSynapses(self, projections, parameters)

@@ -5,7 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from ..kernels import bundles_cpu
-from ..kernels.bundles_cpu import DELAY, DEPTH, OUT_SHIFT, OUT_WIDTH, SHIFT, SOURCE, TARGET, WEIGHT, WORD
+from ..kernels.bundles_cpu import (
+    COLUMNS_OF_ENTRY,
+    DELAY,
+    DEPTH,
+    OUT_SHIFT,
+    OUT_WIDTH,
+    SCALE,
+    SHIFT,
+    SOURCE,
+    TARGET,
+    WEIGHT,
+    WORD,
+)
 from ..kernels.population import Axon
 from .base import Synapses, SynapticState
 
@@ -21,25 +33,24 @@ class CpuSynapses(Synapses):
 
     def __init__(self, backend, projections, parameters):
         self.backend, self.projections = backend, projections
-        tables = [parameters.table[f"{p.arc.name}.weight"] for p in projections]
-        offsets = [(parameters.offset[table.name], parameters.numbers(table)) for table in tables]
-        first, end = min(offset for offset, _ in offsets), max(offset + size for offset, size in offsets)
-        self.weight, self.gradient = (flat[first:end] for flat in (parameters.flat_value, parameters.flat_gradient))
-        self.weight_offsets = [offset - first for offset, _ in offsets]
+        part = parameters.together([f"{p.arc.name}.weight" for p in projections])
+        self.weight, self.gradient, self.scale, self.weight_offsets, self.scale_offsets = part
         self.signals = _words({p.arc.source: p.arc.sources for p in projections})
         self.currents = _words({p.arc.target: p.arc.targets for p in projections})
-        self.forward, self.backward, self.transposed = {}, {}, np.zeros_like(self.weight)
+        self.forward, self.backward = {}, {}
+        self.transposed = self.weight if parameters.bits else np.zeros_like(self.weight)  # codes have no backward pass
 
     def wire(self):
         forward, backward, learned = {}, {}, []
-        for p, weight_offset in zip(self.projections, self.weight_offsets, strict=True):
+        for p, weight_offset, scale_offset in zip(self.projections, self.weight_offsets, self.scale_offsets, strict=True):
             arc, size = p.arc, p.arc.bundle
-            source, target = p.block.ravel() * size, np.repeat(np.arange(arc.tiles), arc.bundles_per_tile) * size
-            table = np.zeros((p.block.size, 8), np.int64)
+            source, target = p.block.ravel() * size, p.tile * size
+            table = np.zeros((p.block.size, COLUMNS_OF_ENTRY), np.int64)
             table[:, SOURCE], table[:, SHIFT] = self.signals[arc.source].start + source // WORD, source % WORD
             table[:, TARGET], table[:, OUT_SHIFT] = self.currents[arc.target].start + target // WORD, target % WORD
             table[:, DEPTH], table[:, OUT_WIDTH], table[:, DELAY] = size, size, p.delay.ravel()
             table[:, WEIGHT] = weight_offset + np.arange(len(table)) * size * size
+            table[:, SCALE] = scale_offset + np.arange(len(table))
             back = table.copy()
             back[:, [SOURCE, SHIFT, TARGET, OUT_SHIFT]] = table[:, [TARGET, OUT_SHIFT, SOURCE, SHIFT]]
             forward.setdefault(arc.target, []).append(table)
@@ -55,7 +66,8 @@ class CpuSynapses(Synapses):
 
     def refresh(self, weight=None):
         self.read = self.weight if weight is None else weight
-        self.backend.launch(bundles_cpu.pack_cpu, self.transposed, self.read, self.learned)
+        if not self.scale.size:
+            self.backend.launch(bundles_cpu.pack_cpu, self.transposed, self.read, self.learned)
 
     def state(self, signals, currents, tokens, batch, learning, copied):
         return CpuSynapticState(self, signals, tokens, batch, learning, copied)
@@ -135,7 +147,7 @@ class CpuSynapticState(SynapticState):
             if current not in synapses.forward:
                 synapses.backend.apply(np.copyto, value, np.float32(0))
                 continue
-            read = flat["x"], flat["fired"], rows, synapses.read, *synapses.forward[current]
+            read = flat["x"], flat["fired"], rows, synapses.read, synapses.scale, *synapses.forward[current]
             self._launch(bundles_cpu.gather_cpu, value, *read, self.start, first, -1, rows, flat["nonzero"][:0], 0, self.start, 0)
             if current in self.copied:
                 axon = self._axons[self.copied[current]]
@@ -152,7 +164,7 @@ class CpuSynapticState(SynapticState):
             if signal not in synapses.backward:
                 gradient[...] = 0
                 continue
-            read = flat["d"], flat["nonzero"], self.tokens, synapses.transposed, *synapses.backward[signal]
+            read = flat["d"], flat["nonzero"], self.tokens, synapses.transposed, synapses.scale, *synapses.backward[signal]
             needs_grad = flat["needs_grad"], self.x.shape[1], self.start, synapses.signals[signal].start
             self._launch(bundles_cpu.gather_cpu, gradient, *read, self._segment, first, 1, length, *needs_grad)
 

@@ -14,6 +14,8 @@ from ..kernels import (
     adamw,
     adamw8bit,
     average,
+    codes,
+    distill,
     dropout,
     eligibility,
     embedding,
@@ -48,6 +50,7 @@ LOGITS_FRACTION = 256  # bytes of GPU memory per logit that is held at a time
 OUTSIDE = 88 * 2**20  # bytes that cuBLAS and the kernels' code allocate outside CuPy's pool: 86 to 100 MB on an H200
 RESERVED_SHARED = 1024  # bytes of a block's shared memory reserved for static arrays and the driver
 STATIC = 8 * 2**10  # bytes of static shared memory that a kernel may declare
+EXPANDED_ROWS = 4096  # rows of a quantised matrix that are expanded at a time
 ALIGN = 64  # numbers: row alignment for tensor cores, which need 16-byte boundaries and whole tiles
 
 
@@ -238,6 +241,22 @@ class CudaBackend(Backend):
         else:
             self._on_card()
             self._cublas.product(self._current, out, a, b, add, scale)
+
+    def quantized_product(self, out, x, stored, scale):
+        if len(x) <= codes.MAX_COLUMNS:
+            columns = 1 if len(x) == 1 else codes.MAX_COLUMNS // 2
+            kernel = codes.make_quantized_product(8 if stored.dtype == np.int8 else 4, columns)
+            grid = blocks(len(scale), codes.ROWS_PER_WARP * codes.WARPS), blocks(len(x), columns)
+            words = stored.reshape(-1).view("uint32")
+            self.launch(kernel, grid, codes.WARPS * WARP, out, self.bits(x), words, scale)
+            return
+        K, threads = x.shape[1], 8 if SIMULATED else THREADS
+        weight = self._scratch("expanded codes", (EXPANDED_ROWS, K), self.product_dtype)
+        for first in range(0, len(scale), EXPANDED_ROWS):
+            rows = slice(first, first + EXPANDED_ROWS)
+            part = weight[: len(scale[rows])]
+            self.launch(codes.expand, len(part), threads, self.bits(part), stored[rows], scale[rows])
+            self.product(out[:, rows], x, part.T)
 
     def stream(self, name):
         """The CUDA stream of this name, the same at each call."""
@@ -508,6 +527,11 @@ class CudaBackend(Backend):
         threads = self._across(E)[1] if not SIMULATED else 4
         self.launch(embedding.embedding_forward, tokens.size, threads, x.reshape(-1, E), weight, *self._flat(tokens))
 
+    def code_rows(self, x, stored, tokens, scale):
+        E = x.shape[-1]
+        threads = self._across(E)[1] if not SIMULATED else 4
+        self.launch(codes.code_rows, tokens.size, threads, x.reshape(-1, E), stored, *self._flat(tokens), scale)
+
     def embedding_backward(self, d_weight, dx, tokens):
         E = dx.shape[-1]
         grid, threads = (tokens.size, blocks(E, embedding.COLUMNS)), 4 if SIMULATED else THREADS
@@ -527,6 +551,10 @@ class CudaBackend(Backend):
         threads = 8 if SIMULATED else min(softmax.THREADS, -(-size // 256) * 32)  # about eight logits per thread
         rows = self.bits(d_logits), logits
         self.launch(softmax.cross_entropy, len(loss), threads, loss, hit, *rows, bias, targets, weight, size)
+
+    def soften(self, d_logits, d_teacher, share):
+        flat, teacher = self._flat(self.bits(d_logits), d_teacher)
+        self.launch(distill.soften, *self._strided(teacher.size), flat[None], teacher, np.float32(share))
 
     def sample(self, tokens, logits, bias, temperature, top_k, top_p, key, step, size):
         if size > sampling.MAX_TOKENS:

@@ -28,6 +28,7 @@ from ..kernels.bundles import (
     OUT,
     OUTPUTS,
     RING,
+    SCALE,
     SIZE,
     SLICE,
     SLICE_WORDS,
@@ -35,6 +36,7 @@ from ..kernels.bundles import (
     WEIGHT,
     WORD,
 )
+from ..kernels.codes import pack, unpack
 from ..kernels.launch import SIMULATED, THREADS, blocks
 from .base import Synapses, SynapticState
 
@@ -45,8 +47,8 @@ MAX_TILE = 64  # numbers of a tile
 
 
 # A bundle, independent of the batch: index of its projection; offsets of its first source and first target in a column, and of its weights,
-# in words; delay in tokens.
-ROW = np.dtype([(name, np.int64) for name in ("projection", "source", "target", "weight", "delay")])
+# in words; delay in tokens; index of the scale of its codes.
+ROW = np.dtype([(name, np.int64) for name in ("projection", "source", "target", "weight", "delay", "scale")])
 
 
 class CudaSynapses(Synapses):
@@ -54,16 +56,17 @@ class CudaSynapses(Synapses):
 
     forward: current -> [(arc, rows)] of the projections into it; backward: signal -> [(arc, rows)] of the projections that read it.
     learned, weight_offsets: size of a bundle -> its rows, and the offsets of their weights. A bundle has the same offset in `weight`,
-    `gradient` and `read`. read: what the forward and the backward kernel read; `refresh` computes it from `latest`.
+    `gradient` and `read`. read: what the forward and the backward kernel read; `refresh` computes it from `latest`. Codes
+    (kernels/codes.py) are packed once, for the forward direction only.
     """
 
     def __init__(self, backend, projections, parameters):
         self.backend, self.projections = backend, projections
-        tables = [parameters.table[f"{p.arc.name}.weight"] for p in projections]
-        offsets = [(parameters.offset[table.name], parameters.numbers(table)) for table in tables]
-        first, end = min(offset for offset, _ in offsets), max(offset + size for offset, size in offsets)
-        self.weight, self.gradient = (flat[first:end] for flat in (parameters.flat_value, parameters.flat_gradient))
-        self.weight_offset = {p.arc.name: offset - first for p, (offset, _) in zip(projections, offsets, strict=True)}
+        part = parameters.together([f"{p.arc.name}.weight" for p in projections])
+        self.weight, self.gradient, scale, weight_offsets, scale_offsets = part
+        self.bits, self.scale = parameters.bits, scale if parameters.bits else backend.zeros(1)
+        names = [p.arc.name for p in projections]
+        self.weight_offset, self.scale_offset = (dict(zip(names, each, strict=True)) for each in (weight_offsets, scale_offsets))
         self.dtype, self.kind = backend.product_dtype, backend.tile_product
         self.currents = list(dict.fromkeys(p.arc.target for p in projections))
         self.signals = list(dict.fromkeys(p.arc.source for p in projections))
@@ -72,10 +75,26 @@ class CudaSynapses(Synapses):
     def wire(self):
         self._read_structure()
         self.weight_offsets = {size: self.backend.asarray(rows["weight"]) for size, rows in self.learned.items()}
-        if self.kind is None:
+        if self.bits:
+            self.read = (self._packed_codes(),)
+        elif self.kind is None:
             self.read = self.weight, self.weight
         else:
             self.read = tuple(self.backend.zeros((blocks(self.weight.size, WORD), WORD), self.dtype) for _ in range(2))
+
+    def _packed_codes(self):
+        """The codes as forward kernels read them: [1, N] in the order of the checkpoint; for tensor cores in that of `make_pack`."""
+        if self.kind is None:
+            return self.weight.reshape(1, -1)
+        stored = self.backend.to_numpy(self.weight)
+        packed = np.empty_like(stored)
+        for p in self.projections:
+            size, first = p.arc.bundle, self.weight_offset[p.arc.name] * self.bits // 8
+            part = slice(first, first + p.block.size * size * size * self.bits // 8)
+            shape = p.block.size, size // SLICE, SLICE_WORDS, WORD, size // 8, 8  # bundle, slice, q, number of the word, tile, g
+            by_lane = unpack(stored[part].reshape(p.block.size, -1)).reshape(shape).transpose(0, 1, 4, 5, 2, 3)
+            packed[part] = pack(by_lane.reshape(p.block.size, -1), self.bits).reshape(-1)
+        return self.backend.asarray(packed)
 
     def rewire(self, gradient_only=False):
         self._read_structure()
@@ -89,14 +108,17 @@ class CudaSynapses(Synapses):
             words = arc.bundle // WORD
             rows["projection"], rows["delay"] = number, p.delay.ravel()
             rows["source"] = p.block.ravel() * words
-            rows["target"] = np.repeat(np.arange(arc.tiles), arc.bundles_per_tile) * words
+            rows["target"] = p.tile * words
             rows["weight"] = self.weight_offset[arc.name] // WORD + np.arange(p.block.size) * arc.bundle * words
+            rows["scale"] = self.scale_offset[arc.name] + np.arange(p.block.size)
             self.forward.setdefault(arc.target, []).append((arc, rows))
             self.backward.setdefault(arc.source, []).append((arc, rows))
             learned.setdefault(arc.bundle, []).append(rows)
         self.learned = {size: np.concatenate(parts) for size, parts in learned.items()}
 
     def refresh(self, weight=None):
+        if self.bits:
+            return
         weight = self.latest = self.weight if weight is None else weight
         if self.kind is None:
             self.read = weight, weight
@@ -223,6 +245,7 @@ class CudaSynapticState(SynapticState):
         table = np.zeros((len(rows), ENTRY_COLUMNS), np.int32)
         table[:, LENGTH] = self._read(table, rows, read, OFFSET)
         self._common(table, rows)
+        table[:, SCALE] = rows["scale"]
         table[:, FIRST] = first_out % width // 8
         table[:, LAST] = table[:, FIRST] + min(size, width) // 8
         return table, first_out // width
@@ -275,20 +298,21 @@ class CudaSynapticState(SynapticState):
 
     def _launch(self, names, outs, sizes, back, first, x, limit, scale):
         synapses, columns = self.synapses, outs[0].shape[0] * self.batch
-        copy, flat = self._words(synapses.read[1 if back else 0].reshape(-1), 64), self.backend._flat(*outs)
-        arrays = *flat, *flat[:1] * (OUTPUTS - len(flat)), self._words(x, 32), self._words(x, 64), copy
+        copy, flat = synapses.read[1 if back else 0], self.backend._flat(*outs)
+        copy = copy if synapses.bits and synapses.kind is None else self._words(copy.reshape(-1), 64)
+        arrays = *flat, *flat[:1] * (OUTPUTS - len(flat)), self._words(x, 32), self._words(x, 64), copy, synapses.scale
         numbers = self.start, first, limit, columns, self.batch, np.float32(scale)
         if synapses.kind is None:  # one launch per bundle size: the largest overwrites, the others accumulate
             block_columns = SLICE if columns <= SLICE else bundles.COLUMNS_FP32
             for size in sizes:
                 *tables, _ = self._table(self._tiles, names, back, size, size)
-                kernel = bundles.make_gather_fp32(size, block_columns, back, size != sizes[0])
+                kernel = bundles.make_gather_fp32(size, block_columns, back, size != sizes[0], synapses.bits > 0)
                 threads = (size // mma.EDGE) * (block_columns // mma.EDGE)
                 self.backend.launch(kernel, (len(tables[0]), blocks(columns, block_columns)), threads, *arrays, *tables, *numbers)
             return
         width, block_columns = self._tile_shape(names, back, sizes[0], columns)
         *tables, mixed = self._table(self._tiles, names, back, width, None)
-        kernel = bundles.make_gather(synapses.kind, width, block_columns, back, mixed)
+        kernel = bundles.make_gather(synapses.kind, width, block_columns, back, mixed, synapses.bits or 16)
         grid = len(tables[0]), blocks(columns, block_columns)
         self.backend.launch(kernel, grid, bundles.threads_of(block_columns), *arrays, *tables, *numbers)
 

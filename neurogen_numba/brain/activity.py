@@ -112,6 +112,7 @@ class Activity:
         if self.dropout.rates["synapses"]:
             with backend.part("synapses"):
                 self.dropped_weight = backend.zeros((brain.synapses.weight.size // BLOCK, BLOCK))
+        self.teacher = None  # whose predictions are learned too (learning/distillation.py)
         self.token_rows = None  # gradients of a row-wise embedding (`Rows`)
         self.recorded, self.wiring = {}, brain.wiring  # recorded steps on these arrays, and the wiring that they are of (model.py)
         sizes = [size for component in brain.components for size in component.state_sizes]

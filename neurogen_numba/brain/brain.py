@@ -37,10 +37,12 @@ class Brain:
     delay of at least one chunk, so no component waits for itself.
 
     senses: the component that drives the Thalamus, in place of the token embedding. row_wise: parameters that the optimiser updates row by
-    row, without a whole gradient.
+    row, without a whole gradient. bits: 8 or 4 of a quantised brain, which is loaded and not trained (optim/quantization.py).
     """
 
-    def __init__(self, config: BrainConfig, backend, senses: Component | None = None, row_wise: frozenset[str] = frozenset()):
+    def __init__(
+        self, config: BrainConfig, backend, senses: Component | None = None, row_wise: frozenset[str] = frozenset(), bits: int = 0
+    ):
         self.config, self.backend = config, backend
         self.arcs = arcs(config)
         self.projections = [Projection(arc, backend) for arc in self.arcs]
@@ -64,7 +66,7 @@ class Brain:
         }
         self.signal_sizes[self.decoder.source] = config.broca.output_size
         self.parts = (*self.components, *self.projections, self.decoder, *([self.modulation] if self.modulation else []))
-        self.parameters = Parameters((parameter for part in self.parts for parameter in part.parameters()), backend)
+        self.parameters = Parameters((parameter for part in self.parts for parameter in part.parameters()), backend, bits)
         for part in self.parts:
             part.bind(self.parameters)
         # dependencies of a component in pipelined mode: signals that it reads, currents that read it; each with its delay in chunks
@@ -130,18 +132,19 @@ class Brain:
 
     def structure(self) -> dict[str, np.ndarray]:
         """The wiring and other fixed arrays, NumPy: `{projection}.block`, `{projection}.delay` [tiles, bundles per tile] int32, and
-        `{module}.input_scale` [N] float32. Those of projections are read-only views."""
+        `{module}.input_scale` [N] float32. Of a pruned projection they are [bundles], and `{projection}.tile` too. Those of projections are
+        read-only views."""
         fixed = {f"{population.name}.input_scale": self.backend.to_numpy(population.input_scale) for population in self.populations}
         for projection in self.projections:
             name = projection.arc.name
-            fixed |= {f"{name}.block": projection.block, f"{name}.delay": projection.delay}
+            fixed |= {f"{name}.{what}": getattr(projection, what) for what in _structure_of(projection.arc)}
         return fixed
 
     def structure_shapes(self) -> dict[str, tuple]:
         """name -> (shape, dtype) of the arrays that `structure` returns."""
         shapes = {f"{population.name}.input_scale": ((population.size,), "float32") for population in self.populations}
         for arc in self.arcs:
-            shapes |= {f"{arc.name}.{what}": ((arc.tiles, arc.bundles_per_tile), "int32") for what in ("block", "delay")}
+            shapes |= {f"{arc.name}.{what}": (arc.structure_shape, "int32") for what in _structure_of(arc)}
         return shapes
 
     def load_structure(self, fixed: dict[str, np.ndarray]):
@@ -149,9 +152,9 @@ class Brain:
         for population in self.populations:
             population.input_scale[...] = self.backend.asarray(fixed[f"{population.name}.input_scale"], "float32")
         for projection in self.projections:
-            block, delay = fixed[f"{projection.arc.name}.block"], fixed[f"{projection.arc.name}.delay"]
-            check_bundles(projection.arc, block, delay)
-            projection.set_structure(block, delay)
+            structure = [fixed[f"{projection.arc.name}.{what}"] for what in _structure_of(projection.arc)]
+            check_bundles(projection.arc, *structure)
+            projection.set_structure(*structure)
         self.wire()
         self.refresh()
 
@@ -269,3 +272,7 @@ class Brain:
 
     def _chunks(self, length):
         return [(first, min(length, first + self.config.chunk)) for first in range(0, length, self.config.chunk)]
+
+
+def _structure_of(arc):
+    return ("block", "delay", "tile") if arc.pruned else ("block", "delay")

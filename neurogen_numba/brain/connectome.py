@@ -6,6 +6,7 @@ early PyTorch version stayed at 2.31 nats per character where it reached 2.00 wi
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import zlib
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class Arc:
     delays: int = 1  # number of different delays, from first_delay on
     inhibitory: bool = False  # weights stay <= 0
     most: int = 64  # neurons on a side of a bundle, at most
+    pruned: int = 0  # bundles left of a pruned projection, whose tiles may read different numbers of bundles; 0: it is not pruned
 
     @property
     def longest_delay(self) -> int:
@@ -72,13 +74,25 @@ class Arc:
 
     @property
     def synapses_per_target(self) -> int:
-        """The fan-in after rounding to whole bundles."""
+        """The fan-in after rounding to whole bundles; of a pruned projection the mean, rounded."""
+        if self.pruned:
+            return -(-self.pruned * self.bundle // self.tiles)
         return min(self.bundles_per_tile * self.bundle, self.sources * self.delays)
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
         """[bundles, sources of a bundle, targets of a bundle]."""
-        return self.tiles * self.bundles_per_tile, self.bundle, self.bundle
+        return self.pruned or self.tiles * self.bundles_per_tile, self.bundle, self.bundle
+
+    @property
+    def structure_shape(self) -> tuple[int, ...]:
+        """[tiles, bundles per tile]; of a pruned projection [bundles]."""
+        return (self.pruned,) if self.pruned else (self.tiles, self.bundles_per_tile)
+
+    @property
+    def all_tiles(self) -> np.ndarray:
+        """The tile of each bundle [bundles] before any is pruned."""
+        return np.repeat(np.arange(self.tiles), self.bundles_per_tile)
 
 
 def output_signal(brain: Brain, module: str) -> str:
@@ -101,7 +115,20 @@ def arcs(brain: Brain) -> list[Arc]:
         if not named:
             raise ConfigError(f"brain.without: no projection is called {pattern!r}; {did_you_mean(pattern, [arc.name for arc in table])}")
         left_out.update(named)
-    return [arc for arc in table if arc.fan_in and arc.name not in left_out]
+    left = [arc for arc in table if arc.fan_in and arc.name not in left_out]
+    return _pruned(left, brain.pruned) if brain.pruned else left
+
+
+def _pruned(table, pruned):
+    """Arcs with the numbers of bundles that are left of them, "NAME=N NAME=N". Raises ConfigError for anything else."""
+    bundles = {arc.name: arc.weight_shape[0] for arc in table}
+    counts = {}
+    for word in pruned.split():
+        name, _, count = word.partition("=")
+        if name not in bundles or not count.isdecimal() or not 1 <= int(count) <= bundles[name]:
+            raise ConfigError(f"brain.pruned: {word!r} is not PROJECTION=N, N from 1 to its number of bundles; `neurogen prune` writes it")
+        counts[name] = int(count)
+    return [dataclasses.replace(arc, pruned=counts.get(arc.name, 0)) for arc in table]
 
 
 def all_arcs(brain: Brain) -> list[Arc]:
@@ -157,8 +184,9 @@ def generator(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
-def draw_bundles(arc: Arc, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(block, delay), each [tiles, bundles per tile] int32: source block and delay of each bundle, in ascending order of (delay, block).
+def draw_bundles(arc: Arc, seed: int) -> tuple[np.ndarray, ...]:
+    """(block, delay), each [tiles, bundles per tile] int32: source block and delay of each bundle, in ascending order of (delay, block). Of
+    a pruned projection (block, delay, tile), [bundles] each, for a random part of them.
 
     Pairs of a delay and a block are drawn one after the other without replacement, delays with probability ~ exp(-0.1 d).
     """
@@ -179,7 +207,11 @@ def draw_bundles(arc: Arc, seed: int) -> tuple[np.ndarray, np.ndarray]:
             again = np.zeros(pair.shape, bool)
             np.put_along_axis(again, order[:, 1:], ranked[:, 1:] == ranked[:, :-1], axis=1)
     pair.sort(axis=1)
-    return (pair % arc.blocks).astype(np.int32), (arc.first_delay + pair // arc.blocks).astype(np.int32)
+    structure = (pair % arc.blocks).astype(np.int32), (arc.first_delay + pair // arc.blocks).astype(np.int32)
+    if not arc.pruned:
+        return structure
+    some = np.sort(rng.choice(pair.size, arc.pruned, replace=False))
+    return *(array.reshape(-1)[some] for array in structure), arc.all_tiles[some]
 
 
 def grow_bundles(arc: Arc, block: np.ndarray, delay: np.ndarray, slots: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -203,17 +235,21 @@ def grow_bundles(arc: Arc, block: np.ndarray, delay: np.ndarray, slots: np.ndarr
     return pairs.reshape(count, len(slots))
 
 
-def real_weights(arc: Arc, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Masks of the weights that are synapses, not padding: sources [bundles, BS] bool, targets [bundles, BT] bool."""
+def real_weights(arc: Arc, block: np.ndarray, tile: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Masks of the weights that are synapses, not padding: sources [bundles, BS] bool, targets [bundles, BT] bool. tile: of each bundle of
+    a pruned projection."""
     source = block.reshape(-1, 1) * arc.bundle + np.arange(arc.bundle)
-    tile = np.repeat(np.arange(arc.tiles), arc.bundles_per_tile)[:, None]
+    tile = (arc.all_tiles if tile is None else tile)[:, None]
     return source < arc.sources, tile * arc.bundle + np.arange(arc.bundle) < arc.targets
 
 
-def check_bundles(arc: Arc, block: np.ndarray, delay: np.ndarray):
-    """Raise CheckpointError if bundles from a file are out of range or occur twice in a tile: kernels do not check them."""
+def check_bundles(arc: Arc, block: np.ndarray, delay: np.ndarray, tile: np.ndarray | None = None):
+    """Raise CheckpointError if bundles from a file are out of range or occur twice in a tile: kernels do not check them. tile: of each
+    bundle of a pruned projection."""
+    tile = arc.all_tiles if tile is None else tile
     inside = (block >= 0).all() and (block < arc.blocks).all()
     inside = inside and (delay >= arc.first_delay).all() and (delay <= arc.longest_delay).all()
-    pair = np.sort(delay.astype(np.int64) * arc.blocks + block, axis=1)
-    if not inside or (pair[:, 1:] == pair[:, :-1]).any():
+    inside = inside and (tile >= 0).all() and (tile < arc.tiles).all()
+    bundle = (tile.astype(np.int64) * (arc.longest_delay + 1) + delay.reshape(-1)) * arc.blocks + block.reshape(-1)
+    if not inside or len(np.unique(bundle)) < len(bundle):
         raise CheckpointError(f"{arc.name}: its bundles lead out of the brain or are there twice; use another checkpoint")

@@ -33,7 +33,7 @@ class Decoder:
         self.dtype = backend.product_dtype
 
     def parameters(self):
-        how = {"decays": True, "room": self.rows * self.shape[1], "row_wise": self.row_wise}
+        how = {"decays": True, "room": self.rows * self.shape[1], "row_wise": self.row_wise, "quantizable": True}
         yield Parameter("decoder.weight", self.shape, "Broca's output -> logits", file="decoder", **how)
         yield Parameter("decoder.bias", self.shape[:1], "bias of the logits", file="decoder", room=self.rows)
 
@@ -46,9 +46,13 @@ class Decoder:
     def bind(self, parameters: Parameters):
         whole = self.rows, self.shape[1]
         of = parameters.with_room
+        self.bias, self.d_bias = (of(flat, "decoder.bias") for flat in (parameters.flat_value, parameters.flat_gradient))
+        self.codes = parameters.codes.get("decoder.weight")
+        if self.codes:
+            self.factor = self.weight = None
+            return
         self.weight = of(parameters.flat_value, "decoder.weight").reshape(whole)
         self.d_weight = None if self.row_wise else of(parameters.flat_gradient, "decoder.weight").reshape(whole)
-        self.bias, self.d_bias = (of(flat, "decoder.bias") for flat in (parameters.flat_value, parameters.flat_gradient))
         with self.backend.part("decoder"):
             self.factor = self.weight if self.dtype == "float32" else self.backend.zeros(whole, self.dtype)
 
@@ -105,7 +109,10 @@ class Decoder:
         read, rows = act.decoder_input[first:last].reshape(-1, self.shape[1]), (last - first) * act.batch
         self.load_input(read, act, first, last)
         scores = act.logits[:rows] if rows <= len(act.logits) else self.backend.zeros((rows, self.rows))
-        self.backend.product(scores, read, self.factor.T)
+        if self.codes:
+            self.backend.quantized_product(scores, read, *self.codes)
+        else:
+            self.backend.product(scores, read, self.factor.T)
         return scores
 
     def logits(self, act, first, last):

@@ -31,7 +31,8 @@ class Embedding(Component):
 
     def parameters(self):
         if not self.tied:
-            yield Parameter("embedding.weight", (self.vocabulary, self.size), "a row per token", file="embeddings", row_wise=self.row_wise)
+            how = {"file": "embeddings", "row_wise": self.row_wise, "quantizable": True}
+            yield Parameter("embedding.weight", (self.vocabulary, self.size), "a row per token", **how)
         if self.projected:
             shape = (self.size, self.neurons)
             yield Parameter("embedding_thalamus.weight", shape, "embedding -> thalamus.current", file="embeddings", decays=True)
@@ -47,7 +48,8 @@ class Embedding(Component):
 
     def bind(self, parameters: Parameters):
         name = "decoder.weight" if self.tied else "embedding.weight"
-        self.weight, self.d_weight = parameters.value[name], parameters.gradient.get(name)
+        self.codes = parameters.codes.get(name)
+        self.weight, self.d_weight = parameters.value.get(name), parameters.gradient.get(name)
         if self.projected:
             name = "embedding_thalamus.weight"
             self.projection, self.d_projection = parameters.value[name], parameters.gradient[name]
@@ -72,7 +74,10 @@ class Embedding(Component):
 
     def forward(self, act, first, last):
         x, current = act.embedded[first:last], act.currents["thalamus.current"].value[act.buffer_slice(first, last)]
-        self.backend.embedding_forward(x, self.weight, act.ids[first:last])
+        if self.codes:
+            self.backend.code_rows(x, self.codes.codes, act.ids[first:last], self.codes.scale)
+        else:
+            self.backend.embedding_forward(x, self.weight, act.ids[first:last])
         self._scale(x, act, first)
         self._drop(x, act, first)
         if self.projected:

@@ -42,22 +42,27 @@ class ProjectionView:
     @property
     def weight(self) -> np.ndarray:
         """A copy of the weights, [bundles, sources, targets] float32; 0 in the padding of bundles at an edge."""
-        return self._projection.backend.to_numpy(self._projection.weight)
+        return self._projection.dense()
 
     @property
     def block(self) -> np.ndarray:
-        """The source block of each bundle, [tiles, bundles per tile] int32."""
+        """The source block of each bundle, [tiles, bundles per tile] int32; [bundles] of a pruned projection."""
         return self._projection.block
 
     @property
+    def tile(self) -> np.ndarray:
+        """The tile of targets of each bundle, [bundles] int32."""
+        return self._projection.tile
+
+    @property
     def delay(self) -> np.ndarray:
-        """The axonal delay of each bundle in tokens, [tiles, bundles per tile] int32."""
+        """The axonal delay of each bundle in tokens, shaped as `block`."""
         return self._projection.delay
 
     @property
     def mean_weight(self) -> float:
         """The mean of |w| over the synapses."""
-        return float(np.abs(self._projection.weight).sum(dtype="float64")) / self.synapses
+        return float(np.abs(self.weight).sum(dtype="float64")) / self.synapses
 
     def __repr__(self) -> str:
         first, last = self.delays
@@ -144,7 +149,7 @@ class Connectome:
 
 def _view(projection: Projection) -> ProjectionView:
     arc = projection.arc
-    sources, targets = real_weights(arc, projection.block)
+    sources, targets = real_weights(arc, projection.block, projection.tile)
     return ProjectionView(
         name=arc.name,
         source=_node(arc.source),

@@ -38,14 +38,14 @@ class Lesions:
     def silence(self, names: tuple[str, ...]) -> Iterator[None]:
         """A context in which these projections, modules and memories are silent. Raises ConfigError as `silenced` does."""
         parameters = silenced(self.brain, names)
-        value, backend = self.brain.parameters.value, self.brain.backend
+        strength, backend = self.brain.parameters.strength, self.brain.backend
         for name in parameters:
             if name not in self._count:
-                self._intact[name] = backend.to_numpy(value[name])
+                self._intact[name] = backend.to_numpy(strength(name))
             self._count[name] = self._count.get(name, 0) + 1
         try:
             for name in parameters:
-                value[name][...] = 0
+                strength(name)[...] = 0
             self.brain.refresh()
             yield
         finally:
@@ -53,7 +53,7 @@ class Lesions:
                 self._count[name] -= 1
                 if not self._count[name]:
                     del self._count[name]
-                    value[name][...] = backend.asarray(self._intact.pop(name), "float32")
+                    strength(name)[...] = backend.asarray(self._intact.pop(name), "float32")
             self.brain.refresh()
 
 

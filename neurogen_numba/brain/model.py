@@ -19,6 +19,7 @@ from .. import backends
 from ..backends.base import Backend
 from ..config import FLOAT32, NEURONS, Config, counted, size_of
 from ..errors import CheckpointError, ConfigError
+from ..kernels.codes import DTYPE
 from ..neurons import loading
 from ..optim.low_memory import OPTIMIZERS
 from ..presets import get_preset
@@ -99,18 +100,20 @@ class NeuroGenModel:
         model._setup(config, backend, 0)
         return model
 
-    def _setup(self, config, backend, gpu_device, tokenizer=None):
+    def _setup(self, config, backend, gpu_device, tokenizer=None, quantization=None):
+        """quantization: of a quantised model, {"bits": 8 or 4, ...} as the manifest of its checkpoint has it."""
         if not isinstance(gpu_device, (int, np.integer)) or gpu_device < 0:
             raise ConfigError(f"gpu_device: cards are numbered from 0; there is no {gpu_device!r}")
         self.config, self.tokenizer = config, tokenizer
         self.backend = backend if isinstance(backend, Backend) else backends.get(backend, gpu_device)
         if config.training.memory_limit:
             self.backend.limit_memory(size_of(config.training.memory_limit))
-        optimizer = OPTIMIZERS[config.training.optimizer]
-        self.brain = Brain(config.brain, self.backend, row_wise=optimizer.row_wise)
+        self.quantization, bits, training = quantization, quantization["bits"] if quantization else 0, config.training
+        optimizer = OPTIMIZERS["adamw" if bits else training.optimizer]  # that of a quantised model is not used
+        self.brain = Brain(config.brain, self.backend, row_wise=optimizer.row_wise, bits=bits)
         with self.backend.part("optimiser"):
-            training = config.training
-            self.optimizer = optimizer(self.brain.parameters, self.backend, training.weight_decay, training.clip, training.average)
+            average = 0 if bits else training.average
+            self.optimizer = optimizer(self.brain.parameters, self.backend, training.weight_decay, training.clip, average)
         self._activity, self._in_use = None, threading.RLock()
         self._online = None  # what `learn` has made
         self._reading = lambda: None  # the activity that was run last, if somebody still has it
@@ -127,6 +130,10 @@ class NeuroGenModel:
     def activity(self, tokens: int, batch: int, learning: bool = False) -> Activity:
         """A new, reset `Activity` of `batch` sequences and at most `tokens` tokens a segment; for learning, with the training's dropout."""
         training = self.config.training
+        if learning and self.quantization:
+            raise ConfigError("a quantised model does not learn: its weights are codes; train the model that it was made from")
+        if learning and self.config.brain.pruned and training.learning != "bptt":
+            raise ConfigError(f"training.learning: a pruned brain learns with bptt, not with {training.learning}")
         rates = ("dropout", "axon_dropout", "weight_drop", "word_dropout") if learning else ()
         dropout = {name: getattr(training, name) for name in (*rates, "seed")}
         with self.backend.part(f"activity of {counted(batch, 'sequence')} of {counted(tokens, 'token')}"):
@@ -313,6 +320,8 @@ class NeuroGenModel:
             logits = decoder.scores(act, begin, end)
             d_logits = act.d_logits[: len(logits)]
             decoder.cross_entropy(act, begin, end, logits, d_logits, signal.decoder_weight(begin, end) if signal.rewarded else None)
+            if act.teacher:
+                act.teacher.soften(begin, end, d_logits)
             decoder.backward(act, begin, end, d_logits, add=add or begin > 0)
 
     @property
@@ -358,7 +367,7 @@ class NeuroGenModel:
 
         `act` advances to the next segment.
         """
-        self._load_segment(act, inputs, targets)
+        self.load_segment(act, inputs, targets)
 
         def step():
             self.brain.forward(act, functools.partial(self.brain.decoder.losses, act))
@@ -368,7 +377,7 @@ class NeuroGenModel:
         losses, hits = self._result(act)
         return losses, hits.astype(bool)
 
-    def _load_segment(self, act, inputs, targets):
+    def load_segment(self, act, inputs, targets):
         """Load a segment and its targets. Returns the number of targets in the mean loss."""
         self._load_tokens(act, inputs, targets)
         return self._count_targets(act, targets)
@@ -481,7 +490,7 @@ class NeuroGenModel:
         state: a state of neurons to keep with it; trainer: what a trainer needs to go on. Raises CheckpointError where it cannot be
         written.
         """
-        return checkpoint.save(_path(path), *self.snapshot(state, trainer), self.tokenizer)
+        return checkpoint.save(_path(path), *self.snapshot(state, trainer), self.tokenizer, quantization=self.quantization)
 
     def snapshot(self, state: dict | None = None, trainer: dict | None = None) -> tuple[dict, dict]:
         """(tensors, documents) of a checkpoint, as `checkpoint.save` takes them; copies."""
@@ -489,11 +498,13 @@ class NeuroGenModel:
         tensors = {"brain": self.brain.structure(), "embeddings": {}, "decoder": {}, "optimizer": {}, "state": state or {}}
         for name, parameter in tables.table.items():
             tensors[parameter.file][name] = fetch(tables.value[name])
-        tensors["optimizer"] = {name: fetch(x) for name, x in self.optimizer.tensors().items()}
-        documents = {"config": self.config.to_dict(), "neurons": self._neurons()}
+        for name, parameter in tables.quantized.items():
+            tensors[parameter.file] |= tables.stored(name)
+        tensors["optimizer"] = {} if self.quantization else {name: fetch(x) for name, x in self.optimizer.tensors().items()}
+        documents = {"config": self.config.to_dict(), "neurons": self.neurons()}
         return tensors, documents | {"trainer": {"updates": self.optimizer.steps, **(trainer or {})}}
 
-    def _neurons(self) -> dict[str, dict[str, str]]:
+    def neurons(self) -> dict[str, dict[str, str]]:
         """Module -> {"neuron": its reference, "sha256": of its source, "source": its text}; no text for those that ship."""
         made = {population.name: population.neuron for population in self.brain.populations}
         saved = {name: {"neuron": neuron.reference, "sha256": neuron.source_hash} for name, neuron in made.items()}
@@ -557,14 +568,20 @@ class NeuroGenModel:
             raise CheckpointError(f"{path}: {missing.args[0]!r} is missing from this checkpoint; use another one") from None
         except ConfigError as error:
             raise CheckpointError(f"{path}: its configuration cannot be read: {error}") from None
+        bits = saved.quantization.get("bits") if saved.quantization else None
+        if saved.quantization and (not isinstance(bits, int) or bits not in DTYPE):
+            raise CheckpointError(f"{path}: codes of {bits} bits are unknown; install a newer NeuroGen")
         config = loading.match_sources(config, saved.documents.get("neurons", {}), str(path))
+        tokenizer = Tokenizer.load(saved.tokenizer_folder) if saved.tokenizer_folder else None
         model = cls.__new__(cls)
-        model._setup(config, backend, gpu_device, Tokenizer.load(saved.tokenizer_folder) if saved.tokenizer_folder else None)
+        model._setup(config, backend, gpu_device, tokenizer, saved.quantization)
         return model, saved, groups
 
     def _drawn_anew(self, tensors) -> list[str]:
         """The projections whose synapses in a checkpoint are of an older form: scattered, dense, or in another number of bundles where the
         fan-in covers all sources."""
+        if self.quantization:
+            return []
         known = [(arc, np.shape(tensors.get(f"{arc.name}.weight", ()))) for arc in self.brain.arcs]
         scattered_or_dense = [arc.name for arc, shape in known if len(shape) in (1, 2)]
         fewer = [arc.name for arc, shape in known if shape[:1] == (arc.tiles * arc.nearest_bundles,) < arc.weight_shape[:1]]
@@ -576,12 +593,16 @@ class NeuroGenModel:
         expected = {"brain": self.brain.structure_shapes(), "embeddings": {}, "decoder": {}, "optimizer": {}}
         for name, parameter in tables.table.items():
             expected[parameter.file][name] = (parameter.shape, "float32")
-        optimizer = self.optimizer.tensors()
+        for name, parameter in tables.quantized.items():
+            expected[parameter.file] |= tables.stored_shapes(name)
+        optimizer = {} if self.quantization else self.optimizer.tensors()
         expected["optimizer"] = {name: (x.shape, str(x.dtype)) for name, x in optimizer.items()}
         for group, shapes in expected.items():
             checkpoint.check_shapes(shapes, groups[group], f"{where}, {group}")
         for name, parameter in tables.table.items():
             tables.value[name][...] = self.backend.asarray(groups[parameter.file][name])
+        for name, parameter in tables.quantized.items():
+            tables.load_stored(name, groups[parameter.file])
         for name, x in optimizer.items():
             x[...] = self.backend.asarray(groups["optimizer"][name])
         self.brain.load_structure(groups["brain"])
@@ -589,15 +610,17 @@ class NeuroGenModel:
 
     def __copy__(self) -> NeuroGenModel:
         """A model of its own with the same weights, optimiser and tokenizer, on the same backend; its neurons are reset."""
-        return _made_from(self.config, self.tokenizer, self.backend, self.snapshot()[0], self.optimizer.steps, self._neurons())
+        return made_from(self.config, self.tokenizer, self.backend, *self._content())
 
     def __deepcopy__(self, memo) -> NeuroGenModel:
         return self.__copy__()
 
     def __reduce__(self):
         """Pickled as it is copied. It comes back on a backend of the same kind, which has to be there."""
-        settings = backends.arguments_of(self.backend)
-        return _made_from, (self.config, self.tokenizer, settings, self.snapshot()[0], self.optimizer.steps, self._neurons())
+        return made_from, (self.config, self.tokenizer, backends.arguments_of(self.backend), *self._content())
+
+    def _content(self):
+        return self.snapshot()[0], self.optimizer.steps, self.neurons(), self.quantization
 
     def _columns(self, ids, what, low: int | None = 0):
         """One sequence or a batch of them as time-major [T, B] int32, checked."""
@@ -633,10 +656,10 @@ def _number(rate):
         raise ConfigError(f"learning_rate: a number is needed, not {rate!r}") from None
 
 
-def _made_from(config, tokenizer, backend, tensors, updates, neurons):
+def made_from(config, tokenizer, backend, tensors, updates, neurons, quantization=None):
     """The model that `snapshot` gave these tensors of. backend: one, or the arguments to get it."""
     config = loading.match_sources(config, neurons, "a copy")
     model = NeuroGenModel.__new__(NeuroGenModel)
-    model._setup(config, backend if isinstance(backend, Backend) else backends.get(*backend), 0, tokenizer)
+    model._setup(config, backend if isinstance(backend, Backend) else backends.get(*backend), 0, tokenizer, quantization)
     model._fill(tensors, updates, "a copy")
     return model

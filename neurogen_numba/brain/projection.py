@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -32,7 +33,8 @@ class Signal:
 class Projection:
     """The synapses of one arc, in bundles: structure and weights. The backend's `Synapses` computes them.
 
-    block, delay: [tiles, bundles per tile] int32 NumPy, read-only: the source block of a bundle, and its axonal delay in tokens.
+    block, delay: [tiles, bundles per tile] int32 NumPy, read-only: the source block of a bundle, and its axonal delay in tokens; [bundles]
+    of a pruned projection. tile: [bundles] int32, the tile of each bundle.
     """
 
     def __init__(self, arc: Arc, backend):
@@ -41,23 +43,28 @@ class Projection:
     def parameters(self):
         arc = self.arc
         meaning = f"synapses {arc.source} -> {arc.target}, delays {arc.first_delay} to {arc.longest_delay} tokens"
-        yield Parameter(f"{arc.name}.weight", arc.weight_shape, meaning, decays=True, high=0.0 if arc.inhibitory else math.inf)
+        high = 0.0 if arc.inhibitory else math.inf
+        yield Parameter(f"{arc.name}.weight", arc.weight_shape, meaning, decays=True, high=high, quantizable=True)
 
     def initialise(self, parameters: Parameters, seed: int):
         """Draw structure and weights."""
         arc = self.arc
         drawn = generator(seed, f"{arc.name}.weight").standard_normal(arc.weight_shape)
         self.set_structure(*draw_bundles(arc, seed))
-        sources, targets = real_weights(arc, self.block)
-        fan_in = sources.sum(axis=1).reshape(arc.tiles, -1).sum(axis=1)  # smaller for a tile that reads the last block
-        drawn *= sources[:, :, None] * targets[:, None, :] / np.sqrt(np.repeat(fan_in, arc.bundles_per_tile))[:, None, None]
+        sources, targets = real_weights(arc, self.block, self.tile)
+        # of each tile; smaller for one that reads the last block
+        fan_in = np.bincount(self.tile, sources.sum(axis=1), arc.tiles)
+        drawn *= sources[:, :, None] * targets[:, None, :] / np.sqrt(fan_in[self.tile])[:, None, None]
         parameters.value[f"{arc.name}.weight"][...] = self.backend.asarray(-np.abs(drawn) if arc.inhibitory else drawn, "float32")
 
-    def set_structure(self, block, delay):
+    def set_structure(self, block, delay, tile=None):
         """Structure as `draw_bundles` returns it, NumPy."""
-        self.block, self.delay = np.array(block, np.int32), np.array(delay, np.int32)
-        for array in (self.block, self.delay):
+        tile = self.arc.all_tiles if tile is None else tile
+        self.block, self.delay, self.tile = (np.array(array, np.int32) for array in (block, delay, tile))
+        for array in (self.block, self.delay, self.tile):
             array.flags.writeable = False
 
     def bind(self, parameters: Parameters):
-        self.weight, self.d_weight = parameters.value[f"{self.arc.name}.weight"], parameters.gradient[f"{self.arc.name}.weight"]
+        name = f"{self.arc.name}.weight"
+        self.weight, self.d_weight = parameters.value.get(name), parameters.gradient.get(name)  # without them, of codes
+        self.dense = functools.partial(parameters.dense, name)  # a copy of the weights, NumPy

@@ -244,9 +244,8 @@ def _bundles(projection):
     """(delay, first source, first target, weights [sources, targets]) of each bundle of a projection, without padding."""
     arc, weight = projection.arc, np.asarray(projection.weight)
     for number in range(len(weight)):
-        tile, k = divmod(number, arc.bundles_per_tile)
-        s0, t0 = int(projection.block[tile, k]) * arc.bundle, tile * arc.bundle
-        yield int(projection.delay[tile, k]), s0, t0, weight[number, : arc.sources - s0, : arc.targets - t0]
+        s0, t0 = int(projection.block.flat[number]) * arc.bundle, int(projection.tile[number]) * arc.bundle
+        yield int(projection.delay.flat[number]), s0, t0, weight[number, : arc.sources - s0, : arc.targets - t0]
 
 
 def _changed(old, new):

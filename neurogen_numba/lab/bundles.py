@@ -85,7 +85,8 @@ class Made:
         self.backend, (self.tiles, of_tile) = backend, wiring.block.shape
         self.history = max(1, int(wiring.delay.max()))
         size = wiring.weight.shape[1]
-        arc = _Given("made_up", "x", "current", sources, targets, of_tile * size, 0, self.history + 1, False, size, size, of_tile)
+        given = {"delays": self.history + 1, "most": size, "bundle_size": size, "of_tile": of_tile}
+        arc = _Given("made_up", "x", "current", sources, targets, of_tile * size, **given)
         self.projection = Projection(arc, backend)
         parameters = Parameters(self.projection.parameters(), backend)
         self.projection.bind(parameters)
@@ -147,6 +148,8 @@ def read_gradient(state, current: str, size: int, first: int, last: int, length:
 
 def read_weight(synapses, projection):
     """The weights [tiles J, BS, BT] float32 of a projection that our kernels compute with; some are dropped while a brain learns."""
+    if projection.weight is None:  # codes
+        return synapses.backend.asarray(projection.dense())
     if synapses.backend.name == "cpu":
         flat, offset = synapses.read, synapses.weight_offsets[synapses.projections.index(projection)]
     else:
@@ -216,6 +219,8 @@ def _longest(projection):
 
 
 def _structure(projection):
-    """(block, delay) on the device."""
+    """(block, delay) on the device. Raises ConfigError for a pruned projection, whose tiles have different numbers of bundles."""
+    if projection.arc.pruned:
+        raise ConfigError(f"{projection.arc.name} is pruned: kernels of bundles of one's own need the same number of bundles in every tile")
     backend = projection.backend
     return tuple(backend.asarray(array, "int32") for array in (projection.block, projection.delay))

@@ -32,7 +32,8 @@ class Rewiring:
 
     def __init__(self, model):
         self.model, self.brain, self.training = model, model.brain, model.config.training
-        self.projections = [p for p in self.brain.projections if p.arc.bundles_per_tile < p.arc.blocks * p.arc.delays]
+        known = [p for p in self.brain.projections if not p.arc.pruned]  # a pruned one keeps its wiring
+        self.projections = [p for p in known if p.arc.bundles_per_tile < p.arc.blocks * p.arc.delays]
         if not self.projections:
             raise ConfigError(
                 "training.rewire_interval: every target reads all blocks of its sources at all delays, so no other bundle can grow; "

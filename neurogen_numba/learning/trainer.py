@@ -28,6 +28,7 @@ from ..text.prefetch import Prefetch
 from ..text.tokenizer import Tokenizer
 from .brain_snapshot import brain_snapshot
 from .diagnosis import origin
+from .distillation import Teacher, load_teacher
 from .evaluation import answer_questions, evaluate, streams_for, streams_of, unknown_share
 from .replay import Replay
 from .report import CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
@@ -66,6 +67,11 @@ class Trainer:
             tokenizer.save(run / TOKENIZER)
         elif (run / TOKENIZER).is_dir():
             tokenizer = Tokenizer.load(run / TOKENIZER)
+        teacher = None
+        if config.training.distill:
+            backend = backend if isinstance(backend, Backend) else backends.get(backend)
+            teacher = load_teacher(config, backend)
+            tokenizer = tokenizer or teacher.tokenizer
         if tokenizer:
             config = config.replace(brain={"vocabulary": tokenizer.vocabulary})
         with doing("getting ready: reading the text", patience=0):
@@ -80,7 +86,7 @@ class Trainer:
             raise ConfigError("--fit and --memory-limit are about a GPU's memory, and this run is on the CPU; drop them")
         with doing("getting ready: building the brain", patience=0):
             model = NeuroGenModel.from_config(config, corpus.tokenizer, backend=backend)
-            self._setup(model, corpus, run, beginning(config))
+            self._setup(model, corpus, run, beginning(config), teacher)
 
     @classmethod
     def resume(cls, run: Path, steps: int | None = None, backend="auto", folder: Path | None = None, **changes: dict) -> Trainer:
@@ -118,6 +124,8 @@ class Trainer:
         trainer.act.load_state(state)
         if trainer._replay:
             trainer._replay.load_state(state)
+        if trainer.act.teacher:
+            trainer.act.teacher.load_state(state)
         trainer._notices = [*passed_over, f"resuming from step {trainer.step:,}"]
         if steps is not None:
             trainer.steps, trainer.planned = steps, True
@@ -126,7 +134,7 @@ class Trainer:
             raise ConfigError(f"{run} has made {trainer.step} steps already; to continue, give a higher --steps")
         return trainer
 
-    def _setup(self, model, corpus, run, saved):
+    def _setup(self, model, corpus, run, saved, teacher=None):
         self.model, self.corpus, self.run = model, corpus, run
         self.config = model.config
         training = self.config.training
@@ -135,6 +143,9 @@ class Trainer:
         self._val_subset = corpus.validation(training.eval_tokens)
         self._pieces = pieces(self._val_subset.tokens, corpus.tokenizer.end_of_text)
         self.act: Activity = model.activity(training.segment, training.batch, learning=True)
+        if training.distill:
+            teacher = teacher or load_teacher(self.config, model.backend)
+            self.act.teacher = Teacher(teacher, corpus.tokenizer, training.segment, training.batch)
         self.step = saved["step"]
         # targets so far; older checkpoints lack it, and their runs counted padding
         self.tokens = saved.get("tokens", self.step * training.batch * training.segment)
@@ -195,7 +206,10 @@ class Trainer:
                 break
             due = self._rewiring and self._rewiring.due(self.step + 1, self.steps)
             rewire = self._rewire if due else None
-            loss, accuracy, norm = self.model.update(self.act, *segment, rate, self._reset_mask(segment[0]), rewire)
+            reset = self._reset_mask(segment[0])
+            if self.act.teacher:
+                self.act.teacher.read(*segment, reset)
+            loss, accuracy, norm = self.model.update(self.act, *segment, rate, reset, rewire)
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 yield from saver.wait()
                 raise self._non_finite_error(loss, norm)
@@ -276,6 +290,8 @@ class Trainer:
             session = Session(model, SAMPLING)
             session.feed(self._pieces[0].context[:1, None])
             session.draw()
+            if self.act.teacher:
+                self.act.teacher.read(*np.zeros((2, self.act.tokens, self.act.batch), np.int32))
             model.learning_step(self.act, reset=True)
             for act in (scored, session.act):
                 act.recorded.clear()  # its steps refer to it: breaking the cycle frees its memory now, without the garbage collector
@@ -440,6 +456,7 @@ class Trainer:
             "rewired": self.rewired,
         }
         state = self.act.state() | (self._replay.state() if self._replay else {})
+        state |= self.act.teacher.state() if self.act.teacher else {}
         tensors, documents = self.model.snapshot(state, trainer)
         return Snapshot(self.step, tensors, documents, self.model.tokenizer, loss)
 

@@ -31,6 +31,7 @@ READ_AND_WRITTEN = {  # operation: position or name of arguments that it reads a
     "population_eligibility": ("traces", "d"),
     "eligibility": (0, 1),
     "working_memory_eligibility": (3, 4),
+    "soften": (0,),
     "softmax_part": (0, 2),
     "scale_words": (0,),
     "average": (0,),
@@ -45,6 +46,7 @@ READ_AND_WRITTEN = {  # operation: position or name of arguments that it reads a
 }
 OF_ROWS = {
     "embedding_forward": 1,
+    "code_rows": 1,
     "embedding_backward": 0,
     "adafactor": 0,
 }  # position of the table, of which only the rows of the tokens are moved
@@ -115,9 +117,9 @@ def cost(call: Call) -> tuple[float, float]:
     if call.name in OF_ROWS:
         table = arguments[OF_ROWS[call.name]]
         rows = arguments[4 if call.name == "adafactor" else 2].size
-        moved += rows * table.itemsize * table.shape[1] * (1 if call.name == "embedding_forward" else 2) - table.nbytes
+        moved += rows * table.itemsize * table.shape[1] * (1 if call.name in ("embedding_forward", "code_rows") else 2) - table.nbytes
     operations = 0
-    if call.name == "product":
+    if call.name in ("product", "quantized_product"):
         out, a = arguments[:2]
         operations = 2 * out.size * a.shape[1]
         moved += out.nbytes if call.repeat.keywords.get("add") else 0

@@ -129,6 +129,6 @@ class MetaSynapses(CudaSynapses):
     def wire(self):
         """As CudaSynapses.wire, with zeros in the tables: their size does not depend on the wiring drawn."""
         for p in self.projections:
-            tables = np.zeros((p.arc.tiles, p.arc.bundles_per_tile), np.int32)
-            p.set_structure(tables, tables)
+            tables = np.zeros(p.arc.structure_shape, np.int32)
+            p.set_structure(tables, tables, np.zeros(p.arc.pruned, np.int32) if p.arc.pruned else None)
         super().wire()

@@ -38,8 +38,10 @@ if TYPE_CHECKING:  # NumPy and safetensors are imported where they are used, so 
     import numpy as np
 
 FORMAT = "neurogen-checkpoint"
-VERSION = 2  # of the format; raised when older programs cannot read it. Version 1 has CRC-32 instead of SHA-256, and no loss
-SUMS = {1: ("crc32", int), 2: ("sha256", str)}  # version of the format -> (checksum of a file, its type)
+# Version of the format; raised when older programs cannot read it. Version 1 has CRC-32 instead of SHA-256, and no loss. Version 3 is a
+# quantised model; all other checkpoints are written in version 2.
+VERSION, QUANTIZED = 2, 3
+SUMS = {1: ("crc32", int), 2: ("sha256", str), 3: ("sha256", str)}  # version of the format -> (checksum of a file, its type)
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
 STEP = re.compile(r"(step-(\d{8,}))(\.old)?")  # name, step
@@ -49,11 +51,13 @@ ANOTHER = "use another checkpoint"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: `tensors[group][name]` are new, writable arrays; `documents[name]` are JSON objects."""
+    """A loaded checkpoint: `tensors[group][name]` are new, writable arrays; `documents[name]` are JSON objects. quantization: of a
+    quantised model, its bits and what was measured; else None."""
 
     tensors: dict[str, dict[str, np.ndarray]]
     documents: dict[str, dict]
     folder: Path
+    quantization: dict | None = None
 
     @property
     def tokenizer_folder(self) -> Path | None:
@@ -70,11 +74,19 @@ def step_folder(run: Path, step: int) -> Path:
 # Saving
 
 
-def save(folder: Path, tensors: dict[str, dict[str, np.ndarray]], documents: dict[str, dict], tokenizer=None, loss=None) -> int:
+def save(
+    folder: Path,
+    tensors: dict[str, dict[str, np.ndarray]],
+    documents: dict[str, dict],
+    tokenizer=None,
+    loss: float | None = None,
+    quantization: dict | None = None,
+) -> int:
     """Write a checkpoint atomically; it replaces one that `folder` may contain. Returns its size in bytes.
 
     `tensors[group][name]`: arrays of any shape and a bool, integer, float or complex64 dtype. `documents[name]`: JSON values. `tokenizer`:
-    has a method `save(folder)`. `loss`: on held-out text, by which `best` chooses; None if it was not measured.
+    has a method `save(folder)`. `loss`: on held-out text, by which `best` chooses; None if it was not measured. `quantization`: as in
+    `Checkpoint`.
     Memory: a second copy of the largest group.
     Raises CheckpointError if the disk is full, writing is not permitted, or `folder` contains something else.
     """
@@ -86,7 +98,7 @@ def save(folder: Path, tensors: dict[str, dict[str, np.ndarray]], documents: dic
     try:
         replaced = _refuse_foreign(folder, old)
         try:
-            size = _fill(saving, tensors, documents, tokenizer, loss)
+            size = _fill(saving, tensors, documents, tokenizer, {"validation_loss": loss}, quantization)
             _replace(folder, saving, old)
         finally:  # clean up after a failure
             _remove(saving)
@@ -130,7 +142,7 @@ def _foreign(folder):
     return next((name for name in _inside(folder) if name not in of_checkpoint), None)
 
 
-def _fill(folder, tensors, documents, tokenizer, loss):
+def _fill(folder, tensors, documents, tokenizer, about, quantization):
     """Write all files of a checkpoint into a new folder and sync them to the disk."""
     import platform
     from importlib import metadata
@@ -156,7 +168,8 @@ def _fill(folder, tensors, documents, tokenizer, loss):
         _sync_folder(folder / TOKENIZER)
     versions = {"neurogen": __version__, "python": platform.python_version()}
     versions |= {name: metadata.version(name) for name in ("numpy", "numba")}
-    manifest = {"format": FORMAT, "version": VERSION, "made_with": versions, "validation_loss": loss, "files": files}
+    about |= {"quantization": quantization} if quantization else {}
+    manifest = {"format": FORMAT, "version": QUANTIZED if quantization else VERSION, "made_with": versions, **about, "files": files}
     _write(folder / MANIFEST, _json(manifest | {"sha256": seal(manifest)}))
     _sync_folder(folder)
     return _bytes(files)
@@ -252,7 +265,8 @@ def load(folder: Path, groups: list[str] | None = None) -> Checkpoint:
     Raises CheckpointError if it is missing, foreign, incomplete, damaged, written by a newer version, or lacks a group.
     """
     folder = _readable(Path(folder))
-    files = _check(folder)
+    manifest = _manifest(folder)
+    files = manifest["files"]
     if groups is None:
         groups = [name.removesuffix(".safetensors") for name in files if name.endswith(".safetensors")]
     documents = {}
@@ -261,7 +275,13 @@ def load(folder: Path, groups: list[str] | None = None) -> Checkpoint:
             _read(folder, name, files)  # the tokenizer's files: checked here, opened by the tokenizer
         elif name.endswith(".json"):
             documents[name.removesuffix(".json")] = _parse(folder / name, _read(folder, name, files))
-    return Checkpoint({group: _tensors(folder, group, files) for group in groups}, documents, folder)
+    tensors = {group: _tensors(folder, group, files) for group in groups}
+    return Checkpoint(tensors, documents, folder, manifest.get("quantization") if manifest["version"] == QUANTIZED else None)
+
+
+def is_quantized(folder: Path) -> bool:
+    """Whether a checkpoint is of a quantised model. Raises CheckpointError if it is not whole."""
+    return _manifest(_readable(Path(folder)))["version"] == QUANTIZED
 
 
 def fingerprint(folder: Path) -> str:
@@ -299,11 +319,12 @@ def _manifest(folder):
     if manifest.get("format") != FORMAT:
         raise CheckpointError(f"{folder} is not a NeuroGen checkpoint: its {MANIFEST} is of another format; {ANOTHER}")
     version, files = manifest.get("version"), manifest.get("files")
-    if isinstance(version, int) and version > VERSION:
+    if isinstance(version, int) and version > QUANTIZED:
         raise CheckpointError(
-            f"{folder} has checkpoint format {version}, this NeuroGen ({__version__}) reads up to {VERSION}; install a newer NeuroGen"
+            f"{folder} has checkpoint format {version}, this NeuroGen ({__version__}) reads up to {QUANTIZED}; install a newer NeuroGen"
         )
     known = isinstance(version, int) and version in SUMS and isinstance(files, dict)
+    known = known and (version != QUANTIZED or isinstance(manifest.get("quantization"), dict))
     if version != 1 and manifest.get("sha256") != seal(manifest):
         raise CheckpointError(f"{path} is damaged: its content is not what was saved; {ANOTHER}")
     if not known or not all(_is_entry(entry, *SUMS[version]) for entry in files.values()):

@@ -249,6 +249,8 @@ def find_resumable(path: str | None, out: Path) -> tuple[Path, Path | None, list
             checkpoint.latest(run)  # raises for a folder that is not a run, before a lock is written into it
         checkpoint.saved(run)  # raises if checkpoints cannot be written, before hours of training
         return run, None, []
+    if checkpoint.is_quantized(run):
+        raise CheckpointError(f"{run} is quantised, and is not trained further; resume the run that it was made from")
     if checkpoint.step_of(run.absolute()) is None or run.absolute().parent.name != "checkpoints":
         raise CheckpointError(f"{run} is a checkpoint outside a run; make it a run with `neurogen migrate {run} runs/NAME --preset ...`")
     checkpoint.verify(run)
