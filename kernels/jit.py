@@ -27,10 +27,6 @@ _MATH = {"contract", "nsz"}
 # stores nothing, and scratch arrays lie in one allocation at fixed distances.
 _SUMS = _MATH | {"reassoc"}
 
-# Only `prange` is parallel: without these, Numba looks for loops to make parallel in every array expression, and compiles a third longer.
-_AUTOMATIC = ("comprehension", "fusion", "inplace_binop", "numpy", "reduction", "setitem", "stencil")
-_PRANGE = {"prange": True, **dict.fromkeys(_AUTOMATIC, False)}
-
 
 def _compile(parallel=False, **options):
     """Decorator: compile a loop at its first call and save it on disk. options: of `numba.njit`.
@@ -40,7 +36,7 @@ def _compile(parallel=False, **options):
     """
 
     def compiled(loop):
-        shared = cached(numba.njit(error_model="numpy", parallel=_PRANGE if parallel else False, **options)(loop))
+        shared = cached(numba.njit(error_model="numpy", parallel=parallel, **options)(loop))
         shared.serial = cached(numba.njit(error_model="numpy", **options)(loop)) if parallel else shared
         return shared
 
