@@ -22,6 +22,7 @@ import numpy as np
 from neurogen_numba import backends
 from neurogen_numba.brain.connectome import Arc
 from neurogen_numba.brain.projection import Projection
+from neurogen_numba.kernels.dropout import mask_offset
 from neurogen_numba.kernels.population import make_write_events_cpu
 from neurogen_numba.kernels.surrogate import make_surrogate
 from neurogen_numba.optim.parameters import Parameters
@@ -68,7 +69,7 @@ def prepare(rng, neurons, events):
 
     state = synapses.state({"a.axon": (neurons, HISTORY)}, {"b.current": neurons}, TOKENS, SEQUENCES, learning=True, copied={})
     state.set_past("a.axon", draw_events(rng, HISTORY, neurons, events))
-    membranes, no_dropout = 2 * draw_events(rng, TOKENS, neurons, events), (np.float32(0), np.zeros(1, np.uint64), np.uint64(0))
+    membranes, no_dropout = 2 * draw_events(rng, TOKENS, neurons, events), (np.float32(0), np.zeros(1, np.uint64), mask_offset(0))
     make_write_events_cpu(make_surrogate())(state.axon("a.axon"), 0, membranes, *no_dropout, True)  # graded
     current = np.zeros((TOKENS, SEQUENCES, neurons), np.float32)
     state.set_current_grad("b.current", 0, TOKENS, rng.standard_normal(current.shape, np.float32))

@@ -20,7 +20,7 @@ import numpy as np
 from numba import cuda
 from numba.extending import register_jitable
 
-from .dropout import dropout_factor
+from .dropout import dropout_factor, mask_index, mask_index_32, mask_index_alone
 from .gate import gate_step, gate_step_backward
 from .half import store
 from .jit import ONE, ZERO, cpu, cpu_serial_sum
@@ -105,10 +105,10 @@ class Axon(NamedTuple):
 
 
 @register_jitable
-def axon_value(s, drop, key, index):
-    """The value s after dropout with rate `drop`. index: of the random number (rng.py)."""
+def axon_value(s, drop, key, offset, i, token_size):
+    """The i-th value s after dropout with rate `drop` (dropout.py)."""
     if drop > ZERO and s != ZERO:
-        s *= dropout_factor(drop, key, index)
+        s *= dropout_factor(drop, key, mask_index_32(offset, i, token_size))
     return s
 
 
@@ -143,7 +143,7 @@ def make_population_forward(physics: Physics, graded: bool, traced: bool, gated:
         tokens,
         drop,
         key,
-        first_index,
+        offset_of_mask,
     ):
         """Block (i, b): the i-th `columns` hypercolumns of sequence b. ring, trace_ring [words, rows B, WORD]: of the axon and the trace;
         `first`: the chunk's first token in its segment.
@@ -209,7 +209,7 @@ def make_population_forward(physics: Physics, graded: bool, traced: bool, gated:
             cuda.syncthreads()  # waits for r of all hypercolumns
             k, j = thread, u32(normalizers + thread_column)
             while active and k < count * width:  # 3.
-                x, index = shared[k] * shared[j], first_index + np.uint64(i)
+                x, index = shared[k] * shared[j], i
                 k, j, i = u32(k + width), u32(j + columns), u32(i + token_size)
                 values = step(*values, drive(x, gain, gain_b, bias), *constants)
                 save(state.values, i, values)
@@ -223,7 +223,12 @@ def make_population_forward(physics: Physics, graded: bool, traced: bool, gated:
                         if trace_slot >= trace_rows:
                             trace_slot = u32(trace_slot - trace_rows)
                 if ring_rows > 0:
-                    store(ring[word], np.uint64(slot), bit, axon_value(carried(v, event(v), graded), drop, key_0, index))
+                    store(
+                        ring[word],
+                        np.uint64(slot),
+                        bit,
+                        axon_value(carried(v, event(v), graded), drop, key_0, offset_of_mask, index, token_size),
+                    )
                     slot = u32(slot + B)
                     if slot >= ring_rows:
                         slot = u32(slot - ring_rows)
@@ -245,8 +250,10 @@ def fetch_token(ds, dy, state, r, c, gate, i, j, traced, gated):
 
 
 @functools.cache
-def make_population_backward(physics: Physics, graded: bool, traced: bool, gated: bool, modulated: bool = False):
-    """A specialised `population_backward`, as in `make_population_forward`; modulated: with gradients of the sensitivities."""
+def make_population_backward(physics: Physics, graded: bool, traced: bool, gated: bool, modulated: bool = False, several: bool = False):
+    """A specialised `population_backward`, as in `make_population_forward`; modulated: with gradients of the sensitivities; several:
+    with dropout of a batch that several processes share. Its division takes registers that the others need."""
+    index_of = mask_index_32 if several else mask_index_alone
     LOADS_PER_THREAD = BACK_LOADS if gated else 1  # in step 3; without a gate, step 3 loads nothing
     adjoint, modulate, event, S = physics.adjoint, physics.modulate, physics.surrogate.event, physics.states
     factor_gradient, FIRST = physics.factor_gradient, S + 1  # FIRST: index of the first d_constant in the result of the adjoint
@@ -276,7 +283,7 @@ def make_population_backward(physics: Physics, graded: bool, traced: bool, gated
         scale,
         drop,
         key,
-        first_index,
+        offset_of_mask,
     ):
         """Block (i, j): the i-th `columns` hypercolumns of the j-th group of sequences, one sequence after another.
 
@@ -327,7 +334,7 @@ def make_population_backward(physics: Physics, graded: bool, traced: bool, gated
                     if i > begin:
                         fetched = fetch_token(ds, dy, state, r, c, gate, u32(i - token_size), u32(j - B * H), traced, gated)
                     if drop > ZERO:
-                        ds_t *= dropout_factor(drop, key[0], first_index + np.uint64(i))
+                        ds_t *= dropout_factor(drop, key[0], index_of(offset_of_mask, i, token_size))
                     if traced:
                         s_t = carried(after[0], event(after[0]), graded)
                         dy_t, ds_from_trace, dgamma_t = trace_step_backward(dy_t, dy_in, y_prev, s_t, gamma)
@@ -473,7 +480,7 @@ def make_write_events_cpu(surrogate: Surrogate):
     event, slope = surrogate
 
     @cpu()
-    def write_events_cpu(axon, first, v, drop, key, first_index, graded):
+    def write_events_cpu(axon, first, v, drop, key, offset_of_mask, graded):
         """Write the axons of C tokens from v [C, B, N] into rows start[0] + first ...: the ring and both bit masks.
 
         A dropped neuron is in neither mask: no synapse reads it, and it gets no gradient.
@@ -486,7 +493,8 @@ def make_write_events_cpu(surrogate: Surrogate):
             grad_mask = np.zeros(WORD, np.float32)
             for word in range(words):
                 first, size = word * WORD, min(WORD, N - word * WORD)
-                v_t, s, index = v[t, b, first : first + size], x[word, row + t, b], first_index + np.uint64(task * N + first)
+                v_t, s = v[t, b, first : first + size], x[word, row + t, b]
+                index = mask_index(offset_of_mask, np.uint64(task * N + first))
                 grad_mask[size:] = ZERO
                 for n in range(size):
                     s[n] = carried(v_t[n], event(v_t[n]), graded)
@@ -531,7 +539,7 @@ def make_population_backward_cpu(physics: Physics, modulated: bool = False):
         scale,
         drop,
         key,
-        first_index,
+        offset_of_mask,
         graded,
     ):
         """Overwrite d_current [C, B, N or more] and d_gate; accumulate d, the arrays of NeuronParameters as a flat tuple, then
@@ -564,7 +572,7 @@ def make_population_backward_cpu(physics: Physics, modulated: bool = False):
                             fetch_row(row, t - 1, b, column_slice.start, x.size)
                     ds_t[:] = ds[t, b, column_slice]
                     if drop > ZERO:
-                        index = first_index + np.uint64((t * B + b) * N + h * hypercolumn)
+                        index = mask_index(offset_of_mask, np.uint64((t * B + b) * N + h * hypercolumn))
                         for n in range(x.size):
                             ds_t[n] *= dropout_factor(drop, key[0], index + np.uint64(n))
                     if traced:

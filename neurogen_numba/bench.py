@@ -7,8 +7,10 @@ import importlib
 import sys
 from pathlib import Path
 
-from .cli import STDOUT, Parser, add_backend_flag, add_json_flag, backend_of, command, tell_json
+from .cli import STDOUT, Parser, add_backend_flag, add_json_flag, command, tell_json
 from .configure import add_config_flags, config_of
+from .distributed import launch
+from .distributed.communicator import current
 from .errors import ConfigError
 
 WHAT = {
@@ -34,6 +36,7 @@ def parser() -> Parser:
     flags.add_argument("--repeats", type=int, default=10, help="measurements, after three that warm up")
     add_json_flag(flags, "preset", "backend", "device")
     add_backend_flag(flags)
+    launch.add_flags(flags)
     return flags
 
 
@@ -42,7 +45,44 @@ def main(argv=None):
     words = sys.argv[1:] if argv is None else argv
     if words[:1] in (["ablate"], ["tasks"]):  # with flags of their own
         return importlib.import_module(f".{words[0]}", __package__).main(words[1:])
+    if launch.started_from_outside():
+        return launch.supervised("bench", argv)
+    communicator = current()
+    with communicator.agreed():
+        args, config = _settings(argv)
+        launch.check(args, config.training.batch, communicator)
+        text = _bytes_of(args.text, config.brain.vocabulary) if args.text else b""
+    if launch.wanted(args):
+        return launch.launch("bench", argv, args.gpus)
+    backend = launch.backend_of(args, communicator, config.to_dict())
+    if communicator.rank:
+        return launch.follow(communicator, backend)
+    communicator.leads = communicator.size > 1
+    from rich.console import Console
+    from rich.status import Status
+
+    from .benchmarks import speed
+    from .system.waiting import shown_by
+
+    def show(sentence, done, total):
+        status.update(sentence or "measuring")
+
+    status = Status("measuring", console=Console(stderr=True))
+    shown = shown_by(show) if status.console.is_terminal else contextlib.nullcontext()
+    with status, shown:
+        bench = speed.Bench(config, backend, args.repeats, args.batch_size or 1, text, args.after, communicator)
+        result = getattr(bench, args.what)()
+    if args.json != STDOUT:
+        speed.show(result)
+    tell_json(args.json, result)
+    return 0
+
+
+def _settings(argv):
+    """(flags, configuration)."""
     args = parser().parse_args(argv)
+    if args.gpus and args.what != "train":
+        raise ConfigError(f"--gpus: {args.what} runs in one process; drop it, or measure train")
     if args.what in ("ablate", "tasks"):
         raise ConfigError(f"{args.what} has its own flags, and must come first: neurogen bench {args.what} ...")
     for name in ("batch_size", "seq_length", "vocab_size", "repeats"):
@@ -57,26 +97,7 @@ def main(argv=None):
         brain={"vocabulary": args.vocab_size or config.text.vocabulary},
         training={name: value for name, value in (("batch", args.batch_size), ("segment", args.seq_length)) if value is not None},
     )
-    text = _bytes_of(args.text, config.brain.vocabulary) if args.text else b""
-    backend = backend_of(args)
-    from rich.console import Console
-    from rich.status import Status
-
-    from .benchmarks import speed
-    from .system.waiting import shown_by
-
-    def show(sentence, done, total):
-        status.update(sentence or "measuring")
-
-    status = Status("measuring", console=Console(stderr=True))
-    shown = shown_by(show) if status.console.is_terminal else contextlib.nullcontext()
-    with status, shown:
-        bench = speed.Bench(config, backend, args.repeats, args.batch_size or 1, text, args.after)
-        result = getattr(bench, args.what)()
-    if args.json != STDOUT:
-        speed.show(result)
-    tell_json(args.json, result)
-    return 0
+    return args, config
 
 
 def _bytes_of(path, vocabulary):

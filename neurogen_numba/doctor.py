@@ -18,6 +18,7 @@ from . import backends
 from .backends import probe
 from .cli import STDOUT, Parser, add_gpu_flag, add_json_flag, command, tell_json
 from .config import size_in_words
+from .distributed import launch
 from .errors import BackendError, ConfigError
 from .storage.run_folder import in_the_way
 from .system import environment
@@ -224,6 +225,26 @@ def product(machine):
     return _try(machine, _multiplies, ("CuPy", "cuBLAS")) or Check(True, f"right on GPU {machine.device}")
 
 
+def mpi(machine):
+    """MPI, which only several ranks need: two of them add up."""
+    version = probe.version_of("mpi4py")
+    if not version:
+        return Check(None, f"mpi4py is not installed, and needed for --gpus and mpirun only: {launch.INSTALL}")
+    problem = launch.trial()
+    return Check(not problem, problem or f"mpi4py {version}, two processes add up through {launch.mpiexec()}", launch.INSTALL)
+
+
+def nccl(machine):
+    """NCCL, which only several GPUs need."""
+    from .distributed.nccl import INSTALL, check
+
+    try:
+        version = check().get_version()
+    except BackendError as error:
+        return Check(False if len(machine.found.gpus) > 1 else None, str(error).rpartition("; ")[0], INSTALL)
+    return Check(True, f"{version // 10000}.{version // 100 % 100}.{version % 100}")
+
+
 def host_memory(machine):
     try:
         rows = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
@@ -271,6 +292,8 @@ CHECKS: dict[str, Callable[[Machine], Check]] = {
     "CUDA headers": cuda_headers,
     "kernel": kernel,
     "cuBLAS product": product,
+    "MPI": mpi,
+    "NCCL": nccl,
     "memory": host_memory,
     "disk": disk,
     "backend": backend,

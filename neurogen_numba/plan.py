@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 
 from .backends import NAMES, PRECISIONS
@@ -22,6 +23,11 @@ def parser() -> Parser:
     flags.add_argument("--vocab-size", type=int, default=None, help="tokens known (default: the preset's)")
     limit = "for example 3.2GB: exit code 2 if the run needs more, with changes that would fit"
     flags.add_argument("--memory-limit", default=None, help=limit)
+    several = "processes that share each batch, one a GPU: the memory of one, and what they send each other"
+    flags.add_argument("--gpus", type=int, default=1, help=several)
+    flags.add_argument("--shard-optimizer", action="store_true", help="each process keeps a part of the optimizer's state")
+    speed = "with --gpus: speed of one GPU with its share of the batch (`neurogen bench train`), to estimate that of all"
+    flags.add_argument("--tokens-per-second", type=float, default=None, help=speed)
     flags.add_argument("--fit", action="store_true", help="make the first change that makes it fit into the limit, or into the GPU")
     precision = "of the factors of products; auto: the card's; without a GPU fp32 for a card of 4 GiB or less, else bf16"
     flags.add_argument("--precision", choices=PRECISIONS, default="auto", help=precision)
@@ -42,6 +48,7 @@ def main(argv=None):
         brain={"vocabulary": args.vocab_size or config.text.vocabulary},
         training={name: value for name, value in training.items() if value is not None},
     )
+    _check_ranks(args, config.training.batch)
     if not limit and config.training.memory_limit:
         limit = size_of(config.training.memory_limit)
     from . import backends
@@ -55,17 +62,20 @@ def main(argv=None):
         card = dataclasses.replace(card, product_dtype=DTYPES[args.precision])
     given = limit or (memory[0] if memory else None)  # bytes into which it must fit
     words = sys.stderr if args.json == STDOUT else sys.stdout
+    whole, config = config, budget.of_rank(config, args.gpus)
+    shards = args.gpus if args.shard_optimizer else 1
     if args.fit:
         if not given:
             raise ConfigError("--fit: there is no GPU; give a --memory-limit")
         config, change = budget.fit(config, card, given)
         print(change, file=words)
-    rows = budget.plan(config, card)
+    rows = budget.plan(config, card, shards)
     total = sum(rows.values())
     precision = next(name for name, dtype in DTYPES.items() if dtype == card.product_dtype)
     if args.json != STDOUT:
         _show(rows, total, config)
-    tell_json(args.json, rows | {"total": total})
+    sent = _communication(args, whole, card) if args.gpus > 1 else {}
+    tell_json(args.json, rows | {"total": total} | sent)
     if memory:
         print(
             f"Planned in {precision} for {backend.device_name()} with {size_in_words(card.memory)}, "
@@ -75,6 +85,8 @@ def main(argv=None):
     else:
         print(f"No GPU here: planned for a card with {_size_of_card(card.memory)}, in {precision}.", file=words)
         print("For another card, give --memory-limit and --precision.", file=words)
+    if sent:
+        _show_communication(args, whole, sent, words)
     if rounded := budget.rounded_fan_ins(config.brain):
         print(f"Synapses come in bundles, so some fan-ins are rounded: {', '.join(rounded)}.", file=words)
     room = given or card.memory
@@ -88,6 +100,45 @@ def main(argv=None):
         raise BackendError(verdict)
     print(f"{verdict}.", file=words)
     return 0
+
+
+def _check_ranks(args, batch):
+    if not 1 <= args.gpus <= batch:
+        wrong = "at least 1" if args.gpus < 1 else f"at most one for each of {counted(batch, 'sequence')}; raise --batch-size"
+        raise ConfigError(f"--gpus {args.gpus}: {wrong}")
+    if args.gpus == 1:
+        for flag in ("shard_optimizer", "tokens_per_second"):
+            if getattr(args, flag):
+                raise ConfigError(f"--{flag.replace('_', '-')} is about several GPUs; add --gpus N, or drop it")
+    elif args.fit:
+        raise ConfigError("--fit plans for one GPU; drop it, and take the changes that this command names")
+    if args.tokens_per_second is not None and not 0 < args.tokens_per_second < math.inf:
+        raise ConfigError(f"--tokens-per-second {args.tokens_per_second}: a speed above 0")
+
+
+def _communication(args, config, card):
+    """What the GPUs of a run send each other in an update, and how long that takes: JSON-able."""
+    from .planning import scaling
+    from .planning.meta import MetaBackend
+
+    found = scaling.communication(config, MetaBackend(**dataclasses.asdict(card)), args.gpus, args.shard_optimizer)
+    link = scaling.link_of(args.gpus)
+    sent = dataclasses.asdict(found) | {"bytes_sent": found.total, "link": link.name, "seconds": found.seconds(link)}
+    if args.tokens_per_second:
+        tokens = config.training.batch * config.training.segment
+        sent["tokens_per_second"] = scaling.speed(found, tokens, args.tokens_per_second)
+    return {"gpus": sent}
+
+
+def _show_communication(args, config, sent, words):
+    sent, sequences = sent["gpus"], counted(config.training.batch, "sequence")
+    print(f"The plan is that of one of {args.gpus} GPUs, which share a batch of {sequences}.", file=words)
+    early = f"{size_in_words(sent['early'])} of it may be sent during the backward pass"
+    print(f"Each sends {size_in_words(sent['bytes_sent'])} an update in {sent['sums']} sums; {early}.", file=words)
+    print(f"All of it takes {1e3 * sent['seconds']:.1f} ms on {sent['link']} (computed, not measured).", file=words)
+    if args.tokens_per_second:
+        share = sent["tokens_per_second"] / args.gpus / args.tokens_per_second
+        print(f"Together about {sent['tokens_per_second']:,.0f} tokens/s, {100 * share:.0f} % of {args.gpus} times one.", file=words)
 
 
 def _size_of_card(size):

@@ -8,9 +8,11 @@ import sys
 import types
 from pathlib import Path
 
-from .cli import Parser, add_backend_flag, backend_of, command
+from .cli import Parser, add_backend_flag, command
 from .config import Config
 from .configure import add_config_flags, check_neurons, config_of, named_neurons
+from .distributed import launch
+from .distributed.communicator import current
 from .errors import ConfigError, DataError, MissingText
 from .learning.stopping import Signals
 from .storage import checkpoint, run_folder
@@ -89,6 +91,7 @@ def parser() -> Parser:
     group.add_argument("--name", default=None, help="name of the run (default: PRESET-1, PRESET-2, ...); with --resume, which run")
     group.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
     add_backend_flag(group)
+    launch.add_flags(group)
 
     group = flags.add_argument_group("how it learns")
     _add(group, "--batch-size", "--seq-length", "--learning-rate", "--optimizer", "--distill", "--seed")
@@ -200,7 +203,7 @@ def _to_resume(args) -> tuple[Path, Path | None]:
     return run, folder
 
 
-def _resume(args, run, folder, backend):
+def _resume(args, run, folder, backend, communicator):
     from .learning.trainer import Trainer
 
     changes = {
@@ -212,7 +215,7 @@ def _resume(args, run, folder, backend):
         given["text"]["data"] = absolute(given["text"]["data"])
     try:
         with _flags_by_name(args):
-            trainer = Trainer.resume(run, args.steps, backend, folder, **given)
+            trainer = Trainer.resume(run, args.steps, backend, folder, communicator, **given)
         check_neurons(trainer.config, named_neurons(args.assignments))
         return trainer
     except MissingText as error:
@@ -244,14 +247,25 @@ def _watch(trainer, title: str, plain: bool, tensorboard: bool, signals):
 
 @command("train")
 def main(argv=None):
-    args = parser().parse_args(argv)
-    new = args.resume is None
-    if args.tensorboard:
-        from .ui import tensorboard
+    if launch.started_from_outside():
+        return launch.supervised("train", argv)
+    communicator = current()
+    with communicator.agreed():
+        args = parser().parse_args(argv)
+        new = args.resume is None
+        if args.tensorboard:
+            from .ui import tensorboard
 
-        tensorboard.check()
-    with _flags_by_name(args):
-        config = configure(args)  # before anything is written
+            tensorboard.check()
+        with _flags_by_name(args):
+            config = configure(args)  # before anything is written
+        launch.check(args, config.training.batch if new else None, communicator)
+    if launch.wanted(args):
+        return launch.launch("train", argv, args.gpus)
+    backend = launch.backend_of(args, communicator, config.to_dict())
+    if communicator.rank:
+        return launch.follow(communicator, backend)
+    communicator.leads = communicator.size > 1
     made = run_folder.absent(args.out) if new else []
     with Signals() as signals:
         run, folder = (run_folder.create(args.out, args.name, config.preset), None) if new else _to_resume(args)
@@ -260,12 +274,14 @@ def main(argv=None):
                 with doing("getting ready: loading the program", patience=0):
                     from .learning.trainer import Trainer
 
-                    backend = backend_of(args)
                 if new and config.text.data.startswith(("hf:", "http:", "https:")):
                     open_source(config.text.data, config.text.field)  # raises for an invalid name; reading may take long
                     print(f"reading {config.text.data}", file=sys.stderr, flush=True)
                 with _flags_by_name(args):
-                    trainer = Trainer(config, run, backend, bool(args.fit)) if new else _resume(args, run, folder, backend)
+                    if new:
+                        trainer = Trainer(config, run, backend, bool(args.fit), communicator=communicator)
+                    else:
+                        trainer = _resume(args, run, folder, backend, communicator)
                 signals.hand_over(trainer.stop)
             except BaseException:  # Ctrl-C too
                 if new:

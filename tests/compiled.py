@@ -22,12 +22,13 @@ KERNELS |= {
 
 # kernels/memory.py, working_memory.py, dropout.py
 
+dropout = types.float32, types.uint64[::1], types.UniTuple(types.uint64, 3)  # rate, key, offset
 KERNELS |= {
     "memory.memory_forward": [(f3, f4, f2, f3, f3, f3, f1, f1, f1, kind, i1, types.int64, types.float32) for kind in (f3, h3, b3)],
     "memory.memory_backward": [(f3, f3, f3, f2, f4, f2, f3, f4, f2, f3, f3, f3, f1, f1, f1, types.float32)],
     "working_memory.working_memory_forward": [(f1, f1, f1, f1, kind, i1, types.int64) for kind in (f3, h3, b3)],
     "working_memory.working_memory_backward": [(f1,) * 8],
-    "dropout.scaled_dropout": [(kind, f1, types.float32, types.float32, types.uint64[::1], types.uint64) for kind in (f2, h2, b2)],
+    "dropout.scaled_dropout": [(kind, f1, types.float32, *dropout) for kind in (f2, h2, b2)],
 }
 
 # kernels/embedding.py, softmax.py, sampling.py, adamw.py, reduce.py
@@ -64,7 +65,6 @@ KERNELS |= {
 
 # kernels/population.py
 
-dropout = types.float32, types.uint64[::1], types.uint64
 stock = get("lif_a")
 
 

@@ -10,6 +10,7 @@ from neurogen_numba import backends
 from neurogen_numba.backends import cpu
 from neurogen_numba.backends.base import Backend, Streams, Synapses, SynapticState
 from neurogen_numba.backends.cpu_synapses import CpuSynapses, CpuSynapticState
+from neurogen_numba.kernels.dropout import mask_offset
 from neurogen_numba.kernels.reduce import BLOCK
 
 backend = backends.get("cpu")
@@ -205,7 +206,7 @@ def test_what_is_recorded_does_what_the_step_does():
 def test_calls_on_a_tape_do_what_they_did(work):
     """Loops, and functions between them, with what lies in the arrays by then."""
     x, total, doubled = np.zeros((2, 3), np.float32), backend.zeros(3), backend.zeros((2, 3))
-    tripled, key, offset = backend.zeros((2, 3)), np.zeros(1, np.uint64), np.uint64(0)
+    tripled, key, offset = backend.zeros((2, 3)), np.zeros(1, np.uint64), mask_offset(0)
 
     def step():
         backend.scaled_dropout(doubled, x, 2.0, np.float32(0), key, offset)

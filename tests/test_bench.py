@@ -25,7 +25,7 @@ RATES = {"copy_bytes_per_second", "matrix_operations_per_second", "memory_bytes"
 COSTS = {"bytes", "operations", "share_of_copy_bandwidth", "share_of_matrix_rate"} | RATES
 TIMES = {"slowest", "fastest", "measurements", "milliseconds"} | COSTS
 FIGURES = {
-    "train": {"tokens_per_second"} | TIMES,
+    "train": {"tokens_per_second", "ranks"} | TIMES,
     "decode": {"tokens_per_second"} | TIMES,
     "sim": {"ticks_per_second", "neurons"} | TIMES,
     "decoder": {"tokens_per_second"} | TIMES,
@@ -201,7 +201,9 @@ def test_a_text_is_learned_on_and_on(monkeypatch):
     """Byte by byte, each sequence from a place of its own; at the rate of a training that has just begun."""
     learned, learn = [], NeuroGenModel.update
     monkeypatch.setattr(
-        NeuroGenModel, "update", lambda model, act, x, y, rate: learned.append((x.copy(), y.copy(), rate)) or learn(model, act, x, y, rate)
+        NeuroGenModel,
+        "update",
+        lambda model, act, x, y, rate, *how: learned.append((x.copy(), y.copy(), rate)) or learn(model, act, x, y, rate, *how),
     )
     with open("text", "wb") as file:
         file.write(bytes(range(40)) * 5)

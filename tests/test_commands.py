@@ -243,7 +243,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(location, capsys, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_getting_ready_leaves_no_run(location, monkeypatch, number):
     before = signal.getsignal(number)
-    monkeypatch.setattr(Trainer, "__init__", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(Trainer, "__init__", lambda *_, **how: signal.raise_signal(number))
     assert trained() == 130
     assert not (location / "runs").exists()
     assert signal.getsignal(number) is before

@@ -9,6 +9,7 @@ import pytest
 import tiny
 from neurogen_numba import backends
 from neurogen_numba.brain.model import NeuroGenModel
+from neurogen_numba.kernels.dropout import mask_offset
 from neurogen_numba.kernels.population import Axon
 from neurogen_numba.planning.costs import OF_ROWS, OPERATIONS, READ_AND_WRITTEN, SYNAPTIC, Call, SynapseCosts, cost, recorded
 
@@ -27,7 +28,7 @@ def test_bytes_and_operations_by_hand():
     out, a, b = zeros(3, 5), zeros(3, 4), zeros(4, 5)
     assert of("product", out, a, b) == (4 * (15 + 12 + 20), 2 * 3 * 4 * 5)
     assert of("product", out, a, b, add=True) == (4 * (2 * 15 + 12 + 20), 2 * 3 * 4 * 5)
-    assert of("scaled_dropout", out, out, 1.0, np.float32(0.5), zeros(1), np.uint64(0)) == (4 * (2 * 15 + 1), 0)
+    assert of("scaled_dropout", out, out, 1.0, np.float32(0.5), zeros(1), mask_offset(0)) == (4 * (2 * 15 + 1), 0)
     tokens = np.zeros((2, 3), np.int32)
     assert of("embedding_forward", zeros(2, 3, 8), zeros(100, 8), tokens) == (4 * (6 * 8 + 6 * 8 + 6), 0)
     assert of("embedding_backward", zeros(100, 8), zeros(2, 3, 8), tokens) == (4 * (2 * 6 * 8 + 6 * 8 + 6), 0)

@@ -29,13 +29,14 @@ def machine(monkeypatch, tmp_path):
 def prepared(machine, monkeypatch, tmp_path):
     """A folder to run in, libraries that are all there, and tries that succeed."""
     monkeypatch.chdir(tmp_path)
-    versions = {"numba-cuda": "0.30.4", "cupy-cuda12x": "14.2.0", "neurogen-numba": "0.1.0"}
+    versions = {"numba-cuda": "0.30.4", "cupy-cuda12x": "14.2.0", "neurogen-numba": "0.1.0", "mpi4py": "4.1.2"}
     monkeypatch.setattr(probe, "version_of", lambda name: "" if name in machine.missing else versions[name])
     monkeypatch.setattr(probe, "cupy_distributions", lambda: [] if "CuPy" in machine.missing else ["cupy-cuda12x"])
     headers = SimpleNamespace(locate_nvidia_header_directory=lambda name: SimpleNamespace(abs_path="/cuda/include"))
     monkeypatch.setitem(sys.modules, "cuda", SimpleNamespace(pathfinder=headers))
     monkeypatch.setattr(doctor, "_doubles", lambda device: True)
     monkeypatch.setattr(doctor, "_multiplies", lambda device: True)
+    monkeypatch.setattr(doctor.launch, "trial", lambda: "")
     machine.management = FakeManagement()
 
 

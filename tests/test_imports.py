@@ -14,13 +14,14 @@ LEVELS = [
     {"system"},
     {"kernels"},
     {"backends", "neurons"},
-    {"optim", "text", "storage"},
+    {"optim", "text", "storage", "distributed"},
     {"brain"},
     {"learning", "planning", "inference", "lab", "benchmarks"},
     {"ui"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
-# NeuroGenModel offers text generation and learning online as methods; the saver passes reports to the trainer; a chat lists runs and draws.
+# NeuroGenModel offers text generation and learning online as methods; the saver passes reports to the trainer; a chat lists runs and draws;
+# a rank makes the model that another one has made.
 LATE = {
     ("brain", "inference"),
     ("brain", "learning"),
@@ -29,6 +30,8 @@ LATE = {
     ("benchmarks", "ui"),
     ("lab", "ui"),
     ("planning", "learning"),
+    ("distributed", "brain"),
+    ("distributed", "learning"),
 }
 
 

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from conftest import SIMULATED
 from gradients import single
+from neurogen_numba.kernels.dropout import mask_offset
 from neurogen_numba.kernels.rng import key, uniform
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered")  # random bits wrap around; the simulator's NumPy wonders
@@ -14,7 +15,7 @@ KEY, PLACE = np.array([key(4, 5)]), np.uint64(1000)
 
 def dropped(op, x, rate, key=KEY, offset=PLACE):
     x = single(x)
-    op("dropout", x, np.float32(rate), key, offset)
+    op("dropout", x, np.float32(rate), key, offset if isinstance(offset, tuple) else mask_offset(offset))
     return x
 
 
@@ -26,7 +27,7 @@ def test_what_is_kept_is_scaled_and_rounded(backend, op, kind, rate):
     dtype = pytest.importorskip("ml_dtypes").bfloat16 if kind == "bfloat16" else kind
     x = single(np.random.default_rng(3).normal(0, 1, (5, 7)))
     out, there = backend.zeros((5, 7), kind), [backend.asarray(array) for array in (x, KEY)]
-    backend.scaled_dropout(out, there[0], 3.0, np.float32(rate), there[1], PLACE)
+    backend.scaled_dropout(out, there[0], 3.0, np.float32(rate), there[1], mask_offset(PLACE))
     expected = dropped(op, np.float32(3) * x, rate)
     np.testing.assert_array_equal(backend.to_numpy(out), expected.astype(dtype))
     np.testing.assert_array_equal(backend.to_numpy(there[0]), x)
@@ -62,3 +63,10 @@ def test_some_rows_are_masked_as_they_are_among_all(op):
     part = dropped(op, np.ones((4, 13)), 0.5, offset=PLACE + np.uint64(3 * 13))
     np.testing.assert_array_equal(part, whole[3:7])
     assert (dropped(op, np.ones((9, 13)), 0.5, key=np.array([key(4, 6)])) != whole).any()
+
+
+def test_some_sequences_are_masked_as_they_are_among_all(op):
+    """Tokens of 5 sequences, of which one process has the third and the fourth."""
+    whole = dropped(op, np.ones((3 * 5, 13)), 0.5).reshape(3, 5, 13)
+    part = dropped(op, np.ones((3 * 2, 13)), 0.5, offset=mask_offset(int(PLACE) + 2 * 13, 2 * 13, 3 * 13))
+    np.testing.assert_array_equal(part.reshape(3, 2, 13), whole[:, 2:4])

@@ -8,6 +8,7 @@ import reference as ref
 from conftest import SIMULATED
 from gradients import gradient, single
 from neurogen_numba.kernels import rng as random
+from neurogen_numba.kernels.dropout import mask_offset
 from neurogen_numba.kernels.population import Axon, NeuronParameters, NeuronState, flat
 from neurogen_numba.neurons import get
 
@@ -41,6 +42,7 @@ class Case:
     def __init__(self, shape, mode, seed=1):
         self.C, self.B, self.N, self.hypercolumn = C, B, N, hypercolumn = shape
         self.graded, self.smooth, self.traced, self.gated, self.rate = mode
+        self.elsewhere = 0  # numbers of a token's mask that are of other processes
         rng = np.random.default_rng(seed)
         self.c, self.gate = single(rng.normal(0, 1, (C, B, N))), single(rng.normal(0, 1, (C, B, N)))
         self.parameters = {
@@ -67,6 +69,7 @@ class Case:
     def mask(self):
         """What dropout multiplies the axons [C, B, N] with."""
         index = PLACE + np.arange(self.c.size, dtype=np.uint64).reshape(self.c.shape)
+        index += np.uint64(self.elsewhere) * np.arange(self.C, dtype=np.uint64)[:, None, None]
         with np.errstate(over="ignore"):
             return (random.uniform(KEY[0], index) >= np.float32(self.rate)) / (1 - self.rate)
 
@@ -153,8 +156,8 @@ class Case:
     def _rest(self, backend, tokens):
         there = backend.asarray
         parameters = self._parameters(there, self.parameters)
-        index = PLACE + np.uint64(self._first(tokens) * self.B * self.N)
-        dropout = np.float32(self.rate), there(KEY), index
+        index = PLACE + np.uint64(self._first(tokens) * (self.B * self.N + self.elsewhere))
+        dropout = np.float32(self.rate), there(KEY), mask_offset(index, self.B * self.N, self.elsewhere)
         physics = LIF_A.physics(smooth=self.smooth)
         return parameters, there(self.gain_scale), there(self.beta_scale), self.hypercolumn, dropout, self.graded, physics
 
@@ -235,6 +238,15 @@ def test_forward(backend, shape, graded, smooth, traced, gated, rate):
             bits = np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=2, bitorder="little")
             np.testing.assert_array_equal(bits[: case.C, :, : case.N], flags)
             assert not bits[case.C :].any() and not bits[:, :, case.N :].any()
+
+
+def test_a_process_of_several_draws_the_numbers_of_its_sequences(backend):
+    case = Case((4, 3, 13, 8), (True, False, True, False, 0.4))
+    case.elsewhere = 5 * case.N
+    forward, grads = case.run(backend), case.no_grads()
+    np.testing.assert_allclose(forward[4][: case.C, :, : case.N], case.reference()["s"] * case.mask(), rtol=1e-4, atol=1e-5)
+    d_current, _ = case.run_back(backend, forward, grads=grads)
+    np.testing.assert_allclose(d_current, case.adjoint(forward)["c"], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", LARGE, ids=str)

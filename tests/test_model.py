@@ -246,8 +246,8 @@ def test_where_the_gradient_is_not_finite_nothing_is_updated(monkeypatch):
     made, twin = model(dropout=0.2, axon_dropout=0.2), model(dropout=0.2, axon_dropout=0.2)
     before, back = values(made), made.brain.backward
 
-    def poisoned(act):
-        back(act)
+    def poisoned(*how):
+        back(*how)
         made.brain.parameters.gradient["pfc.bias"][3] = np.inf
 
     with monkeypatch.context() as patch:

@@ -26,6 +26,7 @@ from neurogen_numba.configure import named_neurons
 from neurogen_numba.errors import CheckpointError, ConfigError
 from neurogen_numba.evaluate import main as evaluate
 from neurogen_numba.generate import main as generate
+from neurogen_numba.kernels.dropout import mask_offset
 from neurogen_numba.kernels.population import NeuronParameters, NeuronState, flat
 from neurogen_numba.migrate import main as migrate
 from neurogen_numba.neurons import adjoint, check, definition, get
@@ -110,7 +111,7 @@ class Scan:
         there, none = backend.asarray, backend.zeros((1, 1, 1))[:0]
         constants = tuple(there(self.given_arrays[name]) for name in self.one.learned)
         parameters = NeuronParameters(constants, *(there(self.given_arrays[name]) for name in ("gain", "bias", "gamma")))
-        dropout = np.float32(0), there(np.zeros(1, np.uint64)), np.uint64(0)
+        dropout = np.float32(0), there(np.zeros(1, np.uint64)), mask_offset(0)
         scales = there(self.gain_scale), there(self.factor), self.hypercolumn, dropout, self.graded
         return there(self.c[tokens]), none, parameters, *scales, self.one.physics(*self.surrogate, self.smooth)
 
@@ -252,7 +253,7 @@ def test_who_wants_a_gradient_follows_the_surrogate():
     for kind, width in [*((kind, 1.0) for kind in SURROGATES), ("triangle", 3.0)]:
         masks = [np.zeros((1, 1, 1), np.uint64) for _ in range(2)]
         axon = Axon(np.zeros((1, 1, 1, 64), np.float32), np.zeros(1, np.int32), *masks)
-        dropout = np.float32(0), np.zeros(1, np.uint64), np.uint64(0)
+        dropout = np.float32(0), np.zeros(1, np.uint64), mask_offset(0)
         make_write_events_cpu(make_surrogate(kind, width))(axon, 0, v, *dropout, True)
         bits = np.unpackbits(masks[1].view(np.uint8), bitorder="little")
         np.testing.assert_array_equal(bits, ((v > 1) | (ref.psi(v, kind, width) > 0)).ravel())

@@ -427,8 +427,8 @@ def break_it(brain, what):
         return
     backward = brain.backward
 
-    def poisoned(act):
-        backward(act)
+    def poisoned(act, *how):
+        backward(act, *how)
         brain.parameters.gradient["pfc.bias"][3] = np.nan
 
     brain.backward = poisoned

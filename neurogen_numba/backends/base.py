@@ -82,6 +82,10 @@ class Backend(ABC):
     def memory(self) -> tuple[int, int] | None:
         """(free, total) bytes of the memory that a run must fit into; None for host memory, which is not planned."""
 
+    def card(self) -> str | None:
+        """A name of the card that no other card of this machine has; None for a backend that needs none."""
+        return None
+
     @abstractmethod
     def limit_memory(self, size: int):
         """Limit this process to `size` bytes of that memory, excluding the driver's."""
@@ -190,9 +194,9 @@ class Backend(ABC):
         of the axon and the trace the rows of the C tokens, which begin at token `first` of the segment. A ring of size 0 is not written.
 
         c [C, B, N]: current. gate [C, B, N]: gate current. gain_scale, beta_scale [B]: factors of the neuromodulators. hypercolumn: neurons
-        normalised together, at most 1,024. dropout: (rate float32, key [1] uint64, offset uint64) of the axon. graded: the axon carries v
-        at an event, else 1. physics: functions of the neuron (neurons/). Without a gate, `gate` has size 0; without a trace, `state.y` and
-        `parameters.gamma` have size 0. Their number of dimensions stays the same.
+        normalised together, at most 1,024. dropout: (rate float32, key [1] uint64, offset as in kernels/dropout.py) of the axon. graded:
+        the axon carries v at an event, else 1. physics: functions of the neuron (neurons/). Without a gate, `gate` has size 0; without a
+        trace, `state.y` and `parameters.gamma` have size 0. Their number of dimensions stays the same.
         """
 
     @kernel
@@ -356,9 +360,9 @@ class Backend(ABC):
         dropped)."""
 
     @kernel
-    def scaled_dropout(self, out, x, scale: float, rate: float, key, offset: int):
+    def scaled_dropout(self, out, x, scale: float, rate: float, key, offset: tuple):
         """Overwrites out [R, N], of `product_dtype` or float32 or x itself, with `scale` times dropout of x [R, N]. key [1] uint64, offset
-        uint64: key and offset of the mask."""
+        (kernels/dropout.py): key and offset of the mask."""
 
     def dropout(self, x, rate, key, offset):
         """Applies dropout to x [R, N] in place, forward and backward."""

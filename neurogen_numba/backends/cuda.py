@@ -264,6 +264,25 @@ class CudaBackend(Backend):
             self._streams[name] = self._xp.cuda.Stream(non_blocking=True)
         return self._streams[name]
 
+    def fork(self, name):
+        """The CUDA stream of this name, behind all that the main stream has queued so far."""
+        stream = self.stream(name)
+        stream.wait_event(self.mark(self._cupy_stream))
+        return stream
+
+    def join(self, name):
+        """Let the main stream wait for all that the stream of this name has queued."""
+        self._cupy_stream.wait_event(self.mark(self.stream(name)))
+
+    def mark(self, stream):
+        """An event behind all that a CUDA stream has queued so far."""
+        event = self._xp.cuda.Event(disable_timing=True)
+        event.record(stream)
+        return event
+
+    def card(self):
+        return None if SIMULATED else self._xp.cuda.runtime.deviceGetPCIBusId(self._device)
+
     def streams(self):
         return CudaStreams(self) if self.mode == "pipelined" and not SIMULATED else Streams()
 
@@ -386,7 +405,8 @@ class CudaBackend(Backend):
         arrays = *gradients, carried, partial, *self._flat(ds, dy), rows, *self._flat(r, c, gate)
         how = hypercolumn, columns, tokens, np.float32(scale), *dropout
         shared = 4 * tokens * (2 * threads + columns)
-        kernel = population.make_population_backward(physics, graded, parameters.gamma.size > 0, gate.size > 0, bool(modulation))
+        several = bool(dropout[0] and dropout[2][2])
+        kernel = population.make_population_backward(physics, graded, parameters.gamma.size > 0, gate.size > 0, bool(modulation), several)
         factors = gain_scale, beta_scale, gain_slope, beta_slope
         self.launch(kernel, (across, groups), threads, *arrays, parameters, *factors, *how, shared=shared)
         across, threads = self._across(N)
@@ -544,7 +564,7 @@ class CudaBackend(Backend):
 
     def scaled_dropout(self, out, x, scale, rate, key, offset):
         flat_out, flat = self._flat(self.bits(out), x)
-        how = np.float32(scale), np.float32(rate), key, np.uint64(offset)
+        how = np.float32(scale), np.float32(rate), key, offset
         self.launch(dropout.scaled_dropout, *self._strided(x.size), flat_out[None], flat, *how)
 
     def cross_entropy(self, loss, hit, d_logits, logits, bias, targets, weight, size):
@@ -640,12 +660,7 @@ class CudaStreams(Streams):
 
     def __init__(self, backend):
         self._backend, self._main, self._streams = backend, backend._cupy_stream, {}
-        self._begin = self._event(self._main)
-
-    def _event(self, stream):
-        event = self._backend._xp.cuda.Event(disable_timing=True)
-        event.record(stream)
-        return event
+        self._begin = backend.mark(self._main)
 
     def _stream(self, name):
         if name not in self._streams:
@@ -666,7 +681,7 @@ class CudaStreams(Streams):
             self._backend._go_to(self._main)
 
     def mark(self, stream):
-        return self._event(self._stream(stream))
+        return self._backend.mark(self._stream(stream))
 
     def join(self):
         for name in self._streams:

@@ -12,6 +12,8 @@ import numpy as np
 from ..brain.activity import Activity
 from ..brain.model import NeuroGenModel
 from ..brain.simulation import Simulation
+from ..distributed.communicator import SOLO, Solo
+from ..distributed.team import assemble, begin
 from ..inference.generation import Sampling, Session
 from ..learning.schedule import learning_rate
 from ..planning.costs import SYNAPTIC, SynapseCosts, cost, recorded
@@ -29,22 +31,25 @@ class Bench:
     """Measurements of a configuration on a backend; each returns a table {what: figure}.
 
     text: trained on for `after` updates before the measurements; without it, tokens are random and there is no training before.
+    communicator: to the ranks that train with this one; bytes and operations are those of this one.
     """
 
-    def __init__(self, config, backend, repeats: int, batch: int, text: bytes = b"", after: int = 0):
+    def __init__(self, config, backend, repeats: int, batch: int, text: bytes = b"", after: int = 0, communicator: Solo = SOLO):
         self.config, self.backend, self.repeats, self.batch, self.text, self.after = config, backend, repeats, batch, text, after
+        self.communicator = communicator
 
     def train(self):
         """Whole updates: forward, backward, optimiser."""
-        model, training = self._model(), self.config.training
-        act, update = self._update(model)
+        begin(self.communicator, self.config, None)
+        team, training = assemble(self.communicator, self._model), self.config.training
+        model, (act, update) = team.model, self._update(team)
         with recorded(self.backend, act.synapses) as calls:
             update()  # the first one; later ones may be replayed from a recording
         for _ in range(self.after):
             update()
         times = self._times(update)
         costs = SynapseCosts(model.brain, act, training.segment).total(calls)
-        return self._report("tokens", training.segment * training.batch, times, *costs)
+        return self._report("tokens", training.segment * training.batch, times, *costs) | {"ranks": self.communicator.size}
 
     def decode(self):
         """Generation: tokens are drawn one after another, each fed back before the next."""
@@ -78,7 +83,7 @@ class Bench:
         """The synapses per current (forward over a chunk) and per signal (backward over a chunk), the gradient of all weights over a
         segment (over a chunk, with eligibility traces), every other operation as often as an update calls it, and a draw."""
         model, training, bandwidth, matrix = self._model(), self.config.training, self._bandwidth(), self._matrix_rate()
-        act, update = self._update(model)
+        act, update = self._update(assemble(SOLO, lambda: model))
         with recorded(self.backend, act.synapses) as calls:
             update()
         for _ in range(self.after):
@@ -118,15 +123,15 @@ class Bench:
         rates = {"copy_bytes_per_second": bandwidth, "matrix_operations_per_second": matrix, "memory_bytes": self.backend.memory_used()}
         return self._machine() | rates | totals | {"currents": currents, "signals": signals, "weights": weights, "operations": operations}
 
-    def _update(self, model):
+    def _update(self, team):
         """(activity, a function that makes one update, on fixed random tokens or on the next tokens of the text)."""
         training = self.config.training
-        act, shape = model.activity(training.segment, training.batch, learning=True), (training.segment + 1, training.batch)
+        model, act, shape = team.model, team.act, (training.segment + 1, training.batch)
         if not self.text:
             ids = np.random.default_rng(0).integers(0, self.config.brain.vocabulary, shape).astype(np.int32)
-            return act, lambda: model.update(act, ids[:-1], ids[1:], 1e-4)
+            return act, lambda: team.update(ids[:-1], ids[1:], 1e-4)
         batches = file_batches("--text", np.frombuffer(self.text, np.uint8).astype(np.int32), training, None, None)
-        return act, lambda: model.update(act, *batches.next(), learning_rate(training, model.optimizer.steps, training.steps))
+        return act, lambda: team.update(*batches.next(), learning_rate(training, model.optimizer.steps, training.steps))
 
     def _draw(self, model):
         """A function that draws a token of each sequence from made-up activity."""

@@ -10,6 +10,7 @@ from ..config import FLOAT32, MODULES
 from ..errors import CheckpointError, ConfigError
 from ..kernels import rng
 from ..kernels.adamw import BLOCK
+from ..kernels.dropout import mask_offset
 from ..kernels.neuromodulation import REWARD, ROWS
 from .activation_checkpointing import CHECKPOINTING
 from .eligibility import Eligibility
@@ -19,14 +20,30 @@ from .projection import Current, Signal
 
 
 class Dropout:
-    """Keys of the dropout masks. A mask depends on seed, step, site and offset only, so the backward pass applies the same one."""
+    """Keys of the dropout masks. A mask depends on seed, step, site and offset only, so the backward pass applies the same one.
+
+    share: (first, among, most): the `batch` sequences begin with number `first` of a batch of `among`, which several ranks train, `most` of
+    them on one.
+    """
 
     AXONS = tuple(f"{name}.axon" for name in MODULES)
     SEGMENT = "synapses", "words"  # sites with one mask for a segment
     SITES = ("embedding", "decoder", *AXONS, *SEGMENT)
 
-    def __init__(self, backend, batch: int, dropout=0.0, axon_dropout=0.0, weight_drop=0.0, word_dropout=0.0, seed: int = 0, step: int = 0):
+    def __init__(
+        self,
+        backend,
+        batch: int,
+        dropout=0.0,
+        axon_dropout=0.0,
+        weight_drop=0.0,
+        word_dropout=0.0,
+        seed: int = 0,
+        step: int = 0,
+        share=None,
+    ):
         self.batch, self.seed = batch, seed
+        self.first, self.among, self.most = share or (0, batch, batch)
         self.rates = {"embedding": dropout, "decoder": dropout, "synapses": weight_drop, "words": word_dropout}
         self.rates = {site: np.float32(rate) for site, rate in (self.rates | dict.fromkeys(self.AXONS, axon_dropout)).items()}
         self.keys = backend.zeros(len(self.SITES), "uint64")
@@ -44,7 +61,8 @@ class Dropout:
     def arguments(self, site: str, first: int, size: int):
         """(rate, key [1] uint64, offset) of the mask from token `first` on, for `size` numbers per column, as dropout kernels take them."""
         index = self.SITES.index(site)
-        return self.rates[site], self.keys[index : index + 1], np.uint64(first * self.batch * size)
+        offset = mask_offset((first * self.among + self.first) * size, self.batch * size, (self.among - self.batch) * size)
+        return self.rates[site], self.keys[index : index + 1], offset
 
 
 class Activity:
@@ -77,6 +95,9 @@ class Activity:
         self.buffered_tokens = self.chunk if checkpointing else tokens  # that the arrays of neurons and currents hold
         backend = brain.backend
         self.dropout = Dropout(backend, batch, **dropout)
+        self.among = self.dropout.among  # sequences of the whole batch, of which other ranks may have some
+        self.most_columns = self.dropout.most  # sequences of the rank that has the most
+        self.columns = slice(self.dropout.first, self.dropout.first + batch)  # those that are here
         self.ids, self.targets = backend.zeros((tokens, batch), "int32"), backend.zeros((tokens, batch), "int32")
         self.losses, self.hits = backend.zeros((tokens, batch)), backend.zeros((tokens, batch), "uint8")
         self.surprise = np.zeros(batch)  # mean loss of each sequence in the last update, nats
@@ -143,9 +164,9 @@ class Activity:
         return self._rows[begin : begin + (self.buffered_tokens + 1) * row].reshape(self.buffered_tokens + 1, self.batch, size)
 
     def load_tokens(self, ids):
-        """Load the tokens [T', B] int32 of the next segment, T' at most T."""
+        """Load the tokens [T', B] int32 of the next segment, T' at most T; B: of the whole batch."""
         self.length = len(ids)
-        self.ids[: self.length] = self.brain.backend.asarray(ids, "int32")
+        self.ids[: self.length] = self.brain.backend.asarray(ids[:, self.columns], "int32")
         for component in self.brain.components:
             component.load_tokens(self, ids)
 

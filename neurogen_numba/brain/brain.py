@@ -241,8 +241,11 @@ class Brain:
         """With checkpointing, buffers hold one chunk, so different chunks cannot overlap."""
         return Streams() if act.checkpointing else self.backend.streams()
 
-    def backward(self, act: Activity):
-        """Accumulate the gradients of all parameters but the decoder's, from that of the decoder's input, act.d_decoder_input."""
+    def backward(self, act: Activity, known: Callable[[str], None] = lambda bucket: None):
+        """Accumulate the gradients of all parameters but the decoder's, from that of the decoder's input, act.d_decoder_input.
+
+        known(bucket): called as soon as the gradients of a bucket (distributed/buckets.py) are complete.
+        """
         neurons = (array for carry in act.carries.values() for array in (*carry.values, carry.y))
         for carried in (*neurons, act.dS, act.d_key, act.dm):
             carried[...] = 0
@@ -260,9 +263,11 @@ class Brain:
                 mark = streams.mark(component.stream)
                 marks |= {(name, chunk): mark for name in (*component.inputs, *component.outputs)}
         streams.join()
+        known("embedding")
         act.synapses.accumulate_weight_grad(act.length)
         if act.eligibility:
             act.eligibility.update(act.length)
+        known("synapses")
         for component in self.components:
             component.finish()
 

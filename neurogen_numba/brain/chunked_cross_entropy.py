@@ -24,9 +24,10 @@ class DecoderBlocks:
 
     def __init__(self, decoder, act):
         backend, (vocabulary, size), tokens = decoder.backend, decoder.shape, act.tokens * act.batch
+        most = act.tokens * act.most_columns  # of any rank: blocks are the same on all
         zeros = backend.zeros
         unit = math.lcm(backend.whole_rows, BLOCK // math.gcd(BLOCK, size))  # rows; a block of them starts at a multiple of BLOCK numbers
-        fitting = backend.logits // FRACTION // max(tokens, size) // unit * unit
+        fitting = backend.logits // FRACTION // max(most, size) // unit * unit
         self.rows = min(max(fitting, unit), -(-decoder.rows // unit) * unit)
         self.vocabulary, self.all_rows = vocabulary, decoder.rows
         self.logits = zeros((tokens, self.rows))
@@ -63,10 +64,11 @@ def losses_by_blocks(decoder, act, first, last):
     backend.softmax_end(losses, hits, factor, top, best, total, picked, targets, act.weight)
 
 
-def learn_by_blocks(decoder, act, optimizer):
+def learn_by_blocks(decoder, act, optimizer, communicator):
     """The second pass: train the decoder on the current segment, whose losses are known.
 
-    Overwrites act.d_decoder_input; updates decoder.weight; accumulates into the gradient of decoder.bias.
+    Overwrites act.d_decoder_input; updates decoder.weight, from the sum of the gradients of all ranks; accumulates into the gradient of
+    decoder.bias.
     """
     backend, buffers, size, rows = decoder.backend, act.decoder_blocks, decoder.shape[1], act.length * act.batch
     read, d_read = buffers.read[:rows], act.d_decoder_input[: act.length].reshape(rows, size)
@@ -74,6 +76,8 @@ def learn_by_blocks(decoder, act, optimizer):
     top, factor = buffers.top[:rows], buffers.factor[:rows]
     backend.sum_of_squares(buffers.loss_squares[: -(-rows // BLOCK)], losses)
     backend.norm(buffers.loss_norm, buffers.loss_squares)
+    communicator.begin(buffers.loss_norm)  # not finite on any rank: no rank updates
+    communicator.join()
     optimizer.begin(buffers.loss_norm)
     scale = 1 / act.loss_scale
     for first, end, tokens in buffers:
@@ -85,5 +89,7 @@ def learn_by_blocks(decoder, act, optimizer):
         whole = -(-numbers // BLOCK) * BLOCK
         backend.product(buffers.gradient[:numbers].reshape(end - first, size), d_logits.T, read, scale=scale)
         buffers.gradient[numbers:whole] = 0
+        communicator.begin(buffers.gradient[:whole])
+        communicator.join()
         optimizer.update_rows("decoder.weight", first, end - first, buffers.gradient[:whole])
     decoder.input_dropout_backward(d_read, act, 0)

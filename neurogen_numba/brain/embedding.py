@@ -55,22 +55,23 @@ class Embedding(Component):
             self.projection, self.d_projection = parameters.value[name], parameters.gradient[name]
 
     def allocate(self, act):
-        zeros, positions = self.backend.zeros, act.tokens * act.batch
+        zeros = self.backend.zeros
+        rows = min(act.tokens * act.among, self.vocabulary)  # of the tokens of the whole batch: all ranks update the same
         act.embedded = zeros((act.tokens, act.batch, self.size))
         if self.row_wise and act.learning:
             act.row_index = zeros((act.tokens, act.batch), "int32")
-            room = zeros((positions, self.size)), zeros(positions, "int32"), zeros(-(-positions * self.size // BLOCK), "float64"), zeros(1)
+            room = zeros((rows, self.size)), zeros(rows, "int32"), zeros(-(-rows * self.size // BLOCK), "float64"), zeros(1)
             act.token_rows = Rows("embedding.weight", *room)
 
     def load_tokens(self, act, ids):
-        """Row-wise: map each position to a row of act.token_rows, the first position in the segment with the same token."""
+        """Row-wise: map each position to a row of act.token_rows, of which every token in the segment has one."""
         if not act.token_rows:
             return
-        _, first, which = np.unique(np.asarray(ids), return_index=True, return_inverse=True)
+        tokens, which = np.unique(np.asarray(ids), return_inverse=True)
         rows = np.full(len(act.token_rows.rows), -1)
-        rows[first] = np.asarray(ids).reshape(-1)[first]
+        rows[: len(tokens)] = tokens
         act.token_rows.rows[...] = self.backend.asarray(rows, "int32")
-        act.row_index[: len(ids)] = self.backend.asarray(first[which.reshape(-1)].reshape(np.shape(ids)), "int32")
+        act.row_index[: len(ids)] = self.backend.asarray(which.reshape(np.shape(ids))[:, act.columns], "int32")
 
     def forward(self, act, first, last):
         x, current = act.embedded[first:last], act.currents["thalamus.current"].value[act.buffer_slice(first, last)]

@@ -18,6 +18,8 @@ import numpy as np
 from .. import backends
 from ..backends.base import Backend
 from ..config import FLOAT32, NEURONS, Config, counted, size_of
+from ..distributed.buckets import Buckets
+from ..distributed.communicator import SOLO, Solo
 from ..errors import CheckpointError, ConfigError
 from ..kernels.codes import DTYPE
 from ..neurons import loading
@@ -114,6 +116,7 @@ class NeuroGenModel:
         with self.backend.part("optimiser"):
             average = 0 if bits else training.average
             self.optimizer = optimizer(self.brain.parameters, self.backend, training.weight_decay, training.clip, average)
+        self.communicator: Solo = SOLO
         self._activity, self._in_use = None, threading.RLock()
         self._online = None  # what `learn` has made
         self._reading = lambda: None  # the activity that was run last, if somebody still has it
@@ -127,8 +130,14 @@ class NeuroGenModel:
         """Number of learned parameters."""
         return self.brain.parameters.size
 
+    def join(self, communicator: Solo):
+        """Train with other ranks from now on: each has a copy of this model, and some sequences of every batch that `activity` is for."""
+        self.communicator = communicator
+        self.optimizer.keep(communicator)
+
     def activity(self, tokens: int, batch: int, learning: bool = False) -> Activity:
-        """A new, reset `Activity` of `batch` sequences and at most `tokens` tokens a segment; for learning, with the training's dropout."""
+        """A new, reset `Activity` of `batch` sequences and at most `tokens` tokens a segment; for learning, with the training's dropout,
+        and of this rank's share of the batch."""
         training = self.config.training
         if learning and self.quantization:
             raise ConfigError("a quantised model does not learn: its weights are codes; train the model that it was made from")
@@ -136,6 +145,10 @@ class NeuroGenModel:
             raise ConfigError(f"training.learning: a pruned brain learns with bptt, not with {training.learning}")
         rates = ("dropout", "axon_dropout", "weight_drop", "word_dropout") if learning else ()
         dropout = {name: getattr(training, name) for name in (*rates, "seed")}
+        if learning and self.communicator.size > 1:
+            share = self.communicator.columns(batch)
+            most = self.communicator.most_columns(batch)
+            dropout["share"], batch = (share.start, batch, most), share.stop - share.start
         with self.backend.part(f"activity of {counted(batch, 'sequence')} of {counted(tokens, 'token')}"):
             rule = {"bptt": "symmetric", "eprop": training.learning_signal, "three-factor": "dopamine"}[training.learning]
             how = {"memory": training.activation_memory, "eligibility": learning and training.learning != "bptt", "signal": rule}
@@ -242,11 +255,11 @@ class NeuroGenModel:
     ) -> tuple[float, float, float]:
         """One update on time-major inputs, targets [T, B] int32: (loss, accuracy, norm of the gradient).
 
-        `act` advances to the next segment. reset: [B] bool, the sequences to reset before this one. rewire: called between the backward
-        pass and the update (learning/rewiring.py). choices: [T, B] bool, targets that the model has chosen itself; the three-factor rule
-        learns them in proportion to dopamine, others ignore it. If loss or gradient norm are not finite, nothing is updated, but for a
-        row-wise decoder (optim/low_memory.py) and what `rewire` has done. Raises ConfigError for a rate below 0 or not finite, and during a
-        lesion.
+        Every rank gets the whole batch, and trains its sequences. `act` advances to the next segment. reset: [B] bool, the sequences to
+        reset before this one. rewire: called between the backward pass and the update (learning/rewiring.py). choices: [T, B] bool, targets
+        that the model has chosen itself; the three-factor rule learns them in proportion to dopamine, others ignore it. If loss or gradient
+        norm are not finite, nothing is updated, but for a row-wise decoder (optim/low_memory.py) and what `rewire` has done. Raises
+        ConfigError for a rate below 0 or not finite, and during a lesion.
         """
         if not (0 <= rate <= FLOAT32):
             raise ConfigError(f"learning_rate: a number from 0 on is needed, not {rate}")
@@ -254,7 +267,7 @@ class NeuroGenModel:
             raise ConfigError("a brain does not learn during a lesion: train it outside of the context, or set brain.without for good")
         counted = self._count_targets(act, targets)
         if reset is not None:
-            act.reset_mask[...] = self.backend.asarray(reset, "uint8")
+            act.reset_mask[...] = self.backend.asarray(reset[act.columns], "uint8")
         self.optimizer.prepare(rate)
         act.surprise, hits = np.zeros(act.batch), 0.0
         for part, begin in enumerate(range(0, len(inputs), act.tokens)):  # one part, or with eligibility traces a chunk each
@@ -265,29 +278,33 @@ class NeuroGenModel:
             self._load_tokens(act, inputs[begin : begin + act.tokens], targets[begin : begin + act.tokens])
             if act.learning_signal.rewarded:
                 chosen = np.zeros_like(targets) if choices is None else choices
-                act.learning_signal.choices[: act.length] = self.backend.asarray(chosen[begin : begin + act.tokens], "uint8")
+                chosen = chosen[begin : begin + act.tokens, act.columns]
+                act.learning_signal.choices[: act.length] = self.backend.asarray(chosen, "uint8")
             act.dropout.set_step(self.optimizer.steps, part)
-            begins = (not part, not part and reset is not None)
+            alone = self.communicator.size == 1
+            which = (not part, not part and reset is not None, alone or begin + act.tokens >= len(inputs))  # begins, resets, ends
             # the loss scale is a constant of the recorded step: one of a few powers of two
-            self.run(act, ("gradients", act.length, *begins, act.loss_scale), functools.partial(self._gradients, act, *begins))
+            self.run(act, ("gradients", act.length, *which, act.loss_scale), functools.partial(self._gradients, act, *which))
             losses, right = self._result(act)
             act.surprise += losses.sum(0, dtype=np.float64)
             hits += right.sum()
         if rewire:
             rewire(act)
         self.run(act, ("update", act.length), lambda: self._update(act))
-        loss = act.surprise.sum() / counted
-        act.surprise /= np.maximum(1, (targets >= 0).sum(0))
-        return float(loss), float(hits / counted), self.optimizer.finish()
+        loss, right = self.communicator.sum([act.surprise.sum(), hits])
+        act.surprise /= np.maximum(1, (targets[:, act.columns] >= 0).sum(0))
+        return float(loss / counted), float(right / counted), self.optimizer.finish()
 
     def learning_step(self, act: Activity, reset: bool):
         """The operations of an update, with the segment loaded. reset: whether sequences are reset before, those of `act.reset_mask`."""
         self._gradients(act, True, reset)
         self._update(act)
 
-    def _gradients(self, act, begins, reset):
-        """The gradients of the loaded tokens. begins: whether they begin a segment; otherwise they are added to those before."""
+    def _gradients(self, act, begins, reset, ends=True):
+        """The gradients of the loaded tokens. begins: whether they begin a segment; otherwise they are added to those before. ends: whether
+        they end it; then gradients are summed over all ranks."""
         brain, decoder = self.brain, self.brain.decoder
+        buckets = Buckets(brain, act, self.communicator if ends else SOLO)
         if reset:
             act.reset(act.reset_mask)
         if begins:
@@ -297,17 +314,21 @@ class NeuroGenModel:
             act.token_rows.gradient[...] = 0
         if decoder.row_wise:
             brain.forward(act, functools.partial(losses_by_blocks, decoder, act))
-            learn_by_blocks(decoder, act, self.optimizer)
+            learn_by_blocks(decoder, act, self.optimizer, self.communicator)
         elif act.learning_signal.rewarded:  # dopamine follows from the losses
             brain.forward(act, functools.partial(decoder.losses, act))
             self._learn_decoder(act, not begins, 0, act.length)
         else:
             brain.forward(act, functools.partial(self._learn_decoder, act, not begins))
-        brain.backward(act)
+        buckets.sum("decoder")
+        brain.backward(act, buckets.sum)
+        buckets.sum("rest")
+        self.communicator.join()
 
     def _update(self, act):
         self.brain.mask_weight_grad(act)
         self.optimizer.apply(*([(act.token_rows,)] if act.token_rows else []))
+        self.communicator.share_parts(self.optimizer.updated)
         self.optimizer.accumulate_average()
         self.brain.refresh()
         act.advance(act.length)
@@ -384,7 +405,7 @@ class NeuroGenModel:
 
     def _load_tokens(self, act, inputs, targets):
         act.load_tokens(inputs)
-        act.targets[: act.length] = self.backend.asarray(targets, "int32")
+        act.targets[: act.length] = self.backend.asarray(targets[:, act.columns], "int32")
 
     def _count_targets(self, act, targets):
         """Set the weight of a target in the mean loss. Returns their number."""
@@ -492,17 +513,23 @@ class NeuroGenModel:
         """
         return checkpoint.save(_path(path), *self.snapshot(state, trainer), self.tokenizer, quantization=self.quantization)
 
-    def snapshot(self, state: dict | None = None, trainer: dict | None = None) -> tuple[dict, dict]:
-        """(tensors, documents) of a checkpoint, as `checkpoint.save` takes them; copies."""
+    def snapshot(self, state: dict | None = None, trainer: dict | None = None, moments: dict | None = None) -> tuple[dict, dict]:
+        """(tensors, documents) of a checkpoint, as `checkpoint.save` takes them; copies. moments: those that ranks keep in parts, joined,
+        NumPy."""
         tables, fetch = self.brain.parameters, self.backend.fetch
         tensors = {"brain": self.brain.structure(), "embeddings": {}, "decoder": {}, "optimizer": {}, "state": state or {}}
         for name, parameter in tables.table.items():
             tensors[parameter.file][name] = fetch(tables.value[name])
         for name, parameter in tables.quantized.items():
             tensors[parameter.file] |= tables.stored(name)
-        tensors["optimizer"] = {} if self.quantization else {name: fetch(x) for name, x in self.optimizer.tensors().items()}
+        optimizer = {} if self.quantization else self.optimizer.tensors(moments)
+        tensors["optimizer"] = {name: x if isinstance(x, np.ndarray) and moments else fetch(x) for name, x in optimizer.items()}
         documents = {"config": self.config.to_dict(), "neurons": self.neurons()}
         return tensors, documents | {"trainer": {"updates": self.optimizer.steps, **(trainer or {})}}
+
+    def content(self) -> tuple:
+        """The arguments of `made_from` after the backend."""
+        return self.snapshot()[0], self.optimizer.steps, self.neurons(), self.quantization
 
     def neurons(self) -> dict[str, dict[str, str]]:
         """Module -> {"neuron": its reference, "sha256": of its source, "source": its text}; no text for those that ship."""
@@ -610,17 +637,14 @@ class NeuroGenModel:
 
     def __copy__(self) -> NeuroGenModel:
         """A model of its own with the same weights, optimiser and tokenizer, on the same backend; its neurons are reset."""
-        return made_from(self.config, self.tokenizer, self.backend, *self._content())
+        return made_from(self.config, self.tokenizer, self.backend, *self.content())
 
     def __deepcopy__(self, memo) -> NeuroGenModel:
         return self.__copy__()
 
     def __reduce__(self):
         """Pickled as it is copied. It comes back on a backend of the same kind, which has to be there."""
-        return made_from, (self.config, self.tokenizer, backends.arguments_of(self.backend), *self._content())
-
-    def _content(self):
-        return self.snapshot()[0], self.optimizer.steps, self.neurons(), self.quantization
+        return made_from, (self.config, self.tokenizer, backends.arguments_of(self.backend), *self.content())
 
     def _columns(self, ids, what, low: int | None = 0):
         """One sequence or a batch of them as time-major [T, B] int32, checked."""

@@ -6,6 +6,7 @@ import numpy as np
 
 from .. import backends
 from ..errors import ConfigError
+from ..kernels.dropout import mask_offset
 from ..kernels.rng import key
 from .bundles import Made, checked, write_source
 from .checks import fit, in_range
@@ -140,7 +141,7 @@ def dropout(x, rate, seed=0, backend="auto") -> np.ndarray:
         raise ConfigError(f"dropout: rate must be at least 0 and below 1, not {rate}")
     made = chosen(backend)
     array = made.asarray(x)
-    made.dropout(array, np.float32(rate), made.asarray([key(seed)], "uint64"), np.uint64(0))
+    made.dropout(array, np.float32(rate), made.asarray([key(seed)], "uint64"), mask_offset(0))
     return made.to_numpy(array)
 
 

@@ -109,6 +109,8 @@ class Rewiring:
         """Compute the gradients of all weights of synapses again, for the wiring that there is now."""
         self.brain.synapses.gradient[...] = 0
         act.synapses.accumulate_weight_grad(act.length)
+        self.model.communicator.begin(self.brain.synapses.gradient)
+        self.model.communicator.join()
 
     def _rows(self, array, slots):
         return array.reshape(len(array), -1)[self.model.backend.asarray(slots, "int64")]
@@ -117,8 +119,8 @@ class Rewiring:
         """Set weights, and their optimiser state, to 0."""
         index = self.model.backend.asarray(slots, "int64")
         bundles = len(projection.weight)
-        for array in (projection.weight, *self.model.optimizer.of(f"{projection.arc.name}.weight")):
-            array.reshape(bundles, -1)[index] = 0
+        projection.weight.reshape(bundles, -1)[index] = 0
+        self.model.optimizer.clear(f"{projection.arc.name}.weight", slots, bundles)
 
 
 def share_at(training: Training, step: int, steps: int) -> float:

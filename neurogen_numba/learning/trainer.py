@@ -13,9 +13,10 @@ import numpy as np
 
 from .. import backends
 from ..backends.base import Backend
-from ..brain.activity import Activity
 from ..brain.model import NeuroGenModel
 from ..config import Config
+from ..distributed.communicator import SOLO, Solo
+from ..distributed.team import Team, assemble, begin
 from ..errors import CheckpointError, ConfigError, DataError, TrainingError
 from ..inference.generation import Sampling, Session, stream
 from ..planning import budget
@@ -27,12 +28,9 @@ from ..text.batches import open_corpus
 from ..text.prefetch import Prefetch
 from ..text.tokenizer import Tokenizer
 from .brain_snapshot import brain_snapshot
-from .diagnosis import origin
 from .distillation import Teacher, load_teacher
 from .evaluation import answer_questions, evaluate, streams_for, streams_of, unknown_share
-from .replay import Replay
 from .report import CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
-from .rewiring import Rewiring
 from .samples import SAMPLE_TOKENS, pieces
 from .schedule import learning_rate
 from .time_budget import LAST, Mark, Throughput
@@ -59,10 +57,18 @@ class Trainer:
     """A run in its directory. `Trainer(config, run)` begins one, `Trainer.resume(run)` resumes the last checkpoint, bit for bit."""
 
     def __init__(
-        self, config: Config, run: Path, backend="auto", fit: bool = False, begun: bool = False, tokenizer: Tokenizer | None = None
+        self,
+        config: Config,
+        run: Path,
+        backend="auto",
+        fit: bool = False,
+        begun: bool = False,
+        tokenizer: Tokenizer | None = None,
+        communicator: Solo = SOLO,
     ):
         """fit: make the first change that lets the run fit into memory. begun: the run has begun before, perhaps on another backend.
-        tokenizer: given by the caller, not built from the text; it is saved in the folder. Raises BackendError if the run does not fit."""
+        tokenizer: given by the caller, not built from the text; it is saved in the folder. communicator: to the ranks that train with this
+        one. Raises BackendError if the run does not fit."""
         if tokenizer:
             tokenizer.save(run / TOKENIZER)
         elif (run / TOKENIZER).is_dir():
@@ -81,15 +87,18 @@ class Trainer:
         backend = backend if isinstance(backend, Backend) else backends.get(backend)
         self._fitted = None
         if backend.memory():
-            config, self._fitted = budget.settle(config, backend, fit)
+            config, self._fitted = budget.settle(config, backend, fit, communicator)
         elif fit or (config.training.memory_limit and not begun):
             raise ConfigError("--fit and --memory-limit are about a GPU's memory, and this run is on the CPU; drop them")
         with doing("getting ready: building the brain", patience=0):
-            model = NeuroGenModel.from_config(config, corpus.tokenizer, backend=backend)
-            self._setup(model, corpus, run, beginning(config), teacher)
+            begin(communicator, config, corpus.tokenizer)
+            team = assemble(communicator, lambda: NeuroGenModel.from_config(config, corpus.tokenizer, backend=backend))
+            self._setup(team, corpus, run, beginning(config), teacher)
 
     @classmethod
-    def resume(cls, run: Path, steps: int | None = None, backend="auto", folder: Path | None = None, **changes: dict) -> Trainer:
+    def resume(
+        cls, run: Path, steps: int | None = None, backend="auto", folder: Path | None = None, communicator: Solo = SOLO, **changes: dict
+    ) -> Trainer:
         """Resume from the newest sound checkpoint, or from `folder`, one of the run's; without any checkpoint, from the beginning.
 
         steps: a new total number of steps, for a longer run; it also removes a time limit. changes: settings that do not affect learning,
@@ -100,7 +109,7 @@ class Trainer:
         if steps is not None:
             changes["training"] = changes.get("training", {}) | {"steps": steps, "max_minutes": 0.0}
         if folder is None and not checkpoint.saved(run) and (run / CONFIG).is_file():
-            trainer = cls(read_config(run).replace(**changes), run, backend, begun=True)
+            trainer = cls(read_config(run).replace(**changes), run, backend, begun=True, communicator=communicator)
             trainer.steps = steps or trainer.steps  # an explicit number overrides `text.max_chunks`
             trainer._notices = ["no checkpoint had been saved yet: the run starts from the beginning"]
             return trainer
@@ -108,7 +117,7 @@ class Trainer:
         backend = backend if isinstance(backend, Backend) else backends.get(backend)
         if backend.memory() and (run / CONFIG).is_file():
             with contextlib.suppress(CheckpointError):  # a damaged file; the checkpoint has the settings too
-                budget.settle(read_config(run), backend)
+                budget.settle(read_config(run), backend, communicator=communicator)
         with doing("getting ready: reading the checkpoint", patience=0):
             model, state, saved = NeuroGenModel.restore(folder, backend=backend)
         if model.tokenizer is None:
@@ -118,12 +127,12 @@ class Trainer:
         trainer._fitted = None
         try:
             with doing("getting ready: reading the text", patience=0):
-                trainer._setup(model, open_corpus(model.config, model.tokenizer, run), run, saved)
+                corpus = open_corpus(model.config, model.tokenizer, run)
+                begin(communicator, model.config, model.tokenizer, lambda: (*model.content(), state))
+                trainer._setup(assemble(communicator, lambda: model), corpus, run, saved)
         except KeyError as missing:
             raise CheckpointError(f"{folder}: trainer.json lacks {missing.args[0]!r}; use another checkpoint") from None
-        trainer.act.load_state(state)
-        if trainer._replay:
-            trainer._replay.load_state(state)
+        trainer.team.load_state(state)
         if trainer.act.teacher:
             trainer.act.teacher.load_state(state)
         trainer._notices = [*passed_over, f"resuming from step {trainer.step:,}"]
@@ -134,7 +143,8 @@ class Trainer:
             raise ConfigError(f"{run} has made {trainer.step} steps already; to continue, give a higher --steps")
         return trainer
 
-    def _setup(self, model, corpus, run, saved, teacher=None):
+    def _setup(self, team: Team, corpus, run, saved, teacher=None):
+        self.team, self.act, model = team, team.act, team.model
         self.model, self.corpus, self.run = model, corpus, run
         self.config = model.config
         training = self.config.training
@@ -142,7 +152,6 @@ class Trainer:
         self._reset_token = corpus.tokenizer.end_of_text if self.config.text.reset_at_documents else None
         self._val_subset = corpus.validation(training.eval_tokens)
         self._pieces = pieces(self._val_subset.tokens, corpus.tokenizer.end_of_text)
-        self.act: Activity = model.activity(training.segment, training.batch, learning=True)
         if training.distill:
             teacher = teacher or load_teacher(self.config, model.backend)
             self.act.teacher = Teacher(teacher, corpus.tokenizer, training.segment, training.batch)
@@ -155,8 +164,7 @@ class Trainer:
         self._eval_seconds = saved["looking"]  # of training time, on evaluation, samples and checkpoints
         self._evaluated_at = saved.get("looked", self.step)  # the last step whose evaluations are done
         self.rewired = saved.get("rewired", 0)  # bundles so far
-        self._rewiring = Rewiring(model) if training.rewire_interval else None
-        self._replay = Replay(model) if training.replay else None
+        self._rewiring = team.rewiring
         self._announced = self.steps  # the plan that a notice named last
         self._notices = []  # to report first
         self._stopping = False
@@ -205,17 +213,16 @@ class Trainer:
             if segment is None:  # stopped while waiting
                 break
             due = self._rewiring and self._rewiring.due(self.step + 1, self.steps)
-            rewire = self._rewire if due else None
             reset = self._reset_mask(segment[0])
             if self.act.teacher:
                 self.act.teacher.read(*segment, reset)
-            loss, accuracy, norm = self.model.update(self.act, *segment, rate, reset, rewire)
+            loss, accuracy, norm, rewired = self.team.update(*segment, rate, reset, self.step + 1, self.steps, bool(due))
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 yield from saver.wait()
                 raise self._non_finite_error(loss, norm)
             self.step += 1
-            if self._replay:
-                self._replay.after(self.step, self.act, *segment, rate)
+            self.rewired += rewired
+            self._stopping |= self.team.communicator.stopping
             self.tokens += int((segment[1] >= 0).sum())
             now = time.monotonic()
             self.seconds = now - began
@@ -262,9 +269,6 @@ class Trainer:
             yield self._out_of_time(planned_steps)
         yield from saver.wait()
         yield from self._end()
-
-    def _rewire(self, act):
-        self.rewired += self._rewiring(act, self.step + 1, self.steps)
 
     def _first_notices(self):
         yield from map(Notice, self._notices)
@@ -416,7 +420,7 @@ class Trainer:
 
     def _non_finite_error(self, loss, norm):
         """The TrainingError for a loss or gradient that is NaN or infinite. No such update was made or saved."""
-        where = origin(self.model, self.act)
+        where = self.team.origin()
         try:
             kept = f"what was saved last is kept: {checkpoint.latest(self.run)}"
             with contextlib.suppress(CheckpointError):
@@ -455,9 +459,9 @@ class Trainer:
             "position": self.batches.position(),
             "rewired": self.rewired,
         }
-        state = self.act.state() | (self._replay.state() if self._replay else {})
+        state, moments = self.team.state()
         state |= self.act.teacher.state() if self.act.teacher else {}
-        tensors, documents = self.model.snapshot(state, trainer)
+        tensors, documents = self.model.snapshot(state, trainer, moments)
         return Snapshot(self.step, tensors, documents, self.model.tokenizer, loss)
 
     def _finish(self, score):

@@ -33,22 +33,22 @@ class AdamW8bit(Optimizer):
         size = parameters.flat_value.size if self.byte_moments else self.whole
         self.m, self.v = backend.zeros(size, "int8"), backend.zeros(size, "uint8")
         self.m_top, self.r_top = backend.zeros(size // GROUP_SIZE), backend.zeros(size // GROUP_SIZE)
+        self.kept = slice(0, size)
         self.norm_before = backend.zeros(1)  # of the previous update
         self._clipping = backend.zeros(1)  # the norm that clips the decoder; not finite if the loss is not
         self._key = backend.zeros(1, "uint64")  # of the random numbers
         # per block: parameters with a whole gradient, then row-wise ones; then one number for `Rows`
         self._squares = backend.zeros(parameters.flat_value.size // BLOCK + 1, "float64")
 
-    def tensors(self):
-        tensors = {"norm": self.norm_before} | super().tensors()
-        for letter, flat in (("m", self.m), ("v", self.v)):
-            tensors |= {f"{letter}.{name}": x for name, x in self.parameters.views(flat).items()}
-        for letter, flat in (("m_top", self.m_top), ("r_top", self.r_top)):
-            for name, parameter in self.parameters.table.items():
-                first = self.parameters.offset[name] // GROUP_SIZE
-                if first < len(flat):
-                    tensors[f"{letter}.{name}"] = flat[first : first + -(-parameter.size // GROUP_SIZE)]
-        return tensors
+    @property
+    def updated(self):
+        return self.parameters.flat_value if self.byte_moments else self.parameters.flat_value[: self.whole]
+
+    def moments(self):
+        return {"m": (self.m, 1), "v": (self.v, 1), "m_top": (self.m_top, GROUP_SIZE), "r_top": (self.r_top, GROUP_SIZE)}
+
+    def tensors(self, moments=None):
+        return {"norm": self.norm_before} | super().tensors(moments)
 
     def prepare(self, rate):
         super().prepare(rate)
@@ -70,9 +70,14 @@ class AdamW8bit(Optimizer):
         self._bytes(begin, begin + len(gradient), gradient, self._clipping)
 
     def _bytes(self, begin, end, gradient, norm):
-        """Update the numbers begin ... end - 1 of the flat array of parameters."""
-        part, shares, blocks = slice(begin, end), slice(begin // GROUP_SIZE, end // GROUP_SIZE), slice(begin // BLOCK, end // BLOCK)
-        moments = self.m[part], self.v[part], self.m_top[shares], self.r_top[shares]
+        """Update those of the numbers begin ... end - 1 of the flat array of parameters whose moments are here."""
+        low, high = max(begin, self.kept.start), min(end, self.kept.stop)
+        if low >= high:
+            return
+        gradient, begin, end, first = gradient[low - begin : high - begin], low, high, self.kept.start
+        part, blocks = slice(begin, end), slice(begin // BLOCK, end // BLOCK)
+        shares = slice((begin - first) // GROUP_SIZE, (end - first) // GROUP_SIZE)
+        moments = self.m[begin - first : end - first], self.v[begin - first : end - first], self.m_top[shares], self.r_top[shares]
         bounds = self.decay[blocks], self.low[blocks], self.high[blocks]
         how = norm, self._numbers, self._key, np.uint64(begin)
         self.backend.adamw8bit(self.parameters.flat_value[part], gradient, *moments, *bounds, *how)
@@ -111,8 +116,8 @@ class Adafactor(AdamW8bit):
             self.column[name], self._spread[name], self._total[name] = (backend.zeros(columns) for _ in range(3))
         self._row_index = backend.asarray(np.arange(max(map(len, self._value.values()))), "int32")
 
-    def tensors(self):
-        tensors = super().tensors()
+    def tensors(self, moments=None):
+        tensors = super().tensors(moments)
         for name in sorted(self.row_wise):
             tensors |= {f"row.{name}": self.row[name][: self.parameters.table[name].shape[0]], f"column.{name}": self.column[name]}
         return tensors

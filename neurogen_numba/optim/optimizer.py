@@ -28,10 +28,47 @@ class Optimizer(ABC):
         self.norm = backend.zeros(1)  # of the last gradient, before clipping
         self._numbers = backend.zeros(4)
         self._squares = backend.zeros(-(-parameters.flat_gradient.size // BLOCK), "float64")
+        self.kept = slice(0, parameters.flat_value.size)  # numbers of the flat array whose moments are here
 
-    def tensors(self) -> dict:
-        """The optimiser state in a checkpoint: name -> array of the device."""
-        return {f"average.{name}": x for name, x in self.parameters.views(self.average).items()} if self.horizon else {}
+    @property
+    def updated(self):
+        """The values that moments update: a flat array, in whole blocks."""
+        return self.parameters.flat_value
+
+    def moments(self) -> dict[str, tuple]:
+        """Letter -> (flat array of the moments of the numbers `kept`, how many numbers share one of its entries)."""
+        return {}
+
+    def keep(self, communicator):
+        """Keep moments of this rank's numbers only, if the ranks share them (ZeRO-1)."""
+        self.kept = kept = communicator.numbers_of(self.updated.size)
+        if kept.stop - kept.start < self.updated.size:
+            for letter, (array, unit) in self.moments().items():
+                setattr(self, letter, array[kept.start // unit : kept.stop // unit].copy())
+
+    def tensors(self, moments: dict | None = None) -> dict:
+        """The optimiser state in a checkpoint: name -> array of the device. moments: letter -> those of all ranks, joined."""
+        tensors = {}
+        for letter, (array, unit) in self.moments().items():
+            array = moments[letter] if moments else array
+            for name, parameter in self.parameters.table.items():
+                first = self.parameters.offset[name] // unit
+                if first < len(array):
+                    part = array[first : first + -(-parameter.size // unit)]
+                    tensors[f"{letter}.{name}"] = part.reshape(parameter.shape) if unit == 1 else part
+        return tensors | ({f"average.{name}": x for name, x in self.parameters.views(self.average).items()} if self.horizon else {})
+
+    def clear(self, name: str, rows: np.ndarray, among: int):
+        """Set moments, and the average, of some rows (indices, [n]) of a parameter to 0; it has `among`, and none lies in two blocks."""
+        size, first = self.parameters.table[name].size // among, self.parameters.offset[name]
+        averages = {"average": (self.average, 1)} if self.horizon else {}
+        for array, unit in (self.moments() | averages).values():
+            begin = 0 if array is self.average else self.kept.start
+            kept = rows[(first + rows * size >= begin) & (first + (rows + 1) * size <= begin + len(array) * unit)]
+            if len(kept):
+                low = (first + int(kept.min()) * size - begin) // unit
+                part = array[low : low + (int(kept.max()) - int(kept.min()) + 1) * size // unit]
+                part.reshape(-1, size // unit)[self.backend.asarray(kept - kept.min(), "int64")] = 0
 
     def of(self, name: str) -> list:
         """The arrays of a checkpoint that belong to one parameter, for example its moments and its average."""
@@ -75,14 +112,14 @@ class AdamW(Optimizer):
         super().__init__(parameters, backend, *how, **settings)
         self.m, self.v = (backend.zeros(parameters.flat_value.size) for _ in range(2))
 
-    def tensors(self):
-        moments = {"m": self.m, "v": self.v}
-        views = {f"{letter}.{name}": x for letter, flat in moments.items() for name, x in self.parameters.views(flat).items()}
-        return views | super().tensors()
+    def moments(self):
+        return {"m": (self.m, 1), "v": (self.v, 1)}
 
     def apply(self):
-        parameters = self.parameters
+        parameters, kept = self.parameters, self.kept
         self.backend.sum_of_squares(self._squares, parameters.flat_gradient)
         self.backend.norm(self.norm, self._squares)
-        arrays = parameters.flat_value, parameters.flat_gradient, self.m, self.v
-        self.backend.adamw(*arrays, self.decay, self.low, self.high, self.norm, self._numbers)
+        if kept.start < kept.stop:  # more ranks than blocks leave one without
+            blocks = slice(kept.start // BLOCK, kept.stop // BLOCK)
+            arrays = parameters.flat_value[kept], parameters.flat_gradient[kept], self.m, self.v
+            self.backend.adamw(*arrays, self.decay[blocks], self.low[blocks], self.high[blocks], self.norm, self._numbers)

@@ -13,6 +13,7 @@ from ..backends.cuda import OUTSIDE
 from ..brain.connectome import arcs
 from ..brain.model import NeuroGenModel
 from ..config import ACTIVATION_MEMORY, OPTIMIZERS, Config, size_in_words, size_of
+from ..distributed.communicator import SOLO, Solo
 from ..errors import BackendError
 from ..learning.evaluation import streams_of
 from ..presets import FOUR_GB
@@ -132,14 +133,19 @@ KNOBS = (*TRAINING, Neurons("pfc"), Neurons("wernicke"), Neurons("broca"))
 
 
 @functools.cache  # advice and fitting evaluate the same configurations
-def plan(config: Config, card: Card) -> Mapping[str, int]:
-    """Bytes of a training run with this configuration, by component, with `--mode sequential`; brain.vocabulary must be the tokenizer's."""
+def plan(config: Config, card: Card, shards: int = 1) -> Mapping[str, int]:
+    """Bytes of a training run with this configuration, by component, with `--mode sequential`; brain.vocabulary must be the tokenizer's.
+
+    shards: parts of the optimiser's moments, of which a rank keeps one."""
     meta, training = MetaBackend(**asdict(card)), config.training
     with meta.part("neurons"):
         model = NeuroGenModel.on_meta(config, meta)
     parameters = model.brain.parameters
-    meta.used["optimiser"] = sum(tensor.nbytes for tensor in model.optimizer.tensors().values())
+    tensors, moments = model.optimizer.tensors(), model.optimizer.moments()
+    meta.used["optimiser"] = sum(tensor.nbytes for tensor in tensors.values())
     meta.used["neurons"] -= meta.used["optimiser"]
+    parts = sum(tensor.nbytes for name, tensor in tensors.items() if name.partition(".")[0] in moments)
+    meta.used["optimiser"] -= parts - parts // shards
     for flat in (parameters.flat_value, parameters.flat_gradient):  # count them by component instead
         meta.used["neurons"] -= flat.nbytes
         for name, parameter in parameters.table.items():
@@ -228,17 +234,22 @@ def fit(config: Config, card: Card, limit: int) -> tuple[Config, str]:
     return change.config, f"made to fit into {size_in_words(limit)}: {change.words}"
 
 
-def settle(config: Config, backend, make_fit: bool = False) -> tuple[Config, str | None]:
+def of_rank(config: Config, ranks: int) -> Config:
+    """The configuration of a run of the sequences of one of several ranks, that with the most."""
+    return config.replace(training={"batch": -(-config.training.batch // ranks)})
+
+
+def settle(config: Config, backend, make_fit: bool = False, communicator: Solo = SOLO) -> tuple[Config, str | None]:
     """(configuration of a training run on a backend whose memory is planned, a sentence about its changes or None).
 
-    make_fit: make the first change that lets it fit. Raises BackendError if it does not fit into free memory or its own limit, with the
-    largest component and changes that would help.
+    communicator: to the ranks that share the batch. make_fit: make the first change that lets it fit, of a run on one rank. Raises
+    BackendError if it does not fit into free memory or its own limit, with the largest component and changes that would help.
     """
     limit = size_of(config.training.memory_limit) if config.training.memory_limit else math.inf
     card, room, change = Card.of(backend, limit), min(limit, backend.memory()[0]), None
     if make_fit:
         config, change = fit(config, card, room)
-    rows = plan(config, card)
+    rows = plan(of_rank(config, communicator.size), card, communicator.size if communicator.shard else 1)
     total, largest = sum(rows.values()), max(rows, key=rows.get)
     if total > room:
         raise BackendError(
