@@ -89,7 +89,7 @@ LOWEST = [
         for name in "steps batch segment eval_interval eval_tokens checkpoint_interval keep_checkpoints".split()
         + "sample_interval log_interval".split()
     ),
-    *((Training, name, -1, 0) for name in "warmup seed average rewire_interval viz_interval final_eval_tokens".split()),
+    *((Training, name, -1, 0) for name in "warmup seed average rewire_interval replay viz_interval final_eval_tokens".split()),
     *((Training, name, -1e-9, 0.0) for name in "learning_rate final_rate weight_decay max_minutes".split()),
     *((Text, name, 0, 1) for name in "vocabulary chunk_tokens".split()),
     *((Text, name, -1, 0) for name in "max_chunks workers".split()),

@@ -104,7 +104,7 @@ def test_the_gradient_of_a_sensitivity_adds_up_over_tokens_and_neurons(op, after
 # The same while training, reading and writing
 
 
-def test_an_untrained_brain_is_bit_for_bit_the_one_without(backend):
+def test_an_untrained_brain_is_bit_for_bit_the_one_without(backend, full_size):
     ids = text(4 * CHUNK + 1)
     with_them, without = (model_of(backend, on) for on in (True, False))
     np.testing.assert_array_equal(with_them.logits(ids.T), without.logits(ids.T))
@@ -125,7 +125,7 @@ def levels_of(act):
     return act.brain.backend.to_numpy(act.modulators)
 
 
-def test_reading_in_any_pieces_and_writing_give_the_levels_of_training(backend):
+def test_reading_in_any_pieces_and_writing_give_the_levels_of_training(backend, full_size):
     model, length = model_of(backend, sensitivity=0.2), 3 * CHUNK + 5
     ids = text(length + 1, seed=1)
     whole = model.activity(3 * CHUNK, 2)
@@ -146,7 +146,7 @@ def test_reading_in_any_pieces_and_writing_give_the_levels_of_training(backend):
                 np.testing.assert_allclose(state[name], values, rtol=2e-3, atol=2e-3, err_msg=f"{name} {pieces}")
 
 
-def test_what_was_written_and_is_read_again_gives_the_same_state(backend):
+def test_what_was_written_and_is_read_again_gives_the_same_state(backend, full_size):
     model = model_of(backend, sensitivity=0.2)
     session, again = Session(model, Sampling(seed=3), 2), Session(model, Sampling(), 2)
     prompt = text(CHUNK - 3, seed=2)
@@ -159,7 +159,7 @@ def test_what_was_written_and_is_read_again_gives_the_same_state(backend):
         np.testing.assert_allclose(one[name], other[name], rtol=2e-3, atol=2e-3, err_msg=name)
 
 
-def test_a_session_goes_on_bit_for_bit_from_its_state(backend):
+def test_a_session_goes_on_bit_for_bit_from_its_state(backend, full_size):
     model = model_of(backend, sensitivity=0.2)
     session, loaded = Session(model, Sampling(seed=3)), Session(model, Sampling(seed=3))
     session.feed(text(CHUNK + 3, 1))
@@ -177,7 +177,7 @@ def test_a_session_goes_on_bit_for_bit_from_its_state(backend):
         loaded.load_state({name: values for name, values in state.items() if name != "scores"})
 
 
-def test_logits_are_those_of_reading_token_by_token(backend):
+def test_logits_are_those_of_reading_token_by_token(backend, full_size):
     model = model_of(backend, sensitivity=0.3)
     ids = text(2 * CHUNK + 3, 1)
     session = Session(model, Sampling())

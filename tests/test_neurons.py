@@ -199,9 +199,9 @@ def learned_in(config, updates=30, neuron=None, rate=0.02):
     return [model.train_step(ids[:, :-1], ids[:, 1:], learning_rate=rate)[0] for _ in range(updates)]
 
 
-@pytest.mark.parametrize("name", [name for name in NEURONS if name != "lif_a"])  # the stock neuron learns elsewhere
-def test_a_brain_of_it_learns(name):
-    losses = learned_in(tiny.config(brain={"vocabulary": 12}), 150, name, rate=0.005)
+def test_a_brain_of_another_neuron_learns():
+    """The stock neuron learns elsewhere; the adjoints of the others are checked above. Each takes 20 seconds to compile."""
+    losses = learned_in(tiny.config(brain={"vocabulary": 12}), 150, "adlif", rate=0.005)
     assert all(map(math.isfinite, losses)) and min(losses[-20:]) < 0.9 * losses[0]
 
 
