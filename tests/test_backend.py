@@ -15,7 +15,7 @@ from neurogen_numba.kernels.reduce import BLOCK
 
 backend = backends.get("cpu")
 CALLS = (  # of other functions, or in another order
-    *("product", "population_forward", "population_backward", "population_eligibility", "eligibility"),
+    *("product", "quantized_product", "population_forward", "population_backward", "population_eligibility", "eligibility"),
     *("memory_forward", "memory_backward", "working_memory_forward"),
 )
 OPERATIONS = [name for name, method in vars(Backend).items() if hasattr(method, "is_kernel") and name not in CALLS]

@@ -37,6 +37,7 @@ def prepared(machine, monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "_doubles", lambda device: True)
     monkeypatch.setattr(doctor, "_multiplies", lambda device: True)
     monkeypatch.setattr(doctor.launch, "trial", lambda: "")
+    monkeypatch.setattr("neurogen_numba.distributed.nccl.check", lambda: SimpleNamespace(get_version=lambda: 22304))
     machine.management = FakeManagement()
 
 

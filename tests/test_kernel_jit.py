@@ -15,6 +15,7 @@ from neurogen_numba.kernels import bundles, bundles_cpu, population, vector
 from neurogen_numba.neurons import get
 
 NUMBER, ROW, SQUARE, FLAG, BITS = types.float32, types.float32[::1], types.float32[:, ::1], types.boolean, types.uint64
+OFFSET = types.UniTuple(types.uint64, 3)  # of a mask (dropout.py)
 MASKS = types.uint64[::1]
 PASS = (ROW, BITS, ROW, MASKS, BITS, BITS, BITS, ROW, BITS, NUMBER, MASKS, BITS, BITS, types.int64)
 LEARN = (ROW, BITS, ROW, MASKS, BITS, BITS, BITS, ROW, BITS, BITS, types.int64)
@@ -34,6 +35,9 @@ PHYSICS = {  # argument types of every function that all backends share
     "working_memory.working_memory_step": (NUMBER,) * 4,
     "working_memory.working_memory_step_backward": (NUMBER,) * 5,
     "dropout.dropout_factor": (NUMBER, BITS, BITS),
+    "dropout.mask_index": (OFFSET, BITS),
+    "dropout.mask_index_32": (OFFSET, types.uint32, types.uint32),
+    "dropout.mask_index_alone": (OFFSET, types.uint32, types.uint32),
     "rng.mix": (BITS, BITS),
     "rng.uniform": (BITS, BITS),
     **{f"bundles_cpu._add_{width}": PASS for width in (16, 32, 64)},
@@ -41,7 +45,7 @@ PHYSICS = {  # argument types of every function that all backends share
     "codes.code": (types.uint8[:, ::1], BITS, BITS),
     "bundles_cpu.union_of_masks": (MASKS, BITS, types.int64),
     "population.fetch_row": (types.float32[:, :, ::1], *[types.int64] * 4),
-    "population.axon_value": (NUMBER, NUMBER, BITS, BITS),
+    "population.axon_value": (NUMBER, NUMBER, BITS, OFFSET, types.uint32, types.uint32),
     "memory.sigmoid": (NUMBER,),
     "memory.silu": (NUMBER,),
     "memory.silu_slope": (NUMBER,),
@@ -86,6 +90,7 @@ PHYSICS = {  # argument types of every function that all backends share
 
 def test_every_function_of_physics_is_in_the_table():
     others = {
+        "dropout.mask_offset",
         "eligibility.threads_of",
         "jit._compile",
         "jit.made",

@@ -29,7 +29,7 @@ def test_modules_learn_from_dopamine_and_from_no_gradient_of_the_decoder():
     act = model.activity(3 * CHUNK, B, learning=True)
     act.reward([2.0, 0.0, -1.0])
     model.update(act, ids[:CHUNK], ids[1 : CHUNK + 1], 0.0)
-    model._load_segment(act, ids[CHUNK : 2 * CHUNK], ids[CHUNK + 1 : 2 * CHUNK + 1])
+    model.load_segment(act, ids[CHUNK : 2 * CHUNK], ids[CHUNK + 1 : 2 * CHUNK + 1])
     model._gradients(act, True, False)
     dopamine, weight = act.levels["dopamine"], act.weight[0]
     assert np.unique(dopamine).size == B

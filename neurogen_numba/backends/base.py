@@ -164,9 +164,9 @@ class Backend(ABC):
         allowed."""
 
     @kernel
-    def quantized_product(self, out, x, codes, scale):
-        """Overwrites out [M, R] float32 with x [M, K], of `product_dtype`, times the transposed weights [R, K] that `codes` and `scale` [R]
-        store (kernels/codes.py). All are contiguous."""
+    def quantized_product(self, out, x, stored, scale):
+        """Overwrites out [M, R] float32 with x [M, K], of `product_dtype`, times the transposed weights [R, K] that the codes `stored` and
+        `scale` [R] stand for (kernels/codes.py). All are contiguous."""
 
     # Neurons
 
