@@ -129,7 +129,8 @@ def make_population_eligibility_cpu(physics: Physics):
             chosen = slice(column * hypercolumn, min(N, (column + 1) * hypercolumn))
             constants_h, gain_h, bias_h = load(constants, chosen), gain[chosen], bias[chosen]
             size = np.float32(gain_h.size)
-            direct, moved = np.empty((K, P, gain_h.size), np.float32), np.empty((K, K, gain_h.size), np.float32)
+            direct = np.empty((K, P, gain_h.size), np.float32)
+            carries = np.empty((K, K, gain_h.size), np.float32)  # [unit vector, entry of h before the chunk]
             scratch = np.empty((3, gain_h.size), np.float32)
             x, ds, d_drive = scratch[0], scratch[1], scratch[2]
             for b in range(group * SEQUENCES, min(B, (group + 1) * SEQUENCES)):
@@ -140,7 +141,7 @@ def make_population_eligibility_cpu(physics: Physics):
                         for n in range(x.size):
                             total[n] += h_k[n] * trace[n]
                 for k in range(K):
-                    to_start = moved[k]  # h of the token before, for every entry of h
+                    to_start = carries[k]  # h of the token before, for every entry of h
                     to_start[:] = ZERO
                     to_start[k] = ONE
                     direct[k] = ZERO
@@ -182,14 +183,14 @@ def make_population_eligibility_cpu(physics: Physics):
                 for p in range(P):
                     for k in range(K):
                         for other in range(K):
-                            trace, factor, total = traces[other, p, b, chosen], moved[k, other], direct[k, p]
+                            trace, factor, total = traces[other, p, b, chosen], carries[k, other], direct[k, p]
                             for n in range(x.size):
                                 total[n] += factor[n] * trace[n]
                     for k in range(K):
                         traces[k, p, b, chosen] = direct[k, p]
                 for k in range(K):
                     for other in range(K):
-                        transition[other, k, b, chosen] = moved[k, other]
+                        transition[other, k, b, chosen] = carries[k, other]
         for group in range(groups):
             for p in range(P):
                 total, share = d[p], partial[group, p]

@@ -270,6 +270,8 @@ class Config:
                 f"training.optimizer: {self.training.optimizer} updates the decoder after each chunk, and training.learning = "
                 f"{self.training.learning} sums gradients over the chunks of a segment; use adamw, or training.learning = bptt"
             )
+        if self.training.learning != "eprop" and self.training.learning_signal != LEARNING_SIGNALS[0]:
+            raise ConfigError(f"training.learning_signal: {self.training.learning_signal} is for training.learning = eprop; drop it")
         if self.training.learning == "three-factor" and not self.brain.neuromodulation:
             raise ConfigError("training.learning: three-factor learns from dopamine, which needs brain.neuromodulation = true")
         if self.brain.tied and self.training.optimizer != "adamw":

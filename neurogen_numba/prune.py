@@ -38,21 +38,29 @@ def main(argv=None):
         raise ConfigError(f"--keep: a share above 0 and at most 1, not {args.keep}")
     if args.steps < 0:
         raise ConfigError(f"--steps: at least 0, not {args.steps}")
-    from .benchmarks import sizes
-    from .brain import prune
-    from .learning.first_checkpoint import begin_run, make_empty
-    from .learning.stopping import Signals
-    from .learning.trainer import Trainer
+    from .learning.first_checkpoint import new_run
     from .show import find, load, run_name
-    from .storage import run_folder
-    from .text.batches import open_corpus
 
     folder = find(args.run, args.out)
     run = args.new or args.out / f"{run_name(folder)}-pruned"
     model = load(folder, backend_of(args), named_neurons(args.assignments))
     if model.quantization or model.config.brain.pruned:
         raise CheckpointError(f"{folder} is quantised or pruned already; prune the run that it was made from")
-    make_empty(run)
+    with new_run(run):
+        return _prune(args, model, folder, run)
+
+
+def _prune(args, model, folder, run):
+    """Prune a model into a new run, and train it further."""
+    from .benchmarks import sizes
+    from .brain import prune
+    from .learning.first_checkpoint import begin_run
+    from .learning.stopping import Signals
+    from .learning.trainer import Trainer
+    from .show import find, load
+    from .storage import run_folder
+    from .text.batches import open_corpus
+
     corpus = open_corpus(model.config, model.tokenizer)
     validation = corpus.validation(model.config.training.final_eval_tokens or None)
     if args.by == "gradient":
@@ -61,7 +69,7 @@ def main(argv=None):
     else:
         score = prune.magnitudes(model)
     steps, rate = max(1, args.steps), RATE * model.config.training.learning_rate
-    training = {"steps": steps, "max_minutes": 0.0, "warmup": steps // 10, "learning_rate": rate, "rewire_interval": 0, "learning": "bptt"}
+    training = {"steps": steps, "max_minutes": 0.0, "warmup": steps // 10, "learning_rate": rate, **prune.PLAIN}
     models = {"before": model, "pruned": prune.pruned(model, args.keep, score, training)}
     with Signals() as signals, run_folder.lock(run):
         begin_run(models["pruned"], run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from .cli import Parser, add_backend_flag, backend_of, command
@@ -57,11 +58,13 @@ def main(argv=None):
         segments = (batches.next()[0] for _ in range(-(-CALIBRATION // (training.batch * training.segment))))
     small = quantized(model, args.bits, decoder_moments(model, segments))
     measured = sizes.compare([model, small], validation)
+    if new.exists():
+        raise ConfigError(f"{new} has been made meanwhile; give the new checkpoint another name")
     small.quantization |= {"made_from": str(folder), "calibrated": args.calibrate, "on": model.backend.device_name(), **measured}
     size = checkpoint.save(new, *small.snapshot(), small.tokenizer, measured["loss"][1], small.quantization)
     sizes.show([model.backend.product_dtype, f"int{args.bits}"], measured)
     print(f"{folder} -> {new}, {size / 1e6:,.1f} MB")
-    print(f"To talk to it: neurogen chat {new}")
+    print(f"To talk to it: neurogen chat {shlex.quote(str(new))}")
     return 0
 
 

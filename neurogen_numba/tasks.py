@@ -87,8 +87,10 @@ def main(argv=None):
 
 def _config(args, training: dict, vocabulary: int):
     """The configuration of a task. The three-factor rule brings the neuromodulators that it needs."""
-    learning = {"learning": args.learning} if args.learning else {}
-    brain = {"neuromodulation": True} if args.learning == "three-factor" else {}
+    assigned = {assignment.partition("=")[0].strip() for assignment in args.assignments}
+    rule = args.learning or ("three-factor" if args.task == "bandit" and "training.learning" not in assigned else None)
+    learning = {"learning": rule} if rule else {}
+    brain = {"neuromodulation": True} if rule == "three-factor" and "brain.neuromodulation" not in assigned else {}
     flags = {"training": training | learning, "brain": brain}
     return config_of(args, flags, get_preset(PRESET)).replace(brain={"vocabulary": vocabulary})
 
@@ -106,7 +108,7 @@ def play(args) -> int:
     for name in ("pairs", "delay", "items", "data"):
         if getattr(args, name) is not None:
             raise ConfigError(f"--{name} is not about bandit; leave it out")
-    args.learning, pulls, interval = args.learning or "three-factor", args.steps or 200, args.eval_interval or 20
+    pulls, interval = args.steps or 200, args.eval_interval or 20
     given = {"seed": args.seed, "batch": args.batch_size, "learning_rate": args.learning_rate}
     config = _config(args, {name: value for name, value in given.items() if value is not None}, bandit.VOCABULARY)
     config = config.replace(training={"segment": config.brain.chunk})
@@ -119,7 +121,13 @@ def play(args) -> int:
             if pull % interval == 0:
                 show(f"after {pull:,} of {pulls:,} pulls: the better arm {sum(better[-interval:]) / interval:.1%} of the time")
     last = better[-max(1, pulls // 4) :]
-    result = {"task": "bandit", "preset": config.preset, "learning": args.learning, "accuracy": sum(last) / len(last), "chance": 0.5}
+    result = {
+        "task": "bandit",
+        "preset": config.preset,
+        "learning": config.training.learning,
+        "accuracy": sum(last) / len(last),
+        "chance": 0.5,
+    }
     result |= {"steps": pulls, "batch": config.training.batch, "seconds": time.monotonic() - began, "pulls": better}
     share, took = f"the better arm {result['accuracy']:.1%} of the time", f"{result['seconds']:,.0f} s"
     show(f"bandit: {share} in the last {len(last):,} pulls, chance 50.0%; {took}")

@@ -119,6 +119,7 @@ def test_each_rule_learns(rule):
     [
         ({"learning": "bpt"}, "training.learning: unknown 'bpt'; did you mean 'bptt'?"),
         ({"learning_signal": "randm"}, "training.learning_signal: unknown 'randm'; did you mean 'random'?"),
+        ({"learning_signal": "random"}, "random is for training.learning = eprop; drop it"),
         ({"learning": "eprop", "optimizer": "adafactor"}, "updates the decoder after each chunk"),
         ({"learning": "three-factor"}, "needs brain.neuromodulation = true"),
     ],

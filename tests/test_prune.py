@@ -8,12 +8,13 @@ import pytest
 import tiny
 from neurogen_numba import presets
 from neurogen_numba.brain.model import NeuroGenModel
-from neurogen_numba.brain.prune import choose, gradients, magnitudes, pruned
+from neurogen_numba.brain.prune import PLAIN, choose, gradients, magnitudes, pruned
 from neurogen_numba.brain.quantize import quantized
 from neurogen_numba.chat import main as chat
 from neurogen_numba.errors import CheckpointError, ConfigError
 from neurogen_numba.evaluate import main as evaluate
 from neurogen_numba.generate import main as generate
+from neurogen_numba.learning.first_checkpoint import new_run
 from neurogen_numba.migrate import main as migrate
 from neurogen_numba.prune import main as prune
 from neurogen_numba.quantize import main as quantize
@@ -132,6 +133,23 @@ def test_a_setting_of_what_is_pruned_is_checked(text):
 
 
 # The command
+
+
+def test_a_pruned_run_of_any_rule_goes_on_by_backpropagation_on_the_text():
+    model = NeuroGenModel.from_config(tiny.config(brain={"vocabulary": 12}), backend="cpu")
+    model.config = model.config.replace(training={"distill": "teacher", "rewire_interval": 9})
+    training = pruned(model, 0.5, magnitudes(model), PLAIN).config.training
+    assert (training.learning, training.learning_signal, training.distill, training.rewire_interval) == ("bptt", "symmetric", "", 0)
+
+
+def test_a_new_run_that_nothing_was_written_to_is_gone(tmp_path):
+    with pytest.raises(KeyboardInterrupt), new_run(tmp_path / "run"):
+        assert (tmp_path / "run").is_dir()
+        raise KeyboardInterrupt
+    assert not (tmp_path / "run").exists()
+    with new_run(tmp_path / "run"):
+        (tmp_path / "run" / "something").touch()
+    assert (tmp_path / "run" / "something").exists()
 
 
 @pytest.fixture(scope="module")

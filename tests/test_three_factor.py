@@ -6,7 +6,7 @@ import pytest
 import tiny
 from neurogen_numba import tasks
 from neurogen_numba.benchmarks import bandit
-from neurogen_numba.brain.learning_signal import SLOWNESS
+from neurogen_numba.brain.learning_signal import DOPAMINE_SCALE
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.errors import ConfigError
 
@@ -37,7 +37,7 @@ def test_modules_learn_from_dopamine_and_from_no_gradient_of_the_decoder():
     signals = {"pfc.axon": act.signals["pfc.axon"].gradient, "broca.trace": act.signals["broca.trace"].gradient}
     act.learning_signal.write(signals, 0, CHUNK)
     for name, x in (("pfc.axon", act.v["pfc"][1:] > 1), ("broca.trace", act.y["broca"][1:])):
-        expected = -dopamine[:, None] * weight * SLOWNESS * (x - np.mean(x, (0, 1)))
+        expected = -dopamine[:, None] * weight * DOPAMINE_SCALE * (x - np.mean(x, (0, 1)))
         np.testing.assert_allclose(signals[name], expected, rtol=1e-3, atol=1e-18, err_msg=name)
 
 

@@ -3,8 +3,8 @@
     symmetric   the gradient of the loss, through the transposed weights of the synapses that read an output, and of the decoder
     random      e R: e is the gradient of the decoder's input, R fixed and random (Lillicrap et al. 2016, Nature Communications 7:13276, and
                 "random e-prop" in Bellec et al. 2020, Nature Communications 11:3625)
-    dopamine    the negative dopamine of the sequence, the same for all neurons: no gradient of the loss (three-factor rules: Frémaux and
-                Gerstner 2016, Frontiers in Neural Circuits 9:85)
+    dopamine    -dopamine (x - mean of x): no gradient of the loss, and one dopamine for all neurons of a sequence (three-factor rules:
+                Frémaux and Gerstner 2016, Frontiers in Neural Circuits 9:85)
 
 Only the symmetric signal passes from component to component.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 STRENGTH = 0.1  # of random feedback: with 1, the clipped gradient leaves little for the decoder
-SLOWNESS = 1e-9  # of dopamine: below Adam's epsilon of 1e-8, where an update is the gradient times rate / epsilon
+DOPAMINE_SCALE = 1e-9  # far below Adam's epsilon of 1e-8, where an update is the gradient times rate / epsilon
 
 
 class Symmetric:
@@ -69,7 +69,7 @@ class RandomFeedback:
 
 
 class Dopamine:
-    """Dopamine of a sequence after the chunk, times what an output differs from its mean over the chunk, as a reward per token.
+    """-dopamine (x - mean of x), scaled: dopamine of the sequence after the chunk; x: an output, 1 for an event; its mean over the chunk.
 
     choices [T, B] uint8: targets that the model has chosen itself. The decoder learns them in proportion to dopamine, all others as always.
     """
@@ -86,7 +86,7 @@ class Dopamine:
         """As `Symmetric.write`."""
         act, backend = self.act, self.act.brain.backend
         columns = (last - first) * act.batch
-        backend.apply(np.multiply, act.weight, np.float32(-SLOWNESS / act.loss_scale), out=self.factor)
+        backend.apply(np.multiply, act.weight, np.float32(-DOPAMINE_SCALE / act.loss_scale), out=self.factor)
         for name, gradient in gradients.items():
             module, mean = name.partition(".")[0], self.mean[name]
             if name.endswith(".axon"):

@@ -17,7 +17,8 @@ import numpy as np
 from ..errors import ConfigError
 from .model import NeuroGenModel, made_from
 
-CRITERIA = ("gradient", "magnitude")
+# Of the training that follows: backpropagation on the text alone. Rewiring, e-prop and a teacher know no tiles of different sizes.
+PLAIN = {"learning": "bptt", "learning_signal": "symmetric", "rewire_interval": 0, "distill": ""}
 
 
 def magnitudes(model: NeuroGenModel) -> dict[str, np.ndarray]:
@@ -29,7 +30,7 @@ def magnitudes(model: NeuroGenModel) -> dict[str, np.ndarray]:
 def gradients(model: NeuroGenModel, segments: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
     """Projection -> criterion `gradient` of each bundle. segments: (inputs, targets) [T, B] int32, each the continuation of the last. The
     model gets the configuration and the optimiser's state of one that learns by back-propagation through time."""
-    model.config = model.config.replace(training={"learning": "bptt"})
+    model.config = model.config.replace(training=PLAIN)
     act, total = None, {p.arc.name: 0.0 for p in model.brain.projections}
     for inputs, targets in segments:
         act = act or model.activity(*inputs.shape, learning=True)

@@ -23,6 +23,18 @@ def make_empty(run: Path) -> Path:
     return run
 
 
+@contextlib.contextmanager
+def new_run(run: Path):
+    """A context in which the folder of a new run is made: empty at the beginning, and gone at the end if nothing was written. Raises
+    ConfigError."""
+    make_empty(run)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # it is not empty
+            run.rmdir()
+
+
 def begin_run(model, run: Path) -> int:
     """Write the first checkpoint of a run, with a zero state, and its configuration; whole or not at all. Returns the checkpoint's bytes.
 
