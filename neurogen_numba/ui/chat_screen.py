@@ -502,7 +502,8 @@ class _Changing:
         return self
 
     def __exit__(self, *failure):
-        self._app.invalidate()
+        with contextlib.suppress(RuntimeError):  # the screen closes at this moment
+            self._app.invalidate()
 
 
 @functools.cache
