@@ -51,7 +51,7 @@ class Dropout:
         self.set_step(step)
 
     def set_step(self, step: int, part: int = 0):
-        """Use the masks of this step; part: of which part of its segment, if that is read in several."""
+        """Use the masks of this step; part: number of the part of its segment, where a segment is read in parts."""
         self.step = step
         if any(self.rates.values()):
             names = [f"{site} {part}" if part and site not in self.SEGMENT else site for site in self.SITES]
@@ -95,7 +95,7 @@ class Activity:
         self.buffered_tokens = self.chunk if checkpointing else tokens  # that the arrays of neurons and currents hold
         backend = brain.backend
         self.dropout = Dropout(backend, batch, **dropout)
-        self.among = self.dropout.among  # sequences of the whole batch, of which other ranks may have some
+        self.among = self.dropout.among  # sequences of the whole batch; other ranks may have some of them
         self.most_columns = self.dropout.most  # sequences of the rank that has the most
         self.columns = slice(self.dropout.first, self.dropout.first + batch)  # those that are here
         self.ids, self.targets = backend.zeros((tokens, batch), "int32"), backend.zeros((tokens, batch), "int32")

@@ -64,7 +64,7 @@ class Embedding(Component):
             act.token_rows = Rows("embedding.weight", *room)
 
     def load_tokens(self, act, ids):
-        """Row-wise: map each position to a row of act.token_rows, of which every token in the segment has one."""
+        """Row-wise: map each position to a row of act.token_rows, one for each token in the segment."""
         if not act.token_rows:
             return
         tokens, which = np.unique(np.asarray(ids), return_inverse=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .activity import Activity
 
 
-STRENGTH = 0.1  # of random feedback: with 1, the clipped gradient leaves little for the decoder
+FEEDBACK_SCALE = 0.1  # of random feedback: with 1, the clipped gradient leaves little for the decoder
 DOPAMINE_SCALE = 1e-9  # far below Adam's epsilon of 1e-8, where an update is the gradient times rate / epsilon
 
 
@@ -56,7 +56,7 @@ class RandomFeedback:
     def _drawn(self, name, brain):
         R = brain.decoder.shape[1]
         drawn = generator(self.act.dropout.seed, f"{name}.feedback").standard_normal((R, brain.signal_sizes[name]))
-        return brain.backend.asarray(drawn * (STRENGTH / math.sqrt(R)), "float32")
+        return brain.backend.asarray(drawn * (FEEDBACK_SCALE / math.sqrt(R)), "float32")
 
     def write(self, gradients: dict, first: int, last: int):
         """As `Symmetric.write`."""
@@ -78,7 +78,11 @@ class Dopamine:
 
     def __init__(self, act: Activity):
         self.act, brain, zeros = act, act.brain, act.brain.backend.zeros
-        self.choices, self.weight, self._less = zeros((act.tokens, act.batch), "uint8"), zeros((act.tokens, act.batch)), zeros(act.batch)
+        self.choices, self.weight, self._dopamine_less_1 = (
+            zeros((act.tokens, act.batch), "uint8"),
+            zeros((act.tokens, act.batch)),
+            zeros(act.batch),
+        )
         self.factor = zeros(1)
         self.mean = {name: zeros(brain.signal_sizes[name]) for component in brain.components for name in component.outputs}
 
@@ -103,8 +107,8 @@ class Dopamine:
     def decoder_weight(self, first: int, last: int):
         """Weights [(last - first) B] of the decoder's gradient for tokens first ... last - 1: act.weight, at choices times dopamine."""
         act, apply, weight = self.act, self.act.brain.backend.apply, self.weight[first:last]
-        apply(np.subtract, act.levels["dopamine"], np.float32(1), out=self._less)
-        apply(np.multiply, self.choices[first:last], self._less, out=weight)
+        apply(np.subtract, act.levels["dopamine"], np.float32(1), out=self._dopamine_less_1)
+        apply(np.multiply, self.choices[first:last], self._dopamine_less_1, out=weight)
         apply(np.add, weight, np.float32(1), out=weight)
         apply(np.multiply, weight, act.weight, out=weight)
         return weight.reshape(-1)

@@ -30,7 +30,8 @@ class Replay:
             self.inputs, self.targets, self.surprise = (state[f"replay.{name}"].copy() for name in ("inputs", "targets", "surprise"))
 
     def after(self, step: int, act, inputs, targets, rate: float):
-        """After update `step` on inputs, targets [T, B]: keep its most surprising episodes, and replay if it is time."""
+        """After update `step` on inputs, targets [T, B]: keep its most surprising episodes, by act.surprise [B] in nats, and
+        replay if it is time. rate: learning rate of the replay."""
         found = np.concatenate([self.surprise, act.surprise])
         chosen = np.sort(np.argsort(-found, kind="stable")[: found.size // 2])
         self.inputs = np.concatenate([self.inputs, inputs], axis=1)[:, chosen]

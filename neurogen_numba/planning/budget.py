@@ -136,7 +136,7 @@ KNOBS = (*TRAINING, Neurons("pfc"), Neurons("wernicke"), Neurons("broca"))
 def plan(config: Config, card: Card, shards: int = 1) -> Mapping[str, int]:
     """Bytes of a training run with this configuration, by component, with `--mode sequential`; brain.vocabulary must be the tokenizer's.
 
-    shards: parts of the optimiser's moments, of which a rank keeps one."""
+    shards: parts of the optimiser's moments; a rank keeps one."""
     meta, training = MetaBackend(**asdict(card)), config.training
     with meta.part("neurons"):
         model = NeuroGenModel.on_meta(config, meta)
