@@ -26,7 +26,7 @@ from .half import store
 from .jit import ONE, ZERO, cpu, cpu_serial_sum
 from .launch import SIMULATED, WARP, device, gpu, warp_sum
 from .neuron import drive, trace_step, trace_step_backward
-from .normalize import normalize_step_backward, normalizer
+from .normalize import Normalization
 from .surrogate import Surrogate, carried
 from .tuples import add, load, rows, save, zeros
 from .vector import WORD, nonzero_bits, prefetch
@@ -57,6 +57,7 @@ class Physics(NamedTuple):
     modulate: Callable
     factor_gradient: Callable
     surrogate: Surrogate
+    normalization: Normalization
     states: int
 
     def __repr__(self):
@@ -122,7 +123,7 @@ def axon_value(s, drop, key, offset, i, token_size):
 def make_population_forward(physics: Physics, graded: bool, traced: bool, gated: bool):
     """A specialised `population_forward`. graded: events carry the membrane potential; traced: with output traces; gated: with a gate."""
     LOADS_PER_THREAD = LOADS // 4 if gated else LOADS  # a gate needs a second load each: more would exceed the registers
-    step, modulate, event = physics.step, physics.modulate, physics.surrogate.event
+    step, modulate, event, normalizer = physics.step, physics.modulate, physics.surrogate.event, physics.normalization.normalizer
 
     @gpu(max_registers=MAX_REGISTERS)
     def population_forward(
@@ -257,6 +258,7 @@ def make_population_backward(physics: Physics, graded: bool, traced: bool, gated
     LOADS_PER_THREAD = BACK_LOADS if gated else 1  # in step 3; without a gate, step 3 loads nothing
     adjoint, modulate, event, S = physics.adjoint, physics.modulate, physics.surrogate.event, physics.states
     factor_gradient, FIRST = physics.factor_gradient, S + 1  # FIRST: index of the first d_constant in the result of the adjoint
+    normalize_backward = physics.normalization.backward
 
     @gpu(max_registers=MAX_REGISTERS)
     def population_backward(
@@ -378,7 +380,7 @@ def make_population_backward(physics: Physics, graded: bool, traced: bool, gated
                         if s < count:
                             k, token = u32(s * width + thread), u32((left + s) * B + b)
                             mean = shared[u32(means + s * columns + thread // size)]
-                            d = normalize_step_backward(shared[k], shared[u32(x_tile + k)], mean)
+                            d = normalize_backward(shared[k], shared[u32(x_tile + k)], mean)
                             column, line = np.uint64(u32(token + u32(offset))), n >> u32(shift)
                             in_line, line = np.uint64(n - (line << u32(shift))), np.uint64(line)
                             if gated:
@@ -441,7 +443,7 @@ def fetch_row(x, t, b, first, size):
 @functools.cache
 def make_population_forward_cpu(physics: Physics):
     """`population_forward_cpu` for a kind of neuron."""
-    step, modulate, event = physics.step, physics.modulate, physics.surrogate.event
+    step, modulate, event, normalizer = physics.step, physics.modulate, physics.surrogate.event, physics.normalization.normalizer
 
     @cpu()
     def population_forward_cpu(state, r, c, gate, parameters, gain_scale, beta_scale, hypercolumn, graded):
@@ -516,6 +518,7 @@ def make_population_backward_cpu(physics: Physics, modulated: bool = False):
     """`population_backward_cpu` for a kind of neuron; modulated: with gradients of the sensitivities."""
     adjoint, modulate, event, S = physics.adjoint, physics.modulate, physics.surrogate.event, physics.states
     factor_gradient, FIRST = physics.factor_gradient, S + 1  # FIRST: index of the first d_constant in the result of the adjoint
+    normalize_backward = physics.normalization.backward
     GAIN = -5 if modulated else -3  # index of d_gain in the totals, which begin with the d_constants
 
     @cpu()
@@ -614,7 +617,7 @@ def make_population_backward_cpu(physics: Physics, modulated: bool = False):
                             to_gain[n] += d_drive[n] * x[n] * gain_h[n] * gain_scale[b] * gain_slope[b]
                     mean, dc_t = dot(dx, x) / np.float32(x.size), d_current[t, b, column_slice]
                     for n in range(x.size):
-                        dc_t[n] = normalize_step_backward(dx[n], x[n], mean)
+                        dc_t[n] = normalize_backward(dx[n], x[n], mean)
                     if gated:
                         g_t, dg_t = gate[t, b, column_slice], d_gate[t, b, column_slice]
                         for n in range(x.size):

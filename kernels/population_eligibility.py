@@ -26,7 +26,6 @@ from .gate import gate_step, gate_step_backward
 from .jit import ONE, ZERO, cpu
 from .launch import gpu
 from .neuron import drive, trace_step_backward
-from .normalize import normalize_step_backward
 from .population import SEQUENCES, Physics
 from .surrogate import carried
 from .tuples import add, load, rows, save, unit, zeros
@@ -39,6 +38,7 @@ def make_population_eligibility(physics: Physics, constants: int, graded: bool, 
     """A specialised `population_eligibility`. constants: number of the neuron's own parameters; others as in `make_population_forward`."""
     adjoint, modulate, event, S = physics.adjoint, physics.modulate, physics.surrogate.event, physics.states
     K, P, FIRST = S + traced, constants + 3, S + 1  # FIRST: index of the first d_constant in the result of the adjoint
+    normalize_backward = physics.normalization.backward
 
     @gpu
     def population_eligibility(
@@ -79,7 +79,7 @@ def make_population_eligibility(physics: Physics, constants: int, graded: bool, 
                 d_state, d_drive = adjoints[:S], adjoints[S]
                 d_constants = add(d_constants, modulate(adjoints[FIRST:], beta_b))
                 d_gain, d_bias, dx = d_gain + d_drive * x * gain_b, d_bias + d_drive, d_drive * gain * gain_b * r_t
-                d = normalize_step_backward(dx, x, dx * x / neurons)
+                d = normalize_backward(dx, x, dx * x / neurons)
                 if gated:
                     d, to_gate[k, j] = gate_step_backward(d, c[j], gate[j])
                 to_current[k, j] = d
@@ -108,7 +108,7 @@ def make_population_eligibility(physics: Physics, constants: int, graded: bool, 
 def make_population_eligibility_cpu(physics: Physics):
     """`population_eligibility_cpu` for a kind of neuron."""
     adjoint, modulate, event, S = physics.adjoint, physics.modulate, physics.surrogate.event, physics.states
-    FIRST = S + 1
+    FIRST, normalize_backward = S + 1, physics.normalization.backward
 
     @cpu()
     def population_eligibility_cpu(
@@ -175,7 +175,7 @@ def make_population_eligibility_cpu(physics: Physics):
                             d_gain[n] += d_drive[n] * x[n] * gain_scale[b]
                             d_bias[n] += d_drive[n]
                             dx = d_drive[n] * gain_h[n] * gain_scale[b] * r_t
-                            dc_t[n] = normalize_step_backward(dx, x[n], dx * x[n] / size)
+                            dc_t[n] = normalize_backward(dx, x[n], dx * x[n] / size)
                         if gated:
                             g_t, dg_t = gate[t, b, chosen], to_gate[k, t, b, chosen]
                             for n in range(x.size):

@@ -32,6 +32,7 @@ OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
 BUNDLE_SIZES = (16, 32, 64)
 NEURONS = ("lif_a", "lif", "adlif", "resonate_and_fire", "izhikevich")  # included in NeuroGen, in neurons/; the first is the default
 SURROGATES = ("triangle", "fast_sigmoid", "arctan")  # kernels/surrogate.py
+NEUROMODULATORS = ("dopamine", "norepinephrine", "serotonin")  # kernels/neuromodulation.py
 MODULES = ("thalamus", "wernicke", "hippocampus", "pfc", "basal_ganglia", "broca")  # in the order a token passes them
 
 
@@ -87,7 +88,7 @@ class Brain:
     events: str = "graded"  # graded: an event carries its membrane potential; binary: it carries 1
     surrogate: str = SURROGATES[0]  # surrogate gradient, which replaces the derivative of an event: triangle, fast_sigmoid, arctan
     surrogate_width: float = 1.0  # width of the surrogate, in units of the threshold
-    without: str = ""  # names of projections to omit, with * for any letters: "go_broca lateral_*"; for experiments
+    without: str = ""  # names of parts to omit: projections, with * for any letters, normalization, dopamine ...: "go_broca lateral_*"
     pruned: str = ""  # bundles that are left of projections, as `neurogen prune` chose them: "thalamus_wernicke=24 lateral_pfc=7"
     neuromodulation: bool = False  # dopamine, norepinephrine and serotonin follow the surprise of the tokens, and act on every module
     chunk: int = 16  # tokens processed together; the shortest lateral delay; the delay of feedback is a multiple

@@ -61,8 +61,10 @@ def gate(c, g):
 def normalise(c, hypercolumn, eps=0.05):
     """Divisive normalisation of the current c [..., N] by its root mean square over each `hypercolumn` consecutive neurons.
 
-    Where N is not a multiple of `hypercolumn`, the last hypercolumn is smaller.
+    Where N is not a multiple of `hypercolumn`, the last hypercolumn is smaller. Without hypercolumns (0), c itself.
     """
+    if not hypercolumn:
+        return np.asarray(c, np.float64)
     x = np.empty(np.shape(c), np.float64)
     for first in range(0, x.shape[-1], hypercolumn):
         column = np.asarray(c, np.float64)[..., first : first + hypercolumn]

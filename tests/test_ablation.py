@@ -150,8 +150,10 @@ def test_projections_are_left_out_by_their_names():
     brain = TINY.replace(brain={"without": "lateral_* go_broca"}).brain
     left_out = {arc.name for arc in arcs(TINY.brain)} - {arc.name for arc in arcs(brain)}
     assert "go_broca" in left_out and len(left_out) == 7
-    with pytest.raises(ConfigError, match="no projection is called 'go_brocca'; did you mean 'go_broca'"):
+    with pytest.raises(ConfigError, match="no part of the brain is called 'go_brocca'; did you mean 'go_broca'"):
         arcs(TINY.replace(brain={"without": "go_brocca"}).brain)
+    with pytest.raises(ConfigError, match="no part of the brain is called 'dopamine'; brain.neuromodulation is off"):
+        arcs(TINY.replace(brain={"without": "dopamine"}).brain)
 
 
 # The command

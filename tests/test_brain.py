@@ -54,6 +54,7 @@ READOUTS = config({"wernicke": 18, "pfc": 7, "basal_ganglia": 5, "broca": 12}, e
 PLAIN = config({}, embedding=SIZES["thalamus"], memory_width=4)
 TIED = config({"wernicke": 11}, embedding=SIZES["broca"], tied=True, memory_width=3)
 MODULATED = dataclasses.replace(READOUTS, neuromodulation=True)
+UNNORMALIZED = dataclasses.replace(READOUTS, without="normalization")
 CONFIGS = pytest.mark.parametrize("sizes", [READOUTS, PLAIN, TIED, MODULATED], ids=["readouts", "plain", "tied", "modulated"])
 EVENTS = pytest.mark.parametrize("events", ["graded", "binary"])
 
@@ -119,6 +120,7 @@ class Run:
         part_params, structure = in_float64(self.brain)
         state = {name: values.astype(np.float64) for name, values in self.state.items()}
         settings = dataclasses.asdict(self.brain.config)
+        settings["hypercolumn"] = 0 if self.brain.config == UNNORMALIZED else settings["hypercolumn"]
         given = {"masks": self.masks, "targets": np.vstack([self.ids[1:], np.full_like(self.ids[:1], -1)]), "levels": levels}
         return ref.model_forward(settings, params or part_params, structure, self.ids, state, smooth=self.act.smooth, **given)
 
@@ -274,6 +276,7 @@ def wrong_gradients(loss, params, gradients, eps=1e-7):
         (READOUTS, "binary", True, (0.0, 0.3)),
         (TIED, "graded", True, (0.3, 0.0)),
         (MODULATED, "graded", True, (0.3, 0.2)),
+        (UNNORMALIZED, "graded", True, (0.0, 0.0)),
         (READOUTS, "graded", False, (0.0, 0.0)),
         (PLAIN, "binary", False, (0.3, 0.2)),
         (MODULATED, "binary", False, (0.0, 0.0)),
@@ -285,6 +288,7 @@ def wrong_gradients(loss, params, gradients, eps=1e-7):
         "binary axon dropout",
         "tied dropout",
         "modulated dropout",
+        "unnormalized",
         "hard graded",
         "hard binary plain dropout",
         "hard binary modulated",

@@ -30,6 +30,8 @@ PHYSICS = {  # argument types of every function that all backends share
     "neuron.trace_step_backward": (NUMBER,) * 5,
     "normalize.normalizer": (NUMBER, types.int64),
     "normalize.normalize_step_backward": (NUMBER,) * 3,
+    "normalize.one": (NUMBER, types.int64),
+    "normalize.one_backward": (NUMBER,) * 3,
     "gate.gate_step": (NUMBER, NUMBER),
     "gate.gate_step_backward": (NUMBER,) * 3,
     "working_memory.working_memory_step": (NUMBER,) * 4,

@@ -8,6 +8,7 @@ import tiny
 from gradients import single
 from neurogen_numba import backends
 from neurogen_numba.brain.model import NeuroGenModel
+from neurogen_numba.config import MODULES
 from neurogen_numba.errors import CheckpointError, ConfigError
 from neurogen_numba.inference.generation import Sampling, Session
 from neurogen_numba.kernels import neuromodulation as rows_of
@@ -99,6 +100,18 @@ def test_the_gradient_of_a_sensitivity_adds_up_over_tokens_and_neurons(op, after
     shares = x.astype(np.float64) * slope[:, None]
     shares = shares / (1 - ref.sigmoid(logit + bias)) if after_a_sigmoid else shares
     np.testing.assert_allclose(total, 1 + shares.sum(), rtol=1e-4)
+
+
+def test_a_level_that_is_left_out_stays_neutral(backend):
+    config = tiny.config(brain={"vocabulary": VOCABULARY, "neuromodulation": True, "without": "dopamine serotonin"})
+    less, ids = NeuroGenModel.from_config(config, backend=backend), text(2 * CHUNK + 1)
+    act = less.activity(2 * CHUNK, 2, learning=True)
+    act.reward(1.0)
+    less.update(act, ids[:-1], ids[1:], 0.0)
+    dopamine, norepinephrine, serotonin = (backend.to_numpy(level) for level in act.levels.values())
+    assert norepinephrine.all() and not dopamine.any() and not serotonin.any()
+    gradient = backend.to_numpy(less.brain.parameters.gradient[SENSITIVITY])
+    assert gradient[: len(MODULES)].any() and not gradient[len(MODULES) :].any()
 
 
 # The same while training, reading and writing

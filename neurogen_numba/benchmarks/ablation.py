@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ..config import Config
+from ..config import NEUROMODULATORS, Config
 from ..errors import ConfigError
 from ..storage.run_folder import METRICS, SUMMARY, make_folder, write_whole
 
@@ -33,8 +33,11 @@ COMPONENTS = {  # name of a change -> settings without one part of the brain, or
     "no gate": {"brain": {"without": "go_broca"}},
     "no feedback": {"brain": {"without": "feedback_* go_retain"}},
     "neuromodulation": {"brain": {"neuromodulation": True}},
+    **{f"neuromodulation, no {name}": {"brain": {"neuromodulation": True, "without": name}} for name in NEUROMODULATORS},
     "rewiring": {"training": {"rewire_interval": 300}},
+    "replay": {"training": {"replay": 4}},
     "no lateral synapses": {"brain": {"without": "lateral_*"}},
+    "no normalization": {"brain": {"without": "normalization"}},
 }
 
 

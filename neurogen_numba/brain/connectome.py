@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import BUNDLE_SIZES, MODULES, Brain, did_you_mean
+from ..config import BUNDLE_SIZES, MODULES, NEUROMODULATORS, Brain, did_you_mean
 from ..errors import CheckpointError, ConfigError
 
+NORMALIZATION = "normalization"  # its name in `brain.without` (kernels/normalize.py)
 TRIES = 100  # draws of a bundle that grows, before its tile counts as full
 DELAY_SKEW = 0.1  # a bundle's delay d is drawn with probability ~ exp(-0.1 d)
 
@@ -105,17 +106,25 @@ def has_readout(brain: Brain, module: str) -> bool:
     return module != "pfc" and 0 < getattr(brain, module).outputs < getattr(brain, module).neurons
 
 
-def arcs(brain: Brain) -> list[Arc]:
-    """The projections of the brain that have synapses: all but those that `brain.without` names, and those of an associative memory that
-    is not there. Raises ConfigError for a pattern that names none."""
-    table = all_arcs(brain)
-    left_out = {arc.name for arc in table if brain.memory_rule == "none" and arc.name.startswith("memory_")}
+def left_out(brain: Brain) -> set[str]:
+    """Names of what `brain.without` and `brain.memory_rule` leave out: projections, NORMALIZATION, neuromodulators. Raises ConfigError for
+    a pattern that names nothing."""
+    projections = [arc.name for arc in all_arcs(brain)]
+    known = [*projections, NORMALIZATION, *(NEUROMODULATORS if brain.neuromodulation else ())]
+    names = {name for name in projections if brain.memory_rule == "none" and name.startswith("memory_")}
     for pattern in brain.without.split():
-        named = fnmatch.filter([arc.name for arc in table], pattern)
+        named = fnmatch.filter(known, pattern)
         if not named:
-            raise ConfigError(f"brain.without: no projection is called {pattern!r}; {did_you_mean(pattern, [arc.name for arc in table])}")
-        left_out.update(named)
-    left = [arc for arc in table if arc.fan_in and arc.name not in left_out]
+            hint = "brain.neuromodulation is off" if pattern in NEUROMODULATORS else did_you_mean(pattern, known)
+            raise ConfigError(f"brain.without: no part of the brain is called {pattern!r}; {hint}")
+        names.update(named)
+    return names
+
+
+def arcs(brain: Brain) -> list[Arc]:
+    """The projections of the brain that have synapses: all that are not left out. Raises ConfigError as `left_out`."""
+    names = left_out(brain)
+    left = [arc for arc in all_arcs(brain) if arc.fan_in and arc.name not in names]
     return _pruned(left, brain.pruned) if brain.pruned else left
 
 

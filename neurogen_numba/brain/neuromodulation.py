@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..config import MODULES, Brain
+from ..config import MODULES, NEUROMODULATORS, Brain
 from ..kernels.neuromodulation import GO, ROWS, TARGETS, WRITE
 from ..optim.parameters import Parameter, Parameters
+from .connectome import left_out
 
-LEVELS = ROWS[:3]
+LEVELS = NEUROMODULATORS
 SENSITIVITY = "neuromodulation.sensitivity"
 __all__ = ["GO", "LEVELS", "SENSITIVITY", "WRITE", "Neuromodulation", "adaptation", "gain"]  # with names of the kernels
 
@@ -32,6 +33,7 @@ class Neuromodulation:
 
     def __init__(self, brain: Brain, backend):
         self.interval, self.backend = np.float32(brain.chunk), backend
+        self.silent = [index for index, name in enumerate(LEVELS) if name in left_out(brain)]
         self.nothing = backend.zeros((1, 1, 1))[:0], backend.zeros(1)[:0]
 
     def parameters(self):
@@ -57,6 +59,8 @@ class Neuromodulation:
     def observe(self, act, losses, targets):
         """Add the losses [T, B] of targets [T, B]; levels change when a chunk of tokens is complete."""
         self.backend.observe(act.modulators, losses, targets, self.interval)
+        for level in self.silent:
+            act.modulators[level] = 0
 
     def backward(self, act, target: int, first: int, x, logit=None, bias=None):
         """Accumulate the gradient of a target's sensitivity from x [C, B, K], the gradient of the logits of a chunk. logit, bias: as in

@@ -12,7 +12,7 @@ from ..kernels.population import NeuronParameters, NeuronState
 from ..neurons import TimeConstant
 from ..optim.parameters import Parameter, Parameters
 from .component import Component
-from .connectome import generator
+from .connectome import NORMALIZATION, generator, left_out
 from .neuromodulation import SENSITIVITY, adaptation, gain
 
 TRACE = "output trace"  # beside the arguments of a step, which are identifiers
@@ -26,7 +26,8 @@ class Population(Component):
     def __init__(self, name: str, brain: Brain, backend, traced: bool):
         self.name, self.stream, self.backend, self.traced = name, name, backend, traced
         self.size, self.neuron = getattr(brain, name).neurons, neurons.get(getattr(brain, name).neuron)
-        self.physics = functools.cache(functools.partial(self.neuron.physics, brain.surrogate, brain.surrogate_width))  # of smooth
+        settings = {"kind": brain.surrogate, "width": brain.surrogate_width, "normalized": NORMALIZATION not in left_out(brain)}
+        self.physics = functools.cache(functools.partial(self.neuron.physics, **settings))
         # the embedding gathers the current of the Thalamus, and adds the tokens to it
         self.inputs = {"thalamus": (), "broca": ("broca.current", "broca.gate")}.get(name, (f"{name}.current",))
         self.outputs = (f"{name}.axon",) + ((f"{name}.trace",) if traced else ())
@@ -160,7 +161,7 @@ class Population(Component):
             "hypercolumn": self.hypercolumn,
             "dropout": act.dropout.arguments(f"{self.name}.axon", first, self.size),
             "graded": self.graded,
-            "physics": self.physics(act.smooth),
+            "physics": self.physics(smooth=act.smooth),
         }
 
     def _modulation(self, act, first):

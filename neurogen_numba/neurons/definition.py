@@ -34,6 +34,7 @@ from ..config import NEURONS, did_you_mean
 from ..errors import ConfigError
 from ..kernels import exponential, surrogate
 from ..kernels.jit import ZERO, made
+from ..kernels.normalize import DIVISIVE, NONE
 from ..kernels.population import Physics
 
 event = surrogate.event
@@ -441,12 +442,13 @@ class Neuron:
         gradient = self._gradient.compile(meanings, number) if self._gradient else lambda *given: given[: len(self.state)]
         return self.step.compile(meanings, number), (self._adjoint or self.derived).compile(meanings, number), gradient
 
-    def physics(self, kind: str = "triangle", width: float = 1.0, smooth: bool = False) -> Physics:
+    def physics(self, kind: str = "triangle", width: float = 1.0, smooth: bool = False, normalized: bool = True) -> Physics:
         """The functions that the loops call. Raises ConfigError if a function cannot be compiled, or leaves float32."""
         try:
-            return _physics(self, self.source_hash, kind, float(width), smooth)
+            physics = _physics(self, self.source_hash, kind, float(width), smooth)
         except ConfigError as error:
             raise ConfigError(f"{error}; see {self.full_name}") from None
+        return physics if normalized else physics._replace(normalization=NONE)
 
 
 @functools.cache
@@ -466,7 +468,7 @@ def _physics(one: Neuron, source: str, kind: str, width: float, smooth: bool) ->
     step, adjoint, modulate, factor_gradient = (made(function, f"{what}_{name}") for what, function in functions)
     if one.reference not in NEURONS:
         _check_types(one, step, adjoint)
-    return Physics(step, adjoint, modulate, factor_gradient, made_surrogate, len(one.state))
+    return Physics(step, adjoint, modulate, factor_gradient, made_surrogate, DIVISIVE, len(one.state))
 
 
 NO_CONSTANTS = "def modulate(constants, factor): return constants"
