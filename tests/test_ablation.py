@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+import tiny
 from neurogen_numba import ablate
 from neurogen_numba.benchmarks import ablation
 from neurogen_numba.benchmarks.ablation import BASE, COMPONENTS, Change, Study
@@ -144,6 +145,19 @@ def test_a_brain_learns_without_a_part(name, where, request):
     assert losses[-1] < losses[0] - 0.3
     assert abs(losses[-1] - others[-1]) > 1e-4
     assert less.generate(ids[0], 20).shape == (20,)
+
+
+@pytest.mark.parametrize(
+    "without, gated", [("go_broca", False), ("thalamus_broca wernicke_broca hippocampus_broca pfc_broca memory_broca lateral_broca", True)]
+)
+def test_gradients_of_a_current_and_its_gate_are_written_inside_their_arrays(without, gated, backend):
+    """A kernel writes both in one layout, also where only one of them has synapses."""
+    config = tiny.config(brain={"without": without, "vocabulary": 11})
+    model, ids = NeuroGenModel.from_config(config, backend=backend), text(2 * config.brain.chunk + 1, 2) % 11
+    act = model.activity(len(ids) - 1, 2, learning=True)
+    assert model.brain.populations[-1].gated == gated
+    norm = model.update(act, ids[:-1], ids[1:], 1e-3)[2]
+    assert np.isfinite(norm) and norm > 0
 
 
 def test_projections_are_left_out_by_their_names():

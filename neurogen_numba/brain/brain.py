@@ -75,7 +75,8 @@ class Brain:
         self._targets = {c: [(arc.target, late[arc]) for arc in self.arcs if arc.source in c.outputs] for c in self.components}
         self.fed = frozenset(arc.target for arc in self.arcs)  # currents that synapses contribute to
         # currents of populations whose gradient only synapses read; that of the Thalamus goes to the embedding, too
-        self.direct_gradients = self.fed & {*(f"{name}.current" for name in MODULES[1:]), "broca.gate"}
+        direct = {f"{name}.current" for name in MODULES[1:]} | ({"broca.gate"} if "broca.current" in self.fed else set())
+        self.direct_gradients = self.fed & direct  # a kernel writes the gradients of a current and of its gate in one layout
         # currents of readouts that synapses read again: they are copied to the signals that they are
         pairs = {readout.inputs[0]: readout.outputs[0] for readout in readouts}
         self.copied = {current: signal for current, signal in pairs.items() if self.is_read(signal)}

@@ -12,7 +12,7 @@ from ..kernels.population import NeuronParameters, NeuronState
 from ..neurons import TimeConstant
 from ..optim.parameters import Parameter, Parameters
 from .component import Component
-from .connectome import NORMALIZATION, generator, left_out
+from .connectome import NORMALIZATION, arcs, generator, left_out
 from .neuromodulation import SENSITIVITY, adaptation, gain
 
 TRACE = "output trace"  # beside the arguments of a step, which are identifiers
@@ -28,10 +28,11 @@ class Population(Component):
         self.size, self.neuron = getattr(brain, name).neurons, neurons.get(getattr(brain, name).neuron)
         settings = {"kind": brain.surrogate, "width": brain.surrogate_width, "normalized": NORMALIZATION not in left_out(brain)}
         self.physics = functools.cache(functools.partial(self.neuron.physics, **settings))
+        self.gated = any(arc.target == f"{name}.gate" for arc in arcs(brain))
+        self.eligible = (f"{name}.current", f"{name}.gate") if self.gated else (f"{name}.current",)
         # the embedding gathers the current of the Thalamus, and adds the tokens to it
-        self.inputs = {"thalamus": (), "broca": ("broca.current", "broca.gate")}.get(name, (f"{name}.current",))
+        self.inputs = () if name == "thalamus" else self.eligible
         self.outputs = (f"{name}.axon",) + ((f"{name}.trace",) if traced else ())
-        self.eligible = (f"{name}.current", "broca.gate") if name == "broca" else (f"{name}.current",)
         self.state_sizes = (self.size,) * (len(self.neuron.state) + traced)
         self.hypercolumn, self.graded = brain.hypercolumn, brain.events == "graded"
         # what is learned of a neuron, by the argument of its step; time constants first
@@ -115,7 +116,7 @@ class Population(Component):
         self.backend.population_backward(
             d_current=d_current,
             offset=offset,
-            d_gate=act.current_grad("broca.gate", first, last)[0] if name == "broca" else none,
+            d_gate=act.current_grad(f"{name}.gate", first, last)[0] if self.gated else none,
             carry=act.carries[name],
             d=self.d_constants,
             ds=act.signals[f"{name}.axon"].gradient[chunk],
@@ -154,7 +155,7 @@ class Population(Component):
         return {
             "r": act.r[self.name][chunk],
             "c": act.currents[f"{self.name}.current"].value[chunk],
-            "gate": act.currents["broca.gate"].value[chunk] if self.name == "broca" else self.none,
+            "gate": act.currents[f"{self.name}.gate"].value[chunk] if self.gated else self.none,
             "parameters": self.constants,
             "gain_scale": act.factor(gain(self.name), first),
             "beta_scale": act.factor(adaptation(self.name), first),
