@@ -15,6 +15,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from .cache import cached
+from .compiler import LoopCompiler
 
 ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 
@@ -35,9 +36,11 @@ def _compile(parallel=False, **options):
     of a loop is the same loop compiled for one thread: starting a parallel loop takes longer than many loops over a single token run.
     """
 
+    jit = partial(numba.njit, error_model="numpy", pipeline_class=LoopCompiler)
+
     def compiled(loop):
-        shared = cached(numba.njit(error_model="numpy", parallel=parallel, **options)(loop))
-        shared.serial = cached(numba.njit(error_model="numpy", **options)(loop)) if parallel else shared
+        shared = cached(jit(parallel=parallel, **options)(loop))
+        shared.serial = cached(jit(**options)(loop)) if parallel else shared
         return shared
 
     return compiled
