@@ -25,10 +25,12 @@ from .launch import SIMULATED, gpu
 from .vector import WORD
 
 THREADS = 16 if SIMULATED else 256
-TOKENS = 16  # whose sources are in shared memory together
+TOKENS = 16  # that are in shared memory together
+BLOCKS_PER_SM = 16  # of a launch, at least, for each multiprocessor: sequences are divided among blocks until there are as many
 
 
 _ONE = np.uint64(1)
+u32 = np.uint32
 
 
 def threads_of(size: int) -> int:
@@ -44,25 +46,32 @@ def make_eligibility(size: int, K: int):
     STRIDE = BLOCK_DIM // size  # sources between two of them
 
     @gpu
-    def eligibility(traces, gradient, x, start, first, block, delay, per_tile, to_current, transition, h):
-        """Block j: bundle j, one sequence after the other. x [words, rows B, WORD]; to_current [K, C, B, N], transition [K, K, B, N],
-        h [K, B, N]. A thread computes ROWS synapses; neighbouring threads have neighbouring targets (coalesced)."""
+    def eligibility(traces, partial, x, start, first, block, delay, per_tile, to_current, transition, h):
+        """Block (j, i): bundle j, the sequences of group i one after the other. partial [groups, bundles size size]: overwritten with the
+        groups' parts of the gradient. x [words, rows B, WORD]; to_current [K, C, B, N], transition [K, K, B, N], h [K, B, N].
+
+        A thread computes ROWS synapses; neighbouring threads have neighbouring targets (coalesced). What a chunk adds to the traces is a
+        product of factors in shared memory: x of the sources, to_current of the targets.
+        """
         xs = cuda.shared.array((TOKENS, size), np.float32)
+        ps = cuda.shared.array((K, TOKENS, size), np.float32)
         trace, grad = cuda.local.array((K, ROWS), np.float32), cuda.local.array(ROWS, np.float32)
-        moved, later = cuda.local.array((K, K), np.float32), cuda.local.array(K, np.float32)
-        thread, j = cuda.threadIdx.x, cuda.blockIdx.x
+        moved, later, values = cuda.local.array((K, K), np.float32), cuda.local.array(K, np.float32), cuda.local.array(ROWS, np.float32)
+        thread, j = u32(cuda.threadIdx.x), np.int64(cuda.blockIdx.x)
         C, B, N = to_current.shape[1:]
-        target, source = thread % size, thread // size
-        n, m = j // per_tile * size + target, block[j] * size
-        word, bit, rows = m // WORD, m % WORD, x.shape[1] // B
-        w = j * size * size + thread
-        inside, n = n < N, min(n, N - 1)  # the last tile may extend beyond the targets: those have no trace
+        target, source = u32(thread % u32(size)), u32(thread // u32(size))
+        tile, m = np.uint64(j // per_tile * size), block[j] * size
+        n, word, bit, ring_rows = tile + np.uint64(target), np.uint64(m // WORD), np.uint64(m % WORD), x.shape[1] // B
+        w, row_0 = np.uint64(j * size * size + thread), start[0] + first - delay[j] + ring_rows  # row_0 >= 0
+        targets = np.uint64(N)
+        inside, n = n < targets, min(n, targets - _ONE)  # the last tile may extend beyond the targets: those have no trace
         for s in range(ROWS):
             grad[s] = ZERO
-        for b in range(B):
+        group = (B + cuda.gridDim.y - 1) // cuda.gridDim.y  # sequences
+        for b in range(cuda.blockIdx.y * group, min(B, (cuda.blockIdx.y + 1) * group)):
             for k in range(K):
                 for s in range(ROWS):
-                    trace[k, s] = traces[k, b, w + s * BLOCK_DIM]
+                    trace[k, s] = traces[k, b, w + np.uint64(s * BLOCK_DIM)]
                     grad[s] += h[k, b, n] * trace[k, s]
             for k in range(K):
                 for other in range(K):
@@ -76,25 +85,31 @@ def make_eligibility(size: int, K: int):
                     trace[k, s] = later[k]
             for begin in range(0, C, TOKENS):
                 cuda.syncthreads()  # waits until all threads have read the tokens before
-                for i in range(thread, TOKENS * size, BLOCK_DIM):
-                    t, value = begin + i // size, ZERO
+                i = thread
+                while i < u32(TOKENS * size):  # zeros after the last token, and beyond the last target
+                    t, column, value = begin + np.int64(i // u32(size)), np.uint64(i % u32(size)), ZERO
                     if t < C:
-                        row = (start[0] + first + t - delay[j] + rows) % rows
-                        value = load(x[word], row * B + b, bit + i % size)
-                    xs[i // size, i % size] = value
-                cuda.syncthreads()  # waits for the tokens
-                for t in range(min(TOKENS, C - begin)):
+                        value = load(x[word], np.uint64(u32(row_0 + t) % u32(ring_rows) * B + b), bit + column)
+                    xs[i // u32(size), i % u32(size)] = value
                     for k in range(K):
-                        p = to_current[k, begin + t, b, n]
+                        ps[k, i // u32(size), i % u32(size)] = (
+                            to_current[k, t, b, tile + column] if t < C and tile + column < targets else ZERO
+                        )
+                    i = u32(i + u32(BLOCK_DIM))
+                cuda.syncthreads()  # waits for the tokens
+                for t in range(TOKENS):
+                    for s in range(ROWS):
+                        values[s] = xs[u32(t), u32(source + u32(s * STRIDE))]
+                    for k in range(K):
+                        p = ps[u32(k), u32(t), target]
                         for s in range(ROWS):
-                            trace[k, s] += xs[t, source + s * STRIDE] * p
+                            trace[k, s] += values[s] * p
             if inside:
                 for k in range(K):
                     for s in range(ROWS):
-                        traces[k, b, w + s * BLOCK_DIM] = trace[k, s]
-        if inside:
-            for s in range(ROWS):
-                gradient[w + s * BLOCK_DIM] += grad[s]
+                        traces[k, b, w + np.uint64(s * BLOCK_DIM)] = trace[k, s]
+        for s in range(ROWS):
+            partial[cuda.blockIdx.y, w + np.uint64(s * BLOCK_DIM)] = grad[s] if inside else ZERO
 
     return eligibility
 

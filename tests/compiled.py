@@ -98,7 +98,7 @@ for traced, gated in ((True, True), (False, False)):
 KERNELS["working_memory.working_memory_eligibility"] = [(f1, f1, f1, f1, f2, f1, f1, f1, f1, f1)]
 for width, K, kind in ((64, 3, f3), (32, 3, b3), (32, 2, h3), (16, 1, b3)):
     ring = kind, i1, types.int64
-    KERNELS["eligibility.make_eligibility", width, K] = [(f3, f1, *ring, i1, i1, types.int64, f4, f4, f3)]
+    KERNELS["eligibility.make_eligibility", width, K] = [(f3, f2, *ring, i1, i1, types.int64, f4, f4, f3)]
 
 # kernels/bundles.py, reset.py, stimulus.py
 

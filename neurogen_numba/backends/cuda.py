@@ -442,8 +442,11 @@ class CudaBackend(Backend):
 
     def eligibility(self, traces, gradient, axon, first, block, delay, per_tile, size, to_current, transition, h):
         kernel, ring = eligibility.make_eligibility(size, len(h)), self._ring(axon, traces.shape[1])
-        bundles = *ring, first, block, delay, per_tile
-        self.launch(kernel, len(block), eligibility.threads_of(size), traces, gradient, *bundles, to_current, transition, h)
+        groups = min(traces.shape[1], blocks(eligibility.BLOCKS_PER_SM * self.multiprocessors, len(block)))
+        partial, bundles = self._scratch("gradients of synapses", (groups, gradient.size)), (*ring, first, block, delay, per_tile)
+        grid = len(block), groups
+        self.launch(kernel, grid, eligibility.threads_of(size), traces, partial, *bundles, to_current, transition, h)
+        self.launch(population.add_parameter_gradients, (blocks(gradient.size, THREADS), 1), THREADS, (gradient,), partial)
 
     def _sequence_groups(self, batch, across, threads):
         """The number of groups of sequences with the shortest estimated run time. A group has `across` blocks. The estimate is the number
