@@ -10,7 +10,7 @@ from .configure import add_neuron_flag, named_neurons
 from .errors import CheckpointError, ConfigError, DataError
 
 BITS = (8, 4)
-CALIBRATION = 50_000  # tokens that are read, at most
+CALIBRATION = 16_000  # tokens that are read, at most; more do not help (docs/decisions.md)
 STREAMS = 16  # pieces of the text of --calibrate that are read in parallel, at most
 
 
@@ -22,7 +22,7 @@ def parser() -> Parser:
         "new", nargs="?", type=Path, metavar="NEW", help="folder of the new checkpoint; without it RUN-int8 or RUN-int4, beside the run"
     )
     flags.add_argument("--bits", type=int, default=8, help="of a weight: 8 or 4")
-    calibrate = "text that the rounding of the decoder is chosen for, named as for `neurogen train --data` (default: what it learned from)"
+    calibrate = "text that the rounding is chosen for, named as for `neurogen train --data` (default: what it learned from)"
     flags.add_argument("--calibrate", default=None, metavar="FILE", help=calibrate)
     flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
     add_neuron_flag(flags)
@@ -36,7 +36,7 @@ def main(argv=None):
     if args.bits not in BITS:
         raise ConfigError(f"--bits: 8 or 4, not {args.bits}")
     from .benchmarks import sizes
-    from .brain.quantize import decoder_moments, quantized
+    from .brain.quantize import quantized
     from .config import Text
     from .show import find, load, run_name
     from .storage import checkpoint
@@ -56,7 +56,7 @@ def main(argv=None):
     else:
         batches, training = corpus.batches(), model.config.training
         segments = (batches.next()[0] for _ in range(-(-CALIBRATION // (training.batch * training.segment))))
-    small = quantized(model, args.bits, decoder_moments(model, segments))
+    small = quantized(model, args.bits, segments)
     measured = sizes.compare([model, small], validation)
     if new.exists():
         raise ConfigError(f"{new} has been made meanwhile; give the new checkpoint another name")

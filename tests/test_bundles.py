@@ -342,13 +342,13 @@ def test_codes_are_read_as_they_are_stored(backend, size, batch, bits):
 
 
 def quantize(made, bits):
-    """Replace the weights by codes of `bits` bits; scales are powers of 2, so 16-bit factors hold the products. Returns name -> (weights as
-    read from the codes, the same as they were made)."""
+    """Replace the weights by codes of `bits` bits; scales are powers of 2 of either sign, so 16-bit factors hold the products. Returns
+    name -> (weights as read from the codes, the same as they were made)."""
     rng, dense, projections = np.random.default_rng(bits), {}, list(made.projections.values())
     for name, projection in made.projections.items():
         sources, targets = real_weights(projection.arc, projection.block)
-        weight = rng.integers(-TOP[bits], TOP[bits] + 1, projection.arc.weight_shape) * (sources[:, :, None] & targets[:, None, :])
-        scale = np.exp2(-rng.integers(4, 9, len(weight))).astype(np.float32)
+        weight = rng.integers(-TOP[bits] - 1, TOP[bits] + 1, projection.arc.weight_shape) * (sources[:, :, None] & targets[:, None, :])
+        scale = (np.exp2(-rng.integers(4, 9, len(weight))) * rng.choice([-1, 1], len(weight))).astype(np.float32)
         made.set_weight(name, (weight * scale[:, None, None]).astype(np.float32))
         dense[name] = weight, scale
     made.parameters = Parameters((p for projection in projections for p in projection.parameters()), made.backend, bits)

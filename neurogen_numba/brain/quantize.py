@@ -7,35 +7,49 @@ from collections.abc import Iterable
 import numpy as np
 
 from ..errors import ConfigError
-from ..optim.quantization import quantize
+from ..kernels.codes import pack
+from ..optim.quantization import Feedback, quantize, scales
+from .calibration import Group, calibrate
 from .model import NeuroGenModel, made_from
 
-DECODER = "decoder.weight"
 
+def quantized(model: NeuroGenModel, bits: int, segments: Iterable[np.ndarray] | None = None) -> NeuroGenModel:
+    """The quantised model of a trained one, on the same backend.
 
-def quantized(model: NeuroGenModel, bits: int, moments: np.ndarray | None = None) -> NeuroGenModel:
-    """The quantised model of a trained one, on the same backend. moments: of `decoder_moments`, for the rounding of the decoder.
-
+    segments: a text that rounding errors are compensated for, as `calibrate` reads it; without it, weights are rounded to the nearest code.
     Raises ConfigError for a model that is quantised already.
     """
     if model.quantization:
         raise ConfigError("this model is quantised already; quantise the one that it was made from")
-    (tensors, _), tables = model.snapshot(), model.brain.parameters
+    (tensors, _), tables, stored, moments = model.snapshot(), model.brain.parameters, {}, {}
+    if segments is not None:
+        groups, moments["decoder.weight"] = calibrate(model, segments)
+        stored = _synapses(groups, bits)
+        if model.brain.components[0].projected:
+            to_thalamus = tensors["embeddings"]["embedding_thalamus.weight"].astype(np.float64)
+            moments["embedding.weight"] = to_thalamus @ to_thalamus.T  # the error that counts is that of the current
     tensors |= {"optimizer": {}, "state": {}}
     for name, parameter in tables.table.items():
         if parameter.quantizable:
             weight = tensors[parameter.file].pop(name).reshape(parameter.shape[0], -1)
-            codes, scale = quantize(weight, bits, moments if name == DECODER else None)
+            codes, scale = stored.get(name) or quantize(weight, bits, moments.get(name))
             tensors[parameter.file] |= {f"{name}.codes": codes, f"{name}.scale": scale}
     return made_from(model.config, model.tokenizer, model.backend, tensors, model.optimizer.steps, model.neurons(), {"bits": bits})
 
 
-def decoder_moments(model: NeuroGenModel, segments: Iterable[np.ndarray]) -> np.ndarray:
-    """The mean of x x^T [N, N] float64, x what the decoder reads. segments: token ids [T, B] int32, each the continuation of the last."""
-    act, total, count = None, 0.0, 0
-    for ids in segments:
-        act = act or model.activity(*ids.shape)
-        model.score(act, ids, np.zeros_like(ids))
-        x = model.backend.to_numpy(act.decoder_input).astype(np.float64).reshape(ids.size, -1)
-        total, count = total + x.T @ x, count + ids.size
-    return total / count
+def _synapses(groups: list[Group], bits: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Parameter -> (stored codes, scale) of all synapses, whose rounding errors are compensated within a group."""
+    projections = {p.arc.name: p for group in groups for p, *_ in group.bundles}
+    weight = {name: p.dense() for name, p in projections.items()}
+    scale = {name: scales(each.reshape(len(each), -1), bits) for name, each in weight.items()}
+    codes = {name: np.zeros(each.shape, np.int8) for name, each in weight.items()}  # padding stays 0
+    for group in groups:
+        parts = [(p.arc.name, index, targets) for p, index, targets in group.bundles]
+        rows = np.concatenate([weight[name][index, :, targets] for name, index, targets in parts]).T  # [targets, sources]
+        sizes = [p.arc.bundle for p, *_ in group.bundles]
+        per_source = np.repeat([scale[name][index] for name, index, _ in parts], sizes)
+        high = np.repeat([0.0 if p.arc.inhibitory else np.inf for p, *_ in group.bundles], sizes)
+        rounded = Feedback(group.moments).round(rows, per_source, bits, high)
+        for (name, index, targets), part in zip(parts, np.split(rounded.T, np.cumsum(sizes)[:-1]), strict=True):
+            codes[name][index, :, targets] = part
+    return {f"{name}.weight": (pack(each.reshape(len(each), -1), bits), scale[name]) for name, each in codes.items()}
