@@ -50,8 +50,8 @@ def make_eligibility(size: int, K: int):
         """Block (j, i): bundle j, the sequences of group i one after the other. partial [groups, bundles size size]: overwritten with the
         groups' parts of the gradient. x [words, rows B, WORD]; to_current [K, C, B, N], transition [K, K, B, N], h [K, B, N].
 
-        A thread computes ROWS synapses; neighbouring threads have neighbouring targets (coalesced). What a chunk adds to the traces is a
-        product of factors in shared memory: x of the sources, to_current of the targets.
+        A thread computes ROWS synapses; neighbouring threads have neighbouring targets (coalesced). A chunk adds a product to the traces;
+        its factors are in shared memory: x of the sources, to_current of the targets.
         """
         xs = cuda.shared.array((TOKENS, size), np.float32)
         ps = cuda.shared.array((K, TOKENS, size), np.float32)

@@ -65,6 +65,23 @@ def decay_backward(d_log_tau, d_decay, log_tau):
         d_decay[n] = ZERO
 
 
+@gpu
+def gain_forward(scaled, gain, input_scale):
+    """scaled = gain input_scale. One thread per neuron."""
+    n = cuda.grid(1)
+    if n < gain.size:
+        scaled[n] = gain[n] * input_scale[n]
+
+
+@gpu
+def gain_backward(d_gain, d_scaled, input_scale):
+    """d_gain += d_scaled input_scale, and d_scaled = 0. One thread per neuron."""
+    n = cuda.grid(1)
+    if n < d_gain.size:
+        d_gain[n] += d_scaled[n] * input_scale[n]
+        d_scaled[n] = ZERO
+
+
 @cpu()
 def decay_forward_cpu(decayed, log_tau):
     """As `decay_forward`."""
@@ -78,3 +95,18 @@ def decay_backward_cpu(d_log_tau, d_decay, log_tau):
     for n in numba.prange(log_tau.size):
         d_log_tau[n] += d_decay[n] * decay_slope(log_tau[n])
         d_decay[n] = ZERO
+
+
+@cpu()
+def gain_forward_cpu(scaled, gain, input_scale):
+    """As `gain_forward`."""
+    for n in numba.prange(gain.size):
+        scaled[n] = gain[n] * input_scale[n]
+
+
+@cpu()
+def gain_backward_cpu(d_gain, d_scaled, input_scale):
+    """As `gain_backward`."""
+    for n in numba.prange(d_gain.size):
+        d_gain[n] += d_scaled[n] * input_scale[n]
+        d_scaled[n] = ZERO

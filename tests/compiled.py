@@ -18,6 +18,8 @@ KERNELS = {}
 KERNELS |= {
     "neuron.decay_forward": [(f1, f1)],
     "neuron.decay_backward": [(f1, f1, f1)],
+    "neuron.gain_forward": [(f1, f1, f1)],
+    "neuron.gain_backward": [(f1, f1, f1)],
 }
 
 # kernels/memory.py, working_memory.py, dropout.py

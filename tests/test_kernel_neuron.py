@@ -16,3 +16,13 @@ def test_decay(op):
     op("decay_backward", d_log_tau, handed_over, log_tau)
     np.testing.assert_allclose(d_log_tau - 0.5, expected, rtol=1e-4, atol=1e-6)
     assert not handed_over.any()
+
+
+def test_gain(op):
+    gain, scale, d_scaled, d_gain = single(np.random.default_rng(7).normal(0, 1, (4, 300)))
+    scaled, handed_over, before = np.full_like(gain, np.nan), d_scaled.copy(), d_gain.copy()
+    op("gain_forward", scaled, gain, scale)
+    np.testing.assert_allclose(scaled, gain.astype(np.float64) * scale, rtol=1e-6)
+    op("gain_backward", d_gain, handed_over, scale)
+    np.testing.assert_allclose(d_gain, before + d_scaled.astype(np.float64) * scale, rtol=1e-5, atol=1e-6)
+    assert not handed_over.any()

@@ -283,6 +283,14 @@ class Backend(ABC):
         """Accumulates into d_log_tau [N]. d_decay [N]: gradient of the decay, set to 0."""
 
     @kernel
+    def gain_forward(self, scaled, gain, input_scale):
+        """Overwrites scaled [N] with gain [N] times the fixed input_scale [N]."""
+
+    @kernel
+    def gain_backward(self, d_gain, d_scaled, input_scale):
+        """Accumulates into d_gain [N]. d_scaled [N]: gradient of the product, set to 0."""
+
+    @kernel
     def poisson(self, current, rate: float, strength: float, key: int, ticks):
         """Adds stimuli to current [C, B, N]. rate: probability per neuron and tick; ticks [1] uint64: ticks before this chunk."""
 

@@ -104,6 +104,8 @@ class CpuBackend(Backend):
 
     decay_forward = _operation(neuron.decay_forward_cpu)
     decay_backward = _operation(neuron.decay_backward_cpu)
+    gain_forward = _operation(neuron.gain_forward_cpu)
+    gain_backward = _operation(neuron.gain_backward_cpu)
     observe = _operation(neuromodulation.observe_cpu)
     modulate = _operation(neuromodulation.modulate_cpu)
     sensitivity_backward = _operation(neuromodulation.sensitivity_backward_cpu)

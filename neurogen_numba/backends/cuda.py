@@ -472,6 +472,12 @@ class CudaBackend(Backend):
     def decay_backward(self, d_log_tau, d_decay, log_tau):
         self.launch(neuron.decay_backward, *self._across(log_tau.size), d_log_tau, d_decay, log_tau)
 
+    def gain_forward(self, scaled, gain, input_scale):
+        self.launch(neuron.gain_forward, *self._across(gain.size), scaled, gain, input_scale)
+
+    def gain_backward(self, d_gain, d_scaled, input_scale):
+        self.launch(neuron.gain_backward, *self._across(d_gain.size), d_gain, d_scaled, input_scale)
+
     # kernels/memory.py, working_memory.py
 
     def memory_forward(self, out, S, key, q_in, v, w_in, write_bias, decay, write_scale, axon, first, erase=1.0):

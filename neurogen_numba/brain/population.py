@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 
-import numpy as np
-
 from .. import neurons
 from ..config import Brain
 from ..kernels.population import NeuronParameters, NeuronState
@@ -83,7 +81,7 @@ class Population(Component):
         """Compute the per-token constants from the parameters."""
         for what, (log_tau, _) in self.logs.items():
             self.backend.decay_forward(self.constant[what], log_tau)
-        np.multiply(self.gain, self.input_scale, out=self.constant[GAIN])
+        self.backend.gain_forward(self.constant[GAIN], self.gain, self.input_scale)
 
     def allocate(self, act):
         """Allocate [T, B, N] arrays; states and y have one more row, row 0, for the token before the first."""
@@ -179,7 +177,4 @@ class Population(Component):
             gradient[...] = 0
         for what, (log_tau, d_log_tau) in self.logs.items():
             self.backend.decay_backward(d_log_tau, self.d[what], log_tau)
-        d_gain = self.d[GAIN]
-        np.multiply(d_gain, self.input_scale, out=d_gain)
-        np.add(self.d_gain, d_gain, out=self.d_gain)
-        d_gain[...] = 0
+        self.backend.gain_backward(self.d_gain, self.d[GAIN], self.input_scale)

@@ -19,6 +19,8 @@ from .vocabulary import BUNDLES, OPERATIONS, arguments
 SHAPES = {
     "decay_forward": "decayed: N, log_tau: N",
     "decay_backward": "d_log_tau: N, d_decay: N, log_tau: N",
+    "gain_forward": "scaled: N, gain: N, input_scale: N",
+    "gain_backward": "d_gain: N, d_scaled: N, input_scale: N",
     "poisson": "current: C B N, ticks: uint64 1",
     "memory_forward": "out: C B H*W, S: B H W W, key: B H*W, q_in: C B H*W, v: C B H*W, w_in: C B H, write_bias: H, decay: H, "
     "write_scale: B",

@@ -25,6 +25,7 @@ WRITERS = {"population_forward": "c", "memory_forward": 0, "working_memory_forwa
 READ_AND_WRITTEN = {  # operation: position or name of arguments that it reads and writes
     "population_backward": ("carry", "d"),
     "decay_backward": (0, 1),
+    "gain_backward": (0, 1),
     "memory_forward": (1, 2),
     "memory_backward": (3, 4, 5),
     "working_memory_backward": (2,),
