@@ -7,7 +7,7 @@ from .figures import FAINT, FIRST, SECOND, WIDTH, styled
 
 @styled
 def ablation_page(rows, preset: str):
-    """A figure (matplotlib) of the losses of `learning.ablation.Row`s, the worst change at the top; the recipe's mean is the line."""
+    """A figure (matplotlib) of the losses of `benchmarks.ablation.Row`s, the worst change at the top; the recipe's mean is the line."""
     from matplotlib.figure import Figure
 
     base = next((row.loss for row in rows if row.difference is None), None)
