@@ -278,6 +278,9 @@ def test_a_swapped_operation_runs_in_steps_that_were_recorded_before(backend):
     assert model.backend.recording and written() != [7] * 2
 
 
+IDS = np.arange(12)
+
+
 @numba.njit
 def beyond(decayed, log_tau):
     for n in range(decayed.size + 1):
@@ -286,9 +289,22 @@ def beyond(decayed, log_tau):
 
 def test_an_index_beyond_an_array_inside_a_model_is_an_error_and_not_a_crash():
     model = ng.NeuroGenModel.from_config(tiny.config(brain={"vocabulary": 30}), backend="cpu")
-    with lab.swap("decay_forward", beyond), pytest.raises(ConfigError, match=r"beyond leaves an array of decay_forward .*decayed \[24\]"):
-        model.brain.refresh()
-    model.brain.refresh()
+    before = model.logits(IDS)
+    with pytest.raises(ConfigError, match=r"beyond leaves an array of decay_forward .*decayed \[24\]"), lab.swap("decay_forward", beyond):
+        pytest.fail("models derive their decays when the context begins")
+    np.testing.assert_array_equal(model.logits(IDS), before)
+
+
+def test_what_models_derive_is_that_of_the_kernel_inside_and_ours_afterwards():
+    model = ng.NeuroGenModel.from_config(tiny.config(brain={"vocabulary": 30}), backend="cpu")
+    before = model.logits(IDS)
+
+    def half(decayed, log_tau):
+        decayed[...] = 0.5
+
+    with lab.swap("decay_forward", half):
+        assert np.abs(model.logits(IDS) - before).max() > 1e-4
+    np.testing.assert_array_equal(model.logits(IDS), before)
 
 
 def test_a_loop_without_checks_is_the_one_that_was_given(monkeypatch):
@@ -550,6 +566,40 @@ def test_a_reference_that_returns_something_else_is_explained(returned, message)
     with pytest.raises(ConfigError) as error:
         lab.compare(nothing, "decay_forward", neurons=37, reference=lambda **_: returned, backend="cpu")
     assert message in str(error.value)
+
+
+def exact(decayed, log_tau):
+    decayed[...] = np.exp(-np.exp(-log_tau))
+
+
+def test_ours_must_be_there_to_compare_with():
+    with lab.swap("decay_forward", exact), pytest.raises(ConfigError, match="decay_forward is swapped here, so ours does not run"):
+        lab.compare(exact, "decay_forward", backend="cpu")
+    with pytest.raises(ConfigError, match="the kernel comes first, then the name of ours"):
+        lab.compare("decay_forward", exact)
+
+
+def test_a_kernel_that_changes_its_input_is_not_right():
+    def greedy(decayed, log_tau):
+        exact(decayed, log_tau)
+        log_tau[0] += 1
+
+    found = lab.compare(greedy, "decay_forward", backend="cpu", repeats=1, neurons=50)
+    assert not found.right and repr(found).endswith("worst in `log_tau`, an input, which it changes")
+    assert lab.compare(exact, "decay_forward", backend="cpu", repeats=1, neurons=50).right
+
+
+def test_runs_that_differ_are_told():
+    calls = []
+
+    def racing(decayed, log_tau):
+        exact(decayed, log_tau)
+        calls.append(1)
+        decayed[0] *= 1 + 1e-6 * len(calls)
+
+    found = lab.compare(racing, "decay_forward", backend="cpu", repeats=1, neurons=50)
+    assert found.right and found.same_bits == (False, True)
+    assert repr(found).endswith("do two threads write to the same entry?")
 
 
 def test_a_wrong_entry_is_named_with_its_index():

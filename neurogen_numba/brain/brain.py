@@ -29,6 +29,14 @@ from .working_memory import WorkingMemory
 living: weakref.WeakSet[Brain] = weakref.WeakSet()  # every brain of this process, for changes of the code of kernels
 
 
+def refresh_all(recordings: bool = False):
+    """Let every brain compute again what it derives from its parameters. recordings: and record its steps anew."""
+    for brain in list(living):
+        if brain.wiring:  # else it is not drawn yet
+            brain.wiring += recordings
+            brain.refresh()
+
+
 class Brain:
     """Parameters and wiring of a brain on a backend. The values of its neurons are in an `Activity`.
 

@@ -19,10 +19,14 @@ from .cases import CASES, NO_AXON, Case
 from .checks import indices_checked, with_checks
 from .given import checked_inputs
 from .operations import chosen
+from .swap import active
 from .vocabulary import BUNDLES, OPERATIONS, call, check_kernel, drawn, function_of, target
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+RUNS = 3  # of each kernel on equal inputs
 
 
 @dataclass(frozen=True, repr=False)
@@ -30,8 +34,8 @@ class Comparison:
     """A kernel beside ours. Each pair is (yours, ours).
 
     errors: largest error of any output, as a share of the largest number that the float64 reference has in it; worst: where your kernel has
-    it, in words; microseconds: the fastest
-    call; bytes: of all arrays that are read or written, each once; registers: of a thread on a GPU, else None.
+    it, in words; same_bits: whether every run on equal inputs had the same result; microseconds: the fastest call; bytes: of all arrays
+    that are read or written, each once; registers: of a thread on a GPU, else None.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Comparison:
     tolerance: float
     errors: tuple[float, float]
     worst: str
+    same_bits: tuple[bool, bool]
     microseconds: tuple[float, float]
     bytes: int
     copy_bandwidth: float  # bytes read and written in a second by a copy, measured beside
@@ -64,12 +69,14 @@ class Comparison:
         table = Table("", *columns, title=f"{self.name} on {self.device}", caption=sizes)
         table.add_row("right", *("yes" if error <= self.tolerance else "no" for error in self.errors))
         table.add_row("largest error", *(f"{error:.1e}" for error in self.errors))
+        table.add_row("same bits in every run", *("yes" if same else "no" for same in self.same_bits))
         table.add_row("microseconds", *(f"{us:,.1f}" for us in self.microseconds))
         table.add_row("bytes moved", *[f"{self.bytes:,}"] * 2)
         table.add_row("share of copy bandwidth", *(f"{100 * share:.1f} %" for share in self.shares))
         if self.registers:
             table.add_row("registers of a thread", *map(str, self.registers))
-        return drawn(table) + ("" if self.right else f"\nworst in {self.worst}")
+        race = "" if self.same_bits[0] else f"\nruns of {self.kernel} on equal inputs differ: do two threads write to the same entry?"
+        return drawn(table) + ("" if self.right else f"\nworst in {self.worst}") + race
 
     def plot(self, axes=None) -> Figure:
         """A figure: the times, and how long a copy of as many bytes takes. axes: of Matplotlib, to draw on; else it makes its own."""
@@ -111,10 +118,14 @@ def compare(kernel, name: str, *, given=None, reference=None, backend="auto", to
 
     backend: "auto" is the one that the kernel was compiled for; else a name or a backend. By name, a GPU multiplies float32.
 
-    Raises ConfigError for an unknown name, a kernel that does not take our arguments, an unknown size, inputs that do not fit, a reference
-    that returns something else, and indices beyond an array. Warns of a `kernel[grid, threads]` with fewer threads than its first argument
-    has entries.
+    Raises ConfigError for an unknown name, a kernel that is swapped, one that does not take our arguments, an unknown size, inputs that do
+    not fit, a reference that returns something else, and indices beyond an array. Warns of a `kernel[grid, threads]` with fewer threads
+    than its first argument has entries.
     """
+    if not isinstance(name, str):
+        raise ConfigError("compare: the kernel comes first, then the name of ours, for example compare(mine, 'bundles_forward')")
+    if name in active:
+        raise ConfigError(f"compare: {name} is swapped here, so ours does not run; compare outside of the context")
     check_kernel(name, kernel)
     backend = _backend(backend, kernel)
     case = _case(name, given, reference)
@@ -122,26 +133,35 @@ def compare(kernel, name: str, *, given=None, reference=None, backend="auto", to
     if unknown:
         raise ConfigError(f"{name} has no size {sorted(unknown)[0]!r}; known: {', '.join(case.sizes) or 'none, its inputs are given'}")
     sizes, label = case.sizes | sizes, getattr(function_of(kernel), "__name__", "yours")
-    errors, worst = [0.0, 0.0], (0.0, "no output")
+    errors, worst, same = [0.0, 0.0], (0.0, "no output"), [True, True]
     for which, some in {"small": case.small, "large": sizes}.items():
         inputs = case.make(np.random.default_rng(seed), **some)
         expected = _expected(name, case.reference, inputs)
         if target(kernel) == "cpu":
             with indices_checked(name, label, inputs):
                 with_checks(kernel)(*_on_device(backend, inputs).values())
+        changed = set()
         for i, prepare in enumerate((partial(_yours, kernel), _ours)):
-            work, read = prepare(backend, name, inputs)
-            with indices_checked(name, label, inputs):
-                work()
-            for output, wanted in expected.items():
-                error, entry = _error(read(output), wanted)
-                errors[i] = max(errors[i], error)
-                if i == 0 and error > worst[0]:
-                    shape = f"[{', '.join(map(str, wanted.shape))}]"
-                    worst = (
-                        error,
-                        f"`{output}` {entry}, in the {which} check {shape}" if given is None else f"`{output}` {entry}, of {shape}",
-                    )
+            runs = []
+            for _ in range(RUNS):
+                work, read = prepare(backend, name, inputs)
+                with indices_checked(name, label, inputs):
+                    work()
+                runs.append({output: read(output) for output in expected})
+                for output, wanted in expected.items():
+                    error, entry = _error(runs[-1][output], wanted)
+                    errors[i] = max(errors[i], error)
+                    if i == 0 and error > worst[0]:
+                        shape = f"[{', '.join(map(str, wanted.shape))}]"
+                        where = f"in the {which} check {shape}" if given is None else f"of {shape}"
+                        worst = error, f"`{output}` {entry}, {where}"
+            same[i] = same[i] and all(_bits_of(run) == _bits_of(runs[0]) for run in runs)
+            if i == 0:
+                changed = _changed(read, inputs, expected)
+            elif name in OPERATIONS:
+                changed -= _changed(read, inputs, expected)  # state that ours updates, too
+        if changed:
+            errors[0], worst = float("inf"), (float("inf"), f"`{sorted(changed)[0]}`, an input, which it changes")
     _warn_of_few_threads(kernel, label, *next(iter(inputs.items())))
     yours, ours = _yours(kernel, backend, name, inputs)[0], _ours(backend, name, inputs)[0]
     registers = _registers(backend, yours), _registers(backend, ours)
@@ -154,6 +174,7 @@ def compare(kernel, name: str, *, given=None, reference=None, backend="auto", to
         tolerance,
         tuple(errors),
         worst[1],
+        tuple(same),
         tuple(1e6 * min(each) for each in measured),
         _bytes(name, inputs),
         copy_bandwidth(backend, repeats),
@@ -248,6 +269,16 @@ def _ours(backend, name, inputs):
     if name == "bundles_forward":
         return partial(made.state.forward, {"current": output}, 0, tokens), lambda _: before + backend.to_numpy(output)
     return partial(made.state.source_grad, {"x": output}, 0, tokens, tokens), lambda _: before + backend.to_numpy(output)
+
+
+def _bits_of(outputs):
+    return [array.tobytes() for array in outputs.values()]
+
+
+def _changed(read, inputs, expected):
+    """Names of arrays that a kernel has changed, though they are no outputs."""
+    arrays = {name for name, value in inputs.items() if isinstance(value, np.ndarray) and name not in expected}
+    return {name for name in arrays if read(name).tobytes() != inputs[name].tobytes()}
 
 
 def _error(found, wanted):

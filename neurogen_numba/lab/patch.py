@@ -7,7 +7,7 @@ import types
 
 from numba.extending import register_jitable
 
-from ..brain.brain import living
+from ..brain.brain import refresh_all
 from ..config import did_you_mean
 from ..errors import ConfigError
 from ..kernels import cache, fingerprint
@@ -19,10 +19,7 @@ def rebuild():
     """Recompile, at its next call, each kernel whose functions or constants have changed since it was compiled. All models record their
     steps anew, and compute again what they derive from their parameters."""
     cache.rebuild()
-    for brain in list(living):
-        if brain.wiring:  # else it is not drawn yet
-            brain.wiring += 1
-            brain.refresh()
+    refresh_all(recordings=True)
 
 
 @context("ng.lab.patch")

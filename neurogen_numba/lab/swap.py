@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 from functools import partial
 
+from ..brain.brain import refresh_all
 from ..system.contexts import context
 from . import bundles
 from .checks import in_range, indices_checked, with_checks
 from .vocabulary import arguments, bound, call, check_kernel, function_of, target
+
+active: list[str] = []  # kernels that are swapped now
 
 
 @context("ng.lab.swap")
@@ -24,7 +27,8 @@ def swap(name: str, kernel, check: bool = True):
     Numba's simulator alone. Tokens that a kernel in the place of `sample` draws are always checked.
 
     Inside, no step is repeated from a recording (a CUDA graph or a tape): the kernel runs at every call. That makes a model slower, and so
-    do the copies of plain values for kernels of bundles. At the end, also after an exception, ours and the recordings are back.
+    do the copies of plain values for kernels of bundles. Models derive their decays again, inside and at the end.
+    At the end, also after an exception, ours and the recordings are back.
 
     Raises ConfigError for an unknown name, and for a kernel that does not take the arguments of ours.
     """
@@ -34,6 +38,7 @@ def swap(name: str, kernel, check: bool = True):
     kernel = with_checks(kernel) if check and which == "cpu" else kernel
     run = partial(_run, name, label, kernel)
     with contextlib.ExitStack() as stack:
+        stack.callback(refresh_all)
         for backend, state in _classes(which):
             stack.enter_context(_attribute(backend, "recording", False))
             if name in bundles.METHODS:
@@ -41,6 +46,9 @@ def swap(name: str, kernel, check: bool = True):
                 stack.enter_context(_attribute(state, method, make(run)))
             else:
                 stack.enter_context(_attribute(backend, name, _operation(name, run)))
+        active.append(name)
+        stack.callback(active.remove, name)
+        refresh_all()
         yield
 
 
