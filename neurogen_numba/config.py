@@ -143,6 +143,12 @@ class Brain:
     def neurons(self) -> int:
         return sum(getattr(self, name).neurons for name in MODULES)
 
+    @property
+    def own_neurons(self) -> dict[str, str]:
+        """Module -> its neuron, MODULE:NAME, of the modules whose neuron is not included in NeuroGen."""
+        named = {name: getattr(self, name).neuron for name in MODULES}
+        return {name: neuron for name, neuron in named.items() if neuron not in NEURONS}
+
 
 @dataclass(frozen=True)
 class Training:

@@ -259,6 +259,10 @@ def main(argv=None):
             tensorboard.check()
         with _flags_by_name(args):
             config = configure(args)  # before anything is written
+        if new and config.brain.own_neurons:
+            from .neurons.loading import compile_own
+
+            compile_own(config.brain)
         launch.check(args, config.training.batch if new else None, communicator)
     if launch.wanted(args):
         return launch.launch("train", argv, args.gpus)

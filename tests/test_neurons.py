@@ -619,6 +619,25 @@ def test_a_neuron_that_there_is_not_is_told(folder, capsys, named, words):
     assert not (folder / "runs").exists() or not list((folder / "runs").iterdir())
 
 
+BRANCH = """
+    import neurogen_numba as ng
+
+    @ng.neuron(state=("v",))
+    def branch(v, i):
+        return v + i if v > 1 else i
+"""
+
+
+def test_a_step_without_a_derivative_is_refused_before_a_run_is_made(folder, capsys):
+    (folder / "branching.py").write_text(textwrap.dedent(BRANCH))
+    named = ["--set", "brain.pfc.neuron=branching:branch"]
+    refused(train(["--preset", "tiny", "--data", "sheep.txt", *named]), capsys, "it has a branch", "branching.py, line 4")
+    with pytest.raises(ConfigError, match="it has a branch"):
+        ng.train(tiny.config(), "sheep.txt", neuron=get("branching:branch"))
+    definition._KNOWN.pop("branching:branch")
+    assert not (folder / "runs").exists()
+
+
 def test_a_neuron_in_a_file_of_settings(folder, capsys):
     (folder / "mine.toml").write_text('[brain.pfc]\nneuron = "mine:leaky"\n[brain.broca]\nneuron = "adlif"\n')
     assert train(["--preset", "tiny", "--data", "sheep.txt", "--config", "mine.toml"]) == 0

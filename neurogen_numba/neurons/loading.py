@@ -10,9 +10,9 @@ import importlib
 import sys
 import textwrap
 
-from ..config import MODULES, NEURONS, Config
+from ..config import NEURONS, Brain, Config
 from ..errors import CheckpointError, ConfigError
-from .definition import Neuron, defined, defined_with
+from .definition import Neuron, defined, defined_with, get
 
 LONGEST = 200  # characters of each source in a message
 
@@ -38,6 +38,15 @@ def import_named(reference: str, where: str) -> None:
         raise ConfigError(f"{where}: this neuron is defined elsewhere; name it {found.reference}")
 
 
+def compile_own(brain: Brain) -> None:
+    """Derive and compile the neurons of a brain that do not ship with NeuroGen, before anything is written.
+
+    Raises ConfigError for one that is not defined, or whose adjoint cannot be derived or compiled.
+    """
+    for reference in dict.fromkeys(brain.own_neurons.values()):
+        get(reference).physics(brain.surrogate, brain.surrogate_width)
+
+
 def match_sources(config: Config, saved: dict, where: str) -> Config:
     """The configuration of a trained brain, with the neurons that this process defines in the place of those that were trained.
 
@@ -45,10 +54,7 @@ def match_sources(config: Config, saved: dict, where: str) -> Config:
     their name, all others by the hash of their source: a neuron of another module with an equal source takes the place of one that is not
     defined, or is defined anew. Raises CheckpointError where a neuron is missing, or has another source.
     """
-    for module in MODULES:
-        reference = getattr(config.brain, module).neuron
-        if reference in NEURONS:
-            continue
+    for module, reference in config.brain.own_neurons.items():
         entry = saved.get(module) if isinstance(saved, dict) else None
         entry = entry if isinstance(entry, dict) else {}  # the file may be damaged
         found = defined_with(entry.get("sha256"), reference) if entry.get("neuron") == reference else None
