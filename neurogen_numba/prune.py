@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from .cli import Parser, add_backend_flag, backend_of, command
 from .configure import add_neuron_flag, named_neurons
 from .errors import CheckpointError, ConfigError
+from .hints import hint
 
 CRITERIA = ("gradient", "magnitude")
 SEGMENTS = 30  # of the training text, over which the criterion `gradient` is summed
@@ -79,13 +79,13 @@ def _prune(args, model, folder, run):
             _watch(trainer, args.plain)
             if trainer.step < trainer.steps:
                 done = f"Stopped after {trainer.step:,} of {trainer.steps:,} steps"
-                print(f"{done}; to continue: neurogen train --resume {shlex.quote(str(run))}")
+                print(f"{done}; to continue: {hint('train --resume', run, model.config)}")
                 return 130
             models["trained"] = load(find(str(run), args.out), model.backend)
     left = [sum(len(p.block.ravel()) for p in each.brain.projections) for each in models.values()]
     sizes.show(list(models), sizes.compare(list(models.values()), validation))
     print(f"{folder} -> {run}, {left[-1]:,} of {left[0]:,} bundles, by {args.by}")
-    print(f"To talk to it: neurogen chat {shlex.quote(str(run))}")
+    print(f"To talk to it: {hint('chat', run, model.config)}")
     return 0
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from .cli import Parser, add_backend_flag, backend_of, command
 from .configure import add_neuron_flag, named_neurons
 from .errors import CheckpointError, ConfigError, DataError
+from .hints import hint
 
 BITS = (8, 4)
 CALIBRATION = 16_000  # tokens that are read, at most; more do not help (docs/decisions.md)
@@ -64,7 +64,7 @@ def main(argv=None):
     size = checkpoint.save(new, *small.snapshot(), small.tokenizer, measured["loss"][1], small.quantization)
     sizes.show([model.backend.product_dtype, f"int{args.bits}"], measured)
     print(f"{folder} -> {new}, {size / 1e6:,.1f} MB")
-    print(f"To talk to it: neurogen chat {shlex.quote(str(new))}")
+    print(f"To talk to it: {hint('chat', new, model.config)}")
     return 0
 
 

@@ -14,6 +14,7 @@ from .configure import add_config_flags, check_neurons, config_of, named_neurons
 from .distributed import launch
 from .distributed.communicator import current
 from .errors import ConfigError, DataError, MissingText
+from .hints import hint
 from .learning.stopping import Signals
 from .storage import checkpoint, run_folder
 from .system import streams
@@ -292,7 +293,7 @@ def main(argv=None):
                     run_folder.discard(run, made)  # nothing was trained: leave no empty folder behind
                 raise
             title = f"{run.name} · {trainer.model.parameters:,} parameters · {trainer.config.brain.neurons:,} neurons"
-            going_on = f"neurogen train --resume {shlex.quote(str(run))}"
+            going_on = hint("train --resume", run, trainer.config)
             try:
                 _watch(trainer, title, args.plain, args.tensorboard or (run / "tensorboard").is_dir(), signals)
             except KeyboardInterrupt:
@@ -305,7 +306,7 @@ def main(argv=None):
                 return 130
             if trainer.act.teacher:
                 _compare_with_teacher(trainer)
-            print(f"To talk to it: neurogen chat {shlex.quote(str(run))}")
+            print(f"To talk to it: {hint('chat', run, trainer.config)}")
     return 0
 
 

@@ -31,6 +31,7 @@ from neurogen_numba.kernels.population import NeuronParameters, NeuronState, fla
 from neurogen_numba.migrate import main as migrate
 from neurogen_numba.neurons import adjoint, check, definition, get
 from neurogen_numba.neurons.loading import match_sources
+from neurogen_numba.runs import main as runs
 from neurogen_numba.text.tokenizer import ByteTokenizer
 from neurogen_numba.train import main as train
 
@@ -567,6 +568,8 @@ def refused(code, capsys, *words):
 
 def test_a_run_with_a_neuron_of_ones_own(folder, capsys, monkeypatch):
     assert train(["--preset", "tiny", "--data", "sheep.txt", *NAMED]) == 0
+    assert f"neurogen chat runs/tiny-1 {' '.join(NAMED)}\n" in capsys.readouterr().out
+    assert runs([]) == 0 and f"neurogen train --resume runs/tiny-1 {' '.join(NAMED)}" in capsys.readouterr().out
     saved = json.loads(next(folder.glob("runs/tiny-1/checkpoints/*/neurons.json")).read_text())
     one = get("mine:leaky")
     assert saved["pfc"] == {"neuron": "mine:leaky", "sha256": one.source_hash, "source": one.source}
@@ -706,6 +709,18 @@ def test_a_neuron_of_a_notebook_is_found_in_a_file(saved_in_a_notebook, capsys):
     loaded = show.load(saved_in_a_notebook, "cpu", named_neurons(["brain.pfc.neuron=mine:leaky"]))  # one --set serves both modules
     assert loaded.config.brain.thalamus.neuron == loaded.config.brain.pfc.neuron == "mine:leaky"
     assert loaded.config.brain.broca.neuron == "lif_a"
+
+
+@pytest.mark.parametrize("home", ["__main__", "mine"])
+def test_a_run_without_a_checkpoint_goes_on_with_the_neuron_that_is_named(folder, capsys, home):
+    config = tiny.config({"data": str(folder / "sheep.txt")}, steps=1, eval_interval=1).with_neuron(f"{home}:leaky", "pfc")
+    run = folder / "runs" / "stopped"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps(config.to_dict()))
+    where = "put it in a file" if home == "__main__" else "`import mine` in Python"
+    refused(train(["--resume", "stopped"]), capsys, where, "--set brain.pfc.neuron=mine:leaky")
+    assert train(["--resume", "stopped", *NAMED]) == 0
+    assert f"runs/stopped {' '.join(NAMED)}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("saved", [None, [], {}, {"pfc": "mine:leaky"}, {"pfc": {"neuron": "mine:leaky", "source": 3}}])
