@@ -30,6 +30,7 @@ REWIRE = ("rigl", "set", "deep_r")  # learning/rewiring.py
 ACTIVATION_MEMORY = ("full", "half", "recompute")
 OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
 BUNDLE_SIZES = (16, 32, 64)
+QUANTIZED_BITS = (8, 4)  # of a weight in a quantised model
 NEURONS = ("lif_a", "lif", "adlif", "resonate_and_fire", "izhikevich")  # included in NeuroGen, in neurons/; the first is the default
 SURROGATES = ("triangle", "fast_sigmoid", "arctan")  # kernels/surrogate.py
 NEUROMODULATORS = ("dopamine", "norepinephrine", "serotonin")  # kernels/neuromodulation.py

@@ -10,7 +10,7 @@ from .brain.model import NeuroGenModel
 from .config import Config
 from .configure import check_neurons
 from .errors import CheckpointError
-from .hints import hint
+from .hints import hint, typed
 from .storage import checkpoint
 from .storage.run_folder import SUMMARY, find_checkpoint, progress
 
@@ -27,6 +27,13 @@ def run_name(folder: Path) -> str:
     """The name of the run of a checkpoint, or of the checkpoint if it is in no run."""
     folder = folder.absolute()
     return folder.parent.parent.name if folder.parent.name == "checkpoints" else folder.name
+
+
+def beside(folder: Path, out: Path | None, suffix: str) -> Path:
+    """RUN-suffix for what is made from a checkpoint: under `out`; None: beside the run, or beside a checkpoint that is in no run."""
+    folder = folder.absolute()
+    run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
+    return (out or typed(run).parent) / f"{run.name}-{suffix}"
 
 
 def load(folder: Path, backend="auto", neurons: dict[str, str] | None = None) -> NeuroGenModel:

@@ -160,8 +160,8 @@ def configure(args) -> Config:
     config = config_of(args, sections)
     if args.rewire and not config.training.rewire_interval:
         raise ConfigError(f"--rewire {args.rewire}: nothing is rewired without --rewire-interval; add --rewire-interval 300")
-    if args.distill:
-        teacher, passed_over = run_folder.find_checkpoint(args.distill, args.out)
+    if config.training.distill:
+        teacher, passed_over = run_folder.find_checkpoint(config.training.distill, args.out)
         for sentence in passed_over:
             print(f"neurogen train: {sentence}", file=sys.stderr)
         config = config.replace(training={"distill": absolute(str(teacher))})

@@ -77,6 +77,9 @@ class Conversation:
     text is continued."""
 
     def __init__(self, model, folder: Path, settings: Settings, watched: bool = False):
+        """Raises ConfigError if a quantised model is to learn."""
+        if settings.learn:
+            model.check_learns()
         self.model, self.folder, self.settings = model, Path(folder), settings
         self.session = Session(model, settings.sampling)
         self.scripted = not model.config.text.data
