@@ -11,7 +11,7 @@ from .cli import Parser, add_json_flag, command, tell_json
 from .errors import NeuroGenError
 from .hints import hint
 from .storage import checkpoint
-from .storage.run_folder import CONFIG, METRICS, SUMMARY, is_run, last_record, progress, read_config
+from .storage.run_folder import CONFIG, METRICS, SUMMARY, is_run, last_record, latest_run, progress, read_config
 
 LEAVE_OUT = ("size", "changed", "preset")  # columns that a narrow terminal does without, in this order
 
@@ -148,6 +148,9 @@ def _show(found, out):
     for row in zip(*(cells[name] for name in columns), strict=True):
         table.add_row(*map(Text, row))
     console.print(table, crop=False)
-    newest = next((row for row in found if "chat" in row["commands"]), found[0])
-    for each in newest["commands"].values():
+    try:
+        latest = str(latest_run(out))  # which commands take if no run is named
+    except NeuroGenError:
+        latest = found[0]["folder"]
+    for each in next((row for row in found if row["folder"] == latest), found[0])["commands"].values():
         console.print(Text(printable(each), "dim"), soft_wrap=True)
