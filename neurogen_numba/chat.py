@@ -141,7 +141,7 @@ def title(conversation, examples: list[str] = ()) -> str:
 
     facts = dict(item(str(name), value) for name, value in summary_of(conversation.model, conversation.folder).items())
     lines = ["  ".join([conversation.name, *(f"{name} {value}" for name, value in facts.items())])]
-    if early := unfinished(conversation.folder):
+    if early := unfinished(conversation.folder, conversation.model.config):
         lines.append(early)
     if examples:
         lines.append("Try (Tab):  " + "   ".join(examples))

@@ -30,6 +30,7 @@ REWIRE = ("rigl", "set", "deep_r")  # learning/rewiring.py
 ACTIVATION_MEMORY = ("full", "half", "recompute")
 OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
 BUNDLE_SIZES = (16, 32, 64)
+QUANTIZED_BITS = (8, 4)  # of a weight in a quantised model
 NEURONS = ("lif_a", "lif", "adlif", "resonate_and_fire", "izhikevich")  # included in NeuroGen, in neurons/; the first is the default
 SURROGATES = ("triangle", "fast_sigmoid", "arctan")  # kernels/surrogate.py
 NEUROMODULATORS = ("dopamine", "norepinephrine", "serotonin")  # kernels/neuromodulation.py
@@ -142,6 +143,12 @@ class Brain:
     @property
     def neurons(self) -> int:
         return sum(getattr(self, name).neurons for name in MODULES)
+
+    @property
+    def own_neurons(self) -> dict[str, str]:
+        """Module -> its neuron, MODULE:NAME, of the modules whose neuron is not included in NeuroGen."""
+        named = {name: getattr(self, name).neuron for name in MODULES}
+        return {name: neuron for name, neuron in named.items() if neuron not in NEURONS}
 
 
 @dataclass(frozen=True)

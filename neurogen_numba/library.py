@@ -61,9 +61,14 @@ def train(
     DataError, BackendError or TrainingError, in one sentence each; what `on_step` raises, after a checkpoint.
     """
     from .learning.trainer import Trainer
+    from .neurons.loading import compile_own
+    from .show import find
 
     config, texts = _configured(config, data, {"brain": brain, "training": training, "text": text})
     config = config.with_neuron(neuron) if neuron else config
+    compile_own(config.brain)
+    if config.training.distill:
+        config = config.replace(training={"distill": absolute(str(find(config.training.distill, Path(out))))})
     made = run_folder.absent(Path(out))
     with Signals() as signals, _quiet(not progress):
         folder = run_folder.create(Path(out), name, config.preset)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import shlex
 import textwrap
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from .cli import Parser, command
 from .config import Config
 from .configure import add_config_flags, assigned, config_of, import_neurons
 from .errors import CheckpointError, ConfigError
+from .hints import hint
 from .presets import get_preset
 from .text.sources import absolute
 
@@ -79,7 +79,7 @@ def main(argv=None):
     print(f"{folder} -> {run}")
     _show(rows)
     print(f"{old.parameters:,} parameters became {new.parameters:,}; saved {size / 1e6:,.1f} MB")
-    print(f"To train it: neurogen train --resume {shlex.quote(str(run))}   To talk to it: neurogen chat {shlex.quote(str(run))}")
+    print(f"To train it: {hint('train --resume', run, config)}   To talk to it: {hint('chat', run, config)}")
     return 0
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from .cli import Parser, add_backend_flag, backend_of, command
 from .configure import add_neuron_flag, named_neurons
 from .errors import CheckpointError, ConfigError
+from .hints import hint
 
 CRITERIA = ("gradient", "magnitude")
 SEGMENTS = 30  # of the training text, over which the criterion `gradient` is summed
@@ -24,7 +24,7 @@ def parser() -> Parser:
     by = "gradient: the sum of |w dL/dw| over a bundle; magnitude: its weights, relative to those of its projection"
     flags.add_argument("--by", choices=CRITERIA, default=CRITERIA[0], help=by)
     flags.add_argument("--steps", type=int, default=STEPS, help="updates afterwards; 0: none")
-    flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
+    flags.add_argument("--out", type=Path, default=None, help="where runs are kept (default: runs)")
     flags.add_argument("--plain", action="store_true", help="plain lines instead of the live view")
     add_neuron_flag(flags)
     add_backend_flag(flags)
@@ -39,10 +39,10 @@ def main(argv=None):
     if args.steps < 0:
         raise ConfigError(f"--steps: at least 0, not {args.steps}")
     from .learning.first_checkpoint import new_run
-    from .show import find, load, run_name
+    from .show import beside, find, load
 
-    folder = find(args.run, args.out)
-    run = args.new or args.out / f"{run_name(folder)}-pruned"
+    folder = find(args.run, args.out or Path("runs"))
+    run = args.new or beside(folder, args.out, "pruned")
     model = load(folder, backend_of(args), named_neurons(args.assignments))
     if model.quantization or model.config.brain.pruned:
         raise CheckpointError(f"{folder} is quantised or pruned already; prune the run that it was made from")
@@ -79,13 +79,13 @@ def _prune(args, model, folder, run):
             _watch(trainer, args.plain)
             if trainer.step < trainer.steps:
                 done = f"Stopped after {trainer.step:,} of {trainer.steps:,} steps"
-                print(f"{done}; to continue: neurogen train --resume {shlex.quote(str(run))}")
+                print(f"{done}; to continue: {hint('train --resume', run, model.config)}")
                 return 130
-            models["trained"] = load(find(str(run), args.out), model.backend)
+            models["trained"] = load(find(str(run), run.parent), model.backend)
     left = [sum(len(p.block.ravel()) for p in each.brain.projections) for each in models.values()]
     sizes.show(list(models), sizes.compare(list(models.values()), validation))
     print(f"{folder} -> {run}, {left[-1]:,} of {left[0]:,} bundles, by {args.by}")
-    print(f"To talk to it: neurogen chat {shlex.quote(str(run))}")
+    print(f"To talk to it: {hint('chat', run, model.config)}")
     return 0
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from .cli import Parser, add_backend_flag, backend_of, command
+from .config import QUANTIZED_BITS
 from .configure import add_neuron_flag, named_neurons
 from .errors import CheckpointError, ConfigError, DataError
+from .hints import hint
 
-BITS = (8, 4)
 CALIBRATION = 16_000  # tokens that are read, at most; more do not help (docs/decisions.md)
 STREAMS = 16  # pieces of the text of --calibrate that are read in parallel, at most
 
@@ -24,7 +24,7 @@ def parser() -> Parser:
     flags.add_argument("--bits", type=int, default=8, help="of a weight: 8 or 4")
     calibrate = "text that the rounding is chosen for, named as for `neurogen train --data` (default: what it learned from)"
     flags.add_argument("--calibrate", default=None, metavar="FILE", help=calibrate)
-    flags.add_argument("--out", type=Path, default=Path("runs"), help="where runs are kept")
+    flags.add_argument("--out", type=Path, default=None, help="where runs are kept (default: runs)")
     add_neuron_flag(flags)
     add_backend_flag(flags)
     return flags
@@ -33,17 +33,17 @@ def parser() -> Parser:
 @command("quantize")
 def main(argv=None):
     args = parser().parse_args(argv)
-    if args.bits not in BITS:
+    if args.bits not in QUANTIZED_BITS:
         raise ConfigError(f"--bits: 8 or 4, not {args.bits}")
     from .benchmarks import sizes
     from .brain.quantize import quantized
     from .config import Text
-    from .show import find, load, run_name
+    from .show import beside, find, load
     from .storage import checkpoint
     from .text.batches import open_corpus, text_to_score
 
-    folder = find(args.run, args.out)
-    new = args.new or args.out / f"{run_name(folder)}-int{args.bits}"
+    folder = find(args.run, args.out or Path("runs"))
+    new = args.new or beside(folder, args.out, f"int{args.bits}")
     if new.exists():
         raise ConfigError(f"{new} is there already; give the new checkpoint another name")
     if checkpoint.is_quantized(folder):
@@ -64,7 +64,7 @@ def main(argv=None):
     size = checkpoint.save(new, *small.snapshot(), small.tokenizer, measured["loss"][1], small.quantization)
     sizes.show([model.backend.product_dtype, f"int{args.bits}"], measured)
     print(f"{folder} -> {new}, {size / 1e6:,.1f} MB")
-    print(f"To talk to it: neurogen chat {shlex.quote(str(new))}")
+    print(f"To talk to it: {hint('chat', new, model.config)}")
     return 0
 
 

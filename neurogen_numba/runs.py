@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import time
 from pathlib import Path
 
 from .cli import Parser, add_json_flag, command, tell_json
 from .errors import NeuroGenError
+from .hints import hint
 from .storage import checkpoint
-from .storage.run_folder import CONFIG, METRICS, SUMMARY, is_run, last_record, progress, read_config
+from .storage.run_folder import CONFIG, METRICS, SUMMARY, is_run, last_record, latest_run, progress, read_config
 
 LEAVE_OUT = ("size", "changed", "preset")  # columns that a narrow terminal does without, in this order
 
@@ -67,16 +67,15 @@ def about(run: Path) -> dict:
     """A row about a run: name, folder, preset, steps, steps_planned, validation_loss (nats per token), bytes, checkpoints, changed (local
     time, ISO 8601), state (training, stopped, finished), commands (name -> command line). Unknown values are None."""
     try:
-        preset = read_config(run).preset
+        config = read_config(run)
     except NeuroGenError:  # a checkpoint has a copy, but reading it takes long
-        preset = None
+        config = None
     saved, reached = _saved(run), progress(run)
-    word = shlex.quote(str(run))
-    resume = f"neurogen train --resume {word}" + (f" --steps {2 * reached.step}" if reached.finished else "")
+    resume = hint("train --resume", run, config) + (f" --steps {2 * reached.step}" if reached.finished else "")
     return {
         "name": run.name,
         "folder": str(run),
-        "preset": preset,
+        "preset": config and config.preset,
         "steps": reached.step,
         "steps_planned": reached.steps,
         "validation_loss": _validation_loss(run),
@@ -84,7 +83,7 @@ def about(run: Path) -> dict:
         "checkpoints": len(saved),
         "changed": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(_changed(run))),
         "state": "training" if reached.training else "finished" if reached.finished else "stopped",
-        "commands": ({} if reached.training else {"resume": resume}) | ({"chat": f"neurogen chat {word}"} if saved else {}),
+        "commands": ({} if reached.training else {"resume": resume}) | ({"chat": hint("chat", run, config)} if saved else {}),
     }
 
 
@@ -149,6 +148,9 @@ def _show(found, out):
     for row in zip(*(cells[name] for name in columns), strict=True):
         table.add_row(*map(Text, row))
     console.print(table, crop=False)
-    newest = next((row for row in found if "chat" in row["commands"]), found[0])
-    for each in newest["commands"].values():
+    try:
+        latest = str(latest_run(out))  # which commands take if no run is named
+    except NeuroGenError:
+        latest = found[0]["folder"]
+    for each in next((row for row in found if row["folder"] == latest), found[0])["commands"].values():
         console.print(Text(printable(each), "dim"), soft_wrap=True)

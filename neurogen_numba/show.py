@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from pathlib import Path
 
 from .brain.model import NeuroGenModel
+from .config import Config
 from .configure import check_neurons
 from .errors import CheckpointError
+from .hints import hint, typed
 from .storage import checkpoint
 from .storage.run_folder import SUMMARY, find_checkpoint, progress
 
@@ -26,6 +27,13 @@ def run_name(folder: Path) -> str:
     """The name of the run of a checkpoint, or of the checkpoint if it is in no run."""
     folder = folder.absolute()
     return folder.parent.parent.name if folder.parent.name == "checkpoints" else folder.name
+
+
+def beside(folder: Path, out: Path | None, suffix: str) -> Path:
+    """RUN-suffix for what is made from a checkpoint: under `out`; None: beside the run, or beside a checkpoint that is in no run."""
+    folder = folder.absolute()
+    run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
+    return (out or typed(run).parent) / f"{run.name}-{suffix}"
 
 
 def load(folder: Path, backend="auto", neurons: dict[str, str] | None = None) -> NeuroGenModel:
@@ -54,8 +62,10 @@ def summary_of(model: NeuroGenModel, folder: Path) -> dict:
     return facts
 
 
-def unfinished(folder: Path) -> str | None:
-    """A sentence about the newest checkpoint of a run that has not made all its planned updates; None for any other checkpoint."""
+def unfinished(folder: Path, config: Config) -> str | None:
+    """A sentence about the newest checkpoint of a run that has not made all its planned updates; None for any other checkpoint.
+
+    config: of the run."""
     step, run = checkpoint.step_of(folder.absolute()), folder.absolute().parent.parent
     if step is None:
         return None
@@ -63,9 +73,4 @@ def unfinished(folder: Path) -> str | None:
     if reached.finished or not reached.steps or not step < reached.steps or (not reached.training and step < reached.step):
         return None
     made = f"{step:,} of {reached.steps:,} updates"
-    return f"{made}: it is training" if reached.training else f"{made}: stopped early; neurogen train --resume {_typed(run)} continues it"
-
-
-def _typed(run):
-    """A run's folder as it is typed in a shell, relative if it lies below the current folder."""
-    return shlex.quote(str(run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run))
+    return f"{made}: it is training" if reached.training else f"{made}: stopped early; {hint('train --resume', run, config)} continues it"

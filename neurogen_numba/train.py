@@ -14,6 +14,7 @@ from .configure import add_config_flags, check_neurons, config_of, named_neurons
 from .distributed import launch
 from .distributed.communicator import current
 from .errors import ConfigError, DataError, MissingText
+from .hints import hint
 from .learning.stopping import Signals
 from .storage import checkpoint, run_folder
 from .system import streams
@@ -159,8 +160,8 @@ def configure(args) -> Config:
     config = config_of(args, sections)
     if args.rewire and not config.training.rewire_interval:
         raise ConfigError(f"--rewire {args.rewire}: nothing is rewired without --rewire-interval; add --rewire-interval 300")
-    if args.distill:
-        teacher, passed_over = run_folder.find_checkpoint(args.distill, args.out)
+    if config.training.distill:
+        teacher, passed_over = run_folder.find_checkpoint(config.training.distill, args.out)
         for sentence in passed_over:
             print(f"neurogen train: {sentence}", file=sys.stderr)
         config = config.replace(training={"distill": absolute(str(teacher))})
@@ -259,6 +260,10 @@ def main(argv=None):
             tensorboard.check()
         with _flags_by_name(args):
             config = configure(args)  # before anything is written
+        if new and config.brain.own_neurons:
+            from .neurons.loading import compile_own
+
+            compile_own(config.brain)
         launch.check(args, config.training.batch if new else None, communicator)
     if launch.wanted(args):
         return launch.launch("train", argv, args.gpus)
@@ -288,7 +293,7 @@ def main(argv=None):
                     run_folder.discard(run, made)  # nothing was trained: leave no empty folder behind
                 raise
             title = f"{run.name} · {trainer.model.parameters:,} parameters · {trainer.config.brain.neurons:,} neurons"
-            going_on = f"neurogen train --resume {shlex.quote(str(run))}"
+            going_on = hint("train --resume", run, trainer.config)
             try:
                 _watch(trainer, title, args.plain, args.tensorboard or (run / "tensorboard").is_dir(), signals)
             except KeyboardInterrupt:
@@ -301,7 +306,7 @@ def main(argv=None):
                 return 130
             if trainer.act.teacher:
                 _compare_with_teacher(trainer)
-            print(f"To talk to it: neurogen chat {shlex.quote(str(run))}")
+            print(f"To talk to it: {hint('chat', run, trainer.config)}")
     return 0
 
 

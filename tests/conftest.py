@@ -41,6 +41,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # As in an active environment: hints then say `neurogen`.
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
     # Numba's compiler makes millions of objects that stay. To look for garbage among them takes a tenth of the time.
     gc.set_threshold(100_000, 20, 20)
     if SIMULATED:

@@ -395,11 +395,11 @@ def test_the_stories_have_a_fact_and_a_question_about_it(conversation):
 def test_other_text_has_beginnings_of_its_samples(tmp_path):
     model = SimpleNamespace(config=talking.config({"data": "book.txt"}))
     assert examples(model, tmp_path) == []
-    prompts = ["ut off the first word", "The end.\nA new line", "x " * 40, "ut off the first word", "never reached"]
+    prompts = ["ut off the first word and the la", '"|"\nA new line\n__clas', "x " * 40, "ut off the first word and the la", "not reached"]
     records = [{"kind": "sample", "step": n, "prompt": prompt, "text": ""} for n, prompt in enumerate(reversed(prompts))]
     lines = [json.dumps(record) for record in records] + ["{", '{"kind": "sample"}', "[1]", '{"kind": "step"}']
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
-    assert examples(model, tmp_path) == ["off the first word", "A new line", ("x " * 24).strip()]
+    assert examples(model, tmp_path) == ["off the first word and the", "A new line", ("x " * 24).strip()]
 
 
 # Pipes

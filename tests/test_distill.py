@@ -6,9 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
+import neurogen_numba as ng
 import tiny
 from neurogen_numba import presets
 from neurogen_numba.brain.model import NeuroGenModel
+from neurogen_numba.errors import ConfigError
 from neurogen_numba.learning.distillation import SHARE, Teacher
 from neurogen_numba.learning.report import StepReport
 from neurogen_numba.learning.trainer import Trainer
@@ -91,6 +93,15 @@ def test_a_smaller_preset_learns_from_a_run_and_resumes_bit_for_bit(trained, cap
     whole, alone = (checkpoint.load(checkpoint.latest(trained / f"runs/{name}")).tensors for name in ("whole", "alone"))
     assert "teacher.pfc.v" in whole["state"] and not np.array_equal(whole["decoder"]["decoder.weight"], alone["decoder"]["decoder.weight"])
     assert not any(name.startswith("teacher") for name in alone["state"])
+
+
+def test_a_library_names_the_larger_model_as_the_command_does(trained):
+    run = ng.train(presets.PRESETS["smaller"], "sheep.txt", training={"distill": "tiny-1@best", "steps": 1}, backend="cpu", progress=False)
+    config = json.loads((run.folder / "config.json").read_text())
+    assert config["training"]["distill"].startswith(str(trained / "runs/tiny-1/checkpoints/step-"))
+    with pytest.raises(ConfigError, match="there is no nowhere"):
+        ng.train(presets.PRESETS["smaller"], "sheep.txt", training={"distill": "nowhere"}, out="none")
+    assert not (trained / "none").exists()
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_again(trained):

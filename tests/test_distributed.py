@@ -24,7 +24,7 @@ from neurogen_numba.storage import checkpoint
 from neurogen_numba.train import main as train
 from same import assert_equal_runs, last_checkpoint, measured
 
-pytest.importorskip("mpi4py")
+MPI = pytest.importorskip("mpi4py.MPI")
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.skipif(os.name != "posix", reason="ranks run on Linux and macOS")]
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +43,30 @@ def run(words, code=0):
 def complaints(errors):
     """The lines of standard error, without the progress of kernels that are compiled for the first time."""
     return [line for line in errors.splitlines() if not line.startswith("compiling kernels")]
+
+
+def test_a_launcher_of_another_mpi_is_named_once(tmp_path):
+    """Two processes that a launcher of Open MPI seems to have started, while mpi4py's MPI knows nothing of it."""
+    if "OMPI_COMM_WORLD_SIZE" in os.environ or "Open MPI" in MPI.Get_library_version():
+        pytest.skip("mpi4py is of Open MPI")
+    code = "from neurogen_numba.distributed import rank; rank.LATER = 0; raise SystemExit(rank.main())"
+    words, descriptor, output = [sys.executable, "-c", code, "train", "--out", str(tmp_path)], os.open(os.devnull, os.O_WRONLY), []
+    for number in "01":
+        fake = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": number, launch.RANK: str(descriptor)}
+        done = subprocess.run(words, env=ENVIRONMENT | fake, pass_fds=[descriptor], capture_output=True, text=True, timeout=100)
+        assert done.returncode == 2, done.stderr
+        output.append(done.stderr)
+    os.close(descriptor)
+    assert output[0].count("\n") == 1 and "MPICH" in output[0] and not list(tmp_path.iterdir())
+    assert "mpi4py and the launcher are of different MPIs: 2 processes were started" in output[0] and output[1] == ""
+
+
+def test_a_world_of_the_launchers_size_is_right(monkeypatch):
+    monkeypatch.setenv("PMI_SIZE", "2")
+    assert launch.strangers(2, "MPICH Version: 5") == ""
+    assert "mpi4py's Open MPI v5.0 sees one; run `neurogen doctor`" in launch.strangers(1, "Open MPI v5.0, package: x")
+    monkeypatch.setenv("PMI_SIZE", "1")
+    assert launch.strangers(1, "MPICH Version: 5") == ""
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ from neurogen_numba.kernels.population import NeuronParameters, NeuronState, fla
 from neurogen_numba.migrate import main as migrate
 from neurogen_numba.neurons import adjoint, check, definition, get
 from neurogen_numba.neurons.loading import match_sources
+from neurogen_numba.runs import main as runs
 from neurogen_numba.text.tokenizer import ByteTokenizer
 from neurogen_numba.train import main as train
 
@@ -567,6 +568,8 @@ def refused(code, capsys, *words):
 
 def test_a_run_with_a_neuron_of_ones_own(folder, capsys, monkeypatch):
     assert train(["--preset", "tiny", "--data", "sheep.txt", *NAMED]) == 0
+    assert f"neurogen chat runs/tiny-1 {' '.join(NAMED)}\n" in capsys.readouterr().out
+    assert runs([]) == 0 and f"neurogen train --resume runs/tiny-1 {' '.join(NAMED)}" in capsys.readouterr().out
     saved = json.loads(next(folder.glob("runs/tiny-1/checkpoints/*/neurons.json")).read_text())
     one = get("mine:leaky")
     assert saved["pfc"] == {"neuron": "mine:leaky", "sha256": one.source_hash, "source": one.source}
@@ -617,6 +620,25 @@ def test_a_neuron_that_there_is_not_is_told(folder, capsys, named, words):
     )
     assert refused(train(["--preset", "tiny", "--data", "sheep.txt", "--set", f"brain.pfc.neuron={named}"]), capsys, words)
     assert not (folder / "runs").exists() or not list((folder / "runs").iterdir())
+
+
+BRANCH = """
+    import neurogen_numba as ng
+
+    @ng.neuron(state=("v",))
+    def branch(v, i):
+        return v + i if v > 1 else i
+"""
+
+
+def test_a_step_without_a_derivative_is_refused_before_a_run_is_made(folder, capsys):
+    (folder / "branching.py").write_text(textwrap.dedent(BRANCH))
+    named = ["--set", "brain.pfc.neuron=branching:branch"]
+    refused(train(["--preset", "tiny", "--data", "sheep.txt", *named]), capsys, "it has a branch", "branching.py, line 4")
+    with pytest.raises(ConfigError, match="it has a branch"):
+        ng.train(tiny.config(), "sheep.txt", neuron=get("branching:branch"))
+    definition._KNOWN.pop("branching:branch")
+    assert not (folder / "runs").exists()
 
 
 def test_a_neuron_in_a_file_of_settings(folder, capsys):
@@ -687,6 +709,18 @@ def test_a_neuron_of_a_notebook_is_found_in_a_file(saved_in_a_notebook, capsys):
     loaded = show.load(saved_in_a_notebook, "cpu", named_neurons(["brain.pfc.neuron=mine:leaky"]))  # one --set serves both modules
     assert loaded.config.brain.thalamus.neuron == loaded.config.brain.pfc.neuron == "mine:leaky"
     assert loaded.config.brain.broca.neuron == "lif_a"
+
+
+@pytest.mark.parametrize("home", ["__main__", "mine"])
+def test_a_run_without_a_checkpoint_goes_on_with_the_neuron_that_is_named(folder, capsys, home):
+    config = tiny.config({"data": str(folder / "sheep.txt")}, steps=1, eval_interval=1).with_neuron(f"{home}:leaky", "pfc")
+    run = folder / "runs" / "stopped"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps(config.to_dict()))
+    where = "put it in a file" if home == "__main__" else "`import mine` in Python"
+    refused(train(["--resume", "stopped"]), capsys, where, "--set brain.pfc.neuron=mine:leaky")
+    assert train(["--resume", "stopped", *NAMED]) == 0
+    assert f"runs/stopped {' '.join(NAMED)}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("saved", [None, [], {}, {"pfc": "mine:leaky"}, {"pfc": {"neuron": "mine:leaky", "source": 3}}])

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from neurogen_numba.generate import main as generate
 from neurogen_numba.kernels import codes
 from neurogen_numba.migrate import main as migrate
 from neurogen_numba.optim.quantization import DAMPING, TOP, Feedback, dequantize, nearest, quantize
+from neurogen_numba.prune import main as prune
 from neurogen_numba.quantize import main as quantize_command
 from neurogen_numba.storage import checkpoint
 from neurogen_numba.storage.checkpoint import seal
@@ -182,6 +184,8 @@ def test_a_quantised_model_neither_learns_nor_is_quantised():
         small.train_step(np.arange(9), np.arange(9))
     with pytest.raises(ConfigError, match="quantised already"):
         quantized(small, 4)
+    with pytest.raises(ConfigError, match="bits: 8 or 4, not 3"):
+        quantized(NeuroGenModel.from_config(tiny.config(brain={"vocabulary": 20}), backend="cpu"), 3)
 
 
 def segments(count=2):
@@ -269,6 +273,18 @@ def test_the_table_names_loss_size_and_speed(trained, capsys):
     assert json.loads((trained / "named/manifest.json").read_text())["quantization"]["calibrated"] == "sheep.txt"
 
 
+@pytest.mark.parametrize("flags, where", [([], "elsewhere"), (["--out", "runs"], "runs")])
+def test_what_is_made_of_a_run_is_beside_it(trained, capsys, flags, where):
+    shutil.copytree(trained / "runs/tiny-1", trained / "elsewhere/moved", dirs_exist_ok=True)
+    assert quantize_command(["elsewhere/moved", *flags]) == 0
+    assert f"neurogen chat {where}/moved-int8\n" in capsys.readouterr().out
+    assert prune(["elsewhere/moved", "--steps", "0", *flags]) == 0
+    assert f"neurogen chat {where}/moved-pruned\n" in capsys.readouterr().out
+    for name in ("moved-int8", "moved-pruned"):
+        assert (trained / where / name).is_dir()
+        shutil.rmtree(trained / where / name)
+
+
 def test_bad_requests_cost_a_sentence(trained, capsys):
     capsys.readouterr()
     before = sorted(path.name for path in (trained / "runs").iterdir())
@@ -281,6 +297,9 @@ def test_bad_requests_cost_a_sentence(trained, capsys):
     refused(train(["--resume", "tiny-1-int8"]), capsys, "is quantised, and is not trained further")
     refused(migrate(["tiny-1-int8", "runs/x", "--set", "brain.pfc.neurons=64"]), capsys, "is quantised, and has no weights to migrate")
     refused(generate(["tiny-1-int8", "--learn-online", "--prompt", "1 sheep"]), capsys, "a quantised model does not learn")
+    assert chat(["tiny-1-int8", "--learn-online", "--prompt", "1 sheep"]) == 2
+    output = capsys.readouterr()
+    assert output.out == "" and "a quantised model does not learn" in output.err  # before a reply
     assert sorted(path.name for path in (trained / "runs").iterdir()) == before and not (trained / "x").exists()
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
@@ -67,6 +69,17 @@ def test_the_table_keeps_to_the_width(out, capsys, monkeypatch, columns):
     for word in ("[b]", "new", "2.250", "chat", "resume", *(["tiny", "2001"] if columns > 50 else [])):
         assert word in table
     assert "neurogen chat 'runs/älter [b]'" in text
+
+
+def test_the_run_below_the_table_is_the_one_that_a_chat_takes(out, capsys):
+    """A run with an older checkpoint trains on and writes its log, so it stands on top."""
+    other = talking.make_run(out / "other")
+    for file in [other, *other.rglob("*")]:
+        os.utime(file, (900_000_000, 900_000_000))
+    os.utime(other / "config.json", (3_000_000_000, 3_000_000_000))
+    assert as_json(capsys)[0]["name"] == "other"
+    assert runs([]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"neurogen chat {shlex.quote(str(run_folder.latest_run(Path('runs'))))}"
 
 
 def test_a_run_that_trains_now_cannot_be_resumed(out, capsys):

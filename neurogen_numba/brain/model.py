@@ -135,12 +135,17 @@ class NeuroGenModel:
         self.communicator = communicator
         self.optimizer.keep(communicator)
 
+    def check_learns(self):
+        """Raises ConfigError for a quantised model."""
+        if self.quantization:
+            raise ConfigError("a quantised model does not learn: its weights are codes; train the model that it was made from")
+
     def activity(self, tokens: int, batch: int, learning: bool = False) -> Activity:
         """A new, reset `Activity` of `batch` sequences and at most `tokens` tokens a segment; for learning, with the training's dropout,
         and of this rank's share of the batch."""
         training = self.config.training
-        if learning and self.quantization:
-            raise ConfigError("a quantised model does not learn: its weights are codes; train the model that it was made from")
+        if learning:
+            self.check_learns()
         if learning and self.config.brain.pruned and training.learning != "bptt":
             raise ConfigError(f"training.learning: a pruned brain learns with bptt, not with {training.learning}")
         rates = ("dropout", "axon_dropout", "weight_drop", "word_dropout") if learning else ()

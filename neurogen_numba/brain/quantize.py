@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from ..config import QUANTIZED_BITS
 from ..errors import ConfigError
 from ..kernels.codes import pack
 from ..optim.quantization import Feedback, quantize, scales
@@ -17,8 +18,10 @@ def quantized(model: NeuroGenModel, bits: int, segments: Iterable[np.ndarray] | 
     """The quantised model of a trained one, on the same backend.
 
     segments: a text that rounding errors are compensated for, as `calibrate` reads it; without it, weights are rounded to the nearest code.
-    Raises ConfigError for a model that is quantised already.
+    Raises ConfigError for a model that is quantised already, and for other bits than 8 and 4.
     """
+    if bits not in QUANTIZED_BITS:
+        raise ConfigError(f"bits: 8 or 4, not {bits!r}")
     if model.quantization:
         raise ConfigError("this model is quantised already; quantise the one that it was made from")
     (tensors, _), tables, stored, moments = model.snapshot(), model.brain.parameters, {}, {}

@@ -144,6 +144,18 @@ def ranks_around() -> int:
     return 1
 
 
+def strangers(size: int, library: str) -> str:
+    """Why this rank is alone, as a sentence: its launcher has started several, but the world of MPI has `size` = 1. Empty where it is not.
+
+    A process whose MPI does not understand the launcher is rank 0 of a world of its own. library: MPI's words about its version."""
+    around = ranks_around()
+    if size > 1 or around == 1:
+        return ""
+    mine = " ".join(library.replace(",", " ").split()[:3])
+    different = "mpi4py and the launcher are of different MPIs"
+    return f"{different}: {around} processes were started, and mpi4py's {mine} sees one; run `neurogen doctor`, which says how to mend it"
+
+
 def check_mpi() -> None:
     """Raises BackendError where mpi4py is not installed, or on Windows."""
     if os.name != "posix":

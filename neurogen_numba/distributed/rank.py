@@ -11,11 +11,13 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from pathlib import Path
 
 from . import launch
 from .communicator import become
 from .pulse import Pulse
+from .supervise import rank
 
 PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when the one that started it ends
 LATER = 5.0  # seconds until a rank says that it has lost the others: by then the launcher has ended it, if a supervisor gave the reason
@@ -26,11 +28,20 @@ def main() -> int:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     pulse = Pulse(int(os.environ[launch.RANK]))
-    from mpi4py import MPI
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # mpi4py's, of what `strangers` says
+        from mpi4py import MPI
 
     from .mpi import Mpi
 
     ranks = Mpi(pulse)
+    if why := launch.strangers(ranks.size, MPI.Get_library_version()):
+        if rank() in ("0", "?"):
+            launch.report(f"neurogen {command}: {why}")
+        else:
+            signal.signal(signal.SIGTERM, lambda *_: os._exit(2))  # without a word of the supervisor
+            time.sleep(LATER)  # by then rank 0 has said it, and the launcher has ended this one
+        return 2
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("NUMBA_NUM_THREADS", str(max(1, cores // ranks.local_size)))
     become(ranks)

@@ -77,6 +77,9 @@ class Conversation:
     text is continued."""
 
     def __init__(self, model, folder: Path, settings: Settings, watched: bool = False):
+        """Raises ConfigError if a quantised model is to learn."""
+        if settings.learn:
+            model.check_learns()
         self.model, self.folder, self.settings = model, Path(folder), settings
         self.session = Session(model, settings.sampling)
         self.scripted = not model.config.text.data
@@ -291,10 +294,8 @@ def examples(model, run: Path) -> list[str]:
 
 
 def _beginning(prompt):
-    """The first whole words of the last line of a text that are not too many, from a word's beginning."""
-    lines = [line for line in str(prompt).splitlines() if line.strip()]
-    line = lines[-1] if lines else ""
-    if len(lines) == 1:
-        line = line.partition(" ")[2] or line  # the piece may begin inside a word
-    words = line.strip()[: LONGEST_EXAMPLE + 1]
+    """The first whole words, not too many, of the longest line of a text that may begin and end inside a word."""
+    whole = re.sub(r"^\S+\s|\s\S+$", "", str(prompt))
+    line = max((line.strip() for line in whole.splitlines()), key=len, default="")
+    words = line[: LONGEST_EXAMPLE + 1]
     return words.rpartition(" ")[0] if len(words) > LONGEST_EXAMPLE else words

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..config import MODULES, NEURONS
 from ..neurons import get
 from ..neurons.check import failure
 
@@ -18,7 +17,7 @@ def origin(model, act) -> str:
     is the module whose state was not finite at the earliest token, or the part with the first such gradient in the backward pass.
     """
     brain = model.config.brain
-    theirs = {name: get(getattr(brain, name).neuron) for name in MODULES if getattr(brain, name).neuron not in NEURONS}
+    theirs = {module: get(reference) for module, reference in brain.own_neurons.items()}
     for one in dict.fromkeys(theirs.values()):
         if why := failure(one, brain.surrogate, brain.surrogate_width):
             return f": {one.full_name}: {why}; {MEND}"

@@ -19,6 +19,7 @@ from ..distributed.communicator import SOLO, Solo
 from ..distributed.team import Team, assemble, begin
 from ..errors import CheckpointError, ConfigError, DataError, TrainingError
 from ..inference.generation import Sampling, Session, stream
+from ..neurons.loading import match_names
 from ..planning import budget
 from ..storage import checkpoint
 from ..storage.run_folder import CONFIG, METRICS, SUMMARY, TOKENIZER, MetricsLog, read_config, set_aside, write_json
@@ -109,7 +110,8 @@ class Trainer:
         if steps is not None:
             changes["training"] = changes.get("training", {}) | {"steps": steps, "max_minutes": 0.0}
         if folder is None and not checkpoint.saved(run) and (run / CONFIG).is_file():
-            trainer = cls(read_config(run).replace(**changes), run, backend, begun=True, communicator=communicator)
+            config = match_names(read_config(run).replace(**changes), str(run))
+            trainer = cls(config, run, backend, begun=True, communicator=communicator)
             trainer.steps = steps or trainer.steps  # an explicit number overrides `text.max_chunks`
             trainer._notices = ["no checkpoint had been saved yet: the run starts from the beginning"]
             return trainer

@@ -10,9 +10,9 @@ import importlib
 import sys
 import textwrap
 
-from ..config import MODULES, NEURONS, Config
+from ..config import NEURONS, Brain, Config
 from ..errors import CheckpointError, ConfigError
-from .definition import Neuron, defined, defined_with
+from .definition import Neuron, defined, defined_with, get
 
 LONGEST = 200  # characters of each source in a message
 
@@ -38,6 +38,15 @@ def import_named(reference: str, where: str) -> None:
         raise ConfigError(f"{where}: this neuron is defined elsewhere; name it {found.reference}")
 
 
+def compile_own(brain: Brain) -> None:
+    """Derive and compile the neurons of a brain that do not ship with NeuroGen, before anything is written.
+
+    Raises ConfigError for one that is not defined, or whose adjoint cannot be derived or compiled.
+    """
+    for reference in dict.fromkeys(brain.own_neurons.values()):
+        get(reference).physics(brain.surrogate, brain.surrogate_width)
+
+
 def match_sources(config: Config, saved: dict, where: str) -> Config:
     """The configuration of a trained brain, with the neurons that this process defines in the place of those that were trained.
 
@@ -45,10 +54,7 @@ def match_sources(config: Config, saved: dict, where: str) -> Config:
     their name, all others by the hash of their source: a neuron of another module with an equal source takes the place of one that is not
     defined, or is defined anew. Raises CheckpointError where a neuron is missing, or has another source.
     """
-    for module in MODULES:
-        reference = getattr(config.brain, module).neuron
-        if reference in NEURONS:
-            continue
+    for module, reference in config.brain.own_neurons.items():
         entry = saved.get(module) if isinstance(saved, dict) else None
         entry = entry if isinstance(entry, dict) else {}  # the file may be damaged
         found = defined_with(entry.get("sha256"), reference) if entry.get("neuron") == reference else None
@@ -58,9 +64,27 @@ def match_sources(config: Config, saved: dict, where: str) -> Config:
     return config
 
 
+def match_names(config: Config, where: str) -> Config:
+    """The configuration of a run that has saved no checkpoint, so no source of its neurons either, with neurons of this process.
+
+    A neuron of a notebook or script, __main__:NAME, is replaced by the one of that name that was defined last: nothing was trained yet.
+    Raises ConfigError where a neuron is missing.
+    """
+    for module, reference in config.brain.own_neurons.items():
+        home, _, name = reference.partition(":")
+        names = [one.reference for one in defined()]
+        if reference in names:
+            continue
+        namesakes = [each for each in names if home == "__main__" and each.partition(":")[2] == name]
+        if not namesakes:
+            raise ConfigError(f"{where}: {_missing(module, reference, 'run')}")
+        config = config.with_neuron(namesakes[-1], module)
+    return config
+
+
 def _why_not(module, reference, source):
     """Why the neuron of a module does not match, and what to do. source: the text that it was trained with; it is shown, never executed."""
-    home, _, name = reference.partition(":")
+    name = reference.partition(":")[2]
     namesakes = [one for one in defined() if one.reference not in NEURONS and one.reference.partition(":")[2] == name]
     same = [one for one in namesakes if one.reference == reference]
     if namesakes:
@@ -70,7 +94,13 @@ def _why_not(module, reference, source):
             f"{module} was trained with another source of the neuron {reference} than {which}{_difference(source, one.source)}; restore "
             "that source, or train a new model"
         )
-    missing = f"{module} is made of the neuron {reference}, which no checkpoint may import by itself"
+    return _missing(module, reference, "checkpoint")
+
+
+def _missing(module, reference, kind):
+    """That the neuron of a module is not defined, and what to do. kind: a run or a checkpoint."""
+    home, _, name = reference.partition(":")
+    missing = f"{module} is made of the neuron {reference}, which no {kind} may import by itself"
     if home == "__main__":
         return (
             f"{missing}; run the cell or script that defines it, or put it in a file, for example mine.py, and name that: `import mine` "
