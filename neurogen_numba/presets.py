@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from .config import Brain, Config, Module, Text, Training, did_you_mean
 from .errors import ConfigError
 
@@ -63,10 +65,10 @@ PRESETS = {
     ),
     "shakespeare-cpu": Config(  # characters of a megabyte of text, on two CPU cores, in ten minutes
         preset="shakespeare-cpu",
-        brain=SMALL,
+        brain=dataclasses.replace(SMALL, delays=1),
         training=Training(steps=6000, batch=16, segment=64, checkpoint_interval=1000),
         text=Text(tokenizer="char"),
-    ),
+    ).with_neuron("adlif"),
     "shakespeare": Config(  # the same text, on a GPU
         preset="shakespeare",
         brain=Brain(
@@ -77,6 +79,7 @@ PRESETS = {
             basal_ganglia=Module(512),
             broca=Module(2048),
             fan_in=192,
+            delays=1,
             memory_context=4,
         ),
         training=Training(
@@ -92,7 +95,7 @@ PRESETS = {
             log_interval=100,
         ),
         text=Text(tokenizer="char"),
-    ),
+    ).with_neuron("adlif"),
     "tasks": Config(  # `neurogen bench tasks`, on a GPU; the task sets the vocabulary and the segment
         preset="tasks",
         brain=SMALL,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ..config import NEUROMODULATORS, Config
+from ..config import MODULES, NEUROMODULATORS, Config
 from ..errors import ConfigError
 from ..storage.run_folder import METRICS, SUMMARY, make_folder, write_whole
 
@@ -24,9 +24,13 @@ BASE = "base"  # name of the recipe without a change
 LOG = "log.jsonl"
 POLL = 0.5  # seconds between checks of the runs
 SURE = 2.0  # standard errors from which a difference is reported as better or worse
-COMPONENTS = {  # name of a change -> settings without one part of the brain, or with one that is off by default
+# Name of a change -> settings without one part of the brain, or with one that is off by default. Changes that a recipe has are left out.
+COMPONENTS = {
     "binary events": {"brain": {"events": "binary"}},
     "no delays": {"brain": {"delays": 1}},
+    "delays": {"brain": {"delays": 24}},
+    "LIF-A": {"brain": {name: {"neuron": "lif_a"} for name in MODULES}},
+    "SE-adLIF": {"brain": {name: {"neuron": "adlif"} for name in MODULES}},
     "no arcs straight to Broca": {"brain": {"without": "thalamus_broca wernicke_broca hippocampus_broca"}},
     "no associative memory": {"brain": {"without": "memory_hippocampus memory_broca"}},
     "no working memory": {"brain": {"without": "working_memory_pfc"}},
