@@ -79,7 +79,6 @@ PRESETS = {
             basal_ganglia=Module(512),
             broca=Module(2048),
             fan_in=192,
-            delays=1,
             memory_context=4,
         ),
         training=Training(
@@ -95,7 +94,7 @@ PRESETS = {
             log_interval=100,
         ),
         text=Text(tokenizer="char"),
-    ).with_neuron("adlif"),
+    ),
     "tasks": Config(  # `neurogen bench tasks`, on a GPU; the task sets the vocabulary and the segment
         preset="tasks",
         brain=SMALL,

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -406,7 +407,7 @@ NOTES = [
     ("v * alpha - event(v) + i", []),
     ("v * alpha - event(v - 29) + i", ["the axon sends an event where v > 1; this step resets elsewhere"]),
     ("v * alpha - event(v / 30) + i", ["this step resets elsewhere: it calls event on another value than v"]),
-    ("v * alpha + i", ["this step never calls event.v., so nothing is reset"]),
+    ("v * alpha + i", ["this step never calls event.v., so an event resets nothing by the surrogate"]),
     ("v * alpha - event(v) + math.exp((v - 1) / 0.1) + i", ["d/dv reaches 5e.09 at v = 3: .* bound the step"]),
     ("v * alpha - event(v) + math.exp(min((v - 1) / 0.1, 2)) + i", []),
     ("v * alpha - event(v) + math.exp(20 * i)", ["d/di reaches .* at i = "]),
@@ -744,3 +745,46 @@ def test_importing_the_package_and_a_checkpoint_of_before_bring_no_sympy():
     subprocess.run([sys.executable, "-c", code], check=True)
     code = "import sys, neurogen_numba, neurogen_numba.configure, neurogen_numba.train; assert not {'sympy', 'numba'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_page_s_rising_threshold_passes_the_check():
+    page = (Path(__file__).parents[1] / "docs/neurons.md").read_text()
+    source = re.search(r"```python\n(@ng.neuron\([^`]*def rising[^`]*)```", page)[1]
+    scope = {"ng": ng, "__name__": "page"}
+    linecache.cache["<page>"] = (len(source), None, source.splitlines(keepends=True), "<page>")
+    exec(compile(source, "<page>", "exec"), scope)
+    rising = scope["rising"]
+    assert max(ng.check_gradient(rising, show=False).values()) < 1e-5
+    v, e = 0.0, 0.0
+    events = []
+    for _ in range(60):
+        v, e = rising(v, e, 0.9, 0.9, 0.95, 0.5)
+        events.append(v > 1)
+    assert sum(events[:20]) > sum(events[40:]) > 0
+
+
+def test_two_constants_of_one_name_are_told_apart():
+    constants = {"alpha": ng.TimeConstant("membrane's", (2, 20)), "rho": ng.TimeConstant("threshold's", (2, 20))}
+    with pytest.raises(ConfigError, match="alpha and rho would both be called log_tau_v in a checkpoint; tell them apart by name="):
+
+        @ng.neuron(state=("v", "e"), learned=constants)
+        def two(v, e, i, alpha, rho):
+            return alpha * v + i, rho * e
+
+
+def test_the_check_says_how_the_adjoint_was_made(capsys):
+    ng.check_gradient("lif_a")
+    ng.check_gradient("adlif")
+    out = " ".join(capsys.readouterr().out.split())
+    assert "hand-written adjoint of lif_a" in out and "derived adjoint of adlif" in out
+    with pytest.raises(ConfigError, match="unknown surrogate 'triangel'; did you mean 'triangle'?"):
+        ng.check_gradient("lif", surrogate="triangel")
+
+
+def test_names_of_local_variables_are_no_difference_of_sources():
+    from neurogen_numba.neurons.loading import _difference
+
+    then = "def step(v, i):\n    z = event(v)\n    return 0.5 * v - z + i"
+    now = "def step(v, i):\n    spike = event(v)\n    return 0.6 * v - spike + i"
+    assert _difference(then, now) == " (then: return 0.5 * v - z + i; now: return 0.6 * v - spike + i)"
+    assert "nothing" not in _difference("damaged (", now)

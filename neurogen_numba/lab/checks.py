@@ -27,7 +27,10 @@ def fit(where: str, sizes: dict[str, int] | None = None, **given) -> tuple[list[
         expected = tuple(known.get(size) for size in names)
         integers = "int" in kind
         if array.shape != expected or array.dtype.kind not in ("iub" if kind == "uint8" else "iu" if integers else "fiub"):
-            shape = ", ".join(size if length is None else f"{size} = {length}" for size, length in zip(names, expected, strict=True))
+            shape = ", ".join(
+                size if length is None or size == str(length) else f"{size} = {length}"
+                for size, length in zip(names, expected, strict=True)
+            )
             raise ConfigError(f"{where}: {name} must be {'integers' if integers else 'numbers'} [{shape}]; given: {described(values)}")
         arrays.append(np.ascontiguousarray(array, {"int": np.int32, "float": np.float32}.get(kind, kind)))
     return arrays, known

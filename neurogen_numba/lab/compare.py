@@ -132,6 +132,8 @@ def compare(kernel, name: str, *, given=None, reference=None, backend="auto", to
     unknown = set(sizes) - set(case.sizes)
     if unknown:
         raise ConfigError(f"{name} has no size {sorted(unknown)[0]!r}; known: {', '.join(case.sizes) or 'none, its inputs are given'}")
+    if not 0 <= sizes.get("firing", 0) <= 1:
+        raise ConfigError(f"{name}: firing is the share of sources with an event, from 0 to 1, not {sizes['firing']}")
     sizes, label = case.sizes | sizes, getattr(function_of(kernel), "__name__", "yours")
     errors, worst, same = [0.0, 0.0], (0.0, "no output"), [True, True]
     for which, some in {"small": case.small, "large": sizes}.items():

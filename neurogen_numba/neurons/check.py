@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..config import did_you_mean
 from ..errors import ConfigError
 from ..kernels.surrogate import SURROGATES, Surrogate, make_surrogate
 from .definition import Neuron, event, get, slope
@@ -25,6 +26,8 @@ def check_gradient(neuron: Neuron | str, surrogate: str = "triangle", width: flo
     adjoint is wrong, where too few points are left to judge it, and where the step is not finite.
     """
     neuron = get(neuron) if isinstance(neuron, str) else neuron
+    if surrogate not in SURROGATES:
+        raise ConfigError(f"check_gradient: unknown surrogate {surrogate!r}; {did_you_mean(str(surrogate), SURROGATES)}")
     if not isinstance(neuron, Neuron):
         raise ConfigError(f"check_gradient: a neuron, made by @neurogen_numba.neuron, or its name is needed, not {neuron!r}")
     graded, binary = (_errors(neuron, surrogate, width, carried) for carried in (True, False))
@@ -155,7 +158,9 @@ def _event_note(neuron):
         elsewhere += not np.isclose(np.array(asked)[:, None], [x[0], after[0]]).any(axis=1).all() if asked else 0
     axon = f"the axon sends an event where {v} > 1"
     if not calls:
-        return [f"{axon}; this step never calls event({v}), so nothing is reset"]
+        return [
+            f"{axon}; this step never calls event({v}), so an event resets nothing by the surrogate; a branch on {v} passes no gradient"
+        ]
     return [f"{axon}; this step resets elsewhere: it calls event on another value than {v}; rescale so that the threshold is 1"] * bool(
         elsewhere
     )
@@ -190,7 +195,8 @@ def _show(neuron, worst, sentences):
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("derivative", "of", "worst error", "", title=f"adjoint of {neuron.name}, against finite differences")
+    how = "derived" if neuron.adjoint_is_derived else "hand-written"
+    table = Table("derivative", "of", "worst error", "", title=f"{how} adjoint of {neuron.name}, against finite differences")
     for name, error in worst.items():
         kind = "state" if name in neuron.state else "input" if name == "i" else "learned"
         table.add_row(name, kind, f"{error:.1e}", "right" if error <= ALLOWED else "not judged" if np.isinf(error) else "WRONG")

@@ -166,7 +166,7 @@ class Source:
     def all(self, renamed: bool = False) -> str:
         """The text, with that of all functions that it calls and the numbers that it names. renamed: arguments and local variables are
         numbered, so that their names do not count."""
-        parts = [ast.unparse(_numbered(ast.parse(self.text).body[0])) if renamed else self.text]
+        parts = [ast.unparse(numbered(ast.parse(self.text).body[0])) if renamed else self.text]
         for name, value in sorted(self._typed()[1].items()):
             named = _is_numbers(value) and not name.startswith(NUMBER)
             parts += [Source(value).all(renamed)] if _is_helper(value) else [f"{name} = {value!r}"] if named else []
@@ -255,7 +255,7 @@ class _Typed(ast.NodeTransformer):
         return ast.Return(ast.Tuple([value], ast.Load()) if single else value)
 
 
-def _numbered(tree):
+def numbered(tree):
     """The tree of a function whose arguments and local variables are called local_0, local_1, ..."""
     stored = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
     arguments = [node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)]
@@ -343,6 +343,13 @@ class Neuron:
                 if problem := what.start_problem(start):
                     raise ConfigError(f"{name}: {argument} starts in {start}, {problem}; change one of them")
         parameters = [what.parameter(argument) for argument, what in self.learned.items()]
+        for argument, parameter in zip(self.learned, parameters, strict=True):
+            same = [other for other, of in zip(self.learned, parameters, strict=True) if of == parameter and other != argument]
+            if same:
+                raise ConfigError(
+                    f"{name}: the learned constants {argument} and {same[0]} would both be called {parameter} in a checkpoint; tell them "
+                    'apart by name=, for example TimeConstant(..., name="tau_a")'
+                )
         for known, taken in ((self.adjoint_arguments, ()), (states, STATES), (parameters, COMMON)):
             for index, each in enumerate(known):
                 if each in taken:
@@ -408,6 +415,11 @@ class Neuron:
     def adjoint_arguments(self) -> list[str]:
         after = [f"{state}_after" for state in self.state]
         return ["ds", *(f"d{state}" for state in self.state), *self.state, *after, "i", *self.learned, "graded"]
+
+    @property
+    def adjoint_is_derived(self) -> bool:
+        """Whether SymPy derives the adjoint; else it is written by hand."""
+        return self._adjoint is None
 
     @functools.cached_property
     def derived(self) -> Source:

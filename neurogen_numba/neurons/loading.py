@@ -5,6 +5,7 @@ A checkpoint names its neurons but never imports them: that would run code witho
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import sys
@@ -12,7 +13,7 @@ import textwrap
 
 from ..config import NEURONS, Brain, Config
 from ..errors import CheckpointError, ConfigError
-from .definition import Neuron, defined, defined_with, get
+from .definition import Neuron, defined, defined_with, get, numbered
 
 LONGEST = 200  # characters of each source in a message
 
@@ -113,6 +114,27 @@ def _difference(then, now):
     """The lines that differ between two sources, as the rest of a sentence; empty if the older one is not known."""
     if not isinstance(then, str) or not then:
         return ""
-    lines = list(difflib.ndiff(then.splitlines(), now.splitlines()))
-    removed, added = (" / ".join(line[2:].strip() for line in lines if line.startswith(sign)) for sign in "-+")
+    old, new = _statements(then), _statements(now)
+    matcher = difflib.SequenceMatcher(None, [of for of, _ in old], [of for of, _ in new], autojunk=False)
+    changes = [change[1:] for change in matcher.get_opcodes() if change[0] != "equal"]
+    removed = " / ".join(line for first, last, _, _ in changes for _, line in old[first:last])
+    added = " / ".join(line for _, _, first, last in changes for _, line in new[first:last])
     return f" (then: {textwrap.shorten(removed, LONGEST) or 'nothing'}; now: {textwrap.shorten(added, LONGEST) or 'nothing'})"
+
+
+def _statements(source):
+    """(a statement with numbered local variables, whose names do not count; the statement as it is written) of a source, in order."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # the file may be damaged
+        return [(line, line.strip()) for line in source.splitlines()]
+    found = []
+    for part in tree.body:
+        inside = part.body if isinstance(part, ast.FunctionDef) else [part]
+        written = [ast.unparse(statement) for statement in inside]
+        if isinstance(part, ast.FunctionDef):
+            head = f"def {part.name}({ast.unparse(part.args)})"
+            numbered(part)
+            found.append((f"def {part.name}({ast.unparse(part.args)})", head))
+        found += zip(map(ast.unparse, inside), written, strict=True)
+    return found
