@@ -32,7 +32,7 @@ def refused(name, *words, device=0):
     with pytest.raises(BackendError) as raised:
         backends.get(name, device)
     output = str(raised.value)
-    assert "\n" not in output and output.endswith("; to do without, use --backend cpu.")
+    assert "\n" not in output and output.endswith("; to do without, use the backend cpu (--backend cpu).")
     for word in words:
         assert word in output, output
     return True

@@ -88,4 +88,4 @@ def _cuda(device, precision, mode):
 
 def _demand(problem):
     if problem:
-        raise BackendError(f"{problem.what}. To use a GPU, {problem.mend}; to do without, use --backend cpu.")
+        raise BackendError(f"{problem.what}. To use a GPU, {problem.mend}; to do without, use the backend cpu (--backend cpu).")
