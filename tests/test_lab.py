@@ -296,15 +296,20 @@ def test_an_index_beyond_an_array_inside_a_model_is_an_error_and_not_a_crash():
 
 
 def test_what_models_derive_is_that_of_the_kernel_inside_and_ours_afterwards():
-    model = ng.NeuroGenModel.from_config(tiny.config(brain={"vocabulary": 30}), backend="cpu")
-    before = model.logits(IDS)
+    def drawn():
+        return ng.NeuroGenModel.from_config(tiny.config(brain={"vocabulary": 30}), backend="cpu")
 
     def half(decayed, log_tau):
         decayed[...] = 0.5
 
+    model = drawn()
+    before = model.logits(IDS)
     with lab.swap("decay_forward", half):
         assert np.abs(model.logits(IDS) - before).max() > 1e-4
-    np.testing.assert_array_equal(model.logits(IDS), before)
+        inside = drawn()
+        np.testing.assert_array_equal(inside.logits(IDS), model.logits(IDS))
+    for each in (model, inside):
+        np.testing.assert_array_equal(each.logits(IDS), before)
 
 
 def test_a_loop_without_checks_is_the_one_that_was_given(monkeypatch):

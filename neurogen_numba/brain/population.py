@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
+
 from .. import neurons
 from ..config import Brain
 from ..kernels.population import NeuronParameters, NeuronState
@@ -61,8 +63,9 @@ class Population(Component):
             value[self._parameter(argument)][:] = self.backend.asarray(what.draw(rng, self.name, self.size), "float32")
         value[f"{self.name}.gain"][:] = 1
         if isinstance(scale, str):
-            self.backend.decay_forward(self.constant[scale], value[self._parameter(scale)])
-            scale = (1 - self.constant[scale] ** 2) ** 0.5
+            # fixed from now on: by NumPy, so that a kernel that `lab.swap` replaces for a while leaves nothing behind
+            decay = np.exp(-np.exp(-self.backend.to_numpy(value[self._parameter(scale)])))
+            scale = self.backend.asarray((1 - decay**2) ** 0.5)
         self.input_scale[...] = scale
 
     def bind(self, parameters: Parameters):
