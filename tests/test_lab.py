@@ -607,6 +607,20 @@ def test_runs_that_differ_are_told():
     assert repr(found).endswith("do two threads write to the same entry?")
 
 
+def test_a_share_is_that_of_a_copy_of_as_many_bytes_which_takes_turns(monkeypatch):
+    compared, copied = sys.modules["neurogen_numba.lab.compare"], []
+
+    def noted(backend, size):
+        copied.append(size)
+        return lambda: None
+
+    monkeypatch.setattr(compared, "make_copy", noted)
+    monkeypatch.setattr(compared, "times_in_turn", lambda backend, works, repeats: [[4e-6, 5e-6], [2e-6, 3e-6], [1e-6, 9e-6]])
+    found = lab.compare(exact, "decay_forward", backend="cpu", neurons=500)
+    assert found.bytes == 4000 and copied == [500] and found.microseconds == (4, 2)
+    assert found.shares == pytest.approx((0.25, 0.5)) and "25.0 %" in repr(found)
+
+
 def test_a_wrong_entry_is_named_with_its_index():
     def wrong(decayed, log_tau):
         decayed[...] = np.exp(-np.exp(-log_tau))

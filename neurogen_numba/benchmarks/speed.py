@@ -228,12 +228,18 @@ def copy_bandwidth(backend, repeats: int) -> float:
     """Bytes per second that a copy reads and writes."""
     memory = backend.memory()
     size = min(COPY, memory[0] // 32) if memory else COPY // SMALL  # numbers; two such arrays take a quarter of the free memory
+    return 2 * 4 * size / float(np.median(times(backend, make_copy(backend, size), repeats)))
+
+
+def make_copy(backend, size: int):
+    """A function that copies an array of `size` numbers, float32; it reads and writes 4 bytes of each."""
     a, b = backend.zeros(size), backend.zeros(size)
+    a[...] = 1  # pages of an array that nobody has written are one page of zeros, which stays in a cache
 
     def copy():
         b[...] = a
 
-    return 2 * a.nbytes / float(np.median(times(backend, copy, repeats)))
+    return copy
 
 
 def _repeat(calls):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..benchmarks.speed import copy_bandwidth, times_in_turn
+from ..benchmarks.speed import make_copy, times_in_turn
 from ..config import did_you_mean
 from ..errors import ConfigError
 from ..planning.costs import Call, cost
@@ -48,7 +48,7 @@ class Comparison:
     same_bits: tuple[bool, bool]
     microseconds: tuple[float, float]
     bytes: int
-    copy_bandwidth: float  # bytes read and written in a second by a copy, measured beside
+    copy_bandwidth: float  # bytes that a copy of as many reads and writes in a second
     registers: tuple[int, int] | None
 
     @property
@@ -58,7 +58,7 @@ class Comparison:
 
     @property
     def shares(self) -> tuple[float, float]:
-        """Shares of the copy bandwidth; above 1 where arrays stay in a cache."""
+        """Shares of the bandwidth of a copy of as many bytes, which NumPy makes on one core."""
         return tuple(self.bytes / (us * 1e-6) / self.copy_bandwidth for us in self.microseconds)
 
     def __repr__(self):
@@ -167,7 +167,10 @@ def compare(kernel, name: str, *, given=None, reference=None, backend="auto", to
     _warn_of_few_threads(kernel, label, *next(iter(inputs.items())))
     yours, ours = _yours(kernel, backend, name, inputs)[0], _ours(backend, name, inputs)[0]
     registers = _registers(backend, yours), _registers(backend, ours)
-    measured = times_in_turn(backend, [_repeated(backend, work) for work in (yours, ours)], repeats)
+    moved = _bytes(name, inputs)
+    copied = max(1, moved // 8)  # numbers of 4 bytes, read and written
+    works = *(_repeated(backend, work) for work in (yours, ours)), make_copy(backend, copied)
+    *measured, copying = times_in_turn(backend, works, repeats)
     return Comparison(
         name,
         label,
@@ -178,8 +181,8 @@ def compare(kernel, name: str, *, given=None, reference=None, backend="auto", to
         worst[1],
         tuple(same),
         tuple(1e6 * min(each) for each in measured),
-        _bytes(name, inputs),
-        copy_bandwidth(backend, repeats),
+        moved,
+        8 * copied / min(copying),
         registers if all(registers) else None,
     )
 
