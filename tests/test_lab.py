@@ -360,6 +360,26 @@ def test_wrong_names_and_signatures_are_explained(use):
         use("decay_forward", 3)
 
 
+def test_arguments_the_other_way_round_are_explained():
+    with pytest.raises(ConfigError, match="swap: the name of ours comes first, then the kernel"), lab.swap(forward, "bundles_forward"):
+        pass
+    with pytest.raises(ConfigError, match="compare: the kernel comes first, then the name of ours"):
+        lab.compare("bundles_forward", forward)
+
+
+@pytest.mark.parametrize(
+    "sizes, message",
+    [
+        ({"firing": 2.0}, "firing is the share of sources with an event, from 0 to 1, not 2.0"),
+        ({"tokens": 0}, "bundles_forward: tokens must be an integer of at least 1, not 0"),
+        ({"batch": 2.5}, "batch must be an integer of at least 1, not 2.5"),
+    ],
+)
+def test_sizes_out_of_range_are_explained(sizes, message):
+    with pytest.raises(ConfigError, match=message):
+        lab.compare(nothing, "bundles_forward", backend="cpu", **sizes)
+
+
 def test_kernels_lists_arguments_and_shapes():
     listed = lab.kernels()
     assert set(listed) == {*BUNDLES, *OPERATIONS} and "product" not in listed
@@ -471,8 +491,12 @@ def test_a_right_cuda_kernel_is_right(of):
 
 
 def test_an_index_beyond_an_array_is_an_error_and_not_a_crash():
-    with pytest.raises(ConfigError, match=r"beyond leaves an array of decay_forward .*; given: decayed \[37\], log_tau \[37\]"):
+    line = r"\(index 37 is out of bounds for axis 0 with size 37 at `decayed\[n\] = log_tau\[n\]`\)"
+    with pytest.raises(ConfigError, match=rf"beyond leaves an array of decay_forward {line}; given: decayed \[37\], log_tau \[37\]"):
         lab.compare(beyond, "decay_forward")
+    given = {"decayed": [0, 0], "log_tau": [0, 0]}  # of any size: Python might take long
+    with pytest.raises(ConfigError, match=r"beyond leaves an array of decay_forward \(index is out of bounds\)"):
+        lab.compare(beyond, "decay_forward", given=given)
 
 
 def test_the_simulator_names_the_array_and_warns_of_no_integer_that_wraps():
@@ -580,8 +604,6 @@ def exact(decayed, log_tau):
 def test_ours_must_be_there_to_compare_with():
     with lab.swap("decay_forward", exact), pytest.raises(ConfigError, match="decay_forward is swapped here, so ours does not run"):
         lab.compare(exact, "decay_forward", backend="cpu")
-    with pytest.raises(ConfigError, match="the kernel comes first, then the name of ours"):
-        lab.compare("decay_forward", exact)
 
 
 def test_a_kernel_that_changes_its_input_is_not_right():

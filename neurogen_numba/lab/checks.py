@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import traceback
 
 import numba
 import numpy as np
@@ -48,13 +49,14 @@ def with_checks(kernel):
 
 @contextlib.contextmanager
 def indices_checked(name: str, label: str, inputs: dict):
-    """A context in which an index beyond an array, in a loop `with_checks` or in the simulator, is one sentence. inputs: name -> array or
-    another value."""
+    """A context in which an index beyond an array, in a loop `with_checks` or in the simulator, is one sentence, with the line where Python
+    ran the kernel. label: its name; inputs: name -> array or another value."""
     try:
         yield
     except IndexError as error:
         shapes = ", ".join(f"{what} {list(value.shape)}" for what, value in inputs.items() if isinstance(value, np.ndarray))
-        why = " ".join(str(error).split())
+        lines = [frame.line for frame in traceback.extract_tb(error.__traceback__) if frame.name == label and frame.line]
+        why = " ".join(str(error).split()) + (f" at `{lines[-1]}`" if lines else "")
         raise ConfigError(f"{label} leaves an array of {name} ({why}); given: {shapes}") from None
 
 

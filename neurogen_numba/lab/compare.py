@@ -129,19 +129,14 @@ def compare(kernel, name: str, *, given=None, reference=None, backend="auto", to
     check_kernel(name, kernel)
     backend = _backend(backend, kernel)
     case = _case(name, given, reference)
-    unknown = set(sizes) - set(case.sizes)
-    if unknown:
-        raise ConfigError(f"{name} has no size {sorted(unknown)[0]!r}; known: {', '.join(case.sizes) or 'none, its inputs are given'}")
-    if not 0 <= sizes.get("firing", 0) <= 1:
-        raise ConfigError(f"{name}: firing is the share of sources with an event, from 0 to 1, not {sizes['firing']}")
-    sizes, label = case.sizes | sizes, getattr(function_of(kernel), "__name__", "yours")
+    sizes, label = case.sizes | _checked_sizes(name, case, sizes), getattr(function_of(kernel), "__name__", "yours")
     errors, worst, same = [0.0, 0.0], (0.0, "no output"), [True, True]
     for which, some in {"small": case.small, "large": sizes}.items():
         inputs = case.make(np.random.default_rng(seed), **some)
         expected = _expected(name, case.reference, inputs)
         if target(kernel) == "cpu":
             with indices_checked(name, label, inputs):
-                with_checks(kernel)(*_on_device(backend, inputs).values())
+                _run_checked(kernel, lambda inputs=inputs: _on_device(backend, inputs).values(), some is case.small and given is None)
         changed = set()
         for i, prepare in enumerate((partial(_yours, kernel), _ours)):
             runs = []
@@ -185,6 +180,35 @@ def compare(kernel, name: str, *, given=None, reference=None, backend="auto", to
         8 * copied / min(copying),
         registers if all(registers) else None,
     )
+
+
+def _checked_sizes(name, case, sizes):
+    """The sizes that a user gives. Raises ConfigError for one that is unknown or out of range."""
+    for what, value in sizes.items():
+        if what not in case.sizes:
+            raise ConfigError(f"{name} has no size {what!r}; known: {', '.join(case.sizes) or 'none, its inputs are given'}")
+        if what == "firing" and not 0 <= value <= 1:
+            raise ConfigError(f"{name}: firing is the share of sources with an event, from 0 to 1, not {value}")
+        if what != "firing" and not (isinstance(value, (int, np.integer)) and value >= 1):
+            raise ConfigError(f"{name}: {what} must be an integer of at least 1, not {value!r}")
+    return sizes
+
+
+def _run_checked(kernel, arrays, is_small):
+    """Run a loop with checks of its indices, on new `arrays()`. Raises IndexError; of a small check that of Python, which has the line and
+    the index."""
+    try:
+        with_checks(kernel)(*arrays())
+    except IndexError as error:
+        if not is_small:
+            raise
+        try:
+            kernel.py_func(*arrays())
+        except IndexError:
+            raise
+        except Exception:  # Numba compiles what Python does not run
+            pass
+        raise error
 
 
 def _backend(backend, kernel):

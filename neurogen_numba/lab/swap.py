@@ -6,6 +6,7 @@ import contextlib
 from functools import partial
 
 from ..brain.brain import refresh_all
+from ..errors import ConfigError
 from ..system.contexts import context
 from . import bundles
 from .checks import in_range, indices_checked, with_checks
@@ -30,8 +31,10 @@ def swap(name: str, kernel, check: bool = True):
     do the copies of plain values for kernels of bundles. Models derive their decays again, inside and at the end.
     At the end, also after an exception, ours and the recordings are back.
 
-    Raises ConfigError for an unknown name, and for a kernel that does not take the arguments of ours.
+    Raises ConfigError for an unknown name, a kernel that does not take the arguments of ours, and an index beyond an array.
     """
+    if not isinstance(name, str):
+        raise ConfigError("swap: the name of ours comes first, then the kernel, for example swap('bundles_forward', mine)")
     check_kernel(name, kernel)
     label = getattr(function_of(kernel), "__name__", "yours")
     which = target(kernel)
