@@ -282,6 +282,8 @@ class Config:
             raise ConfigError(f"training.learning_signal: {self.training.learning_signal} is for training.learning = eprop; drop it")
         if self.training.learning == "three-factor" and not self.brain.neuromodulation:
             raise ConfigError("training.learning: three-factor learns from dopamine, which needs brain.neuromodulation = true")
+        if self.training.learning == "three-factor" and "dopamine" in self.brain.without.split():
+            raise ConfigError("training.learning: three-factor learns from dopamine, which brain.without leaves out; drop one of them")
         if self.brain.tied and self.training.optimizer != "adamw":
             raise ConfigError(
                 f"training.optimizer: {self.training.optimizer} updates the decoder before the embeddings have their gradient, and with "

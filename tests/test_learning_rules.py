@@ -122,6 +122,10 @@ def test_each_rule_learns(rule):
         ({"learning_signal": "random"}, "random is for training.learning = eprop; drop it"),
         ({"learning": "eprop", "optimizer": "adafactor"}, "updates the decoder after each chunk"),
         ({"learning": "three-factor"}, "needs brain.neuromodulation = true"),
+        (
+            {"learning": "three-factor", "brain": {"neuromodulation": True, "without": "dopamine"}},
+            "dopamine, which brain.without leaves out; drop one of them",
+        ),
     ],
 )
 def test_wrong_settings_are_named(settings, words):

@@ -407,7 +407,7 @@ NOTES = [
     ("v * alpha - event(v) + i", []),
     ("v * alpha - event(v - 29) + i", ["the axon sends an event where v > 1; this step resets elsewhere"]),
     ("v * alpha - event(v / 30) + i", ["this step resets elsewhere: it calls event on another value than v"]),
-    ("v * alpha + i", ["this step never calls event.v., so an event resets nothing by the surrogate"]),
+    ("v * alpha + i", ["this step never calls event.v.: if it resets the state in another way, no gradient passes"]),
     ("v * alpha - event(v) + math.exp((v - 1) / 0.1) + i", ["d/dv reaches 5e.09 at v = 3: .* bound the step"]),
     ("v * alpha - event(v) + math.exp(min((v - 1) / 0.1, 2)) + i", []),
     ("v * alpha - event(v) + math.exp(20 * i)", ["d/di reaches .* at i = "]),

@@ -158,9 +158,7 @@ def _event_note(neuron):
         elsewhere += not np.isclose(np.array(asked)[:, None], [x[0], after[0]]).any(axis=1).all() if asked else 0
     axon = f"the axon sends an event where {v} > 1"
     if not calls:
-        return [
-            f"{axon}; this step never calls event({v}), so an event resets nothing by the surrogate; a branch on {v} passes no gradient"
-        ]
+        return [f"{axon}; this step never calls event({v}): if it resets the state in another way, no gradient passes the reset"]
     return [f"{axon}; this step resets elsewhere: it calls event on another value than {v}; rescale so that the threshold is 1"] * bool(
         elsewhere
     )

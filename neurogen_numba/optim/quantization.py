@@ -3,7 +3,8 @@
     weight = scale code,      -128 <= code <= 127 in 8 bits, -8 <= code <= 7 in 4 bits
 
 A weight of 0 stays 0; kernels/codes.py has how codes are stored. A scale minimises the squared error of its row over CANDIDATES, shares of
-the scale that represents the largest weight as 127 or 7. A negative scale exchanges the two ends, of which one has a code more.
+the scale that represents the largest weight as 127 or 7, each also negated: -128 and -8 have no positive counterpart, and with a negative
+scale they stand for positive weights.
 
 With second moments of the inputs x of the product weight @ x, the rounding error of a weight is compensated by the weights after it, so
 that the error of the product is small; weights of the largest inputs come first (Frantar et al. 2023, "GPTQ: accurate post-training
