@@ -127,10 +127,10 @@ def adlif(state, i, k, z):
 
 
 def resonate_and_fire(state, i, k, z):
-    """BHRF, Higuchi et al. 2024, with a time step of 1: x + iy is the oscillator, and v = x - q its distance from the raised threshold."""
+    """x + iy is the oscillator, which turns and decays, and v = x - q its distance from the raised threshold (Higuchi et al. 2024)."""
     v, y, q_before = state
     x, q = v + q_before, 0.9 * q_before + z(v)
-    pole = (np.sqrt(1 - k["omega"] ** 2) - k["damping"] - q) + 1j * k["omega"]
+    pole = np.exp(1j * np.arcsin(k["omega"]) - k["damping"] - q)
     oscillator = (x + 1j * y) * pole
     return oscillator.real + i - q, oscillator.imag, q
 
