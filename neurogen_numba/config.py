@@ -28,7 +28,8 @@ LEARNING = ("bptt", "eprop", "three-factor")  # brain/eligibility.py
 LEARNING_SIGNALS = ("symmetric", "random")  # brain/learning_signal.py
 REWIRE = ("rigl", "set", "deep_r")  # learning/rewiring.py
 ACTIVATION_MEMORY = ("full", "half", "recompute")
-OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
+OPTIMIZERS = ("adamw", "muon", "adamw8bit", "adafactor")
+ROW_WISE = ("adamw8bit", "adafactor")  # of these, those that update the decoder row by row (optim/low_memory.py)
 BUNDLE_SIZES = (16, 32, 64)
 QUANTIZED_BITS = (8, 4)  # of a weight in a quantised model
 NEURONS = ("lif_a", "lif", "adlif", "resonate_and_fire", "izhikevich")  # included in NeuroGen, in neurons/; the first is the default
@@ -176,7 +177,7 @@ class Training:
     replay: int = 0  # updates between two replays of the most surprising segments; 0: none
     reset_prob: float = 0.02  # probability that a sequence is reset before a segment, because a conversation begins with a zero state
     distill: str = ""  # checkpoint of a larger model with the same tokenizer, whose predictions are learned too; empty: none
-    optimizer: str = "adamw"  # adamw; with less memory: adamw8bit, adafactor
+    optimizer: str = "adamw"  # adamw; muon for bundles of synapses, adamw for the rest; with less memory: adamw8bit, adafactor
     activation_memory: str = "full"  # activations kept for the backward pass: full, half (16 bits), recompute
     memory_limit: str = ""  # largest GPU memory, for example 3.2GB; empty: all free memory
     seed: int = 0  # of wiring, first weights and the order of the text
@@ -273,10 +274,10 @@ class Config:
                 f"training.segment: with brain.neuromodulation levels change every brain.chunk = {chunk} tokens, also across segments: a "
                 f"multiple of it or a divisor is needed, not {segment}"
             )
-        if self.training.learning != "bptt" and self.training.optimizer != "adamw":
+        if self.training.learning != "bptt" and self.training.optimizer in ROW_WISE:
             raise ConfigError(
                 f"training.optimizer: {self.training.optimizer} updates the decoder after each chunk, and training.learning = "
-                f"{self.training.learning} sums gradients over the chunks of a segment; use adamw, or training.learning = bptt"
+                f"{self.training.learning} sums gradients over the chunks of a segment; use adamw or muon, or training.learning = bptt"
             )
         if self.training.learning != "eprop" and self.training.learning_signal != LEARNING_SIGNALS[0]:
             raise ConfigError(f"training.learning_signal: {self.training.learning_signal} is for training.learning = eprop; drop it")
@@ -284,10 +285,10 @@ class Config:
             raise ConfigError("training.learning: three-factor learns from dopamine, which needs brain.neuromodulation = true")
         if self.training.learning == "three-factor" and "dopamine" in self.brain.without.split():
             raise ConfigError("training.learning: three-factor learns from dopamine, which brain.without leaves out; drop one of them")
-        if self.brain.tied and self.training.optimizer != "adamw":
+        if self.brain.tied and self.training.optimizer in ROW_WISE:
             raise ConfigError(
                 f"training.optimizer: {self.training.optimizer} updates the decoder before the embeddings have their gradient, and with "
-                "brain.tied both are the same rows; use adamw, or set brain.tied to false"
+                "brain.tied both are the same rows; use adamw or muon, or set brain.tied to false"
             )
 
     def replace(self, **sections: dict[str, typing.Any]) -> Config:

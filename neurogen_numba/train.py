@@ -28,7 +28,7 @@ TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
     "--seq-length": ("segment", int, "tokens of truncated back-propagation through time"),
     "--learning-rate": ("learning_rate", float, "peak rate"),
     "--distill": ("distill", str, "larger run or checkpoint with the same tokenizer, whose predictions are learned too"),
-    "--optimizer": ("optimizer", str, "adamw; with less memory adamw8bit, with the least adafactor"),
+    "--optimizer": ("optimizer", str, "adamw; muon for synapses; with less memory adamw8bit, with the least adafactor"),
     "--activation-memory": ("activation_memory", str, "kept for the backward pass: full; half, in 16 bits; recompute, least memory"),
     "--weight-decay": ("weight_decay", float, "on synapses, decoder and the projection of the embedding"),
     "--dropout": ("dropout", float, "share of embedding and readout that is dropped"),

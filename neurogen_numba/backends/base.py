@@ -426,6 +426,10 @@ class Backend(ABC):
         """Updates p, m, v [K] in place from the gradient g [K]. decay, low, high [K / BLOCK]: weight decay and bounds of each block."""
 
     @kernel
+    def muon(self, p, g, m, decay, low, high, norm, numbers, side: int):
+        """Updates p, m [K] in place from the gradient g [K], as `adamw`. p: bundles [side, side]; side: 16, 32 or 64."""
+
+    @kernel
     def adamw8bit(self, p, g, m, v, m_top, r_top, decay, low, high, norm, numbers, key, first: int):
         """Updates p [K], m [K] int8, v [K] uint8 and m_top, r_top [K / GROUP_SIZE] in place. key [1] uint64, first: key and offset of the
         random numbers."""

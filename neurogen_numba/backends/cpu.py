@@ -25,6 +25,7 @@ from ..kernels import (
     eligibility,
     embedding,
     memory,
+    muon,
     neuromodulation,
     neuron,
     online_cross_entropy,
@@ -126,6 +127,7 @@ class CpuBackend(Backend):
     exchange = _operation(average.exchange_cpu)
     average = _operation(average.average_cpu)  # last: it shadows the module
     adamw = _operation(adamw.adamw_cpu)
+    muon = _operation(muon.muon_cpu)
     adamw8bit = _operation(adamw8bit.adamw8bit_cpu)
     spread_columns = _operation(adafactor.spread_columns_cpu)
     column_squares = _operation(adafactor.column_squares_cpu)

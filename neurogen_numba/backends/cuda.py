@@ -22,6 +22,7 @@ from ..kernels import (
     half,
     memory,
     mma,
+    muon,
     neuromodulation,
     neuron,
     online_cross_entropy,
@@ -617,10 +618,13 @@ class CudaBackend(Backend):
         (tokens, batch, size), threads = current.shape, 8 if SIMULATED else THREADS
         self.launch(stimulus.poisson, (blocks(size, threads), batch, tokens), threads, current, rate, strength, key, ticks)
 
-    # kernels/adamw.py, adamw8bit.py, adafactor.py, reduce.py, roll_state.py, reset.py
+    # kernels/adamw.py, muon.py, adamw8bit.py, adafactor.py, reduce.py, roll_state.py, reset.py
 
     def adamw(self, p, g, m, v, decay, low, high, norm, numbers):
         self.launch(adamw.adamw, len(decay), 8 if SIMULATED else THREADS, p, g, m, v, decay, low, high, norm, numbers)
+
+    def muon(self, p, g, m, decay, low, high, norm, numbers, side):
+        self.launch(muon.make_muon(side), len(decay), muon.THREADS, p, g, m, decay, low, high, norm, numbers)
 
     def average(self, mean, p, share):
         self.launch(average.average, *self._strided(mean.size), mean, p, share)

@@ -44,7 +44,8 @@ class Projection:
         arc = self.arc
         meaning = f"synapses {arc.source} -> {arc.target}, delays {arc.first_delay} to {arc.longest_delay} tokens"
         high = 0.0 if arc.inhibitory else math.inf
-        yield Parameter(f"{arc.name}.weight", arc.weight_shape, meaning, decays=True, high=high, quantizable=True)
+        how = {"decays": True, "high": high, "bundle": arc.bundle, "quantizable": True}
+        yield Parameter(f"{arc.name}.weight", arc.weight_shape, meaning, **how)
 
     def initialise(self, parameters: Parameters, seed: int):
         """Draw structure and weights."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..brain.model import NeuroGenModel
+from ..config import ROW_WISE
 from ..errors import ConfigError
 
 SHARE = np.float32(0.5)  # of the teacher's predictions in the targets; the rest is the token of the text
@@ -18,9 +19,9 @@ def load_teacher(config, backend) -> NeuroGenModel:
     """The model that `training.distill` names. Raises ConfigError if it has no tokenizer or another one than the configuration asks for,
     or if learning or optimiser do not have the whole gradient of the logits of a segment; CheckpointError if it cannot be read."""
     model, text = NeuroGenModel.load(Path(config.training.distill), backend=backend), config.text
-    if config.training.optimizer != "adamw":
+    if config.training.optimizer in ROW_WISE:
         raise ConfigError(
-            f"training.distill: {config.training.optimizer} updates the decoder without its logits' whole gradient; use adamw"
+            f"training.distill: {config.training.optimizer} updates the decoder without its logits' whole gradient; use adamw or muon"
         )
     if config.training.learning != "bptt":
         raise ConfigError(f"training.distill: with --learning {config.training.learning} a segment has no soft targets; use bptt")

@@ -16,6 +16,7 @@ import numpy as np
 from ..kernels import rng
 from ..kernels.adamw8bit import GROUP_SIZE
 from ..kernels.reduce import BLOCK
+from .muon import Muon
 from .optimizer import AdamW, Optimizer
 from .parameters import Parameters, Rows
 
@@ -148,4 +149,4 @@ class Adafactor(AdamW8bit):
             self.backend.column_step(self.column[each.name], self._total[each.name], self.norm)
 
 
-OPTIMIZERS = {"adamw": AdamW, "adamw8bit": AdamW8bit, "adafactor": Adafactor}  # by their names in the configuration
+OPTIMIZERS = {"adamw": AdamW, "muon": Muon, "adamw8bit": AdamW8bit, "adafactor": Adafactor}  # by their names in the configuration

@@ -82,6 +82,11 @@ class Optimizer(ABC):
         if self.horizon:
             self._share[...] = np.float32(1 / min(steps, self.horizon))
 
+    def measure(self):
+        """Compute the norm of the gradient."""
+        self.backend.sum_of_squares(self._squares, self.parameters.flat_gradient)
+        self.backend.norm(self.norm, self._squares)
+
     @abstractmethod
     def apply(self):
         """Update the parameters from their gradients, unless the norm of these is not finite."""
@@ -116,10 +121,15 @@ class AdamW(Optimizer):
         return {"m": (self.m, 1), "v": (self.v, 1)}
 
     def apply(self):
-        parameters, kept = self.parameters, self.kept
-        self.backend.sum_of_squares(self._squares, parameters.flat_gradient)
-        self.backend.norm(self.norm, self._squares)
-        if kept.start < kept.stop:  # more ranks than blocks leave one without
-            blocks = slice(kept.start // BLOCK, kept.stop // BLOCK)
-            arrays = parameters.flat_value[kept], parameters.flat_gradient[kept], self.m, self.v
-            self.backend.adamw(*arrays, self.decay[blocks], self.low[blocks], self.high[blocks], self.norm, self._numbers)
+        self.measure()
+        self._step(self.backend.adamw, 0, self.parameters.flat_value.size, (self.m, self.v))
+
+    def _step(self, operation, begin, end, moments, *how):
+        """Update those of the numbers begin ... end - 1 whose moments are here. moments: arrays of the numbers `kept`."""
+        begin, end, first = max(begin, self.kept.start), min(end, self.kept.stop), self.kept.start
+        if begin < end:  # more ranks than blocks leave one without
+            part, blocks = slice(begin, end), slice(begin // BLOCK, end // BLOCK)
+            arrays = self.parameters.flat_value[part], self.parameters.flat_gradient[part]
+            local_moments = (moment[begin - first : end - first] for moment in moments)
+            bounds = self.decay[blocks], self.low[blocks], self.high[blocks]
+            operation(*arrays, *local_moments, *bounds, self.norm, self._numbers, *how)

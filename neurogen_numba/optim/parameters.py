@@ -28,6 +28,7 @@ class Parameter:
     low: float = -math.inf  # an update never leaves [low, high]
     high: float = math.inf
     room: int = 0  # numbers allocated for it, if more than its size
+    bundle: int = 0  # neurons on a side of its bundles of synapses; 0: it has none
     row_wise: bool = False  # updated row by row, without a whole gradient (optim/low_memory.py)
     quantizable: bool = False  # in a quantised model it is stored as codes, with a scale per entry of its first dimension
 
@@ -61,7 +62,8 @@ class Rows:
 
 
 class Parameters:
-    """Values and gradients of all parameters: two flat arrays, and a view for each name. Row-wise parameters come last, without gradients.
+    """Values and gradients of all parameters: two flat arrays, and a view for each name. Bundles of synapses come after other parameters,
+    by size; row-wise parameters come last, without gradients.
 
     Every parameter begins at a multiple of BLOCK numbers (`offset`), so that a block of the update belongs to one parameter. The padding
     stays 0.
@@ -71,7 +73,9 @@ class Parameters:
     """
 
     def __init__(self, table: Iterable[Parameter], backend: Backend, bits: int = 0):
-        parameters = {parameter.name: parameter for parameter in sorted(table, key=lambda parameter: parameter.row_wise)}
+        parameters = {
+            parameter.name: parameter for parameter in sorted(table, key=lambda parameter: (parameter.row_wise, parameter.bundle))
+        }
         self.bits, self._backend, self.size = bits, backend, sum(parameter.size for parameter in parameters.values())  # numbers learned
         self.quantized = {name: parameter for name, parameter in parameters.items() if bits and parameter.quantizable}
         self.table = {name: parameter for name, parameter in parameters.items() if name not in self.quantized}

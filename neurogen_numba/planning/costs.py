@@ -38,6 +38,7 @@ READ_AND_WRITTEN = {  # operation: position or name of arguments that it reads a
     "average": (0,),
     "exchange": (0, 1),
     "adamw": (0, 2, 3),
+    "muon": (0, 2),
     "adamw8bit": (0, 2, 3, 4, 5),
     "adafactor": (2,),
     "column_squares": (0,),
