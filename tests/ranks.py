@@ -18,6 +18,7 @@ REWIRE = {"rewire_interval": 3, "rewire": "rigl"}
 CASES = {  # name: (updates, settings of the training, of the brain)
     "adamw": (100, {"average": 7, **DROPOUT}, {}),
     "adamw, rewired": (9, {**REWIRE, "average": 7}, {"tied": True, "embedding": 32}),
+    "muon, rewired": (9, {"optimizer": "muon", "average": 7, **REWIRE}, {"tied": True, "embedding": 32}),
     "adamw8bit": (9, {"optimizer": "adamw8bit", **REWIRE}, {"neuromodulation": True}),
     "adafactor": (9, {"optimizer": "adafactor", "activation_memory": "recompute"}, {}),
     "e-prop, replayed": (9, {"learning": "eprop", "replay": 2, "dropout": 0.1}, {}),

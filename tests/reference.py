@@ -383,6 +383,19 @@ def adamw(p, g, m, v, step, lr, beta1, beta2, eps, decay):
     return p - lr * (m_hat / (np.sqrt(v_hat) + eps) + decay * p), m, v
 
 
+def muon(p, g, m, lr, momentum, decay, rms, steps, eps):
+    """One Muon step (Jordan et al. 2024) on a matrix [side, side], with Nesterov momentum; decay scaled by lr.
+
+    steps: (a, b, c) of the polynomials a s + b s^3 + c s^5 of the singular values s, one after the other. Returns the new (p, m).
+    """
+    m = momentum * m + (1 - momentum) * g
+    x = momentum * m + (1 - momentum) * g
+    u, s, v = np.linalg.svd(x / (np.linalg.norm(x) + eps))
+    for a, b, c in steps:
+        s = a * s + b * s**3 + c * s**5
+    return p - lr * (rms * np.sqrt(len(p)) * (u * s) @ v + decay * p), m
+
+
 def finite_difference(f, params, name, index, eps=1e-6):
     """Central difference of the number f(params) as params[name][index] moves, all entries together where there are several.
 

@@ -144,6 +144,15 @@ def test_what_leaves_the_brain_as_it_is_gives_way_first():
     assert kinds(config, int(0.98 * total(config))) == brain
 
 
+def test_muon_needs_one_moment_for_a_synapse():
+    config = get_preset("llm").replace(brain={"vocabulary": 1000})
+    muon = config.replace(training={"optimizer": "muon"})
+    synapses = budget.plan(config, CARD)["synapses"] / 2  # weights, and as much for their gradient
+    assert total(config) - total(muon) == pytest.approx(synapses, rel=1e-3)
+    limit = int(0.95 * total(muon))
+    assert "--optimizer adamw8bit" in [change.words for change in budget.what_would_fit(muon, CARD, limit)]
+
+
 def test_of_two_frugal_settings_the_milder_one_is_taken_that_suffices():
     config = get_preset("llm")
     single = {"adamw8bit": {"batch": 1, "optimizer": "adamw8bit"}, "adafactor": {"batch": 1, "optimizer": "adafactor"}}

@@ -156,7 +156,7 @@ def test_a_run_knows_all_its_kernels_before_the_first_update(how, tmp_path):
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("memory", ["full", "half", "recompute"])
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "adafactor"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "adamw8bit", "adafactor"])
 def test_looking_for_kernels_changes_nothing(memory, optimizer):
     config = tiny.config(brain={"vocabulary": 30}, activation_memory=memory, optimizer=optimizer, average=3)
     ids = np.random.default_rng(0).integers(0, 30, (4, 21, 3)).astype(np.int32)

@@ -233,7 +233,8 @@ def test_an_unknown_preset_names_the_nearest():
 
 def test_rows_that_are_tied_need_an_optimizer_that_waits_for_them():
     tied = CONFIG.replace(brain={"tied": True, "embedding": CONFIG.brain.broca.output_size})
-    with pytest.raises(ConfigError, match=r"^training\.optimizer: adafactor updates .* use adamw"):
+    with pytest.raises(ConfigError, match=r"^training\.optimizer: adafactor updates .* use adamw or muon"):
         tied.replace(training={"optimizer": "adafactor"})
+    assert tied.replace(training={"optimizer": "muon"}).brain.tied
     with pytest.raises(ConfigError, match=r"^brain\.tied: .* must be as large as Broca's output"):
         CONFIG.replace(brain={"tied": True, "embedding": CONFIG.brain.broca.output_size + 1})

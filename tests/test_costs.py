@@ -39,7 +39,7 @@ def test_bytes_and_operations_by_hand():
     assert of("memory_forward", x, S, zeros(2, 12), x, x, axon, 0) == (moved, 7 * 5 * S.size)
 
 
-@pytest.fixture(scope="module", params=["adamw", "adamw8bit", "adafactor", "eprop"])
+@pytest.fixture(scope="module", params=["adamw", "muon", "adamw8bit", "adafactor", "eprop"])
 def update(request):
     """(model, activity, what an update asks for), after some that let the neurons fire."""
     rule = {"learning": "eprop"} if request.param == "eprop" else {"optimizer": request.param}

@@ -1,4 +1,5 @@
-"""Optimisers for little memory: what they learn from is the gradient of AdamW's model, made in parts; what they keep is saved."""
+"""Other optimisers than AdamW, most of them for little memory: what these learn from is the gradient of AdamW's model, made in parts; what
+all of them keep is saved."""
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from test_whole_step import watched
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 VOCABULARY, TOKENS, BATCH = 300, 11, 3
-FRUGAL = [name for name in configuration.OPTIMIZERS if name != "adamw"]
+OTHERS = [name for name in configuration.OPTIMIZERS if name != "adamw"]
 
 
 def model(optimizer, **training):
@@ -73,7 +74,7 @@ def test_gradients_made_in_parts_are_those_made_whole(logits, monkeypatch):
             np.testing.assert_allclose(gradient[name], wanted, rtol=1e-4, atol=2e-6 * max(1e-3, abs(wanted).max()), err_msg=name)
 
 
-@pytest.mark.parametrize("optimizer", FRUGAL)
+@pytest.mark.parametrize("optimizer", configuration.ROW_WISE)
 def test_the_norm_is_that_of_the_whole_gradient(optimizer):
     whole, parts = model("adamw"), model(optimizer)
     norms = [made.update(made.activity(TOKENS, BATCH, learning=True), *text(), 0.01)[2] for made in (whole, parts)]
@@ -81,7 +82,7 @@ def test_the_norm_is_that_of_the_whole_gradient(optimizer):
     assert parts.optimizer.norm_before[0] == np.float32(norms[1])
 
 
-@pytest.mark.parametrize("optimizer", FRUGAL)
+@pytest.mark.parametrize("optimizer", OTHERS)
 def test_it_memorises_a_text(optimizer):
     made = model(optimizer)
     act = made.activity(TOKENS, BATCH, learning=True)
@@ -89,7 +90,7 @@ def test_it_memorises_a_text(optimizer):
     assert last < 0.5 * first
 
 
-@pytest.mark.parametrize("optimizer", FRUGAL)
+@pytest.mark.parametrize("optimizer", OTHERS)
 def test_a_saved_model_learns_on_bit_for_bit(optimizer, tmp_path):
     straight = model(optimizer, dropout=0.1, axon_dropout=0.1)
     for seed in (0, 1):
@@ -103,7 +104,7 @@ def test_a_saved_model_learns_on_bit_for_bit(optimizer, tmp_path):
         np.testing.assert_array_equal(loaded.brain.parameters.value[name], value, err_msg=name)
 
 
-@pytest.mark.parametrize("optimizer", FRUGAL)
+@pytest.mark.parametrize("optimizer", OTHERS)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_where_the_loss_is_not_finite_nothing_is_updated(optimizer, value):
     made = model(optimizer)
@@ -135,12 +136,13 @@ def test_the_moments_of_the_large_matrices_are_small():
     sizes = {name: sum(x.nbytes for x in model(name).optimizer.tensors().values()) for name in configuration.OPTIMIZERS}
     learned = model("adamw").parameters
     assert sizes["adamw"] == 8 * learned
+    assert sizes["muon"] == 8 * learned - 4 * sum(arc.weight.size for arc in model("adamw").brain.projections)
     assert 2 * learned < sizes["adamw8bit"] < 2.1 * learned
     assert sizes["adafactor"] < 2.1 * (learned - VOCABULARY * (32 + 16)) + 4 * (2 * VOCABULARY + 32 + 16) + 100
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("optimizer, memory", [("adamw8bit", "half"), ("adafactor", "recompute")])
+@pytest.mark.parametrize("optimizer, memory", [("muon", "full"), ("adamw8bit", "half"), ("adafactor", "recompute")])
 def test_on_a_gpu_as_on_the_cpu(optimizer, memory):
     if SIMULATED and optimizer == "adamw8bit":
         pytest.skip("the other one launches the same kernels, and an update takes the simulator most of a minute")

@@ -262,6 +262,16 @@ def test_adamw_steps_by_hand():
     assert p == pytest.approx(1.8 - 0.1 * (-0.04 / 0.19 / 4 + 0.5 * 1.8))
 
 
+def test_muon_steps_by_hand():
+    g, m = np.array([[3.0, 0.0], [0.0, -4.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
+    settings = dict(lr=0.1, momentum=0.5, decay=0.5, rms=1 / np.sqrt(2), eps=0.0)
+    p, m = ref.muon(np.eye(2), g, m, steps=[(1, 0, 0)], **settings)  # m = (2, -1.5), x = (2.5, -2.75) of norm 3.717
+    np.testing.assert_allclose(m, [[2, 0], [0, -1.5]])
+    np.testing.assert_allclose(np.diag(p), [1 - 0.1 * (2.5 / 3.7165 + 0.5), 1 - 0.1 * (-2.75 / 3.7165 + 0.5)], rtol=1e-5)
+    p, _ = ref.muon(np.eye(2), np.ones((2, 2)), np.zeros((2, 2)), steps=[(1, 2, 0), (0, 0, 1)], **settings)  # s = (1, 0), 3, 3^5
+    np.testing.assert_allclose(p, np.eye(2) - 0.1 * (243 * np.full((2, 2), 0.5) + 0.5 * np.eye(2)))
+
+
 def test_finite_difference_leaves_the_parameters_alone():
     params = {"w": np.array([[1.0, 2.0], [3.0, 4.0]])}
     slope = ref.finite_difference(lambda p: float((p["w"] ** 3).sum()), params, "w", (1, 0))

@@ -101,7 +101,7 @@ def learned(made, steps=5, **training):
     return trained, history
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "adafactor"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "adamw8bit", "adafactor"])
 def test_the_average_is_the_mean_of_the_first_weights_and_then_forgets(made, optimizer):
     trained, history = learned(made, optimizer=optimizer)
     mean = np.zeros(history[0].shape)

@@ -254,7 +254,9 @@ SETTINGS = {"steps": 12, "rewire_interval": 2, "rewire_share": 0.5, "checkpoint_
 
 
 @pytest.mark.parametrize(
-    "rule, how", [("rigl", {"learning": "eprop"}), ("rigl", {"average": 5}), ("deep_r", {"optimizer": "adamw8bit"})], ids=str
+    "rule, how",
+    [("rigl", {"learning": "eprop"}), ("rigl", {"average": 5}), ("set", {"optimizer": "muon"}), ("deep_r", {"optimizer": "adamw8bit"})],
+    ids=str,
 )
 def test_a_run_that_rewires_resumes_bit_for_bit(tmp_path, rule, how):
     data = tmp_path / "sheep.txt"

@@ -42,6 +42,7 @@ SHAPES = {
     "average": "mean: K, p: K, share: 1",
     "exchange": "x: K, y: K",
     "adamw": "p: K, g: K, m: K, v: K, decay: K/BLOCK, low: K/BLOCK, high: K/BLOCK, norm: 1, numbers: 4",
+    "muon": "p: K, g: K, m: K, decay: K/BLOCK, low: K/BLOCK, high: K/BLOCK, norm: 1, numbers: 4",
     "adamw8bit": "p: K, g: K, m: int8 K, v: uint8 K, m_top: K/GROUP_SIZE, r_top: K/GROUP_SIZE, decay: K/BLOCK, low: K/BLOCK, "
     "high: K/BLOCK, norm: 1, numbers: 4, key: uint64 1",
     "adafactor": "p: R C, g: P C, row: R, spread: C, where: int32 P, norm: 1, numbers: 4",

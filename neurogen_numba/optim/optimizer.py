@@ -87,6 +87,16 @@ class Optimizer(ABC):
         self.backend.sum_of_squares(self._squares, self.parameters.flat_gradient)
         self.backend.norm(self.norm, self._squares)
 
+    def update_numbers(self, operation, begin, end, moments, *how):
+        """Update those of the numbers begin ... end - 1 whose moments are here. moments: arrays of the numbers `kept`."""
+        begin, end, first = max(begin, self.kept.start), min(end, self.kept.stop), self.kept.start
+        if begin < end:  # more ranks than blocks leave one without
+            part, blocks = slice(begin, end), slice(begin // BLOCK, end // BLOCK)
+            arrays = self.parameters.flat_value[part], self.parameters.flat_gradient[part]
+            local_moments = (moment[begin - first : end - first] for moment in moments)
+            bounds = self.decay[blocks], self.low[blocks], self.high[blocks]
+            operation(*arrays, *local_moments, *bounds, self.norm, self._numbers, *how)
+
     @abstractmethod
     def apply(self):
         """Update the parameters from their gradients, unless the norm of these is not finite."""
@@ -122,14 +132,4 @@ class AdamW(Optimizer):
 
     def apply(self):
         self.measure()
-        self._step(self.backend.adamw, 0, self.parameters.flat_value.size, (self.m, self.v))
-
-    def _step(self, operation, begin, end, moments, *how):
-        """Update those of the numbers begin ... end - 1 whose moments are here. moments: arrays of the numbers `kept`."""
-        begin, end, first = max(begin, self.kept.start), min(end, self.kept.stop), self.kept.start
-        if begin < end:  # more ranks than blocks leave one without
-            part, blocks = slice(begin, end), slice(begin // BLOCK, end // BLOCK)
-            arrays = self.parameters.flat_value[part], self.parameters.flat_gradient[part]
-            local_moments = (moment[begin - first : end - first] for moment in moments)
-            bounds = self.decay[blocks], self.low[blocks], self.high[blocks]
-            operation(*arrays, *local_moments, *bounds, self.norm, self._numbers, *how)
+        self.update_numbers(self.backend.adamw, 0, self.parameters.flat_value.size, (self.m, self.v))

@@ -12,7 +12,7 @@ from ..backends.cublas import WORKSPACE
 from ..backends.cuda import OUTSIDE
 from ..brain.connectome import arcs
 from ..brain.model import NeuroGenModel
-from ..config import ACTIVATION_MEMORY, OPTIMIZERS, Config, size_in_words, size_of
+from ..config import ACTIVATION_MEMORY, OPTIMIZERS, ROW_WISE, Config, size_in_words, size_of
 from ..distributed.communicator import SOLO, Solo
 from ..errors import BackendError
 from ..learning.evaluation import streams_of
@@ -75,10 +75,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Optimizer(Choice):
-    """A knob: tied embeddings need adamw."""
+    """A knob: the optimisers that save memory. Tied embeddings need another one."""
 
     def less(self, config):
-        return () if config.brain.tied else super().less(config)
+        return () if config.brain.tied else [name for name in super().less(config) if name in ROW_WISE]
 
 
 @dataclass(frozen=True)
