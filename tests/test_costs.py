@@ -32,6 +32,9 @@ def test_bytes_and_operations_by_hand():
     tokens = np.zeros((2, 3), np.int32)
     assert of("embedding_forward", zeros(2, 3, 8), zeros(100, 8), tokens) == (4 * (6 * 8 + 6 * 8 + 6), 0)
     assert of("embedding_backward", zeros(100, 8), zeros(2, 3, 8), tokens) == (4 * (2 * 6 * 8 + 6 * 8 + 6), 0)
+    p, block, one = zeros(2 * 4096), zeros(2), zeros(1)
+    moved, products = 4 * (5 * p.size + 3 * 2 + 1 + 4), 3 * 2 * 32**3 * 4 * (p.size // 32**2)
+    assert of("muon", p, p, p, block, block, block, one, zeros(4), 32) == (moved, products)
     S, x = zeros(2, 3, 4, 4), zeros(5, 2, 12)  # sequences, heads, width; tokens
     assert of("memory_forward", x, S, zeros(2, 12), x, x) == (4 * (3 * x.size + 2 * S.size + 2 * 24), 7 * 5 * S.size)
     axon = Axon(zeros(9, 2, 12).astype(np.float16), zeros(1), zeros(1), zeros(1))  # of its rows, those of the five tokens

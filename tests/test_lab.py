@@ -543,6 +543,9 @@ def small(name, **changed):
     return CASES[name].make(np.random.default_rng(0), **CASES[name].small) | changed
 
 
+MUON = {name: np.ones(4096) for name in "pgm"} | {name: [1] for name in ("decay", "low", "high", "norm")} | {"numbers": [1] * 4}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_inputs_of_ones_own_need_no_reference_where_ours_is_there(name):
     given = {what: value.tolist() if isinstance(value, np.ndarray) else value for what, value in small(name).items()}
@@ -572,6 +575,7 @@ def test_inputs_of_ones_own_need_no_reference_where_ours_is_there(name):
         ("embedding_forward", small("embedding_forward", tokens=np.full((3, 2), 5)), "tokens [3, 2] int32 must be from 0 to 4"),
         ("cross_entropy", small("cross_entropy", size=65), "size 65 is more than the 64 columns of logits"),
         ("cross_entropy", small("cross_entropy", size=None), "size must be a number, not None"),
+        ("muon", MUON | {"side": 7}, "side must be one of (16, 32, 64), not 7"),
         ("population_forward", {}, "does not know the shapes of population_forward"),
     ],
 )

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ..config import did_you_mean
+from ..config import BUNDLE_SIZES, did_you_mean
 from ..errors import ConfigError
 from ..kernels.adamw import BLOCK
 from ..kernels.adamw8bit import GROUP_SIZE
@@ -133,6 +133,8 @@ def _operation(where, name, given):
         if argument in found and bound in size:
             indices = found[argument] if argument == "tokens" else found[argument].clip(0)  # a negative row is skipped
             in_range(where, argument, indices, 0, size[bound], bound)
+    if name == "muon" and given["side"] not in BUNDLE_SIZES:
+        raise ConfigError(f"{where}: side must be one of {BUNDLE_SIZES}, not {given['side']}")
     if name == "cross_entropy":
         in_range(where, "targets", found["targets"].clip(0), 0, given["size"], "size")
     return found

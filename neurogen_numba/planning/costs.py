@@ -2,10 +2,10 @@
 
 Bytes: each array argument counts once, or twice if the operation reads and writes it. Synapses count their weights once, in the product
 dtype; the source values, once per projection; and the currents or gradients written.
-Operations: two per multiply-add of a matrix product, plus the equations of the associative memory. A GPU multiplies whole bundles, so each
-synapse counts two per token. The CPU does so in the backward pass only: forward, and for the weight gradient, only synapses of neurons
-that fired count. Elementwise arithmetic on values in flight is not counted. Zeros, copies, conversions and rolling the state over have no
-cost here.
+Operations: two per multiply-add of a matrix product (decoder, Muon), plus the equations of the associative memory. A GPU multiplies whole
+bundles, so each synapse counts two per token. The CPU does so in the backward pass only: forward, and for the weight gradient, only
+synapses of neurons that fired count. Elementwise arithmetic on values in flight is not counted. Zeros, copies, conversions and rolling the
+state over have no cost here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import partial
 
 from ..backends.base import Backend
 from ..backends.compiling import noted
+from ..kernels.muon import STEPS
 from ..kernels.population import Axon
 
 OPERATIONS = tuple(name for name, method in vars(Backend).items() if hasattr(method, "is_kernel"))
@@ -125,6 +126,8 @@ def cost(call: Call) -> tuple[float, float]:
         out, a = arguments[:2]
         operations = 2 * out.size * a.shape[1]
         moved += out.nbytes if call.repeat.keywords.get("add") else 0
+    elif call.name == "muon":
+        operations = 6 * len(STEPS) * arguments[-1] * arguments[0].size  # three products of bundles [side, side] a step
     elif call.name in MEMORY:
         operations = MEMORY[call.name] * arguments[0].size * arguments[4 if call.name == "memory_backward" else 1].shape[-1]
     return moved, operations
