@@ -14,7 +14,7 @@ from compile_kernels import assembler
 from compiled import KERNELS, made, shared
 from conftest import SIMULATED
 from neurogen_numba import kernels
-from neurogen_numba.kernels import bundles, codes, eligibility, population, population_eligibility
+from neurogen_numba.kernels import bundles, codes, eligibility, muon, population, population_eligibility
 
 CAPABILITIES = ("7.5", "8.0", "9.0")  # the oldest that is supported (T4), A100, H100 and H200
 IN_DOUBLE = {"reduce.sum_of_squares", "reduce.norm"}  # the norm of a gradient is summed in float64, once per block of numbers
@@ -56,7 +56,7 @@ def kernels_there_are():
 
 
 def test_every_kernel_is_in_the_table():
-    known = bundles, codes, eligibility, population, population_eligibility
+    known = bundles, codes, eligibility, muon, population, population_eligibility
     modules = {module.__name__.split(".")[-1]: vars(module) for module in known}
     made = {f"{module}.{name}" for module, names in modules.items() for name in names if name.startswith("make_")}
     factories = {name for name in made if not name.endswith("_cpu")}
