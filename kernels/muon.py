@@ -8,7 +8,7 @@ p = p (1 - rate decay) - rate RMS sqrt(side) x, clamped to [low, high]
 
 A step applies the polynomial a s + b s^3 + c s^5 to the singular values s of x. These are the four best steps for s from 0.01 to 1, which
 they move to within 1.3 % of 1 (Amsel et al. 2025, "The Polar Express", algorithm 1). The elements of an orthogonal matrix have mean square
-1 / side; the factor RMS sqrt(side) makes updates as large as AdamW's (Liu et al. 2025, "Muon is scalable for LLM training").
+1 / side; the factor RMS sqrt(side) makes updates equally large for every side (Liu et al. 2025, "Muon is scalable for LLM training").
 """
 
 import functools
@@ -25,7 +25,7 @@ from .launch import SIMULATED, device, gpu
 from .mma import EDGE, outer
 
 MOMENTUM = 0.95
-RMS = 0.2  # of the elements of an update, at a learning rate of 1
+RMS = 0.4  # of the elements of an update, at a learning rate of 1; AdamW's have about 0.2 (docs/decisions.md)
 STEPS = tuple(
     tuple(np.float32(coefficient) for coefficient in step)
     for step in (

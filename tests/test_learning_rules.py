@@ -106,9 +106,9 @@ def test_random_feedback_reaches_every_module_and_no_gradient_passes_from_one_to
     np.testing.assert_allclose(signals["wernicke.axon"], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_each_rule_learns(rule):
-    model, ids = model_of("cpu", rule), np.tile(text(9), (6, 1))[: 4 * CHUNK + 1]
+@pytest.mark.parametrize("rule, optimizer", [*((rule, "adamw") for rule in RULES), ("eprop", "muon")])
+def test_each_rule_learns(rule, optimizer):
+    model, ids = model_of("cpu", rule, optimizer=optimizer), np.tile(text(9), (6, 1))[: 4 * CHUNK + 1]
     act = model.activity(4 * CHUNK, B, learning=True)
     losses = [model.update(act, ids[:-1], ids[1:], 0.01)[0] for _ in range(40)]
     assert losses[-1] < 0.85 * losses[0]
