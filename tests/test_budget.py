@@ -3,6 +3,7 @@
 import gc
 import itertools
 import json
+import math
 import re
 import weakref
 
@@ -14,6 +15,7 @@ from conftest import SIMULATED
 from neurogen_numba import backends
 from neurogen_numba.backends.cublas import WORKSPACE
 from neurogen_numba.backends.cuda import OUTSIDE, CudaBackend
+from neurogen_numba.brain.connectome import arcs
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.cli import main
 from neurogen_numba.config import Module, size_of
@@ -147,10 +149,11 @@ def test_what_leaves_the_brain_as_it_is_gives_way_first():
 def test_muon_needs_one_moment_for_a_synapse():
     config = get_preset("llm").replace(brain={"vocabulary": 1000})
     muon = config.replace(training={"optimizer": "muon"})
-    synapses = budget.plan(config, CARD)["synapses"] / 2  # weights, and as much for their gradient
-    assert total(config) - total(muon) == pytest.approx(synapses, rel=1e-3)
-    limit = int(0.95 * total(muon))
-    assert "--optimizer adamw8bit" in [change.words for change in budget.what_would_fit(muon, CARD, limit)]
+    synapses = sum(math.prod(arc.weight_shape) for arc in arcs(config.brain))
+    assert total(config) - total(muon) == pytest.approx(4 * synapses, rel=1e-3)
+    assert total(config.replace(training={"optimizer": "adamw8bit"})) < total(muon)
+    knob = next(knob for knob in budget.TRAINING if knob.flag == "--optimizer")
+    assert [[*knob.less(each)] for each in (config, muon)] == 2 * [["adamw8bit", "adafactor"]]
 
 
 def test_of_two_frugal_settings_the_milder_one_is_taken_that_suffices():
