@@ -14,6 +14,7 @@ from ..kernels.dropout import mask_offset
 from ..kernels.neuromodulation import REWARD, ROWS
 from .activation_checkpointing import CHECKPOINTING
 from .eligibility import Eligibility
+from .exploration import Exploration
 from .learning_signal import SIGNALS
 from .neuromodulation import LEVELS
 from .projection import Current, Signal
@@ -70,7 +71,7 @@ class Activity:
 
     learning: keep what the backward pass needs, as `memory` says (`training.activation_memory`). smooth: the test mode of the event
     function. eligibility: read the segments of a text chunk by chunk, with eligibility traces (eligibility.py); T is then one chunk.
-    signal: the learning signal (learning_signal.py). dropout: the arguments of `Dropout`: what is dropped, how often, and the seed of the
+    signal: the learning signal (learning_signal.py). explores: the same, a chunk at a time, without a backward pass (exploration.py). dropout: the arguments of `Dropout`: what is dropped, how often, and the seed of the
     masks.
     """
 
@@ -84,10 +85,11 @@ class Activity:
         memory: str = "full",
         eligibility: bool = False,
         signal: str = "symmetric",
+        explores: bool = False,
         **dropout,
     ):
         self.segment = tokens  # of the text; an update reads it in parts of `tokens`
-        tokens = min(tokens, brain.config.chunk) if eligibility else tokens
+        tokens = min(tokens, brain.config.chunk) if eligibility or explores else tokens
         self.brain, self.tokens, self.batch, self.learning, self.smooth = brain, tokens, batch, learning, smooth
         self.chunk = min(brain.config.chunk, tokens)
         self.length = tokens  # of the current segment
@@ -150,6 +152,8 @@ class Activity:
         with backend.part("eligibility traces"):
             self.eligibility = Eligibility(self) if eligibility else None
         self.learning_signal = SIGNALS[signal](self) if learning else None
+        with backend.part("exploration"):
+            self.exploration = Exploration(self) if explores else None
 
     def buffer_slice(self, first, last):
         """The slice of tokens first ... last - 1, those of a chunk, in arrays that hold `buffered_tokens` tokens."""

@@ -155,8 +155,8 @@ class NeuroGenModel:
             most = self.communicator.most_columns(batch)
             dropout["share"], batch = (share.start, batch, most), share.stop - share.start
         with self.backend.part(f"activity of {counted(batch, 'sequence')} of {counted(tokens, 'token')}"):
-            rule = {"bptt": "symmetric", "eprop": training.learning_signal, "three-factor": "dopamine"}[training.learning]
-            how = {"memory": training.activation_memory, "eligibility": learning and training.learning != "bptt", "signal": rule}
+            how = {"memory": training.activation_memory, "signal": training.learning_signal}
+            how |= {"eligibility": learning and training.learning == "eprop", "explores": learning and training.learning == "three-factor"}
             return Activity(self.brain, tokens, batch, learning, **how, **dropout)
 
     @contextlib.contextmanager
@@ -280,19 +280,26 @@ class NeuroGenModel:
                 act.advance(act.length)
             elif act.eligibility:
                 act.eligibility.begin()
+            elif act.exploration:
+                act.exploration.begin()
             self._load_tokens(act, inputs[begin : begin + act.tokens], targets[begin : begin + act.tokens])
-            if act.learning_signal.rewarded:
+            act.dropout.set_step(self.optimizer.steps, part)
+            if act.exploration:
                 chosen = np.zeros_like(targets) if choices is None else choices
                 chosen = chosen[begin : begin + act.tokens, act.columns]
-                act.learning_signal.choices[: act.length] = self.backend.asarray(chosen, "uint8")
-            act.dropout.set_step(self.optimizer.steps, part)
+                act.exploration.choices[: act.length] = self.backend.asarray(chosen, "uint8")
+                act.exploration.perturb(part)
             alone = self.communicator.size == 1
             which = (not part, not part and reset is not None, alone or begin + act.tokens >= len(inputs))  # begins, resets, ends
             # the loss scale is a constant of the recorded step: one of a few powers of two
             self.run(act, ("gradients", act.length, *which, act.loss_scale), functools.partial(self._gradients, act, *which))
+            if act.exploration:
+                act.exploration.observe(rate, self.communicator)
             losses, right = self._result(act)
             act.surprise += losses.sum(0, dtype=np.float64)
             hits += right.sum()
+        if act.exploration:
+            act.exploration.learn()
         if rewire:
             rewire(act)
         self.run(act, ("update", act.length), lambda: self._update(act))
@@ -320,13 +327,16 @@ class NeuroGenModel:
         if decoder.row_wise:
             brain.forward(act, functools.partial(losses_by_blocks, decoder, act))
             learn_by_blocks(decoder, act, self.optimizer, self.communicator)
-        elif act.learning_signal.rewarded:  # dopamine follows from the losses
+        elif act.exploration:  # dopamine follows from the losses
             brain.forward(act, functools.partial(decoder.losses, act))
             self._learn_decoder(act, not begins, 0, act.length)
         else:
             brain.forward(act, functools.partial(self._learn_decoder, act, not begins))
         buckets.sum("decoder")
-        brain.backward(act, buckets.sum)
+        if act.exploration:
+            buckets.sum("embedding")  # with it goes a tied decoder
+        else:
+            brain.backward(act, buckets.sum)
         buckets.sum("rest")
         self.communicator.join()
 
@@ -341,11 +351,11 @@ class NeuroGenModel:
     def _learn_decoder(self, act, add, first, last):
         """Compute losses, hits and the decoder's gradients of tokens first ... last - 1, a block of them at a time. Without `add`, token 0
         overwrites the gradient of the weight."""
-        decoder, signal = self.brain.decoder, act.learning_signal
+        decoder, exploration = self.brain.decoder, act.exploration
         for begin, end in decoder.blocks(act, first, last):
             logits = decoder.scores(act, begin, end)
             d_logits = act.d_logits[: len(logits)]
-            decoder.cross_entropy(act, begin, end, logits, d_logits, signal.decoder_weight(begin, end) if signal.rewarded else None)
+            decoder.cross_entropy(act, begin, end, logits, d_logits, exploration.decoder_weight(begin, end) if exploration else None)
             if act.teacher:
                 act.teacher.soften(begin, end, d_logits)
             decoder.backward(act, begin, end, d_logits, add=add or begin > 0)

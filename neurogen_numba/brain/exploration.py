@@ -1,0 +1,95 @@
+"""Exploration: the three-factor rule, weight perturbation with dopamine (Fiete & Seung 2006, Physical Review Letters 97:048104; Züge, Klos &
+Memmesheimer 2023, Physical Review X 13:021006, on tasks that extend over time).
+
+The synapses of a projection share one gain, the neurons of a module one shift of the bias and of each time constant. In each chunk of
+tokens all of these numbers are perturbed, together and for all sequences:
+
+    weight exp(SIGMA xi),  bias + SIGMA xi,  log_tau + SIGMA xi         xi ~ N(0, 1), one for each projection, module and time constant
+
+At the end of the chunk every sequence has a dopamine, and its mean over the sequences, divided by its root mean square, multiplies xi:
+
+    step += STEP rate xi mean(dopamine) / sqrt(mean(dopamine^2))
+
+xi is the eligibility, dopamine the third factor. No gradient of the loss reaches a module. The numbers are few, because the noise of the
+estimate grows with their count. xi depends on seed, update and chunk only. The decoder learns from its own error, which is local to it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..config import MODULES
+from ..kernels.adamw import BLOCK
+
+if TYPE_CHECKING:
+    from .activity import Activity
+
+SIGMA = 0.2  # standard deviation of a perturbation
+STEP = 8.0  # of a number, times the learning rate, where dopamine is the same in all sequences and xi is 1
+
+
+class Exploration:
+    """Perturbs the parameters of a brain during the update of an activity, and moves them by dopamine at its end.
+
+    choices [T, B] uint8: targets that the model has chosen itself. The decoder learns them in proportion to dopamine, all others as always.
+    """
+
+    def __init__(self, act: Activity):
+        self.act, self._brain, zeros = act, act.brain, act.brain.backend.zeros
+        self.choices, self._weight, self._less_1 = zeros((act.tokens, act.batch), "uint8"), zeros((act.tokens, act.batch)), zeros(act.batch)
+        table = self._brain.parameters.table
+        self.scaled = [f"{projection.arc.name}.weight" for projection in self._brain.projections]
+        self.shifted = [name for name in table if name.partition(".")[0] in MODULES and name.partition(".")[2].startswith(("bias", "log_tau"))]
+        order = {name: index for index, name in enumerate((*self.scaled, *self.shifted))}
+        of = self._brain.parameters.per_block(lambda p: order.get(p.name, -1)).astype(int)
+        first, end = np.flatnonzero(of >= 0)[[0, -1]] + (0, 1)
+        self._number_of_block, self._blocks = of[first:end], slice(first * BLOCK, end * BLOCK)
+        self._base, self._factor, self._shift = zeros((end - first, BLOCK)), zeros((end - first, 1)), zeros((end - first, 1))
+
+    def begin(self):
+        """Begin an update, from the present parameters."""
+        self.step = np.zeros(len(self.scaled) + len(self.shifted))
+        self._base[...] = self._values
+
+    @property
+    def _values(self):
+        return self._brain.parameters.flat_value[self._blocks].reshape(self._base.shape)
+
+    def perturb(self, part: int):
+        """Perturb the parameters for part number `part` of the segment."""
+        words = self.act.dropout.seed, self.act.dropout.step, part, zlib.crc32(b"exploration")
+        self.xi = np.random.default_rng(words).standard_normal(len(self.step))
+        self._set(SIGMA * self.xi)
+
+    def observe(self, rate: float, communicator):
+        """After a chunk: add to the step. Its dopamine counts over the sequences of all ranks."""
+        dopamine = self._brain.backend.to_numpy(self.act.levels["dopamine"]).astype(np.float64)
+        total, square, count = communicator.sum([dopamine.sum(), (dopamine**2).sum(), dopamine.size])
+        if square > 0:
+            self.step += STEP * rate * self.xi * total / np.sqrt(square * count)
+
+    def learn(self):
+        """End the perturbation, and move the parameters by the step, if it is finite."""
+        self._set(self.step if np.isfinite(self.step).all() else np.zeros_like(self.step))
+
+    def _set(self, by):
+        """Set the parameters to those of `begin`, changed by these numbers."""
+        by = np.append(by, 0)[self._number_of_block]
+        scaled, asarray = self._number_of_block < len(self.scaled), self._brain.backend.asarray
+        self._factor[...] = asarray(np.exp(np.where(scaled, by, 0))[:, None], "float32")
+        self._shift[...] = asarray(np.where(scaled, 0, by)[:, None], "float32")
+        np.multiply(self._base, self._factor, out=self._values)
+        np.add(self._values, self._shift, out=self._values)
+        self._brain.refresh()
+
+    def decoder_weight(self, first: int, last: int):
+        """Weights [(last - first) B] of the decoder's gradient for tokens first ... last - 1: act.weight, at choices times dopamine."""
+        act, apply, weight = self.act, self._brain.backend.apply, self._weight[first:last]
+        apply(np.subtract, act.levels["dopamine"], np.float32(1), out=self._less_1)
+        apply(np.multiply, self.choices[first:last], self._less_1, out=weight)
+        apply(np.add, weight, np.float32(1), out=weight)
+        apply(np.multiply, weight, act.weight, out=weight)
+        return weight.reshape(-1)
