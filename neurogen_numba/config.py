@@ -285,6 +285,8 @@ class Config:
             raise ConfigError("training.learning: three-factor learns from dopamine, which needs brain.neuromodulation = true")
         if self.training.learning == "three-factor" and "dopamine" in self.brain.without.split():
             raise ConfigError("training.learning: three-factor learns from dopamine, which brain.without leaves out; drop one of them")
+        if self.training.learning == "three-factor" and self.training.rewire_interval and self.training.rewire == "rigl":
+            raise ConfigError("training.rewire: rigl grows by gradients, which three-factor does not have; use set or deep_r")
         if self.brain.tied and self.training.optimizer in ROW_WISE:
             raise ConfigError(
                 f"training.optimizer: {self.training.optimizer} updates the decoder before the embeddings have their gradient, and with "

@@ -126,6 +126,10 @@ def test_each_rule_learns(rule, optimizer):
             {"learning": "three-factor", "brain": {"neuromodulation": True, "without": "dopamine"}},
             "dopamine, which brain.without leaves out; drop one of them",
         ),
+        (
+            {"learning": "three-factor", "brain": {"neuromodulation": True}, "rewire_interval": 3},
+            "rigl grows by gradients, which three-factor does not have; use set or deep_r",
+        ),
     ],
 )
 def test_wrong_settings_are_named(settings, words):

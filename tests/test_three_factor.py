@@ -1,12 +1,14 @@
 """Learning by dopamine: what modules and the decoder learn from it, and a bandit."""
 
+import functools
+
 import numpy as np
 import pytest
 
 import tiny
-from neurogen_numba import tasks
+from neurogen_numba import backends, tasks
 from neurogen_numba.benchmarks import bandit
-from neurogen_numba.brain.learning_signal import DOPAMINE_SCALE
+from neurogen_numba.brain.exploration import STEP
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.errors import ConfigError
 
@@ -15,30 +17,115 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 CHUNK, B, VOCABULARY = tiny.BRAIN.chunk, 3, 11
 
 
-def model_of(brain=None, **training):
+def model_of(brain=None, backend="cpu", **training):
     brain = {"vocabulary": VOCABULARY, "neuromodulation": True, **(brain or {})}
-    return NeuroGenModel.from_config(tiny.config(brain=brain, **{"learning": "three-factor", **training}), backend="cpu")
+    return NeuroGenModel.from_config(tiny.config(brain=brain, **{"learning": "three-factor", **training}), backend=backend)
 
 
 def text(length):
     return np.random.default_rng(7).integers(0, VOCABULARY, (length, B)).astype(np.int32)
 
 
-def test_modules_learn_from_dopamine_and_from_no_gradient_of_the_decoder():
-    model, ids = model_of(), text(3 * CHUNK + 1)
-    act = model.activity(3 * CHUNK, B, learning=True)
-    act.reward([2.0, 0.0, -1.0])
-    model.update(act, ids[:CHUNK], ids[1 : CHUNK + 1], 0.0)
-    model.load_segment(act, ids[CHUNK : 2 * CHUNK], ids[CHUNK + 1 : 2 * CHUNK + 1])
-    model._gradients(act, True, False)
-    dopamine, weight = act.levels["dopamine"], act.weight[0]
-    assert np.unique(dopamine).size == B
-    act.d_decoder_input[...] = np.nan
-    signals = {"pfc.axon": act.signals["pfc.axon"].gradient, "broca.trace": act.signals["broca.trace"].gradient}
-    act.learning_signal.write(signals, 0, CHUNK)
-    for name, x in (("pfc.axon", act.v["pfc"][1:] > 1), ("broca.trace", act.y["broca"][1:])):
-        expected = -dopamine[:, None] * weight * DOPAMINE_SCALE * (x - np.mean(x, (0, 1)))
-        np.testing.assert_allclose(signals[name], expected, rtol=1e-3, atol=1e-18, err_msg=name)
+def values_of(model):
+    return {name: x.copy() for name, x in model.brain.parameters.value.items()}
+
+
+def negated_backward(decoder, act, first, last, d_logits, add):
+    type(decoder).backward(decoder, act, first, last, -d_logits, add)
+
+
+def test_modules_move_by_dopamine_times_the_perturbation_and_by_no_gradient_of_the_decoder():
+    """Neither the gradient of the logits nor the decoder's weights reach a module: with the same dopamine they move alike."""
+    moved = []
+    for negated in (False, True):
+        model, ids, tried = model_of(), text(CHUNK + 1), []
+        act = model.activity(CHUNK, B, learning=True)
+        before, exploration = values_of(model), act.exploration
+        if negated:
+            model.brain.decoder.backward = functools.partial(negated_backward, model.brain.decoder)
+        perturb = exploration.perturb
+        exploration.perturb = lambda part, perturb=perturb, tried=tried, model=model: (perturb(part), tried.append(values_of(model)))
+        act.reward([2.0, 0.0, -1.0])  # of the first change of levels, so it is all of their dopamine
+        model.update(act, ids[:-1], ids[1:], 0.001)
+        after, xi = values_of(model), exploration.xi
+        step = STEP * 0.001 * (1 / 3) / np.sqrt(5 / 3) * xi
+        for index, name in enumerate((*exploration.scaled, *exploration.shifted)):
+            for found, by in ((tried[0], exploration.sigma[index] * xi[index]), (after, step[index])):
+                expected = before[name] * np.exp(by) if name in exploration.scaled else before[name] + by
+                np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
+        assert np.abs(after["decoder.weight"] - before["decoder.weight"]).max() > 0
+        rest = set(before) - {*exploration.scaled, *exploration.shifted, "decoder.weight", "decoder.bias"}
+        assert all((after[name] == before[name]).all() for name in rest)
+        moved.append(after)
+    assert (moved[0]["decoder.weight"] != moved[1]["decoder.weight"]).any()
+    for name in (*exploration.scaled, *exploration.shifted):
+        np.testing.assert_array_equal(moved[0][name], moved[1][name], err_msg=name)
+
+
+def test_without_dopamine_modules_stay_and_a_step_that_is_not_finite_is_not_made():
+    model, ids = model_of(), text(CHUNK + 1)
+    act, before = model.activity(CHUNK, B, learning=True), values_of(model)
+    explored = (*act.exploration.scaled, *act.exploration.shifted)
+    model.update(act, ids[:-1], ids[1:], 0.01)  # the first change of levels, without a reward
+    act.exploration.begin()
+    act.exploration.perturb(0)
+    act.exploration.step[:] = np.nan
+    act.exploration.learn()
+    for name in explored:
+        np.testing.assert_array_equal(model.brain.parameters.value[name], before[name], err_msg=name)
+
+
+def test_dopamine_alone_adjusts_a_module():
+    """The bias of Broca: a dopamine that grows with it, from a reward, raises it."""
+    model, ids = model_of(), text(CHUNK + 1)
+    act = model.activity(CHUNK, B, learning=True)
+    bias = model.brain.parameters.value["broca.bias"]
+    perturb = act.exploration.perturb
+    index = [*act.exploration.scaled, *act.exploration.shifted].index("broca.bias")
+
+    def rewarded(part):
+        perturb(part)
+        act.reset()
+        act.reward(float(act.exploration.xi[index]))
+
+    act.exploration.perturb = rewarded
+    for _ in range(60):
+        model.update(act, ids[:-1], ids[1:], 0.01)
+    assert bias.mean() > 1
+    others = [model.brain.parameters.value[f"{name}.bias"].mean() for name in ("thalamus", "wernicke", "pfc")]
+    assert max(others) < bias.mean() / 2
+
+
+def test_training_resumes_bit_for_bit(tmp_path):
+    model, ids = model_of(), text(12 * CHUNK + 1)
+    act = model.activity(2 * CHUNK, B, learning=True)
+
+    def updates(model, act, which):
+        for n in which:
+            first = 2 * CHUNK * n
+            model.update(act, ids[first : first + 2 * CHUNK], ids[first + 1 : first + 2 * CHUNK + 1], 0.01)
+
+    updates(model, act, range(3))
+    model.save(tmp_path / "saved", act.state())
+    updates(model, act, range(3, 6))
+    loaded, state, _ = NeuroGenModel.restore(tmp_path / "saved", backend="cpu")
+    again = loaded.activity(2 * CHUNK, B, learning=True)
+    again.load_state(state)
+    updates(loaded, again, range(3, 6))
+    np.testing.assert_array_equal(model.brain.parameters.flat_value, loaded.brain.parameters.flat_value)
+
+
+@pytest.mark.gpu
+def test_both_backends_move_alike():
+    found = []
+    for name in ("cpu", "cuda"):
+        model, ids = model_of(backend=backends.get(name, 0, "fp32")), text(2 * CHUNK + 1)
+        act = model.activity(2 * CHUNK, B, learning=True)
+        act.reward([2.0, 0.0, -1.0])
+        model.update(act, ids[:-1], ids[1:], 0.01)
+        found.append({name: model.backend.to_numpy(x).copy() for name, x in model.brain.parameters.value.items()})
+    for name, values in found[0].items():
+        np.testing.assert_allclose(found[1][name], values, rtol=1e-3, atol=1e-4 * np.abs(values).max() + 1e-6, err_msg=name)
 
 
 def test_the_decoder_learns_choices_in_proportion_to_dopamine_and_all_else_as_always():
@@ -47,6 +134,7 @@ def test_the_decoder_learns_choices_in_proportion_to_dopamine_and_all_else_as_al
     choices[3, 1] = True
     for chosen in (None, choices):
         act.reset()
+        model.optimizer.steps = 0  # the same perturbation
         act.reward([0.5, 3.0, 0.0])
         model.update(act, ids[:-1], ids[1:], 0.0, choices=chosen)
         gradients.append(model.brain.parameters.gradient["decoder.bias"].copy())

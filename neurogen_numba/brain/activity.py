@@ -71,8 +71,8 @@ class Activity:
 
     learning: keep what the backward pass needs, as `memory` says (`training.activation_memory`). smooth: the test mode of the event
     function. eligibility: read the segments of a text chunk by chunk, with eligibility traces (eligibility.py); T is then one chunk.
-    signal: the learning signal (learning_signal.py). explores: the same, a chunk at a time, without a backward pass (exploration.py). dropout: the arguments of `Dropout`: what is dropped, how often, and the seed of the
-    masks.
+    signal: the learning signal (learning_signal.py). explores: learn from dopamine, also chunk by chunk (exploration.py). dropout: the
+    arguments of `Dropout`: what is dropped, how often, and the seed of the masks.
     """
 
     def __init__(

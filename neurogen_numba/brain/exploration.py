@@ -1,10 +1,10 @@
-"""Exploration: the three-factor rule, weight perturbation with dopamine (Fiete & Seung 2006, Physical Review Letters 97:048104; Züge, Klos &
-Memmesheimer 2023, Physical Review X 13:021006, on tasks that extend over time).
+"""The three-factor rule: weight perturbation with dopamine (Jabri & Flower 1992, IEEE Transactions on Neural Networks 3:154; Züge, Klos and
+Memmesheimer 2023, Physical Review X 13:021006, for tasks that extend over time).
 
 The synapses of a projection share one gain, the neurons of a module one shift of the bias and of each time constant. In each chunk of
 tokens all of these numbers are perturbed, together and for all sequences:
 
-    weight exp(SIGMA xi),  bias + SIGMA xi,  log_tau + SIGMA xi         xi ~ N(0, 1), one for each projection, module and time constant
+    weight exp(SIGMA xi),  bias + SIGMA_BIAS xi,  log_tau + SIGMA xi         xi ~ N(0, 1), one for each projection, module and time constant
 
 At the end of the chunk every sequence has a dopamine, and its mean over the sequences, divided by its root mean square, multiplies xi:
 
@@ -27,7 +27,9 @@ from ..kernels.adamw import BLOCK
 if TYPE_CHECKING:
     from .activity import Activity
 
-SIGMA = 0.2  # standard deviation of a perturbation
+SIGMA = 0.2  # standard deviation of the perturbation of a gain, or of the logarithm of a time constant
+SIGMA_BIAS = 0.1  # that of a bias; the threshold is 1
+SHIFTED = "bias", "log_tau_v", "log_tau_y"  # of a module, where its neurons have them
 STEP = 8.0  # of a number, times the learning rate, where dopamine is the same in all sequences and xi is 1
 
 
@@ -42,12 +44,18 @@ class Exploration:
         self.choices, self._weight, self._less_1 = zeros((act.tokens, act.batch), "uint8"), zeros((act.tokens, act.batch)), zeros(act.batch)
         table = self._brain.parameters.table
         self.scaled = [f"{projection.arc.name}.weight" for projection in self._brain.projections]
-        self.shifted = [name for name in table if name.partition(".")[0] in MODULES and name.partition(".")[2].startswith(("bias", "log_tau"))]
-        order = {name: index for index, name in enumerate((*self.scaled, *self.shifted))}
+        self.shifted = [
+            name
+            for name in table
+            if name.partition(".")[0] in MODULES and name.partition(".")[2].startswith(("bias", "log_tau_v", "log_tau_y"))
+        ]
+        names = *self.scaled, *self.shifted
+        self.sigma = np.array([SIGMA_BIAS if name.endswith(".bias") else SIGMA for name in names])
+        order = {name: index for index, name in enumerate(names)}
         of = self._brain.parameters.per_block(lambda p: order.get(p.name, -1)).astype(int)
         first, end = np.flatnonzero(of >= 0)[[0, -1]] + (0, 1)
         self._number_of_block, self._blocks = of[first:end], slice(first * BLOCK, end * BLOCK)
-        self._base, self._factor, self._shift = zeros((end - first, BLOCK)), zeros((end - first, 1)), zeros((end - first, 1))
+        self._base, self._factor = zeros((end - first, BLOCK)), zeros((end - first, 1))
 
     def begin(self):
         """Begin an update, from the present parameters."""
@@ -62,7 +70,7 @@ class Exploration:
         """Perturb the parameters for part number `part` of the segment."""
         words = self.act.dropout.seed, self.act.dropout.step, part, zlib.crc32(b"exploration")
         self.xi = np.random.default_rng(words).standard_normal(len(self.step))
-        self._set(SIGMA * self.xi)
+        self._set(self.sigma * self.xi)
 
     def observe(self, rate: float, communicator):
         """After a chunk: add to the step. Its dopamine counts over the sequences of all ranks."""
@@ -77,12 +85,12 @@ class Exploration:
 
     def _set(self, by):
         """Set the parameters to those of `begin`, changed by these numbers."""
-        by = np.append(by, 0)[self._number_of_block]
-        scaled, asarray = self._number_of_block < len(self.scaled), self._brain.backend.asarray
-        self._factor[...] = asarray(np.exp(np.where(scaled, by, 0))[:, None], "float32")
-        self._shift[...] = asarray(np.where(scaled, 0, by)[:, None], "float32")
+        logarithm = np.append(np.where(np.arange(len(by)) < len(self.scaled), by, 0), 0)[self._number_of_block]
+        self._factor[...] = self._brain.backend.asarray(np.exp(logarithm)[:, None], "float32")
         np.multiply(self._base, self._factor, out=self._values)
-        np.add(self._values, self._shift, out=self._values)
+        for name, shift in zip(self.shifted, by[len(self.scaled) :], strict=True):
+            value = self._brain.parameters.value[name]
+            np.add(value, np.float32(shift), out=value)
         self._brain.refresh()
 
     def decoder_weight(self, first: int, last: int):

@@ -116,6 +116,9 @@ class NeuroGenModel:
         with self.backend.part("optimiser"):
             average = 0 if bits else training.average
             self.optimizer = optimizer(self.brain.parameters, self.backend, training.weight_decay, training.clip, average)
+            if training.learning == "three-factor":  # weights of modules move together (exploration.py), and do not decay
+                decays = self.brain.parameters.per_block(lambda p: training.weight_decay if p.decays and p.file == "decoder" else 0.0)
+                self.optimizer.decay[...] = self.backend.asarray(decays)
         self.communicator: Solo = SOLO
         self._activity, self._in_use = None, threading.RLock()
         self._online = None  # what `learn` has made
@@ -263,7 +266,8 @@ class NeuroGenModel:
         Every rank gets the whole batch, and trains its sequences. `act` advances to the next segment. reset: [B] bool, the sequences to
         reset before this one. rewire: called between the backward pass and the update (learning/rewiring.py). choices: [T, B] bool, targets
         that the model has chosen itself; the three-factor rule learns them in proportion to dopamine, others ignore it. If loss or gradient
-        norm are not finite, nothing is updated, but for a row-wise decoder (optim/low_memory.py) and what `rewire` has done. Raises
+        norm are not finite, nothing is updated, but for a row-wise decoder (optim/low_memory.py), what `rewire` has done, and modules that
+        learn from a finite dopamine. Raises
         ConfigError for a rate below 0 or not finite, and during a lesion.
         """
         if not (0 <= rate <= FLOAT32):
