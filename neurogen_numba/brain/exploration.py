@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SIGMA = 0.2  # standard deviation of the perturbation of a gain, or of the logarithm of a time constant
 SIGMA_BIAS = 0.1  # that of a bias; the threshold is 1
 SHIFTED = "bias", "log_tau_v", "log_tau_y"  # of a module, where its neurons have them
-STEP = 8.0  # of a number, times the learning rate, where dopamine is the same in all sequences and xi is 1
+STEP = 16.0  # of a number, times the learning rate, where dopamine is the same in all sequences and xi is 1
 
 
 class Exploration:
