@@ -267,8 +267,7 @@ class NeuroGenModel:
         reset before this one. rewire: called between the backward pass and the update (learning/rewiring.py). choices: [T, B] bool, targets
         that the model has chosen itself; the three-factor rule learns them in proportion to dopamine, others ignore it. If loss or gradient
         norm are not finite, nothing is updated, but for a row-wise decoder (optim/low_memory.py), what `rewire` has done, and modules that
-        learn from a finite dopamine. Raises
-        ConfigError for a rate below 0 or not finite, and during a lesion.
+        learn from a finite dopamine. Raises ConfigError for a rate below 0 or not finite, and during a lesion.
         """
         if not (0 <= rate <= FLOAT32):
             raise ConfigError(f"learning_rate: a number from 0 on is needed, not {rate}")
