@@ -44,11 +44,7 @@ class Exploration:
         self.choices, self._weight, self._less_1 = zeros((act.tokens, act.batch), "uint8"), zeros((act.tokens, act.batch)), zeros(act.batch)
         table = self._brain.parameters.table
         self.scaled = [f"{projection.arc.name}.weight" for projection in self._brain.projections]
-        self.shifted = [
-            name
-            for name in table
-            if name.partition(".")[0] in MODULES and name.partition(".")[2].startswith(("bias", "log_tau_v", "log_tau_y"))
-        ]
+        self.shifted = [name for name in table if name.partition(".")[0] in MODULES and name.partition(".")[2] in SHIFTED]
         names = *self.scaled, *self.shifted
         self.sigma = np.array([SIGMA_BIAS if name.endswith(".bias") else SIGMA for name in names])
         order = {name: index for index, name in enumerate(names)}
@@ -87,10 +83,11 @@ class Exploration:
         """Set the parameters to those of `begin`, changed by these numbers."""
         logarithm = np.append(np.where(np.arange(len(by)) < len(self.scaled), by, 0), 0)[self._number_of_block]
         self._factor[...] = self._brain.backend.asarray(np.exp(logarithm)[:, None], "float32")
-        np.multiply(self._base, self._factor, out=self._values)
+        apply = self._brain.backend.apply
+        apply(np.multiply, self._base, self._factor, out=self._values)
         for name, shift in zip(self.shifted, by[len(self.scaled) :], strict=True):
             value = self._brain.parameters.value[name]
-            np.add(value, np.float32(shift), out=value)
+            apply(np.add, value, np.float32(shift), out=value)
         self._brain.refresh()
 
     def decoder_weight(self, first: int, last: int):
