@@ -138,6 +138,10 @@ class CudaBackend(Backend):
             self._on_card()
             self._current.use()
 
+    def apply(self, function, *arguments, **how):
+        self._make_current()
+        super().apply(function, *arguments, **how)
+
     def _pool(self):
         """CuPy's memory pool of this card."""
         self._on_card()
