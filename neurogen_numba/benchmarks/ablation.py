@@ -39,6 +39,7 @@ COMPONENTS = {
     "neuromodulation": {"brain": {"neuromodulation": True}},
     **{f"neuromodulation, no {name}": {"brain": {"neuromodulation": True, "without": name}} for name in NEUROMODULATORS},
     "rewiring": {"training": {"rewire_interval": 300}},
+    "no rewiring": {"training": {"rewire_interval": 0}},
     "replay": {"training": {"replay": 4}},
     "no lateral synapses": {"brain": {"without": "lateral_*"}},
     "no normalization": {"brain": {"without": "normalization"}},
