@@ -241,6 +241,9 @@ def test_a_part_s_change_is_a_change_of_every_preset():
     for preset in PRESETS:
         for name, settings in COMPONENTS.items():
             changed = overlay(get_preset(preset), settings, name)
-            assert changed != get_preset(preset) or name in ("no delays", "delays", "LIF-A", "SE-adLIF", "rewiring", "no rewiring"), (preset, name)
+            assert changed != get_preset(preset) or name in ("no delays", "delays", "LIF-A", "SE-adLIF", "rewiring", "no rewiring"), (
+                preset,
+                name,
+            )
             arcs(changed.brain)
     assert isinstance(get_preset("nano"), Config)
