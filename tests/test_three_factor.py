@@ -67,12 +67,29 @@ def test_without_dopamine_modules_stay_and_a_step_that_is_not_finite_is_not_made
     act, before = model.activity(CHUNK, B, learning=True), values_of(model)
     explored = (*act.exploration.scaled, *act.exploration.shifted)
     model.update(act, ids[:-1], ids[1:], 0.01)  # the first change of levels, without a reward
-    act.exploration.begin()
-    act.exploration.perturb(0)
-    act.exploration.step[:] = np.nan
-    act.exploration.learn()
+    with act.exploration.exploring():
+        act.exploration.perturb(0)
+        act.exploration.step[:] = np.nan
     for name in explored:
         np.testing.assert_array_equal(model.brain.parameters.value[name], before[name], err_msg=name)
+
+
+def test_an_update_that_is_interrupted_leaves_nothing_perturbed():
+    model, ids = model_of(), text(CHUNK + 1)
+    act = model.activity(CHUNK, B, learning=True)
+    model.update(act, ids[:-1], ids[1:], 0.01)
+    before, perturbed = values_of(model), []
+
+    def interrupted(rate, communicator):
+        perturbed.append(values_of(model))
+        raise KeyboardInterrupt
+
+    act.exploration.observe = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        model.update(act, ids[:-1], ids[1:], 0.01)
+    assert (perturbed[0]["broca.bias"] != before["broca.bias"]).all()
+    for name, value in values_of(model).items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
 
 
 def test_dopamine_alone_adjusts_a_module():

@@ -16,7 +16,9 @@ estimate grows with their count. xi depends on seed, update and chunk only. The 
 
 from __future__ import annotations
 
+import contextlib
 import zlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,10 +55,17 @@ class Exploration:
         self._number_of_block, self._blocks = of[first:end], slice(first * BLOCK, end * BLOCK)
         self._base, self._factor = zeros((end - first, BLOCK)), zeros((end - first, 1))
 
-    def begin(self):
-        """Begin an update, from the present parameters."""
+    @contextlib.contextmanager
+    def exploring(self) -> Iterator[None]:
+        """An update: parameters are perturbed inside, and move by the step at its end, if it is finite. If it raises, they are as before."""
         self.step = np.zeros(len(self.scaled) + len(self.shifted))
         self._base[...] = self._values
+        try:
+            yield
+        except BaseException:
+            self._set(np.zeros_like(self.step))
+            raise
+        self._set(self.step if np.isfinite(self.step).all() else np.zeros_like(self.step))
 
     @property
     def _values(self):
@@ -75,12 +84,8 @@ class Exploration:
         if square > 0:
             self.step += STEP * rate * self.xi * total / np.sqrt(square * count)
 
-    def learn(self):
-        """End the perturbation, and move the parameters by the step, if it is finite."""
-        self._set(self.step if np.isfinite(self.step).all() else np.zeros_like(self.step))
-
     def _set(self, by):
-        """Set the parameters to those of `begin`, changed by these numbers."""
+        """Set the parameters to those before the update, changed by these numbers."""
         logarithm = np.append(np.where(np.arange(len(by)) < len(self.scaled), by, 0), 0)[self._number_of_block]
         self._factor[...] = self._brain.backend.asarray(np.exp(logarithm)[:, None], "float32")
         apply = self._brain.backend.apply

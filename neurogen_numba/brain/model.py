@@ -278,31 +278,28 @@ class NeuroGenModel:
             act.reset_mask[...] = self.backend.asarray(reset[act.columns], "uint8")
         self.optimizer.prepare(rate)
         act.surprise, hits = np.zeros(act.batch), 0.0
-        for part, begin in enumerate(range(0, len(inputs), act.tokens)):  # one part, or with eligibility traces a chunk each
-            if part:
-                act.advance(act.length)
-            elif act.eligibility:
-                act.eligibility.begin()
-            elif act.exploration:
-                act.exploration.begin()
-            self._load_tokens(act, inputs[begin : begin + act.tokens], targets[begin : begin + act.tokens])
-            act.dropout.set_step(self.optimizer.steps, part)
-            if act.exploration:
-                chosen = np.zeros_like(targets) if choices is None else choices
-                chosen = chosen[begin : begin + act.tokens, act.columns]
-                act.exploration.choices[: act.length] = self.backend.asarray(chosen, "uint8")
-                act.exploration.perturb(part)
-            alone = self.communicator.size == 1
-            which = (not part, not part and reset is not None, alone or begin + act.tokens >= len(inputs))  # begins, resets, ends
-            # the loss scale is a constant of the recorded step: one of a few powers of two
-            self.run(act, ("gradients", act.length, *which, act.loss_scale), functools.partial(self._gradients, act, *which))
-            if act.exploration:
-                act.exploration.observe(rate, self.communicator)
-            losses, right = self._result(act)
-            act.surprise += losses.sum(0, dtype=np.float64)
-            hits += right.sum()
-        if act.exploration:
-            act.exploration.learn()
+        with act.exploration.exploring() if act.exploration else contextlib.nullcontext():
+            for part, begin in enumerate(range(0, len(inputs), act.tokens)):  # one part, or a chunk each, as the rule of learning asks
+                if part:
+                    act.advance(act.length)
+                elif act.eligibility:
+                    act.eligibility.begin()
+                self._load_tokens(act, inputs[begin : begin + act.tokens], targets[begin : begin + act.tokens])
+                act.dropout.set_step(self.optimizer.steps, part)
+                if act.exploration:
+                    chosen = np.zeros_like(targets) if choices is None else choices
+                    chosen = chosen[begin : begin + act.tokens, act.columns]
+                    act.exploration.choices[: act.length] = self.backend.asarray(chosen, "uint8")
+                    act.exploration.perturb(part)
+                alone = self.communicator.size == 1
+                which = (not part, not part and reset is not None, alone or begin + act.tokens >= len(inputs))  # begins, resets, ends
+                # the loss scale is a constant of the recorded step: one of a few powers of two
+                self.run(act, ("gradients", act.length, *which, act.loss_scale), functools.partial(self._gradients, act, *which))
+                if act.exploration:
+                    act.exploration.observe(rate, self.communicator)
+                losses, right = self._result(act)
+                act.surprise += losses.sum(0, dtype=np.float64)
+                hits += right.sum()
         if rewire:
             rewire(act)
         self.run(act, ("update", act.length), lambda: self._update(act))
