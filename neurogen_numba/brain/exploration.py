@@ -57,7 +57,7 @@ class Exploration:
 
     @contextlib.contextmanager
     def exploring(self) -> Iterator[None]:
-        """An update: parameters are perturbed inside, and move by the step at its end, if it is finite. If it raises, they are as before."""
+        """An update: parameters are perturbed inside, and at its end move by the step, if that is finite. If it raises, they stay."""
         self.step = np.zeros(len(self.scaled) + len(self.shifted))
         self._base[...] = self._values
         try:
