@@ -24,7 +24,7 @@ FLOAT32 = 3.4028234663852886e38  # the largest number of float32
 STREAMS = 16  # pieces of held-out text that are evaluated in parallel, at most, each from a zero state
 MAX_WORKERS = 61  # Windows can wait for at most this number of processes
 MEMORY_RULES = ("delta", "hebbian", "none")  # kernels/memory.py
-LEARNING = ("bptt", "eprop", "three-factor")  # brain/eligibility.py
+LEARNING = ("bptt", "eprop", "three-factor")  # brain/eligibility.py, brain/exploration.py
 LEARNING_SIGNALS = ("symmetric", "random")  # brain/learning_signal.py
 REWIRE = ("rigl", "set", "deep_r")  # learning/rewiring.py
 ACTIVATION_MEMORY = ("full", "half", "recompute")
@@ -285,8 +285,14 @@ class Config:
             raise ConfigError("training.learning: three-factor learns from dopamine, which needs brain.neuromodulation = true")
         if self.training.learning == "three-factor" and "dopamine" in self.brain.without.split():
             raise ConfigError("training.learning: three-factor learns from dopamine, which brain.without leaves out; drop one of them")
-        if self.training.learning == "three-factor" and self.training.rewire_interval and self.training.rewire == "rigl":
-            raise ConfigError("training.rewire: rigl grows by gradients, which three-factor does not have; use set or deep_r")
+        if self.training.learning == "three-factor" and self.training.rewire_interval:
+            raise ConfigError(
+                "training.rewire_interval: new bundles begin at 0, and three-factor scales all weights of a projection alike; set it to 0"
+            )
+        if self.training.learning == "three-factor" and self.training.optimizer == "muon":
+            raise ConfigError("training.optimizer: muon is for gradients of synapses, which three-factor does not have; use adamw")
+        if self.training.learning == "three-factor" and self.training.weight_drop:
+            raise ConfigError("training.weight_drop: three-factor sets the weights anew in every chunk; set it to 0")
         if self.brain.tied and self.training.optimizer in ROW_WISE:
             raise ConfigError(
                 f"training.optimizer: {self.training.optimizer} updates the decoder before the embeddings have their gradient, and with "

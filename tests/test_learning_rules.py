@@ -127,8 +127,16 @@ def test_each_rule_learns(rule, optimizer):
             "dopamine, which brain.without leaves out; drop one of them",
         ),
         (
+            {"learning": "three-factor", "brain": {"neuromodulation": True}, "optimizer": "muon"},
+            "muon is for gradients of synapses, which three-factor does not have; use adamw",
+        ),
+        (
+            {"learning": "three-factor", "brain": {"neuromodulation": True}, "weight_drop": 0.1},
+            "three-factor sets the weights anew in every chunk; set it to 0",
+        ),
+        (
             {"learning": "three-factor", "brain": {"neuromodulation": True}, "rewire_interval": 3},
-            "rigl grows by gradients, which three-factor does not have; use set or deep_r",
+            "new bundles begin at 0, and three-factor scales all weights of a projection alike; set it to 0",
         ),
     ],
 )

@@ -40,15 +40,17 @@ def test_modules_move_by_dopamine_times_the_perturbation_and_by_no_gradient_of_t
     for negated in (False, True):
         model, ids, tried = model_of(), text(CHUNK + 1), []
         act = model.activity(CHUNK, B, learning=True)
+        model.update(act, ids[:-1], ids[1:], 0.0)  # the first change of levels, where nothing is expected yet
         before, exploration = values_of(model), act.exploration
         if negated:
             model.brain.decoder.backward = functools.partial(negated_backward, model.brain.decoder)
         perturb = exploration.perturb
         exploration.perturb = lambda part, perturb=perturb, tried=tried, model=model: (perturb(part), tried.append(values_of(model)))
-        act.reward([2.0, 0.0, -1.0])  # of the first change of levels, so it is all of their dopamine
+        act.reward([2.0, 0.0, -1.0])  # of what was done before the perturbation
         model.update(act, ids[:-1], ids[1:], 0.001)
         after, xi = values_of(model), exploration.xi
-        step = STEP * 0.001 * (1 / 3) / np.sqrt(5 / 3) * xi
+        dopamine = act.levels["dopamine"] - [2.0, 0.0, -1.0]
+        step = STEP * 0.001 * dopamine.mean() / np.sqrt((dopamine**2).mean()) * xi
         for index, name in enumerate((*exploration.scaled, *exploration.shifted)):
             for found, by in ((tried[0], exploration.sigma[index] * xi[index]), (after, step[index])):
                 expected = before[name] * np.exp(by) if name in exploration.scaled else before[name] + by
@@ -74,6 +76,18 @@ def test_without_dopamine_modules_stay_and_a_step_that_is_not_finite_is_not_made
         np.testing.assert_array_equal(model.brain.parameters.value[name], before[name], err_msg=name)
 
 
+def test_a_chunk_without_targets_moves_no_module():
+    """Levels wait then, and their dopamine is that of an earlier perturbation."""
+    model, ids = model_of(), text(CHUNK + 1)
+    act = model.activity(CHUNK, B, learning=True)
+    for _ in range(2):
+        model.update(act, ids[:-1], ids[1:], 0.01)
+    before = values_of(model)
+    model.update(act, ids[:-1], np.full_like(ids[1:], -1), 0.01)
+    for name in (*act.exploration.scaled, *act.exploration.shifted):
+        np.testing.assert_array_equal(model.brain.parameters.value[name], before[name], err_msg=name)
+
+
 def test_an_update_that_is_interrupted_leaves_nothing_perturbed():
     model, ids = model_of(), text(CHUNK + 1)
     act = model.activity(CHUNK, B, learning=True)
@@ -93,19 +107,18 @@ def test_an_update_that_is_interrupted_leaves_nothing_perturbed():
 
 
 def test_dopamine_alone_adjusts_a_module():
-    """The bias of Broca: a dopamine that grows with it, from a reward, raises it."""
+    """The bias of Broca: a dopamine that grows with it raises it."""
     model, ids = model_of(), text(CHUNK + 1)
     act = model.activity(CHUNK, B, learning=True)
     bias = model.brain.parameters.value["broca.bias"]
-    perturb = act.exploration.perturb
+    observe = act.exploration.observe
     index = [*act.exploration.scaled, *act.exploration.shifted].index("broca.bias")
 
-    def rewarded(part):
-        perturb(part)
-        act.reset()
-        act.reward(float(act.exploration.xi[index]))
+    def better(rate, communicator):
+        act.levels["dopamine"][...] = act.exploration.xi[index]
+        observe(rate, communicator)
 
-    act.exploration.perturb = rewarded
+    act.exploration.observe = better
     for _ in range(60):
         model.update(act, ids[:-1], ids[1:], 0.01)
     assert bias.mean() > 1
@@ -139,7 +152,8 @@ def test_both_backends_move_alike():
         model, ids = model_of(backend=backends.get(name, 0, "fp32")), text(2 * CHUNK + 1)
         act = model.activity(2 * CHUNK, B, learning=True)
         act.reward([2.0, 0.0, -1.0])
-        model.update(act, ids[:-1], ids[1:], 0.01)
+        for _ in range(2):  # at the first change of levels nothing is expected
+            model.update(act, ids[:-1], ids[1:], 0.01)
         found.append({name: model.backend.to_numpy(x).copy() for name, x in model.brain.parameters.value.items()})
     for name, values in found[0].items():
         np.testing.assert_allclose(found[1][name], values, rtol=1e-3, atol=1e-4 * np.abs(values).max() + 1e-6, err_msg=name)

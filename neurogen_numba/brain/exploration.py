@@ -10,7 +10,8 @@ At the end of the chunk every sequence has a dopamine, and its mean over the seq
 
     step += STEP rate xi mean(dopamine) / sqrt(mean(dopamine^2))
 
-xi is the eligibility, dopamine the third factor. No gradient of the loss reaches a module. The numbers are few, because the noise of the
+xi is the eligibility, dopamine the third factor. A reward is left out of it here: it is of what was done before xi was drawn, so it teaches
+the decoder its choices, and not the modules. Sequences whose dopamine did not change in the chunk do not count. No gradient of the loss reaches a module. The numbers are few, because the noise of the
 estimate grows with their count. xi depends on seed, update and chunk only. The decoder learns from its own error, which is local to it.
 """
 
@@ -25,6 +26,7 @@ import numpy as np
 
 from ..config import MODULES
 from ..kernels.adamw import BLOCK
+from ..kernels.neuromodulation import ROWS
 
 if TYPE_CHECKING:
     from .activity import Activity
@@ -76,10 +78,13 @@ class Exploration:
         words = self.act.dropout.seed, self.act.dropout.step, part, zlib.crc32(b"exploration")
         self.xi = np.random.default_rng(words).standard_normal(len(self.step))
         self._set(self.sigma * self.xi)
+        self._before = self._modulators()
 
     def observe(self, rate: float, communicator):
         """After a chunk: add to the step. Its dopamine counts over the sequences of all ranks."""
-        dopamine = self._brain.backend.to_numpy(self.act.levels["dopamine"]).astype(np.float64)
+        before, after = self._before, self._modulators()
+        counts = (after["changes"] > before["changes"]) & (after["changes"] > 1)  # nothing is expected at the first change
+        dopamine = (after["dopamine"] - before["reward"])[counts]
         total, square, count = communicator.sum([dopamine.sum(), (dopamine**2).sum(), dopamine.size])
         if square > 0:
             self.step += STEP * rate * self.xi * total / np.sqrt(square * count)
@@ -94,6 +99,9 @@ class Exploration:
             value = self._brain.parameters.value[name]
             apply(np.add, value, np.float32(shift), out=value)
         self._brain.refresh()
+
+    def _modulators(self):
+        return dict(zip(ROWS, self._brain.backend.to_numpy(self.act.modulators).astype(np.float64), strict=True))
 
     def decoder_weight(self, first: int, last: int):
         """Weights [(last - first) B] of the decoder's gradient for tokens first ... last - 1: act.weight, at choices times dopamine."""
