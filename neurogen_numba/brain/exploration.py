@@ -10,9 +10,11 @@ At the end of the chunk every sequence has a dopamine, and its mean over the seq
 
     step += STEP rate xi mean(dopamine) / sqrt(mean(dopamine^2))
 
-xi is the eligibility, dopamine the third factor. A reward is left out of it here: it is of what was done before xi was drawn, so it teaches
-the decoder its choices, and not the modules. Sequences whose dopamine did not change in the chunk do not count. No gradient of the loss reaches a module. The numbers are few, because the noise of the
+xi is the eligibility, dopamine the third factor. No gradient of the loss reaches a module. The numbers are few, because the noise of the
 estimate grows with their count. xi depends on seed, update and chunk only. The decoder learns from its own error, which is local to it.
+
+The step leaves out the reward in dopamine. It is of what was done before xi was drawn, so it teaches the decoder its choices, and not the
+modules. Sequences whose levels did not change in the chunk do not count.
 """
 
 from __future__ import annotations

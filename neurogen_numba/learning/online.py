@@ -1,8 +1,8 @@
 """Learning online: a few updates, by the step of the trainer, on a text that somebody has just written; and their exact reversal.
 
 A lesson is bounded: `passes` updates on each segment of the text, with the learning rate `rate` and the gradient clipped to the norm
-`training.clip`. An update of Adam changes a parameter by a few times the rate at most, one of the three-factor
-rule by more (brain/exploration.py).
+`training.clip`. An update of Adam changes a parameter by a few times the rate at most, one of the
+three-factor rule by more (brain/exploration.py).
 """
 
 from __future__ import annotations
