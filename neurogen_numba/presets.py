@@ -66,7 +66,7 @@ PRESETS = {
     "shakespeare-cpu": Config(  # characters of a megabyte of text, on two CPU cores, in ten minutes
         preset="shakespeare-cpu",
         brain=dataclasses.replace(SMALL, delays=1),
-        training=Training(steps=6000, batch=16, segment=64, rewire_interval=300, checkpoint_interval=1000),
+        training=Training(steps=6000, batch=16, segment=64, dropout=0.1, average=300, rewire_interval=300, checkpoint_interval=1000),
         text=Text(tokenizer="char"),
     ).with_neuron("adlif"),
     "shakespeare": Config(  # the same text, on a GPU
