@@ -159,8 +159,18 @@ def make_muon(side: int):
 
 
 @register_jitable
+def multiply(out, a, b):
+    """out = a b, all [side, side]. The innermost loop is over neighbours, so it is vectorised."""
+    for i in range(len(a)):
+        out[i] = ZERO
+        for k in range(len(a)):
+            for j in range(len(a)):
+                out[i, j] += a[i, k] * b[k, j]
+
+
+@register_jitable
 def orthogonalize(x, gram, power, product):
-    """Overwrite x [side, side] with the nearest orthogonal matrix. gram, power, product: scratch of the same shape, the last one 0."""
+    """Overwrite x [side, side] by STEPS, which bring its singular values near 1. gram, power, product: scratch of the same shape."""
     side, scale = len(x), ZERO
     for a, b, c in STEPS:
         gram[:] = ZERO
@@ -170,19 +180,11 @@ def orthogonalize(x, gram, power, product):
                     gram[i, j] += x[k, i] * x[k, j]
         scale = inverse_norm(gram, 0, side) if scale == ZERO else ONE  # x is divided by its norm in the first step
         square = scale * scale
-        for i in range(side):
-            power[i] = ZERO
-            for k in range(side):
-                for j in range(side):
-                    power[i, j] += gram[i, k] * gram[k, j]
+        multiply(power, gram, gram)
         for i in range(side):
             for j in range(side):
                 power[i, j] = square * (b * gram[i, j] + c * square * power[i, j])
-        for i in range(side):
-            product[i] = ZERO
-            for k in range(side):
-                for j in range(side):
-                    product[i, j] += x[i, k] * power[k, j]
+        multiply(product, x, power)
         for i in range(side):
             for j in range(side):
                 x[i, j] = scale * (a * x[i, j] + product[i, j])

@@ -84,6 +84,7 @@ PHYSICS = {  # argument types of every function that all backends share
     "muon.momentum_step": (NUMBER, NUMBER),
     "muon.muon_step": (NUMBER,) * 5,
     "muon.inverse_norm": (SQUARE, types.int64, types.int64),
+    "muon.multiply": (SQUARE,) * 3,
     "muon.orthogonalize": (SQUARE,) * 4,
     "adamw8bit.decode": (types.int64, NUMBER, NUMBER),
     "adamw8bit.encode": (NUMBER,) * 4,
