@@ -247,9 +247,12 @@ class Text:
     max_chunks: int = 0  # chunks to train on, if that is less than `training.steps`; 0: no such limit
     workers: int = 0  # processes that tokenize streamed text; 0: a thread of the training process
     reset_at_documents: bool = False  # whether each document begins a new segment, after a reset
+    speakers: str = ""  # of a text of dialogues, how the lines of a person and the replies begin, for the chat: "User: System:"; else empty
 
     def __post_init__(self):
         plain_types(self, "text.")
+        if self.speakers and len(self.speakers.split()) != 2:
+            raise ConfigError(f'text.speakers: how lines of a person and replies begin, as in "User: System:", not {self.speakers!r}')
         for name, low in (("vocabulary", 1), ("chunk_tokens", 1), ("max_chunks", 0), ("workers", 0)):
             _at_least(self, "text", name, low)
         if self.workers > MAX_WORKERS:

@@ -132,6 +132,31 @@ PRESETS = {
         ),
         text=Text(tokenizer="word", vocabulary=33278, validation=0.01),
     ).with_neuron("adlif"),
+    "dialogues": Config(  # lines of two speakers, to chat with; on a GPU
+        preset="dialogues",
+        brain=Brain(
+            thalamus=Module(512),
+            wernicke=Module(2048),
+            hippocampus=Module(1024),
+            pfc=Module(2048, outputs=256),
+            basal_ganglia=Module(512),
+            broca=Module(2048),
+            fan_in=192,
+            delays=1,
+        ),
+        training=Training(
+            steps=4000,
+            batch=128,
+            segment=64,
+            dropout=0.3,
+            average=300,
+            rewire_interval=300,
+            eval_interval=500,
+            sample_interval=1000,
+            log_interval=100,
+        ),
+        text=Text(vocabulary=4000, speakers="User: System:"),
+    ).with_neuron("adlif"),
     "baseline": Config(  # larger texts
         preset="baseline",
         brain=Brain(

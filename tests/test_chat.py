@@ -97,11 +97,11 @@ class Scripted:
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Makes a conversation whose session is scripted; data: what its model has learned from, "" for the stories."""
+    """Makes a conversation whose session is scripted; data: what its model has learned from, "" for the stories; speakers: of its lines."""
     monkeypatch.setattr("neurogen_numba.inference.conversation.Session", Scripted)
 
-    def make(data, **settings):
-        model = SimpleNamespace(tokenizer=talking.BYTES, config=talking.config({"data": data}))
+    def make(data, speakers="", **settings):
+        model = SimpleNamespace(tokenizer=talking.BYTES, config=talking.config({"data": data, "speakers": speakers}))
         return Conversation(model, Path("run/checkpoints/step-00000001"), Settings(max_tokens=13, **settings))
 
     return make
@@ -131,6 +131,13 @@ def test_a_talk_about_any_text_continues_it(scripted):
     assert answered(talk, "on", "and on and on and on") == "and on and on"
     assert answered(talk, "and", "x" * 20) == "x" * 13
     assert talk.session.fed == ["the sheep\n", "on\n", "\nand\n"]
+
+
+def test_lines_of_dialogues_begin_with_their_speakers(scripted):
+    talk = scripted("dialogues.txt", "User: System:")
+    assert answered(talk, " A table, please. ", " For when?\nUser: 7") == " For when?"
+    assert answered(talk, "At seven.", " Done.\n") == " Done."
+    assert talk.session.fed == ["User: A table, please.\nSystem:", "User: At seven.\nSystem:"]
 
 
 def test_a_text_of_one_line_is_continued_without_an_end_of_line(scripted, monkeypatch):

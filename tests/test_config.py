@@ -110,6 +110,12 @@ def test_a_hypercolumn_fits_into_a_block_of_threads():
         dataclasses.replace(CONFIG.brain, hypercolumn=1025)
 
 
+@pytest.mark.parametrize("speakers", ["User:", "User: System: Other:"])
+def test_a_dialogue_has_two_speakers(speakers):
+    with pytest.raises(ConfigError, match='^text.speakers: how lines of a person and replies begin, as in "User: System:", not '):
+        Text(speakers=speakers)
+
+
 @pytest.mark.parametrize("name", ["bundle", "memory_bundle"])
 def test_a_bundle_has_one_of_three_sizes(name):
     assert getattr(dataclasses.replace(CONFIG.brain, **{name: 32}), name) == 32

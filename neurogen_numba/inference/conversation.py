@@ -73,8 +73,8 @@ class Counts:
 
 
 class Conversation:
-    """A conversation with the model of the checkpoint `folder`, worded as it learned: the built-in stories know "You:" and "Neo:", other
-    text is continued."""
+    """A conversation with the model of the checkpoint `folder`, worded as it learned: lines of a text of dialogues begin with its speakers,
+    in the built-in stories "You:" and "Neo:"; other text is continued."""
 
     def __init__(self, model, folder: Path, settings: Settings, watched: bool = False):
         """Raises ConfigError if a quantised model is to learn."""
@@ -82,7 +82,8 @@ class Conversation:
             model.check_learns()
         self.model, self.folder, self.settings = model, Path(folder), settings
         self.session = Session(model, settings.sampling)
-        self.scripted = not model.config.text.data
+        text = model.config.text
+        self.speakers = (text.speakers if text.data else stories.SPEAKERS).split()
         try:
             model.tokenizer.encode("\n")
             self._line_end = "\n"
@@ -110,7 +111,7 @@ class Conversation:
     @property
     def stop(self) -> str:
         """Where replies end: a name in STOPS."""
-        return self.settings.stop or ("turn" if self.scripted else "paragraph")
+        return self.settings.stop or ("turn" if self.speakers else "paragraph")
 
     def watch(self, watched: bool):
         """Start or stop recording the activity of the brain."""
@@ -152,8 +153,7 @@ class Conversation:
         """The pieces of a reply; after the last one, learn the turn. A reply that is broken off is not learned."""
         yield from pieces
         reply = self.turns[-1][1] if self.settings.learn == "turn" else ""
-        lesson_text = f"You: {message.strip()}\nNeo:{reply}" if self.scripted else f"{message}{self._line_end}{reply}"
-        self.lesson = self.model.learn(lesson_text)
+        self.lesson = self.model.learn(self._worded(message) + reply)
 
     def retry(self) -> Iterator[str]:
         """Another reply to the latest message, from the state before it, with the next seed. Raises ConfigError where there is none."""
@@ -166,8 +166,15 @@ class Conversation:
         self.turns[-1:] = [(message, "")]
         return self._speak(self._prompt(message))
 
+    def _worded(self, message):
+        """A message as the model has read such lines, up to the reply."""
+        if not self.speakers:
+            return f"{message}{self._line_end}"
+        asks, answers = self.speakers
+        return f"{asks} {message.strip()}\n{answers}"
+
     def _prompt(self, message):
-        prompt = f"You: {message.strip()}\nNeo:" if self.scripted else f"{message}{self._line_end}"
+        prompt = self._worded(message)
         before = self.model.tokenizer.decode(self.session.last_tokens)
         return self._line_end + prompt if before and not before.endswith("\n") else prompt  # the last reply was cut off before its end
 
