@@ -11,6 +11,7 @@ from .configure import add_neuron_flag, named_neurons
 from .errors import ConfigError, DataError, MissingText
 
 MAX_NATS = 700  # beyond it, exp overflows
+MEASUREMENTS = "--cache", "--adapt", "--fit-temperature", "--windows"  # beside the plain one
 
 
 def parser() -> Parser:
@@ -22,22 +23,49 @@ def parser() -> Parser:
     flags.add_argument("--max-tokens", type=int, default=0, metavar="N", help="score no more than the first N tokens; 0: all")
     # independent of the training batch, so that the same weights have the same score
     side_by_side = f"pieces into which the text is split, each read from a zero state; fewer if they would be short (default: {STREAMS})"
-    flags.add_argument("--streams", type=int, default=STREAMS, metavar="N", help=side_by_side)
+    flags.add_argument("--streams", type=int, metavar="N", help=side_by_side)
+    flags.add_argument("--cache", action="store_true", help="mix in a neural cache: the tokens that followed similar states before")
+    flags.add_argument(
+        "--adapt", action="store_true", help="dynamic evaluation: a copy learns each segment after it was scored; one stream"
+    )
+    fitted = "score at the temperature that suits the text that the run held out best"
+    flags.add_argument("--fit-temperature", action="store_true", help=fitted)
+    windows = "score random windows of N tokens instead, each from a zero state, as nanoGPT does"
+    flags.add_argument("--windows", type=int, metavar="N", help=windows)
     add_json_flag(flags, "checkpoint", "method")
     add_neuron_flag(flags)
     add_backend_flag(flags)
     return flags
 
 
-def method(validation, text: str, streams: int, factors: str) -> str:
-    """A sentence that describes the measurement. text: its name, in a word or two; factors: dtype of the factors of products."""
+def check(args) -> None:
+    """Raises ConfigError for numbers out of range, and for flags that exclude each other."""
+    if args.max_tokens < 0:
+        raise ConfigError(f"--max-tokens: at least 0, not {args.max_tokens}")
+    for flag, number in (("--streams", args.streams), ("--windows", args.windows)):
+        if number is not None and number < 1:
+            raise ConfigError(f"{flag}: at least 1, not {number}")
+    given = [flag for flag in MEASUREMENTS if getattr(args, flag[2:].replace("-", "_"))]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)}: each is a measurement of its own; give one of them")
+    if args.streams and given and given[0] in ("--adapt", "--windows"):
+        raise ConfigError(f"--streams: {given[0]} does not split the text into streams; drop one of the flags")
+
+
+def method(validation, text: str, streams: int, factors: str, measurement: str = "") -> str:
+    """A sentence that describes the measurement. text: its name, in a word or two; factors: dtype of the factors of products; measurement:
+    how it differs from the plain one."""
     read = "one stream" if streams == 1 else f"{streams} streams side by side, each"
-    scored = f"all of the {text}" if validation.whole else f"the beginning of the {text}"
     lost = ", as many as a token of the file has on average, which has lost its words" if validation.estimated else ""
     return (
-        f"nats per token over {scored}, every token but the very first; {read} from a zero state, with the state carried to its end; "
-        f"bytes of the text in UTF-8{lost}; factors of products {factors}"
+        f"{measurement and measurement + '; '}nats per token over {scored(validation, text)}, every token but the very first; "
+        f"{read} from a zero state, with the state carried to its end; bytes of the text in UTF-8{lost}; factors of products {factors}"
     )
+
+
+def scored(validation, text: str) -> str:
+    """The scored part of a text, in words."""
+    return f"all of the {text}" if validation.whole else f"the beginning of the {text}"
 
 
 def perplexity(nats_per_word: float) -> float | None:
@@ -48,15 +76,9 @@ def perplexity(nats_per_word: float) -> float | None:
 @command("evaluate")
 def main(argv=None):
     args = parser().parse_args(argv)
-    if args.max_tokens < 0:
-        raise ConfigError(f"--max-tokens: at least 0, not {args.max_tokens}")
-    if args.streams < 1:
-        raise ConfigError(f"--streams: at least 1, not {args.streams}")
-    from .learning.evaluation import answer_questions, evaluate, streams_for, unknown_share, words_in
-    from .learning.trainer import QUESTIONS
+    check(args)
     from .show import find, load
-    from .system.waiting import Waiting
-    from .text.batches import open_corpus, text_to_score
+    from .text.batches import text_to_score
     from .ui.plain import item
 
     folder = find(args.run, args.out)
@@ -64,37 +86,102 @@ def main(argv=None):
     if args.data:
         validation = text_to_score(Text(data=args.data, field=args.text_field), model.tokenizer, args.max_tokens)
     else:
-        try:
-            validation = open_corpus(model.config, model.tokenizer).validation(args.max_tokens or None)
-        except MissingText as error:
-            raise DataError(f"{error}; restore the text of the run, or name another one with --data") from None
-    with Waiting("scoring", len(validation.tokens) - 1, "tokens") as waiting:
-        score = evaluate(model, validation, most_streams=args.streams, tell=waiting.show)
-    targets, tokenizer = validation.tokens[1:], model.tokenizer
-    words, streams = words_in(targets, tokenizer), streams_for(score.tokens, args.streams)
-    result = {
-        "checkpoint": str(folder),
-        "text": args.data or model.config.text.data or "built-in stories, held out",
-        "tokens": score.tokens,
-        "loss": score.loss,
-        "words": words,
-        "perplexity_per_word": perplexity(score.loss * (score.tokens / words) if words else math.inf),
-        **({} if tokenizer.unknown is None else {"unknown_words": unknown_share(targets, tokenizer)}),
-        "accuracy": score.accuracy,
-        "bits_per_byte": score.bits_per_byte,
-    }
-    if validation.questions:
-        right, chance = answer_questions(model, validation.questions[:QUESTIONS], streams=args.streams)
-        result |= {"entropy_floor_bits_per_byte": score.floor_bits_per_byte, "question_accuracy": right, "chance_accuracy": chance}
+        validation = held_out(model, args)
     text = "text" if args.data else "held-out text"
     factors = model.backend.product_dtype + (f", weights of {model.quantization['bits']} bits" if model.quantization else "")
-    result |= {"streams": streams, "method": method(validation, text, streams, factors)}
+    result = {"checkpoint": str(folder), "text": args.data or model.config.text.data or "built-in stories, held out"}
+    how = (model, validation, args, text, factors)
+    result |= windows(*how) if args.windows else whole_text(*how)
     if args.json != STDOUT:
         for name, value in result.items():
             label, shown = item(name, value)
             print(f"{label:28} {shown}")
     tell_json(args.json, result)
     return 0
+
+
+def held_out(model, args):
+    """The text that the run of a model held out; its first --max-tokens targets, if it is the text to score. Raises DataError if it is not
+    there."""
+    from .text.batches import open_corpus
+
+    try:
+        return open_corpus(model.config, model.tokenizer).validation(None if args.data else args.max_tokens or None)
+    except MissingText as error:
+        other = "leave out --fit-temperature" if args.data else "name another one with --data"
+        raise DataError(f"{error}; restore the text of the run, or {other}") from None
+
+
+def measurement_of(model, validation, args, most: int) -> tuple:
+    """(name, how it differs from the plain one, scorer for `evaluate`, further results) of the measurement that the flags choose."""
+    from .learning import dynamic_evaluation, neural_cache, temperature
+    from .learning.evaluation import Plain, evaluate
+    from .system.waiting import Waiting
+
+    if args.cache:
+        return "neural cache", neural_cache.describe(), neural_cache.NeuralCache, {}
+    if args.adapt:
+        return "dynamic evaluation", dynamic_evaluation.describe(model), dynamic_evaluation.DynamicEvaluation, {}
+    if not args.fit_temperature:
+        return "plain", "", Plain, {}
+    with Waiting("fitting the temperature", unit="tokens") as waiting:
+        fitted = temperature.fit(model, held_out(model, args) if args.data else validation, most, waiting.show)
+        plain = evaluate(model, validation, most_streams=most, tell=waiting.show)
+    where = "the text that the run held out" if args.data else "this text itself"
+    how = f"logits divided by {fitted:.4f}, a temperature fitted on {where}"
+    return "fitted temperature", how, temperature.tempered(fitted), {"temperature": fitted, "plain_loss": plain.loss}
+
+
+def whole_text(model, validation, args, text: str, factors: str) -> dict:
+    """The results for a text that is read from its beginning to its end, plain or with a flag of MEASUREMENTS but --windows."""
+    from .learning.evaluation import answer_questions, evaluate, streams_for, unknown_share, words_in
+    from .learning.trainer import QUESTIONS
+    from .system.waiting import Waiting
+
+    targets, tokenizer = validation.tokens[1:], model.tokenizer
+    most = 1 if args.adapt else args.streams or STREAMS
+    name, how, scorer, beside = measurement_of(model, validation, args, most)
+    with Waiting("scoring", len(targets), "tokens") as waiting:
+        score = evaluate(model, validation, most_streams=most, tell=waiting.show, scorer=scorer)
+    words, streams = words_in(targets, tokenizer), streams_for(score.tokens, most)
+    result = {
+        "measurement": name,
+        "tokens": score.tokens,
+        "loss": score.loss,
+        **beside,
+        "words": words,
+        "perplexity_per_word": perplexity(score.loss * (score.tokens / words) if words else math.inf),
+        **({} if tokenizer.unknown is None else {"unknown_words": unknown_share(targets, tokenizer)}),
+        **({} if args.cache else {"accuracy": score.accuracy}),  # that of the mixture is not computed
+        "bits_per_byte": score.bits_per_byte,
+    }
+    if validation.questions and name == "plain":
+        right, chance = answer_questions(model, validation.questions[:QUESTIONS], streams=most)
+        result |= {"entropy_floor_bits_per_byte": score.floor_bits_per_byte, "question_accuracy": right, "chance_accuracy": chance}
+    return result | {"streams": streams, "method": method(validation, text, streams, factors, how)}
+
+
+def windows(model, validation, args, text: str, factors: str) -> dict:
+    """The results for random windows of `args.windows` tokens."""
+    from .learning.windows import SEED, evaluate_windows
+    from .system.waiting import Waiting
+
+    with Waiting("scoring", unit="windows") as waiting:
+        score = evaluate_windows(model, validation, args.windows, waiting.show)
+    drawn = f"{score.windows:,} random windows of {args.windows:,} tokens (seed {SEED})"
+    how = (
+        f"nats per token, mean over {drawn} of {scored(validation, text)}, "
+        f"each from a zero state, with all of its targets; standard error of the mean {score.spread:.4f}; factors of products {factors}"
+    )
+    return {
+        "measurement": "windows",
+        "window": args.windows,
+        "windows": score.windows,
+        "loss": score.loss,
+        "standard_error": score.spread,
+        "accuracy": score.accuracy,
+        "method": how,
+    }
 
 
 if __name__ == "__main__":

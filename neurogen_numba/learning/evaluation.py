@@ -37,34 +37,49 @@ def streams_for(tokens: int, most: int) -> int:
     return min(most, max(1, tokens // SHORTEST))
 
 
+class Plain:
+    """Scores segments of `streams` texts side by side, with the state carried from segment to segment."""
+
+    def __init__(self, model, streams: int, tokens: int | None = None):
+        """tokens: of a segment, at most; a chunk if None."""
+        self.model, self.act = model, model.activity(tokens or model.config.brain.chunk, streams)
+        self.tokens = self.act.tokens
+
+    def score(self, inputs, targets):
+        """(nats [T, B], hits [T, B]) of time-major inputs and targets [T, B] int32, the next segment; 0 for a target below 0."""
+        return self.model.score(self.act, inputs, targets)
+
+
 def evaluate(
     model,
     validation: Validation,
     stopping: Callable[[], bool] = lambda: False,
     most_streams: int | None = None,
     tell: Callable[[int], None] = lambda done: None,
+    scorer=Plain,
 ) -> Score | None:
     """Score held-out tokens. Every token but the first is a target, and the mean is over all of them. None if `stopping()` became true.
 
     The text is cut into `streams_for` pieces, read in parallel, each from a zero state with the state carried to its end.
-    most_streams: `streams_of` training, if None. tell: called at intervals with the number of targets scored.
+    most_streams: `streams_of` training, if None. tell: called at intervals with the number of targets scored. scorer: `Plain`, or a class
+    with the same methods (neural_cache.py, dynamic_evaluation.py, temperature.py).
     """
     ids, n = validation.tokens, len(validation.tokens) - 1
     streams = streams_for(n, most_streams or streams_of(model.config.training))
     length = -(-n // streams)
     starts = np.arange(streams) * length
-    act = model.activity(model.config.brain.chunk, streams)
+    reader = scorer(model, streams)
     nats = hits = 0.0
-    for first in range(0, length, act.tokens):
+    for first in range(0, length, reader.tokens):
         if stopping():
             return None
-        index = starts + np.arange(first, min(first + act.tokens, length))[:, None]  # [T, B]
+        index = starts + np.arange(first, min(first + reader.tokens, length))[:, None]  # [T, B]
         inputs = ids[np.minimum(index, n)].astype(np.int32)
         targets = np.where(index < n, ids[np.minimum(index + 1, n)], -1).astype(np.int32)
-        losses, right = model.score(act, inputs, targets)
+        losses, right = reader.score(inputs, targets)
         nats += losses.sum(dtype=np.float64)
         hits += right.sum()
-        tell(min(n, (first + act.tokens) * streams))
+        tell(min(n, (first + reader.tokens) * streams))
     floor = None if validation.floor_bits is None else validation.floor_bits / validation.bytes
     return Score(float(nats / n), float(hits / n), float(nats / math.log(2) / validation.bytes), floor, n)
 

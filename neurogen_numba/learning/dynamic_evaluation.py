@@ -1,0 +1,44 @@
+"""Dynamic evaluation: a model that learns each segment of the text after the segment has been scored.
+
+Krause et al. 2018, "Dynamic evaluation of neural sequence models". The paper's update is RMSProp, with a decay towards the trained weights;
+here it is the trainer's own (`NeuroGenModel.update`): one update on `training.segment` tokens, at the rate of learning online, with the
+gradient clipped to the norm `training.clip`, the optimiser's moments from training, and no dropout. docs/decisions.md has the measurements.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+from ..errors import TrainingError
+from .evaluation import Plain
+from .online import RATE
+
+DROPOUT = "dropout", "axon_dropout", "weight_drop", "word_dropout"  # fields of training, which are 0 here
+
+
+class DynamicEvaluation(Plain):
+    """Scores as `Plain`, and then learns what it has scored. The model that learns is a copy.
+
+    With several streams, a stream would learn from text that follows it; so there should be one. Raises ConfigError for a quantised model.
+    """
+
+    def __init__(self, model, streams: int):
+        model.check_learns()
+        learner = copy.copy(model)
+        learner.config = model.config.replace(training=dict.fromkeys(DROPOUT, 0.0))
+        super().__init__(learner, streams, model.config.training.segment)
+        self._learning = self.model.activity(self.tokens, streams, learning=True)
+
+    def score(self, inputs, targets):
+        """As `Plain.score`; losses are those before the update. Raises TrainingError if loss or gradient norm are not finite."""
+        losses, hits = super().score(inputs, targets)
+        loss, _, norm = self.model.update(self._learning, inputs, targets, RATE)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise TrainingError(f"the model cannot learn this text: its loss is {loss}, its gradient {norm}; evaluate without --adapt")
+        return losses, hits
+
+
+def describe(model) -> str:
+    """The measurement, in words."""
+    return f"dynamic evaluation, an update at rate {RATE:g} on every {model.config.training.segment:,} tokens after they were scored"
