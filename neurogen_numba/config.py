@@ -29,6 +29,7 @@ LEARNING_SIGNALS = ("symmetric", "random")  # brain/learning_signal.py
 REWIRE = ("rigl", "set", "deep_r")  # learning/rewiring.py
 ACTIVATION_MEMORY = ("full", "half", "recompute")
 OPTIMIZERS = ("adamw", "muon", "adamw8bit", "adafactor")
+DROPOUTS = ("dropout", "axon_dropout", "weight_drop", "word_dropout")  # rates of a training, kernels/dropout.py
 ROW_WISE = ("adamw8bit", "adafactor")  # of these, those that update the decoder row by row (optim/low_memory.py)
 BUNDLE_SIZES = (16, 32, 64)
 QUANTIZED_BITS = (8, 4)  # of a weight in a quantised model
@@ -174,6 +175,7 @@ class Training:
     rewire_interval: int = 0  # updates between two rewirings; 0: the wiring stays
     rewire: str = REWIRE[0]  # rigl, set, deep_r: what is removed, and what grows
     rewire_share: float = 0.5  # share of the bundles that the first rewiring removes; it falls to 0 at three quarters of the run
+    prune_keep: float = 1.0  # share of the bundles of synapses that is left from the middle of the run on; the others are removed in stages
     replay: int = 0  # updates between two replays of the most surprising segments; 0: none
     reset_prob: float = 0.02  # probability that a sequence is reset before a segment, because a conversation begins with a zero state
     distill: str = ""  # checkpoint of a larger model with the same tokenizer, whose predictions are learned too; empty: none
@@ -213,7 +215,7 @@ class Training:
             raise ConfigError(f"training.clip: a positive norm, not {self.clip}")
         if not 0 <= self.reset_prob <= 1:
             raise ConfigError(f"training.reset_prob: a share from 0 to 1, not {self.reset_prob}")
-        for name in ("dropout", "axon_dropout", "weight_drop", "word_dropout"):
+        for name in DROPOUTS:
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"training.{name}: at least 0 and below 1, not {getattr(self, name)}")
         if self.optimizer not in OPTIMIZERS:
@@ -227,6 +229,10 @@ class Training:
             raise ConfigError(f"training.rewire: unknown {self.rewire!r}; {did_you_mean(self.rewire, REWIRE)}")
         if not 0 < self.rewire_share <= 1:
             raise ConfigError(f"training.rewire_share: above 0 and at most 1, not {self.rewire_share}")
+        if not 0 < self.prune_keep <= 1:
+            raise ConfigError(f"training.prune_keep: a share above 0 and at most 1, not {self.prune_keep}")
+        if self.prune_keep < 1 and (self.rewire_interval or self.learning != "bptt"):
+            raise ConfigError("training.prune_keep: a pruned brain learns with bptt, and its wiring stays; set rewire_interval to 0")
         if self.activation_memory not in ACTIVATION_MEMORY:
             known = did_you_mean(self.activation_memory, ACTIVATION_MEMORY)
             raise ConfigError(f"training.activation_memory: unknown {self.activation_memory!r}; {known}")

@@ -44,7 +44,7 @@ def configure(args, old: Config, same: bool = False) -> Config:
     if "data" in text:
         text["data"] = absolute(text["data"])  # a resumed run may start in another folder
     config = dataclasses.replace(config, text=dataclasses.replace(old.text, **text))
-    config = config.replace(brain={"vocabulary": old.brain.vocabulary, "pruned": ""}, training={"distill": ""})
+    config = config.replace(brain={"vocabulary": old.brain.vocabulary, "pruned": ""}, training={"distill": "", "prune_keep": 1.0})
     if config.brain == old.brain and not same:
         asked = " ".join(filter(None, [args.preset and f"--preset {args.preset}", args.config and f"--config {args.config}"]))
         asked = " ".join([asked, *(f"--set {word}" for word in args.assignments if word.strip().startswith("brain."))]).strip()

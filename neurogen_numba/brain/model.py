@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import backends
 from ..backends.base import Backend
-from ..config import FLOAT32, NEURONS, Config, counted, size_of
+from ..config import DROPOUTS, FLOAT32, NEURONS, Config, counted, size_of
 from ..distributed.buckets import Buckets
 from ..distributed.communicator import SOLO, Solo
 from ..errors import CheckpointError, ConfigError
@@ -151,7 +151,7 @@ class NeuroGenModel:
             self.check_learns()
         if learning and self.config.brain.pruned and training.learning != "bptt":
             raise ConfigError(f"training.learning: a pruned brain learns with bptt, not with {training.learning}")
-        rates = ("dropout", "axon_dropout", "weight_drop", "word_dropout") if learning else ()
+        rates = DROPOUTS if learning else ()
         dropout = {name: getattr(training, name) for name in (*rates, "seed")}
         if learning and self.communicator.size > 1:
             share = self.communicator.columns(batch)

@@ -103,6 +103,8 @@ def assemble(communicator: Solo, make_model: Callable) -> Team:
         check_batch(training.batch, communicator.size)
         if training.distill and communicator.size > 1:
             raise ConfigError("training.distill: the larger model is read by one process; train in one, or without it")
+        if training.prune_keep < 1 and communicator.size > 1:
+            raise ConfigError("training.prune_keep: bundles are removed by one process; train in one, or keep all of them")
         model.join(communicator)
         act = model.activity(training.segment, training.batch, learning=True)
         rewiring = Rewiring(model) if training.rewire_interval else None

@@ -28,6 +28,7 @@ from ..system.waiting import doing
 from ..text.batches import open_corpus
 from ..text.prefetch import Prefetch
 from ..text.tokenizer import Tokenizer
+from . import pruning
 from .brain_snapshot import brain_snapshot
 from .distillation import Teacher, load_teacher
 from .evaluation import answer_questions, evaluate, streams_for, streams_of, unknown_share
@@ -135,7 +136,7 @@ class Trainer:
         except KeyError as missing:
             raise CheckpointError(f"{folder}: trainer.json lacks {missing.args[0]!r}; use another checkpoint") from None
         trainer.team.load_state(state)
-        if trainer.act.teacher:
+        if trainer.act.teacher and trainer.step:  # before the first step its state is zero
             trainer.act.teacher.load_state(state)
         trainer._notices = [*passed_over, f"resuming from step {trainer.step:,}"]
         if steps is not None:
@@ -210,6 +211,8 @@ class Trainer:
         first, updates = self.step, training.log_interval - self.step % training.log_interval  # until the first report
         show_updates = measuring.enter_context(doing("measuring the speed", min(updates, self.steps - self.step)))
         while self.step < self.steps:
+            if pruning.due(self.model, self.step, self.steps):
+                yield self._prune()
             rate = learning_rate(training, self.step, self.steps)
             segment = yield from self._segment(saver, watchdog)
             if segment is None:  # stopped while waiting
@@ -317,6 +320,19 @@ class Trainer:
             yield from saver.wait()
             yield self.save()
             raise DataError(f"{error}; a checkpoint is in {self.run}; continue with --resume") from None
+
+    def _prune(self):
+        """Train a model with fewer bundles from the next update on, with the same state of the neurons. Returns a notice."""
+        with doing("removing synapses"):
+            teacher, state, communicator = self.act.teacher, self.team.state()[0], self.team.communicator
+            self.act.recorded.clear()  # its steps refer to it: breaking the cycle frees its memory now, without the garbage collector
+            del self.team, self.act
+            model = pruning.prune(self.model, self.corpus.batches(self.batches.position()), self.step, self.steps)
+            self.team = assemble(communicator, lambda: model)
+            self.team.load_state(state)
+        self.model, self.config, self.act = model, model.config, self.team.act
+        self.act.teacher = teacher
+        return Notice(f"{sum(len(p.tile) for p in model.brain.projections):,} bundles of synapses are left")
 
     def _evaluate_and_save(self, saver, watchdog):
         """Do what is due after a step: evaluation, sample, brain snapshot, checkpoint."""

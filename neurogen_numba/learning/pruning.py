@@ -1,0 +1,46 @@
+"""Gradual pruning: bundles of synapses are removed in stages, with training between them (Zhu and Gupta 2017, "To prune, or not to prune:
+exploring the efficacy of pruning for model compression").
+
+Of all bundles, stage s = 1 ... STAGES leaves the share
+
+    keep + (1 - keep) (1 - s / STAGES)^3
+
+It comes before update (s - 1) LAST steps / STAGES, counted from 0, so the last stage comes in the middle of the run.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+
+from ..brain.connectome import arcs
+from ..brain.model import NeuroGenModel
+from ..brain.prune import gradients, pruned
+from ..config import Config
+from ..text.batches import Batches
+
+STAGES = 6
+LAST = 0.6  # share of the updates after which the wiring stays
+SEGMENTS = 30  # of the text that comes next, over which the scores are summed
+
+
+def bundles_at(config: Config, step: int, steps: int) -> int:
+    """The number of bundles that update `step` (from 0) of `steps` trains, at most."""
+    keep, stage = config.training.prune_keep, min(STAGES, math.ceil(STAGES * (step + 1) / (LAST * steps)))
+    whole = arcs(dataclasses.replace(config.brain, pruned=""))
+    left = round((keep + (1 - keep) * (1 - stage / STAGES) ** 3) * sum(arc.weight_shape[0] for arc in whole))
+    return max(len(whole), left)  # one of each projection
+
+
+def due(model: NeuroGenModel, step: int, steps: int) -> bool:
+    """Whether bundles are removed before update `step` (from 0) of `steps`."""
+    if model.config.training.prune_keep == 1:
+        return False
+    return bundles_at(model.config, step, steps) < sum(arc.weight_shape[0] for arc in model.brain.arcs)
+
+
+def prune(model: NeuroGenModel, batches: Batches, step: int, steps: int) -> NeuroGenModel:
+    """The model without the bundles that are removed before update `step` (from 0) of `steps`. batches: the text that comes next."""
+    score = gradients(copy.copy(model), (batches.next() for _ in range(SEGMENTS)))
+    return pruned(model, bundles_at(model.config, step, steps), score)
