@@ -184,11 +184,17 @@ def test_windows_are_scored_from_a_zero_state(model, ids, monkeypatch):
     monkeypatch.setattr(windows, "SEED", 5)
     length, stream = CHUNK + 1, ids[:, 0]
     score = evaluate_windows(model, Validation(stream, bytes=len(stream)), length)
-    starts = np.random.default_rng(5).integers(0, len(stream) - length, 2)  # nanoGPT's range: 0 ... tokens - length - 1
+    starts = np.random.default_rng(5).permutation(len(stream) - length)[:2]  # nanoGPT's range: 0 ... tokens - length - 1
     means = [plain(model, stream[start : start + length + 1])[0].mean() for start in starts]
     assert score.windows == len(set(starts)) == 2
     assert score.loss == pytest.approx(np.mean(means), rel=1e-5)
-    assert score.spread == pytest.approx(np.std(means, ddof=1) / math.sqrt(2), rel=1e-3)
+    assert score.spread == pytest.approx(np.std(means, ddof=1) / math.sqrt(2) * math.sqrt(1 - 2 / (len(stream) - length)), rel=1e-3)
+
+
+def test_a_short_text_is_scored_window_by_window_once():
+    """Four windows of two tokens, in one batch of 64."""
+    text = Validation(np.array([0, 1, 1, 0, 0, 1], np.int32), 5)
+    assert evaluate_windows(Stub(), text, 2) == windows.WindowScore(loss=0.5, spread=0.0, accuracy=0.5, windows=4)
 
 
 class Stub:
@@ -212,11 +218,11 @@ def test_windows_are_drawn_until_their_mean_is_known(monkeypatch):
     score = evaluate_windows(stub, text, 10)
     assert stub.longest == 10
     assert score.spread < windows.SPREAD and score.windows % windows.BATCH == 0
-    variance = 0.3 * 0.7 / 10
-    assert score.windows == pytest.approx(variance / windows.SPREAD**2, rel=0.1)
+    independent = 0.3 * 0.7 / 10 / windows.SPREAD**2
+    assert score.windows == pytest.approx(independent / (1 + independent / 4991), rel=0.1)  # of the text's 4,991
     assert score.loss == pytest.approx(text.tokens.mean(), abs=4 * windows.SPREAD) and score.accuracy == pytest.approx(1 - score.loss)
     assert evaluate_windows(Stub(), text, 10) == score  # the seed is fixed
-    assert evaluate_windows(Stub(), text, 5000).windows == windows.BATCH  # the whole text is the only window
+    assert evaluate_windows(Stub(), text, 5000).windows == 1  # the whole text is the only window
     with pytest.raises(DataError, match="--windows 5001: the text has 5,000 tokens"):
         evaluate_windows(Stub(), text, 5001)
 

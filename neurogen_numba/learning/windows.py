@@ -30,26 +30,29 @@ class WindowScore:
 def evaluate_windows(model, validation: Validation, length: int, tell: Callable[[int], None] = lambda done: None) -> WindowScore:
     """Score random windows of `length` targets, drawn with SEED, until the standard error of their mean loss is below SPREAD.
 
-    A window begins at any token that `length` targets follow, with the same probability; all of them are scored. tell: called at
-    intervals with the number of windows. Raises DataError if the text is shorter than a window.
+    A window begins at any token that `length` targets follow, with the same probability; all of them are scored. No window is drawn twice,
+    so the standard error has the factor sqrt(1 - drawn / windows of the text), and is 0 after the last one. tell: called at intervals with
+    the number of windows. Raises DataError if the text is shorter than a window.
     """
     ids, n = validation.tokens, len(validation.tokens) - 1
     if n < length:
         raise DataError(f"--windows {length}: the text has {n:,} tokens to score; take shorter windows, or a longer text")
-    rng, losses, hits = np.random.default_rng(SEED), [], 0
-    spread = math.inf
+    starts, losses, hits = np.random.default_rng(SEED).permutation(n - length + 1), [], 0
     reader = Plain(model, BATCH)
-    while spread >= SPREAD:
-        index = rng.integers(0, n - length, BATCH, endpoint=True) + np.arange(length + 1)[:, None]  # [T + 1, B]
-        window = ids[index].astype(np.int32)
+    for begin in range(0, len(starts), BATCH):
+        drawn = starts[begin : begin + BATCH]
+        window = ids[np.resize(drawn, BATCH) + np.arange(length + 1)[:, None]].astype(np.int32)  # [T + 1, B]; the last batch repeats some
         reader.act.reset()
         nats = np.zeros(BATCH)
         for first in range(0, length, reader.tokens):
             last = min(first + reader.tokens, length)
             in_segment, right = reader.score(window[first:last], window[first + 1 : last + 1])
             nats += in_segment.sum(0, dtype=np.float64)
-            hits += int(right.sum())
-        losses.extend(nats / length)
-        spread = float(np.std(losses, ddof=1) / math.sqrt(len(losses)))
+            hits += int(right[:, : len(drawn)].sum())
+        losses.extend(nats[: len(drawn)] / length)
         tell(len(losses))
+        left = 1 - len(losses) / len(starts)
+        spread = float(np.std(losses, ddof=1) * math.sqrt(left / len(losses))) if left else 0.0
+        if not spread >= SPREAD:  # NaN, too
+            break
     return WindowScore(float(np.mean(losses)), spread, hits / (len(losses) * length), len(losses))
