@@ -10,8 +10,8 @@ import neurogen_numba as ng
 import tiny
 from neurogen_numba import presets
 from neurogen_numba.brain.model import NeuroGenModel
-from neurogen_numba.errors import ConfigError
-from neurogen_numba.learning.distillation import SHARE, Teacher
+from neurogen_numba.errors import CheckpointError, ConfigError
+from neurogen_numba.learning.distillation import SHARE, Teacher, load_teacher
 from neurogen_numba.learning.report import StepReport
 from neurogen_numba.learning.trainer import Trainer
 from neurogen_numba.storage import checkpoint
@@ -109,6 +109,12 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(trained):
     shutil.rmtree(trained / "runs/killed/checkpoints")
     trainer = Trainer.resume(trained / "runs/killed", 2, "cpu")
     assert [report.step for report in trainer.reports() if isinstance(report, StepReport)] == [1, 2]
+
+
+def test_a_larger_model_that_is_gone_is_named_as_such(tmp_path):
+    """As when a run is resumed after the larger model was removed."""
+    with pytest.raises(CheckpointError, match="^training.distill, the larger model that is learned from: .*gone"):
+        load_teacher(tiny.config(brain={"vocabulary": 20}, distill=str(tmp_path / "gone")), "cpu")
 
 
 def test_bad_requests_cost_a_sentence(trained, capsys):

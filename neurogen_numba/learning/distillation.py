@@ -9,7 +9,7 @@ import numpy as np
 
 from ..brain.model import NeuroGenModel
 from ..config import ROW_WISE
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 
 SHARE = np.float32(0.5)  # of the teacher's predictions in the targets; the rest is the token of the text
 PREFIX = "teacher."  # of its state in a checkpoint
@@ -18,7 +18,10 @@ PREFIX = "teacher."  # of its state in a checkpoint
 def load_teacher(config, backend) -> NeuroGenModel:
     """The model that `training.distill` names. Raises ConfigError if it has no tokenizer or another one than the configuration asks for,
     or if learning or optimiser do not have the whole gradient of the logits of a segment; CheckpointError if it cannot be read."""
-    model, text = NeuroGenModel.load(Path(config.training.distill), backend=backend), config.text
+    try:
+        model, text = NeuroGenModel.load(Path(config.training.distill), backend=backend), config.text
+    except CheckpointError as error:
+        raise CheckpointError(f"training.distill, the larger model that is learned from: {error}") from None
     if config.training.optimizer in ROW_WISE:
         raise ConfigError(
             f"training.distill: {config.training.optimizer} updates the decoder without its logits' whole gradient; use adamw or muon"
