@@ -10,11 +10,10 @@ from __future__ import annotations
 import copy
 import math
 
+from ..config import DROPOUTS
 from ..errors import TrainingError
 from .evaluation import Plain
 from .online import RATE
-
-DROPOUT = "dropout", "axon_dropout", "weight_drop", "word_dropout"  # fields of training, which are 0 here
 
 
 class DynamicEvaluation(Plain):
@@ -26,7 +25,7 @@ class DynamicEvaluation(Plain):
     def __init__(self, model, streams: int):
         model.check_learns()
         learner = copy.copy(model)
-        learner.config = model.config.replace(training=dict.fromkeys(DROPOUT, 0.0))
+        learner.config = model.config.replace(training=dict.fromkeys(DROPOUTS, 0.0))
         super().__init__(learner, streams, model.config.training.segment)
         self._learning = self.model.activity(self.tokens, streams, learning=True)
 

@@ -21,7 +21,7 @@ from ..config import Config
 from ..text.batches import Batches
 
 STAGES = 6
-LAST = 0.6  # share of the updates after which the wiring stays
+LAST = 0.6  # share of the updates that the stages divide; the last one comes at the beginning of its part
 SEGMENTS = 30  # of the text that comes next, over which the scores are summed
 
 
