@@ -96,6 +96,10 @@ def main():
     torch.set_float32_matmul_precision("high")
     device, draw = "cuda" if torch.cuda.is_available() else "cpu", np.random.default_rng(args.seed)
     text, rest = np.fromfile(args.train, np.uint16), np.fromfile(args.held_out, np.uint16)
+    if min(len(text), len(rest)) <= args.window or args.steps < 1:
+        flags.error(
+            f"at least one update is needed, and more than {args.window} tokens of each text; they have {len(text)} and {len(rest)}"
+        )
     model = Transformer(args.vocabulary, args.window, args.width, args.layers, args.heads, args.dropout).to(device)
     matrices = [p for p in model.parameters() if p.dim() == 2]
     others = [p for p in model.parameters() if p.dim() != 2]
