@@ -234,6 +234,8 @@ def test_a_pruned_run_is_trained_and_used_like_any_other(trained, capsys, monkey
     monkeypatch.setattr("builtins.input", lambda *_: (_ for _ in ()).throw(EOFError))
     assert chat([name, "--plain"]) == 0
     assert migrate([name, f"runs/{name}-larger", "--set", "brain.pfc.neurons=64"]) == 0
+    larger = checkpoint.latest(trained / f"runs/{name}-larger")
+    assert NeuroGenModel.load(larger, backend="cpu").config.training.prune_keep == 1  # or its training would prune it again
 
 
 def test_half_of_the_updates_follow_with_a_teacher_and_resume_bit_for_bit(trained, capsys):
@@ -251,7 +253,10 @@ def test_half_of_the_updates_follow_with_a_teacher_and_resume_bit_for_bit(traine
         assert_equal_runs(trained / "runs/half", again)
     trainer = Trainer.resume(again, backend="cpu", folder=trained / "runs/half/checkpoints/step-00000008")
     before, teacher, trainer.step = trainer.act.state(), trainer.act.teacher, 9  # the last stage
+    read, batches = [], trainer.corpus.batches
+    trainer.corpus.batches = lambda position=None: read.append(position) or batches(position)
     assert "31 bundles" in trainer._prune().text
+    assert read == [trainer.batches.position()]  # scores are of the text that comes next
     assert trainer.act.teacher is teacher and trainer.team.model is trainer.model and trainer.config is trainer.model.config
     for name, array in trainer.act.state().items():
         np.testing.assert_array_equal(array, before[name])
