@@ -171,6 +171,7 @@ class Training:
     axon_dropout: float = 0.0  # share of axon values that is dropped
     weight_drop: float = 0.0  # fraction of the synapses dropped for a segment
     word_dropout: float = 0.0  # fraction of the vocabulary whose embeddings are dropped for a segment
+    dropout_end: float = 1.0  # share of the updates after which nothing is dropped
     average: int = 0  # updates over which the weights are averaged, for evaluation and use; 0: no average
     rewire_interval: int = 0  # updates between two rewirings; 0: the wiring stays
     rewire: str = REWIRE[0]  # rigl, set, deep_r: what is removed, and what grows
@@ -229,6 +230,8 @@ class Training:
             raise ConfigError(f"training.rewire: unknown {self.rewire!r}; {did_you_mean(self.rewire, REWIRE)}")
         if not 0 < self.rewire_share <= 1:
             raise ConfigError(f"training.rewire_share: above 0 and at most 1, not {self.rewire_share}")
+        if not 0 <= self.dropout_end <= 1:
+            raise ConfigError(f"training.dropout_end: a share from 0 to 1, not {self.dropout_end}")
         if not 0 < self.prune_keep <= 1:
             raise ConfigError(f"training.prune_keep: a share above 0 and at most 1, not {self.prune_keep}")
         if self.prune_keep < 1 and (self.rewire_interval or self.learning != "bptt"):

@@ -60,7 +60,7 @@ def _prune(args, model, folder, run):
 
     corpus = open_corpus(model.config, model.tokenizer)
     validation = corpus.validation(model.config.training.final_eval_tokens or None)
-    steps = round(SHARE * model.optimizer.steps) if args.steps is None else args.steps
+    steps = max(1, round(SHARE * model.optimizer.steps)) if args.steps is None else args.steps
     start = restarted(model, further_training(model, folder, args.keep, max(1, steps)))
     models = {"before": model}
     if not steps:

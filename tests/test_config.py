@@ -126,7 +126,7 @@ def test_a_bundle_has_one_of_three_sizes(name):
 def test_every_number_is_checked():
     """Without a check, a wrong number would only show where it is used, if at all."""
     elsewhere = {"bundle", "memory_bundle", "clip", "dropout", "axon_dropout", "reset_prob", "validation"}  # the tests below
-    elsewhere |= {"weight_drop", "word_dropout", "surrogate_width"}  # test_regularisation, test_neurons
+    elsewhere |= {"weight_drop", "word_dropout", "dropout_end", "surrogate_width"}  # test_regularisation, test_neurons
     elsewhere |= {"rewire_share", "prune_keep"}  # test_rewiring, test_prune
     numbers = {field.name for section in (Brain, Training, Text) for field in dataclasses.fields(section) if field.type in ("int", "float")}
     assert numbers == {name for _, name, _, _ in LOWEST} | elsewhere

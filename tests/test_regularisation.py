@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from neurogen_numba.brain.model import NeuroGenModel
-from neurogen_numba.config import Config, Text, Training
+from neurogen_numba.config import DROPOUTS, Config, Text, Training
+from neurogen_numba.distributed.communicator import SOLO
+from neurogen_numba.distributed.team import assemble
 from neurogen_numba.errors import ConfigError
 from neurogen_numba.kernels import rng
 from neurogen_numba.planning.budget import Card, plan
@@ -59,6 +61,19 @@ def test_dropped_synapses_take_no_part_in_a_segment(made):
     for name in others:
         if not any(name == f"{arc.name}.weight" for arc in thinned.brain.arcs):
             np.testing.assert_allclose(others[name], same[name], rtol=1e-4, atol=1e-7, err_msg=name)
+
+
+def test_nothing_is_dropped_in_the_last_part_of_a_run(made):
+    rates, ids = dict.fromkeys(DROPOUTS, 0.4), text(2, 13).T
+    found = {}
+    for name, training in {"whole": {}, "dropped": rates, "ended": rates | {"dropout_end": 0.5}}.items():
+        team = assemble(SOLO, lambda training=training: made(batch=2, **training))
+        found[name] = []
+        for step in range(1, 7):  # on a GPU, an update is replayed from its third time on
+            team.act.reset()
+            found[name].append(team.update(ids[:-1], ids[1:], 0.0, None, step, 6)[::2])
+    assert found["ended"] == found["dropped"][:3] + found["whole"][3:]
+    assert len(set(found["dropped"])) == 6 and len(set(found["whole"])) == 1
 
 
 def test_without_learning_all_synapses_are_used(made):

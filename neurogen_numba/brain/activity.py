@@ -27,6 +27,7 @@ class Dropout:
     them on one.
     """
 
+    drops = True  # while it is False, the rates are 0
     AXONS = tuple(f"{name}.axon" for name in MODULES)
     SEGMENT = "synapses", "words"  # sites with one mask for a segment
     SITES = ("embedding", "decoder", *AXONS, *SEGMENT)
@@ -63,7 +64,7 @@ class Dropout:
         """(rate, key [1] uint64, offset) of the mask from token `first` on, for `size` numbers per column, as dropout kernels take them."""
         index = self.SITES.index(site)
         offset = mask_offset((first * self.among + self.first) * size, self.batch * size, (self.among - self.batch) * size)
-        return self.rates[site], self.keys[index : index + 1], offset
+        return self.rates[site] if self.drops else np.float32(0), self.keys[index : index + 1], offset
 
 
 class Activity:
@@ -154,6 +155,12 @@ class Activity:
         self.learning_signal = SIGNALS[signal](self) if learning else None
         with backend.part("exploration"):
             self.exploration = Exploration(self) if explores else None
+
+    def drop(self, drops: bool):
+        """Whether values are dropped from now on."""
+        if drops != self.dropout.drops:
+            self.dropout.drops = drops
+            self.recorded.clear()  # which have the rates from before
 
     def buffer_slice(self, first, last):
         """The slice of tokens first ... last - 1, those of a chunk, in arrays that hold `buffered_tokens` tokens."""

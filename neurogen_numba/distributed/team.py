@@ -65,6 +65,7 @@ class Team:
             nonlocal grown
             grown = self.rewiring(act, step, steps)
 
+        self.act.drop(step <= self.model.config.training.dropout_end * steps)
         with self.communicator.working(f"update {self.model.optimizer.steps + 1}"):
             figures = self.model.update(self.act, inputs, targets, rate, reset, rewired if rewire else None)
             if self.replay and step and np.isfinite(figures).all():

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 
 from ..brain.connectome import arcs
 from ..brain.model import NeuroGenModel
 from ..brain.prune import gradients, pruned
-from ..config import Config
+from ..config import Brain, Config
 from ..text.batches import Batches
 
 STAGES = 6
@@ -28,9 +29,15 @@ SEGMENTS = 30  # of the text that comes next, over which the scores are summed
 def bundles_at(config: Config, step: int, steps: int) -> int:
     """The number of bundles that update `step` (from 0) of `steps` trains, at most."""
     keep, stage = config.training.prune_keep, min(STAGES, math.ceil(STAGES * (step + 1) / (LAST * steps)))
-    whole = arcs(dataclasses.replace(config.brain, pruned=""))
-    left = round((keep + (1 - keep) * (1 - stage / STAGES) ** 3) * sum(arc.weight_shape[0] for arc in whole))
-    return max(len(whole), left)  # one of each projection
+    projections, whole = _whole(config.brain)
+    return max(projections, round((keep + (1 - keep) * (1 - stage / STAGES) ** 3) * whole))  # one of each projection
+
+
+@functools.cache
+def _whole(brain: Brain) -> tuple[int, int]:
+    """(projections, bundles) of a brain before it was pruned."""
+    whole = arcs(dataclasses.replace(brain, pruned=""))
+    return len(whole), sum(arc.weight_shape[0] for arc in whole)
 
 
 def due(model: NeuroGenModel, step: int, steps: int) -> bool:

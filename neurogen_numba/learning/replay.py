@@ -39,5 +39,6 @@ class Replay:
         self.surprise = found[chosen]
         if step % self.interval == 0:
             self._act.reset()
+            self._act.drop(act.dropout.drops)
             self.model.update(self._act, self.inputs, self.targets, rate)
             self.targets[...], self.surprise[...] = -1, -1
