@@ -22,6 +22,7 @@ from .generation import Sampling, Session, stream
 if TYPE_CHECKING:
     from ..learning.online import Lesson
 
+SPEAKERS = "You: Neo:"  # of the built-in stories, as `text.speakers` names those of another text
 STOPS = {  # end of a reply, unless an end of text comes first -> the string before which it ends
     "turn": "\n",
     "paragraph": "\n\n",
@@ -83,7 +84,7 @@ class Conversation:
         self.model, self.folder, self.settings = model, Path(folder), settings
         self.session = Session(model, settings.sampling)
         text = model.config.text
-        self.speakers = (text.speakers if text.data else stories.SPEAKERS).split()
+        self.speakers = (text.speakers if text.data else SPEAKERS).split()
         try:
             model.tokenizer.encode("\n")
             self._line_end = "\n"

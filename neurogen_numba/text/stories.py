@@ -30,7 +30,6 @@ from dataclasses import dataclass
 from ..errors import ConfigError, NeuroGenError
 
 SPLITS = ("train", "held-out")
-SPEAKERS = "You: Neo:"  # how lines of a person and replies begin
 
 # A word belongs to one list only, so it identifies the choice. Words that may follow "a" begin with a consonant.
 NAMES = tuple("Tom Anna Ben Lucy Sam Mia Max Emma Leo Nora Finn Rosa Jack Lily Hugo Ivy".split())
