@@ -67,10 +67,11 @@ PRESETS = {
         preset="shakespeare-cpu",
         brain=dataclasses.replace(SMALL, delays=1),
         training=Training(
-            steps=6000,
+            steps=8000,
             batch=16,
             segment=64,
             dropout=0.1,
+            dropout_end=0.75,
             average=500,
             rewire_interval=300,
             final_rate=0.4,
