@@ -43,6 +43,16 @@ SMALL = Brain(  # of shakespeare-cpu and tasks
     memory_context=4,
 )
 
+MEDIUM = Brain(  # of shakespeare and dialogues
+    thalamus=Module(512),
+    wernicke=Module(2048),
+    hippocampus=Module(1024),
+    pfc=Module(2048, outputs=256),
+    basal_ganglia=Module(512),
+    broca=Module(2048),
+    fan_in=192,
+)
+
 PRESETS = {
     "nano": Config(  # the built-in stories, on two CPU cores, in minutes
         preset="nano",
@@ -81,16 +91,7 @@ PRESETS = {
     ).with_neuron("adlif"),
     "shakespeare": Config(  # the same text, on a GPU
         preset="shakespeare",
-        brain=Brain(
-            thalamus=Module(512),
-            wernicke=Module(2048),
-            hippocampus=Module(1024),
-            pfc=Module(2048, outputs=256),
-            basal_ganglia=Module(512),
-            broca=Module(2048),
-            fan_in=192,
-            memory_context=4,
-        ),
+        brain=dataclasses.replace(MEDIUM, memory_context=4),
         training=Training(
             steps=8000,
             batch=64,
@@ -146,16 +147,7 @@ PRESETS = {
     ).with_neuron("adlif"),
     "dialogues": Config(  # lines of two speakers, to chat with; on a GPU
         preset="dialogues",
-        brain=Brain(
-            thalamus=Module(512),
-            wernicke=Module(2048),
-            hippocampus=Module(1024),
-            pfc=Module(2048, outputs=256),
-            basal_ganglia=Module(512),
-            broca=Module(2048),
-            fan_in=192,
-            delays=1,
-        ),
+        brain=dataclasses.replace(MEDIUM, delays=1),
         training=Training(
             steps=4000,
             batch=128,

@@ -64,7 +64,7 @@ def _prune(args, model, folder, run):
     start = restarted(model, further_training(model, folder, args.keep, max(1, steps)))
     models = {"before": model}
     if not steps:
-        start = models["pruned"] = pruning.prune(start, corpus.batches(), 0, 1)
+        start = models["pruned"] = pruning.prune(start, pruning.coming(corpus.batches()), 0, 1)
     with Signals() as signals, run_folder.lock(run):
         begin_run(start, run)
         if steps:

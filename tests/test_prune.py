@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from neurogen_numba.brain.quantize import quantized
 from neurogen_numba.chat import main as chat
 from neurogen_numba.distributed.communicator import Solo
 from neurogen_numba.distributed.team import assemble
-from neurogen_numba.errors import CheckpointError, ConfigError
+from neurogen_numba.errors import CheckpointError, ConfigError, DataError
 from neurogen_numba.evaluate import main as evaluate
 from neurogen_numba.generate import main as generate
 from neurogen_numba.learning.first_checkpoint import new_run
@@ -227,7 +228,7 @@ def test_a_pruned_run_is_trained_and_used_like_any_other(trained, capsys, monkey
     whole = sum(arc.weight_shape[0] for arc in NeuroGenModel.load(checkpoint.latest(trained / "runs/tiny-1"), backend="cpu").brain.arcs)
     assert sum(len(p.weight) for p in model.brain.projections) == round(0.7 * whole) and f"of {whole} bundles" in shown
     losses = [float(word) for word in next(line for line in shown.splitlines() if line.startswith("held-out")).split()[3:5]]
-    assert losses[1] < losses[0] + 0.5
+    assert losses[1] < losses[0]
     assert json.loads((trained / f"runs/{name}/summary.json").read_text())["steps"] == 20
     assert train(["--resume", name, "--steps", "25"]) == 0
     assert evaluate([name]) == generate([name, "--length", "5"]) == quantize([name]) == 0
@@ -255,11 +256,22 @@ def test_half_of_the_updates_follow_with_a_teacher_and_resume_bit_for_bit(traine
     before, teacher, trainer.step = trainer.act.state(), trainer.act.teacher, 9  # the last stage
     read, batches = [], trainer.corpus.batches
     trainer.corpus.batches = lambda position=None: read.append(position) or batches(position)
-    assert "31 bundles" in trainer._prune().text
+    (notice,) = trainer._prune(None)
+    assert "31 bundles" in notice.text
     assert read == [trainer.batches.position()]  # scores are of the text that comes next
     assert trainer.act.teacher is teacher and trainer.team.model is trainer.model and trainer.config is trainer.model.config
     for name, array in trainer.act.state().items():
         np.testing.assert_array_equal(array, before[name])
+
+
+def test_a_text_that_fails_before_a_stage_loses_no_update(trained):
+    shutil.copytree(trained / "runs/tiny-1", trained / "runs/old")
+    assert prune(["old", "runs/fails", "--keep", "0.6", "--plain"]) == 0
+    trainer = Trainer.resume(trained / "runs/fails", backend="cpu", folder=trained / "runs/fails/checkpoints/step-00000008")
+    trainer.corpus.batches = lambda position: SimpleNamespace(next=lambda: (_ for _ in ()).throw(DataError("the text is gone")))
+    with pytest.raises(DataError, match="the text is gone; a checkpoint is in .*fails; continue with --resume"):
+        list(trainer.reports())
+    assert trainer.step == 9 and (trained / "runs/fails/checkpoints/step-00000009").is_dir()
 
 
 def test_without_updates_the_rest_is_as_it_was(trained, capsys):

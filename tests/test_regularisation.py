@@ -68,10 +68,13 @@ def test_nothing_is_dropped_in_the_last_part_of_a_run(made):
     found = {}
     for name, training in {"whole": {}, "dropped": rates, "ended": rates | {"dropout_end": 0.5}}.items():
         team = assemble(SOLO, lambda training=training: made(batch=2, **training))
-        found[name] = []
+        found[name], recordings = [], []
         for step in range(1, 7):  # on a GPU, an update is replayed from its third time on
             team.act.reset()
             found[name].append(team.update(ids[:-1], ids[1:], 0.0, None, step, 6)[::2])
+            recordings.append(list(team.act.recorded.values()))
+        kept = [before == after for before, after in zip(recordings, recordings[1:], strict=False)]
+        assert kept == [True, True, name != "ended", True, True], "only a change of the rates needs new recordings"
     assert found["ended"] == found["dropped"][:3] + found["whole"][3:]
     assert len(set(found["dropped"])) == 6 and len(set(found["whole"])) == 1
 

@@ -157,10 +157,10 @@ class Activity:
             self.exploration = Exploration(self) if explores else None
 
     def drop(self, drops: bool):
-        """Whether values are dropped from now on."""
+        """drops: whether values are dropped from now on. A change of it clears the recorded steps, which have the rates from before."""
         if drops != self.dropout.drops:
             self.dropout.drops = drops
-            self.recorded.clear()  # which have the rates from before
+            self.recorded.clear()
 
     def buffer_slice(self, first, last):
         """The slice of tokens first ... last - 1, those of a chunk, in arrays that hold `buffered_tokens` tokens."""

@@ -15,6 +15,8 @@ import dataclasses
 import functools
 import math
 
+import numpy as np
+
 from ..brain.connectome import arcs
 from ..brain.model import NeuroGenModel
 from ..brain.prune import gradients, pruned
@@ -47,7 +49,12 @@ def due(model: NeuroGenModel, step: int, steps: int) -> bool:
     return bundles_at(model.config, step, steps) < sum(arc.weight_shape[0] for arc in model.brain.arcs)
 
 
-def prune(model: NeuroGenModel, batches: Batches, step: int, steps: int) -> NeuroGenModel:
-    """The model without the bundles that are removed before update `step` (from 0) of `steps`. batches: the text that comes next."""
-    score = gradients(copy.copy(model), (batches.next() for _ in range(SEGMENTS)))
+def coming(batches: Batches) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The segments that bundles are scored on: (inputs, targets) [T, B] int32. Raises DataError if the text cannot be read."""
+    return [batches.next() for _ in range(SEGMENTS)]
+
+
+def prune(model: NeuroGenModel, segments: list[tuple[np.ndarray, np.ndarray]], step: int, steps: int) -> NeuroGenModel:
+    """The model without the bundles that are removed before update `step` (from 0) of `steps`. segments: from `coming`."""
+    score = gradients(copy.copy(model), segments)
     return pruned(model, bundles_at(model.config, step, steps), score)

@@ -212,7 +212,7 @@ class Trainer:
         show_updates = measuring.enter_context(doing("measuring the speed", min(updates, self.steps - self.step)))
         while self.step < self.steps:
             if pruning.due(self.model, self.step, self.steps):
-                yield self._prune()
+                yield from self._prune(saver)
             rate = learning_rate(training, self.step, self.steps)
             segment = yield from self._segment(saver, watchdog)
             if segment is None:  # stopped while waiting
@@ -317,22 +317,30 @@ class Trainer:
         except DataError as error:
             if self._stopping:  # a signal to all processes of the run has ended the encoders
                 return None
-            yield from saver.wait()
-            yield self.save()
-            raise DataError(f"{error}; a checkpoint is in {self.run}; continue with --resume") from None
+            yield from self._save_and_raise(saver, error)
 
-    def _prune(self):
-        """Train a model with fewer bundles from the next update on, with the same state of the neurons. Returns a notice."""
+    def _save_and_raise(self, saver, error: DataError):
+        """Save a checkpoint, and raise the error of a text that cannot be read."""
+        yield from saver.wait()
+        yield self.save()
+        raise DataError(f"{error}; a checkpoint is in {self.run}; continue with --resume") from None
+
+    def _prune(self, saver):
+        """Train a model with fewer bundles from the next update on, with the same state of the neurons. Yields a notice."""
+        try:
+            segments = pruning.coming(self.corpus.batches(self.batches.position()))
+        except DataError as error:
+            yield from self._save_and_raise(saver, error)
         with doing("removing synapses"):
             teacher, state, communicator = self.act.teacher, self.team.state()[0], self.team.communicator
             self.act.recorded.clear()  # its steps refer to it: breaking the cycle frees its memory now, without the garbage collector
             del self.team, self.act
-            model = pruning.prune(self.model, self.corpus.batches(self.batches.position()), self.step, self.steps)
+            model = pruning.prune(self.model, segments, self.step, self.steps)
             self.team = assemble(communicator, lambda: model)
             self.team.load_state(state)
         self.model, self.config, self.act = model, model.config, self.team.act
         self.act.teacher = teacher
-        return Notice(f"{sum(len(p.tile) for p in model.brain.projections):,} bundles of synapses are left")
+        yield Notice(f"{sum(len(p.tile) for p in model.brain.projections):,} bundles of synapses are left")
 
     def _evaluate_and_save(self, saver, watchdog):
         """Do what is due after a step: evaluation, sample, brain snapshot, checkpoint."""
