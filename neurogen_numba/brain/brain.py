@@ -276,7 +276,6 @@ class Brain:
         act.synapses.accumulate_weight_grad(act.length)
         if act.eligibility:
             act.eligibility.update(act.length)
-        known("synapses")
         for component in self.components:
             component.finish()
 

@@ -1,7 +1,7 @@
 """Buckets of gradients, each summed over all ranks as soon as it is complete, while the rest of the backward pass still runs.
 
 The backward pass completes them in this order: the decoder's, which is the largest; the embedding's, whose sum goes on beside the weight
-gradients of the synapses; the synapses'; and the rest, which is small.
+gradients of the synapses; and the rest, which is mostly these.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ class Buckets:
         self._spans = {
             "decoder": self._of([name for name in decoder if name not in late]),
             "embedding": self._of([parameter.name for parameter in brain.components[0].parameters()]) + self._of(late),
-            "synapses": self._of([f"{projection.arc.name}.weight" for projection in brain.projections]),
         }
 
     def _of(self, names):
@@ -33,7 +32,7 @@ class Buckets:
         return [(min(offset[name] for name in whole), max(ends))] if whole else []
 
     def sum(self, name: str) -> None:
-        """Begin to sum a bucket: decoder, embedding, synapses, or rest, what is in none of the three."""
+        """Begin to sum a bucket: decoder, embedding, or rest, what is in neither."""
         if self._communicator.size == 1:
             return
         for first, end in self._gaps() if name == "rest" else self._spans[name]:

@@ -75,7 +75,7 @@ def communication(config: Config, backend, ranks: int, shard: bool = False) -> C
         blocks = FLOAT * parameters.numbers(parameters.table["decoder.weight"])
     if "embedding.weight" in parameters.table and "embedding.weight" not in parameters.gradient:
         rows = FLOAT * min(training.segment * training.batch, config.brain.vocabulary) * config.brain.embedding
-    number = 6 + (_blocks(model, training, ranks) if blocks else 0)
+    number = 4 + (_blocks(model, training, ranks) if blocks else 0)
     values = FLOAT * model.optimizer.updated.size * (ranks - 1) / ranks if shard else 0
     batch = 2 * FLOAT * training.segment * training.batch
     return Communication(ranks, ring * begun, ring * (whole - begun + rows), ring * blocks, values, batch, number)
