@@ -94,10 +94,11 @@ PRESETS = {
         brain=dataclasses.replace(MEDIUM, memory_context=4),
         training=Training(
             steps=8000,
-            batch=64,
-            segment=128,
+            batch=32,
+            segment=256,
             dropout=0.35,
             axon_dropout=0.35,
+            dropout_end=0.95,
             weight_decay=0.3,
             average=500,
             rewire_interval=300,
