@@ -11,7 +11,7 @@ from .configure import add_neuron_flag, named_neurons
 from .errors import ConfigError, DataError, MissingText
 
 MAX_NATS = 700  # beyond it, exp overflows
-MEASUREMENTS = "--cache", "--adapt", "--fit-temperature", "--windows"  # beside the plain one
+MEASUREMENTS = "--cache", "--adapt", "--windows"  # beside the plain one
 
 
 def parser() -> Parser:
@@ -28,8 +28,8 @@ def parser() -> Parser:
     flags.add_argument(
         "--adapt", action="store_true", help="dynamic evaluation: a copy learns each segment after it was scored; one stream"
     )
-    fitted = "score at the temperature that suits the text that the run held out best"
-    flags.add_argument("--fit-temperature", action="store_true", help=fitted)
+    kept = "divide the logits by this (default: the temperature that the run fitted at its end)"
+    flags.add_argument("--temperature", type=float, metavar="X", help=kept)
     windows = "score random windows of N tokens instead, each from a zero state, as nanoGPT does"
     flags.add_argument("--windows", type=int, metavar="N", help=windows)
     add_json_flag(flags, "checkpoint", "method")
@@ -45,7 +45,9 @@ def check(args) -> None:
     for flag, number in (("--streams", args.streams), ("--windows", args.windows)):
         if number is not None and number < 1:
             raise ConfigError(f"{flag}: at least 1, not {number}")
-    given = [flag for flag in MEASUREMENTS if getattr(args, flag[2:].replace("-", "_"))]
+    if args.temperature is not None and not 0 < args.temperature < math.inf:
+        raise ConfigError(f"--temperature: a number above 0, not {args.temperature:g}")
+    given = [flag for flag in MEASUREMENTS if getattr(args, flag[2:])]
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(given)}: each is a measurement of its own; give one of them")
     if args.streams and given and given[0] in ("--adapt", "--windows"):
@@ -83,13 +85,18 @@ def main(argv=None):
 
     folder = find(args.run, args.out)
     model = load(folder, backend_of(args), named_neurons(args.assignments))
+    if args.temperature:
+        model.brain.decoder.set_temperature(args.temperature)
     if args.data:
         validation = text_to_score(Text(data=args.data, field=args.text_field), model.tokenizer, args.max_tokens)
     else:
         validation = held_out(model, args)
     text = "text" if args.data else "held-out text"
     factors = model.backend.product_dtype + (f", weights of {model.quantization['bits']} bits" if model.quantization else "")
+    if (temperature := model.brain.decoder.temperature) != 1:
+        factors += f"; logits divided by {temperature:.4f}"
     result = {"checkpoint": str(folder), "text": args.data or model.config.text.data or "built-in stories, held out"}
+    result["temperature"] = temperature
     how = (model, validation, args, text, factors)
     result |= windows(*how) if args.windows else whole_text(*how)
     if args.json != STDOUT:
@@ -101,35 +108,25 @@ def main(argv=None):
 
 
 def held_out(model, args):
-    """The text that the run of a model held out; its first --max-tokens targets, if it is the text to score. Raises DataError if it is not
-    there."""
+    """The first --max-tokens targets of the text that the run of a model held out. Raises DataError if it is not there."""
     from .text.batches import open_corpus
 
     try:
-        return open_corpus(model.config, model.tokenizer).validation(None if args.data else args.max_tokens or None)
+        return open_corpus(model.config, model.tokenizer).validation(args.max_tokens or None)
     except MissingText as error:
-        other = "leave out --fit-temperature" if args.data else "name another one with --data"
-        raise DataError(f"{error}; restore the text of the run, or {other}") from None
+        raise DataError(f"{error}; restore the text of the run, or name another one with --data") from None
 
 
-def measurement_of(model, validation, args, most: int) -> tuple:
-    """(name, how it differs from the plain one, scorer for `evaluate`, further results) of the measurement that the flags choose."""
-    from .learning import dynamic_evaluation, neural_cache, temperature
-    from .learning.evaluation import Plain, evaluate
-    from .system.waiting import Waiting
+def measurement_of(model, args) -> tuple:
+    """(name, how it differs from the plain one, scorer for `evaluate`) of the measurement that the flags choose."""
+    from .learning import dynamic_evaluation, neural_cache
+    from .learning.evaluation import Plain
 
     if args.cache:
-        return "neural cache", neural_cache.describe(), neural_cache.NeuralCache, {}
+        return "neural cache", neural_cache.describe(), neural_cache.NeuralCache
     if args.adapt:
-        return "dynamic evaluation", dynamic_evaluation.describe(model), dynamic_evaluation.DynamicEvaluation, {}
-    if not args.fit_temperature:
-        return "plain", "", Plain, {}
-    with Waiting("fitting the temperature", unit="tokens") as waiting:
-        fitted = temperature.fit(model, held_out(model, args) if args.data else validation, most, waiting.show)
-        plain = evaluate(model, validation, most_streams=most, tell=waiting.show)
-    where = "the text that the run held out" if args.data else "this text itself"
-    how = f"logits divided by {fitted:.4f}, a temperature fitted on {where}"
-    return "fitted temperature", how, temperature.tempered(fitted), {"temperature": fitted, "plain_loss": plain.loss}
+        return "dynamic evaluation", dynamic_evaluation.describe(model), dynamic_evaluation.DynamicEvaluation
+    return "plain", "", Plain
 
 
 def whole_text(model, validation, args, text: str, factors: str) -> dict:
@@ -140,7 +137,7 @@ def whole_text(model, validation, args, text: str, factors: str) -> dict:
 
     targets, tokenizer = validation.tokens[1:], model.tokenizer
     most = 1 if args.adapt else args.streams or STREAMS
-    name, how, scorer, beside = measurement_of(model, validation, args, most)
+    name, how, scorer = measurement_of(model, args)
     with Waiting("scoring", len(targets), "tokens") as waiting:
         score = evaluate(model, validation, most_streams=most, tell=waiting.show, scorer=scorer)
     words, streams = words_in(targets, tokenizer), streams_for(score.tokens, most)
@@ -148,7 +145,6 @@ def whole_text(model, validation, args, text: str, factors: str) -> dict:
         "measurement": name,
         "tokens": score.tokens,
         "loss": score.loss,
-        **beside,
         "words": words,
         "perplexity_per_word": perplexity(score.loss * (score.tokens / words) if words else math.inf),
         **({} if tokenizer.unknown is None else {"unknown_words": unknown_share(targets, tokenizer)}),

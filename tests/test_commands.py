@@ -109,35 +109,35 @@ def test_each_measurement_says_what_it_is(location, capsys, monkeypatch):
     checkpoint_before = {path: path.read_bytes() for path in (location / "runs/tiny-1/checkpoints").rglob("*") if path.is_file()}
     results = {}
     flags_of = {"plain": [], "neural cache": ["--cache"], "dynamic evaluation": ["--adapt"], "windows": ["--windows", "20"]}
-    for name, flags in (flags_of | {"fitted temperature": ["--fit-temperature"]}).items():
+    for name, flags in flags_of.items():
         capsys.readouterr()
         assert evaluate(["--json", "--max-tokens", "300", *flags]) == 0
         results[name] = json.loads(capsys.readouterr().out)
-        assert results[name]["measurement"] == name and ("temperature" in results[name]) == (name == "fitted temperature")
-    plain, cache, adapt, random, fitted = results.values()
+        assert results[name]["measurement"] == name
+    plain, cache, adapt, random = results.values()
     assert plain["method"].startswith("nats per token over") and "accuracy" in plain
     assert cache["method"].startswith("with a neural cache of the last 2,000 tokens of a stream, theta") and "accuracy" not in cache
     assert adapt["method"].startswith(
         "dynamic evaluation, an update at rate 0.0003 on every 16 tokens after they were scored; nats per token"
     )
     assert len({plain["loss"], cache["loss"], adapt["loss"]}) == 3 and adapt["streams"] == 1
-    for result in (cache, adapt, fitted):
+    for result in (cache, adapt):
         assert result["method"].endswith(plain["method"]) and result["tokens"] == 300
         assert result["bits_per_byte"] == pytest.approx(result["loss"] / math.log(2))
     assert random["windows"] % 64 == 0 and random["standard_error"] < 0.05 and "bits_per_byte" not in random
     assert f"mean over {random['windows']:,} random windows of 20 tokens (seed 0) of the beginning of the held-out text" in random["method"]
     assert f"standard error of the mean {random['standard_error']:.4f}" in random["method"]
-    how = f"logits divided by {fitted['temperature']:.4f}, a temperature fitted on this text itself; nats per token"
-    assert fitted["method"].startswith(how) and fitted["loss"] < fitted["plain_loss"] == plain["loss"]
-    assert fitted["accuracy"] == plain["accuracy"]
-    assert evaluate(["--fit-temperature", "--data", "sheep.txt", "--max-tokens", "50", "--json"]) == 0
-    other = json.loads(capsys.readouterr().out)
-    assert "a temperature fitted on the text that the run held out; nats per token over the beginning of the text" in other["method"]
-    assert evaluate(["--fit-temperature", "--json"]) == 0  # of all of it
-    assert json.loads(capsys.readouterr().out)["temperature"] == other["temperature"] != fitted["temperature"]
+    kept = json.loads((location / "runs/tiny-1/summary.json").read_text())["temperature"]
+    assert plain["temperature"] == pytest.approx(kept) != 1 and plain["method"].endswith(f"; logits divided by {kept:.4f}")
+    assert evaluate(["--json", "--temperature", "1"]) == 0
+    raw = json.loads(capsys.readouterr().out)
+    assert raw["temperature"] == 1 and "divided" not in raw["method"]
+    assert evaluate(["--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] != raw["loss"]
     (location / "other.txt").write_text((location / "sheep.txt").read_text())
     (location / "sheep.txt").unlink()
-    assert refused(evaluate(["--fit-temperature", "--data", "other.txt"]), capsys, "sheep.txt", "leave out --fit-temperature")
+    assert evaluate(["--json", "--data", "other.txt"]) == 0
+    assert refused(evaluate([]), capsys, "sheep.txt", "name another one with --data")
     assert {path: path.read_bytes() for path in checkpoint_before} == checkpoint_before
 
 
@@ -564,7 +564,9 @@ def test_a_full_disk_while_saving_costs_no_checkpoint(location, capsys, monkeypa
         (evaluate, ["--windows", "9999"], "take shorter windows"),
         (evaluate, ["--cache", "--adapt"], "--cache and --adapt: each is a measurement of its own"),
         (evaluate, ["--adapt", "--windows", "9"], "--adapt and --windows"),
-        (evaluate, ["--fit-temperature", "--cache"], "--cache and --fit-temperature"),
+        (evaluate, ["--adapt", "--cache"], "--cache and --adapt"),
+        (evaluate, ["--temperature", "0"], "--temperature"),
+        (evaluate, ["--temperature", "nan"], "--temperature"),
         (evaluate, ["--adapt", "--streams", "2"], "--streams: --adapt does not split the text"),
         (evaluate, ["--windows", "9", "--streams", "2"], "--streams: --windows does not"),
         (train, ["--resume", "--tokenizer", "char"], "--tokenizer"),

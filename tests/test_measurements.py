@@ -14,7 +14,7 @@ from neurogen_numba.learning import dynamic_evaluation, neural_cache, temperatur
 from neurogen_numba.learning.dynamic_evaluation import DynamicEvaluation
 from neurogen_numba.learning.evaluation import Plain, evaluate
 from neurogen_numba.learning.neural_cache import NeuralCache
-from neurogen_numba.learning.temperature import Tempered, fit, tempered
+from neurogen_numba.learning.temperature import fit
 from neurogen_numba.learning.windows import evaluate_windows
 from neurogen_numba.text.batches import Validation
 from neurogen_numba.text.tokenizer import build
@@ -144,38 +144,72 @@ def at_temperature(logits, targets, T):
     return np.log(np.exp(scaled).sum(1)) - scaled[np.arange(len(targets)), targets]
 
 
+def with_temperature(model, temperature):
+    """A copy of a model, with another temperature."""
+    other = copy.copy(model)
+    other.brain.decoder.set_temperature(temperature)
+    return other
+
+
 def test_a_temperature_divides_the_logits(model, ids, plain_streams):
-    found = in_segments(tempered(0.7)(model, 2), ids)
+    found = in_segments(Plain(with_temperature(model, 0.7), 2), ids)
     for b, (nats, _, logits) in enumerate(plain_streams):
         expected = at_temperature(logits, ids[1:, b], 0.7)
         np.testing.assert_allclose(found[:, b], expected, rtol=1e-4)
         assert np.abs(expected - nats).max() > 0.05
-    targets = ids[1:CHUNK].copy()
-    targets[-1, 1] = -1
-    readers = [Tempered(model, 2, inverse) for inverse in (1.499, 1.5, 1.501)]
-    losses = [reader.score(ids[: CHUNK - 1], targets)[0] for reader in readers]
-    assert losses[1][-1, 1] == 0
-    below, middle, above = (each.sum() for each in losses)
-    assert readers[1].slope == pytest.approx((above - below) / 0.002, rel=1e-3)
-    assert readers[1].curvature == pytest.approx((above - 2 * middle + below) / 1e-6, rel=1e-2)
 
 
-@pytest.mark.parametrize("T", [0.4, 1.0, 2.5])
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_the_gradient_is_that_of_a_decoder_divided_by_the_temperature(backend, ids, optimizer):
+    made = NeuroGenModel.from_config(CONFIG.replace(training={"optimizer": optimizer, "dropout": 0.0}), backend=backend)
+    T, gradients = 1.5, []
+    warm, divided = with_temperature(made, T), copy.copy(made)
+    for name in ("decoder.weight", "decoder.bias"):
+        divided.brain.parameters.value[name] /= T
+    divided.brain.refresh()
+    for each in (warm, divided):
+        act = each.activity(SEGMENT, 2, learning=True)
+        each.load_segment(act, ids[:SEGMENT], ids[1 : SEGMENT + 1])
+        each._gradients(act, True, False)
+        gradients.append({name: backend.to_numpy(gradient) for name, gradient in each.brain.parameters.gradient.items()})
+    for name, found in gradients[0].items():
+        expected = gradients[1][name] / (T if name.startswith("decoder.") else 1)
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6, err_msg=name)
+    assert np.abs(gradients[0]["broca.bias"]).max() > 1e-4
+
+
+def test_copies_and_checkpoints_keep_the_temperature(model, ids, tmp_path):
+    warm = with_temperature(model, 1.25)
+    warm.save(tmp_path / "warm")
+    expected = in_segments(Plain(warm, 2), ids)
+    for same in (copy.copy(warm), NeuroGenModel.load(tmp_path / "warm", backend=model.backend)):
+        assert same.brain.decoder.temperature == 1.25
+        np.testing.assert_array_equal(in_segments(Plain(same, 2), ids), expected)
+
+
+@pytest.mark.parametrize("T", [0.6, 1.0, 2.2])
 def test_the_fitted_temperature_has_the_lowest_loss(model, full_size, T):
     """Of a text that the model has written at the temperature T."""
     text = model.generate([0], 600, temperature=T, seed=1)
-    fitted, (nats, _, logits) = fit(model, Validation(text, bytes=len(text)), 1), plain(model, text)
-    assert fitted == pytest.approx(T, rel=0.4)
-    losses = [at_temperature(logits, text[1:], fitted * factor).mean() for factor in (0.99, 1, 1.01)]
+    other, (nats, _, logits) = copy.copy(model), plain(model, text)
+    fitted = fit(other, Validation(text, bytes=len(text)), 1)
+    assert fitted == pytest.approx(T, rel=0.4) and fitted == other.brain.decoder.temperature
+    losses = [at_temperature(logits, text[1:], fitted * factor).mean() for factor in (0.95, 1, 1.05)]
     assert losses[1] == min(losses) and losses[1] <= nats.mean() + 1e-6
-    score = evaluate(model, Validation(text, bytes=len(text)), most_streams=1, scorer=tempered(fitted))
-    assert score.loss == pytest.approx(losses[1], rel=1e-5)
+    assert evaluate(other, Validation(text, bytes=len(text)), most_streams=1).loss == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_a_temperature_keeps_within_its_bounds(model, full_size):
     """Of a text whose every token is the most probable one."""
-    text = model.generate([0], 40, temperature=0)
-    assert fit(model, Validation(text, bytes=len(text)), 1) == pytest.approx(1 / temperature.HIGHEST)
+    text, other = model.generate([0], 40, temperature=0), copy.copy(model)
+    assert fit(other, Validation(text, bytes=len(text)), 1) == pytest.approx(math.exp(temperature.LOWEST))
+
+
+def test_no_temperature_is_fitted_where_the_loss_is_not_finite(model):
+    broken = copy.copy(model)
+    broken.brain.parameters.value["decoder.bias"][...] = np.nan
+    broken.brain.refresh()
+    assert fit(broken, Validation(np.zeros(20, np.int32), bytes=20), 1) == 1
 
 
 def test_windows_are_scored_from_a_zero_state(model, ids, monkeypatch):

@@ -84,7 +84,7 @@ def learn_by_blocks(decoder, act, optimizer, communicator):
         d_logits, logits = buffers.d_logits[:rows, : end - first], buffers.logits_of(decoder, slice(0, rows), first, end)
         backend.softmax_gradient(d_logits, *logits, top, factor, targets, act.weight, first, tokens)
         backend.product(d_read, d_logits, decoder.factor[first:end], add=first > 0, scale=scale * decoder.gain)
-        backend.product(decoder.d_bias[first:end, None], d_logits.T, act.ones[:rows], add=True, scale=scale)
+        backend.product(decoder.d_bias[first:end, None], d_logits.T, act.ones[:rows], add=True, scale=scale / decoder.temperature)
         numbers = (end - first) * size
         whole = -(-numbers // BLOCK) * BLOCK
         backend.product(buffers.gradient[:numbers].reshape(end - first, size), d_logits.T, read, scale=scale)

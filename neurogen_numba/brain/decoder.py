@@ -12,17 +12,17 @@ from .chunked_cross_entropy import DecoderBlocks
 from .connectome import generator, has_readout
 
 DRAWN = 1024  # rows drawn at a time
+GAIN = 2.0  # a trace is small, since few neurons are active
 
 
 class Decoder:
-    """logits = (2 x) @ weight.T + bias. x is the signal `source`: Broca's trace, or its readout.
+    """logits = ((2 x) @ weight.T + bias) / temperature. x is the signal `source`: Broca's trace, or its readout. The temperature is 1 while
+    a run learns, and is fitted at its end (learning/temperature.py).
 
     A segment is processed in blocks of tokens, with at most `backend.logits` logits in a block, or those of one token. The factors of the
     products have the backend's `product_dtype`; sums and parameters are float32. `rows`: the vocabulary, padded to a multiple of
     `backend.whole_rows`. The padding is 0.
     """
-
-    gain = 2.0  # a trace is small, since few neurons are active
 
     def __init__(self, brain: Brain, backend, row_wise: bool = False):
         """row_wise: it is trained a block of rows at a time (chunked_cross_entropy.py)."""
@@ -30,7 +30,7 @@ class Decoder:
         self.source = "readout_broca.out" if has_readout(brain, "broca") else "broca.trace"
         self.shape, self.backend = (brain.vocabulary, brain.broca.output_size), backend
         self.rows = -(-brain.vocabulary // backend.whole_rows) * backend.whole_rows
-        self.dtype = backend.product_dtype
+        self.dtype, self.temperature = backend.product_dtype, 1.0
 
     def parameters(self):
         how = {"decays": True, "room": self.rows * self.shape[1], "row_wise": self.row_wise, "quantizable": True}
@@ -46,7 +46,8 @@ class Decoder:
     def bind(self, parameters: Parameters):
         whole = self.rows, self.shape[1]
         of = parameters.with_room
-        self.bias, self.d_bias = (of(flat, "decoder.bias") for flat in (parameters.flat_value, parameters.flat_gradient))
+        self._bias, self.d_bias = (of(flat, "decoder.bias") for flat in (parameters.flat_value, parameters.flat_gradient))
+        self.bias = self._bias  # that of the logits
         self.codes = parameters.codes.get("decoder.weight")
         if self.codes:
             self.factor = self.weight = None
@@ -56,10 +57,22 @@ class Decoder:
         with self.backend.part("decoder"):
             self.factor = self.weight if self.dtype == "float32" else self.backend.zeros(whole, self.dtype)
 
+    @property
+    def gain(self) -> float:
+        return GAIN / self.temperature
+
+    def set_temperature(self, temperature: float):
+        """Divide the logits by a temperature from now on. Steps that are recorded already are as before."""
+        self.temperature = temperature
+        self.bias = self._bias if temperature == 1 else self.backend.zeros(self.rows)
+        self.refresh()
+
     def refresh(self):
-        """Round the weights to the dtype of the products."""
+        """Round the weights to the dtype of the products, and divide the bias by the temperature."""
         if self.factor is not self.weight:
             self.backend.assign(self.factor, self.weight)
+        if self.bias is not self._bias:
+            self.backend.apply(np.multiply, self._bias, np.float32(1 / self.temperature), out=self.bias)
 
     def allocate(self, act):
         act.loss_scale = 1.0  # factor of the gradient of the logits
@@ -122,7 +135,7 @@ class Decoder:
         return logits
 
     def load_input(self, out, act, first, last):
-        """out [(last - first) B, N], of the products' dtype = dropout(2 x) of tokens first ... last - 1."""
+        """out [(last - first) B, N], of the products' dtype = dropout(2 x / temperature) of tokens first ... last - 1."""
         x = act.checkpointing.decoder_source if act.checkpointing else act.signals[self.source].x
         dropout = act.dropout.arguments("decoder", first, self.shape[1])
         self.backend.scaled_dropout(out, x[first:last].reshape(out.shape), self.gain, *dropout)
@@ -136,7 +149,7 @@ class Decoder:
         read, d_read = (array[first:last].reshape(-1, self.shape[1]) for array in (act.decoder_input, act.d_decoder_input))
         scale = 1 / act.loss_scale
         self.backend.product(self.d_weight, d_logits.T, read, add=add, scale=scale)
-        self.backend.product(self.d_bias[:, None], d_logits.T, act.ones[: len(read)], add=True, scale=scale)
+        self.backend.product(self.d_bias[:, None], d_logits.T, act.ones[: len(read)], add=True, scale=scale / self.temperature)
         self.backend.product(d_read, d_logits, self.factor, scale=scale * self.gain)
         self.input_dropout_backward(d_read, act, first)
 

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from ..optim.optimizer import Optimizer
     from ..text.tokenizer import Tokenizer
 
+TEMPERATURE = "decoder.temperature"  # its tensor in a checkpoint, [1] float32; without it the temperature is 1
+
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -537,6 +539,8 @@ class NeuroGenModel:
             tensors[parameter.file][name] = fetch(tables.value[name])
         for name, parameter in tables.quantized.items():
             tensors[parameter.file] |= tables.stored(name)
+        if self.brain.decoder.temperature != 1:
+            tensors["decoder"][TEMPERATURE] = np.array([self.brain.decoder.temperature], np.float32)
         optimizer = {} if self.quantization else self.optimizer.tensors(moments)
         tensors["optimizer"] = {name: x if isinstance(x, np.ndarray) and moments else fetch(x) for name, x in optimizer.items()}
         documents = {"config": self.config.to_dict(), "neurons": self.neurons()}
@@ -637,6 +641,8 @@ class NeuroGenModel:
             expected[parameter.file][name] = (parameter.shape, "float32")
         for name, parameter in tables.quantized.items():
             expected[parameter.file] |= tables.stored_shapes(name)
+        if TEMPERATURE in groups["decoder"]:
+            expected["decoder"][TEMPERATURE] = ((1,), "float32")
         optimizer = {} if self.quantization else self.optimizer.tensors()
         expected["optimizer"] = {name: (x.shape, str(x.dtype)) for name, x in optimizer.items()}
         for group, shapes in expected.items():
@@ -649,6 +655,7 @@ class NeuroGenModel:
             x[...] = self.backend.asarray(groups["optimizer"][name])
         self.brain.load_structure(groups["brain"])
         self.optimizer.steps = updates
+        self.brain.decoder.set_temperature(float(groups["decoder"].get(TEMPERATURE, [1])[0]))
 
     def __copy__(self) -> NeuroGenModel:
         """A model of its own with the same weights, optimiser and tokenizer, on the same backend; its neurons are reset."""

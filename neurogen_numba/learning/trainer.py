@@ -35,6 +35,7 @@ from .evaluation import answer_questions, evaluate, streams_for, streams_of, unk
 from .report import CheckpointReport, EvalReport, FinalReport, Notice, Report, SampleReport, StepReport
 from .samples import SAMPLE_TOKENS, pieces
 from .schedule import learning_rate
+from .temperature import fit as fit_temperature
 from .time_budget import LAST, Mark, Throughput
 from .watchdog import Watchdog
 
@@ -123,6 +124,7 @@ class Trainer:
                 budget.settle(read_config(run), backend, communicator=communicator)
         with doing("getting ready: reading the checkpoint", patience=0):
             model, state, saved = NeuroGenModel.restore(folder, backend=backend)
+            model.brain.decoder.set_temperature(1.0)
         if model.tokenizer is None:
             raise CheckpointError(f"{folder}: no tokenizer was saved with it; it was not made by `neurogen train`")
         model.config = model.config.replace(**changes)
@@ -374,6 +376,9 @@ class Trainer:
         if self.step < self.steps:
             yield self.save()
             return
+        self.act.recorded.clear()  # its steps have the temperature 1
+        with self.model.averaged(), doing("fitting the temperature"):
+            fit_temperature(self.model, self._val_subset)
         score, self._evaluated_at = self._score(self._val_subset), self.step
         yield EvalReport(self.step, *dataclasses.astuple(score))
         yield self.save(score.loss)
@@ -506,6 +511,7 @@ class Trainer:
             "tokens": self.tokens,
             "seconds": round(self.seconds, 1),
             "tokens_per_second": round(self.tokens / max(1e-9, self.seconds - self._eval_seconds)),
+            "temperature": self.model.brain.decoder.temperature,
             "val_loss": score.loss,
             "val_accuracy": score.accuracy,
             "val_bits_per_byte": score.bits_per_byte,
