@@ -19,21 +19,10 @@ settings.register_profile("simulated", settings.get_profile("neurogen"), max_exa
 settings.load_profile("simulated" if SIMULATED else "neurogen")
 
 
-def shared_array(self, shape, dtype, alignment=None):
-    """What the simulator makes of `cuda.shared.array`: one array for all that ask from one line.
-
-    Its own looks whether there is one and then makes it, so threads that come at once may have one each.
-    """
-    if shape == 0 or alignment is not None:  # dynamic: there from the beginning, or an error
-        return numbas_shared_array(self, shape, dtype, alignment)
-    caller = sys._getframe(1)
-    return self._allocations.setdefault((caller.f_code.co_filename, caller.f_lineno), np.empty(shape, dtype))
-
-
 if SIMULATED:
-    from numba.cuda.simulator.kernelapi import FakeCUDAShared
+    import simulator
 
-    numbas_shared_array, FakeCUDAShared.array = FakeCUDAShared.array, shared_array
+    simulator.install()
 
 
 def pytest_addoption(parser):
@@ -46,8 +35,6 @@ def pytest_configure(config):
     # Numba's compiler makes millions of objects that stay. To look for garbage among them takes a tenth of the time.
     gc.set_threshold(100_000, 20, 20)
     if SIMULATED:
-        # A thread that waits at a barrier spins for so long before others may come. Kernels with barriers are 8 times as fast.
-        sys.setswitchinterval(1e-4)
         # NumPy warns of integers that wrap around, as random numbers and rings are meant to, and of NaN where a kernel looks for it.
         for what in ("overflow", "invalid value"):
             config.addinivalue_line("filterwarnings", f"ignore:{what} encountered in scalar:RuntimeWarning")
