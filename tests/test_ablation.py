@@ -152,7 +152,7 @@ def test_a_brain_learns_without_a_part(name, where, request):
 )
 def test_gradients_of_a_current_and_its_gate_are_written_inside_their_arrays(without, gated, backend):
     """A kernel writes both in one layout, also where only one of them has synapses."""
-    config = tiny.config(brain={"without": without, "vocabulary": 11})
+    config = tiny.config(brain={"without": without, "vocabulary": 11, "chunk": 2})
     model, ids = NeuroGenModel.from_config(config, backend=backend), text(2 * config.brain.chunk + 1, 2) % 11
     act = model.activity(len(ids) - 1, 2, learning=True)
     assert model.brain.populations[-1].gated == gated
