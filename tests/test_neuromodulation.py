@@ -17,12 +17,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 SENSITIVITY = "neuromodulation.sensitivity"
 VOCABULARY = 11
-CHUNK = tiny.BRAIN.chunk
+CHUNK, FEW = tiny.BRAIN.chunk, 2  # tokens of a chunk; of one in tests that the simulator runs
 
 
-def model_of(backend, on=True, sensitivity=0.0, **training):
+def model_of(backend, on=True, sensitivity=0.0, chunk=CHUNK, **training):
     """A tiny brain; sensitivity: how far from 0 its sensitivities are drawn."""
-    config = tiny.config(brain={"vocabulary": VOCABULARY, "neuromodulation": on}, **training)
+    config = tiny.config(brain={"vocabulary": VOCABULARY, "neuromodulation": on, "chunk": chunk}, **training)
     model = NeuroGenModel.from_config(config, backend=backend)
     if sensitivity:
         drawn = np.random.default_rng(5).uniform(-sensitivity, sensitivity, rows_of.TARGETS)
@@ -103,9 +103,9 @@ def test_the_gradient_of_a_sensitivity_adds_up_over_tokens_and_neurons(op, after
 
 
 def test_a_level_that_is_left_out_stays_neutral(backend):
-    config = tiny.config(brain={"vocabulary": VOCABULARY, "neuromodulation": True, "without": "dopamine serotonin"})
-    less, ids = NeuroGenModel.from_config(config, backend=backend), text(2 * CHUNK + 1)
-    act = less.activity(2 * CHUNK, 2, learning=True)
+    brain = {"vocabulary": VOCABULARY, "neuromodulation": True, "without": "dopamine serotonin", "chunk": FEW}
+    less, ids = NeuroGenModel.from_config(tiny.config(brain=brain), backend=backend), text(2 * FEW + 1)
+    act = less.activity(2 * FEW, 2, learning=True)
     act.reward(1.0)
     less.update(act, ids[:-1], ids[1:], 0.0)
     dopamine, norepinephrine, serotonin = (backend.to_numpy(level) for level in act.levels.values())
@@ -205,10 +205,10 @@ def test_logits_are_those_of_reading_token_by_token(backend, full_size):
 
 @pytest.mark.gpu
 def test_the_gradient_of_the_sensitivities_is_the_same_on_both_backends():
-    found, ids = [], text(2 * CHUNK + 1, 3)
+    found, ids = [], text(2 * FEW + 1, 3)
     for name in ("cpu", "cuda"):
-        model = model_of(backends.get(name, 0, "fp32"), sensitivity=0.2)
-        act = model.activity(2 * CHUNK, 3, learning=True)
+        model = model_of(backends.get(name, 0, "fp32"), sensitivity=0.2, chunk=FEW)
+        act = model.activity(2 * FEW, 3, learning=True)
         act.reward([1.0, -0.5, 2.0])  # so that dopamine moves with the first change
         model.update(act, ids[:-1], ids[1:], 0.0)
         found.append(model.backend.to_numpy(model.brain.parameters.gradient[SENSITIVITY]))
@@ -271,16 +271,16 @@ def test_a_brain_saved_without_them_loads_as_it_was(tmp_path):
 
 
 def test_a_reward_raises_dopamine_by_itself_and_serotonin_slowly(backend):
-    model = model_of(backend)
-    ids = text(3 * CHUNK + 1)
-    (plain, rewarded), steps = (model.activity(CHUNK, 2) for _ in range(2)), range(0, 3 * CHUNK, CHUNK)
+    model = model_of(backend, chunk=FEW)
+    ids = text(3 * FEW + 1)
+    (plain, rewarded), steps = (model.activity(FEW, 2) for _ in range(2)), range(0, 3 * FEW, FEW)
     for first in steps:
         for act in (plain, rewarded):
-            if act is rewarded and first == CHUNK:
+            if act is rewarded and first == FEW:
                 model.reward(0.0)  # of the sequences read last
                 rewarded.reward([0.0, 2.0])
-            model.score(act, ids[first : first + CHUNK], ids[first + 1 : first + CHUNK + 1])
-        if first == CHUNK:
+            model.score(act, ids[first : first + FEW], ids[first + 1 : first + FEW + 1])
+        if first == FEW:
             more = levels_of(rewarded) - levels_of(plain)
             np.testing.assert_allclose(more[:3], [[0, 2], [0, 0], [0, 1]], atol=1e-6)  # the mean over two intervals
     assert (levels_of(rewarded) - levels_of(plain))[rows_of.DOPAMINE].max() == pytest.approx(0, abs=1e-6)
