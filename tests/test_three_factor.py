@@ -149,8 +149,8 @@ def test_training_resumes_bit_for_bit(tmp_path):
 def test_both_backends_move_alike():
     found = []
     for name in ("cpu", "cuda"):
-        model, ids = model_of(backend=backends.get(name, 0, "fp32")), text(2 * CHUNK + 1)
-        act = model.activity(2 * CHUNK, B, learning=True)
+        model, ids = model_of({"chunk": 2}, backends.get(name, 0, "fp32")), text(4 + 1)  # two chunks
+        act = model.activity(4, B, learning=True)
         act.reward([2.0, 0.0, -1.0])
         for _ in range(2):  # at the first change of levels nothing is expected
             model.update(act, ids[:-1], ids[1:], 0.01)
