@@ -1,15 +1,15 @@
 """A block of a CUDA kernel, thread by thread and warp by warp in Python: for kernels on tensor cores, which Numba's simulator lacks.
 
-`run` calls the kernel's Python function in as many Python threads as a block has. They wait for one another at `cuda.syncthreads()`, and
-the 32 lanes of a warp at every tile product, which is computed from what all of them bring. A copy to shared memory arrives when its thread
-waits for it. Shared memory that has not been written holds NaN, or an index far outside of every array.
+`run` calls the kernel's Python function in as many greenlets as a block has threads. One of them runs at a time. They wait for one another
+at `cuda.syncthreads()`, and the 32 lanes of a warp at every tile product, which is computed from what all of them bring. A copy to shared
+memory arrives when its thread waits for it. Shared memory that has not been written holds NaN, or an index far outside of every array.
 """
 
 import sys
-import threading
 from types import CellType, FunctionType, SimpleNamespace
 
 import numpy as np
+from greenlet import getcurrent, greenlet
 
 from neurogen_numba.backends.cuda import CudaBackend
 from neurogen_numba.kernels import half, mma
@@ -17,100 +17,104 @@ from neurogen_numba.kernels import half, mma
 WARP = 32
 
 
-class Warp:
-    """Lanes that multiply together, with registers as the docstring of mma.py lays them out: lane 4 g + q."""
+class Lane(greenlet):
+    """A thread of a block. `switch` runs it until it has brought its numbers to a product, waits at a barrier or ends."""
 
-    def __init__(self):
-        self.brought, self.product, self.everyone = [None] * WARP, None, threading.Barrier(WARP, self._multiply)
+    def __init__(self, number, block_index, block_dim, function, arguments):
+        super().__init__(self.call)
+        self.threadIdx, self.blockIdx, self.blockDim = SimpleNamespace(x=number), block_index, SimpleNamespace(x=block_dim)
+        self.function, self.arguments, self.brought, self.product = function, arguments, None, None
+        self.open_group, self.groups = [], []  # copies, and those of the groups that are under way
 
-    def _multiply(self):
-        kinds, words = zip(*self.brought, strict=True)
-        words = np.array(words, np.uint32).reshape(8, 4, 6)  # g, q, register
-        halves = np.stack([words & 0xFFFF, words >> 16], -1).astype(np.uint16)
-        numbers = halves.view(np.float16) if kinds[0] else (halves.astype(np.uint32) << 16).view(np.float32)
-        upper, lower, b = (numbers[:, :, registers].astype(np.float32).reshape(8, 16) for registers in ([0, 2], [1, 3], [4, 5]))
-        self.product = np.concatenate([upper, lower]) @ b.T  # the 16 numbers of a sum in the order of lanes, for A as for B
+    def call(self):
+        with np.errstate(over="ignore"):  # unsigned numbers wrap around
+            self.function(*self.arguments)
 
-    def multiply(self, lane, kind, c, a, b0, b1):
-        self.brought[lane] = kind, (*map(int, a), int(b0), int(b1))
-        self.everyone.wait()
-        g, q = divmod(lane, 4)
+    def multiply(self, kind, c, a, b0, b1):
+        """c += A B: waits for what the other lanes of the warp bring. `multiply_tiles` gives the product."""
+        self.brought = kind, (*map(int, a), int(b0), int(b1))
+        self.parent.switch()
+        g, q = divmod(self.threadIdx.x % WARP, 4)
         c[:2] += self.product[g, 2 * q : 2 * q + 2]
         c[2:] += self.product[g + 8, 2 * q : 2 * q + 2]
 
 
-class Block:
-    """The threads of a block: their shared memory, and where they wait for one another."""
+def multiply_tiles(lanes):
+    """Give the lanes of a warp the product of what they have brought, in registers as the docstring of mma.py lays them out: lane
+    4 g + q."""
+    kinds, words = zip(*(lane.brought for lane in lanes), strict=True)
+    words = np.array(words, np.uint32).reshape(8, 4, 6)  # g, q, register
+    halves = np.stack([words & 0xFFFF, words >> 16], -1).astype(np.uint16)
+    numbers = halves.view(np.float16) if kinds[0] else (halves.astype(np.uint32) << 16).view(np.float32)
+    upper, lower, b = (numbers[:, :, registers].astype(np.float32).reshape(8, 16) for registers in ([0, 2], [1, 3], [4, 5]))
+    product = np.concatenate([upper, lower]) @ b.T  # the 16 numbers of a sum in the order of lanes, for A as for B
+    for lane in lanes:
+        lane.brought, lane.product = None, product
 
-    def __init__(self, threads):
-        self.shared, self.lock, self.state = {}, threading.Lock(), threading.Condition()
-        self.threads, self.there, self.waiting, self.turn = threads, threads, 0, 0
-        self.warps = [Warp() for _ in range(threads // WARP)]
 
-    def sync(self):
-        with self.state:
-            turn, self.waiting = self.turn, self.waiting + 1
-            self._go_on()
-            while turn == self.turn:
-                self.state.wait()
+def run_to_barrier(warp):
+    """Let the lanes of a warp run until each of them waits at a barrier of the block or has ended."""
+    while warp:
+        for lane in warp:
+            lane.switch()
+        warp = [lane for lane in warp if lane.brought]
+        assert len(warp) in (0, WARP), "some lanes of a warp multiply, and others do not"
+        if warp:
+            multiply_tiles(warp)
 
-    def leave(self):
-        with self.state:
-            self.there -= 1
-            self._go_on()
 
-    def _go_on(self):
-        if self.there and self.waiting == self.there:
-            self.waiting, self.turn = 0, self.turn + 1
-            self.state.notify_all()
-
-    def array(self, line, size, dtype):
-        with self.lock:
-            if line not in self.shared:
-                nothing = np.nan if dtype is np.float32 else np.iinfo(dtype).max // 3
-                self.shared[line] = np.full(size, nothing, dtype)
-            return self.shared[line]
+def run_block(warps):
+    """Run the threads of a block to their ends; warps: lists of lanes."""
+    while warps := [warp for warp in warps if not all(lane.dead for lane in warp)]:
+        for warp in warps:
+            run_to_barrier([lane for lane in warp if not lane.dead])
 
 
 class Cuda:
     """What the kernels ask of `numba.cuda`, of the thread that asks."""
 
-    def __init__(self, block):
-        self.me, self.block = threading.local(), block
-        self.shared = SimpleNamespace(array=lambda size, dtype, alignment=None: block.array(sys._getframe(1).f_lineno, size, dtype))
+    def __init__(self):
+        self.arrays = {}
+        self.shared = SimpleNamespace(array=lambda size, dtype, alignment=None: self.array(sys._getframe(1).f_lineno, size, dtype))
         self.local = SimpleNamespace(array=lambda shape, dtype: np.full(shape, 7, dtype))
-        self.syncthreads = block.sync
 
-    threadIdx = property(lambda self: SimpleNamespace(x=self.me.thread))
-    blockDim = property(lambda self: SimpleNamespace(x=self.block.threads))
-    blockIdx = property(lambda self: self.me.block_index)
+    threadIdx = property(lambda self: getcurrent().threadIdx)
+    blockDim = property(lambda self: getcurrent().blockDim)
+    blockIdx = property(lambda self: getcurrent().blockIdx)
+
+    def array(self, line, size, dtype):
+        if line not in self.arrays:
+            nothing = np.nan if dtype is np.float32 else np.iinfo(dtype).max // 3
+            self.arrays[line] = np.full(size, nothing, dtype)
+        return self.arrays[line]
 
     def grid(self, dimensions):
-        return self.me.block_index.x * self.block.threads + self.me.thread
+        return self.blockIdx.x * self.blockDim.x + self.threadIdx.x
+
+    def syncthreads(self):
+        getcurrent().parent.switch()
 
     def multiply(self, *arguments):
-        warp, lane = divmod(self.me.thread, WARP)
-        self.block.warps[warp].multiply(lane, *arguments)
-
-
-COPIES = threading.local()  # of a thread: those of the group that is open, and the groups that are under way
+        getcurrent().multiply(*arguments)
 
 
 def copy(kind, to, i, source, j, size):
     i, j = int(i), int(j)
     assert i % 2 == j % 2 == 0, "16 bytes begin at a multiple of 16"
     assert 0 <= i <= to.size - 2 and 0 <= j <= source.size - 2, "outside of an array"
-    COPIES.__dict__.setdefault("open", []).append((to, i, source[j : j + 2].copy() if size else 0))
+    getcurrent().open_group.append((to, i, source[j : j + 2].copy() if size else 0))
 
 
 def end_of_copies(kind):
-    COPIES.__dict__.setdefault("groups", []).append(COPIES.__dict__.pop("open", []))
+    lane = getcurrent()
+    lane.groups.append(lane.open_group)
+    lane.open_group = []
 
 
 def wait_for_copies(kind, latest):
     assert latest in (0, 1, 2)
-    while len(COPIES.__dict__.get("groups", [])) > latest:
-        for to, i, words in COPIES.groups.pop(0):
+    while len(getcurrent().groups) > latest:
+        for to, i, words in getcurrent().groups.pop(0):
             to[i : i + 2] = words
 
 
@@ -142,23 +146,12 @@ def rebuilt(thing, scope):
 def run(kernel, grid, threads, *arguments):
     """Launch a kernel on a grid of blocks (a number, or a tuple of x and y) of `threads` threads, one block after the other. Raises what a
     thread raises."""
-    code, failed = python(kernel), []
+    code = python(kernel)
     halves = {name: python(getattr(mma, name)) for name in ("low", "high", "first_halves", "second_halves")}
     width, height = (grid, 1) if isinstance(grid, int) else grid
 
-    def thread(function, cuda, number, block_index):
-        cuda.me.thread, cuda.me.block_index = number, block_index
-        try:
-            with np.errstate(over="ignore"):  # unsigned numbers wrap around
-                function(*arguments)
-        except Exception as error:
-            failed.append(error)
-            for warp in cuda.block.warps:
-                warp.everyone.abort()
-        cuda.block.leave()
-
     for block_index in (SimpleNamespace(x=x, y=y) for x in range(width) for y in range(height)):
-        cuda = Cuda(Block(threads))
+        cuda = Cuda()
         scope = (
             code.__globals__
             | halves
@@ -170,13 +163,9 @@ def run(kernel, grid, threads, *arguments):
                 scope[name] = FunctionType(python(called).__code__, scope, name)
         closure = tuple(CellType(rebuilt(cell.cell_contents, scope)) for cell in code.__closure__ or ())
         function = FunctionType(code.__code__, scope, code.__name__, None, closure)
-        all_threads = [threading.Thread(target=thread, args=(function, cuda, number, block_index)) for number in range(threads)]
-        for each in all_threads:
-            each.start()
-        for each in all_threads:
-            each.join()
-        if failed:
-            raise failed[0]
+        lanes = [Lane(number, block_index, threads, function, arguments) for number in range(threads)]
+        warps = [lanes[first : first + WARP] for first in range(0, threads, WARP)]
+        run_block(warps[:: -1 if block_index.x % 2 else 1])  # so that a missing barrier shows, whichever warp is too early
 
 
 class LaneBackend(CudaBackend):
