@@ -27,7 +27,7 @@ def text(length):
 
 
 def values_of(model):
-    return {name: x.copy() for name, x in model.brain.parameters.value.items()}
+    return {name: model.backend.to_numpy(x).copy() for name, x in model.brain.parameters.value.items()}
 
 
 def negated_backward(decoder, act, first, last, d_logits, add):
@@ -38,21 +38,27 @@ def test_modules_move_by_dopamine_times_the_perturbation_and_by_no_gradient_of_t
     """Neither the gradient of the logits nor the decoder's weights reach a module: with the same dopamine they move alike."""
     moved = []
     for negated in (False, True):
-        model, ids, tried = model_of(), text(CHUNK + 1), []
-        act = model.activity(CHUNK, B, learning=True)
-        model.update(act, ids[:-1], ids[1:], 0.0)  # the first change of levels, where nothing is expected yet
-        before, exploration = values_of(model), act.exploration
+        model, ids, tried, surprise = model_of(), text(CHUNK + 1), [], []
+        act, before = model.activity(CHUNK, B, learning=True), values_of(model)
+        exploration = act.exploration
         if negated:
             model.brain.decoder.backward = functools.partial(negated_backward, model.brain.decoder)
-        perturb = exploration.perturb
-        exploration.perturb = lambda part, perturb=perturb, tried=tried, model=model: (perturb(part), tried.append(values_of(model)))
+        for reading in ("turn", "observe"):  # called after the first, and after the second
+            then = getattr(exploration, reading)
+
+            def note(*arguments, act=act, model=model, then=then, tried=tried, surprise=surprise):
+                tried.append(values_of(model))
+                surprise.append(act.losses.mean(0, dtype=np.float64))
+                then(*arguments)
+
+            setattr(exploration, reading, note)
         act.reward([2.0, 0.0, -1.0])  # of what was done before the perturbation
         model.update(act, ids[:-1], ids[1:], 0.001)
-        after, xi = values_of(model), exploration.xi
-        dopamine = act.levels["dopamine"] - [2.0, 0.0, -1.0]
+        after, sigma, xi = values_of(model), exploration.sigma, exploration.xi
+        dopamine = surprise[1] - surprise[0]
         step = STEP * 0.001 * dopamine.mean() / np.sqrt((dopamine**2).mean()) * xi
         for index, name in enumerate((*exploration.scaled, *exploration.shifted)):
-            for found, by in ((tried[0], exploration.sigma[index] * xi[index]), (after, step[index])):
+            for found, by in ((tried[0], (sigma * xi)[index]), (tried[1], -(sigma * xi)[index]), (after, step[index])):
                 expected = before[name] * np.exp(by) if name in exploration.scaled else before[name] + by
                 np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
         assert np.abs(after["decoder.weight"] - before["decoder.weight"]).max() > 0
@@ -64,20 +70,39 @@ def test_modules_move_by_dopamine_times_the_perturbation_and_by_no_gradient_of_t
         np.testing.assert_array_equal(moved[0][name], moved[1][name], err_msg=name)
 
 
-def test_without_dopamine_modules_stay_and_a_step_that_is_not_finite_is_not_made():
-    model, ids = model_of(), text(CHUNK + 1)
+def test_both_readings_of_a_chunk_begin_from_the_same_state():
+    """Without a perturbation they have the same losses, no module moves, and the state is that of reading the text once."""
+    model, ids, rewards = model_of(), text(4 * CHUNK + 1), [2.0, 0.0, -1.0]
+    act, once, before = model.activity(2 * CHUNK, B, learning=True), model.activity(CHUNK, B), values_of(model)
+    act.exploration.sigma[:] = 0
+    for first in (0, 2 * CHUNK):
+        act.reward(rewards)
+        once.reward(rewards)
+        inputs, targets = ids[first : first + 2 * CHUNK], ids[first + 1 : first + 2 * CHUNK + 1]
+        model.update(act, inputs, targets, 0.0, reset=np.array([False, first > 0, False]))
+        assert not act.exploration.step.any()
+        if first:
+            once.reset(model.backend.asarray([0, 1, 0], "uint8"))
+        for begin in (0, CHUNK):
+            model.score(once, inputs[begin : begin + CHUNK], targets[begin : begin + CHUNK])
+    for name, value in values_of(model).items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+    expected = once.state()
+    for name, value in act.state().items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+def test_a_step_that_is_not_finite_is_not_made():
+    model = model_of()
     act, before = model.activity(CHUNK, B, learning=True), values_of(model)
-    explored = (*act.exploration.scaled, *act.exploration.shifted)
-    model.update(act, ids[:-1], ids[1:], 0.01)  # the first change of levels, without a reward
     with act.exploration.exploring():
         act.exploration.perturb(0)
         act.exploration.step[:] = np.nan
-    for name in explored:
-        np.testing.assert_array_equal(model.brain.parameters.value[name], before[name], err_msg=name)
+    for name, value in values_of(model).items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
 
 
 def test_a_chunk_without_targets_moves_no_module():
-    """Levels wait then, and their dopamine is that of an earlier perturbation."""
     model, ids = model_of(), text(CHUNK + 1)
     act = model.activity(CHUNK, B, learning=True)
     for _ in range(2):
@@ -107,18 +132,11 @@ def test_an_update_that_is_interrupted_leaves_nothing_perturbed():
 
 
 def test_dopamine_alone_adjusts_a_module():
-    """The bias of Broca: a dopamine that grows with it raises it."""
+    """The bias of Broca: a surprise that falls with it raises it."""
     model, ids = model_of(), text(CHUNK + 1)
     act = model.activity(CHUNK, B, learning=True)
     bias = model.brain.parameters.value["broca.bias"]
-    observe = act.exploration.observe
-    index = [*act.exploration.scaled, *act.exploration.shifted].index("broca.bias")
-
-    def better(rate, communicator):
-        act.levels["dopamine"][...] = act.exploration.xi[index]
-        observe(rate, communicator)
-
-    act.exploration.observe = better
+    act.exploration._surprise = lambda: np.full(B, -bias.mean())
     for _ in range(60):
         model.update(act, ids[:-1], ids[1:], 0.01)
     assert bias.mean() > 1
@@ -152,9 +170,8 @@ def test_both_backends_move_alike():
         model, ids = model_of({"chunk": 2}, backends.get(name, 0, "fp32")), text(4 + 1)  # two chunks
         act = model.activity(4, B, learning=True)
         act.reward([2.0, 0.0, -1.0])
-        for _ in range(2):  # at the first change of levels nothing is expected
-            model.update(act, ids[:-1], ids[1:], 0.01)
-        found.append({name: model.backend.to_numpy(x).copy() for name, x in model.brain.parameters.value.items()})
+        model.update(act, ids[:-1], ids[1:], 0.01)
+        found.append(values_of(model))
     for name, values in found[0].items():
         np.testing.assert_allclose(found[1][name], values, rtol=1e-3, atol=1e-4 * np.abs(values).max() + 1e-6, err_msg=name)
 

@@ -2,19 +2,21 @@
 Memmesheimer 2023, Physical Review X 13:021006, for tasks that extend over time).
 
 The synapses of a projection share one gain, the neurons of a module one shift of the bias and of each time constant. In each chunk of
-tokens all of these numbers are perturbed, together and for all sequences:
+tokens all of these numbers are perturbed, together and for all sequences. The chunk is read twice from the same state, with opposite signs
+(Spall 1992, IEEE Transactions on Automatic Control 37:332):
 
-    weight exp(SIGMA xi),  bias + SIGMA_BIAS xi,  log_tau + SIGMA xi         xi ~ N(0, 1), one for each projection, module and time constant
+    weight exp(±SIGMA xi),  bias ± SIGMA_BIAS xi,  log_tau ± SIGMA xi        xi ~ N(0, 1), one for each projection, module and time constant
 
-At the end of the chunk every sequence has a dopamine, and its mean over the sequences, divided by its root mean square, multiplies xi:
+A sequence has a dopamine after each reading. Expectation and reward are the same in both, so their difference is that of the surprises s:
 
-    step += STEP rate xi mean(dopamine) / sqrt(mean(dopamine^2))
+    d = dopamine(+) - dopamine(-) = s(-) - s(+)                              s: mean loss of the chunk's targets, nats
+    step += STEP rate xi mean(d) / sqrt(mean(d^2))                           means over the sequences
 
 xi is the eligibility, dopamine the third factor. No gradient of the loss reaches a module. The numbers are few, because the noise of the
-estimate grows with their count. xi depends on seed, update and chunk only. The decoder learns from its own error, which is local to it.
+estimate grows with their count; that of the text is the same in both readings. xi depends on seed, update and chunk only. The decoder
+learns from its own error in the second reading, which is local to it, and the state goes on from there.
 
-The step leaves out the reward in dopamine. It is of what was done before xi was drawn, so it teaches the decoder its choices, and not the
-modules. Sequences whose levels did not change in the chunk do not count.
+A reward is of what was done before xi was drawn. It teaches the decoder its choices, and not the modules.
 """
 
 from __future__ import annotations
@@ -28,7 +30,6 @@ import numpy as np
 
 from ..config import MODULES
 from ..kernels.adamw import BLOCK
-from ..kernels.neuromodulation import ROWS
 
 if TYPE_CHECKING:
     from .activity import Activity
@@ -58,6 +59,8 @@ class Exploration:
         first, end = np.flatnonzero(of >= 0)[[0, -1]] + (0, 1)
         self._number_of_block, self._blocks = of[first:end], slice(first * BLOCK, end * BLOCK)
         self._base, self._factor = zeros((end - first, BLOCK)), zeros((end - first, 1))
+        self._levels = zeros(act.modulators.shape)
+        self._before = act.S_before[0], act.key_before[0], self._levels  # the state before a chunk, of what changes in place
 
     @contextlib.contextmanager
     def exploring(self) -> Iterator[None]:
@@ -76,17 +79,22 @@ class Exploration:
         return self._brain.parameters.flat_value[self._blocks].reshape(self._base.shape)
 
     def perturb(self, part: int):
-        """Perturb the parameters for part number `part` of the segment."""
+        """Perturb the parameters for the first reading of part number `part` of the segment, a chunk."""
         words = self.act.dropout.seed, self.act.dropout.step, part, zlib.crc32(b"exploration")
         self.xi = np.random.default_rng(words).standard_normal(len(self.step))
         self._set(self.sigma * self.xi)
-        self._before = self._modulators()
+        self._levels[...] = self.act.modulators
+
+    def turn(self):
+        """After the first reading: restore the state before it, and perturb with the other sign. Neurons keep theirs in row 0."""
+        self._first = self._surprise()
+        for array, before in zip((self.act.S, self.act.key, self.act.modulators), self._before, strict=True):
+            array[...] = before
+        self._set(-self.sigma * self.xi)
 
     def observe(self, rate: float, communicator):
-        """After a chunk: add to the step. Its dopamine counts over the sequences of all ranks."""
-        before, after = self._before, self._modulators()
-        counts = (after["changes"] > before["changes"]) & (after["changes"] > 1)  # nothing is expected at the first change
-        dopamine = (after["dopamine"] - before["reward"])[counts]
+        """After the second reading: add to the step. Its dopamine counts over the sequences of all ranks."""
+        dopamine = self._surprise() - self._first
         total, square, count = communicator.sum([dopamine.sum(), (dopamine**2).sum(), dopamine.size])
         if square > 0:
             self.step += STEP * rate * self.xi * total / np.sqrt(square * count)
@@ -102,8 +110,11 @@ class Exploration:
             apply(np.add, value, np.float32(shift), out=value)
         self._brain.refresh()
 
-    def _modulators(self):
-        return dict(zip(ROWS, self._brain.backend.to_numpy(self.act.modulators).astype(np.float64), strict=True))
+    def _surprise(self):
+        """Mean loss of the chunk's targets, of the sequences that have some."""
+        losses, targets = (self._brain.backend.to_numpy(array[: self.act.length]) for array in (self.act.losses, self.act.targets))
+        counted = (targets >= 0).sum(0)
+        return losses.sum(0, dtype=np.float64)[counted > 0] / counted[counted > 0]
 
     def decoder_weight(self, first: int, last: int):
         """Weights [(last - first) B] of the decoder's gradient for tokens first ... last - 1: act.weight, at choices times dopamine."""

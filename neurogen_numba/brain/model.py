@@ -288,13 +288,16 @@ class NeuroGenModel:
                     act.eligibility.begin()
                 self._load_tokens(act, inputs[begin : begin + act.tokens], targets[begin : begin + act.tokens])
                 act.dropout.set_step(self.optimizer.steps, part)
+                resets = not part and reset is not None
                 if act.exploration:
                     chosen = np.zeros_like(targets) if choices is None else choices
                     chosen = chosen[begin : begin + act.tokens, act.columns]
                     act.exploration.choices[: act.length] = self.backend.asarray(chosen, "uint8")
                     act.exploration.perturb(part)
+                    self.run(act, ("reading", act.length, resets), partial(self._read, act, resets))
+                    act.exploration.turn()
                 alone = self.communicator.size == 1
-                which = (not part, not part and reset is not None, alone or begin + act.tokens >= len(inputs))  # begins, resets, ends
+                which = (not part, resets, alone or begin + act.tokens >= len(inputs))  # begins, resets, ends
                 # the loss scale is a constant of the recorded step: one of a few powers of two
                 self.run(act, ("gradients", act.length, *which, act.loss_scale), functools.partial(self._gradients, act, *which))
                 if act.exploration:
@@ -313,6 +316,12 @@ class NeuroGenModel:
         """The operations of an update, with the segment loaded. reset: whether sequences are reset before, those of `act.reset_mask`."""
         self._gradients(act, True, reset)
         self._update(act)
+
+    def _read(self, act, reset):
+        """Compute the losses of the loaded tokens. reset: as for `_gradients`."""
+        if reset:
+            act.reset(act.reset_mask)
+        self.brain.forward(act, partial(self.brain.decoder.losses, act))
 
     def _gradients(self, act, begins, reset, ends=True):
         """The gradients of the loaded tokens. begins: whether they begin a segment; otherwise they are added to those before. ends: whether
