@@ -88,6 +88,11 @@ def test_a_permutation_is_always_the_same(mnist, tmp_path):
         (lambda path: path.write_bytes(path.read_bytes()[:-20]), "cannot be read"),
         (lambda path: path.write_bytes(gzip.compress(b"\0\0\x08\x03")), "not the file of MNIST with this name"),
         (lambda path: path.write_bytes(gzip.compress(b"abcdefghijklmnopqrst")), "not the file of MNIST with this name"),
+        (lambda path: path.write_bytes(gzip.compress(b"hello")), "not the file of MNIST with this name"),
+        (
+            lambda path: path.write_bytes(gzip.compress(np.array([2051, 0, 28, 28], ">i4").tobytes())),
+            "not the file of MNIST with this name",
+        ),
         (lambda path: path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-1])), "damaged, it has"),
     ],
 )
@@ -100,6 +105,11 @@ def test_files_that_are_not_mnist_are_named(harm, output, mnist, tmp_path):
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes((mnist / "train-images-idx3-ubyte.gz").read_bytes())
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes((mnist / "t10k-labels-idx1-ubyte.gz").read_bytes())
     with pytest.raises(DataError, match="30 images and 11 labels"):
+        Digits(tmp_path)
+    labels = bytearray(gzip.decompress((mnist / "train-labels-idx1-ubyte.gz").read_bytes()))
+    labels[-1] = 11  # as in other sets of this form, of letters
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes(labels)))
+    with pytest.raises(DataError, match="a label is 11"):
         Digits(tmp_path)
 
 

@@ -102,6 +102,15 @@ def test_a_step_that_is_not_finite_is_not_made():
         np.testing.assert_array_equal(value, before[name], err_msg=name)
 
 
+def test_a_surprise_that_is_not_finite_moves_no_module():
+    model, ids = model_of(), text(CHUNK + 1)
+    act, before = model.activity(CHUNK, B, learning=True), values_of(model)
+    act.exploration._surprise = lambda: np.array([1.0, np.nan, 2.0])
+    model.update(act, ids[:-1], ids[1:], 0.01)
+    for name in (*act.exploration.scaled, *act.exploration.shifted):
+        np.testing.assert_array_equal(model.brain.parameters.value[name], before[name], err_msg=name)
+
+
 def test_a_chunk_without_targets_moves_no_module():
     model, ids = model_of(), text(CHUNK + 1)
     act = model.activity(CHUNK, B, learning=True)

@@ -109,6 +109,8 @@ class Digits(Task):
         for x, y in (self._train, self._test):
             if len(x) != len(y):
                 raise DataError(f"{folder}: {len(x):,} images and {len(y):,} labels; use both files from one copy of MNIST")
+            if y.max() >= DIGITS:
+                raise DataError(f"{folder}: a label is {y.max()}, and digits are 0 to {DIGITS - 1}; use a copy of MNIST")
         self.vocabulary, self.length, self.chance = levels + DIGITS, PIXELS, 1 / DIGITS
 
     @property
@@ -148,10 +150,11 @@ def _read(folder: Path, name: str) -> np.ndarray:
         content = gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); get it again") from None
-    header = np.frombuffer(content[: 4 * (2 + len(shape))], ">i4")
-    if header.size < 2 + len(shape) or header[0] != magic or tuple(header[2:]) != shape:
+    numbers = 2 + len(shape)
+    header = np.frombuffer(content[: 4 * numbers].ljust(4 * numbers, b"\0"), ">i4")
+    if header[0] != magic or header[1] < 1 or tuple(header[2:]) != shape or len(content) < header.nbytes:
         raise DataError(f"{path}: not the file of MNIST with this name; download it again")
-    data = np.frombuffer(content, np.uint8, offset=4 * header.size)
+    data = np.frombuffer(content, np.uint8, offset=header.nbytes)
     if data.size != header[1] * int(np.prod(shape)):
         raise DataError(
             f"{path}: damaged, it has {data.size:,} bytes of data where {header[1] * int(np.prod(shape)):,} are expected; download it again"

@@ -7,12 +7,13 @@ tokens all of these numbers are perturbed, together and for all sequences. The c
 
     weight exp(±SIGMA xi),  bias ± SIGMA_BIAS xi,  log_tau ± SIGMA xi        xi ~ N(0, 1), one for each projection, module and time constant
 
-A sequence has a dopamine after each reading. Expectation and reward are the same in both, so their difference is that of the surprises s:
+A sequence has a surprise s after each reading. Dopamine is expectation less surprise, and reward; expectation and reward are the same in
+both readings, so the difference of the two dopamines is that of the surprises, and is computed from these:
 
-    d = dopamine(+) - dopamine(-) = s(-) - s(+)                              s: mean loss of the chunk's targets, nats
+    d = s(-) - s(+)                                                          s: mean loss of the chunk's targets, nats
     step += STEP rate xi mean(d) / sqrt(mean(d^2))                           means over the sequences
 
-xi is the eligibility, dopamine the third factor. No gradient of the loss reaches a module. The numbers are few, because the noise of the
+xi is the eligibility, d the third factor. No gradient of the loss reaches a module. The numbers are few, because the noise of the
 estimate grows with their count; that of the text is the same in both readings. xi depends on seed, update and chunk only. The decoder
 learns from its own error in the second reading, which is local to it, and the state goes on from there.
 
@@ -96,7 +97,7 @@ class Exploration:
         """After the second reading: add to the step. Its dopamine counts over the sequences of all ranks."""
         dopamine = self._surprise() - self._first
         total, square, count = communicator.sum([dopamine.sum(), (dopamine**2).sum(), dopamine.size])
-        if square > 0:
+        if square != 0:  # what is not finite makes the step so, and then it is not made
             self.step += STEP * rate * self.xi * total / np.sqrt(square * count)
 
     def _set(self, by):

@@ -237,7 +237,8 @@ class NeuroGenModel:
     def train_step(
         self, input_ids: ArrayLike, target_ids: ArrayLike, learning_rate: float | None = None, carry_state: bool = False
     ) -> tuple[float, float]:
-        """One update on one sequence [T] or a batch of them [B, T]: (loss in nats per token, accuracy 0 to 1), from before the update.
+        """One update on one sequence [T] or a batch of them [B, T]: (loss in nats per token, accuracy 0 to 1), from before the update; with
+        the three-factor rule those of the perturbed brain.
 
         A target below 0 is ignored. carry_state: start from the state after the last call, of the same shape, instead of a zero state.
         Raises ConfigError for token ids out of range, shapes that differ, or an invalid learning rate.
