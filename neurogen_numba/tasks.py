@@ -17,9 +17,10 @@ TASKS = {
     "copy": "symbols, a delay, then the same symbols",
     "smnist": "digits read pixel by pixel",
     "psmnist": "the same in a permuted order",
+    "stories": "the built-in stories, and questions about them",
     "bandit": "a two-armed bandit told in text: which arm wins more often?",
 }
-PRESET = "tasks"
+PRESET, OF_STORIES = "tasks", "nano"
 TESTED = 1000  # sequences of a generated task that are tested
 NEEDS_DATA = ("smnist", "psmnist")
 
@@ -36,7 +37,9 @@ def parser() -> Parser:
     flags.add_argument("--data", type=Path, default=None, metavar="FOLDER", help="smnist, psmnist: folder with the four files of MNIST")
     rules = "training.learning; bptt by default, for bandit three-factor with neuromodulators"
     flags.add_argument("--learning", choices=LEARNING, default=None, help=rules)
-    flags.add_argument("--steps", type=int, default=None, help="updates (default: the preset's), or pulls of the bandit (default: 200)")
+    flags.add_argument(
+        "--steps", type=int, default=None, help="updates (default: the preset's, nano's for stories), or pulls of the bandit (default: 200)"
+    )
     flags.add_argument("--batch-size", type=int, default=None, help="sequences of an update (default: the preset's)")
     flags.add_argument("--learning-rate", type=float, default=None, help="peak rate (default: the preset's)")
     flags.add_argument("--seed", type=int, default=0, help="wiring, first weights, sequences")
@@ -47,13 +50,16 @@ def parser() -> Parser:
 
 
 def task_of(args):
-    """The task that the flags ask for. Raises ConfigError for a flag of another task, DataError for files that are not MNIST's."""
+    """The task that the flags ask for; None for stories. Raises ConfigError for a flag of another task, DataError for files that are not
+    MNIST's."""
     from .benchmarks import tasks
 
     owners = {"pairs": ("recall",), "delay": ("copy",), "items": ("copy",), "data": NEEDS_DATA}
     for name, whose in owners.items():
         if getattr(args, name) is not None and args.task not in whose:
             raise ConfigError(f"--{name} is about {' and '.join(whose)}; leave it out")
+    if args.task == "stories":
+        return None
     if args.task == "recall":
         return tasks.Recall(16 if args.pairs is None else args.pairs)
     if args.task == "copy":
@@ -73,26 +79,32 @@ def main(argv=None):
         return play(args)
     task = task_of(args)
     flags = {"steps": args.steps, "batch": args.batch_size, "learning_rate": args.learning_rate, "eval_interval": args.eval_interval}
-    given = {"seed": args.seed, "segment": task.length} | {name: value for name, value in flags.items() if value is not None}
-    config = _config(args, given, task.vocabulary)
+    given = {"seed": args.seed} | {name: value for name, value in flags.items() if value is not None}
     show = _show(args)
-    result = {"task": args.task, "preset": config.preset, **train(config, task, backend_of(args), show)}
+    if task:
+        config = _config(args, given | {"segment": task.length}, PRESET).replace(brain={"vocabulary": task.vocabulary})
+        result = train(config, task, backend_of(args), show)
+    else:
+        config = _config(args, given, OF_STORIES).replace(text={"data": ""})
+        result = learn_stories(config, backend_of(args))
+    result = {"task": args.task, "preset": config.preset, **result}
+    tested = "questions" if task is None else "sequences"
     show(
-        f"{args.task}: {result['accuracy']:.2%} right on {result['tested']:,} sequences, chance {result['chance']:.2%}; "
+        f"{args.task}: {result['accuracy']:.2%} right on {result['tested']:,} {tested}, chance {result['chance']:.2%}; "
         f"{result['parameters']:,} parameters, {result['seconds']:,.0f} s"
     )
     tell_json(args.json, result)
     return 0
 
 
-def _config(args, training: dict, vocabulary: int):
-    """The configuration of a task. The three-factor rule brings the neuromodulators that it needs."""
+def _config(args, training: dict, preset: str):
+    """The configuration of a task; preset: its default. The three-factor rule brings the neuromodulators that it needs."""
     assigned = {assignment.partition("=")[0].strip() for assignment in args.assignments}
     rule = args.learning or ("three-factor" if args.task == "bandit" and "training.learning" not in assigned else None)
     learning = {"learning": rule} if rule else {}
     brain = {"neuromodulation": True} if rule == "three-factor" and "brain.neuromodulation" not in assigned else {}
     flags = {"training": training | learning, "brain": brain}
-    return config_of(args, flags, get_preset(PRESET)).replace(brain={"vocabulary": vocabulary})
+    return config_of(args, flags, get_preset(preset))
 
 
 def _show(args):
@@ -110,8 +122,8 @@ def play(args) -> int:
             raise ConfigError(f"--{name} is not about bandit; leave it out")
     pulls, interval = args.steps or 200, args.eval_interval or 20
     given = {"seed": args.seed, "batch": args.batch_size, "learning_rate": args.learning_rate}
-    config = _config(args, {name: value for name, value in given.items() if value is not None}, bandit.VOCABULARY)
-    config = config.replace(training={"segment": config.brain.chunk})
+    config = _config(args, {name: value for name, value in given.items() if value is not None}, PRESET)
+    config = config.replace(brain={"vocabulary": bandit.VOCABULARY}, training={"segment": config.brain.chunk})
     began, show, better = time.monotonic(), _show(args), []
     game = bandit.Bandit(NeuroGenModel.from_config(config, backend=backend_of(args)), config.training.batch, args.seed)
     with Waiting("pulling", pulls, "pulls") as waiting:
@@ -133,6 +145,29 @@ def play(args) -> int:
     show(f"bandit: {share} in the last {len(last):,} pulls, chance 50.0%; {took}")
     tell_json(args.json, result)
     return 0
+
+
+def learn_stories(config, backend) -> dict:
+    """Train a model of this configuration on the built-in stories, in a folder that is removed, and return how many of the questions about
+    held-out stories it answers."""
+    import tempfile
+
+    from . import library
+    from .learning.trainer import QUESTIONS
+
+    with tempfile.TemporaryDirectory() as folder:
+        summary = library.train(config, out=folder, backend=backend).summary
+    if not summary:
+        raise KeyboardInterrupt
+    return {
+        "accuracy": summary["question_accuracy"],
+        "chance": summary["chance_accuracy"],
+        "tested": QUESTIONS,
+        "steps": summary["steps"],
+        "parameters": summary["parameters"],
+        "seconds": summary["seconds"],
+        "loss": summary["val_loss"],
+    }
 
 
 def train(config, task, backend, show) -> dict:

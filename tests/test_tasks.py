@@ -9,6 +9,7 @@ import pytest
 from neurogen_numba import tasks as command
 from neurogen_numba.benchmarks.tasks import DIGITS, FILES, PIXELS, Copy, Digits, Recall, accuracy
 from neurogen_numba.errors import ConfigError, DataError
+from neurogen_numba.learning import trainer
 
 IMAGES = {"train": 30, "t10k": 11}
 
@@ -146,6 +147,20 @@ def test_the_command_learns_to_recall(capsys):
     assert result["accuracy"] == result["tests"][-1][1] > 0.05
 
 
+def test_the_command_asks_about_stories(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = [f"--set=brain.{name}.neurons=128" for name in ("wernicke", "hippocampus", "pfc", "broca")]
+    words = (
+        "stories --steps 2 --batch-size 2 --backend cpu --json --set=training.eval_tokens=500 --set=training.final_eval_tokens=500".split()
+    )
+    monkeypatch.setattr(trainer, "QUESTIONS", 5)
+    assert command.main([*words, *small]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["task"], result["preset"], result["steps"], result["tested"]) == ("stories", "nano", 2, 5)
+    assert 0 <= result["accuracy"] < 0.5 and 0.05 < result["chance"] < 0.1
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "words, output",
     [
@@ -153,6 +168,7 @@ def test_the_command_learns_to_recall(capsys):
         ("recall --pairs 129", "--pairs: from 1 to 128, not 129"),
         ("copy --delay 0", "--delay and --items: at least 1, not 0 and 10"),
         ("copy --pairs 3", "--pairs is about recall; leave it out"),
+        ("stories --pairs 3", "--pairs is about recall; leave it out"),
         ("recall --data .", "--data is about smnist and psmnist; leave it out"),
         ("psmnist", "psmnist needs the folder with the four files of MNIST"),
         ("smnist --data nowhere", "nowhere: train-images-idx3-ubyte.gz is missing"),
