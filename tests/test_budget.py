@@ -118,7 +118,7 @@ def test_advice_can_be_followed_word_by_word(preset, share, many):
 
 def test_what_does_not_fit_is_refused_before_anything_is_allocated():
     config = get_preset("shakespeare").replace(brain={"vocabulary": 65})
-    with pytest.raises(BackendError, match=r"needs .* GB, 1.07 GB are free; the largest part is activity, .*: --batch-size \d+, "):
+    with pytest.raises(BackendError, match=r"needs .* GB, 1.07 GB are free; the largest part is activity, .*: .*--batch-size \d+, "):
         budget.settle(config, Small())
     smaller = config.replace(training={"batch": 8})
     assert budget.settle(smaller, Small()) == (smaller, None)

@@ -79,7 +79,7 @@ def test_every_wait_of_a_run_has_words(trainer):
             assert not shown or shown[-1] == ("", 0, None)  # with each report the work before it has ended
     names = list(dict.fromkeys(sentence for sentence, _, _ in shown if sentence and "compiling" not in sentence))
     assert names[0] == "measuring the speed" and ("measuring the speed", 2, 3) in shown
-    assert [name.split(" ")[0] for name in names[1:]] == ["evaluating", "saving", "evaluating", "writing"]
+    assert [name.split(" ")[0] for name in names[1:]] == ["fitting", "evaluating", "saving", "evaluating", "writing"]
     assert any(done == total == 100 and sentence == "evaluating on 100 held-out tokens" for sentence, done, total in shown)
 
 
