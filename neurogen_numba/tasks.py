@@ -153,7 +153,6 @@ def learn_stories(config, backend) -> dict:
     import tempfile
 
     from . import library
-    from .learning.trainer import QUESTIONS
 
     with tempfile.TemporaryDirectory() as folder:
         summary = library.train(config, out=folder, backend=backend).summary
@@ -162,7 +161,7 @@ def learn_stories(config, backend) -> dict:
     return {
         "accuracy": summary["question_accuracy"],
         "chance": summary["chance_accuracy"],
-        "tested": QUESTIONS,
+        "tested": summary["questions"],
         "steps": summary["steps"],
         "parameters": summary["parameters"],
         "seconds": summary["seconds"],

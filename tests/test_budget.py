@@ -6,6 +6,7 @@ import json
 import math
 import re
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,10 +20,12 @@ from neurogen_numba.brain.connectome import arcs
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.cli import main
 from neurogen_numba.config import Module, size_of
+from neurogen_numba.distributed.buckets import Buckets
 from neurogen_numba.errors import BackendError, ConfigError
 from neurogen_numba.learning.trainer import Trainer
 from neurogen_numba.planning import budget
-from neurogen_numba.planning.meta import MetaArray
+from neurogen_numba.planning.meta import MetaArray, MetaBackend
+from neurogen_numba.planning.scaling import communication
 from neurogen_numba.presets import PRESETS, get_preset
 from neurogen_numba.train import configure
 from neurogen_numba.train import parser as train_parser
@@ -367,3 +370,13 @@ def test_where_no_single_change_suffices_several_are_made_together():
     output = budget.advice(config, card, limit)
     assert re.search("together these do: --activation-memory recompute --optimizer adafactor --batch-size [0-9]+$", output)
     assert budget.advice(config, card, 5 * 10**8) == budget.HOPELESS
+
+
+def test_the_cost_model_counts_the_sums_of_an_update():
+    config, begun, meta = get_preset("llm"), [], MetaBackend(2**37, "bfloat16", 2**17, 132)
+    brain, act = NeuroGenModel.on_meta(config, meta).brain, SimpleNamespace(token_rows=None)
+    buckets = Buckets(brain, act, SimpleNamespace(size=2, begin=begun.append))
+    for bucket in ("decoder", "embedding", "rest"):
+        buckets.sum(bucket)
+    sent = communication(config, meta, 2)
+    assert sent.sums == len(begun) and sent.early + sent.late == 4 * sum(array.size for array in begun)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import tiny
-from neurogen_numba.brain.model import NeuroGenModel
-from neurogen_numba.errors import ConfigError, DataError, TrainingError
+from neurogen_numba.brain.model import NeuroGenModel, made_from
+from neurogen_numba.errors import CheckpointError, ConfigError, DataError, TrainingError
 from neurogen_numba.learning import dynamic_evaluation, neural_cache, temperature, windows
 from neurogen_numba.learning.dynamic_evaluation import DynamicEvaluation
 from neurogen_numba.learning.evaluation import Plain, evaluate
@@ -185,6 +185,14 @@ def test_copies_and_checkpoints_keep_the_temperature(model, ids, tmp_path):
     for same in (copy.copy(warm), NeuroGenModel.load(tmp_path / "warm", backend=model.backend)):
         assert same.brain.decoder.temperature == 1.25
         np.testing.assert_array_equal(in_segments(Plain(same, 2), ids), expected)
+
+
+def test_a_temperature_that_divides_nothing_is_refused(model):
+    for damaged in (0.0, math.nan):
+        tensors, *others = with_temperature(model, 1.25).content()
+        tensors["decoder"]["decoder.temperature"][:] = damaged
+        with pytest.raises(CheckpointError, match="temperature"):
+            made_from(model.config, model.tokenizer, model.backend, tensors, *others)
 
 
 @pytest.mark.parametrize("T", [0.6, 1.0, 2.2])

@@ -103,9 +103,11 @@ def test_a_step_that_is_not_finite_is_not_made():
 
 
 def test_a_surprise_that_is_not_finite_moves_no_module():
-    model, ids = model_of(), text(CHUNK + 1)
-    act, before = model.activity(CHUNK, B, learning=True), values_of(model)
-    act.exploration._surprise = lambda: np.array([1.0, np.nan, 2.0])
+    """Not even by the other chunks of the segment."""
+    model, ids = model_of(), text(2 * CHUNK + 1)
+    act, before = model.activity(2 * CHUNK, B, learning=True), values_of(model)
+    surprises = iter([np.array([1.0, np.nan, 2.0]), np.ones(B), np.ones(B), 2 * np.ones(B)])  # of both readings of two chunks
+    act.exploration._surprise = lambda: next(surprises)
     model.update(act, ids[:-1], ids[1:], 0.01)
     for name in (*act.exploration.scaled, *act.exploration.shifted):
         np.testing.assert_array_equal(model.brain.parameters.value[name], before[name], err_msg=name)

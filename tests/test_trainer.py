@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import tiny
+from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.config import Training
 from neurogen_numba.errors import CheckpointError, ConfigError, DataError, TrainingError
 from neurogen_numba.learning import trainer as loop
@@ -123,6 +124,17 @@ def test_a_run_can_be_made_longer(tmp_path, sheep):
     assert [report.step for report in of(StepReport, reports)] == [5, 6]
     assert json.loads((run / "summary.json").read_text())["steps"] == 6
     assert json.loads((run / "config.json").read_text())["training"]["steps"] == 6
+
+
+def test_a_longer_run_learns_at_temperature_1_again_and_fits_it_at_its_new_end(tmp_path, sheep):
+    ended = begin(tmp_path / "run", sheep, steps=4, **LOOKS)
+    end(ended)
+    first = ended.model.brain.decoder.temperature
+    assert first != 1 and NeuroGenModel.load(tmp_path / "run/checkpoints/step-00000004").brain.decoder.temperature == first
+    longer = Trainer.resume(tmp_path / "run", 8)
+    assert longer.model.brain.decoder.temperature == 1
+    (report,) = of(FinalReport, end(longer))
+    assert report.summary["temperature"] == longer.model.brain.decoder.temperature not in (1, first)
 
 
 def test_a_run_that_was_killed_before_its_summary_writes_it_when_resumed(tmp_path, sheep):

@@ -62,9 +62,10 @@ class Decoder:
         return GAIN / self.temperature
 
     def set_temperature(self, temperature: float):
-        """Divide the logits by a temperature from now on. Steps that are recorded already are as before."""
+        """Divide the logits by a temperature, above 0, from now on. Steps that are recorded already are as before."""
         self.temperature = temperature
-        self.bias = self._bias if temperature == 1 else self.backend.zeros(self.rows)
+        with self.backend.part("decoder"):
+            self.bias = self._bias if temperature == 1 else self.backend.zeros(self.rows)
         self.refresh()
 
     def refresh(self):

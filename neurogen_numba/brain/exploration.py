@@ -2,8 +2,8 @@
 Memmesheimer 2023, Physical Review X 13:021006, for tasks that extend over time).
 
 The synapses of a projection share one gain, the neurons of a module one shift of the bias and of each time constant. In each chunk of
-tokens all of these numbers are perturbed, together and for all sequences. The chunk is read twice from the same state, with opposite signs
-(Spall 1992, IEEE Transactions on Automatic Control 37:332):
+tokens all of these parameters are perturbed, together and for all sequences. The chunk is read twice from the same state, with opposite
+signs (Spall 1992, IEEE Transactions on Automatic Control 37:332):
 
     weight exp(±SIGMA xi),  bias ± SIGMA_BIAS xi,  log_tau ± SIGMA xi        xi ~ N(0, 1), one for each projection, module and time constant
 
@@ -13,7 +13,7 @@ both readings, so the difference of the two dopamines is that of the surprises, 
     d = s(-) - s(+)                                                          s: mean loss of the chunk's targets, nats
     step += STEP rate xi mean(d) / sqrt(mean(d^2))                           means over the sequences
 
-xi is the eligibility, d the third factor. No gradient of the loss reaches a module. The numbers are few, because the noise of the
+xi is the eligibility, d the third factor. No gradient of the loss reaches a module. The parameters are few, because the noise of the
 estimate grows with their count; that of the text is the same in both readings. xi depends on seed, update and chunk only. The decoder
 learns from its own error in the second reading, which is local to it, and the state goes on from there.
 

@@ -665,7 +665,10 @@ class NeuroGenModel:
             x[...] = self.backend.asarray(groups["optimizer"][name])
         self.brain.load_structure(groups["brain"])
         self.optimizer.steps = updates
-        self.brain.decoder.set_temperature(float(groups["decoder"].get(TEMPERATURE, [1])[0]))
+        temperature = float(groups["decoder"].get(TEMPERATURE, [1])[0])
+        if not 0 < temperature < float("inf"):
+            raise CheckpointError(f"{where}: a temperature of {temperature:g} divides no logits; use another checkpoint")
+        self.brain.decoder.set_temperature(temperature)
 
     def __copy__(self) -> NeuroGenModel:
         """A model of its own with the same weights, optimiser and tokenizer, on the same backend; its neurons are reset."""

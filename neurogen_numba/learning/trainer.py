@@ -522,7 +522,8 @@ class Trainer:
             asked = validation.questions[:QUESTIONS]
             with self.model.averaged(), doing(f"asking {len(asked)} questions about held-out stories", len(asked)) as show:
                 right, chance = answer_questions(self.model, asked, tell=show)
-            summary |= {"entropy_floor_bits_per_byte": score.floor_bits_per_byte, "question_accuracy": right, "chance_accuracy": chance}
+            summary |= {"entropy_floor_bits_per_byte": score.floor_bits_per_byte, "questions": len(asked)}
+            summary |= {"question_accuracy": right, "chance_accuracy": chance}
         yield self.sample()
         write_json(self.run / SUMMARY, summary)
         yield FinalReport(summary)
