@@ -300,7 +300,7 @@ class NeuroGenModel:
                 alone = self.communicator.size == 1
                 which = (not part, resets, alone or begin + act.tokens >= len(inputs))  # begins, resets, ends
                 # the loss scale is a constant of the recorded step: one of a few powers of two
-                self.run(act, ("gradients", act.length, *which, act.loss_scale), functools.partial(self._gradients, act, *which))
+                self.run(act, ("gradients", act.length, *which, act.loss_scale), partial(self._gradients, act, *which))
                 if act.exploration:
                     act.exploration.observe(rate, self.communicator)
                 losses, right = self._result(act)
@@ -337,13 +337,13 @@ class NeuroGenModel:
         if act.token_rows:
             act.token_rows.gradient[...] = 0
         if decoder.row_wise:
-            brain.forward(act, functools.partial(losses_by_blocks, decoder, act))
+            brain.forward(act, partial(losses_by_blocks, decoder, act))
             learn_by_blocks(decoder, act, self.optimizer, self.communicator)
         elif act.exploration:  # dopamine follows from the losses
-            brain.forward(act, functools.partial(decoder.losses, act))
+            brain.forward(act, partial(decoder.losses, act))
             self._learn_decoder(act, not begins, 0, act.length)
         else:
-            brain.forward(act, functools.partial(self._learn_decoder, act, not begins))
+            brain.forward(act, partial(self._learn_decoder, act, not begins))
         buckets.sum("decoder")
         if act.exploration:
             buckets.sum("embedding")  # with it goes a tied decoder
@@ -418,7 +418,7 @@ class NeuroGenModel:
         self.load_segment(act, inputs, targets)
 
         def step():
-            self.brain.forward(act, functools.partial(self.brain.decoder.losses, act))
+            self.brain.forward(act, partial(self.brain.decoder.losses, act))
             act.advance(act.length)
 
         self.run(act, ("score", act.length), step)

@@ -8,7 +8,6 @@ lowest point the temperature; if that is further away than they are, three more 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
@@ -21,16 +20,16 @@ FURTHEST = 3 * STEP  # move at most
 MOVES = 4
 
 
-def fit(model, validation: Validation, most_streams: int | None = None, tell: Callable[[int], None] = lambda done: None) -> float:
+def fit(model, validation: Validation, most_streams: int | None = None) -> float:
     """Set a model's temperature to that with the lowest loss of a text, from 1/3 to 3. Returns it.
 
-    most_streams, tell: as in `evaluate`. It is 1 where the loss is not finite.
+    most_streams: as in `evaluate`. It is 1 where the loss is not finite.
     """
     decoder = model.brain.decoder
 
     def loss(logarithm):
         decoder.set_temperature(math.exp(logarithm))
-        return evaluate(model, validation, most_streams=most_streams, tell=tell).loss
+        return evaluate(model, validation, most_streams=most_streams).loss
 
     lowest = math.log(decoder.temperature)
     for _ in range(MOVES):
