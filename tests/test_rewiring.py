@@ -67,6 +67,26 @@ def test_bundles_that_grow_are_new_to_their_tile(count):
         assert len(set(local + there)) == len(local) + 3
 
 
+@pytest.mark.parametrize("arc, count", [(ARC, 3), (FULL, 2), (dataclasses.replace(ARC, sources=32), 4)])
+def test_bundles_are_drawn_one_try_after_the_other(arc, count):
+    """As a plain loop draws them from the same random numbers, also where some tiles get full."""
+    (block, delay), slots = draw_bundles(arc, 1), np.arange(0, 15, 2)
+    rng, odds = np.random.default_rng(2), np.exp(-0.1 * np.arange(arc.delays))
+    tiles = np.tile(slots // 3, count)
+    taken = {(bundle // 3, pair) for bundle, pair in enumerate(((delay - arc.first_delay) * arc.blocks + block).ravel().tolist())}
+    expected = np.full(len(tiles), -1)
+    for _ in range(100):
+        missing = np.flatnonzero(expected < 0)
+        late = rng.choice(arc.delays, len(missing), p=odds / odds.sum())
+        for bundle, pair in zip(missing, late * arc.blocks + rng.integers(arc.blocks, size=len(missing)), strict=True):
+            if (tiles[bundle], pair) not in taken:
+                taken.add((tiles[bundle], pair))
+                expected[bundle] = pair
+    found = grow_bundles(arc, block, delay, slots, count, np.random.default_rng(2))
+    np.testing.assert_array_equal(found.ravel(), expected)
+    assert (arc is ARC) == (expected >= 0).all()
+
+
 def test_a_tile_without_room_keeps_its_bundles():
     block, delay = draw_bundles(FULL, 1)
     pairs = grow_bundles(FULL, block, delay, np.array([3, 4, 6]), 1, np.random.default_rng(0))[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import functools
 import zlib
 from dataclasses import dataclass
 
@@ -45,7 +46,7 @@ class Arc:
     def longest_delay(self) -> int:
         return self.first_delay + self.delays - 1
 
-    @property
+    @functools.cached_property
     def bundle(self) -> int:
         """Neurons on a side of a bundle: the largest size up to `most` that divides the fan-in, or else the smallest size."""
         return max((size for size in BUNDLE_SIZES if size <= self.most and self.fan_in % size == 0), default=BUNDLE_SIZES[0])
@@ -228,19 +229,23 @@ def grow_bundles(arc: Arc, block: np.ndarray, delay: np.ndarray, slots: np.ndarr
     (delay - first delay) * blocks + block. Delays are drawn as by `draw_bundles`; a pair that its tile has, or had, is never drawn, and
     none is twice. -1 if a tile has no other pair left, or TRIES draws found none.
     """
-    size, tiles = arc.blocks * arc.delays, np.tile(slots // arc.bundles_per_tile, count)
-    known = (np.arange(len(block))[:, None] * size + (delay.astype(np.int64) - arc.first_delay) * arc.blocks + block).reshape(-1)
-    odds = np.exp(-DELAY_SKEW * np.arange(arc.delays))
+    tiles, size = np.tile(slots // arc.bundles_per_tile, count), arc.blocks * arc.delays
+    known = np.arange(arc.tiles)[:, None] * size + (delay.astype(np.int64) - arc.first_delay) * arc.blocks + block
+    claims, room = np.zeros(arc.tiles * size, np.int32), np.full(arc.tiles, size - arc.bundles_per_tile)
+    claims[known] = taken = len(tiles) + 1  # above every claim; 0: nobody has claimed the pair
+    odds = np.exp(-DELAY_SKEW * np.arange(arc.delays)).cumsum()
     pairs, missing = np.full(len(tiles), -1, np.int64), np.arange(len(tiles))
     for _ in range(TRIES):
-        drawn = rng.choice(arc.delays, size=len(missing), p=odds / odds.sum()) * arc.blocks + rng.integers(arc.blocks, size=len(missing))
-        key = tiles[missing] * size + drawn
-        new = np.zeros(len(missing), bool)
-        new[np.unique(key, return_index=True)[1]] = True  # the first of those that were drawn twice
-        new &= ~np.isin(key, known)
-        pairs[missing[new]], known, missing = drawn[new], np.concatenate([known, key[new]]), missing[~new]
-        if not len(missing):
+        if not room[tiles[missing]].any():
             break
+        late = (odds / odds[-1]).searchsorted(rng.random(len(missing)), side="right")
+        drawn = late * arc.blocks + rng.integers(arc.blocks, size=len(missing))
+        key, claim = tiles[missing] * size + drawn, (len(tiles) - missing).astype(claims.dtype)
+        np.maximum.at(claims, key, claim)  # of those that draw a pair at once, the first gets it
+        new = claims[key] == claim
+        pairs[missing[new]], claims[key[new]] = drawn[new], taken
+        room -= np.bincount(tiles[missing[new]], minlength=arc.tiles)
+        missing = missing[~new]
     return pairs.reshape(count, len(slots))
 
 
