@@ -92,7 +92,8 @@ def test_every_preset_has_a_plan(name):
 
 def test_more_of_anything_takes_more():
     config = tiny.config()
-    for change in ({"training": {"batch": 5}}, {"training": {"segment": 17}}, {"brain": {"vocabulary": 60000}}, {"brain": {"fan_in": 40}}):
+    brains = {"brain": {"vocabulary": 60000}}, {"brain": {"fan_in": 40}}
+    for change in ({"training": {"batch": 5}}, {"training": {"segment": 17}}, {"training": {"rewire_interval": 3}}, *brains):
         assert total(config.replace(**change)) > total(config)
     assert total(config, budget.Card(2**30, "float32")) != total(config)
 

@@ -12,7 +12,7 @@ import pytest
 
 from conftest import SIMULATED
 from neurogen_numba import backends
-from neurogen_numba.brain.connectome import Arc, real_weights
+from neurogen_numba.brain.connectome import Arc, draw_bundles, real_weights
 from neurogen_numba.brain.projection import Projection
 from neurogen_numba.errors import ConfigError
 from neurogen_numba.kernels import bundles
@@ -311,6 +311,27 @@ def test_a_target_sums_up_its_bundles(backend):
     x = np.zeros((2, 1, 17), np.float32)
     x[0, 0, 0], x[0, 0, 16], x[1, 0, 0] = 5, 7, 3
     np.testing.assert_array_equal(forward(made, made.state(batch=1), {"p.out": x})["a.current"].ravel(), [5, 753])
+
+
+def test_bundles_that_are_not_wired_have_the_gradient_that_they_would_have(backend):
+    """Of two sizes, of several projections, in any order; the gradient of the wired ones stays."""
+    made = Wired(backend, arcs(21, 69, 19, 17, 32, 32))
+    state, sent, d_currents = made.state(2), made.membranes(0), made.gradients(0)
+    forward(made, state, sent)
+    backward(made, state, d_currents)
+    before = {arc.name: made.weight_grad(arc.name).copy() for arc in made.arcs}
+    for arc in made.arcs:
+        made.projections[arc.name].set_structure(*draw_bundles(arc, 9))
+    want = expected(made, made.silent_past(2), {name: carried(name, v) for name, v in sent.items()}, d_currents)[2]
+    for size in (16, 32):
+        some = [(number, made.projections[arc.name]) for number, arc in enumerate(made.arcs) if arc.bundle == size]
+        of = np.concatenate([np.full(p.block.size, number) for number, p in some])
+        order = np.random.default_rng(0).permutation(len(of))
+        ends = (np.concatenate([getattr(p, end).ravel() for _, p in some])[order] for end in ("tile", "block", "delay"))
+        found = backend.to_numpy(state.bundle_grad(of[order], *ends, T))
+        close(found.reshape(-1, size, size), np.concatenate([want[p.arc.name] for _, p in some])[order], 10)
+    for arc in made.arcs:
+        np.testing.assert_array_equal(made.weight_grad(arc.name), before[arc.name])
 
 
 @pytest.mark.parametrize("size, batch", [(16, 1), (32, 3)])

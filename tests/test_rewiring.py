@@ -31,8 +31,8 @@ def made(request):
     if request.param == "cuda":
         request.getfixturevalue("full_size")
     backend = backends.get(request.param, 0, "fp32")
-    return lambda **training: NeuroGenModel.from_config(
-        tiny.config(brain=BRAIN, **{"rewire_interval": 1, "rewire_share": 0.5, **training}), backend=backend
+    return lambda brain=None, **training: NeuroGenModel.from_config(
+        tiny.config(brain=BRAIN | (brain or {}), **{"rewire_interval": 1, "rewire_share": 0.5, **training}), backend=backend
     )
 
 
@@ -183,9 +183,10 @@ def rewire_now(model, act, rewire):
     return found[0]
 
 
-def test_a_new_bundle_changes_nothing_but_has_a_gradient(made):
+@pytest.mark.parametrize("rule", ["rigl", "set"])
+def test_a_new_bundle_changes_nothing_but_has_a_gradient(made, rule):
     """After a rewiring the model computes what the old one does without the bundles that were removed."""
-    model = made(rewire="set")
+    model = made(rewire=rule)
     rewire, act = Rewiring(model), model.activity(16, 4, learning=True)
     before = wiring(model)
     rewire_now(model, act, lambda act: rewire(act, 1, 10**9))
@@ -205,13 +206,33 @@ def test_a_new_bundle_changes_nothing_but_has_a_gradient(made):
         np.testing.assert_array_equal(model.backend.to_numpy(found), expected)
 
 
+@pytest.mark.parametrize("learning", ["bptt", "eprop"])
+def test_other_bundles_keep_their_gradient(made, learning):
+    """With e-prop it is a sum over the chunks of the segment, and the synapses know the last one only."""
+    model, before, wired = made(rewire="rigl", learning=learning), {}, {}
+    rewire = Rewiring(model)
+
+    def noted(act):
+        wired.update(wiring(model))
+        before.update({p.arc.name: model.backend.to_numpy(p.d_weight).copy() for p in model.brain.projections})
+        rewire(act, 1, 10**9)
+
+    rewire_now(model, model.activity(16, 4, learning=True), noted)
+    others, kept = changed(wired, wiring(model)), 0
+    for p in model.brain.projections:
+        same = np.setdiff1d(np.arange(len(p.d_weight)), others[p.arc.name])
+        np.testing.assert_array_equal(model.backend.to_numpy(p.d_weight)[same], before[p.arc.name][same])
+        kept += (before[p.arc.name][same] != 0).any(axis=(1, 2)).sum()
+    assert kept > 10 and sum(map(len, others.values())) > 10
+
+
 def gradients_of(model, structure):
     """name -> gradient of the weights if a segment, which ran with the wiring of the model, had been read by this one."""
 
     def wire(act):
         for p in model.brain.projections:
             p.set_structure(structure[f"{p.arc.name}.block"], structure[f"{p.arc.name}.delay"])
-        model.brain.rewire(gradient_only=True)
+        model.brain.rewire()
         model.brain.synapses.gradient[...] = 0
         act.synapses.accumulate_weight_grad(act.length)
 
@@ -275,7 +296,12 @@ SETTINGS = {"steps": 12, "rewire_interval": 2, "rewire_share": 0.5, "checkpoint_
 
 @pytest.mark.parametrize(
     "rule, how",
-    [("rigl", {"learning": "eprop"}), ("rigl", {"average": 5}), ("set", {"optimizer": "muon"}), ("deep_r", {"optimizer": "adamw8bit"})],
+    [
+        ("rigl", {"learning": "eprop"}),
+        ("rigl", {"average": 5}),
+        ("set", {"optimizer": "muon"}),
+        ("deep_r", {"optimizer": "adamw8bit"}),
+    ],
     ids=str,
 )
 def test_a_run_that_rewires_resumes_bit_for_bit(tmp_path, rule, how):

@@ -502,10 +502,9 @@ class Synapses(ABC):
         """Build the tables from the structure of the projections, after it was drawn or loaded."""
 
     @abstractmethod
-    def rewire(self, gradient_only: bool = False) -> bool:
+    def rewire(self) -> bool:
         """Rebuild the tables in the same arrays, after projections got the same number of other bundles. Returns whether recorded steps
-        stay valid, that is, whether every table kept its shape. gradient_only: only that of `accumulate_weight_grad`, until the next
-        call."""
+        stay valid, that is, whether every table kept its shape."""
 
     weight = gradient = None  # of all synapses, flat, a multiple of the optimiser's BLOCK
 
@@ -563,6 +562,12 @@ class SynapticState(ABC):
 
         Events in the history get no gradient: back-propagation through time is truncated there.
         """
+
+    @abstractmethod
+    def bundle_grad(self, projection, tile, block, delay, length: int):
+        """A new array [K, BS BT]: the gradient of the weights that K bundles would have, whether they are wired or not, as
+        `accumulate_weight_grad` computes it. NumPy [K]: projection: index of its projection, all of one bundle size; its tile, block and
+        delay."""
 
     @abstractmethod
     def advance(self, length: int):

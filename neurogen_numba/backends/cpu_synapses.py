@@ -42,25 +42,31 @@ class CpuSynapses(Synapses):
 
     def wire(self):
         forward, backward, learned = {}, {}, []
-        for p, weight_offset, scale_offset in zip(self.projections, self.weight_offsets, self.scale_offsets, strict=True):
-            arc, size = p.arc, p.arc.bundle
-            source, target = p.block.ravel() * size, p.tile * size
-            table = np.zeros((p.block.size, COLUMNS_OF_ENTRY), np.int64)
-            table[:, SOURCE], table[:, SHIFT] = self.signals[arc.source].start + source // WORD, source % WORD
-            table[:, TARGET], table[:, OUT_SHIFT] = self.currents[arc.target].start + target // WORD, target % WORD
-            table[:, DEPTH], table[:, OUT_WIDTH], table[:, DELAY] = size, size, p.delay.ravel()
-            table[:, WEIGHT] = weight_offset + np.arange(len(table)) * size * size
-            table[:, SCALE] = scale_offset + np.arange(len(table))
+        for number, p in enumerate(self.projections):
+            table = self.entries(np.full(p.block.size, number), p.tile, p.block.ravel(), p.delay.ravel())
+            table[:, WEIGHT] += self.weight_offsets[number]
+            table[:, SCALE] += self.scale_offsets[number]
             back = table.copy()
             back[:, [SOURCE, SHIFT, TARGET, OUT_SHIFT]] = table[:, [TARGET, OUT_SHIFT, SOURCE, SHIFT]]
-            forward.setdefault(arc.target, []).append(table)
-            backward.setdefault(arc.source, []).append(back)
+            forward.setdefault(p.arc.target, []).append(table)
+            backward.setdefault(p.arc.source, []).append(back)
             learned.append(table)
         _fill(self.forward, {name: _by_tile(tables, self.currents[name]) for name, tables in forward.items()})
         _fill(self.backward, {name: _by_tile(tables, self.signals[name]) for name, tables in backward.items()})
         self.learned = np.concatenate(learned)
 
-    def rewire(self, gradient_only=False):
+    def entries(self, projection, tile, block, delay):
+        """Table of bundles [K] of one size; their weights follow one another, from offset 0 on."""
+        size = self.projections[projection[0]].arc.bundle
+        first = np.array([(self.signals[p.arc.source].start, self.currents[p.arc.target].start) for p in self.projections])[projection]
+        table = np.zeros((len(tile), COLUMNS_OF_ENTRY), np.int64)
+        table[:, SOURCE], table[:, SHIFT] = first[:, 0] + block * size // WORD, block * size % WORD
+        table[:, TARGET], table[:, OUT_SHIFT] = first[:, 1] + tile * size // WORD, tile * size % WORD
+        table[:, DEPTH], table[:, OUT_WIDTH], table[:, DELAY] = size, size, delay
+        table[:, WEIGHT], table[:, SCALE] = np.arange(len(table)) * size * size, np.arange(len(table))
+        return table
+
+    def rewire(self):
         self.wire()
         return True
 
@@ -169,9 +175,17 @@ class CpuSynapticState(SynapticState):
             self._launch(bundles_cpu.gather_cpu, gradient, *read, self._segment, first, 1, length, *needs_grad)
 
     def accumulate_weight_grad(self, length):
-        flat, synapses = self._flat, self.synapses
-        read = flat["x"], flat["fired"], self.x.shape[1], flat["d"], self.tokens
-        self._launch(bundles_cpu.weight_grad_cpu, synapses.gradient, *read, synapses.learned, self.row, self.batch, length)
+        self._weight_grad(self.synapses.gradient, self.synapses.learned, length)
+
+    def _weight_grad(self, gradient, entries, length):
+        read = self._flat["x"], self._flat["fired"], self.x.shape[1], self._flat["d"], self.tokens
+        self._launch(bundles_cpu.weight_grad_cpu, gradient, *read, entries, self.row, self.batch, length)
+
+    def bundle_grad(self, projection, tile, block, delay, length):
+        entries = self.synapses.entries(projection, tile, block, delay)
+        gradient = np.zeros((len(entries), entries[0, DEPTH] * entries[0, OUT_WIDTH]), np.float32)
+        self._weight_grad(gradient.reshape(-1), entries, length)
+        return gradient
 
     def advance(self, length):
         self._launch(bundles_cpu.advance_cpu, self.x, self.fired, self.start, length, self.history, self.tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import weakref
 
@@ -96,25 +97,29 @@ class CudaSynapses(Synapses):
             packed[part] = pack(by_lane.reshape(p.block.size, -1), self.bits).reshape(-1)
         return self.backend.asarray(packed)
 
-    def rewire(self, gradient_only=False):
+    def rewire(self):
         self._read_structure()
-        return gradient_only or all([state.rewire() for state in self._states])
+        return all([state.rewire() for state in self._states])
 
     def _read_structure(self):
         """Rows of all bundles, from the structure of the projections."""
         self.forward, self.backward, learned = {}, {}, {}
         for number, p in enumerate(self.projections):
-            arc, rows = p.arc, np.zeros(p.block.size, ROW)
-            words = arc.bundle // WORD
-            rows["projection"], rows["delay"] = number, p.delay.ravel()
-            rows["source"] = p.block.ravel() * words
-            rows["target"] = p.tile * words
-            rows["weight"] = self.weight_offset[arc.name] // WORD + np.arange(p.block.size) * arc.bundle * words
-            rows["scale"] = self.scale_offset[arc.name] + np.arange(p.block.size)
+            arc, rows = p.arc, self.rows(number, p.tile, p.block.ravel(), p.delay.ravel(), p.arc.bundle)
+            rows["weight"] += self.weight_offset[arc.name] // WORD
+            rows["scale"] += self.scale_offset[arc.name]
             self.forward.setdefault(arc.target, []).append((arc, rows))
             self.backward.setdefault(arc.source, []).append((arc, rows))
             learned.setdefault(arc.bundle, []).append(rows)
         self.learned = {size: np.concatenate(parts) for size, parts in learned.items()}
+
+    @staticmethod
+    def rows(projection, tile, block, delay, size):
+        """Rows of bundles [size, size]; their weights follow one another, from offset 0 on."""
+        rows, words = np.zeros(len(tile), ROW), size // WORD
+        rows["projection"], rows["source"], rows["target"], rows["delay"] = projection, block * words, tile * words, delay
+        rows["weight"], rows["scale"] = np.arange(len(rows)) * size * words, np.arange(len(rows))
+        return rows
 
     def refresh(self, weight=None):
         if self.bits:
@@ -153,6 +158,9 @@ class CudaSynapticState(SynapticState):
         if learning:
             self.d, self._d_regions = self._flat(dict.fromkeys(synapses.currents, tokens), currents)
         self._tables = {}
+        arcs, sides = [p.arc for p in synapses.projections], {"source": self._x_regions} | ({"target": self._d_regions} if learning else {})
+        self._rings = np.array([synapses.signals.index(arc.source) for arc in arcs])
+        self._regions = {side: np.array([regions[getattr(arc, side)] for arc in arcs]).T for side, regions in sides.items()}
 
     def _table(self, make, *how):
         """The table make(*how), a tuple, cached until the synapses are wired again. A recorded step reads the arrays of its capture, so
@@ -176,10 +184,9 @@ class CudaSynapticState(SynapticState):
     def _read(self, table, rows, side, column):
         """Fill a column of a table with the offsets that rows read in x (side "source") or d ("target"). Returns the matrices' column
         counts."""
-        regions = self._x_regions if side == "source" else self._d_regions
-        matrices = np.array([regions[getattr(p.arc, side)] for p in self.synapses.projections])[rows["projection"]]
-        table[:, column] = self._offset(*matrices.T[:2], WORD * rows[side]) // SLICE
-        return matrices[:, 1]
+        first, columns, _ = self._regions[side][:, rows["projection"]]
+        table[:, column] = self._offset(first, columns, WORD * rows[side]) // SLICE
+        return columns
 
     @staticmethod
     def _offset(first, columns, number):
@@ -188,20 +195,22 @@ class CudaSynapticState(SynapticState):
 
     def _common(self, table, rows):
         """Fill the columns that all tables share."""
-        synapses = self.synapses
         table[:, WEIGHT], table[:, DELAY] = rows["weight"], rows["delay"] * self.batch
-        table[:, RING] = np.array([synapses.signals.index(p.arc.source) for p in synapses.projections])[rows["projection"]]
+        table[:, RING] = self._rings[rows["projection"]]
 
     def _learned(self, size):
         """The table of all bundles of a size, for `weight_grad`."""
-        rows = self.synapses.learned[size]
+        return (self._bundles(size, self.synapses.learned[size]),)
+
+    def _bundles(self, size, rows):
+        """The table of bundles of a size, for `weight_grad`."""
         table = np.zeros((len(rows), BUNDLE_COLUMNS), np.int32)
         table[:, LENGTH] = self._read(table, rows, "source", OFFSET)
         self._read(table, rows, "target", D_OFFSET)
         self._common(table, rows)
         if bundles.bundles_per_block(size) > 1:  # so that bundles of a block often have the same targets and share a copy of d
             table = table[np.argsort(table[:, D_OFFSET], kind="stable")]
-        return (self.backend.asarray(table),)
+        return self.backend.asarray(table)
 
     def _tiles(self, names, back, width, size):
         """(tiles, entries, whether some bundles are smaller than the tile) for a launch of `gather` that writes the named currents (or,
@@ -218,9 +227,9 @@ class CudaSynapticState(SynapticState):
                 table[:, COPY_OFFSET], table[:, COPY_LENGTH] = self._offset(first, columns, table[:, NUMBER]) // SLICE, columns
                 table[:, COPY_RING] = self.synapses.signals.index(signal)
             tiles.append(table)
-            for arc, rows in projections_of[name]:
-                if size in (None, arc.bundle):
-                    slices, tile = self._slices(arc.bundle, rows, read, out, width)
+            for bundle, some in itertools.groupby(projections_of[name], lambda entry: entry[0].bundle):
+                if size in (None, bundle):
+                    slices, tile = self._slices(bundle, np.concatenate([rows for _, rows in some]), read, out, width)
                     inside = tile < len(table)  # the last bundle may extend beyond the output
                     entries.append(slices[inside])
                     their_tiles.append(first_tile + tile[inside])
@@ -231,8 +240,7 @@ class CudaSynapticState(SynapticState):
         return *map(self.backend.asarray, (tiles, entries[np.argsort(tile, kind="stable")])), mixed
 
     def _slices(self, size, rows, read, out, width):
-        """(entries, output tile of each) for the bundles of a projection. A bundle that is wider than a tile has entries in several
-        tiles."""
+        """(entries, output tile of each) for bundles of a size. A bundle that is wider than a tile has entries in several tiles."""
         words, parts = size // WORD, max(1, size // width)
         rows = np.repeat(rows, size // SLICE * parts)
         number = np.arange(len(rows)) % (size // SLICE * parts)
@@ -355,16 +363,25 @@ class CudaSynapticState(SynapticState):
         self._gather(gradients, True, first, self.d, length * self.batch, 1 / self.scale)
 
     def accumulate_weight_grad(self, length):
-        synapses = self.synapses
-        for size in synapses.learned:
-            (table,) = self._table(self._learned, size)
-            if synapses.kind is None:
-                kernel, per_block, threads = bundles.make_weight_grad_fp32(size), 1, (size // mma.EDGE) ** 2
-            else:
-                kernel, per_block, threads = bundles.make_weight_grad(synapses.kind, size), bundles.bundles_per_block(size), bundles.THREADS
-            arrays = self._words(self.x, 64), self._words(self.d, 64), table, self.start
-            numbers = length * self.batch, self.batch, np.float32(1 / self.scale)
-            self.backend.launch(kernel, blocks(len(table), per_block), threads, synapses.gradient, *arrays, *numbers)
+        for size in self.synapses.learned:
+            self._weight_grad(self.synapses.gradient, size, *self._table(self._learned, size), length)
+
+    def _weight_grad(self, gradient, size, table, length):
+        kind = self.synapses.kind
+        if kind is None:
+            kernel, per_block, threads = bundles.make_weight_grad_fp32(size), 1, (size // mma.EDGE) ** 2
+        else:
+            kernel, per_block, threads = bundles.make_weight_grad(kind, size), bundles.bundles_per_block(size), bundles.THREADS
+        arrays = self._words(self.x, 64), self._words(self.d, 64), table, self.start
+        numbers = length * self.batch, self.batch, np.float32(1 / self.scale)
+        self.backend.launch(kernel, blocks(len(table), per_block), threads, gradient, *arrays, *numbers)
+
+    def bundle_grad(self, projection, tile, block, delay, length):
+        size = self.synapses.projections[projection[0]].arc.bundle
+        gradient = self.backend.zeros((len(tile), size * size))
+        table = self._bundles(size, self.synapses.rows(projection, tile, block, delay, size))
+        self._weight_grad(gradient.reshape(-1), size, table, length)
+        return gradient
 
     def advance(self, length):
         self.backend.launch(bundles.advance_rings, 1, len(self._rows), self.start, self._rows, length)

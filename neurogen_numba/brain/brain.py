@@ -107,10 +107,9 @@ class Brain:
             self.synapses.wire()
         self.wiring += 1
 
-    def rewire(self, gradient_only: bool = False):
-        """The same after projections got as many other bundles: steps that are recorded go on where they can. gradient_only: only the
-        gradient of the weights is asked for until the next call."""
-        self.wiring += not self.synapses.rewire(gradient_only)
+    def rewire(self):
+        """The same after projections got as many other bundles: steps that are recorded go on where they can."""
+        self.wiring += not self.synapses.rewire()
 
     def refresh(self):
         """Compute what is derived from the parameters, after every change of them."""

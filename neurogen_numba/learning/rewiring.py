@@ -10,6 +10,8 @@ Three criteria, here applied to whole bundles:
   al. 2018, "Deep rewiring: training very sparse deep networks").
 
 The number of bundles of a tile stays. A new bundle begins with weights of 0, so it changes nothing until it has learned.
+
+Norms, gradients and the choice among candidates are computed on the device. One number per bundle is copied to the host, which draws.
 """
 
 from __future__ import annotations
@@ -39,6 +41,9 @@ class Rewiring:
                 "training.rewire_interval: every target reads all blocks of its sources at all delays, so no other bundle can grow; "
                 "set it to 0, or lower brain.fan_in"
             )
+        arcs, offset = self.brain.arcs, self.brain.parameters.offset
+        self._shapes = np.array([(arc.bundles_per_tile, arc.blocks, arc.first_delay) for arc in arcs])
+        self._first_rows = np.array([offset[f"{arc.name}.weight"] // arc.bundle**2 for arc in arcs])
 
     def due(self, step: int, steps: int) -> bool:
         """Whether update `step` (from 1) of `steps` rewires."""
@@ -49,29 +54,42 @@ class Rewiring:
         return self.training.rewire_interval < LAST * steps
 
     def __call__(self, act, step: int, steps: int) -> int:
-        """Rewire after the backward pass of update `step` (from 1) of `steps`, on the segment of `act`: overwrites structure, weights and
-        moments of the bundles that change, and the gradients of all synapses. Returns how many bundles grew."""
-        share = share_at(self.training, step, steps)
-        grown = {p.arc.name: self._choose(p, share, step) for p in self.projections}
-        grown = {name: choice for name, choice in grown.items() if len(choice[0])}
-        if not grown:
+        """Rewire after the backward pass of update `step` (from 1) of `steps`, on the segment of `act`: overwrites structure, weights,
+        gradients and moments of the bundles that change. Returns how many bundles grew."""
+        share, sizes = share_at(self.training, step, steps), sorted({p.arc.bundle for p in self.projections})
+        grown = sum(self._rewire([p for p in self.projections if p.arc.bundle == size], act, share, step) for size in sizes)
+        if grown:
+            self.brain.rewire()
+        return grown
+
+    def _rewire(self, projections, act, share, step):
+        """Rewire projections whose bundles have one size, all together. Returns K, how many bundles grow.
+
+        of, slots [K]: index of a bundle's projection, and of the bundle within it. pairs [K]: what it becomes, as `grow_bundles` has it.
+        """
+        chosen = [self._choose(p, share, step) for p in projections]
+        slots, pairs = (np.concatenate(parts, axis=-1) for parts in zip(*chosen, strict=True))
+        ends = np.cumsum([len(local) for local, _ in chosen])
+        if not len(slots):
             return 0
-        if self.training.rewire == "rigl":
-            self._rank(act, grown)
-        for projection in self.projections:
-            if projection.arc.name in grown:
-                slots, pairs = grown[projection.arc.name]
-                self._clear(projection, slots)
-                projection.set_structure(*with_bundles(projection, slots, pairs[0]))
-        self.brain.rewire()
-        self._gradient(act)
-        return sum(len(slots) for slots, _ in grown.values())
+        of = np.repeat([self.brain.projections.index(p) for p in projections], np.diff(ends, prepend=0))
+        pairs = self._best(act, of, slots, pairs) if self.training.rewire == "rigl" else pairs[0]
+        for p, local, new in zip(projections, np.split(slots, ends[:-1]), np.split(pairs, ends[:-1]), strict=True):
+            p.set_structure(*with_bundles(p, local, new))
+        parameters, asarray, size = self.brain.parameters, self.model.backend.asarray, projections[0].arc.bundle ** 2
+        values, gradients = (flat.reshape(-1, size) for flat in (parameters.flat_value, parameters.flat_gradient))  # a bundle is a row
+        rows = self._first_rows[of] + slots
+        index = asarray(rows, "int64")
+        values[index] = 0
+        gradients[index] = self._gradient(act, of, slots, pairs)
+        self.model.optimizer.begin_again(rows, size)
+        return len(slots)
 
     def _choose(self, projection, share, step):
         """(slots [K], pairs [candidates, K]) of the bundles to remove, and what may grow in their place."""
         arc, rng = projection.arc, generator_of(self.training.seed, f"{projection.arc.name}.rewire.{step}")
         weight = projection.weight.reshape(len(projection.weight), -1)
-        norms = self.model.backend.to_numpy((weight * weight).sum(axis=1)) ** 0.5
+        norms = self.model.backend.to_numpy(_squares(weight)) ** 0.5
         if self.training.rewire == "deep_r":
             walked = random_walk(norms, share, rng)
             factor = np.where(walked > 0, walked / np.maximum(norms, 1e-30), 1.0)
@@ -84,43 +102,23 @@ class Rewiring:
         there = (pairs >= 0).all(axis=0)  # a tile may have no other bundle left
         return slots[there], pairs[:, there]
 
-    def _rank(self, act, grown):
-        """Put the candidate with the largest gradient first, for every bundle that grows."""
-        before = {p.arc.name: (p.block, p.delay) for p in self.projections}
-        norms = {name: [] for name in grown}
-        for candidate in range(CANDIDATES):
-            for p in self.projections:
-                if p.arc.name in grown:
-                    slots, pairs = grown[p.arc.name]
-                    p.set_structure(*with_bundles(p, slots, pairs[candidate]))
-            self.brain.rewire(gradient_only=True)
-            self._gradient(act)
-            for p in self.projections:
-                if p.arc.name in grown:
-                    gradient = self._rows(p.d_weight, grown[p.arc.name][0])
-                    norms[p.arc.name].append(self.model.backend.to_numpy((gradient * gradient).sum(axis=1)))
-        for p in self.projections:
-            p.set_structure(*before[p.arc.name])
-        for name, (slots, pairs) in grown.items():
-            best = np.argmax(norms[name], axis=0)
-            grown[name] = slots, pairs[best, np.arange(len(slots))][None]
+    def _best(self, act, of, slots, pairs):
+        """The candidate with the largest gradient, for each bundle [K]."""
+        norms = np.stack([_squares(self._gradient(act, of, slots, candidate)) for candidate in pairs])
+        return pairs[self.model.backend.to_numpy(norms.argmax(axis=0)), np.arange(len(slots))]
 
-    def _gradient(self, act):
-        """Compute the gradients of all weights of synapses again, for the wiring that there is now."""
-        self.brain.synapses.gradient[...] = 0
-        act.synapses.accumulate_weight_grad(act.length)
-        self.model.communicator.begin(self.brain.synapses.gradient)
+    def _gradient(self, act, of, slots, pairs):
+        """Gradient [K, numbers of a bundle] of the bundles as these pairs [K], summed over all ranks."""
+        per_tile, blocks, first_delay = self._shapes[of].T
+        gradient = act.synapses.bundle_grad(of, slots // per_tile, pairs % blocks, first_delay + pairs // blocks, act.length)
+        self.model.communicator.begin(gradient)
         self.model.communicator.join()
+        return gradient
 
-    def _rows(self, array, slots):
-        return array.reshape(len(array), -1)[self.model.backend.asarray(slots, "int64")]
 
-    def _clear(self, projection, slots):
-        """Set weights, and their optimiser state, to 0."""
-        index = self.model.backend.asarray(slots, "int64")
-        bundles = len(projection.weight)
-        projection.weight.reshape(bundles, -1)[index] = 0
-        self.model.optimizer.clear(f"{projection.arc.name}.weight", slots, bundles)
+def _squares(rows):
+    """The sum of squares of each row [K, N]."""
+    return (rows * rows).sum(axis=1)
 
 
 def share_at(training: Training, step: int, steps: int) -> float:

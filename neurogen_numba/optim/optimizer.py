@@ -58,17 +58,18 @@ class Optimizer(ABC):
                     tensors[f"{letter}.{name}"] = part.reshape(parameter.shape) if unit == 1 else part
         return tensors | ({f"average.{name}": x for name, x in self.parameters.views(self.average).items()} if self.horizon else {})
 
-    def clear(self, name: str, rows: np.ndarray, among: int):
-        """Set moments, and the average, of some rows (indices, [n]) of a parameter to 0; it has `among`, and none lies in two blocks."""
-        size, first = self.parameters.table[name].size // among, self.parameters.offset[name]
-        averages = {"average": (self.average, 1)} if self.horizon else {}
-        for array, unit in (self.moments() | averages).values():
-            begin = 0 if array is self.average else self.kept.start
-            kept = rows[(first + rows * size >= begin) & (first + (rows + 1) * size <= begin + len(array) * unit)]
-            if len(kept):
-                low = (first + int(kept.min()) * size - begin) // unit
-                part = array[low : low + (int(kept.max()) - int(kept.min()) + 1) * size // unit]
-                part.reshape(-1, size // unit)[self.backend.asarray(kept - kept.min(), "int64")] = 0
+    def begin_again(self, rows: np.ndarray, size: int):
+        """Set the moments of some rows of `size` numbers of the flat array to 0, and their average to their values. rows: indices [n]; size
+        divides BLOCK."""
+        first = self.kept.start // size
+        for array, unit in self.moments().values():
+            moments = array.reshape(-1, size // unit)
+            local = rows[(rows >= first) & (rows < first + len(moments))] - first
+            if len(local):  # else another rank has them
+                moments[self.backend.asarray(local, "int64")] = 0
+        if self.horizon:
+            index = self.backend.asarray(rows, "int64")
+            self.average.reshape(-1, size)[index] = self.parameters.flat_value.reshape(-1, size)[index]
 
     def of(self, name: str) -> list:
         """The arrays of a checkpoint that belong to one parameter, for example its moments and its average."""

@@ -161,6 +161,8 @@ def plan(config: Config, card: Card, shards: int = 1) -> Mapping[str, int]:
     with meta.part("evaluation, samples"):
         for streams in (streams_of(training), 1):
             model.brain.forward(model.activity(config.brain.chunk, streams))
+    if training.rewire_interval:  # gradients of the bundles that grow, and their squares (learning/rewiring.py)
+        meta.used["workspace"] += int(2 * training.rewire_share * model.brain.synapses.gradient.nbytes)
     meta.used["workspace"] += WORKSPACE + OUTSIDE
     return dict(meta.used)
 
