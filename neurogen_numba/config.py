@@ -174,7 +174,7 @@ class Training:
     dropout_end: float = 1.0  # share of the updates after which nothing is dropped
     average: int = 0  # updates over which the weights are averaged, for evaluation and use; 0: no average
     rewire_interval: int = 0  # updates between two rewirings; 0: the wiring stays
-    rewire: str = REWIRE[0]  # rigl, set, deep_r: what is removed, and what grows
+    rewire: str = REWIRE[0]  # rigl (not with three-factor), set, deep_r: what is removed, and what grows
     rewire_share: float = 0.5  # share of the bundles that the first rewiring removes; it falls to 0 at three quarters of the run
     prune_keep: float = 1.0  # share of the bundles of synapses that is left from the middle of the run on; the others are removed in stages
     replay: int = 0  # updates between two replays of the most surprising segments; 0: none
@@ -297,10 +297,8 @@ class Config:
             raise ConfigError("training.learning: three-factor learns from dopamine, which needs brain.neuromodulation = true")
         if self.training.learning == "three-factor" and "dopamine" in self.brain.without.split():
             raise ConfigError("training.learning: three-factor learns from dopamine, which brain.without leaves out; drop one of them")
-        if self.training.learning == "three-factor" and self.training.rewire_interval:
-            raise ConfigError(
-                "training.rewire_interval: new bundles begin at 0, and three-factor scales all weights of a projection alike; set it to 0"
-            )
+        if self.training.learning == "three-factor" and self.training.rewire_interval and self.training.rewire == "rigl":
+            raise ConfigError("training.rewire: rigl is for gradients of synapses, which three-factor does not have; use --rewire set")
         if self.training.learning == "three-factor" and self.training.optimizer == "muon":
             raise ConfigError("training.optimizer: muon is for gradients of synapses, which three-factor does not have; use adamw")
         if self.training.learning == "three-factor" and self.training.weight_drop:

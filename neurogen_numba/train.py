@@ -38,7 +38,7 @@ TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
     "--learning": ("learning", str, "bptt; eprop, with memory that does not grow with the segment; or three-factor, by dopamine"),
     "--learning-signal": ("learning_signal", str, "of eprop: symmetric or random feedback from the decoder"),
     "--rewire-interval": ("rewire_interval", int, "updates between two rewirings of the synapses; 0: the wiring stays"),
-    "--rewire": ("rewire", str, "rigl, set or deep_r: which bundles of synapses are removed, and which grow"),
+    "--rewire": ("rewire", str, "rigl (not with three-factor), set or deep_r: which bundles of synapses are removed, and which grow"),
     "--replay": ("replay", int, "updates between two replays of the most surprising segments; 0: none"),
     "--average": ("average", int, "updates over which the weights are averaged, for evaluation and use; 0: no average"),
     "--memory-limit": ("memory_limit", str, "of GPU memory, for example 3.2GB: a run that needs more does not start"),

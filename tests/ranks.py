@@ -22,7 +22,7 @@ CASES = {  # name: (updates, settings of the training, of the brain)
     "adamw8bit": (9, {"optimizer": "adamw8bit", **REWIRE}, {"neuromodulation": True}),
     "adafactor": (9, {"optimizer": "adafactor", "activation_memory": "recompute"}, {}),
     "e-prop, replayed": (9, {"learning": "eprop", "replay": 2, "dropout": 0.1}, {}),
-    "three-factor": (9, {"learning": "three-factor", "dropout": 0.1}, {"neuromodulation": True}),
+    "three-factor": (9, {"learning": "three-factor", "dropout": 0.1, "rewire_interval": 3, "rewire": "set"}, {"neuromodulation": True}),
 }
 
 

@@ -137,7 +137,7 @@ def test_each_rule_learns(rule, optimizer):
         ),
         (
             {"learning": "three-factor", "brain": {"neuromodulation": True}, "rewire_interval": 3},
-            "new bundles begin at 0, and three-factor scales all weights of a projection alike; set it to 0",
+            "rigl is for gradients of synapses, which three-factor does not have; use --rewire set",
         ),
     ],
 )

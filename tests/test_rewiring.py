@@ -8,7 +8,7 @@ import pytest
 
 import tiny
 from neurogen_numba import backends
-from neurogen_numba.brain.connectome import Arc, check_bundles, draw_bundles, generator, grow_bundles
+from neurogen_numba.brain.connectome import Arc, check_bundles, draw_bundles, generator, grow_bundles, real_weights
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.errors import ConfigError
 from neurogen_numba.learning import rewiring
@@ -226,6 +226,33 @@ def test_other_bundles_keep_their_gradient(made, learning):
     assert kept > 10 and sum(map(len, others.values())) > 10
 
 
+def test_with_three_factor_new_bundles_begin_as_the_first_ones(made):
+    """Drawn as they were, from the real fan-in; the others are as before the update: the rewiring comes after the perturbation."""
+    grown, scaled = {}, []
+    for step in (1, 2):
+        model = made({"neuromodulation": True}, rewire="set", learning="three-factor", average=5)
+        rewire, before, old = Rewiring(model), wiring(model), weights(model)
+        model.optimizer.steps = 10  # so that the average takes a fifth of an update
+        rewire_now(model, model.activity(16, 4, learning=True), lambda act, step=step, rewire=rewire: rewire(act, step, 10**9))
+        others, new = changed(before, wiring(model)), weights(model)
+        for p in model.brain.projections:
+            name, bundles = p.arc.name, others[p.arc.name]
+            np.testing.assert_array_equal(np.delete(new[name], bundles, axis=0), np.delete(old[name], bundles, axis=0))
+            average = model.backend.to_numpy(model.optimizer.of(f"{name}.weight")[-1])
+            np.testing.assert_array_equal(average[bundles], new[name][bundles])
+            assert not model.backend.to_numpy(p.d_weight).any()
+            sources, targets = real_weights(p.arc, p.block, p.tile)
+            fan_in = np.bincount(p.tile, sources.sum(axis=1))[p.tile]
+            for bundle in bundles:
+                real = sources[bundle][:, None] & targets[bundle]
+                assert not new[name][bundle][~real].any() and (new[name][bundle] <= 0).all() == p.arc.inhibitory
+                scaled += (new[name][bundle][real] * np.sqrt(fan_in[bundle])).tolist()
+                grown[name, bundle, step] = new[name][bundle]
+    assert np.std(scaled) == pytest.approx(1, abs=0.05) and (np.array(scaled) != 0).all()
+    again = [key for key in grown if key[2] == 2 and (*key[:2], 1) in grown]
+    assert len(again) > 10 and all((grown[key] != grown[key[0], key[1], 1]).any() for key in again), "each rewiring draws others"
+
+
 def gradients_of(model, structure):
     """name -> gradient of the weights if a segment, which ran with the wiring of the model, had been read by this one."""
 
@@ -301,13 +328,16 @@ SETTINGS = {"steps": 12, "rewire_interval": 2, "rewire_share": 0.5, "checkpoint_
         ("rigl", {"average": 5}),
         ("set", {"optimizer": "muon"}),
         ("deep_r", {"optimizer": "adamw8bit"}),
+        ("set", {"learning": "three-factor", "average": 5}),
+        ("deep_r", {"learning": "three-factor"}),
     ],
     ids=str,
 )
 def test_a_run_that_rewires_resumes_bit_for_bit(tmp_path, rule, how):
     data = tmp_path / "sheep.txt"
     data.write_text("The sheep counts the other sheep. " * 100)
-    config = tiny.config(text={"data": str(data)}, brain=BRAIN, rewire=rule, **how, **SETTINGS)
+    brain = BRAIN | {"neuromodulation": how.get("learning") == "three-factor"}
+    config = tiny.config(text={"data": str(data)}, brain=brain, rewire=rule, **how, **SETTINGS)
     begun = None
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()

@@ -49,14 +49,19 @@ class Projection:
 
     def initialise(self, parameters: Parameters, seed: int):
         """Draw structure and weights."""
-        arc = self.arc
-        drawn = generator(seed, f"{arc.name}.weight").standard_normal(arc.weight_shape)
-        self.set_structure(*draw_bundles(arc, seed))
+        self.set_structure(*draw_bundles(self.arc, seed))
+        drawn = self.draw_weights(np.arange(len(self.tile)), generator(seed, f"{self.arc.name}.weight"))
+        parameters.value[f"{self.arc.name}.weight"][...] = self.backend.asarray(drawn, "float32")
+
+    def draw_weights(self, bundles: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """First weights [K, BS, BT] of some bundles [K], NumPy float64."""
+        arc, tile = self.arc, self.tile[bundles]
         sources, targets = real_weights(arc, self.block, self.tile)
         # of each tile; smaller for one that reads the last block
         fan_in = np.bincount(self.tile, sources.sum(axis=1), arc.tiles)
-        drawn *= sources[:, :, None] * targets[:, None, :] / np.sqrt(fan_in[self.tile])[:, None, None]
-        parameters.value[f"{arc.name}.weight"][...] = self.backend.asarray(-np.abs(drawn) if arc.inhibitory else drawn, "float32")
+        drawn = rng.standard_normal((len(bundles), arc.bundle, arc.bundle))
+        drawn *= sources[bundles, :, None] * targets[bundles, None, :] / np.sqrt(fan_in[tile])[:, None, None]
+        return -np.abs(drawn) if arc.inhibitory else drawn
 
     def set_structure(self, block, delay, tile=None):
         """Structure as `draw_bundles` returns it, NumPy."""

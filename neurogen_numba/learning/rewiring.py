@@ -9,7 +9,8 @@ Three criteria, here applied to whole bundles:
 - deep_r: the norm of a bundle takes a random step with a drift towards 0; at 0 the bundle is removed, and one grows at random (Bellec et
   al. 2018, "Deep rewiring: training very sparse deep networks").
 
-The number of bundles of a tile stays. A new bundle begins with weights of 0, so it changes nothing until it has learned.
+The number of bundles of a tile stays. A new bundle begins with weights of 0, so it changes nothing until it has learned. With the
+three-factor rule (brain/exploration.py), which scales all weights of a projection alike, it begins with weights drawn as the first ones.
 
 Norms, gradients and the choice among candidates are computed on the device. One number per bundle is copied to the host, which draws.
 """
@@ -74,14 +75,20 @@ class Rewiring:
             return 0
         of = np.repeat([self.brain.projections.index(p) for p in projections], np.diff(ends, prepend=0))
         pairs = self._best(act, of, slots, pairs) if self.training.rewire == "rigl" else pairs[0]
-        for p, local, new in zip(projections, np.split(slots, ends[:-1]), np.split(pairs, ends[:-1]), strict=True):
+        grown = list(zip(projections, np.split(slots, ends[:-1]), np.split(pairs, ends[:-1]), strict=True))
+        for p, local, new in grown:
             p.set_structure(*with_bundles(p, local, new))
         parameters, asarray, size = self.brain.parameters, self.model.backend.asarray, projections[0].arc.bundle ** 2
         values, gradients = (flat.reshape(-1, size) for flat in (parameters.flat_value, parameters.flat_gradient))  # a bundle is a row
         rows = self._first_rows[of] + slots
         index = asarray(rows, "int64")
-        values[index] = 0
-        gradients[index] = self._gradient(act, of, slots, pairs)
+        if act.exploration:  # gradients reach no synapse, and a weight of 0 would stay 0
+            seed = self.training.seed
+            drawn = [p.draw_weights(local, generator_of(seed, f"{p.arc.name}.weight.{step}")) for p, local, _ in grown]
+            values[index] = asarray(np.concatenate(drawn).reshape(-1, size), "float32")
+        else:
+            values[index] = 0
+            gradients[index] = self._gradient(act, of, slots, pairs)
         self.model.optimizer.begin_again(rows, size)
         return len(slots)
 
