@@ -98,6 +98,8 @@ def test_a_step_that_is_not_finite_is_not_made():
     with act.exploration.exploring():
         act.exploration.perturb(0)
         act.exploration.step[:] = np.nan
+    with act.exploration.moving():
+        pass
     for name, value in values_of(model).items():
         np.testing.assert_array_equal(value, before[name], err_msg=name)
 
@@ -124,22 +126,51 @@ def test_a_chunk_without_targets_moves_no_module():
         np.testing.assert_array_equal(model.brain.parameters.value[name], before[name], err_msg=name)
 
 
-def test_an_update_that_is_interrupted_leaves_nothing_perturbed():
+@pytest.mark.parametrize(
+    "where, called, moved",  # which call in an update is interrupted, and whether parameters differ there
+    [
+        ("brain.refresh", 1, True),
+        ("exploration.turn", 1, True),
+        ("exploration.observe", 1, True),
+        ("brain.refresh", 3, False),  # when `exploring` ends
+        ("brain.refresh", 4, True),  # when `moving` begins
+        ("optimizer.apply", 1, True),
+    ],
+)
+def test_an_update_that_is_interrupted_moves_no_module(where, called, moved, monkeypatch):
     model, ids = model_of(), text(CHUNK + 1)
     act = model.activity(CHUNK, B, learning=True)
     model.update(act, ids[:-1], ids[1:], 0.01)
-    before, perturbed = values_of(model), []
+    before, calls, found = values_of(model), [], []
+    owner = act.exploration if where.startswith("exploration") else getattr(model, where.partition(".")[0])
+    name = where.partition(".")[2]
+    whole = getattr(owner, name)
 
-    def interrupted(rate, communicator):
-        perturbed.append(values_of(model))
-        raise KeyboardInterrupt
+    def interrupted(*arguments):
+        calls.append(where)
+        if len(calls) == called:
+            found.append(values_of(model))
+            raise KeyboardInterrupt
+        return whole(*arguments)
 
-    act.exploration.observe = interrupted
+    monkeypatch.setattr(owner, name, interrupted)
+    act.exploration._surprise = lambda: np.full(B, -model.brain.parameters.value["broca.bias"].mean())  # a step that is not 0
     with pytest.raises(KeyboardInterrupt):
         model.update(act, ids[:-1], ids[1:], 0.01)
-    assert (perturbed[0]["broca.bias"] != before["broca.bias"]).all()
+    assert (found[0]["broca.bias"] != before["broca.bias"]).all() == moved
     for name, value in values_of(model).items():
         np.testing.assert_array_equal(value, before[name], err_msg=name)
+    model.update(act, ids[:-1], ids[1:], 0.01)
+    assert (values_of(model)["broca.bias"] != before["broca.bias"]).all()
+
+
+def test_rewiring_finds_the_weights_unperturbed():
+    model, ids, found = model_of(), text(CHUNK + 1), []
+    act, before = model.activity(CHUNK, B, learning=True), values_of(model)
+    model.update(act, ids[:-1], ids[1:], 0.01, rewire=lambda act: found.append(values_of(model)))
+    for name, value in found[0].items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+    assert (values_of(model)["broca.bias"] != before["broca.bias"]).all()
 
 
 def test_dopamine_alone_adjusts_a_module():

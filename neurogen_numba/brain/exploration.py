@@ -42,7 +42,7 @@ STEP = 16.0  # of a number, times the learning rate, where dopamine is the same 
 
 
 class Exploration:
-    """Perturbs the parameters of a brain during the update of an activity, and moves them by dopamine at its end.
+    """Perturbs the parameters of a brain during the readings of an update, and moves them by dopamine afterwards.
 
     choices [T, B] uint8: targets that the model has chosen itself. The decoder learns them in proportion to dopamine, all others as always.
     """
@@ -65,15 +65,28 @@ class Exploration:
 
     @contextlib.contextmanager
     def exploring(self) -> Iterator[None]:
-        """An update: parameters are perturbed inside, and at its end move by the step, if that is finite. If it raises, they stay."""
+        """The readings of an update: parameters are perturbed inside, and as before at the end, also after an exception."""
         self.step = np.zeros(len(self.scaled) + len(self.shifted))
+        with self._restoring():
+            yield
+            self._set(np.zeros_like(self.step))
+
+    @contextlib.contextmanager
+    def moving(self) -> Iterator[None]:
+        """Moves the parameters by the step, if that is finite, and restores them if the context raises."""
+        with self._restoring():
+            self._set(self.step if np.isfinite(self.step).all() else np.zeros_like(self.step))
+            yield
+
+    @contextlib.contextmanager
+    def _restoring(self):
+        """Parameters begin from those of now, and get their values back if the context raises anything, Ctrl-C too."""
         self._base[...] = self._values
         try:
             yield
         except BaseException:
             self._set(np.zeros_like(self.step))
             raise
-        self._set(self.step if np.isfinite(self.step).all() else np.zeros_like(self.step))
 
     @property
     def _values(self):
@@ -101,7 +114,7 @@ class Exploration:
             self.step += STEP * rate * self.xi * total / np.sqrt(square * count)
 
     def _set(self, by):
-        """Set the parameters to those before the update, changed by these numbers."""
+        """Set the parameters to those at the beginning of the context, changed by these numbers."""
         logarithm = np.append(np.where(np.arange(len(by)) < len(self.scaled), by, 0), 0)[self._number_of_block]
         self._factor[...] = self._brain.backend.asarray(np.exp(logarithm)[:, None], "float32")
         apply = self._brain.backend.apply

@@ -270,7 +270,8 @@ class NeuroGenModel:
         reset before this one. rewire: called between the backward pass and the update (learning/rewiring.py). choices: [T, B] bool, targets
         that the model has chosen itself; the three-factor rule learns them in proportion to dopamine, others ignore it. If loss or gradient
         norm are not finite, nothing is updated, but for a row-wise decoder (optim/low_memory.py), what `rewire` has done, and modules that
-        learn from a finite dopamine. Raises ConfigError for a rate below 0 or not finite, and during a lesion.
+        learn from a finite dopamine. Raises ConfigError for a rate below 0 or not finite, and during a lesion. After another exception,
+        Ctrl-C too, the neurons of `act` have read a part of the segment: reset it. The three-factor rule has then moved no module.
         """
         if not (0 <= rate <= FLOAT32):
             raise ConfigError(f"learning_rate: a number from 0 on is needed, not {rate}")
@@ -308,7 +309,8 @@ class NeuroGenModel:
                 hits += right.sum()
         if rewire:
             rewire(act)
-        self.run(act, ("update", act.length), lambda: self._update(act))
+        with act.exploration.moving() if act.exploration else contextlib.nullcontext():
+            self.run(act, ("update", act.length), lambda: self._update(act))
         loss, right = self.communicator.sum([act.surprise.sum(), hits])
         act.surprise /= np.maximum(1, (targets[:, act.columns] >= 0).sum(0))
         return float(loss / counted), float(right / counted), self.optimizer.finish()
