@@ -264,15 +264,20 @@ class Stub:
 
 def test_windows_are_drawn_until_their_mean_is_known(monkeypatch):
     text = Validation((np.random.default_rng(0).random(5001) < 0.3).astype(np.int32), 5000)
-    stub = Stub()
-    score = evaluate_windows(stub, text, 10)
+    stub, reports = Stub(), []
+    score = evaluate_windows(stub, text, 10, lambda *progress: reports.append(progress))
     assert stub.longest == 10
+    done, totals = zip(*reports, strict=True)
+    assert done == tuple(range(64, score.windows + 1, 64)) and totals[-1] == score.windows
+    assert np.median(totals) == pytest.approx(score.windows, rel=0.2) and all(total >= now for now, total in reports)
     assert score.spread < windows.SPREAD and score.windows % windows.BATCH == 0
     independent = 0.3 * 0.7 / 10 / windows.SPREAD**2
     assert score.windows == pytest.approx(independent / (1 + independent / 4991), rel=0.1)  # of the text's 4,991
     assert score.loss == pytest.approx(text.tokens.mean(), abs=4 * windows.SPREAD) and score.accuracy == pytest.approx(1 - score.loss)
     assert evaluate_windows(Stub(), text, 10) == score  # the seed is fixed
-    assert evaluate_windows(Stub(), text, 5000).windows == 1  # the whole text is the only window
+    reports.clear()
+    assert evaluate_windows(Stub(), text, 5000, lambda *progress: reports.append(progress)).windows == 1  # the whole text is the only window
+    assert reports == [(1, 1)]
     with pytest.raises(DataError, match="--windows 5001: the text has 5,000 tokens"):
         evaluate_windows(Stub(), text, 5001)
 

@@ -143,6 +143,26 @@ def test_a_view_replaces_standard_error(monkeypatch, capsys):
     assert shown == [("reading", 4, 9), ("", 0, None)] and capsys.readouterr() == ("", "")
 
 
+def test_a_total_may_change_as_it_becomes_known(monkeypatch, capsys):
+    monkeypatch.setattr(waiting, "INTERVAL", 0)
+    with waiting.Waiting("scoring", unit="windows", patience=0) as work:
+        work.show(64)
+        work.show(128, 256)
+        work.show(192, 384)
+        work.show(288)
+    found = capsys.readouterr().err.splitlines()
+    assert found == [
+        f"scoring: {of}" for of in ("64 windows", "128 of 256 windows, 50 %", "192 of 384 windows, 50 %", "288 of 384 windows, 75 %")
+    ]
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with waiting.Waiting("scoring", unit="windows", patience=0) as work:
+        work.show(64)
+        work.show(128, 256)
+        assert work._bar.tasks[0].total == 256
+
+
 # Ctrl-C
 
 

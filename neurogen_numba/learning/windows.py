@@ -27,12 +27,14 @@ class WindowScore:
     windows: int
 
 
-def evaluate_windows(model, validation: Validation, length: int, tell: Callable[[int], None] = lambda done: None) -> WindowScore:
+def evaluate_windows(
+    model, validation: Validation, length: int, tell: Callable[[int, int], None] = lambda done, total: None
+) -> WindowScore:
     """Score random windows of `length` targets, drawn with SEED, until the standard error of their mean loss is below SPREAD.
 
     A window begins at any token that `length` targets follow, with the same probability; all of them are scored. No window is drawn twice,
     so the standard error has the factor sqrt(1 - drawn / windows of the text), and is 0 after the last one. tell: called at intervals with
-    the number of windows. Raises DataError if the text is shorter than a window.
+    the number of windows, and how many it takes as far as is known. Raises DataError if the text is shorter than a window.
     """
     ids, n = validation.tokens, len(validation.tokens) - 1
     if n < length:
@@ -50,9 +52,15 @@ def evaluate_windows(model, validation: Validation, length: int, tell: Callable[
             nats += in_segment.sum(0, dtype=np.float64)
             hits += int(right[:, : len(drawn)].sum())
         losses.extend(nats[: len(drawn)] / length)
-        tell(len(losses))
         left = 1 - len(losses) / len(starts)
         spread = float(np.std(losses, ddof=1) * math.sqrt(left / len(losses))) if left else 0.0
-        if not spread >= SPREAD:  # NaN, too
+        enough = not spread >= SPREAD  # NaN, too
+        tell(len(losses), len(losses) if enough else _needed(float(np.var(losses, ddof=1)), len(starts)))
+        if enough:
             break
     return WindowScore(float(np.mean(losses)), spread, hits / (len(losses) * length), len(losses))
+
+
+def _needed(variance: float, windows: int) -> int:
+    """The number of windows, of those of the text, after which the standard error of their mean is below SPREAD: whole batches."""
+    return min(windows, -(-math.ceil(variance / (SPREAD**2 + variance / windows)) // BATCH) * BATCH)

@@ -63,8 +63,9 @@ class Waiting:
         """Whether it is shown where it can be removed again."""
         return bool(_views) or self._terminal
 
-    def show(self, done: int) -> None:
-        """Report that `done` are done, if enough time has passed."""
+    def show(self, done: int, total: int | None = None) -> None:
+        """Report that `done` are done, if enough time has passed. total: a better estimate than before."""
+        self._total = total or self._total
         if _views:
             _views[-1](self._words(done, self._total) if self._words else self._what, done, self._total)
             self._viewed = True
@@ -105,7 +106,7 @@ class Waiting:
             self._task = self._bar.add_task(self._what, total=self._total, amount="")
             self._bar.start()
             self._shown.append(self)
-        self._bar.update(self._task, completed=done, amount=self._amount(done))
+        self._bar.update(self._task, completed=done, total=self._total, amount=self._amount(done))
 
     def __enter__(self) -> Waiting:
         return self
