@@ -60,13 +60,14 @@ def _prune(args, model, folder, run):
 
     corpus = open_corpus(model.config, model.tokenizer)
     validation = corpus.validation(model.config.training.final_eval_tokens or None)
-    steps = max(1, round(SHARE * model.optimizer.steps)) if args.steps is None else args.steps
-    start = restarted(model, further_training(model, folder, args.keep, max(1, steps)))
+    usual = max(1, round(SHARE * model.optimizer.steps))
+    steps = usual if args.steps is None else args.steps
+    start = restarted(model, further_training(model, folder, args.keep, steps or usual))  # `train --resume --steps` may follow
     models = {"before": model}
     if not steps:
         start = models["pruned"] = pruning.prune(start, pruning.coming(corpus.batches()), 0, 1)
     with Signals() as signals, run_folder.lock(run):
-        begin_run(start, run)
+        begin_run(start, run, trains=steps > 0)
         if steps:
             trainer = Trainer.resume(run, backend=model.backend)
             signals.hand_over(trainer.stop)
@@ -77,7 +78,11 @@ def _prune(args, model, folder, run):
                 return 130
             models["trained"] = load(find(str(run), run.parent), model.backend)
     left = [sum(len(p.block.ravel()) for p in each.brain.projections) for each in models.values()]
-    sizes.show(list(models), sizes.compare(list(models.values()), validation))
+    figures = sizes.compare(list(models.values()), validation)
+    if not steps:  # a run that trains writes its own
+        summary = {"preset": start.config.preset, "parameters": start.parameters, "steps": 0, "val_loss": figures["loss"][-1]}
+        run_folder.write_json(run / run_folder.SUMMARY, summary)
+    sizes.show(list(models), figures)
     print(f"{folder} -> {run}, {left[-1]:,} of {left[0]:,} bundles")
     print(f"To talk to it: {hint('chat', run, model.config)}")
     return 0

@@ -71,7 +71,8 @@ def about(run: Path) -> dict:
     except NeuroGenError:  # a checkpoint has a copy, but reading it takes long
         config = None
     saved, reached = _saved(run), progress(run)
-    resume = hint("train --resume", run, config) + (f" --steps {2 * reached.step}" if reached.finished else "")
+    more = 2 * reached.step or (config.training.steps if config else 1)  # a run that `prune --steps 0` made has made none
+    resume = hint("train --resume", run, config) + (f" --steps {more}" if reached.finished else "")
     return {
         "name": run.name,
         "folder": str(run),

@@ -276,7 +276,9 @@ def test_windows_are_drawn_until_their_mean_is_known(monkeypatch):
     assert score.loss == pytest.approx(text.tokens.mean(), abs=4 * windows.SPREAD) and score.accuracy == pytest.approx(1 - score.loss)
     assert evaluate_windows(Stub(), text, 10) == score  # the seed is fixed
     reports.clear()
-    assert evaluate_windows(Stub(), text, 5000, lambda *progress: reports.append(progress)).windows == 1  # the whole text is the only window
+    assert (
+        evaluate_windows(Stub(), text, 5000, lambda *progress: reports.append(progress)).windows == 1
+    )  # the whole text is the only window
     assert reports == [(1, 1)]
     with pytest.raises(DataError, match="--windows 5001: the text has 5,000 tokens"):
         evaluate_windows(Stub(), text, 5001)

@@ -26,6 +26,7 @@ from neurogen_numba.migrate import main as migrate
 from neurogen_numba.prune import further_training
 from neurogen_numba.prune import main as prune
 from neurogen_numba.quantize import main as quantize
+from neurogen_numba.runs import main as runs
 from neurogen_numba.storage import checkpoint
 from neurogen_numba.train import main as train
 from same import assert_equal_runs
@@ -278,6 +279,23 @@ def test_without_updates_the_rest_is_as_it_was(trained, capsys):
     assert prune(["tiny-1@best", "--keep", "1", "--steps", "0"]) == 0
     shown = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("held-out"))
     assert shown.split()[3] == shown.split()[4] and (trained / "runs/tiny-1-pruned/checkpoints/step-00000000").is_dir()
+
+
+def test_a_run_without_updates_is_finished_and_may_be_trained(trained, capsys):
+    assert prune(["tiny-1", "runs/none", "--keep", "0.7", "--steps", "0"]) == 0
+    shown, bundles = (
+        capsys.readouterr().out,
+        sum(len(p.tile) for p in NeuroGenModel.load("runs/none/checkpoints/step-00000000").brain.projections),
+    )
+    summary = json.loads((trained / "runs/none/summary.json").read_text())
+    assert summary["steps"] == 0 and f"{summary['val_loss']:.4f}" in shown
+    assert runs(["--json"]) == 0
+    (row,) = [run for run in json.loads(capsys.readouterr().out)["runs"] if run["name"] == "none"]
+    assert (row["state"], row["steps"], row["steps_planned"]) == ("finished", 0, 0)
+    refused(train(["--resume", "none"]), capsys, "has made 0 steps already; to continue, give a higher --steps")
+    assert row["commands"]["resume"].endswith("train --resume runs/none --steps 30")
+    assert train(["--resume", "none", "--steps", "12", "--plain"]) == 0  # past the stages of a run that prunes
+    assert sum(len(p.tile) for p in NeuroGenModel.load(checkpoint.latest(trained / "runs/none")).brain.projections) == bundles
 
 
 def test_bad_requests_cost_a_sentence(trained, capsys):

@@ -35,16 +35,18 @@ def new_run(run: Path):
             run.rmdir()
 
 
-def begin_run(model, run: Path) -> int:
+def begin_run(model, run: Path, trains: bool = True) -> int:
     """Write the first checkpoint of a run, with a zero state, and its configuration; whole or not at all. Returns the checkpoint's bytes.
 
-    The caller holds the lock of the run. Raises ConfigError if another process has used the folder meanwhile.
+    trains: whether any updates are planned. The caller holds the lock of the run. Raises ConfigError if another process has used the
+    folder meanwhile.
     """
     make_empty(run)
     saved = checkpoint.step_folder(run, 0)
+    trainer = beginning(model.config) | ({} if trains else {"steps": 0, "planned": True})
     with contextlib.ExitStack() as undo:
         undo.callback(shutil.rmtree, saved.parent, ignore_errors=True)
-        size = model.save(saved, model.activity(1, model.config.training.batch).state(), beginning(model.config))
+        size = model.save(saved, model.activity(1, model.config.training.batch).state(), trainer)
         run_folder.write_json(run / run_folder.CONFIG, model.config.to_dict())
         undo.pop_all()
     return size
