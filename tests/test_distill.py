@@ -111,10 +111,18 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(trained):
     assert [report.step for report in trainer.reports() if isinstance(report, StepReport)] == [1, 2]
 
 
-def test_a_larger_model_that_is_gone_is_named_as_such(tmp_path):
-    """As when a run is resumed after the larger model was removed."""
-    with pytest.raises(CheckpointError, match="^training.distill, the larger model that is learned from: .*gone"):
-        load_teacher(tiny.config(brain={"vocabulary": 20}, distill=str(tmp_path / "gone")), "cpu")
+def test_a_run_keeps_the_larger_model(trained, capsys):
+    """Its run removes older checkpoints, also while the smaller one still learns. A run without a copy says what is gone."""
+    shutil.copytree(trained / "runs/tiny-1", trained / "runs/larger")
+    assert distilled("--distill", "larger", "--name", "learns") == 0
+    shutil.rmtree(trained / "runs/larger")
+    shutil.copytree(trained / "runs/learns", trained / "runs/goes-on")
+    assert train(["--resume", "runs/goes-on/checkpoints/step-00000005", "--plain"]) == 0
+    assert_equal_runs(trained / "runs/learns", trained / "runs/goes-on")
+    shutil.rmtree(trained / "runs/goes-on/teacher")
+    capsys.readouterr()
+    gone = str(trained / "runs/larger/checkpoints/step-00000010")
+    refused(train(["--resume", "goes-on", "--steps", "12"]), capsys, f"{gone}, which runs/goes-on learns from, is gone; put it back")
 
 
 def test_bad_requests_cost_a_sentence(trained, capsys):
@@ -127,5 +135,7 @@ def test_bad_requests_cost_a_sentence(trained, capsys):
     refused(distilled("--distill", "tiny-1", "--learning", "eprop"), capsys, "--distill: with --learning eprop", "use bptt")
     refused(train(["--resume", "tiny-1", "--distill", "tiny-1"]), capsys, "--resume keeps the settings of the run; drop --distill")
     (trained / "damaged").mkdir()
+    with pytest.raises(CheckpointError, match="^training.distill, the larger model that is learned from: .*damaged"):
+        load_teacher(tiny.config(brain={"vocabulary": 20}, distill="damaged"), "cpu", trained / "runs/none")
     refused(distilled("--distill", "damaged"), capsys, "damaged")
     assert sorted(path.name for path in (trained / "runs").iterdir()) == before

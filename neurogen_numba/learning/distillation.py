@@ -13,13 +13,20 @@ from ..errors import CheckpointError, ConfigError
 
 SHARE = np.float32(0.5)  # of the teacher's predictions in the targets; the rest is the token of the text
 PREFIX = "teacher."  # of its state in a checkpoint
+TEACHER = "teacher"  # its folder in a run
 
 
-def load_teacher(config, backend) -> NeuroGenModel:
-    """The model that `training.distill` names. Raises ConfigError if it has no tokenizer or another one than the configuration asks for,
-    or if learning or optimiser do not have the whole gradient of the logits of a segment; CheckpointError if it cannot be read."""
+def load_teacher(config, backend, run: Path) -> NeuroGenModel:
+    """The model that `training.distill` names; the run's own copy of it, if there is one. Raises ConfigError if it has no tokenizer or
+    another one than the configuration asks for, or if learning or optimiser do not have the whole gradient of the logits of a segment;
+    CheckpointError if it cannot be read."""
+    named, copy, text = Path(config.training.distill), run / TEACHER, config.text
+    if not (named.exists() or copy.exists()):
+        raise CheckpointError(
+            f"training.distill: {named}, which {run} learns from, is gone; put it back, or begin the run again with another model"
+        )
     try:
-        model, text = NeuroGenModel.load(Path(config.training.distill), backend=backend), config.text
+        model = NeuroGenModel.load(copy if copy.exists() else named, backend=backend)
     except CheckpointError as error:
         raise CheckpointError(f"training.distill, the larger model that is learned from: {error}") from None
     if config.training.optimizer in ROW_WISE:
@@ -45,6 +52,12 @@ class Teacher:
         if model.tokenizer.pieces != tokenizer.pieces:
             raise ConfigError("training.distill: the larger model has another tokenizer than this run")
         self.model, self.act = model, model.activity(tokens, batch)
+
+    def keep(self, run: Path):
+        """Save it in the folder of the run that learns from it, once: the run that it is from removes its older checkpoints. Raises
+        CheckpointError."""
+        if not (run / TEACHER).exists():
+            self.model.save(run / TEACHER)
 
     def read(self, inputs, targets, reset=None):
         """Run it over the next segment, time-major [T, B] int32. reset: [B] bool, the sequences to reset before."""

@@ -79,7 +79,7 @@ class Trainer:
         teacher = None
         if config.training.distill:
             backend = backend if isinstance(backend, Backend) else backends.get(backend)
-            teacher = load_teacher(config, backend)
+            teacher = load_teacher(config, backend, run)
             tokenizer = tokenizer or teacher.tokenizer
         if tokenizer:
             config = config.replace(brain={"vocabulary": tokenizer.vocabulary})
@@ -158,7 +158,7 @@ class Trainer:
         self._val_subset = corpus.validation(training.eval_tokens)
         self._pieces = pieces(self._val_subset.tokens, corpus.tokenizer.end_of_text)
         if training.distill:
-            teacher = teacher or load_teacher(self.config, model.backend)
+            teacher = teacher or load_teacher(self.config, model.backend, run)
             self.act.teacher = Teacher(teacher, corpus.tokenizer, training.segment, training.batch)
         self.step = saved["step"]
         # targets so far; older checkpoints lack it, and their runs counted padding
@@ -183,13 +183,16 @@ class Trainer:
 
         A full disk causes notices, and an error only at the end. Raises TrainingError, which names step, module and last checkpoint, if
         loss or gradient are NaN or infinite; DataError, after a checkpoint, if the text fails; CheckpointError or BackendError if the last
-        checkpoint or the summary cannot be written.
+        checkpoint, the summary or the copy of a teacher cannot be written.
         """
         aside = set_aside(self.run, self.step)
         if aside:
             self._notices.append(f"the checkpoints after step {self.step:,} were moved to {aside}, with a copy of the log")
         write_json(self.run / CONFIG, self.config.to_dict())
         (self.run / SUMMARY).unlink(missing_ok=True)  # of an earlier end of this run
+        if self.act.teacher:
+            with doing("saving a copy of the larger model"):
+                self.act.teacher.keep(self.run)
         log, saver = MetricsLog(self.run / METRICS, self.step), Saver(self.run, self.config.training.keep_checkpoints)
         with log, saver, contextlib.closing(self.batches), contextlib.ExitStack() as measuring:
             for report in self._train(saver, measuring):

@@ -7,6 +7,7 @@ nano-1/
     summary.json       the results, written at the end
     encoded/           the training text as tokens: see text/batches.py
     checkpoints/       step-00000100, ...: see checkpoint.py
+    teacher/           the larger model that the run learns from: see learning/distillation.py
     conversations/     files that /save of the chat has written: see conversation.py
     aside-1/           after a resume from an earlier checkpoint: the later checkpoints, and the previous metrics.jsonl
     training_viz/      figures: see ui/pictures.py
