@@ -75,7 +75,7 @@ PRESETS = {
     ),
     "shakespeare-cpu": Config(  # characters of a megabyte of text, on two CPU cores, in ten minutes
         preset="shakespeare-cpu",
-        brain=dataclasses.replace(SMALL, delays=1),
+        brain=dataclasses.replace(SMALL, delays=1, feedback=0),
         training=Training(
             steps=8000,
             batch=16,
@@ -91,7 +91,7 @@ PRESETS = {
     ).with_neuron("adlif"),
     "shakespeare": Config(  # the same text, on a GPU
         preset="shakespeare",
-        brain=dataclasses.replace(MEDIUM, memory_context=4),
+        brain=dataclasses.replace(MEDIUM, memory_context=4, feedback=0),
         training=Training(
             steps=8000,
             batch=32,

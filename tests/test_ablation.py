@@ -130,9 +130,12 @@ def test_changes_need_names_of_their_own(tmp_path):
 
 # Parts of the brain
 
+OTHERS = [name for name, of in COMPONENTS.items() if "brain" in of and overlay(TINY, of, name) != TINY]
+OTHERS.remove("feedback")  # a bundle of it is all that TINY has
+
 
 @pytest.mark.parametrize("where", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-@pytest.mark.parametrize("name", [name for name, of in COMPONENTS.items() if "brain" in of and overlay(TINY, of, name) != TINY])
+@pytest.mark.parametrize("name", OTHERS)
 def test_a_brain_learns_without_a_part(name, where, request):
     from neurogen_numba import backends
 
@@ -238,7 +241,7 @@ def test_counts_are_checked(flag, tmp_path, capsys):
 def test_a_part_s_change_is_a_change_of_every_preset():
     from neurogen_numba.presets import PRESETS, get_preset
 
-    had = "no delays", "delays", "LIF-A", "SE-adLIF", "rewiring", "no rewiring"  # by some presets
+    had = "no delays", "delays", "no feedback", "feedback", "LIF-A", "SE-adLIF", "rewiring", "no rewiring"  # by some presets
     for preset in PRESETS:
         for name, settings in COMPONENTS.items():
             changed = overlay(get_preset(preset), settings, name)
