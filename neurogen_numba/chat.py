@@ -91,14 +91,14 @@ def _as_lines(args, folder):
 
     view = ChatLines(typed=args.prompt is None)
     conversation = _conversation(args, folder, watched=False)
+    dispatcher, refused = _dispatcher(args, view, conversation), False
     if args.prompt is not None:
         for prompt in args.prompt:
-            view.stream(conversation, conversation.reply(prompt))
+            dispatcher.stream(conversation.reply(prompt))
         return 0
     if view.typed:
         conversation.warm_up()
         view.say(title(conversation))
-    dispatcher, refused = _dispatcher(args, view, conversation), False
     for line in view.read():
         try:
             if not dispatcher.take(line):

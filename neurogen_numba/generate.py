@@ -44,8 +44,8 @@ def main(argv=None):
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed)
     model = load(find(args.run, args.out), backend_of(args), named_neurons(args.assignments))
     model.tokenizer.encode(args.prompt)  # raises for unknown characters before anything is printed
-    if args.learn_online:
-        model.learn(args.prompt)
+    if args.learn_online and (lesson := model.learn(args.prompt)).alone:
+        print(f"neurogen generate: {lesson.alone}", file=sys.stderr)
     if args.keep:
         model.save(args.keep)
     pieces = stream(Session(model, sampling), model.tokenizer, args.prompt, args.length)

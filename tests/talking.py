@@ -19,9 +19,9 @@ def config(text=None):
     return tiny.config({"tokenizer": "char", **(text or {})}, {"vocabulary": LETTERS.vocabulary})
 
 
-def make_run(folder: Path) -> Path:
-    """Write a run with one checkpoint. Returns its folder."""
-    model = NeuroGenModel.from_config(config(), LETTERS, backend="cpu")
+def make_run(folder: Path, text: dict | None = None) -> Path:
+    """Write a run with one checkpoint, of fields `text` of config.Text. Returns its folder."""
+    model = NeuroGenModel.from_config(config(text), LETTERS, backend="cpu")
     model.brain.parameters.value["decoder.bias"][LETTERS.encode("\n")] = -30  # only a length ends a reply
     model.save(checkpoint.step_folder(folder, 1))
     (folder / "config.json").write_text(json.dumps(model.config.to_dict()))

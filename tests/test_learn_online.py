@@ -1,6 +1,8 @@
 """Learning online: that it learns by the trainer's step, within its bounds, and that its reversal is exact."""
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from neurogen_numba.inference.chat_commands import Dispatcher
 from neurogen_numba.inference.conversation import Conversation, Settings
 from neurogen_numba.inference.generation import Sampling
 from neurogen_numba.storage import checkpoint
+from neurogen_numba.text.batches import open_corpus
 from test_chat import Notes
 from test_examples import example
 
@@ -89,6 +92,82 @@ def test_after_unlearning_it_writes_and_learns_as_before(model):
     assert_same(weights(model), taught)
 
 
+LINES = "You: anna keeps cats.\nNeo: anna keeps cats.\nYou: who is there?\nNeo: ben, a dog and a hen.\n"
+
+
+@pytest.fixture
+def reader(tmp_path):
+    """A model of a run that was trained on a file, and that file."""
+    text = tmp_path / "text.txt"
+    text.write_text(LINES * 20)
+    return NeuroGenModel.load(checkpoint.latest(talking.make_run(tmp_path / "runs" / "tiny-1", {"data": str(text)})), backend="cpu"), text
+
+
+def test_half_of_a_batch_is_the_lesson_and_half_goes_on_with_the_training_text(reader):
+    model, other = reader[0], copy.copy(reader[0])
+    lesson = model.learn(TEXT, rate=0.01, passes=3)
+    config = other.config.replace(training={"batch": 2})
+    ids, T = other.tokenizer.encode(TEXT), config.training.segment
+    act, text, losses = other.activity(T, 4, learning=True), open_corpus(config, other.tokenizer).batches(), []
+    for _ in range(3):
+        for first in range(0, len(ids) - 1, T):
+            part, (inputs, targets) = ids[first : first + T + 1], text.next()
+            inputs, targets = np.hstack([np.zeros((T, 2), np.int32), inputs]), np.hstack([np.full((T, 2), -1, np.int32), targets])
+            inputs[: len(part) - 1, :2], targets[: len(part) - 1, :2] = part[:-1, None], part[1:, None]
+            other.update(act, inputs, targets, 0.01, np.array([first == 0, first == 0, False, False]))
+            losses.append((act.surprise[0], len(part) - 1))
+    assert_same(weights(model), weights(other))
+    assert (lesson.updates, lesson.alone) == (6, "")
+    assert lesson.before == pytest.approx(sum(loss * n for loss, n in losses[:2]) / (len(ids) - 1))
+
+
+def test_lessons_rehearse_on_and_repeat_after_unlearning(reader):
+    model, again = reader[0], copy.copy(reader[0])
+    before = weights(model)
+    first = model.learn(TEXT, passes=2)
+    one = weights(model)
+    second = model.learn(TEXT, passes=2)
+    two = weights(model)
+    model.unlearn()
+    assert_same(weights(model), before)
+    assert model.learn(TEXT, passes=2) == first and again.learn(TEXT, passes=2) == first
+    assert_same(weights(model), one)
+    rehearsed = again._online._rehearsal.segments(1)[0][0]
+    again.unlearn()
+    assert not np.array_equal(again._online._rehearsal.segments(1)[0][0], rehearsed)  # the second lesson's are others than the first one's
+    assert model.learn(TEXT, passes=2) == second
+    assert_same(weights(model), two)
+
+
+def test_the_tokens_of_the_run_are_rehearsed_where_the_text_is_gone(reader):
+    model, text = reader
+    with_text = model.learn(TEXT, passes=2)
+    learned = weights(model)
+    run = model.trained_in
+    open_corpus(model.config, model.tokenizer, run).batches()  # writes run/encoded, as training does
+    text.unlink()
+    there = copy.copy(model)
+    model.unlearn()
+    other = copy.copy(model)
+    assert other.learn(TEXT, passes=2) == with_text
+    assert_same(weights(other), learned)
+    assert there.trained_in == pickle.loads(pickle.dumps(there)).trained_in == run
+
+
+def test_a_lesson_without_its_training_text_says_so(reader):
+    model, text = reader
+    text.unlink()
+    lesson, sentence = model.learn(TEXT, passes=1), f"no text is rehearsed: {text}: no such file or folder; check the path"
+    assert lesson.alone == sentence
+    text.write_text(LINES * 20)
+    assert model.learn(TEXT, passes=1).alone == ""
+    model.config = model.config.replace(text={"data": "-"})
+    elsewhere = copy.copy(model)
+    assert elsewhere.learn(TEXT, passes=1).alone == "no text is rehearsed: -: cannot be read again here"
+    elsewhere.trained_in = None  # made in memory: it has no text
+    assert elsewhere.learn(TEXT, passes=1).alone == ""
+
+
 @pytest.mark.parametrize(
     "text, how, sentence",
     [
@@ -157,7 +236,10 @@ def test_the_commands(run, model, tmp_path):
     for line in ("a cat.", "/learn", "/learn turn", "a dog.", "/learn"):
         dispatcher.take(line)
     assert notes.lines_said[:2] == ["learning: off", "learning: turn"]
-    assert notes.lines_said[2].startswith("learning: turn; the last lesson took its text from ")
+    assert notes.lines_said[2].startswith("no text is rehearsed: the built-in stories need a tokenizer with an end of text")
+    assert notes.lines_said[3].startswith("learning: turn; the last lesson took its text from ")
+    dispatcher.take("a hen.")
+    assert len(notes.lines_said) == 4  # said once
     with pytest.raises(ConfigError, match="/keep NAME"):
         dispatcher.take("/save talk")
     dispatcher.take(f"/keep {tmp_path / 'kept'}")
@@ -181,8 +263,9 @@ def test_the_flags(run, capsys, tmp_path):
     assert chat([checkpoint_folder, "--learn-online", "--prompt", "a cat.", "--max-tokens", "5", "--backend", "cpu"]) == 0
     how = [checkpoint_folder, "--prompt", "a cat and a dog", "--length", "3", "--backend", "cpu"]
     assert generate([*how, "--learn-online", "--keep", str(tmp_path / "new")]) == 0
-    assert json.loads((tmp_path / "new" / "trainer.json").read_text())["updates"] == 20
-    capsys.readouterr()
+    assert json.loads((tmp_path / "new" / "trainer.json").read_text())["updates"] == 40
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and all("no text is rehearsed: the built-in stories need" in line for line in said)
     for wrong, sentence in (
         (["--keep", str(tmp_path / "other")], "--learn-online"),
         (["--learn-online", "--keep", str(tmp_path / "new")], "is there already"),

@@ -151,7 +151,9 @@ def test_steps_one_by_one_carry_the_state_and_a_text_is_learned_in_segments():
     fresh = model.train_step(ids[:, :-1], ids[:, 1:], 0.0)
     assert model.train_step(ids[:, :-1], ids[:, 1:], 0.0) == fresh
     assert model.train_step(ids[:, :-1], ids[:, 1:], 0.0, carry_state=True) != fresh
-    assert OnlineLearner(model)._act.segment == 4 * CHUNK
+    learner = OnlineLearner(model)
+    learner._prepare(1)
+    assert learner._act.segment == 4 * CHUNK
 
 
 def test_memory_does_not_grow_with_the_segment():

@@ -124,6 +124,7 @@ class NeuroGenModel:
         self.communicator: Solo = SOLO
         self._activity, self._in_use = None, threading.RLock()
         self._online = None  # what `learn` has made
+        self.trained_in: Path | None = None  # folder of the run that has trained it, whose text `learn` rehearses
         self._reading = lambda: None  # the activity that was run last, if somebody still has it
 
     def __repr__(self) -> str:
@@ -383,9 +384,11 @@ class NeuroGenModel:
     def learn(self, text: str, rate: float | None = None, passes: int | None = None) -> Lesson:
         """Learn a text by a few bounded updates (learning/online.py); `unlearn` reverts them.
 
-        rate: learning rate, 0.0003 if None; passes: updates on each segment of the text, 1 to 1,000, 20 if None. Returns
-        `Lesson(before, after, updates)`, losses in nats per token. Raises ConfigError if the tokenizer cannot read the text, it has fewer
-        than two tokens, or a number is out of range; TrainingError, with the weights unchanged, if loss or gradient are not finite.
+        A model from a checkpoint, or that `train` returns, goes on learning the text that its configuration names meanwhile
+        (learning/rehearsal.py); without it, the lesson says so.
+        rate: learning rate, 0.0003 if None; passes: updates on each segment of the text, 1 to 1,000, 40 if None. Returns
+        `Lesson(before, after, updates, alone)`, losses in nats per token. Raises ConfigError if the tokenizer cannot read the text, it has
+        fewer than two tokens, or a number is out of range; TrainingError, with the weights unchanged, if loss or gradient are not finite.
         """
         from ..learning.online import PASSES, RATE, OnlineLearner
 
@@ -633,6 +636,7 @@ class NeuroGenModel:
         tokenizer = Tokenizer.load(saved.tokenizer_folder) if saved.tokenizer_folder else None
         model = cls.__new__(cls)
         model._setup(config, backend, gpu_device, tokenizer, saved.quantization)
+        model.trained_in = _path(path).absolute().parent.parent  # as checkpoints/step-... and learned/NAME are placed in it
         return model, saved, groups
 
     def _drawn_anew(self, tensors) -> list[str]:
@@ -674,14 +678,17 @@ class NeuroGenModel:
 
     def __copy__(self) -> NeuroGenModel:
         """A model of its own with the same weights, optimiser and tokenizer, on the same backend; its neurons are reset."""
-        return made_from(self.config, self.tokenizer, self.backend, *self.content())
+        model = made_from(self.config, self.tokenizer, self.backend, *self.content())
+        model.trained_in = self.trained_in
+        return model
 
     def __deepcopy__(self, memo) -> NeuroGenModel:
         return self.__copy__()
 
     def __reduce__(self):
         """Pickled as it is copied. It comes back on a backend of the same kind, which has to be there."""
-        return made_from, (self.config, self.tokenizer, backends.arguments_of(self.backend), *self.content())
+        arguments = self.config, self.tokenizer, backends.arguments_of(self.backend), *self.content()
+        return made_from, arguments, {"trained_in": self.trained_in}
 
     def _columns(self, ids, what, low: int | None = 0):
         """One sequence or a batch of them as time-major [T, B] int32, checked."""

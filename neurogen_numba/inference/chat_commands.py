@@ -158,7 +158,7 @@ class Dispatcher:
         """Answer a message or run a command; False to leave. Raises ConfigError for a wrong command; the conversation continues."""
         if (asked := parse(line)) is None:
             if line.strip():
-                self.view.stream(self.conversation, self.conversation.reply(unescaped(line)))
+                self.stream(self.conversation.reply(unescaped(line)))
             return True
         name, argument = asked
         if name == "quit":
@@ -170,6 +170,14 @@ class Dispatcher:
         else:
             getattr(self, f"_{name}")(argument)
         return True
+
+    def stream(self, pieces):
+        """Show a reply; and why the lesson of its turn was learned alone, if that of the turn before was not."""
+        before = self.conversation.lesson
+        self.view.stream(self.conversation, pieces)
+        lesson = self.conversation.lesson
+        if lesson and lesson.alone and not (before and before.alone):
+            self.view.say(lesson.alone)
 
     def _help(self, argument):
         name = argument.removeprefix("/")
@@ -193,7 +201,7 @@ class Dispatcher:
     def _retry(self, argument):
         pieces = self.conversation.retry()
         self.view.say(f"again, with seed {self.conversation.settings.sampling.seed}")
-        self.view.stream(self.conversation, pieces)
+        self.stream(pieces)
 
     def _reset(self, argument):
         self.conversation.reset()

@@ -3,6 +3,9 @@
 A lesson is bounded: `passes` updates on each segment of the text, with the learning rate `rate` and the gradient clipped to the norm
 `training.clip`. An update of Adam changes a parameter by a few times the rate at most, one of the
 three-factor rule by more (brain/exploration.py).
+
+The batch of an update has the segment in half of its sequences, and text that the model was trained on in the other half (rehearsal.py).
+Each target has the same weight. The text goes on from update to update, with the state of its sequences.
 """
 
 from __future__ import annotations
@@ -14,26 +17,31 @@ import numpy as np
 
 from ..config import FLOAT32
 from ..errors import ConfigError, TrainingError
+from ..system.waiting import doing
+from .rehearsal import Rehearsal
 
 RATE = 3e-4  # learning rate
-PASSES = 20  # updates on each segment of a text
+PASSES = 40  # updates on each segment of a text
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A text that was learned. before, after: mean loss of its tokens in nats, in the first and the last pass; updates: their number."""
+    """A text that was learned. before, after: mean loss of its tokens in nats, in the first and the last pass; updates: their number.
+
+    alone: why no training text was rehearsed with it, a sentence; "" if some was, or if no run has trained the model.
+    """
 
     before: float
     after: float
     updates: int
+    alone: str = ""
 
 
 class OnlineLearner:
     """Updates a model on texts, each from a zero state, and can restore the weights from before the first of them."""
 
     def __init__(self, model):
-        self.model = model
-        self._act = model.activity(model.config.training.segment, 1, learning=True)
+        self.model, self._rehearsal, self._act = model, Rehearsal(model), None
         self._begun = None  # (weights, tensors of the optimiser, its updates) before the first lesson
 
     @property
@@ -48,39 +56,65 @@ class OnlineLearner:
             raise ConfigError(f"passes: from 1 to 1,000, not {passes!r}")
         if not isinstance(rate, (float, int, np.floating)) or not 0 <= rate <= FLOAT32:
             raise ConfigError(f"rate: a learning rate from 0 on is needed, not {rate!r}")
+        rehearsed = self._rehearsal.segments(passes * len(segments))
         before, begun = self._weights(), self._begun
         self._begun = begun or before
         try:
-            losses = [self._pass(segments, float(rate)) for _ in range(passes)]
+            self._prepare(2 * self._rehearsal.sequences if rehearsed else 1)
+            losses, rest = [], iter(rehearsed)
+            with doing("learning", passes) as show:
+                for done in range(passes):
+                    show(done)
+                    losses.append(self._pass(segments, rest, float(rate)))
         except BaseException:  # Ctrl-C as well: a lesson is whole or not there
             self._restore(before)
             self._begun = begun
             raise
         if self.model.optimizer.horizon:  # a saved checkpoint is used with its average
             self.model.optimizer.average[...] = self.model.brain.parameters.flat_value
-        return Lesson(losses[0], losses[-1], passes * len(segments))
+        return Lesson(losses[0], losses[-1], passes * len(segments), self._rehearsal.missing)
 
-    def _pass(self, segments, rate):
-        """An update on each segment; returns the mean loss of their targets."""
+    def _prepare(self, sequences):
+        """Reset the activity, or make one of as many sequences."""
+        if self._act is None or self._act.batch != sequences:
+            self._act = None  # its memory is free before another one is allocated
+            self._act = self.model.activity(self.model.config.training.segment, sequences, learning=True)
         self._act.reset()
+
+    def _pass(self, segments, rehearsed, rate):
+        """An update on each segment; returns the mean loss of their targets. rehearsed: iterator over segments of training text."""
         total = counted = 0
         for inputs, targets in segments:
-            loss, _, norm = self.model.update(self._act, inputs, targets, rate)
+            batch, reset = self._with_text(inputs, targets, next(rehearsed, None), begins=not counted)
+            _, _, norm = self.model.update(self._act, *batch, rate, reset)
+            loss, in_segment = float(self._act.surprise[0]), int((targets >= 0).sum())
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise TrainingError(f"nothing was learned: the loss of this text is {loss}, its gradient {norm}; take a lower rate")
-            in_segment = int((targets >= 0).sum())
             total, counted = total + loss * in_segment, counted + in_segment
         return total / counted
+
+    def _with_text(self, inputs, targets, rehearsed, begins):
+        """((inputs, targets) [T, B], reset [B]) of an update on a segment: copies of it, then as many sequences of training text.
+
+        begins: whether it is the first of its text. The training text begins anew where it did in training, after an end of text.
+        """
+        if rehearsed is None:
+            return (inputs, targets), np.array([begins])
+        copies = self._rehearsal.sequences
+        batch = [np.hstack([lesson.repeat(copies, axis=1), text]) for lesson, text in zip((inputs, targets), rehearsed, strict=True)]
+        ends = (rehearsed[0][0] == self.model.tokenizer.end_of_text) & self.model.config.text.reset_at_documents
+        return batch, np.append(np.full(copies, begins), ends)
 
     def unlearn(self):
         """Restore the weights and the optimiser from before the first lesson, bit for bit."""
         if self._begun:
             self._restore(self._begun)
             self._begun = None
+            self._rehearsal.restart()
 
     def _segments(self, text):
         """(inputs, targets) [T, 1] int32 of each segment, the last one padded."""
-        tokenizer, T = self.model.tokenizer, self._act.segment
+        tokenizer, T = self.model.tokenizer, self.model.config.training.segment
         ids = tokenizer.encode(text)
         if tokenizer.end_of_text is not None:
             ids = np.append(tokenizer.end_of_text, ids)

@@ -151,6 +151,7 @@ class Trainer:
     def _setup(self, team: Team, corpus, run, saved, teacher=None):
         self.team, self.act, model = team, team.act, team.model
         self.model, self.corpus, self.run = model, corpus, run
+        model.trained_in = Path(run).absolute()
         self.config = model.config
         training = self.config.training
         self.batches = Prefetch(corpus.batches(saved["position"]))

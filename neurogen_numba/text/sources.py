@@ -132,6 +132,11 @@ def is_pipe(data: str) -> bool:
     return data == "-" or (os.path.exists(data) and not os.path.isfile(data) and not os.path.isdir(data))
 
 
+def read_again(data: str) -> bool:
+    """Whether `data` names text that can be read more than once and without a network; "", the built-in stories, can."""
+    return not (data.startswith("hf:") or _remote(data) or is_pipe(data))
+
+
 def find(data: str) -> list[str]:
     """The files of a path, a folder, a glob or a URL; those of a folder and of a glob sorted by path, each once.
 

@@ -1,0 +1,56 @@
+"""Rehearsal: what a model was trained on is learned together with what is new, so that it is not forgotten (Robins 1995, "Catastrophic
+forgetting, rehearsal and pseudorehearsal", Connection Science 7:123)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from ..errors import DataError, NeuroGenError
+from ..storage.run_folder import TOKENS
+from ..text.batches import end_to_stop_at, file_batches, open_corpus
+from ..text.sources import read_again
+from ..text.tokenfile import MappedBatches, TokenFile
+
+SEQUENCES = 8  # of training text in a batch, at most
+
+
+class Rehearsal:
+    """Segments of the training text of a model: of the tokens that its run keeps, or of the text that `config.text` names.
+
+    sequences: in a segment, half of a training batch at most. missing: why there is no text, a sentence; "" where there is.
+    """
+
+    def __init__(self, model):
+        self._model, self.missing, self._open = model, "", None
+        self.sequences = min(SEQUENCES, model.config.training.batch // 2)
+        self.restart()
+
+    def restart(self):
+        """Begin again with the first segment."""
+        self._batches = None
+
+    def segments(self, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The next `count` segments, (inputs, targets) [T, sequences] int32; none where there is no text, which `missing` explains."""
+        self.missing = ""
+        if not self.sequences or self._model.trained_in is None:
+            return []
+        try:
+            self._open = self._open or self._opened()
+            self._batches = self._batches or self._open()
+            return [self._batches.next() for _ in range(count)]
+        except NeuroGenError as error:
+            self.missing, self._open, self._batches = f"no text is rehearsed: {error}", None, None
+            return []
+
+    def _opened(self):
+        """A function that begins to read the training text."""
+        model, tokens = self._model, self._model.trained_in / TOKENS
+        config = model.config.replace(training={"batch": self.sequences})
+        if tokens.is_file():
+            file, end = TokenFile.open(tokens, model.tokenizer), end_to_stop_at(config.text, model.tokenizer)
+            return partial(file_batches, str(tokens), file, config.training, None, end, MappedBatches)
+        if not read_again(config.text.data):
+            raise DataError(f"{config.text.data}: cannot be read again here")
+        return open_corpus(config, model.tokenizer).batches
