@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import talking
+import tiny
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.chat import main as chat
 from neurogen_numba.errors import ConfigError, TrainingError
@@ -15,6 +16,7 @@ from neurogen_numba.generate import main as generate
 from neurogen_numba.inference.chat_commands import Dispatcher
 from neurogen_numba.inference.conversation import Conversation, Settings
 from neurogen_numba.inference.generation import Sampling
+from neurogen_numba.learning.online import OnlineLearner
 from neurogen_numba.storage import checkpoint
 from neurogen_numba.text.batches import open_corpus
 from test_chat import Notes
@@ -119,6 +121,30 @@ def test_half_of_a_batch_is_the_lesson_and_half_goes_on_with_the_training_text(r
     assert_same(weights(model), weights(other))
     assert (lesson.updates, lesson.alone) == (6, "")
     assert lesson.before == pytest.approx(sum(loss * n for loss, n in losses[:2]) / (len(ids) - 1))
+
+
+def test_training_text_begins_anew_after_an_end_of_text_only_where_it_did_in_training():
+    for resets in (True, False):
+        text = {"tokenizer": "byte", "reset_at_documents": resets}
+        model = NeuroGenModel.from_config(tiny.config(text, {"vocabulary": talking.BYTES.vocabulary}), talking.BYTES, backend="cpu")
+        rehearsed = np.full((16, 2), 65, np.int32)
+        rehearsed[0, 1] = talking.BYTES.end_of_text
+        lesson = np.zeros((16, 1), np.int32)
+        _, reset = OnlineLearner(model)._with_text(lesson, lesson, (rehearsed, rehearsed), begins=False)
+        assert reset.tolist() == [False, False, False, resets]
+
+
+def test_a_lesson_with_the_training_text_makes_more_and_smaller_updates(reader):
+    model, text = reader
+    other = copy.copy(model)
+    usual, named = model.learn(TEXT), other.learn(TEXT, rate=2e-4, passes=60)
+    assert usual == named and usual.updates == 60 * 2
+    assert_same(weights(model), weights(other))
+    text.unlink()
+    alone, named = copy.copy(model), copy.copy(model)
+    lessons = alone.learn(TEXT), named.learn(TEXT, rate=3e-4, passes=20)
+    assert lessons[0] == lessons[1] and lessons[0].updates == 20 * 2
+    assert_same(weights(alone), weights(named))
 
 
 def test_lessons_rehearse_on_and_repeat_after_unlearning(reader):
@@ -263,7 +289,7 @@ def test_the_flags(run, capsys, tmp_path):
     assert chat([checkpoint_folder, "--learn-online", "--prompt", "a cat.", "--max-tokens", "5", "--backend", "cpu"]) == 0
     how = [checkpoint_folder, "--prompt", "a cat and a dog", "--length", "3", "--backend", "cpu"]
     assert generate([*how, "--learn-online", "--keep", str(tmp_path / "new")]) == 0
-    assert json.loads((tmp_path / "new" / "trainer.json").read_text())["updates"] == 40
+    assert json.loads((tmp_path / "new" / "trainer.json").read_text())["updates"] == 20
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and all("no text is rehearsed: the built-in stories need" in line for line in said)
     for wrong, sentence in (

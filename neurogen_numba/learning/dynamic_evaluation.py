@@ -1,7 +1,7 @@
 """Dynamic evaluation: a model that learns each segment of the text after the segment has been scored.
 
 Krause et al. 2018, "Dynamic evaluation of neural sequence models". The paper's update is RMSProp, with a decay towards the trained weights;
-here it is the trainer's own (`NeuroGenModel.update`): one update on `training.segment` tokens, at the rate of learning online, with the
+here it is the trainer's own (`NeuroGenModel.update`): one update on `training.segment` tokens, with learning rate RATE, with the
 gradient clipped to the norm `training.clip`, the optimiser's moments from training, and no dropout. docs/decisions.md has the measurements.
 """
 
@@ -13,7 +13,8 @@ import math
 from ..config import DROPOUTS
 from ..errors import TrainingError
 from .evaluation import Plain
-from .online import RATE
+
+RATE = 3e-4  # learning rate
 
 
 class DynamicEvaluation(Plain):

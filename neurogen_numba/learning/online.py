@@ -20,8 +20,8 @@ from ..errors import ConfigError, TrainingError
 from ..system.waiting import doing
 from .rehearsal import Rehearsal
 
-RATE = 3e-4  # learning rate
-PASSES = 40  # updates on each segment of a text
+DEFAULT = 2e-4, 60  # learning rate, and updates on each segment of a text
+ALONE = 3e-4, 20  # the same where no training text is rehearsed
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,17 @@ class OnlineLearner:
         """Whether a lesson has changed the weights."""
         return self._begun is not None
 
-    def learn(self, text: str, rate: float, passes: int) -> Lesson:
-        """Make `passes` updates on each segment of a text, at learning rate `rate`. Errors: as `NeuroGenModel.learn`."""
+    def learn(self, text: str, rate: float | None, passes: int | None) -> Lesson:
+        """Make `passes` updates on each segment of a text, at learning rate `rate`; None: as DEFAULT or ALONE have it. Errors: as
+        `NeuroGenModel.learn`."""
         segments = self._segments(text)
-        if not isinstance(passes, (int, np.integer)) or not 1 <= passes <= 1000:
+        if passes is not None and (not isinstance(passes, (int, np.integer)) or not 1 <= passes <= 1000):
             raise ConfigError(f"passes: from 1 to 1,000, not {passes!r}")
-        if not isinstance(rate, (float, int, np.floating)) or not 0 <= rate <= FLOAT32:
+        if rate is not None and (not isinstance(rate, (float, int, np.floating)) or not 0 <= rate <= FLOAT32):
             raise ConfigError(f"rate: a learning rate from 0 on is needed, not {rate!r}")
-        rehearsed = self._rehearsal.segments(passes * len(segments))
+        rehearsed = self._rehearsal.segments((passes or DEFAULT[1]) * len(segments))
+        usual = DEFAULT if rehearsed else ALONE
+        rate, passes = float(usual[0] if rate is None else rate), passes or usual[1]
         before, begun = self._weights(), self._begun
         self._begun = begun or before
         try:
@@ -65,7 +68,7 @@ class OnlineLearner:
             with doing("learning", passes) as show:
                 for done in range(passes):
                     show(done)
-                    losses.append(self._pass(segments, rest, float(rate)))
+                    losses.append(self._pass(segments, rest, rate))
         except BaseException:  # Ctrl-C as well: a lesson is whole or not there
             self._restore(before)
             self._begun = begun
