@@ -290,8 +290,8 @@ def test_the_flags(run, capsys, tmp_path):
     how = [checkpoint_folder, "--prompt", "a cat and a dog", "--length", "3", "--backend", "cpu"]
     assert generate([*how, "--learn-online", "--keep", str(tmp_path / "new")]) == 0
     assert json.loads((tmp_path / "new" / "trainer.json").read_text())["updates"] == 20
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2 and all("no text is rehearsed: the built-in stories need" in line for line in said)
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 2 and all("no text is rehearsed: the built-in stories need" in line for line in printed)
     for wrong, sentence in (
         (["--keep", str(tmp_path / "other")], "--learn-online"),
         (["--learn-online", "--keep", str(tmp_path / "new")], "is there already"),
