@@ -105,22 +105,26 @@ def reader(tmp_path):
     return NeuroGenModel.load(checkpoint.latest(talking.make_run(tmp_path / "runs" / "tiny-1", {"data": str(text)})), backend="cpu"), text
 
 
-def test_half_of_a_batch_is_the_lesson_and_half_goes_on_with_the_training_text(reader):
+@pytest.mark.parametrize("taught, copies", [(TEXT, 1), ("a hen", 1), ("hen", 2), ("ab", 2)])
+def test_a_batch_is_copies_of_the_lesson_and_training_text_that_goes_on(reader, taught, copies):
+    """The brain has segments of 16 tokens; 2 sequences of 16 targets are training text, and a sixth of 32 is 5."""
     model, other = reader[0], copy.copy(reader[0])
-    lesson = model.learn(TEXT, rate=0.01, passes=3)
+    lesson = model.learn(taught, rate=0.01, passes=3)
     config = other.config.replace(training={"batch": 2})
-    ids, T = other.tokenizer.encode(TEXT), config.training.segment
-    act, text, losses = other.activity(T, 4, learning=True), open_corpus(config, other.tokenizer).batches(), []
+    ids, T = other.tokenizer.encode(taught), config.training.segment
+    act, text, losses = other.activity(T, copies + 2, learning=True), open_corpus(config, other.tokenizer).batches(), []
     for _ in range(3):
         for first in range(0, len(ids) - 1, T):
             part, (inputs, targets) = ids[first : first + T + 1], text.next()
-            inputs, targets = np.hstack([np.zeros((T, 2), np.int32), inputs]), np.hstack([np.full((T, 2), -1, np.int32), targets])
-            inputs[: len(part) - 1, :2], targets[: len(part) - 1, :2] = part[:-1, None], part[1:, None]
-            other.update(act, inputs, targets, 0.01, np.array([first == 0, first == 0, False, False]))
+            own = np.zeros((T, copies), np.int32)
+            inputs, targets = np.hstack([own, inputs]), np.hstack([own - 1, targets])
+            inputs[: len(part) - 1, :copies], targets[: len(part) - 1, :copies] = part[:-1, None], part[1:, None]
+            other.update(act, inputs, targets, 0.01, np.array([first == 0] * copies + [False, False]))
             losses.append((act.surprise[0], len(part) - 1))
     assert_same(weights(model), weights(other))
-    assert (lesson.updates, lesson.alone) == (6, "")
-    assert lesson.before == pytest.approx(sum(loss * n for loss, n in losses[:2]) / (len(ids) - 1))
+    assert (lesson.updates, lesson.alone) == (len(losses), "")
+    in_pass = losses[: len(losses) // 3]
+    assert lesson.before == pytest.approx(sum(loss * n for loss, n in in_pass) / (len(ids) - 1))
 
 
 def test_training_text_begins_anew_after_an_end_of_text_only_where_it_did_in_training():
@@ -129,8 +133,9 @@ def test_training_text_begins_anew_after_an_end_of_text_only_where_it_did_in_tra
         model = NeuroGenModel.from_config(tiny.config(text, {"vocabulary": talking.BYTES.vocabulary}), talking.BYTES, backend="cpu")
         rehearsed = np.full((16, 2), 65, np.int32)
         rehearsed[0, 1] = talking.BYTES.end_of_text
-        lesson = np.zeros((16, 1), np.int32)
-        _, reset = OnlineLearner(model)._with_text(lesson, lesson, (rehearsed, rehearsed), begins=False)
+        lesson, learner = np.zeros((16, 1), np.int32), OnlineLearner(model)
+        learner._prepare(4)
+        _, reset = learner._with_text(lesson, lesson, (rehearsed, rehearsed), begins=False)
         assert reset.tolist() == [False, False, False, resets]
 
 

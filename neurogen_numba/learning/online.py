@@ -4,8 +4,8 @@ A lesson is bounded: `passes` updates on each segment of the text, with the lear
 `training.clip`. An update of Adam changes a parameter by a few times the rate at most, one of the
 three-factor rule by more (brain/exploration.py).
 
-The batch of an update has the segment in half of its sequences, and text that the model was trained on in the other half (rehearsal.py).
-Each target has the same weight. The text goes on from update to update, with the state of its sequences.
+The batch of an update has copies of the segment, and sequences of text that the model was trained on (rehearsal.py). Each target has the
+same weight. The text goes on from update to update, with the state of its sequences.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ..system.waiting import doing
 from .rehearsal import Rehearsal
 
 DEFAULT = 2e-4, 60  # learning rate, and updates on each segment of a text
+SHARE = 1 / 6  # targets of the copies of a segment, as a share of those of the training text; from one copy to one a sequence of text
 ALONE = 3e-4, 20  # the same where no training text is rehearsed
 
 
@@ -63,7 +64,7 @@ class OnlineLearner:
         before, begun = self._weights(), self._begun
         self._begun = begun or before
         try:
-            self._prepare(2 * self._rehearsal.sequences if rehearsed else 1)
+            self._prepare(self._copies(segments) + self._rehearsal.sequences if rehearsed else 1)
             losses, rest = [], iter(rehearsed)
             with doing("learning", passes) as show:
                 for done in range(passes):
@@ -76,6 +77,12 @@ class OnlineLearner:
         if self.model.optimizer.horizon:  # a saved checkpoint is used with its average
             self.model.optimizer.average[...] = self.model.brain.parameters.flat_value
         return Lesson(losses[0], losses[-1], passes * len(segments), self._rehearsal.missing)
+
+    def _copies(self, segments):
+        """The copies of each segment in a batch, by their mean number of targets."""
+        in_segment = sum((targets >= 0).sum() for _, targets in segments) / len(segments)
+        beside = self._rehearsal.sequences * len(segments[0][0])
+        return int(np.clip(round(SHARE * beside / in_segment), 1, self._rehearsal.sequences))
 
     def _prepare(self, sequences):
         """Reset the activity, or make one of as many sequences."""
@@ -97,13 +104,13 @@ class OnlineLearner:
         return total / counted
 
     def _with_text(self, inputs, targets, rehearsed, begins):
-        """((inputs, targets) [T, B], reset [B]) of an update on a segment: copies of it, then as many sequences of training text.
+        """((inputs, targets) [T, B], reset [B]) of an update on a segment: copies of it, then sequences of training text.
 
         begins: whether it is the first of its text. The training text begins anew where it did in training, after an end of text.
         """
         if rehearsed is None:
             return (inputs, targets), np.array([begins])
-        copies = self._rehearsal.sequences
+        copies = self._act.batch - self._rehearsal.sequences
         batch = [np.hstack([lesson.repeat(copies, axis=1), text]) for lesson, text in zip((inputs, targets), rehearsed, strict=True)]
         ends = (rehearsed[0][0] == self.model.tokenizer.end_of_text) & self.model.config.text.reset_at_documents
         return batch, np.append(np.full(copies, begins), ends)
