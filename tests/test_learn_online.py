@@ -116,8 +116,8 @@ def test_a_batch_is_copies_of_the_lesson_and_training_text_that_goes_on(reader, 
     for _ in range(3):
         for first in range(0, len(ids) - 1, T):
             part, (inputs, targets) = ids[first : first + T + 1], text.next()
-            own = np.zeros((T, copies), np.int32)
-            inputs, targets = np.hstack([own, inputs]), np.hstack([own - 1, targets])
+            zero = np.zeros((T, copies), np.int32)
+            inputs, targets = np.hstack([zero, inputs]), np.hstack([zero - 1, targets])
             inputs[: len(part) - 1, :copies], targets[: len(part) - 1, :copies] = part[:-1, None], part[1:, None]
             other.update(act, inputs, targets, 0.01, np.array([first == 0] * copies + [False, False]))
             losses.append((act.surprise[0], len(part) - 1))
