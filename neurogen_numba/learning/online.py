@@ -21,8 +21,8 @@ from ..system.waiting import doing
 from .rehearsal import Rehearsal
 
 DEFAULT = 2e-4, 60  # learning rate, and updates on each segment of a text
-SHARE = 1 / 6  # targets of the copies of a segment, as a share of those of the training text; from one copy to one a sequence of text
 ALONE = 3e-4, 20  # the same where no training text is rehearsed
+SHARE = 1 / 6  # targets of the copies of a segment, as a share of those of the training text; from one copy to one a sequence of text
 
 
 @dataclass(frozen=True)
