@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from neurogen_numba.inference.chat_commands import Dispatcher
 from neurogen_numba.inference.conversation import Conversation, Settings
 from neurogen_numba.inference.generation import Sampling
 from neurogen_numba.learning.online import OnlineLearner
-from neurogen_numba.storage import checkpoint
+from neurogen_numba.learning.rehearsal import Rehearsal
+from neurogen_numba.storage import checkpoint, run_folder
 from neurogen_numba.text.batches import open_corpus
 from test_chat import Notes
 from test_examples import example
@@ -170,12 +172,18 @@ def test_lessons_rehearse_on_and_repeat_after_unlearning(reader):
     assert_same(weights(model), two)
 
 
+def encode(model):
+    """Write the tokens and the settings of a model's run, as training does."""
+    open_corpus(model.config, model.tokenizer, model.trained_in).batches()
+    run_folder.write_json(model.trained_in / run_folder.CONFIG, model.config.to_dict())
+
+
 def test_the_tokens_of_the_run_are_rehearsed_where_the_text_is_gone(reader):
     model, text = reader
     with_text = model.learn(TEXT, passes=2)
     learned = weights(model)
     run = model.trained_in
-    open_corpus(model.config, model.tokenizer, run).batches()  # writes run/encoded, as training does
+    encode(model)
     text.unlink()
     there = copy.copy(model)
     model.unlearn()
@@ -185,10 +193,33 @@ def test_the_tokens_of_the_run_are_rehearsed_where_the_text_is_gone(reader):
     assert there.trained_in == pickle.loads(pickle.dumps(there)).trained_in == run
 
 
+def test_the_tokens_of_another_run_are_not_rehearsed(reader):
+    model, text = reader
+    encode(model)
+    text.unlink()
+    assert model.learn(TEXT, passes=1).alone == ""
+    other = copy.copy(model)
+    other.config = model.config.replace(text={"data": str(text.with_name("other.txt"))})
+    assert "other.txt" in copy.copy(other).learn(TEXT, passes=1).alone
+
+
+def test_text_can_be_rehearsed_after_an_interrupted_read(reader):
+    rehearsal = Rehearsal(reader[0])
+    first = rehearsal.segments(1)[0][0]
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    rehearsal._batches = SimpleNamespace(next=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rehearsal.segments(1)
+    np.testing.assert_array_equal(rehearsal.segments(1)[0][0], first)
+
+
 def test_a_lesson_without_its_training_text_says_so(reader):
     model, text = reader
     text.unlink()
-    lesson, sentence = model.learn(TEXT, passes=1), f"no text is rehearsed: {text}: no such file or folder; check the path"
+    lesson, sentence = model.learn(TEXT, passes=1), f"no text is rehearsed: {text}: no such file or folder"
     assert lesson.alone == sentence
     text.write_text(LINES * 20)
     assert model.learn(TEXT, passes=1).alone == ""
@@ -210,6 +241,8 @@ def test_a_lesson_without_its_training_text_says_so(reader):
         (TEXT, {"rate": np.nan}, r"^rate: "),
         (TEXT, {"passes": 0}, r"^passes: "),
         (TEXT, {"passes": 1.5}, r"^passes: "),
+        (TEXT, {"passes": True}, r"^passes: "),
+        (TEXT, {"rate": True}, r"^rate: "),
     ],
 )
 def test_what_cannot_be_learned_costs_a_sentence_and_nothing_else(model, text, how, sentence):

@@ -201,7 +201,7 @@ class Dispatcher:
     def _retry(self, argument):
         pieces = self.conversation.retry()
         self.view.say(f"again, with seed {self.conversation.settings.sampling.seed}")
-        self.stream(pieces)
+        self.view.stream(self.conversation, pieces)
 
     def _reset(self, argument):
         self.conversation.reset()

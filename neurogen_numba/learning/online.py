@@ -54,13 +54,13 @@ class OnlineLearner:
         """Make `passes` updates on each segment of a text, at learning rate `rate`; None: as DEFAULT or ALONE have it. Errors: as
         `NeuroGenModel.learn`."""
         segments = self._segments(text)
-        if passes is not None and (not isinstance(passes, (int, np.integer)) or not 1 <= passes <= 1000):
+        if passes is not None and (isinstance(passes, bool) or not isinstance(passes, (int, np.integer)) or not 1 <= passes <= 1000):
             raise ConfigError(f"passes: from 1 to 1,000, not {passes!r}")
-        if rate is not None and (not isinstance(rate, (float, int, np.floating)) or not 0 <= rate <= FLOAT32):
+        if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (float, int, np.floating)) or not 0 <= rate <= FLOAT32):
             raise ConfigError(f"rate: a learning rate from 0 on is needed, not {rate!r}")
         rehearsed = self._rehearsal.segments((passes or DEFAULT[1]) * len(segments))
         usual = DEFAULT if rehearsed else ALONE
-        rate, passes = float(usual[0] if rate is None else rate), passes or usual[1]
+        rate, passes = float(usual[0] if rate is None else rate), int(passes or usual[1])
         before, begun = self._weights(), self._begun
         self._begun = begun or before
         try:
@@ -70,7 +70,7 @@ class OnlineLearner:
                 for done in range(passes):
                     show(done)
                     losses.append(self._pass(segments, rest, rate))
-        except BaseException:  # Ctrl-C as well: a lesson is whole or not there
+        except BaseException:  # Ctrl-C as well: a lesson makes all of its updates, else no update
             self._restore(before)
             self._begun = begun
             raise

@@ -7,8 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from ..errors import DataError, NeuroGenError
-from ..storage.run_folder import TOKENS
+from ..errors import CheckpointError, DataError, NeuroGenError
+from ..storage.run_folder import TOKENS, read_config
 from ..text.batches import end_to_stop_at, file_batches, open_corpus
 from ..text.sources import read_again
 from ..text.tokenfile import MappedBatches, TokenFile
@@ -41,16 +41,27 @@ class Rehearsal:
             self._batches = self._batches or self._open()
             return [self._batches.next() for _ in range(count)]
         except NeuroGenError as error:
-            self.missing, self._open, self._batches = f"no text is rehearsed: {error}", None, None
+            reason = str(error).partition(";")[0]  # advice, if any, is for training
+            self.missing, self._open, self._batches = f"no text is rehearsed: {reason}", None, None
             return []
+        except BaseException:  # Ctrl-C ends generators
+            self.restart()
+            raise
 
     def _opened(self):
         """A function that begins to read the training text."""
         model, tokens = self._model, self._model.trained_in / TOKENS
         config = model.config.replace(training={"batch": self.sequences})
-        if tokens.is_file():
+        if tokens.is_file() and self._is_of_the_run():
             file, end = TokenFile.open(tokens, model.tokenizer), end_to_stop_at(config.text, model.tokenizer)
             return partial(file_batches, str(tokens), file, config.training, None, end, MappedBatches)
         if not read_again(config.text.data):
             raise DataError(f"{config.text.data}: cannot be read again here")
         return open_corpus(config, model.tokenizer).batches
+
+    def _is_of_the_run(self):
+        """Whether the run in whose folder the checkpoint is has the text of the model: it may have been copied there."""
+        try:
+            return read_config(self._model.trained_in).text == self._model.config.text
+        except CheckpointError:
+            return False
