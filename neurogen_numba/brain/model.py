@@ -272,7 +272,7 @@ class NeuroGenModel:
         that the model has chosen itself; the three-factor rule learns them in proportion to dopamine, others ignore it. If loss or gradient
         norm are not finite, nothing is updated, but for a row-wise decoder (optim/low_memory.py), what `rewire` has done, and modules that
         learn from a finite dopamine. Raises ConfigError for a rate below 0 or not finite, and during a lesion. After another exception,
-        Ctrl-C too, the neurons of `act` have read a part of the segment: reset it. The three-factor rule moves modules with the update, or not.
+        Ctrl-C too, the neurons of `act` have read a part of the segment: reset it. The three-factor rule moves modules with the update.
         """
         if not (0 <= rate <= FLOAT32):
             raise ConfigError(f"learning_rate: a number from 0 on is needed, not {rate}")
