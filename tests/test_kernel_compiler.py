@@ -95,7 +95,9 @@ def test_loops_of_one_factory_that_two_processes_compiled_stay_apart(processes):
     assert both[2] == "0" and both[0] == str([[1.0] * 4, [2.0] * 4])
 
 
-def test_only_entry_points_are_visible_to_other_machine_code():
+def test_only_entry_points_are_visible_to_other_machine_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))  # what comes from the disk has no functions to list
+
     @register_jitable
     def called(x):
         if x[0] > 100:
