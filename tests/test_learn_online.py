@@ -165,9 +165,9 @@ def test_lessons_rehearse_on_and_repeat_after_unlearning(reader):
     assert_same(weights(model), before)
     assert model.learn(TEXT, passes=2) == first and again.learn(TEXT, passes=2) == first
     assert_same(weights(model), one)
-    rehearsed = again._online._rehearsal.segments(1)[0][0]
+    rehearsed = again._online._rehearsal.next()[0]
     again.unlearn()
-    assert not np.array_equal(again._online._rehearsal.segments(1)[0][0], rehearsed)  # the second lesson's are others than the first one's
+    assert not np.array_equal(again._online._rehearsal.next()[0], rehearsed)  # the second lesson's are others than the first one's
     assert model.learn(TEXT, passes=2) == second
     assert_same(weights(model), two)
 
@@ -205,15 +205,31 @@ def test_the_tokens_of_another_run_are_not_rehearsed(reader):
 
 def test_text_can_be_rehearsed_after_an_interrupted_read(reader):
     rehearsal = Rehearsal(reader[0])
-    first = rehearsal.segments(1)[0][0]
+    first = rehearsal.next()[0]
 
     def interrupted():
         raise KeyboardInterrupt
 
     rehearsal._batches = SimpleNamespace(next=interrupted)
     with pytest.raises(KeyboardInterrupt):
-        rehearsal.segments(1)
-    np.testing.assert_array_equal(rehearsal.segments(1)[0][0], first)
+        rehearsal.next()
+    np.testing.assert_array_equal(rehearsal.next()[0], first)
+
+
+def test_a_lesson_whose_text_fails_changes_nothing(reader, monkeypatch):
+    model = reader[0]
+    model.learn(TEXT, passes=1)
+    before, read = weights(model), Rehearsal.next
+    left = [None, None]
+
+    def fails(self):
+        left.pop()
+        return read(self)
+
+    monkeypatch.setattr(Rehearsal, "next", fails)
+    with pytest.raises(IndexError):
+        model.learn(TEXT, passes=3)
+    assert_same(weights(model), before)
 
 
 def test_a_lesson_without_its_training_text_says_so(reader):

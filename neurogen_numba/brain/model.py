@@ -387,9 +387,10 @@ class NeuroGenModel:
         A model from a checkpoint, or that `train` returns, goes on learning the text that its configuration names meanwhile
         (learning/rehearsal.py); without it, the lesson says so, and is shorter.
         rate: learning rate, 0.0002 if None; passes: updates on each segment of the text, 1 to 1,000, 60 if None; without training text
-        0.0003 and 20. Returns
-        `Lesson(before, after, updates, alone)`, losses in nats per token. Raises ConfigError if the tokenizer cannot read the text, it has
-        fewer than two tokens, or a number is out of range; TrainingError, with the weights unchanged, if loss or gradient are not finite.
+        0.0003 and 20. Returns `Lesson(before, after, updates, alone)`, losses in nats per token.
+
+        Raises ConfigError if the tokenizer cannot read the text, it has fewer than two tokens, or a number is out of range. With the
+        weights unchanged it raises TrainingError if loss or gradient are not finite, and DataError if the training text cannot be read on.
         """
         from ..learning.online import OnlineLearner
 

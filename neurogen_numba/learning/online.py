@@ -22,7 +22,7 @@ from .rehearsal import Rehearsal
 
 DEFAULT = 2e-4, 60  # learning rate, and updates on each segment of a text
 ALONE = 3e-4, 20  # the same where no training text is rehearsed
-SHARE = 1 / 6  # targets of the copies of a segment, as a share of those of the training text; from one copy to one a sequence of text
+LESSON_RATIO = 1 / 6  # targets of the copies of a segment to those of the training text; from one copy to one a sequence of text
 
 
 @dataclass(frozen=True)
@@ -58,18 +58,18 @@ class OnlineLearner:
             raise ConfigError(f"passes: from 1 to 1,000, not {passes!r}")
         if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (float, int, np.floating)) or not 0 <= rate <= FLOAT32):
             raise ConfigError(f"rate: a learning rate from 0 on is needed, not {rate!r}")
-        rehearsed = self._rehearsal.segments((passes or DEFAULT[1]) * len(segments))
-        usual = DEFAULT if rehearsed else ALONE
+        rehearses = self._rehearsal.available()
+        usual = DEFAULT if rehearses else ALONE
         rate, passes = float(usual[0] if rate is None else rate), int(passes or usual[1])
         before, begun = self._weights(), self._begun
         self._begun = begun or before
         try:
-            self._prepare(self._copies(segments) + self._rehearsal.sequences if rehearsed else 1)
-            losses, rest = [], iter(rehearsed)
+            self._prepare(self._copies(segments) + self._rehearsal.sequences if rehearses else 1)
+            losses = []
             with doing("learning", passes) as show:
                 for done in range(passes):
                     show(done)
-                    losses.append(self._pass(segments, rest, rate))
+                    losses.append(self._pass(segments, rehearses, rate))
         except BaseException:  # Ctrl-C as well: a lesson makes all of its updates, else no update
             self._restore(before)
             self._begun = begun
@@ -82,7 +82,7 @@ class OnlineLearner:
         """The copies of each segment in a batch, by their mean number of targets."""
         in_segment = sum((targets >= 0).sum() for _, targets in segments) / len(segments)
         beside = self._rehearsal.sequences * len(segments[0][0])
-        return int(np.clip(round(SHARE * beside / in_segment), 1, self._rehearsal.sequences))
+        return int(np.clip(round(LESSON_RATIO * beside / in_segment), 1, self._rehearsal.sequences))
 
     def _prepare(self, sequences):
         """Reset the activity, or make one of as many sequences."""
@@ -91,11 +91,11 @@ class OnlineLearner:
             self._act = self.model.activity(self.model.config.training.segment, sequences, learning=True)
         self._act.reset()
 
-    def _pass(self, segments, rehearsed, rate):
-        """An update on each segment; returns the mean loss of their targets. rehearsed: iterator over segments of training text."""
+    def _pass(self, segments, rehearses, rate):
+        """An update on each segment; returns the mean loss of their targets. rehearses: beside text that the model was trained on."""
         total = counted = 0
         for inputs, targets in segments:
-            batch, reset = self._with_text(inputs, targets, next(rehearsed, None), begins=not counted)
+            batch, reset = self._with_text(inputs, targets, self._rehearsal.next() if rehearses else None, begins=not counted)
             _, _, norm = self.model.update(self._act, *batch, rate, reset)
             loss, in_segment = float(self._act.surprise[0]), int((targets >= 0).sum())
             if not (math.isfinite(loss) and math.isfinite(norm)):

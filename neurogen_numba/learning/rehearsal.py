@@ -29,22 +29,30 @@ class Rehearsal:
 
     def restart(self):
         """Begin again with the first segment."""
-        self._batches = None
+        self._batches = self._first = None
 
-    def segments(self, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The next `count` segments, (inputs, targets) [T, sequences] int32; none where there is no text, which `missing` explains."""
+    def available(self) -> bool:
+        """Whether there is text, which the first segment shows; if not, `missing` explains why."""
         self.missing = ""
         if not self.sequences or self._model.trained_in is None:
-            return []
+            return False
+        try:
+            self._first = self._first or self.next()
+        except NeuroGenError as error:
+            reason = str(error).partition(";")[0]  # advice, if any, is for training
+            self.missing, self._open = f"no text is rehearsed: {reason}", None
+        return not self.missing
+
+    def next(self) -> tuple[np.ndarray, np.ndarray]:
+        """The next segment: (inputs, targets) [T, sequences] int32. Raises NeuroGenError where the text cannot be read."""
+        if self._first:
+            first, self._first = self._first, None
+            return first
         try:
             self._open = self._open or self._opened()
             self._batches = self._batches or self._open()
-            return [self._batches.next() for _ in range(count)]
-        except NeuroGenError as error:
-            reason = str(error).partition(";")[0]  # advice, if any, is for training
-            self.missing, self._open, self._batches = f"no text is rehearsed: {reason}", None, None
-            return []
-        except BaseException:  # Ctrl-C ends generators
+            return self._batches.next()
+        except BaseException:  # Ctrl-C too ends the generators that read
             self.restart()
             raise
 
