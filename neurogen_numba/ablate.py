@@ -10,7 +10,7 @@ from . import configure
 from .cli import STDOUT, Parser, add_backend_flag, add_json_flag, command, tell_json
 from .configure import add_config_flags, config_of
 from .errors import ConfigError, NeuroGenError
-from .text.sources import absolute
+from .text.sources import absolute, is_pipe, is_token_file, open_source
 
 QUIET = {"keep_checkpoints": 1, "viz_interval": 0}  # settings of runs without a viewer
 
@@ -56,6 +56,19 @@ def changes_of(args, base):
     return changes
 
 
+def check_text(config):
+    """Raise an error if runs could not read their text: ConfigError for a pipe, DataError for one that is missing or cannot be read."""
+    data = config.text.data
+    if is_pipe(data):
+        raise ConfigError(f"--data {data}: every run reads the text anew, so it cannot come from a pipe; name a file")
+    if is_token_file(data):
+        from .text.batches import open_corpus
+
+        open_corpus(config)
+    elif data:
+        next(iter(open_source(data, config.text.field).read()), None)
+
+
 @command("bench")
 def main(argv=None):
     args = parser().parse_args(argv)
@@ -68,6 +81,7 @@ def main(argv=None):
     }
     base = config_of(args, given).replace(training=QUIET)
     changes = changes_of(args, base)
+    check_text(base)
     from .benchmarks.ablation import LOG, Study
 
     flags = ["--backend", args.backend, "--precision", args.precision, "--mode", args.mode]

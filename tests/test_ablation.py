@@ -232,6 +232,15 @@ def test_wrong_changes_are_named(file, output, tmp_path, capsys):
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.parametrize("data, output", [("gone.txt", "no such file"), ("gone.bin", "cannot be read"), ("-", "from a pipe; name a file")])
+def test_a_text_that_no_run_could_read_is_named_before_any_begins(data, output, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert ablate.main(["--preset", "nano", "--data", data, "--out", "study"]) == 2
+    error = capsys.readouterr().err
+    assert output in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("flag", ["--seeds", "--jobs"])
 def test_counts_are_checked(flag, tmp_path, capsys):
     assert ablate.main([flag, "0", "--out", str(tmp_path / "study")]) == 2
