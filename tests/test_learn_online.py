@@ -1,5 +1,6 @@
 """Learning online: that it learns by the trainer's step, within its bounds, and that its reversal is exact."""
 
+import contextlib
 import copy
 import json
 import pickle
@@ -133,12 +134,35 @@ def test_training_text_begins_anew_after_an_end_of_text_only_where_it_did_in_tra
     for resets in (True, False):
         text = {"tokenizer": "byte", "reset_at_documents": resets}
         model = NeuroGenModel.from_config(tiny.config(text, {"vocabulary": talking.BYTES.vocabulary}), talking.BYTES, backend="cpu")
-        rehearsed = np.full((16, 2), 65, np.int32)
+        rehearsed, learner = np.full((16, 2), 65, np.int32), OnlineLearner(model)
         rehearsed[0, 1] = talking.BYTES.end_of_text
-        lesson, learner = np.zeros((16, 1), np.int32), OnlineLearner(model)
-        learner._prepare(4)
-        _, reset = learner._with_text(lesson, lesson, (rehearsed, rehearsed), begins=False)
-        assert reset.tolist() == [False, False, False, resets]
+        learner._rehearsal.next = lambda text=rehearsed: (text, text)
+        assert next(learner._beside(rehearses=True))[1] == [False, resets]
+
+
+def test_segments_of_earlier_lessons_are_learned_again(model, monkeypatch):
+    """In turn, eight in an update, each from a zero state; not that of a lesson that failed, and none after `unlearn`."""
+    update, letters, seen = model.update, model.tokenizer.encode("abcdefghijk"), []
+
+    def noted(act, inputs, targets, rate, reset):
+        assert reset.all() and act.batch == inputs.shape[1] and ((targets >= 0).sum(axis=0) == (targets >= 0).sum(axis=0)[0]).all()
+        seen.append([letter for column in inputs.T for letter in column if letter in letters])
+        if letters[3] in seen[-1][:1]:
+            raise KeyboardInterrupt
+        return update(act, inputs, targets, rate, reset)
+
+    monkeypatch.setattr(model, "update", noted)
+    for letter in letters[:-1]:
+        with contextlib.suppress(KeyboardInterrupt):
+            model.learn(f"o{model.tokenizer.decode([letter])}.", passes=1)
+    learned = [*letters[:3], *letters[4:-1]]
+    assert seen == [[letter, *learned[: i - (i > 3)]][:9] for i, letter in enumerate(letters[:-1])]
+    del seen[:]
+    model.learn("ok.", passes=2)
+    assert seen == [[letters[-1], *learned[:8]], [letters[-1], *learned[8:], *learned[:7]]]
+    model.unlearn()
+    model.learn("ok.", passes=1)
+    assert seen[2:] == [[letters[-1]]]
 
 
 def test_a_lesson_with_the_training_text_makes_more_and_smaller_updates(reader):

@@ -4,12 +4,13 @@ A lesson is bounded: `passes` updates on each segment of the text, with the lear
 `training.clip`. An update of Adam changes a parameter by a few times the rate at most, one of the
 three-factor rule by more (brain/exploration.py).
 
-The batch of an update has copies of the segment, and sequences of text that the model was trained on (rehearsal.py). Each target has the
-same weight. The text goes on from update to update, with the state of its sequences.
+The batch of an update has copies of the segment, segments of earlier lessons, each from a zero state, and sequences of text that the model
+was trained on (rehearsal.py). Each target has the same weight. The text goes on from update to update, with the state of its sequences.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from .rehearsal import Rehearsal
 
 DEFAULT = 2e-4, 60  # learning rate, and updates on each segment of a text
 ALONE = 3e-4, 20  # the same where no training text is rehearsed
+REVIEWED = 8  # segments of earlier lessons in a batch, at most; with more of them, each comes in its turn
 LESSON_RATIO = 1 / 6  # targets of the copies of a segment to those of the training text; from one copy to one a sequence of text
 
 
@@ -44,6 +46,7 @@ class OnlineLearner:
     def __init__(self, model):
         self.model, self._rehearsal, self._act = model, Rehearsal(model), None
         self._begun = None  # (weights, tensors of the optimiser, its updates) before the first lesson
+        self._learned = []  # segments of all lessons since
 
     @property
     def changed(self) -> bool:
@@ -64,16 +67,18 @@ class OnlineLearner:
         before, begun = self._weights(), self._begun
         self._begun = begun or before
         try:
-            self._prepare(self._copies(segments) + self._rehearsal.sequences if rehearses else 1)
+            copies, beside = self._copies(segments) if rehearses else 1, self._beside(rehearses)
+            self._prepare(copies + min(len(self._learned), REVIEWED) + (self._rehearsal.sequences if rehearses else 0))
             losses = []
             with doing("learning", passes) as show:
                 for done in range(passes):
                     show(done)
-                    losses.append(self._pass(segments, rehearses, rate))
+                    losses.append(self._pass(segments, copies, beside, rate))
         except BaseException:  # Ctrl-C as well: a lesson makes all of its updates, else no update
             self._restore(before)
             self._begun = begun
             raise
+        self._learned += segments
         if self.model.optimizer.horizon:  # a saved checkpoint is used with its average
             self.model.optimizer.average[...] = self.model.brain.parameters.flat_value
         return Lesson(losses[0], losses[-1], passes * len(segments), self._rehearsal.missing)
@@ -91,35 +96,36 @@ class OnlineLearner:
             self._act = self.model.activity(self.model.config.training.segment, sequences, learning=True)
         self._act.reset()
 
-    def _pass(self, segments, rehearses, rate):
-        """An update on each segment; returns the mean loss of their targets. rehearses: beside text that the model was trained on."""
+    def _pass(self, segments, copies, beside, rate):
+        """An update on each segment; returns the mean loss of their targets."""
         total = counted = 0
         for inputs, targets in segments:
-            batch, reset = self._with_text(inputs, targets, self._rehearsal.next() if rehearses else None, begins=not counted)
-            _, _, norm = self.model.update(self._act, *batch, rate, reset)
+            parts, resets = next(beside)
+            batch = [np.hstack(each) for each in zip(*[(inputs, targets)] * copies, *parts, strict=True)]
+            _, _, norm = self.model.update(self._act, *batch, rate, np.array([not counted] * copies + resets))
             loss, in_segment = float(self._act.surprise[0]), int((targets >= 0).sum())
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise TrainingError(f"nothing was learned: the loss of this text is {loss}, its gradient {norm}; take a lower rate")
             total, counted = total + loss * in_segment, counted + in_segment
         return total / counted
 
-    def _with_text(self, inputs, targets, rehearsed, begins):
-        """((inputs, targets) [T, B], reset [B]) of an update on a segment: copies of it, then sequences of training text.
-
-        begins: whether it is the first of its text. The training text begins anew where it did in training, after an end of text.
-        """
-        if rehearsed is None:
-            return (inputs, targets), np.array([begins])
-        copies = self._act.batch - self._rehearsal.sequences
-        batch = [np.hstack([lesson.repeat(copies, axis=1), text]) for lesson, text in zip((inputs, targets), rehearsed, strict=True)]
-        ends = (rehearsed[0][0] == self.model.tokenizer.end_of_text) & self.model.config.text.reset_at_documents
-        return batch, np.append(np.full(copies, begins), ends)
+    def _beside(self, rehearses):
+        """What is learned beside the copies, of update after update: (parts, resets). A part is (inputs, targets) of one or more sequences,
+        `resets` has a bool for each of these. The training text begins anew where it did in training, after an end of text."""
+        turn, count = itertools.cycle(self._learned), min(len(self._learned), REVIEWED)
+        while True:
+            parts, resets = list(itertools.islice(turn, count)), [True] * count
+            if rehearses:
+                text = self._rehearsal.next()
+                ends = (text[0][0] == self.model.tokenizer.end_of_text) & self.model.config.text.reset_at_documents
+                parts, resets = [*parts, text], [*resets, *ends]
+            yield parts, resets
 
     def unlearn(self):
         """Restore the weights and the optimiser from before the first lesson, bit for bit."""
         if self._begun:
             self._restore(self._begun)
-            self._begun = None
+            self._begun, self._learned = None, []
             self._rehearsal.restart()
 
     def _segments(self, text):
