@@ -110,7 +110,7 @@ class OnlineLearner:
         return total / counted
 
     def _beside(self, rehearses):
-        """What is learned beside the copies, of update after update: (parts, resets). A part is (inputs, targets) of one or more sequences,
+        """The sequences beside the copies, of update after update: (parts, resets). A part is (inputs, targets) of one or more sequences,
         `resets` has a bool for each of these. The training text begins anew where it did in training, after an end of text."""
         turn, count = itertools.cycle(self._learned), min(len(self._learned), REVIEWED)
         while True:
