@@ -191,10 +191,10 @@ class Activity:
         if not self.brain.modulation:
             raise ConfigError("this brain has no neuromodulators, which a reward is for; train one with brain.neuromodulation = true")
         try:
-            given = np.asarray(x, np.float64)
-        except (TypeError, ValueError, OverflowError):
-            given = np.full(1, np.nan)
-        if given.shape not in ((), (self.batch,)) or not (np.abs(given) <= FLOAT32).all():
+            given = np.asarray(x)
+        except (TypeError, ValueError):  # an array of a device, lists of different lengths
+            given = np.empty(0)
+        if given.shape not in ((), (self.batch,)) or given.dtype.kind not in "biuf" or not (np.abs(given, dtype=float) <= FLOAT32).all():
             wanted = f"a finite number is needed, or one for each sequence, of shape [{self.batch}]"
             raise ConfigError(f"reward: {wanted}; not {x!r}")
         row = self.modulators[REWARD]
