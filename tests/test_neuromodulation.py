@@ -286,7 +286,9 @@ def test_a_reward_raises_dopamine_by_itself_and_serotonin_slowly(backend):
     assert (levels_of(rewarded) - levels_of(plain))[rows_of.DOPAMINE].max() == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("wrong", [np.nan, np.inf, [1.0], [1.0, 2.0, 3.0], [[1.0, 2.0]], "much", None, [1.0, np.nan], 1e39, [1.0, 2j], [[1.0], 2.0]])
+@pytest.mark.parametrize(
+    "wrong", [np.nan, np.inf, [1.0], [1.0, 2.0, 3.0], [[1.0, 2.0]], "much", None, [1.0, np.nan], 1e39, [1.0, 2j], [[1.0], 2.0]]
+)
 def test_a_reward_of_another_shape_or_not_finite_costs_a_sentence(wrong):
     model = model_of(backends.get("cpu"))
     ids = text(CHUNK + 1)
