@@ -266,6 +266,9 @@ def test_a_lesson_without_its_training_text_says_so(reader):
     model.config = model.config.replace(text={"data": "-"})
     elsewhere = copy.copy(model)
     assert elsewhere.learn(TEXT, passes=1).alone == "no text is rehearsed: -: cannot be read again here"
+    alone = copy.copy(model)
+    alone.config = model.config.replace(training={"batch": 1})
+    assert alone.learn(TEXT, passes=1).alone == "no text is rehearsed: the model learns one sequence at a time"
     elsewhere.trained_in = None  # made in memory: it has no text
     assert elsewhere.learn(TEXT, passes=1).alone == ""
 

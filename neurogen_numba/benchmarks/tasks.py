@@ -1,6 +1,6 @@
 """Tasks with a known answer: recall of pairs, copying after a delay, digits read pixel by pixel.
 
-A task generates batches of inputs and targets [T, B] int32 for `NeuroGenModel.learn`; a target is -1 at positions without a question.
+A task generates batches of inputs and targets [T, B] int32 for `NeuroGenModel.update`; a target is -1 at positions without a question.
 Training and test batches share neither random numbers nor images.
 """
 

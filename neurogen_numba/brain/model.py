@@ -382,7 +382,7 @@ class NeuroGenModel:
 
     @_by_one_thread
     def learn(self, text: str, rate: float | None = None, passes: int | None = None) -> Lesson:
-        """Learn a text by a few bounded updates (learning/online.py); `unlearn` reverts them.
+        """Learn a text by bounded updates (learning/online.py), together with the texts that were learned before; `unlearn` reverts them.
 
         A model from a checkpoint, or that `train` returns, goes on learning the text that its configuration names meanwhile
         (learning/rehearsal.py); without it, the lesson says so, and is shorter.

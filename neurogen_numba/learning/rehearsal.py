@@ -34,7 +34,10 @@ class Rehearsal:
     def available(self) -> bool:
         """Whether there is text, which the first segment shows; if not, `missing` explains why."""
         self.missing = ""
-        if not self.sequences or self._model.trained_in is None:
+        if self._model.trained_in is None:
+            return False
+        if not self.sequences:
+            self.missing = "no text is rehearsed: the model learns one sequence at a time"
             return False
         try:
             self._first = self._first or self.next()
