@@ -2,7 +2,8 @@
 
     python examples/learn_online.py
 
-The brain is a new one that knows nothing, so it takes larger updates than a lesson makes by default, which is meant for a trained one. With that, `neurogen chat --learn-online` does the same.
+The brain is a new one that knows nothing, so it takes larger updates than a lesson makes by default, which is meant for a trained one.
+With that, `neurogen chat --learn-online` does the same.
 """
 
 import neurogen_numba as ng
