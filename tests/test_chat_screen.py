@@ -607,6 +607,8 @@ def on_a_terminal(words, columns, rows, **environment):
             os.environ.pop(name, None)
         os.environ.update({"PYTHONPATH": str(ROOT), "NUMBA_NUM_THREADS": "1", "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **environment})
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        for number in (signal.SIGINT, signal.SIGHUP):  # ignored in the background of a shell, and under nohup
+            signal.signal(number, signal.SIG_DFL)
         os.execv(sys.executable, [sys.executable, "-m", "neurogen_numba", *words])
     screen = pyte.Screen(columns, rows)
     stream, code = pyte.ByteStream(screen), []
