@@ -81,13 +81,14 @@ def main(argv=None):
     }
     base = config_of(args, given).replace(training=QUIET)
     changes = changes_of(args, base)
-    check_text(base)
     from .benchmarks.ablation import LOG, Study
 
     flags = ["--backend", args.backend, "--precision", args.precision, "--mode", args.mode]
     flags += ["--gpu-device", str(args.gpu_device)] if args.gpu_device else []
     study = Study(changes, args.seeds, args.out, flags, args.jobs)
     done = sum(run.result() is not None for run in study.runs)
+    if done < len(study.runs):
+        check_text(base)
     try:
         with contextlib.closing(study.train()) as under_way:
             _watch(under_way, study, done)

@@ -1,8 +1,8 @@
 """Learning online: a few updates, by the step of the trainer, on a text that somebody has just written; and their exact reversal.
 
 A lesson is bounded: `passes` updates on each segment of the text, with the learning rate `rate` and the gradient clipped to the norm
-`training.clip`. An update of Adam changes a parameter by a few times the rate at most, one of the
-three-factor rule by more (brain/exploration.py).
+`training.clip`. An update of Adam changes a parameter by a few times the rate at most, one of the three-factor rule by more
+(brain/exploration.py).
 
 The batch of an update has copies of the segment, segments of earlier lessons, each from a zero state, and sequences of text that the model
 was trained on (rehearsal.py). Each target has the same weight. The text goes on from update to update, with the state of its sequences.
@@ -54,8 +54,8 @@ class OnlineLearner:
         return self._begun is not None
 
     def learn(self, text: str, rate: float | None, passes: int | None) -> Lesson:
-        """Make `passes` updates on each segment of a text, at learning rate `rate`; None: as DEFAULT or ALONE have it. Errors: as
-        `NeuroGenModel.learn`."""
+        """Make `passes` updates on each segment of a text, at learning rate `rate`; None: as DEFAULT or ALONE have it. Raises what
+        `NeuroGenModel.learn` does."""
         segments = self._segments(text)
         if passes is not None and (isinstance(passes, bool) or not isinstance(passes, (int, np.integer)) or not 1 <= passes <= 1000):
             raise ConfigError(f"passes: from 1 to 1,000, not {passes!r}")
