@@ -83,7 +83,7 @@ def main(argv=None):
     changes = changes_of(args, base)
     from .benchmarks.ablation import LOG, Study
 
-    flags = ["--backend", args.backend, "--precision", args.precision, "--mode", args.mode]
+    flags = ["--backend", args.backend, "--precision", args.precision]
     flags += ["--gpu-device", str(args.gpu_device)] if args.gpu_device else []
     study = Study(changes, args.seeds, args.out, flags, args.jobs)
     done = sum(run.result() is not None for run in study.runs)

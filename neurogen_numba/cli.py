@@ -217,14 +217,13 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 def add_backend_flag(parser: argparse.ArgumentParser) -> None:
     """Add the flags of every command that computes; `backend_of` interprets them."""
-    from .backends import MODES, NAMES, PRECISIONS
+    from .backends import NAMES, PRECISIONS
 
     where = "where it runs; auto uses the GPU if there is one, else the CPU; it never replaces a GPU that fails by the CPU"
     parser.add_argument("--backend", choices=NAMES, default="auto", help=where)
     add_gpu_flag(parser)
     factors = "of the factors that the GPU multiplies: decoder and synapses; sums and parameters are fp32; auto: bf16 if the GPU has it"
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help=factors)
-    parser.add_argument("--mode", choices=MODES, default="sequential", help="whether modules may overlap on the GPU; the bits are the same")
 
 
 def _integer(text):
@@ -277,7 +276,7 @@ def backend_of(args):
     """The backend that the flags choose. Raises BackendError if it cannot run."""
     from . import backends
 
-    return backends.get(args.backend, args.gpu_device, args.precision, args.mode)
+    return backends.get(args.backend, args.gpu_device, args.precision)
 
 
 def add_json_flag(parser: argparse.ArgumentParser, *names: str) -> None:

@@ -80,7 +80,7 @@ class Brain:
     memory_bundle: int = 16  # the same for projections into the associative memory: small, so that a head reads many different sources
     feedback: int = 16  # synapses per target of a feedback projection
     late_delays: int = 8  # number of delays of lateral synapses, from one chunk on, and of feedback
-    feedback_chunks: int = 1  # shortest delay of feedback, in chunks; the longer, the further modules may overlap in --mode pipelined
+    feedback_chunks: int = 1  # shortest delay of feedback, in chunks; the longer, the further modules may overlap on a GPU
     delays: int = 24  # number of delays of the long arcs (from the Thalamus), from 0 tokens on
     hypercolumn: int = 256  # neurons normalised together; at most 1,024
     memory_rule: str = MEMORY_RULES[0]  # of the associative memory: delta, hebbian (with decay), none

@@ -80,8 +80,8 @@ class Machine:
 class FakeBackend:
     name = "cuda"
 
-    def __init__(self, device, precision, mode):
-        self.device, self.precision, self.mode = device, precision, mode
+    def __init__(self, device, precision):
+        self.device, self.precision = device, precision
 
 
 def stand_in(monkeypatch, tmp_path) -> Machine:

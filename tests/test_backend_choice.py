@@ -54,19 +54,18 @@ def test_the_gpu_where_there_is_one(machine):
 def test_the_same_object_each_time(machine):
     machine.driver = FakeDriver(H100, H100)
     assert backends.get() is backends.get("auto") is backends.get("cuda") is backends.get("cuda", 0)
-    assert backends.get("cpu") is backends.get("cpu", 0, "fp32", "sequential")
+    assert backends.get("cpu") is backends.get("cpu", 0, "fp32")
     assert backends.get("cuda", 1) is not backends.get("cuda", 0)
     assert (backends.get("cuda", 0).device, backends.get("cuda", 1).device) == (0, 1)
 
 
-def test_a_backend_for_every_precision_and_mode(machine):
+def test_a_backend_for_every_precision(machine):
     machine.driver = FakeDriver(H100)
-    settings = [(precision, mode) for precision in backends.PRECISIONS for mode in backends.MODES]
-    made = [backends.get("auto", 0, *setting) for setting in settings]
-    assert [(backend.name, backend.precision, backend.mode) for backend in made] == [("cuda", *setting) for setting in settings]
-    assert len({id(backend) for backend in made}) == len(settings)
-    assert [backends.get("cuda", 0, *setting) for setting in settings] == made
-    assert (backends.get().precision, backends.get().mode) == ("auto", "sequential")
+    made = [backends.get("auto", 0, precision) for precision in backends.PRECISIONS]
+    assert [(backend.name, backend.precision) for backend in made] == [("cuda", precision) for precision in backends.PRECISIONS]
+    assert len({id(backend) for backend in made}) == len(made)
+    assert [backends.get("cuda", 0, precision) for precision in backends.PRECISIONS] == made
+    assert backends.get().precision == "auto"
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -76,24 +75,16 @@ def test_the_cpu_has_one_precision(machine, name, precision):
         backends.get(name, precision=precision)
 
 
-@pytest.mark.parametrize("name", ["cpu", "auto"])
-def test_the_cpu_has_one_mode(machine, name):
-    with pytest.raises(ConfigError, match="^mode pipelined: the CPU backend has no streams; drop it, or use --backend cuda$"):
-        backends.get(name, mode="pipelined")
-
-
 def test_a_missing_gpu_is_told_before_its_precision(machine):
     with pytest.raises(BackendError, match="no NVIDIA driver"):
-        backends.get("cuda", precision="bf16", mode="pipelined")
+        backends.get("cuda", precision="bf16")
 
 
-@pytest.mark.parametrize(
-    "what, value, meant", [("precision", "bf-16", "bf16"), ("precision", "fp-32", "fp32"), ("mode", "pipeline", "pipelined")]
-)
-def test_an_unknown_precision_or_mode_is_told_the_nearest(machine, monkeypatch, what, value, meant):
+@pytest.mark.parametrize("value, meant", [("bf-16", "bf16"), ("fp-32", "fp32")])
+def test_an_unknown_precision_is_told_the_nearest(machine, monkeypatch, value, meant):
     monkeypatch.setattr(probe, "look", lambda: pytest.fail("looked"))
-    with pytest.raises(ConfigError, match=f"^unknown {what} '{value}'; did you mean '{meant}'"):
-        backends.get("auto", **{what: value})
+    with pytest.raises(ConfigError, match=f"^unknown precision '{value}'; did you mean '{meant}'"):
+        backends.get("auto", precision=value)
 
 
 def test_the_machine_is_looked_at_once(machine, monkeypatch):
@@ -416,13 +407,13 @@ def test_the_flags_and_what_they_say():
     parser = Parser("train")
     add_backend_flag(parser)
     args = parser.parse_args([])
-    assert (args.backend, args.gpu_device, args.precision, args.mode) == ("auto", 0, "auto", "sequential")
-    args = parser.parse_args(["--backend", "cuda", "--gpu-device", "1", "--precision", "bf16", "--mode", "pipelined"])
-    assert (args.backend, args.gpu_device, args.precision, args.mode) == ("cuda", 1, "bf16", "pipelined")
-    for flag, value in (("backend", "gpu"), ("precision", "fp8"), ("mode", "parallel")):
+    assert (args.backend, args.gpu_device, args.precision) == ("auto", 0, "auto")
+    args = parser.parse_args(["--backend", "cuda", "--gpu-device", "1", "--precision", "bf16"])
+    assert (args.backend, args.gpu_device, args.precision) == ("cuda", 1, "bf16")
+    for flag, value in (("backend", "gpu"), ("precision", "fp8")):
         with pytest.raises(ConfigError, match=f"--{flag}: invalid choice: '{value}'"):
             parser.parse_args([f"--{flag}", value])
-    for choices in ("{auto,cuda,cpu}", "{auto,fp32,fp16,bf16}", "{sequential,pipelined}"):
+    for choices in ("{auto,cuda,cpu}", "{auto,fp32,fp16,bf16}"):
         assert choices in parser.format_help()
 
 
@@ -430,6 +421,6 @@ def test_the_flags_reach_the_backend(machine):
     machine.driver = FakeDriver(H100, H100)
     parser = Parser("train")
     add_backend_flag(parser)
-    made = backend_of(parser.parse_args(["--gpu-device", "1", "--precision", "fp16", "--mode", "pipelined"]))
-    assert made is backends.get("cuda", 1, "fp16", "pipelined")
-    assert (made.name, made.device, made.precision, made.mode) == ("cuda", 1, "fp16", "pipelined")
+    made = backend_of(parser.parse_args(["--gpu-device", "1", "--precision", "fp16"]))
+    assert made is backends.get("cuda", 1, "fp16")
+    assert (made.name, made.device, made.precision) == ("cuda", 1, "fp16")

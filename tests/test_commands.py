@@ -366,7 +366,6 @@ def test_steps_that_are_asked_for_are_not_cut_by_the_time_of_the_preset(monkeypa
         (["--name", "a/b"], ["--name"]),
         (["--backend", "gpu"], ["--backend", "'gpu'", "'cuda'"]),
         (["--backend", "cpu", "--precision", "bf16"], ["precision bf16", "--backend cuda"]),
-        (["--backend", "cpu", "--mode", "pipelined"], ["mode pipelined", "--backend cuda"]),
         (["--backend", "cpu", "--precision", "int8"], ["--precision", "'int8'"]),
         (["--gpu-device", "one"], ["--gpu-device", "'one'", "counted from 0"]),
         (["--gpu-device", "-1"], ["--gpu-device"]),
@@ -404,7 +403,7 @@ def test_a_gpu_that_is_not_there(location, capsys, no_gpu):
     assert trained("--backend", "cpu", "--steps", "1") == 0
     runs, output = sorted((location / "runs").rglob("*")), ["no NVIDIA driver", "--backend cpu"]
     capsys.readouterr()
-    for more in ([], ["--precision", "bf16"], ["--mode", "pipelined"], ["--gpu-device", "3"]):
+    for more in ([], ["--precision", "bf16"], ["--gpu-device", "3"]):
         refused(trained("--backend", "cuda", *more), capsys, *output)
     for command in (generate, evaluate, chat):
         refused(command(["--backend", "cuda"]), capsys, *output)
@@ -416,11 +415,11 @@ def test_a_gpu_that_is_not_there(location, capsys, no_gpu):
 def test_every_command_hands_the_flags_to_the_backend(location, capsys, monkeypatch):
     asked, get = [], backends.get
     monkeypatch.setattr(backends, "get", lambda *settings: asked.append(settings) or get("cpu"))
-    flags = ["--backend", "cuda", "--gpu-device", "2", "--precision", "fp16", "--mode", "pipelined"]
+    flags = ["--backend", "cuda", "--gpu-device", "2", "--precision", "fp16"]
     monkeypatch.setattr("builtins.input", lambda prompt="": "/quit")
     assert trained("--steps", "1", *flags) == train(["--resume", "--steps", "2", *flags]) == 0
     assert generate(["--length", "1", *flags]) == evaluate(["--json", *flags]) == chat(flags) == 0
-    assert asked == [("cuda", 2, "fp16", "pipelined")] * 5
+    assert asked == [("cuda", 2, "fp16")] * 5
 
 
 def test_a_run_goes_on_with_another_backend(location, monkeypatch):

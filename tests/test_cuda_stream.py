@@ -162,7 +162,7 @@ def test_a_capture_that_cannot_be_ended_is_not_kept(recorded):
     assert stream.done == 2 * ["a", "b"]
 
 
-# The order of work in pipelined mode
+# The order of work where modules overlap
 
 
 class Stream:
@@ -195,7 +195,7 @@ class Pipelined:
         self.chunk, self.tokens = brain.config.chunk, 2 * brain.config.chunk + 3
         self.chunks = range(3)
         self.streams = streams = object.__new__(cuda.CudaBackend)
-        streams.mode, streams._streams, streams._cupy_stream = "pipelined", {}, Stream()
+        streams._streams, streams._cupy_stream = {}, Stream()
         streams._xp = SimpleNamespace(cuda=SimpleNamespace(Stream=Stream, Event=Event))
         streams._go_to = lambda stream: setattr(streams, "_current", stream)
         monkeypatch.setattr(brain.backend, "streams", streams.streams)

@@ -15,6 +15,7 @@ import tiny
 from compiled import known
 from conftest import SIMULATED
 from neurogen_numba import backends
+from neurogen_numba.backends.base import Streams
 from neurogen_numba.brain.model import NeuroGenModel
 from neurogen_numba.presets import get_preset
 from neurogen_numba.text.stories import story
@@ -156,9 +157,9 @@ def test_two_hundred_updates_end_where_the_cpu_s_end():
 # Itself again, on a card
 
 
-def card(precision="fp32", mode="sequential"):
+def card(precision="fp32"):
     """The backend of card 0; its stream becomes CuPy's, which another backend of this process may have changed."""
-    backend = backends.get("cuda", 0, precision, mode)
+    backend = backends.get("cuda", 0, precision)
     if not SIMULATED:
         backend._go_to(backend._cupy_stream)
     return backend
@@ -215,39 +216,36 @@ def differing(one, other):
 
 UPDATES = 5  # the first is done, the second is recorded, the others are repeated
 SIZES = pytest.mark.parametrize("batch", [4, 64])  # a few columns, and enough that every column has a block of its own
-MODES = pytest.mark.parametrize("mode", backends.MODES)
 
 
 @on_a_card
 @SIZES
-@MODES
-def test_two_runs_give_the_same_bits(mode, batch):
-    one, other = (Run(card(mode=mode), batch).learn(UPDATES).result() for _ in range(2))
+def test_two_runs_give_the_same_bits(batch):
+    one, other = (Run(card(), batch).learn(UPDATES).result() for _ in range(2))
     assert np.isfinite(one["losses"]).all()
     assert differing(one, other) == []
 
 
 @on_a_card
 @SIZES
-@MODES
-def test_a_recorded_step_does_what_the_step_does(mode, batch, monkeypatch):
-    recorded = Run(card(mode=mode), batch).learn(UPDATES).result()
-    monkeypatch.setattr(card(mode=mode), "record", lambda step: step)
-    assert differing(recorded, Run(card(mode=mode), batch).learn(UPDATES).result()) == []
+def test_a_recorded_step_does_what_the_step_does(batch, monkeypatch):
+    recorded = Run(card(), batch).learn(UPDATES).result()
+    monkeypatch.setattr(card(), "record", lambda step: step)
+    assert differing(recorded, Run(card(), batch).learn(UPDATES).result()) == []
 
 
 @on_a_card
 @SIZES
-def test_pipelined_gives_the_bits_of_sequential(batch):
-    sequential, pipelined = (Run(card(mode=mode), batch).learn(UPDATES).result() for mode in backends.MODES)
-    assert differing(sequential, pipelined) == []
+def test_modules_that_overlap_give_the_bits_of_modules_in_order(batch, monkeypatch):
+    overlapping = Run(card(), batch).learn(UPDATES).result()
+    monkeypatch.setattr(card(), "streams", Streams)
+    assert differing(overlapping, Run(card(), batch).learn(UPDATES).result()) == []
 
 
 @on_a_card
-@MODES
-def test_a_recorded_step_writes_into_nothing_that_was_made_later(mode):
+def test_a_recorded_step_writes_into_nothing_that_was_made_later():
     """A temporary array of a step has an address in the recording, too, and CuPy gives that address to the next who asks."""
-    backend = card(mode=mode)
+    backend = card()
     run = Run(backend).learn(3)
     later = [backend.asarray(np.full(2**power, 7.0), "float32") for power in range(2, 19) for _ in range(8)]
     run.learn(3)
@@ -256,9 +254,8 @@ def test_a_recorded_step_writes_into_nothing_that_was_made_later(mode):
 
 
 @on_a_card
-@MODES
-def test_a_recorded_step_reads_nothing_that_was_made_later(mode):
-    quiet, disturbed = Run(card(mode=mode)).learn(3), Run(card(mode=mode)).learn(3)
+def test_a_recorded_step_reads_nothing_that_was_made_later():
+    quiet, disturbed = Run(card()).learn(3), Run(card()).learn(3)
     later = [disturbed.backend.asarray(np.full(2**power, np.nan), "float32") for power in range(2, 19) for _ in range(8)]
     assert differing(quiet.learn(3).result(), disturbed.learn(3).result()) == []
     assert later  # until here
@@ -273,20 +270,18 @@ def test_sampling_draws_the_same_text_again():
 
 
 @on_a_card
-@MODES
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_every_precision_learns(precision, mode):
+def test_every_precision_learns(precision):
     """A repeated batch by heart; and the first loss is the one that the CPU finds."""
-    losses = Run(card(precision, mode)).learn(300, same=True).losses
+    losses = Run(card(precision)).learn(300, same=True).losses
     assert np.isfinite(losses).all()
     assert losses[0] == pytest.approx(Run(backends.get("cpu")).learn(1).losses[0], rel=0.02)
     assert np.mean(losses[-20:]) < 0.5 * losses[0]
 
 
 @on_a_card
-@MODES
-def test_a_thousand_updates_need_no_more_memory_than_two(mode):
-    backend = card(mode=mode)
+def test_a_thousand_updates_need_no_more_memory_than_two():
+    backend = card()
     run = Run(backend).learn(2)
     used = backend.memory_used()
     run.learn(998)

@@ -35,7 +35,6 @@ class Backend(ABC):
     logits: int  # maximum number of logits held at a time
     product_dtype: str  # of the factors of matrix products; sums are float32
 
-    mode = "sequential"  # or pipelined: components on different streams may overlap
     recording = True  # recorded steps replay their recording; False: they run in Python, and keep the recording
     parts = ()  # names of the enclosing `part` contexts, outermost first
 
@@ -98,7 +97,7 @@ class Backend(ABC):
 
     @abstractmethod
     def streams(self) -> Streams:
-        """Queues of work that may overlap: on a GPU in pipelined mode CUDA streams, else one queue."""
+        """Queues of work that may overlap: CUDA streams on a GPU, else one queue."""
 
     @contextlib.contextmanager
     def beside(self, work: Callable[[], None]):

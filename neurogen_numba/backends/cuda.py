@@ -77,7 +77,7 @@ class CudaBackend(Backend):
 
     precision: dtype of the factors of the decoder's products and of the synapses' weights: fp32, fp16 or bf16. auto: bf16 on cards of
     compute capability 8.0 or newer, else fp32. Sums and parameters are float32.
-    mode: sequential, everything on one stream, in order; pipelined, one stream per module. Both give the same bits.
+    Modules overlap: each has a stream of its own, which waits for what it reads.
     """
 
     name = "cuda"
@@ -85,9 +85,9 @@ class CudaBackend(Backend):
     shared_memory: int  # bytes per block, at most
     multiprocessors: int
 
-    def __init__(self, device: int = 0, precision: str = "auto", mode: str = "sequential"):
+    def __init__(self, device: int = 0, precision: str = "auto"):
         self._scratch_arrays = {}  # scratch arrays by name
-        self.mode, self._streams = mode, {}
+        self._streams = {}
         if SIMULATED:
             self._xp, self._stream, self.product_dtype, self.tile_product = np, 0, "float32", None
             self.shared_memory, self.multiprocessors, self.logits = 2**14, 1, 2**16
@@ -289,11 +289,11 @@ class CudaBackend(Backend):
         return None if SIMULATED else self._xp.cuda.runtime.deviceGetPCIBusId(self._device)
 
     def streams(self):
-        return CudaStreams(self) if self.mode == "pipelined" and not SIMULATED else Streams()
+        return Streams() if SIMULATED else CudaStreams(self)
 
     @contextlib.contextmanager
     def beside(self, work):
-        streams = Streams() if SIMULATED else CudaStreams(self)
+        streams = self.streams()
         yield
         with streams.on("beside"):
             work()

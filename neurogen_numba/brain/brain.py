@@ -77,7 +77,7 @@ class Brain:
         self.parameters = Parameters((parameter for part in self.parts for parameter in part.parameters()), backend, bits)
         for part in self.parts:
             part.bind(self.parameters)
-        # dependencies of a component in pipelined mode: signals that it reads, currents that read it; each with its delay in chunks
+        # dependencies of a component, where modules overlap: signals that it reads, currents that read it; each with its delay in chunks
         late = {arc: arc.first_delay // config.chunk for arc in self.arcs}
         self._sources = {c: [(arc.source, late[arc]) for arc in self.arcs if arc.target in c.inputs] for c in self.components}
         self._targets = {c: [(arc.target, late[arc]) for arc in self.arcs if arc.source in c.outputs] for c in self.components}
@@ -246,8 +246,8 @@ class Brain:
         return ""
 
     def _streams(self, act):
-        """With checkpointing, buffers hold one chunk, so different chunks cannot overlap."""
-        return Streams() if act.checkpointing else self.backend.streams()
+        """Modules overlap where there are several chunks. With checkpointing, buffers hold one."""
+        return Streams() if act.checkpointing or act.tokens <= self.config.chunk else self.backend.streams()
 
     def backward(self, act: Activity, known: Callable[[str], None] = lambda bucket: None):
         """Accumulate the gradients of all parameters but the decoder's, from that of the decoder's input, act.d_decoder_input.

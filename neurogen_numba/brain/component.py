@@ -27,7 +27,7 @@ class Component(ABC):
     """
 
     name: str  # what its parameters, currents and signals begin with
-    stream: str  # the module whose stream runs it in pipelined mode
+    stream: str  # the module whose stream runs it
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     eligible: tuple[str, ...] = ()  # currents whose synapses have eligibility traces (eligibility.py)

@@ -13,9 +13,9 @@ from .brain import Brain
 from .component import Component
 
 
-def chunks(batch: int, mode: str) -> int:
-    """Chunks of a segment. Pipelined mode takes more for few copies: the first and the last chunks overlap with fewer others."""
-    return max(8, 32 // batch) if mode == "pipelined" else 8
+def chunks(batch: int) -> int:
+    """Chunks of a segment: more for few copies, because the first and the last chunks overlap with fewer others."""
+    return max(8, 32 // batch)
 
 
 class Stimulus(Component):
@@ -43,7 +43,7 @@ class Simulation:
         small = dataclasses.replace(config, vocabulary=1, neuromodulation=False)  # the decoder is not used, so nothing surprises
         self.brain = Brain(small, backend, senses=Stimulus(backend, rate, strength, seed))
         self.brain.initialise(seed)
-        self.segment = config.chunk * chunks(batch, backend.mode)  # ticks
+        self.segment = config.chunk * chunks(batch)  # ticks
         with backend.part(f"activity of {batch} copies for {self.segment} ticks"):
             self.act = Activity(self.brain, self.segment, batch)
         self._run = backend.record(self._step)

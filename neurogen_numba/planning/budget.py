@@ -134,7 +134,7 @@ KNOBS = (*TRAINING, Neurons("pfc"), Neurons("wernicke"), Neurons("broca"))
 
 @functools.cache  # advice and fitting evaluate the same configurations
 def plan(config: Config, card: Card, shards: int = 1) -> Mapping[str, int]:
-    """Bytes of a training run with this configuration, by component, with `--mode sequential`; brain.vocabulary must be the tokenizer's.
+    """Bytes of a training run with this configuration, by component; brain.vocabulary must be the tokenizer's.
 
     shards: parts of the optimiser's moments; a rank keeps one."""
     meta, training = MetaBackend(**asdict(card)), config.training

@@ -5,12 +5,14 @@ Every allocation goes through a backend, so a new array anywhere is counted with
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
 
 import numpy as np
 
 from ..backends.base import Backend, Streams
+from ..backends.cublas import WORKSPACE
 from ..backends.cuda import LOGITS_FRACTION, CudaBackend, tile_product
 from ..backends.cuda_synapses import CudaSynapses
 
@@ -67,10 +69,10 @@ class MetaBackend(CudaBackend):
     """
 
     def __init__(self, memory: int, product_dtype: str, shared_memory: int, multiprocessors: int):
-        self._scratch_arrays, self.mode, self.product_dtype = {}, "sequential", product_dtype
+        self._scratch_arrays, self.product_dtype = {}, product_dtype
         self.shared_memory, self.multiprocessors, self.logits = shared_memory, multiprocessors, memory // LOGITS_FRACTION
         self.tile_product = tile_product(product_dtype, 80)
-        self._memory, self.used = memory, Counter()
+        self._memory, self.used, self.stream = memory, Counter(), None  # the stream that work is queued on; None: the main one
 
     def zeros(self, shape, dtype="float32"):
         array = MetaArray(shape, dtype)
@@ -93,10 +95,11 @@ class MetaBackend(CudaBackend):
         pass
 
     def _scratch(self, name, shape, dtype="float32"):
-        if (name, shape, dtype) not in self._scratch_arrays:
-            self._scratch_arrays[name, shape, dtype] = array = MetaArray(shape, dtype)
+        key = name, shape, dtype, self.stream
+        if key not in self._scratch_arrays:
+            self._scratch_arrays[key] = array = MetaArray(shape, dtype)
             self.used["workspace"] += array.nbytes
-        return self._scratch_arrays[name, shape, dtype]
+        return self._scratch_arrays[key]
 
     def _whole_rows(self, x):
         return x
@@ -105,7 +108,7 @@ class MetaBackend(CudaBackend):
         return MetaSynapses(self, projections, parameters)
 
     def streams(self):
-        return Streams()
+        return MetaStreams(self)
 
     beside = Backend.beside
 
@@ -116,7 +119,8 @@ class MetaBackend(CudaBackend):
         pass
 
     def product(self, out, a, b, add=False, scale=1.0):
-        pass
+        if self.stream:  # that of the main stream is in the constant part of a plan
+            self._scratch("cuBLAS", WORKSPACE, "uint8")
 
     def apply(self, function, *arguments, **how):
         pass
@@ -132,3 +136,18 @@ class MetaSynapses(CudaSynapses):
             tables = np.zeros(p.arc.structure_shape, np.int32)
             p.set_structure(tables, tables, np.zeros(p.arc.pruned, np.int32) if p.arc.pruned else None)
         super().wire()
+
+
+class MetaStreams(Streams):
+    """Notes which stream work is queued on: each has scratch arrays of its own."""
+
+    def __init__(self, backend: MetaBackend):
+        self._backend = backend
+
+    @contextlib.contextmanager
+    def on(self, stream, after=()):
+        self._backend.stream = stream
+        try:
+            yield
+        finally:
+            self._backend.stream = None
