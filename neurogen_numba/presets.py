@@ -108,7 +108,7 @@ PRESETS = {
             log_interval=100,
         ),
         text=Text(tokenizer="char"),
-    ),
+    ).with_neuron("adlif"),
     "tasks": Config(  # `neurogen bench tasks`, on a GPU; the task sets the vocabulary and the segment
         preset="tasks",
         brain=SMALL,
