@@ -112,6 +112,7 @@ def test_dynamic_evaluation_scores_each_segment_before_the_update_on_it(model, i
 
     learner, act = copy.copy(model), model.activity(1, 1)
     learner.config = CONFIG.replace(training={"dropout": 0.0})
+    learner.optimizer.stop_decay()
     for first in range(0, len(stream) - 1, SEGMENT):
         part = stream[first : first + SEGMENT + 1]
         reader = copy.copy(learner)
@@ -127,6 +128,16 @@ def test_dynamic_evaluation_scores_each_segment_before_the_update_on_it(model, i
     same = plain_streams[0][0]
     np.testing.assert_allclose(found[:SEGMENT], same[:SEGMENT], rtol=1e-4)
     assert np.abs(found - same)[SEGMENT:].max() > 0.01
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "adafactor", "muon"])
+def test_in_dynamic_evaluation_weights_do_not_decay(backend, ids, monkeypatch, full_size, optimizer):
+    monkeypatch.setattr(dynamic_evaluation, "RATE", 0.01)
+    scores = []
+    for decay in (0.0, 20.0):
+        config = CONFIG.replace(training={"weight_decay": decay, "optimizer": optimizer})
+        scores.append(in_segments(DynamicEvaluation(made(config, backend), 1), ids[:, :1]))
+    np.testing.assert_array_equal(*scores)
 
 
 def test_without_a_rate_dynamic_evaluation_is_the_plain_score(model, ids, monkeypatch, full_size):

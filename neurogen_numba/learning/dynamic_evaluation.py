@@ -2,7 +2,7 @@
 
 Krause et al. 2018, "Dynamic evaluation of neural sequence models". The paper's update is RMSProp, with a decay towards the trained weights;
 here it is the trainer's own (`NeuroGenModel.update`): one update on `training.segment` tokens, with learning rate RATE, with the
-gradient clipped to the norm `training.clip`, the optimiser's moments from training, and no dropout. docs/decisions.md has the measurements.
+gradient clipped to the norm `training.clip`, the optimiser's moments from training, and neither dropout nor weight decay. docs/decisions.md has the measurements.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class DynamicEvaluation(Plain):
         model.check_learns()
         learner = copy.copy(model)
         learner.config = model.config.replace(training=dict.fromkeys(DROPOUTS, 0.0))
+        learner.optimizer.stop_decay()
         super().__init__(learner, streams, model.config.training.segment)
         self._learning = self.model.activity(self.tokens, streams, learning=True)
 

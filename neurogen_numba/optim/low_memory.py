@@ -48,6 +48,10 @@ class AdamW8bit(Optimizer):
     def moments(self):
         return {"m": (self.m, 1), "v": (self.v, 1), "m_top": (self.m_top, GROUP_SIZE), "r_top": (self.r_top, GROUP_SIZE)}
 
+    def stop_decay(self):
+        super().stop_decay()
+        self.weight_decay = 0.0
+
     def tensors(self, moments=None):
         return {"norm": self.norm_before} | super().tensors(moments)
 

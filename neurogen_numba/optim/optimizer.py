@@ -75,6 +75,10 @@ class Optimizer(ABC):
         """The arrays of a checkpoint that belong to one parameter, for example its moments and its average."""
         return [array for key, array in self.tensors().items() if key.partition(".")[2] == name]
 
+    def stop_decay(self):
+        """Update without weight decay from now on."""
+        self.decay[...] = 0
+
     def prepare(self, rate: float):
         """Set the learning rate and bias corrections of the next update."""
         steps = self.steps + 1
