@@ -2,7 +2,8 @@
 
 Krause et al. 2018, "Dynamic evaluation of neural sequence models". The paper's update is RMSProp, with a decay towards the trained weights;
 here it is the trainer's own (`NeuroGenModel.update`): one update on `training.segment` tokens, with learning rate RATE, with the
-gradient clipped to the norm `training.clip`, the optimiser's moments from training, and neither dropout nor weight decay. docs/decisions.md has the measurements.
+gradient clipped to the norm `training.clip`, the optimiser's moments from training, and neither dropout nor weight decay.
+docs/decisions.md has the measurements.
 """
 
 from __future__ import annotations
