@@ -130,6 +130,38 @@ def test_where_the_loss_is_not_finite_nothing_is_updated(optimizer, value):
     assert np.isfinite(made.update(made.activity(TOKENS, BATCH, learning=True), inputs, targets, 0.01)[2])
 
 
+def weigh(made, factor):
+    """Multiply the gradients of the updates that follow."""
+    count = NeuroGenModel._count_targets
+
+    def weighed(act, targets):
+        counted = count(made, act, targets)
+        act.weight *= np.float32(factor)
+        return counted
+
+    made._count_targets = weighed
+
+
+@pytest.mark.parametrize("optimizer", configuration.OPTIMIZERS)
+def test_rescaled_moments_are_those_of_larger_gradients(optimizer):
+    """A fourth of the gradient, with moments of a fourth, makes the same update."""
+    made, rescaled = model(optimizer, clip=500), model(optimizer, clip=500)
+    acts = [each.activity(TOKENS, BATCH, learning=True) for each in (made, rescaled)]
+    for each, act in zip((made, rescaled), acts, strict=True):
+        weigh(each, 1000)  # so that EPS is small beside them
+        for seed in (0, 1):
+            each.update(act, *text(seed), 0.01)
+    before = values(made)
+    rescaled.optimizer.rescale(0.25)
+    weigh(rescaled, 250)
+    for seed in (2, 3):
+        norms = [each.update(act, *text(seed), 0.01)[2] for each, act in zip((made, rescaled), acts, strict=True)]
+    assert norms[0] == pytest.approx(4 * norms[1], rel=1e-3) and norms[0] > made.optimizer.clip == 4 * rescaled.optimizer.clip
+    for name, value in values(made).items():
+        difference = np.abs(values(rescaled)[name] - value)  # moments of 8 bits are rounded at random
+        assert difference.sum() < 0.05 * np.abs(value - before[name]).sum(), name
+
+
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_muon_updates_bundles_and_adamw_the_rest(backend, ranks):
     """Each of three ranks updates its part."""

@@ -113,6 +113,7 @@ def test_dynamic_evaluation_scores_each_segment_before_the_update_on_it(model, i
     learner, act = copy.copy(model), model.activity(1, 1)
     learner.config = CONFIG.replace(training={"dropout": 0.0})
     learner.optimizer.stop_decay()
+    learner.optimizer.rescale(math.sqrt(CONFIG.training.batch))
     for first in range(0, len(stream) - 1, SEGMENT):
         part = stream[first : first + SEGMENT + 1]
         reader = copy.copy(learner)

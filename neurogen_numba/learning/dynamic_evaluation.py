@@ -2,8 +2,9 @@
 
 Krause et al. 2018, "Dynamic evaluation of neural sequence models". The paper's update is RMSProp, with a decay towards the trained weights;
 here it is the trainer's own (`NeuroGenModel.update`): one update on `training.segment` tokens, with learning rate RATE, with the
-gradient clipped to the norm `training.clip`, the optimiser's moments from training, and neither dropout nor weight decay.
-docs/decisions.md has the measurements.
+gradient clipped, the optimiser's moments from training, and neither dropout nor weight decay. A gradient of one sequence has about
+`training.batch` times the variance of the mean over a batch, so moments and the norm that clips are rescaled. docs/decisions.md has the
+measurements.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class DynamicEvaluation(Plain):
         learner = copy.copy(model)
         learner.config = model.config.replace(training=dict.fromkeys(DROPOUTS, 0.0))
         learner.optimizer.stop_decay()
+        learner.optimizer.rescale(math.sqrt(model.config.training.batch))
         super().__init__(learner, streams, model.config.training.segment)
         self._learning = self.model.activity(self.tokens, streams, learning=True)
 

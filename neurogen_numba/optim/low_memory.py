@@ -52,6 +52,11 @@ class AdamW8bit(Optimizer):
         super().stop_decay()
         self.weight_decay = 0.0
 
+    def rescale(self, factor):
+        super().rescale(factor)
+        for array in (self.m_top, self.r_top, self.norm_before):
+            array *= np.float32(factor)
+
     def tensors(self, moments=None):
         return {"norm": self.norm_before} | super().tensors(moments)
 
@@ -120,6 +125,12 @@ class Adafactor(AdamW8bit):
             self._value[name], self.row[name] = value, backend.zeros(len(value))
             self.column[name], self._spread[name], self._total[name] = (backend.zeros(columns) for _ in range(3))
         self._row_index = backend.asarray(np.arange(max(map(len, self._value.values()))), "int32")
+
+    def rescale(self, factor):
+        super().rescale(factor)
+        for name in self.row:
+            self.row[name] *= np.float32(factor**2)
+            self.column[name] *= np.float32(factor**2)
 
     def tensors(self, moments=None):
         tensors = super().tensors(moments)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from .optimizer import Optimizer
 from .parameters import Parameters
 
@@ -17,6 +19,11 @@ class Muon(Optimizer):
 
     def moments(self):
         return {"m": (self.m, 1), "v": (self.v, 1)}
+
+    def rescale(self, factor):
+        super().rescale(factor)
+        self.m *= np.float32(factor)
+        self.v *= np.float32(factor**2)
 
     def apply(self):
         self.measure()

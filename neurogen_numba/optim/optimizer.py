@@ -79,6 +79,10 @@ class Optimizer(ABC):
         """Update without weight decay from now on."""
         self.decay[...] = 0
 
+    def rescale(self, factor: float):
+        """Make moments and clipping what they were if all gradients so far had been `factor` times as large."""
+        self.clip *= factor
+
     def prepare(self, rate: float):
         """Set the learning rate and bias corrections of the next update."""
         steps = self.steps + 1
@@ -134,6 +138,11 @@ class AdamW(Optimizer):
 
     def moments(self):
         return {"m": (self.m, 1), "v": (self.v, 1)}
+
+    def rescale(self, factor):
+        super().rescale(factor)
+        self.m *= np.float32(factor)
+        self.v *= np.float32(factor**2)
 
     def apply(self):
         self.measure()
