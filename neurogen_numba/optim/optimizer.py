@@ -80,7 +80,7 @@ class Optimizer(ABC):
         self.decay[...] = 0
 
     def rescale(self, factor: float):
-        """Make moments and clipping what they were if all gradients so far had been `factor` times as large."""
+        """Make moments and clipping what they would be if all gradients so far had been `factor` times as large."""
         self.clip *= factor
 
     def prepare(self, rate: float):
