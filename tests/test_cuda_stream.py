@@ -183,8 +183,8 @@ class Event:
         self.before = set(stream.before)
 
 
-class Pipelined:
-    """A brain of three chunks, the last one short, on the CPU, whose components are told where they are in a pipeline of streams.
+class Overlapping:
+    """A brain of three chunks, the last one short, on the CPU, whose components are told where they are on their streams.
 
     done: (component, chunk, what was before it) in the order of the calls.
     """
@@ -221,66 +221,66 @@ class Pipelined:
 
 
 @pytest.fixture(params=[1, 2], ids=lambda chunks: f"feedback after {chunks}")
-def pipelined(request, monkeypatch):
-    return Pipelined(monkeypatch, request.param)
+def overlapping(request, monkeypatch):
+    return Overlapping(monkeypatch, request.param)
 
 
-def test_a_reader_comes_after_what_it_reads(pipelined):
-    pipelined.brain.forward(pipelined.act)
-    names, chunk = {component.stream for component in pipelined.brain.components}, pipelined.chunk
-    assert len(pipelined.done) == 3 * len(pipelined.brain.components) and len(names) == 6
-    for component, stream_name, before in pipelined.done:
+def test_a_reader_comes_after_what_it_reads(overlapping):
+    overlapping.brain.forward(overlapping.act)
+    names, chunk = {component.stream for component in overlapping.brain.components}, overlapping.chunk
+    assert len(overlapping.done) == 3 * len(overlapping.brain.components) and len(names) == 6
+    for component, stream_name, before in overlapping.done:
         assert "the beginning" in before
-        last = min((stream_name + 1) * chunk, pipelined.tokens) - 1
-        for arc in pipelined.brain.arcs:
-            for source in pipelined.brain.components:
+        last = min((stream_name + 1) * chunk, overlapping.tokens) - 1
+        for arc in overlapping.brain.arcs:
+            for source in overlapping.brain.components:
                 if arc.target in component.inputs and arc.source in source.outputs:
                     for read in range(max(0, (last - arc.first_delay) // chunk + 1)):
                         assert (source, read) in before, arc.name
-    assert pipelined.main.before == pipelined.everything()
+    assert overlapping.main.before == overlapping.everything()
     assert any(
         (component, stream_name) not in before
-        for component, stream_name, _ in pipelined.done
-        for _, later, before in pipelined.done
+        for component, stream_name, _ in overlapping.done
+        for _, later, before in overlapping.done
         if later > stream_name
     )
 
 
-def test_a_source_gradient_comes_after_the_current_gradients_that_it_sums(pipelined):
-    pipelined.brain.forward(pipelined.act)
-    pipelined.done.clear()
-    pipelined.main.before = {"the beginning"}
-    for stream in pipelined.streams._streams.values():
+def test_a_source_gradient_comes_after_the_current_gradients_that_it_sums(overlapping):
+    overlapping.brain.forward(overlapping.act)
+    overlapping.done.clear()
+    overlapping.main.before = {"the beginning"}
+    for stream in overlapping.streams._streams.values():
         stream.before.clear()
-    pipelined.brain.backward(pipelined.act)
-    assert len(pipelined.done) == 3 * len(pipelined.brain.components)
-    for component, stream_name, before in pipelined.done:
+    overlapping.brain.backward(overlapping.act)
+    assert len(overlapping.done) == 3 * len(overlapping.brain.components)
+    for component, stream_name, before in overlapping.done:
         assert "the beginning" in before
-        for arc in pipelined.brain.arcs:
-            for target in pipelined.brain.components:
+        for arc in overlapping.brain.arcs:
+            for target in overlapping.brain.components:
                 if arc.source in component.outputs and arc.target in target.inputs:
-                    for late in range((stream_name * pipelined.chunk + arc.first_delay) // pipelined.chunk, 3):
+                    for late in range((stream_name * overlapping.chunk + arc.first_delay) // overlapping.chunk, 3):
                         assert (target, late) in before, arc.name
-    assert pipelined.main.before == pipelined.everything()
+    assert overlapping.main.before == overlapping.everything()
     assert any(
         (component, stream_name) not in before
-        for component, stream_name, _ in pipelined.done
-        for _, later, before in pipelined.done
+        for component, stream_name, _ in overlapping.done
+        for _, later, before in overlapping.done
         if later < stream_name
     )
 
 
 @pytest.mark.parametrize("chunks", [1, 2])
 def test_the_later_feedback_the_further_ahead_the_thalamus_may_be(monkeypatch, chunks):
-    pipelined = Pipelined(monkeypatch, chunks)
-    pipelined.brain.forward(pipelined.act)
-    thalamus, pfc = (next(p for p in pipelined.brain.populations if p.name == name) for name in ("thalamus", "pfc"))
+    overlapping = Overlapping(monkeypatch, chunks)
+    overlapping.brain.forward(overlapping.act)
+    thalamus, pfc = (next(p for p in overlapping.brain.populations if p.name == name) for name in ("thalamus", "pfc"))
     seen = {
-        stream_name: {(pfc, chunk) for chunk in pipelined.chunks} & before
-        for component, stream_name, before in pipelined.done
+        stream_name: {(pfc, chunk) for chunk in overlapping.chunks} & before
+        for component, stream_name, before in overlapping.done
         if component is thalamus
     }
-    assert seen == {stream_name: {(pfc, chunk) for chunk in range(stream_name - chunks + 1)} for stream_name in pipelined.chunks}
+    assert seen == {stream_name: {(pfc, chunk) for chunk in range(stream_name - chunks + 1)} for stream_name in overlapping.chunks}
 
 
 def test_each_of_two_cards_is_made_current_before_it_is_used(backend, runtime, asked):

@@ -9,6 +9,7 @@ import pytest
 
 import tiny
 from neurogen_numba.brain.model import NeuroGenModel, made_from
+from neurogen_numba.config import OPTIMIZERS
 from neurogen_numba.errors import CheckpointError, ConfigError, DataError, TrainingError
 from neurogen_numba.learning import dynamic_evaluation, neural_cache, temperature, windows
 from neurogen_numba.learning.dynamic_evaluation import DynamicEvaluation
@@ -131,7 +132,7 @@ def test_dynamic_evaluation_scores_each_segment_before_the_update_on_it(model, i
     assert np.abs(found - same)[SEGMENT:].max() > 0.01
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "adafactor", "muon"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_in_dynamic_evaluation_weights_do_not_decay(backend, ids, monkeypatch, full_size, optimizer):
     monkeypatch.setattr(dynamic_evaluation, "RATE", 0.01)
     scores = []

@@ -54,8 +54,7 @@ class AdamW8bit(Optimizer):
 
     def rescale(self, factor):
         super().rescale(factor)
-        for array in (self.m_top, self.r_top, self.norm_before):
-            array *= np.float32(factor)
+        self.norm_before *= np.float32(factor)
 
     def tensors(self, moments=None):
         return {"norm": self.norm_before} | super().tensors(moments)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from .optimizer import Optimizer
 from .parameters import Parameters
 
@@ -19,11 +17,6 @@ class Muon(Optimizer):
 
     def moments(self):
         return {"m": (self.m, 1), "v": (self.v, 1)}
-
-    def rescale(self, factor):
-        super().rescale(factor)
-        self.m *= np.float32(factor)
-        self.v *= np.float32(factor**2)
 
     def apply(self):
         self.measure()

@@ -82,6 +82,9 @@ class Optimizer(ABC):
     def rescale(self, factor: float):
         """Make moments and clipping what they would be if all gradients so far had been `factor` times as large."""
         self.clip *= factor
+        for letter, (array, _) in self.moments().items():
+            if array.dtype == np.float32:  # codes of 8-bit moments stay, and their scales grow
+                array *= np.float32(factor**2 if letter == "v" else factor)
 
     def prepare(self, rate: float):
         """Set the learning rate and bias corrections of the next update."""
@@ -138,11 +141,6 @@ class AdamW(Optimizer):
 
     def moments(self):
         return {"m": (self.m, 1), "v": (self.v, 1)}
-
-    def rescale(self, factor):
-        super().rescale(factor)
-        self.m *= np.float32(factor)
-        self.v *= np.float32(factor**2)
 
     def apply(self):
         self.measure()
