@@ -53,6 +53,56 @@ MEDIUM = Brain(  # of shakespeare and dialogues
     fan_in=192,
 )
 
+WIKITEXT = Config(
+    preset="wikitext",
+    brain=Brain(
+        thalamus=Module(768),
+        wernicke=Module(2048),
+        hippocampus=Module(1024),
+        pfc=Module(2048, outputs=256),
+        basal_ganglia=Module(512),
+        broca=Module(2048, outputs=768),
+        embedding=768,
+        tied=True,
+        fan_in=256,
+        delays=1,
+    ),
+    training=Training(
+        steps=12000,
+        batch=256,
+        segment=64,
+        warmup=300,
+        dropout=0.6,
+        weight_decay=1.6,
+        average=500,
+        rewire_interval=500,
+        final_rate=0.4,
+        reset_prob=0.005,
+        eval_interval=1000,
+        sample_interval=2000,
+        log_interval=100,
+    ),
+    text=Text(tokenizer="word", vocabulary=33278, validation=0.01),
+).with_neuron("adlif")
+
+LLM = Config(
+    preset="llm",
+    brain=Brain(
+        thalamus=Module(1024, lateral=48),
+        wernicke=Module(10240, outputs=2560, lateral=64),
+        hippocampus=Module(5120, lateral=64),
+        pfc=Module(10240, outputs=2560, lateral=96),
+        basal_ganglia=Module(2560, outputs=640, lateral=64),
+        broca=Module(10240, outputs=2560, lateral=64),
+        fan_in=64,
+        bundle=64,  # for speed
+        late_delays=2,
+        feedback_chunks=3,
+    ),
+    training=Training(steps=10000, batch=128, segment=64, learning_rate=2e-3),
+    text=Text(vocabulary=50257),
+)
+
 PRESETS = {
     "nano": Config(  # the built-in stories, on two CPU cores, in minutes
         preset="nano",
@@ -115,37 +165,9 @@ PRESETS = {
         training=Training(steps=7000, batch=128, dropout=0.1, axon_dropout=0.1, eval_interval=1000),
         text=Text(tokenizer="char"),
     ),
-    "wikitext": Config(  # the words of WikiText-2, on a GPU
-        preset="wikitext",
-        brain=Brain(
-            thalamus=Module(768),
-            wernicke=Module(2048),
-            hippocampus=Module(1024),
-            pfc=Module(2048, outputs=256),
-            basal_ganglia=Module(512),
-            broca=Module(2048, outputs=768),
-            embedding=768,
-            tied=True,
-            fan_in=256,
-            delays=1,
-        ),
-        training=Training(
-            steps=12000,
-            batch=256,
-            segment=64,
-            warmup=300,
-            dropout=0.6,
-            weight_decay=1.6,
-            average=500,
-            rewire_interval=500,
-            final_rate=0.4,
-            reset_prob=0.005,
-            eval_interval=1000,
-            sample_interval=2000,
-            log_interval=100,
-        ),
-        text=Text(tokenizer="word", vocabulary=33278, validation=0.01),
-    ).with_neuron("adlif"),
+    "wikitext": WIKITEXT,  # the words of WikiText-2, on a GPU
+    # the words of some books, a text of the same size, on a GPU
+    "books": dataclasses.replace(WIKITEXT, preset="books").replace(brain={"feedback": 0}, training={"dropout": 0.5}),
     "dialogues": Config(  # lines of two speakers, to chat with; on a GPU
         preset="dialogues",
         brain=dataclasses.replace(MEDIUM, delays=1),
@@ -177,23 +199,24 @@ PRESETS = {
         training=Training(steps=10000, batch=16, segment=128, dropout=0.1, axon_dropout=0.1),
         text=Text(vocabulary=8000),
     ),
-    "llm": Config(  # as large as NeuroGen 2.0: words of large texts, on a GPU
-        preset="llm",
-        brain=Brain(
-            thalamus=Module(1024, lateral=48),
-            wernicke=Module(10240, outputs=2560, lateral=64),
-            hippocampus=Module(5120, lateral=64),
-            pfc=Module(10240, outputs=2560, lateral=96),
-            basal_ganglia=Module(2560, outputs=640, lateral=64),
-            broca=Module(10240, outputs=2560, lateral=64),
-            fan_in=64,
-            bundle=64,  # for speed
-            late_delays=2,
-            feedback_chunks=3,
-        ),
-        training=Training(steps=10000, batch=128, segment=64, learning_rate=2e-3),
-        text=Text(vocabulary=50257),
-    ),
+    "llm": LLM,  # as large as NeuroGen 2.0: words of large texts, on a GPU
+    # as large, for pieces of some books, on a GPU
+    "llm-books": dataclasses.replace(LLM, preset="llm-books")
+    .replace(
+        brain={"broca": {"outputs": 3008}, "embedding": 3008, "tied": True, "delays": 1},
+        training={
+            "steps": 1500,
+            "batch": 32,
+            "segment": 256,
+            "dropout": 0.6,
+            "weight_decay": 1.0,
+            "average": 200,
+            "rewire_interval": 200,
+            "final_rate": 0.4,
+            "eval_interval": 100,
+        },
+    )
+    .with_neuron("adlif"),
     # four times as many neurons as llm, for a card of 4 GB
     "scale-4gb": _four_gb("scale-4gb", 4096, broca=Module(40960, outputs=8192, lateral=96), embedding=1024, segment=128),
     "scale-max": Config(  # the most neurons, with few synapses each; decoder and embedding alone are 294.9 million parameters
