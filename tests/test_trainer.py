@@ -554,6 +554,17 @@ def test_time_to_spare_makes_a_run_no_longer(tmp_path, sheep, monkeypatch):
     assert of(StepReport, reports)[-1].step == 70
 
 
+def test_a_slow_beginning_does_not_shorten_a_run(tmp_path, sheep, monkeypatch):
+    clock = Clock(monkeypatch, pace=0.2)
+    trainer = begin(tmp_path / "run", sheep, max_minutes=5.0, **{**TIMED, "steps": 10000})
+    for report in trainer.reports():
+        if isinstance(report, StepReport):
+            clock.pace = 0.2 if report.step < 60 else 0.1
+            if report.step == 120:
+                trainer.stop()
+    assert 0.85 * 300 < trainer.steps * 0.1 * 1.125 < 300  # evaluations take an eighth of an update's time
+
+
 def test_the_plan_is_kept_over_a_resume(tmp_path, sheep, monkeypatch):
     clock = Clock(monkeypatch, pace=0.1)
     trainer = begin(tmp_path / "run", sheep, max_minutes=0.25, **TIMED)
@@ -596,6 +607,17 @@ def test_one_slow_moment_does_not_shorten_a_run_much(tmp_path, sheep, monkeypatc
         if isinstance(report, StepReport):
             clock.pace = 3.0 if report.step == 99 else 0.1
     assert 0.8 * 30 < trainer.seconds <= 30
+
+
+def test_some_slow_seconds_do_not_shorten_a_run_for_good(tmp_path, sheep, monkeypatch):
+    clock, planned = Clock(monkeypatch, pace=0.1), []
+    trainer = begin(tmp_path / "run", sheep, max_minutes=0.5, **TIMED)
+    for report in trainer.reports():
+        if isinstance(report, StepReport):
+            planned.append(report.steps)
+            clock.pace = 0.3 if 60 <= report.step < 80 else 0.1
+    assert min(planned[:100]) < 0.6 * planned[55] and 0.9 * 30 < trainer.seconds <= 30
+    assert trainer.steps < planned[55]  # the slow seconds are gone
 
 
 def test_a_run_without_time_limit_is_never_planned_again(tmp_path, sheep, monkeypatch):

@@ -41,7 +41,7 @@ from .watchdog import Watchdog
 
 PLAN_AT = 50  # updates after which the throughput is stable enough to plan a run of `max_minutes`
 MARGIN = 0.03  # of the time limit, reserved
-WORTH_SAYING = 0.05  # share of the planned steps by which they become fewer before a notice says so
+NOTABLE = 0.05  # share of the planned steps by which they become fewer before a notice says so, or more before there is a new plan
 POLL_SECONDS = 1.0  # interval at which the wait for text is checked
 QUESTIONS = 300  # asked at the end about the held-out stories, at most
 SAMPLING = Sampling(temperature=0.7, top_p=0.95)
@@ -171,7 +171,7 @@ class Trainer:
         self._evaluated_at = saved.get("looked", self.step)  # the last step whose evaluations are done
         self.rewired = saved.get("rewired", 0)  # bundles so far
         self._rewiring = team.rewiring
-        self._announced = self.steps  # the plan that a notice named last
+        self._most = self._announced = self.steps  # that a plan may have, and of the plan that a notice named last
         self._notices = []  # to report first
         self._stopping = False
 
@@ -421,10 +421,10 @@ class Trainer:
         return Notice(f"of the held-out words {100 * share:.1f} % are <unk>; bits per byte {counted}")
 
     def _plan(self, throughput):
-        """Lower `steps` to those that fit into the time limit at the measured throughput, evaluations included. They never rise again.
+        """Set `steps` to those that fit into the time limit at the measured throughput, evaluations included, `self._most` at most.
 
-        The first plan reserves MARGIN of the limit. Every LAST updates it is replaced if its steps no longer fit into the whole limit.
-        Yields a notice of the first plan, and of one that is lower by more than WORTH_SAYING.
+        A plan reserves MARGIN of the limit. Every LAST updates it is replaced if its steps no longer fit into the whole limit, or if more
+        by NOTABLE fit. Yields a notice of the first plan, and of one that is lower by more than NOTABLE.
         """
         training = self.config.training
         if self.planned and self.step % LAST:
@@ -437,13 +437,13 @@ class Trainer:
             return self.step + throughput.steps_within(left, evaluation / training.eval_interval)
 
         if not self.planned:
-            self.steps, self.planned = min(self.steps, fitting(1 - MARGIN)), True
+            self.steps, self.planned = min(self._most, fitting(1 - MARGIN)), True
             self._announced = self.steps
             yield Notice(f"{fitting(1 - MARGIN):,} steps fit into {training.max_minutes:g} minutes; {self.steps:,} will be made")
-        elif self.steps > fitting(1):
-            self.steps = fitting(1 - MARGIN)
+        elif self.steps > fitting(1) or (1 + NOTABLE) * self.steps < min(self._most, fitting(1 - MARGIN)):
+            self.steps = min(self._most, fitting(1 - MARGIN))
             throughput.plan_made()
-            if self.steps < (1 - WORTH_SAYING) * self._announced:
+            if self.steps < (1 - NOTABLE) * self._announced:
                 self._announced = self.steps
                 yield Notice(f"training is slower than planned: {self.steps:,} steps fit into {training.max_minutes:g} minutes")
 
