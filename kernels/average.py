@@ -2,8 +2,9 @@
 
     mean += share (p - mean)
 
-With share = 1 / t at update t, it is the mean over all updates so far; with a constant share it decays exponentially (Polyak & Juditsky
-1992, "Acceleration of stochastic approximation by averaging").
+With a constant share it decays exponentially (Polyak & Juditsky 1992, "Acceleration of stochastic approximation by averaging"). With
+share = 8 / t at update t, it reaches back over an eighth of the updates so far (Karras et al. 2024, "Analyzing and improving the training
+dynamics of diffusion models", section 3.1).
 """
 
 import numba

@@ -172,7 +172,7 @@ class Training:
     weight_drop: float = 0.0  # fraction of the synapses dropped for a segment
     word_dropout: float = 0.0  # fraction of the vocabulary whose embeddings are dropped for a segment
     dropout_end: float = 1.0  # share of the updates after which nothing is dropped
-    average: int = 0  # updates over which the weights are averaged, for evaluation and use; 0: no average
+    average: int = 0  # updates whose weights are averaged for evaluation and use, at most an eighth of those so far; 0: no average
     rewire_interval: int = 0  # updates between two rewirings; 0: the wiring stays
     rewire: str = REWIRE[0]  # rigl (not with three-factor), set, deep_r: what is removed, and what grows
     rewire_share: float = 0.5  # share of the bundles that the first rewiring removes; it falls to 0 at three quarters of the run

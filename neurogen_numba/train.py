@@ -40,7 +40,7 @@ TRAINING_FLAGS = {  # flag: (field of config.Training, type, help)
     "--rewire-interval": ("rewire_interval", int, "updates between two rewirings of the synapses; 0: the wiring stays"),
     "--rewire": ("rewire", str, "rigl (not with three-factor), set or deep_r: which bundles of synapses are removed, and which grow"),
     "--replay": ("replay", int, "updates between two replays of the most surprising segments; 0: none"),
-    "--average": ("average", int, "updates over which the weights are averaged, for evaluation and use; 0: no average"),
+    "--average": ("average", int, "updates whose weights are averaged, for use and evaluation: at most an eighth of those so far; 0: none"),
     "--memory-limit": ("memory_limit", str, "of GPU memory, for example 3.2GB: a run that needs more does not start"),
     "--seed": ("seed", int, "wiring, first weights, order of the text"),
     "--eval-interval": ("eval_interval", int, "updates between evaluations on held-out text"),

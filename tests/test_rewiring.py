@@ -232,7 +232,7 @@ def test_with_three_factor_new_bundles_begin_as_the_first_ones(made):
     for step in (1, 2):
         model = made({"neuromodulation": True}, rewire="set", learning="three-factor", average=5)
         rewire, before, old = Rewiring(model), wiring(model), weights(model)
-        model.optimizer.steps = 10  # so that the average takes a fifth of an update
+        model.optimizer.steps = 40  # so that the average takes a fifth of an update
         rewire_now(model, model.activity(16, 4, learning=True), lambda act, step=step, rewire=rewire: rewire(act, step, 10**9))
         others, new = changed(before, wiring(model)), weights(model)
         for p in model.brain.projections:

@@ -10,6 +10,8 @@ from ..kernels.adamw import BETA1, BETA2
 from ..kernels.reduce import BLOCK
 from .parameters import Parameters
 
+AVERAGED = 8  # an average reaches back over at most this fraction of the updates so far, so that it fits a short run, too
+
 
 class Optimizer(ABC):
     """Number of updates and optimiser state. An update is `prepare`, the backward pass, `apply`, `finish`."""
@@ -17,7 +19,7 @@ class Optimizer(ABC):
     row_wise: frozenset[str] = frozenset()  # parameters without a whole gradient (low_memory.py)
 
     def __init__(self, parameters: Parameters, backend, weight_decay: float = 0.1, clip: float = 1.0, average: int = 0):
-        """average: updates that the weights are averaged over; 0: there is no average."""
+        """average: updates that the weights are averaged over, but at most an eighth of those so far; 0: there is no average."""
         self.parameters, self.backend, self.clip, self.horizon = parameters, backend, clip, average
         self.steps = 0
         self.average = backend.zeros(parameters.flat_value.size) if average else None
@@ -92,7 +94,7 @@ class Optimizer(ABC):
         numbers = (rate, 1 / (1 - BETA1**steps), 1 / (1 - BETA2**steps), self.clip)
         self._numbers[...] = self.backend.asarray(numbers, "float32")
         if self.horizon:
-            self._share[...] = np.float32(1 / min(steps, self.horizon))
+            self._share[...] = np.float32(1 / min(1 + (steps - 1) / AVERAGED, self.horizon))
 
     def measure(self):
         """Compute the norm of the gradient."""
