@@ -123,7 +123,7 @@ PRESETS = {
         training=Training(steps=4000, max_minutes=4.0, batch=16, segment=64, learning_rate=6e-3, checkpoint_interval=500),
         text=Text(vocabulary=1024),
     ),
-    "shakespeare-cpu": Config(  # characters of a megabyte of text, on two CPU cores, in ten minutes
+    "shakespeare-cpu": Config(  # characters of a megabyte of text, on two CPU cores; ten minutes are enough
         preset="shakespeare-cpu",
         brain=dataclasses.replace(SMALL, delays=1, feedback=0),
         training=Training(
@@ -166,7 +166,7 @@ PRESETS = {
         text=Text(tokenizer="char"),
     ),
     "wikitext": WIKITEXT,  # the words of WikiText-2, on a GPU
-    # the words of some books, a text of the same size, on a GPU
+    # the words of some books, a text as small as WikiText-2, on a GPU
     "books": dataclasses.replace(WIKITEXT, preset="books").replace(brain={"feedback": 0}, training={"dropout": 0.5}),
     "dialogues": Config(  # lines of two speakers, to chat with; on a GPU
         preset="dialogues",
@@ -199,8 +199,8 @@ PRESETS = {
         training=Training(steps=10000, batch=16, segment=128, dropout=0.1, axon_dropout=0.1),
         text=Text(vocabulary=8000),
     ),
-    "llm": LLM,  # as large as NeuroGen 2.0: words of large texts, on a GPU
-    # as large, for pieces of some books, on a GPU
+    "llm": LLM,  # as large as NeuroGen 2.0: pieces of large texts, on a GPU
+    # as large as llm, for pieces of some books, on a GPU
     "llm-books": dataclasses.replace(LLM, preset="llm-books")
     .replace(
         brain={"broca": {"outputs": 3008}, "embedding": 3008, "tied": True, "delays": 1},
