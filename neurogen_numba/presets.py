@@ -125,7 +125,9 @@ PRESETS = {
     ),
     "shakespeare-cpu": Config(  # characters of a megabyte of text, on two CPU cores; ten minutes are enough
         preset="shakespeare-cpu",
-        brain=dataclasses.replace(SMALL, delays=1, feedback=0),
+        brain=dataclasses.replace(
+            SMALL, wernicke=Module(768), pfc=Module(768, outputs=64), broca=Module(768), fan_in=192, delays=1, feedback=0
+        ),
         training=Training(
             steps=8000,
             batch=16,
