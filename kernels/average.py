@@ -3,8 +3,8 @@
     mean += share (p - mean)
 
 With a constant share it decays exponentially (Polyak & Juditsky 1992, "Acceleration of stochastic approximation by averaging"). With
-share = 8 / t at update t, it reaches back over an eighth of the updates so far (Karras et al. 2024, "Analyzing and improving the training
-dynamics of diffusion models", section 3.1).
+share = 8 / (t + 7) at update t, it reaches back over an eighth of the updates so far (Karras et al. 2024, "Analyzing and improving the
+training dynamics of diffusion models", section 3.1).
 """
 
 import numba

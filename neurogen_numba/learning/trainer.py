@@ -165,13 +165,14 @@ class Trainer:
         # targets so far; older checkpoints lack it, and their runs counted padding
         self.tokens = saved.get("tokens", self.step * training.batch * training.segment)
         self.steps = saved["steps"]
-        self.planned = saved["planned"]  # whether `steps` is final; with a time limit it is after PLAN_AT updates
+        self.planned = saved["planned"]  # whether `steps` is planned; with a time limit after PLAN_AT updates
         self.seconds = saved["seconds"]
         self._eval_seconds = saved["looking"]  # of training time, on evaluation, samples and checkpoints
         self._evaluated_at = saved.get("looked", self.step)  # the last step whose evaluations are done
         self.rewired = saved.get("rewired", 0)  # bundles so far
         self._rewiring = team.rewiring
-        self._most = self._announced = self.steps  # that a plan may have, and of the plan that a notice named last
+        self._most = self.steps  # that a plan may have: those asked for, or those planned before a resume
+        self._announced = self.steps  # the plan that a notice named last
         self._notices = []  # to report first
         self._stopping = False
 

@@ -10,7 +10,7 @@ from ..kernels.adamw import BETA1, BETA2
 from ..kernels.reduce import BLOCK
 from .parameters import Parameters
 
-AVERAGED = 8  # an average reaches back over at most this fraction of the updates so far, so that it fits a short run, too
+LONGEST_AVERAGE = 1 / 8  # share of the updates so far that an average covers at most, so that it fits a short run, too
 
 
 class Optimizer(ABC):
@@ -94,7 +94,7 @@ class Optimizer(ABC):
         numbers = (rate, 1 / (1 - BETA1**steps), 1 / (1 - BETA2**steps), self.clip)
         self._numbers[...] = self.backend.asarray(numbers, "float32")
         if self.horizon:
-            self._share[...] = np.float32(1 / min(1 + (steps - 1) / AVERAGED, self.horizon))
+            self._share[...] = np.float32(1 / min(1 + LONGEST_AVERAGE * (steps - 1), self.horizon))
 
     def measure(self):
         """Compute the norm of the gradient."""
